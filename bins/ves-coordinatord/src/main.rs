@@ -1,0 +1,3 @@
+//! The coordinator daemon.
+
+fn main() {}

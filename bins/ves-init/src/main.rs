@@ -1,0 +1,3 @@
+//! Performs a list of init steps and execs.
+
+fn main() {}

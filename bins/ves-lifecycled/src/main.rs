@@ -1,0 +1,3 @@
+//! The lifecycle daemon.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The network daemon.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The front door: up, down, check, test, bench.
+
+fn main() {}

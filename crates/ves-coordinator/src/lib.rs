@@ -1,0 +1,1 @@
+//! Desired state, operations, and the public API.

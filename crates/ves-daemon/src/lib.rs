@@ -1,0 +1,1 @@
+//! The chassis every daemon shares: configuration, telemetry, socket, peer check, health, signals.

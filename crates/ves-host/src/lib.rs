@@ -1,0 +1,1 @@
+//! The only crate that touches the kernel with unsafe code or spawns processes.

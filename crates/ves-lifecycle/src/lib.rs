@@ -1,0 +1,1 @@
+//! Namespaces, init, exec sessions and consoles.

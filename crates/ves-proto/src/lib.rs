@@ -1,0 +1,1 @@
+//! Generated gRPC code, its conversions to the vocabulary, and the fault codec.

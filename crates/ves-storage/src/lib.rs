@@ -1,0 +1,1 @@
+//! Pools, templates and volumes.

@@ -1,0 +1,1 @@
+//! The vocabulary of Ves: identities, quantities, names derived from a container id.

@@ -1,0 +1,1 @@
+//! Each real mechanism on this machine's kernel.

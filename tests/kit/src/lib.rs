@@ -1,0 +1,1 @@
+//! What tests share: clusters, guards, inventory of the host, waiting.

@@ -1,0 +1,1 @@
+//! All daemons in one process with fake hosts.
