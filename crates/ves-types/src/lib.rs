@@ -1,1 +1,21 @@
-//! The vocabulary of Ves: identities, quantities, names derived from a container id.
+//! The vocabulary of Ves.
+//!
+//! Owns the identities, quantities and limits every room speaks of, and the pure derivation of each
+//! host name and path from a [`CtId`]. Never here: async, gRPC, file access, clocks, randomness.
+//!
+//! Words: a *container* (`ct`) runs on a *node*; *template*, *volume*, *pool*; *interface*,
+//! *address*, *route*; *parameter* (UBC), *limit*; *desired*, *observed*, *step*, *plan*, *refusal*,
+//! *fault*, *generation*, *epoch*.
+
+#![warn(missing_docs)]
+
+pub mod address;
+pub mod id;
+pub mod layout;
+pub mod quantity;
+pub mod ubc;
+
+pub use address::{CtAddress, MacAddress};
+pub use id::{CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, TemplateName};
+pub use quantity::{Bytes, CpuLimit, Limit};
+pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

@@ -1,0 +1,145 @@
+//! Every host name and path that belongs to a container, as a pure function of its id.
+//!
+//! A service never receives a path: it derives it here, so a confused or stolen coordinator can
+//! name a wrong container but not `/etc`. Nothing here looks at the machine.
+//!
+//! ```text
+//! /run/ves/{storage,network,resources,lifecycle,coordinator}.sock
+//! /run/ves/ct/101/root        where the volume is mounted, idmapped        (storage)
+//! /run/ves/ct/101/netns       the container's network namespace, pinned    (lifecycle)
+//! /run/ves/ct/101/...         monitor socket, state                        (lifecycle)
+//! /var/lib/ves/storage        pool: templates/, volumes/                   (storage)
+//! /var/lib/ves/lifecycle      console scroll-back                          (lifecycle)
+//! /var/lib/ves/coordinator    the desired state                            (coordinator)
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::id::CtId;
+
+/// Where the two trees begin. Tests use a directory of their own; daemons use the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    run: PathBuf,
+    state: PathBuf,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::new("/run/ves", "/var/lib/ves")
+    }
+}
+
+/// The five daemons, in the order of their sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// Volumes and templates.
+    Storage,
+    /// Interfaces, addresses, routes.
+    Network,
+    /// Limits and accounting.
+    Resources,
+    /// Processes.
+    Lifecycle,
+    /// The unprivileged brain.
+    Coordinator,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Storage, Self::Network, Self::Resources, Self::Lifecycle, Self::Coordinator];
+
+    /// Its one-word name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Network => "network",
+            Self::Resources => "resources",
+            Self::Lifecycle => "lifecycle",
+            Self::Coordinator => "coordinator",
+        }
+    }
+}
+
+impl Layout {
+    /// A layout whose volatile things live under `run` and durable ones under `state`.
+    pub fn new(run: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
+        Self { run: run.into(), state: state.into() }
+    }
+    /// The directory of volatile things.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+    /// The directory of durable things.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+    /// The unix socket a service listens on.
+    pub fn socket(&self, service: Service) -> PathBuf {
+        self.run.join(format!("{}.sock", service.name()))
+    }
+    /// A service's own durable directory.
+    pub fn service_dir(&self, service: Service) -> PathBuf {
+        self.state.join(service.name())
+    }
+    /// The parent of all [`Self::ct_dir`]s.
+    pub fn cts_dir(&self) -> PathBuf {
+        self.run.join("ct")
+    }
+    /// A container's volatile directory; owned by root, mode 0700.
+    pub fn ct_dir(&self, ct: CtId) -> PathBuf {
+        self.cts_dir().join(ct.to_string())
+    }
+    /// Where storage mounts the container's volume.
+    pub fn ct_root(&self, ct: CtId) -> PathBuf {
+        self.ct_dir(ct).join("root")
+    }
+    /// Where lifecycle pins the container's network namespace.
+    pub fn ct_netns(&self, ct: CtId) -> PathBuf {
+        self.ct_dir(ct).join("netns")
+    }
+}
+
+/// The node's end of a container's venet link; at most 13 of the 15 characters a link name has.
+pub fn host_link(ct: CtId) -> String {
+    format!("ves{ct}")
+}
+
+/// The container's end of its venet link.
+pub const CT_LINK: &str = "venet0";
+
+/// The container's control group, relative to a hierarchy's mount point. Limits are set here;
+/// in cgroup v2 processes live in the delegated child [`CGROUP_PAYLOAD`], since a v2 group with
+/// controllers for its children may hold no processes itself.
+pub fn cgroup(ct: CtId) -> String {
+    format!("ves/ct-{ct}")
+}
+
+/// The control group that holds all containers'.
+pub const CGROUP_ROOT: &str = "ves";
+/// The delegated child of [`cgroup`] in the v2 hierarchy that the container sees as its root.
+pub const CGROUP_PAYLOAD: &str = "payload";
+
+/// The unprivileged account the coordinator runs as, and the group that may ask it things.
+pub const COORDINATOR_USER: &str = "ves";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_fit() {
+        let longest = host_link(CtId::try_from(CtId::MAX).expect("the greatest id"));
+        assert!(longest.len() <= 15, "{longest}");
+    }
+
+    #[test]
+    fn paths() {
+        let ct = CtId::try_from(101).expect("valid");
+        let layout = Layout::default();
+        assert_eq!(layout.ct_root(ct), Path::new("/run/ves/ct/101/root"));
+        assert_eq!(layout.socket(Service::Storage), Path::new("/run/ves/storage.sock"));
+        assert_eq!(cgroup(ct), "ves/ct-101");
+    }
+}
