@@ -1,0 +1,263 @@
+//! Conversions between messages and the vocabulary that more than one service needs.
+//!
+//! Each returns a [`Fault`] that names the field. Conversions of one service's own messages live in
+//! that service's `api.rs`.
+
+use ves_types::{
+    Bytes, CpuLimit, CtId, Enforcement, Epoch, Generation, IdSlot, Limit, UbcResource, UbcRow,
+    UbcValue,
+};
+
+use crate::common as pb;
+use crate::fault::{Fault, Reason};
+
+/// Who a mutating call speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// The container.
+    pub ct: CtId,
+    /// How new the decision is.
+    pub generation: Generation,
+    /// Whose ownership it stands for.
+    pub epoch: Epoch,
+}
+
+impl Fence {
+    /// Refuses a call that is older than what was `accepted` before.
+    ///
+    /// # Errors
+    /// `STALE_EPOCH` or `STALE_GENERATION`.
+    pub fn admit(&self, accepted: Option<(Generation, Epoch)>) -> Result<(), Fault> {
+        let Some((generation, epoch)) = accepted else { return Ok(()) };
+        let stale = |reason, what: &str, have: u64, got: u64| {
+            let message = format!(
+                "container {}: {what} {got} is older than {have}; read the container again",
+                self.ct
+            );
+            Err(Fault::new(reason, message).fact("ct", self.ct).fact("have", have).fact("got", got))
+        };
+        if self.epoch < epoch {
+            return stale(Reason::StaleEpoch, "epoch", epoch.0, self.epoch.0);
+        }
+        if self.epoch == epoch && self.generation < generation {
+            return stale(Reason::StaleGeneration, "generation", generation.0, self.generation.0);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a container id.
+///
+/// # Errors
+/// `BAD_VALUE` on "ct".
+pub fn parse_ct(ct: u32) -> Result<CtId, Fault> {
+    CtId::try_from(ct).map_err(|e| Fault::bad_value("ct", &e))
+}
+
+/// Reads a fence.
+///
+/// # Errors
+/// `MISSING_FIELD` or `BAD_VALUE`.
+pub fn parse_fence(fence: Option<pb::Fence>) -> Result<Fence, Fault> {
+    let pb::Fence { ct, generation, epoch } = fence.ok_or_else(|| Fault::missing("fence"))?;
+    Ok(Fence { ct: parse_ct(ct)?, generation: Generation(generation), epoch: Epoch(epoch) })
+}
+
+/// Writes a fence.
+pub fn render_fence(fence: Fence) -> pb::Fence {
+    let Fence { ct, generation, epoch } = fence;
+    pb::Fence { ct: ct.get(), generation: generation.0, epoch: epoch.0 }
+}
+
+/// Reads an id slot.
+///
+/// # Errors
+/// `BAD_VALUE` on "id_slot".
+pub fn parse_slot(slot: u32) -> Result<IdSlot, Fault> {
+    IdSlot::try_from(slot).map_err(|e| Fault::bad_value("id_slot", &e))
+}
+
+/// Limits in the vocabulary's types. UBC parameters that are not set are absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// UBC parameters.
+    pub ubc: std::collections::BTreeMap<UbcResource, UbcValue>,
+    /// Processor time.
+    pub cpu: Option<CpuLimit>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Weight, 8 to 500000.
+    pub cpu_units: Option<u32>,
+}
+
+impl Limits {
+    /// The limit of `resource`, unlimited where it is not set.
+    pub fn limit(&self, resource: UbcResource) -> Limit {
+        self.ubc.get(&resource).map_or(Limit::Unlimited, |v| v.limit)
+    }
+    /// The limit of a parameter that counts pages, in bytes.
+    pub fn limit_bytes(&self, resource: UbcResource) -> Option<Bytes> {
+        self.limit(resource).max().map(|pages| Bytes(pages.saturating_mul(Bytes::PAGE)))
+    }
+}
+
+/// Reads limits.
+///
+/// # Errors
+/// `BAD_VALUE` on the field that is wrong.
+pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
+    let pb::Limits { ubc, cpu_millicpus, cpus, cpu_units } = limits.unwrap_or_default();
+    let range = |field: &str, ok: bool, why: &str| {
+        if ok { Ok(()) } else { Err(Fault::new(Reason::BadValue, why).fact("field", field)) }
+    };
+    range(
+        "cpu_millicpus",
+        cpu_millicpus.is_none_or(|m| m >= 10),
+        "a cpu limit is at least 1 percent of one processor",
+    )?;
+    range(
+        "cpus",
+        cpus.is_none_or(|n| (1..=65_536).contains(&n)),
+        "a container has from 1 to 65536 processors",
+    )?;
+    range(
+        "cpu_units",
+        cpu_units.is_none_or(|u| (8..=500_000).contains(&u)),
+        "cpu units go from 8 to 500000",
+    )?;
+    let ubc = ubc
+        .into_iter()
+        .map(|(name, value)| {
+            let field = format!("ubc.{name}");
+            let resource = name.parse().map_err(|e| Fault::bad_value(&field, &e))?;
+            let pb::UbcValue { barrier, limit } = value;
+            range(&field, barrier <= limit, "the barrier must not exceed the limit")?;
+            Ok((
+                resource,
+                UbcValue { barrier: Limit::from_wire(barrier), limit: Limit::from_wire(limit) },
+            ))
+        })
+        .collect::<Result<_, Fault>>()?;
+    Ok(Limits { ubc, cpu: cpu_millicpus.map(|millicpus| CpuLimit { millicpus }), cpus, cpu_units })
+}
+
+/// Writes limits.
+pub fn render_limits(limits: &Limits) -> pb::Limits {
+    let Limits { ubc, cpu, cpus, cpu_units } = limits;
+    pb::Limits {
+        ubc: ubc.iter().map(|(r, v)| (r.name().to_owned(), render_ubc(*v))).collect(),
+        cpu_millicpus: cpu.map(|c| c.millicpus),
+        cpus: *cpus,
+        cpu_units: *cpu_units,
+    }
+}
+
+/// Writes a parameter's levels.
+pub fn render_ubc(value: UbcValue) -> pb::UbcValue {
+    let UbcValue { barrier, limit } = value;
+    pb::UbcValue { barrier: barrier.to_wire(), limit: limit.to_wire() }
+}
+
+/// Writes a row of accounting.
+pub fn render_row(row: UbcRow) -> pb::UbcRow {
+    let UbcRow { resource, held, maxheld, value, failcnt, enforcement } = row;
+    let (enforcement, why) = match enforcement {
+        Enforcement::Hard => (pb::Enforcement::Hard, String::new()),
+        Enforcement::Bounded => (pb::Enforcement::Bounded, String::new()),
+        Enforcement::Accounted => (pb::Enforcement::Accounted, String::new()),
+        Enforcement::Unavailable(why) => (pb::Enforcement::Unavailable, why),
+    };
+    pb::UbcRow {
+        resource: resource.name().to_owned(),
+        held,
+        maxheld,
+        value: Some(render_ubc(value)),
+        failcnt,
+        enforcement: enforcement.into(),
+        why,
+    }
+}
+
+/// Reads a row of accounting.
+///
+/// # Errors
+/// `BAD_VALUE` where a peer of another version sent what we do not know.
+pub fn parse_row(row: pb::UbcRow) -> Result<UbcRow, Fault> {
+    let kind = row.enforcement();
+    let pb::UbcRow { resource, held, maxheld, value, failcnt, enforcement: _, why } = row;
+    let pb::UbcValue { barrier, limit } = value.ok_or_else(|| Fault::missing("value"))?;
+    let enforcement = match kind {
+        pb::Enforcement::Hard => Enforcement::Hard,
+        pb::Enforcement::Bounded => Enforcement::Bounded,
+        pb::Enforcement::Accounted => Enforcement::Accounted,
+        pb::Enforcement::Unavailable => Enforcement::Unavailable(why),
+        pb::Enforcement::Unspecified => return Err(Fault::missing("enforcement")),
+    };
+    Ok(UbcRow {
+        resource: resource.parse().map_err(|e| Fault::bad_value("resource", &e))?,
+        held,
+        maxheld,
+        value: UbcValue { barrier: Limit::from_wire(barrier), limit: Limit::from_wire(limit) },
+        failcnt,
+        enforcement,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence(generation: u64, epoch: u64) -> Fence {
+        Fence {
+            ct: CtId::try_from(7).expect("valid"),
+            generation: Generation(generation),
+            epoch: Epoch(epoch),
+        }
+    }
+
+    #[test]
+    fn fences_refuse_the_past_only() {
+        let had = Some((Generation(5), Epoch(2)));
+        assert!(fence(1, 1).admit(None).is_ok());
+        assert!(fence(5, 2).admit(had).is_ok());
+        assert!(fence(6, 2).admit(had).is_ok());
+        assert!(fence(1, 3).admit(had).is_ok());
+        assert_eq!(fence(4, 2).admit(had).map_err(|f| f.reason), Err(Reason::StaleGeneration));
+        assert_eq!(fence(9, 1).admit(had).map_err(|f| f.reason), Err(Reason::StaleEpoch));
+    }
+
+    #[test]
+    fn limits_survive_the_wire() {
+        let mut limits = Limits {
+            cpus: Some(2),
+            cpu_units: Some(1000),
+            cpu: Some(CpuLimit { millicpus: 500 }),
+            ..Limits::default()
+        };
+        limits.ubc.insert(
+            UbcResource::Numproc,
+            UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited },
+        );
+        assert_eq!(parse_limits(Some(render_limits(&limits))), Ok(limits));
+    }
+
+    #[test]
+    fn bad_limits_name_their_field() {
+        let field = |l: pb::Limits| parse_limits(Some(l)).map_err(|f| f.facts["field"].clone());
+        let ubc = |name: &str, barrier, limit| pb::Limits {
+            ubc: [(name.to_owned(), pb::UbcValue { barrier, limit })].into(),
+            ..pb::Limits::default()
+        };
+        assert_eq!(field(ubc("numproc", 2, 1)), Err("ubc.numproc".into()));
+        assert_eq!(field(ubc("nonsense", 1, 1)), Err("ubc.nonsense".into()));
+        assert_eq!(field(pb::Limits { cpus: Some(0), ..Default::default() }), Err("cpus".into()));
+        assert_eq!(
+            field(pb::Limits { cpu_units: Some(7), ..Default::default() }),
+            Err("cpu_units".into())
+        );
+        assert_eq!(
+            field(pb::Limits { cpu_millicpus: Some(0), ..Default::default() }),
+            Err("cpu_millicpus".into())
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! [`Fault`]: one failure type on both sides of the wire, and its codec to `tonic::Status`.
+//!
+//! Programs branch on [`Reason`], never on text. The only place where a `Status` is made. Details
+//! travel as google.rpc messages: `ErrorInfo` always, `RetryInfo` and `BadRequest` where they say
+//! something.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use ves_types::ParseError;
+
+pub use crate::common::Reason;
+
+/// `ErrorInfo.domain` of every fault of ours.
+pub const DOMAIN: &str = "ves";
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// For programs; the closed set in `errors.proto`.
+    pub reason: Reason,
+    /// For people: what was attempted, on what, why it failed, and what to do next.
+    pub message: String,
+    /// For programs: the names documented at each reason in `errors.proto`.
+    pub facts: BTreeMap<String, String>,
+    /// When the same call is worth repeating.
+    pub retry_after: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault without facts.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let retry_after = matches!(reason, Reason::Busy | Reason::Starting | Reason::PeerDown)
+            .then_some(Duration::from_millis(500));
+        Self { reason, message: message.into(), facts: BTreeMap::new(), retry_after }
+    }
+
+    /// The same with one more fact.
+    #[must_use]
+    pub fn fact(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.facts.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// A malformed value in the request's `field`.
+    pub fn bad_value(field: &str, error: &ParseError) -> Self {
+        Self::new(Reason::BadValue, error.to_string()).fact("field", field)
+    }
+
+    /// A required field that is not there.
+    pub fn missing(field: &str) -> Self {
+        Self::new(Reason::MissingField, format!("the request lacks {field}")).fact("field", field)
+    }
+
+    /// A failure on the host; `error`'s whole chain of sources becomes the message, once.
+    pub fn host(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(Reason::HostFailed, chain(error))
+    }
+
+    /// The gRPC code of this fault's reason.
+    pub const fn code(&self) -> Code {
+        code_of(self.reason)
+    }
+
+    /// The name of the reason on the wire: without its prefix.
+    pub fn reason_name(&self) -> &'static str {
+        reason_name(self.reason)
+    }
+
+    /// Reads a status. One that is not ours keeps only its code's meaning.
+    pub fn from_status(status: &Status) -> Self {
+        let details = status.get_error_details();
+        let ours = details.error_info().filter(|i| i.domain == DOMAIN);
+        let retry_after = details.retry_info().and_then(|r| r.retry_delay);
+        match ours.and_then(|i| Some((reason_from_name(&i.reason)?, i))) {
+            Some((reason, info)) => Self {
+                reason,
+                message: status.message().to_owned(),
+                facts: info.metadata.clone().into_iter().collect(),
+                retry_after,
+            },
+            None => {
+                let reason = match status.code() {
+                    Code::Unavailable => Reason::PeerDown,
+                    Code::Unimplemented => Reason::NotBuilt,
+                    Code::DeadlineExceeded => Reason::Timeout,
+                    Code::Cancelled | Code::Aborted => Reason::Cancelled,
+                    Code::PermissionDenied | Code::Unauthenticated => Reason::NotAllowed,
+                    Code::InvalidArgument | Code::OutOfRange => Reason::BadValue,
+                    Code::ResourceExhausted => Reason::TooMany,
+                    Code::Ok
+                    | Code::Unknown
+                    | Code::NotFound
+                    | Code::AlreadyExists
+                    | Code::FailedPrecondition
+                    | Code::Internal
+                    | Code::DataLoss => Reason::Bug,
+                };
+                Self {
+                    reason,
+                    message: status.message().to_owned(),
+                    facts: BTreeMap::new(),
+                    retry_after,
+                }
+            }
+        }
+    }
+
+    /// The stored and public form inside an operation.
+    pub fn to_message(&self) -> crate::coordinator::Fault {
+        crate::coordinator::Fault {
+            code: self.code() as i32,
+            reason: self.reason_name().to_owned(),
+            message: self.message.clone(),
+            facts: self.facts.clone().into_iter().collect(),
+        }
+    }
+
+    /// The reverse of [`Self::to_message`].
+    pub fn from_message(message: crate::coordinator::Fault) -> Self {
+        let crate::coordinator::Fault { code: _, reason, message, facts } = message;
+        Self {
+            reason: reason_from_name(&reason).unwrap_or(Reason::Bug),
+            message,
+            facts: facts.into_iter().collect(),
+            retry_after: None,
+        }
+    }
+}
+
+/// `error` and its sources, joined by colons.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+/// The name of a reason on the wire.
+pub fn reason_name(reason: Reason) -> &'static str {
+    reason.as_str_name().trim_start_matches("REASON_")
+}
+
+/// The reverse of [`reason_name`].
+pub fn reason_from_name(name: &str) -> Option<Reason> {
+    Reason::from_str_name(&format!("REASON_{name}")).filter(|r| *r != Reason::Unspecified)
+}
+
+/// What a caller should do, as gRPC says it.
+pub const fn code_of(reason: Reason) -> Code {
+    use Reason as R;
+    match reason {
+        R::BadValue | R::MissingField | R::BadArchive => Code::InvalidArgument,
+        R::ContainerUnknown
+        | R::TemplateUnknown
+        | R::OperationUnknown
+        | R::VolumeUnknown
+        | R::CommandUnknown => Code::NotFound,
+        R::ContainerExists | R::NameTaken | R::AddressTaken | R::TemplateExists => {
+            Code::AlreadyExists
+        }
+        R::NotRunning
+        | R::Running
+        | R::NotMounted
+        | R::Mounted
+        | R::WouldShrink
+        | R::Disabled
+        | R::TemplateInUse
+        | R::ForeignContents
+        | R::InitExited
+        | R::WillNotStop
+        | R::NeedsRestart
+        | R::StartFailed => Code::FailedPrecondition,
+        R::StaleGeneration | R::StaleEpoch | R::Cancelled => Code::Aborted,
+        R::PoolFull
+        | R::NoInodes
+        | R::ArchiveTooLarge
+        | R::IdsExhausted
+        | R::TooMany
+        | R::VolumeTooSmall => Code::ResourceExhausted,
+        R::Busy | R::Starting | R::PeerDown => Code::Unavailable,
+        R::KernelLacks | R::NotBuilt => Code::Unimplemented,
+        R::NotAllowed => Code::PermissionDenied,
+        R::Unspecified | R::HostFailed | R::Bug => Code::Internal,
+        R::RecordCorrupt => Code::DataLoss,
+        R::Timeout => Code::DeadlineExceeded,
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message.fmt(f)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            fault.reason_name(),
+            DOMAIN,
+            fault.facts.clone().into_iter().collect::<std::collections::HashMap<_, _>>(),
+        );
+        if let Some(after) = fault.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        if let (Code::InvalidArgument, Some(field)) = (fault.code(), fault.facts.get("field")) {
+            details.add_bad_request_violation(field, &fault.message);
+        }
+        Self::with_error_details(fault.code(), fault.message, details)
+    }
+}
+
+impl From<Status> for Fault {
+    fn from(status: Status) -> Self {
+        Self::from_status(&status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> impl Iterator<Item = Reason> {
+        (1..=200).filter_map(|n| Reason::try_from(n).ok())
+    }
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        assert!(all().count() > 40);
+        for reason in all() {
+            let fault = Fault::new(reason, "do a thing: it cannot be").fact("ct", 101);
+            let back = Fault::from(Status::from(fault.clone()));
+            assert_eq!(back, fault);
+            assert_eq!(
+                Fault { retry_after: None, ..fault.clone() },
+                Fault::from_message(fault.to_message())
+            );
+        }
+    }
+
+    #[test]
+    fn foreign_status_is_not_mistaken_for_ours() {
+        let fault = Fault::from(Status::with_error_details(
+            Code::Internal,
+            "from a proxy",
+            ErrorDetails::with_error_info(
+                "BUSY",
+                "elsewhere.example",
+                std::collections::HashMap::<String, String>::new(),
+            ),
+        ));
+        assert_eq!(fault.reason, Reason::Bug);
+    }
+}
