@@ -1,1 +1,24 @@
-//! The only crate that touches the kernel with unsafe code or spawns processes.
+//! The host's mechanisms: the only crate with `unsafe` code and the only one that spawns processes.
+//!
+//! Owns command running, atomic file writes, fd-based mounts, namespaces, netlink, loop devices,
+//! control group files. Synchronous; knows no containers, makes no decisions.
+
+#![warn(missing_docs)]
+
+pub mod cgroup;
+pub mod cmd;
+pub mod error;
+pub mod ext4;
+pub mod file;
+pub mod init;
+pub mod loopdev;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod nft;
+pub mod pty;
+pub mod seccomp;
+pub mod unpack;
+
+pub use cmd::Cmd;
+pub use error::{Attempt, HostError};

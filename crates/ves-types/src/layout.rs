@@ -4,7 +4,8 @@
 //! name a wrong container but not `/etc`. Nothing here looks at the machine.
 //!
 //! ```text
-//! /run/ves/{storage,network,resources,lifecycle,coordinator}.sock
+//! /run/ves/{storage,network,resources,lifecycle}.sock
+//! /run/ves/api/coordinator.sock   in a directory that belongs to the coordinator's user
 //! /run/ves/ct/101/root        where the volume is mounted, idmapped        (storage)
 //! /run/ves/ct/101/netns       the container's network namespace, pinned    (lifecycle)
 //! /run/ves/ct/101/...         monitor socket, state                        (lifecycle)
@@ -77,7 +78,14 @@ impl Layout {
     }
     /// The unix socket a service listens on.
     pub fn socket(&self, service: Service) -> PathBuf {
-        self.run.join(format!("{}.sock", service.name()))
+        // The coordinator has no privilege to create a file in the services' directory, and must
+        // not: it could stand in for one of them.
+        let dir = if service == Service::Coordinator { self.api_dir() } else { self.run.clone() };
+        dir.join(format!("{}.sock", service.name()))
+    }
+    /// The directory of the public socket; belongs to [`COORDINATOR_USER`].
+    pub fn api_dir(&self) -> PathBuf {
+        self.run.join("api")
     }
     /// A service's own durable directory.
     pub fn service_dir(&self, service: Service) -> PathBuf {
@@ -140,6 +148,7 @@ mod tests {
         let layout = Layout::default();
         assert_eq!(layout.ct_root(ct), Path::new("/run/ves/ct/101/root"));
         assert_eq!(layout.socket(Service::Storage), Path::new("/run/ves/storage.sock"));
+        assert_eq!(layout.socket(Service::Coordinator), Path::new("/run/ves/api/coordinator.sock"));
         assert_eq!(cgroup(ct), "ves/ct-101");
     }
 }

@@ -1,0 +1,1 @@
+//! Control group hierarchies: which there are, and their files.

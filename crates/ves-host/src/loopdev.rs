@@ -1,0 +1,1 @@
+//! Loop devices: attach, detach, grow, find by backing file.

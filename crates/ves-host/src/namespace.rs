@@ -1,0 +1,1 @@
+//! Namespaces: create, enter, pin.

@@ -1,0 +1,1 @@
+//! Links, addresses, routes and neighbours over rtnetlink, also in another network namespace.

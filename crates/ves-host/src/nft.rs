@@ -1,0 +1,1 @@
+//! nftables rulesets, applied in one transaction.

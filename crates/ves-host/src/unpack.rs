@@ -1,0 +1,1 @@
+//! Unpacks archives nobody trusts, confined to one mounted file system.
