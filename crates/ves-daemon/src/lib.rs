@@ -1,1 +1,48 @@
-//! The chassis every daemon shares: configuration, telemetry, socket, peer check, health, signals.
+//! The chassis every daemon shares.
+//!
+//! Owns what is the same for all five: reading configuration before anything is bound, telemetry,
+//! the unix socket and who may call what on it, giving up capabilities, health and reflection,
+//! signals and drain, the per-container lock and the fence. Never here: what a service does.
+//!
+//! ```text
+//! run: arguments → config file → bind socket → drop capabilities → runtime → telemetry
+//!      → build the service → serve until SIGTERM → drain
+//! ```
+//!
+//! Capabilities belong to threads, so they are dropped while there is only one.
+
+#![warn(missing_docs)]
+
+pub mod client;
+pub mod config;
+pub mod fence;
+pub mod gate;
+pub mod locks;
+pub mod peer;
+pub mod privilege;
+pub mod serve;
+pub mod telemetry;
+
+pub use caps::Capability as Cap;
+pub use config::{ServiceConfig, Telemetry};
+pub use fence::FenceStore;
+pub use locks::{Held, Locks};
+pub use peer::{Policy, Principal, Role, check_policy, principal};
+pub use serve::{App, BuildError, run, serve_on};
+
+use ves_proto::{Fault, Reason};
+
+/// Runs blocking work of a call on the blocking pool, inside the call's tracing span. A caller that
+/// hangs up does not cut it short; a panic in it becomes a `BUG` fault.
+///
+/// # Errors
+/// What `work` fails with.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
+        Ok(result) => result,
+        Err(e) => Err(Fault::new(Reason::Bug, format!("the call ended unexpectedly: {e}"))),
+    }
+}

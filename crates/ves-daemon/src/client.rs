@@ -1,0 +1,58 @@
+//! Channels to services over their unix sockets, which carry the caller's trace.
+//!
+//! A channel connects when it is first used and again when the service was restarted meanwhile; a
+//! service that is not there answers `UNAVAILABLE`.
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use opentelemetry::global;
+use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// A channel that puts the current span's trace context into each call.
+pub type Traced = InterceptedService<Channel, Inject>;
+
+/// A lazy channel to the service at `socket`. Must be called inside a tokio runtime.
+pub fn channel(socket: &Path) -> Traced {
+    let socket: PathBuf = socket.to_owned();
+    // The name is never looked up: the connector below knows where to go.
+    let endpoint = Endpoint::from_static("http://ves.invalid");
+    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    }));
+    InterceptedService::new(channel, Inject)
+}
+
+/// Puts the current span's W3C trace context into a call's metadata.
+#[derive(Debug, Clone, Copy)]
+pub struct Inject;
+
+impl Interceptor for Inject {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        let context = tracing::Span::current().context();
+        global::get_text_map_propagator(|p| {
+            p.inject_context(&context, &mut Metadata(request.metadata_mut()));
+        });
+        Ok(request)
+    }
+}
+
+struct Metadata<'a>(&'a mut MetadataMap);
+
+impl opentelemetry::propagation::Injector for Metadata<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(key), Ok(value)) =
+            (MetadataKey::from_bytes(key.as_bytes()), MetadataValue::try_from(&value))
+        {
+            self.0.insert(key, value);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The fence: the newest generation and epoch a service accepted for each container.
+//!
+//! One small JSON file a container, replaced whole. It is not synced: a fence that a power cut
+//! loses lets an older decision in, which the coordinator, itself restarted, no longer makes.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use ves_proto::convert::Fence;
+use ves_proto::{Fault, Reason};
+use ves_types::{CtId, Epoch, Generation};
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    generation: Generation,
+    epoch: Epoch,
+}
+
+/// The fences of all containers of a service.
+#[derive(Debug)]
+pub struct FenceStore {
+    dir: PathBuf,
+    /// `None` where the file is there and cannot be understood.
+    known: Mutex<BTreeMap<CtId, Option<Record>>>,
+}
+
+impl FenceStore {
+    /// Reads what was accepted before; makes the directory where there is none.
+    ///
+    /// # Errors
+    /// The kernel's, on the directory. A file that cannot be understood refuses later calls for its
+    /// container only.
+    pub fn open(dir: PathBuf) -> Result<Self, io::Error> {
+        std::fs::create_dir_all(&dir)?;
+        let mut known = BTreeMap::new();
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if let Some(ct) = entry.file_name().to_str().and_then(|n| n.parse().ok()) {
+                let record = std::fs::read(entry.path())?;
+                known.insert(ct, serde_json::from_slice(&record).ok());
+            }
+        }
+        Ok(Self { dir, known: Mutex::new(known) })
+    }
+
+    /// What was last accepted for the container.
+    pub fn accepted(&self, ct: CtId) -> Option<(Generation, Epoch)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&ct).copied().flatten().map(|r| (r.generation, r.epoch))
+    }
+
+    /// Refuses what is older than what was accepted.
+    ///
+    /// # Errors
+    /// `STALE_GENERATION`, `STALE_EPOCH`, or `RECORD_CORRUPT`.
+    pub fn admit(&self, fence: &Fence) -> Result<(), Fault> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&fence.ct) {
+            None => Ok(()),
+            Some(Some(r)) => fence.admit(Some((r.generation, r.epoch))),
+            Some(None) => {
+                let path = self.dir.join(fence.ct.to_string());
+                let message = format!(
+                    "container {}: the fence {} cannot be understood; remove it when no other \
+                     node runs the container",
+                    fence.ct,
+                    path.display()
+                );
+                Err(Fault::new(Reason::RecordCorrupt, message).fact("record", path.display()))
+            }
+        }
+    }
+
+    /// Records that this was accepted; before the first effect.
+    ///
+    /// # Errors
+    /// `HOST_FAILED` when it cannot be written.
+    pub fn accept(&self, fence: &Fence) -> Result<(), Fault> {
+        let record = Record { generation: fence.generation, epoch: fence.epoch };
+        let path = self.dir.join(fence.ct.to_string());
+        let new = self.dir.join(format!("{}.new", fence.ct));
+        let write = || {
+            std::fs::write(&new, serde_json::to_vec(&record)?)?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| {
+            let message = format!("write the fence {}: {e}", path.display());
+            Fault::new(Reason::HostFailed, message)
+        })?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(fence.ct, Some(record));
+        Ok(())
+    }
+
+    /// Forgets a container that is gone for good.
+    pub fn forget(&self, ct: CtId) {
+        match std::fs::remove_file(self.dir.join(ct.to_string())) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%ct, error = %e, "remove the fence, ignoring");
+            }
+            _ => {}
+        }
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence(generation: u64) -> Fence {
+        Fence {
+            ct: CtId::try_from(101).expect("valid"),
+            generation: Generation(generation),
+            epoch: Epoch(1),
+        }
+    }
+
+    #[test]
+    fn survives_a_restart_and_is_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || FenceStore::open(dir.path().join("fence")).expect("opened");
+        let store = open();
+        store.admit(&fence(3)).expect("nothing was accepted yet");
+        store.accept(&fence(3)).expect("written");
+        let store = open();
+        assert_eq!(store.admit(&fence(2)).map_err(|f| f.reason), Err(Reason::StaleGeneration));
+        store.admit(&fence(3)).expect("the same again");
+        store.forget(fence(3).ct);
+        open().admit(&fence(1)).expect("forgotten");
+    }
+
+    #[test]
+    fn garbage_refuses_its_container_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("101"), b"{\"generation\":").expect("written");
+        std::fs::write(dir.path().join("lost+found"), b"").expect("written");
+        let store = FenceStore::open(dir.path().to_owned()).expect("opened");
+        assert_eq!(store.admit(&fence(9)).map_err(|f| f.reason), Err(Reason::RecordCorrupt));
+        let other = Fence { ct: CtId::try_from(102).expect("valid"), ..fence(1) };
+        store.admit(&other).expect("another container");
+    }
+}

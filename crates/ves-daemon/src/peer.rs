@@ -1,0 +1,173 @@
+//! Who is calling, and the table of who may call what.
+//!
+//! A caller is known by the credentials the kernel attached to its unix connection. Every RPC has
+//! a row in its service's [`Policy`]; what has none is refused to everybody.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+use ves_types::layout::COORDINATOR_USER;
+
+/// What a caller is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The administrator, or the very account the daemon runs as.
+    Root,
+    /// The coordinator's account.
+    Coordinator,
+    /// An account the coordinator's configuration names.
+    Operator,
+    /// Anybody else.
+    Other,
+}
+
+/// A caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Principal {
+    /// Its user id.
+    pub uid: u32,
+    /// Its process id, where the kernel told.
+    pub pid: Option<i32>,
+    /// What it is to us.
+    pub role: Role,
+}
+
+impl std::fmt::Display for Principal {
+    /// The user's name, or `uid` and its number where it has none.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match nix::unistd::User::from_uid(self.uid.into()) {
+            Ok(Some(user)) => f.write_str(&user.name),
+            Ok(None) | Err(_) => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
+/// One row an RPC: its full path, such as `/ves.storage.v1.StorageService/GetPool`, and who may.
+pub type Policy = &'static [(&'static str, &'static [Role])];
+
+/// The caller of a request, as the gate recorded it. A request that came by no gate (which the
+/// chassis does not allow) is nobody's.
+pub fn principal<T>(request: &tonic::Request<T>) -> Principal {
+    let nobody = Principal { uid: u32::MAX, pid: None, role: Role::Other };
+    request.extensions().get().copied().unwrap_or(nobody)
+}
+
+/// Which accounts have which role.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers {
+    own: u32,
+    coordinator: Option<u32>,
+    operators: BTreeSet<u32>,
+}
+
+impl Peers {
+    /// Looks the accounts up. Operators that do not exist are reported by name.
+    pub(crate) fn lookup(operators: &[String]) -> Result<Self, String> {
+        let uid = |name: &str| {
+            nix::unistd::User::from_name(name)
+                .map(|user| user.map(|u| u.uid.as_raw()))
+                .map_err(|e| format!("look up the user {name}: {e}"))
+        };
+        let operators = operators
+            .iter()
+            .map(|name| uid(name)?.ok_or_else(|| format!("there is no user {name}")))
+            .collect::<Result<_, String>>()?;
+        let own = nix::unistd::geteuid().as_raw();
+        Ok(Self { own, coordinator: uid(COORDINATOR_USER)?, operators })
+    }
+
+    pub(crate) fn role(&self, uid: u32) -> Role {
+        if uid == 0 {
+            Role::Root
+        } else if self.coordinator == Some(uid) {
+            Role::Coordinator
+        } else if uid == self.own {
+            Role::Root
+        } else if self.operators.contains(&uid) {
+            Role::Operator
+        } else {
+            Role::Other
+        }
+    }
+}
+
+/// Whether `role` may call `path`. Health and reflection tell nothing of any container and are
+/// open to every account that can reach the socket.
+pub(crate) fn allowed(policy: Policy, path: &str, role: Role) -> bool {
+    if path.starts_with("/grpc.health.v1.Health/") || path.starts_with("/grpc.reflection.") {
+        return true;
+    }
+    policy.iter().any(|(rpc, roles)| *rpc == path && roles.contains(&role))
+}
+
+/// Checks that every RPC of these services has exactly one row and that no row names another.
+///
+/// # Errors
+/// What is missing, unknown, or there twice.
+pub fn check_policy(services: &[&str], policy: Policy) -> Result<(), String> {
+    let set = prost_types::FileDescriptorSet::decode(ves_proto::DESCRIPTORS)
+        .map_err(|e| format!("read the descriptors: {e}"))?;
+    let rpcs: BTreeSet<String> = set
+        .file
+        .iter()
+        .flat_map(|file| {
+            file.service.iter().map(|s| (format!("{}.{}", file.package(), s.name()), s))
+        })
+        .filter(|(name, _)| services.contains(&name.as_str()))
+        .flat_map(|(name, s)| s.method.iter().map(move |m| format!("/{name}/{}", m.name())))
+        .collect();
+    let mut seen = BTreeSet::new();
+    for (rpc, _) in policy {
+        if !rpcs.contains(*rpc) {
+            return Err(format!("the policy names {rpc}, which is no RPC of {services:?}"));
+        }
+        if !seen.insert(*rpc) {
+            return Err(format!("the policy names {rpc} twice"));
+        }
+    }
+    match rpcs.iter().find(|rpc| !seen.contains(rpc.as_str())) {
+        Some(rpc) => Err(format!("the policy has no row for {rpc}")),
+        None if rpcs.is_empty() => Err(format!("{services:?} have no RPC")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NETWORK: &str = "ves.network.v1.NetworkService";
+    const FULL: Policy = &[
+        ("/ves.network.v1.NetworkService/EnsureInterface", &[Role::Coordinator]),
+        ("/ves.network.v1.NetworkService/RemoveInterface", &[Role::Coordinator]),
+        ("/ves.network.v1.NetworkService/GetInterface", &[Role::Coordinator, Role::Root]),
+        ("/ves.network.v1.NetworkService/ListInterfaces", &[Role::Coordinator]),
+    ];
+
+    #[test]
+    fn policies_are_complete_and_exact() {
+        assert_eq!(check_policy(&[NETWORK], FULL), Ok(()));
+        assert!(check_policy(&[NETWORK], FULL.get(1..).expect("rows")).is_err(), "one is missing");
+        assert!(
+            check_policy(&["ves.storage.v1.StorageService"], FULL).is_err(),
+            "of another service"
+        );
+        assert!(check_policy(&["ves.none.v1.None"], &[]).is_err(), "no such service");
+    }
+
+    #[test]
+    fn what_has_no_row_is_refused() {
+        let get = "/ves.network.v1.NetworkService/GetInterface";
+        assert!(allowed(FULL, get, Role::Root));
+        assert!(!allowed(FULL, get, Role::Other));
+        assert!(!allowed(FULL, "/ves.network.v1.NetworkService/New", Role::Root));
+        assert!(allowed(FULL, "/grpc.health.v1.Health/Check", Role::Other));
+    }
+
+    #[test]
+    fn roles() {
+        let peers = Peers { own: 500, coordinator: Some(600), operators: [700].into() };
+        let roles = [0, 500, 600, 700, 800].map(|uid| peers.role(uid));
+        assert_eq!(roles, [Role::Root, Role::Root, Role::Coordinator, Role::Operator, Role::Other]);
+    }
+}

@@ -1,0 +1,29 @@
+//! Giving up capabilities for good.
+//!
+//! Capabilities belong to a thread and are inherited by the threads it makes, so this must run
+//! while the process has one thread.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// Keeps just `keep`: out of the bounding set goes everything else, so that no program this
+/// process runs can have it either; ambient and inheritable are emptied. Without capabilities at
+/// the start it does nothing.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
+    let have = caps::read(None, CapSet::Permitted)?;
+    if have.is_empty() {
+        return Ok(());
+    }
+    let keep: CapsHashSet = keep.iter().copied().filter(|c| have.contains(c)).collect();
+    if have.contains(&Capability::CAP_SETPCAP) {
+        for cap in caps::read(None, CapSet::Bounding)?.difference(&keep) {
+            caps::drop(None, CapSet::Bounding, *cap)?;
+        }
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)
+}
