@@ -95,6 +95,7 @@ impl Cmd {
         self
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the one place where processes are made")]
     fn command(&mut self) -> Command {
         let mut command = Command::new(&self.program);
         command

@@ -14,7 +14,8 @@ use crate::error::{Attempt, HostError};
 /// [`HostError::Sys`].
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
     let what = || format!("write {}", path.display());
-    let dir = path.parent().ok_or(std::io::Error::from(ErrorKind::InvalidInput)).attempt(what)?;
+    let dir =
+        path.parent().ok_or_else(|| std::io::Error::from(ErrorKind::InvalidInput)).attempt(what)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = dir.join(name);

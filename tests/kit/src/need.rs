@@ -1,0 +1,177 @@
+//! What a test needs of the machine, and the record of tests that were skipped for want of it.
+//!
+//! A skip is written to the file named by `VES_SKIPS`, one line `test<TAB>kind<TAB>what<TAB>why`, and
+//! printed at the end of `cargo xtask test`. Under `CI=true` only what the kernel lacks may be
+//! skipped; what could have been installed or granted fails the test instead.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+/// Whose fault it is that something is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This kernel or machine cannot have it; skipping is honest everywhere.
+    Kernel,
+    /// It can be installed or granted; skipping is a failure under `CI=true`.
+    Setup,
+}
+
+/// Something a test needs and this machine has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// Whose fault it is.
+    pub kind: Kind,
+    /// What is lacking.
+    pub what: String,
+    /// How that was found out, or what brings it.
+    pub why: String,
+}
+
+/// Something that this kernel must have.
+///
+/// # Errors
+/// The lack, where `there` is false.
+pub fn kernel(what: &str, there: bool, why: &str) -> Result<(), Lack> {
+    lack(Kind::Kernel, what, there, why)
+}
+
+/// Something that whoever prepares the machine must have done.
+///
+/// # Errors
+/// The lack, where `there` is false.
+pub fn setup(what: &str, there: bool, why: &str) -> Result<(), Lack> {
+    lack(Kind::Setup, what, there, why)
+}
+
+fn lack(kind: Kind, what: &str, there: bool, why: &str) -> Result<(), Lack> {
+    if there { Ok(()) } else { Err(Lack { kind, what: what.to_owned(), why: why.to_owned() }) }
+}
+
+/// Root with its capabilities.
+///
+/// # Errors
+/// The lack.
+pub fn root() -> Result<(), Lack> {
+    let root = rustix::process::geteuid().is_root();
+    setup("root", root, "run `cargo xtask test` as root")
+}
+
+/// Somebody's word that tests may make mounts, links and control groups on this machine.
+///
+/// # Errors
+/// The lack.
+pub fn disposable() -> Result<(), Lack> {
+    let said = std::env::var_os("VES_DISPOSABLE").is_some_and(|v| v == "1")
+        || Path::new("/run/ves-disposable").exists();
+    setup(
+        "a machine that may be used for this",
+        said,
+        "run `cargo xtask test` as root, or create /run/ves-disposable",
+    )
+}
+
+/// A program of the distribution.
+///
+/// # Errors
+/// The lack.
+pub fn program(name: &str, package: &str) -> Result<(), Lack> {
+    let there = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"]
+        .iter()
+        .any(|dir| Path::new(dir).join(name).is_file());
+    setup(name, there, &format!("`apt-get install {package}` brings it"))
+}
+
+/// A file system this kernel can mount.
+///
+/// # Errors
+/// The lack.
+pub fn filesystem(name: &str) -> Result<(), Lack> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let there = known.lines().any(|l| l.split_whitespace().last() == Some(name));
+    kernel(&format!("file system {name}"), there, "it is not in /proc/filesystems")
+}
+
+/// A file or device node the kernel provides.
+///
+/// # Errors
+/// The lack.
+pub fn path(path: &str) -> Result<(), Lack> {
+    kernel(path, Path::new(path).exists(), "there is no such file")
+}
+
+/// Whether the test may go on. If not, the skip is recorded, or under `CI=true` fails the test where
+/// it was avoidable. Use it through [`need!`](crate::need!).
+///
+/// # Panics
+/// Under `CI=true` for a [`Kind::Setup`] lack.
+pub fn check(needs: &[Result<(), Lack>]) -> bool {
+    let Some(lack) = needs.iter().find_map(|n| n.as_ref().err()) else { return true };
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("unnamed test");
+    let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
+    assert!(
+        !ci || lack.kind == Kind::Kernel,
+        "{test} needs {}, and under CI=true that is no reason to skip: {}",
+        lack.what,
+        lack.why
+    );
+    eprintln!("skipped: {test} needs {}: {}", lack.what, lack.why);
+    if let Some(file) = std::env::var_os("VES_SKIPS") {
+        record(Path::new(&file), test, lack).expect("the file of skips can be written");
+    }
+    false
+}
+
+/// One line, written by one system call, so that tests of several processes can share the file.
+fn record(file: &Path, test: &str, lack: &Lack) -> std::io::Result<()> {
+    let kind = match lack.kind {
+        Kind::Kernel => "kernel",
+        Kind::Setup => "setup",
+    };
+    let line = format!("{test}\t{kind}\t{}\t{}\n", lack.what, lack.why);
+    OpenOptions::new().append(true).create(true).open(file)?.write_all(line.as_bytes())
+}
+
+/// Goes on only if this machine has all that is named; otherwise records the skip and returns.
+///
+/// ```no_run
+/// # use ves_kit::need;
+/// need!(need::root(), need::filesystem("ext4"));
+/// ```
+/// A test that returns a `Result` says what to return: `need!(need::root() => Ok(()))`.
+#[macro_export]
+macro_rules! need {
+    ($($need:expr),+ $(,)?) => {
+        if !$crate::check(&[$($need),+]) { return; }
+    };
+    ($($need:expr),+ => $skipped:expr) => {
+        if !$crate::check(&[$($need),+]) { return $skipped; }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_no_lack_and_what_is_not_is_named() {
+        assert_eq!(program("sh", "dash"), Ok(()));
+        let lack = program("no-such-program", "none").expect_err("it does not exist");
+        assert_eq!((lack.kind, lack.what.as_str()), (Kind::Setup, "no-such-program"));
+        assert_eq!(filesystem("no-such-fs").expect_err("unknown").kind, Kind::Kernel);
+        assert!(check(&[Ok(()), Ok(())]));
+    }
+
+    #[test]
+    fn skips_are_recorded_a_line_each() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("skips");
+        let lack = kernel("netkit", false, "no such link kind").expect_err("it is lacking");
+        record(&file, "one", &lack).expect("written");
+        record(&file, "two", &lack).expect("written");
+        let text = std::fs::read_to_string(&file).expect("readable");
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().next(), Some("one\tkernel\tnetkit\tno such link kind"));
+    }
+}
