@@ -1,13 +1,260 @@
-//! Brings Ves up on this machine: installs, builds, starts the daemons, makes container 101 answer.
+//! Brings Ves up on this machine: installs, builds, starts the five daemons, builds a Debian
+//! template, and makes container 101 answer on port 80 by both of its addresses.
+//!
+//! Everything about containers goes through `virtctl`, as an operator would do it. Each step looks
+//! first at what is there, so running it twice is harmless and running it after daemons were killed
+//! brings them back. Nothing here makes a mount, a link or a control group.
+
+mod machine;
+mod progress;
+mod virtctl;
+mod web;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::Value;
+use ves_kit::stack::{Stack, Started};
+use ves_types::layout::Layout;
+
+pub(crate) use machine::{bin_dir, require_root, target_dir};
+pub(crate) use progress::{Line, Steps};
+pub(crate) use virtctl::Virtctl;
+
+/// The container of the main job.
+const CT: &str = "101";
+const HOSTNAME: &str = "web1";
+const SUITE: &str = "trixie";
 
 /// What the command line may say.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// The init that runs as the container's first process
+    #[arg(long, value_enum, default_value = "systemd")]
+    init: Init,
+    /// The IPv4 address of container 101
+    #[arg(long, default_value = "192.0.2.101")]
+    ipv4: std::net::Ipv4Addr,
+    /// The IPv6 address of container 101
+    #[arg(long, default_value = "2001:db8:56::101")]
+    ipv6: std::net::Ipv6Addr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Init {
+    Systemd,
+    Sysvinit,
+}
+
+impl Init {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd",
+            Self::Sysvinit => "sysvinit",
+        }
+    }
+
+    fn template(self) -> String {
+        match self {
+            Self::Systemd => format!("debian-{SUITE}"),
+            Self::Sysvinit => format!("debian-{SUITE}-sysvinit"),
+        }
+    }
+}
+
+/// The daemons of this machine, with logs and pid files under `target/up`.
+pub(crate) fn node_stack() -> Stack {
+    Stack::new(Layout::default(), bin_dir(), target_dir().join("up"))
+}
 
 /// Does it.
 ///
 /// # Errors
-/// The first step that failed, with why.
-pub(crate) fn run(_: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask up` is not part of this build")
+/// The first step that failed, with why and what to do.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    require_root()?;
+    let mut steps = Steps::new("up");
+    println!("Ves up, on {}", machine::description());
+    steps.step("packages", "see what apt-get says above; a mirror must be reachable", |line| {
+        machine::packages(line)
+    })?;
+    steps.step("build", "mend what cargo reports", machine::build)?;
+    steps.step("account", "create the system user `ves` by hand", machine::user)?;
+    daemons(&mut steps)?;
+    let built = Instant::now();
+
+    let virtctl = Virtctl::new();
+    let template = args.init.template();
+    build_template(&mut steps, &virtctl, args.init, &template)?;
+    let state = create(&mut steps, &virtctl, &template, args)?;
+    start(&mut steps, &virtctl, &state)?;
+    serve(&mut steps, &virtctl, [args.ipv4.into(), args.ipv6.into()])?;
+    let answered = built.elapsed();
+
+    println!("\n$ virtctl list\n{}", virtctl.text(&["list"])?.trim_end());
+    println!("\n$ virtctl resources {CT}\n{}", virtctl.text(&["resources", CT])?.trim_end());
+    println!("\n{}", steps.table());
+    println!(
+        "\nContainer {CT} answers {} after the daemons were up. It goes on running.",
+        progress::seconds(answered)
+    );
+    let shown = virtctl.shown();
+    println!("enter: {shown} enter {CT}   stop: {shown} stop {CT}   clean up: cargo xtask down");
+    Ok(())
+}
+
+fn daemons(steps: &mut Steps) -> anyhow::Result<()> {
+    let remedy = "read target/up/*.log; `cargo xtask down` and `up` again begin anew";
+    steps.step("daemons", remedy, |line| {
+        let mut stack = node_stack();
+        stack.prepare()?;
+        line.says("starting storage, network, resources, lifecycle, coordinator");
+        let all = stack.start_all()?;
+        let count = |what| all.values().filter(|started| **started == what).count();
+        let mut notes = Vec::new();
+        for (started, word) in [
+            (Started::Fresh, "started"),
+            (Started::Upgraded, "restarted from the new build"),
+            (Started::Already, "ran already"),
+        ] {
+            match count(started) {
+                0 => {}
+                n => notes.push(format!("{n} {word}")),
+            }
+        }
+        Ok(((), notes.join(", ")))
+    })
+}
+
+fn build_template(
+    steps: &mut Steps,
+    virtctl: &Virtctl,
+    init: Init,
+    template: &str,
+) -> anyhow::Result<()> {
+    let remedy = "a Debian mirror must be reachable; another one can be set as `mirror` in \
+                  /etc/ves/storage.toml, see deploy/etc/storage.toml";
+    steps.step("template", remedy, |line| {
+        let find = || -> anyhow::Result<Option<Value>> {
+            Ok(rows(virtctl.json(&["template", "list"])?)
+                .into_iter()
+                .find(|row| row.get("name").and_then(Value::as_str) == Some(template)))
+        };
+        let cached = find()?.is_some();
+        if !cached {
+            let args = ["template", "build", template, "--suite", SUITE, "--init", init.name()];
+            virtctl.watch(&args, line)?;
+        }
+        let row = find()?.with_context(|| format!("the template {template} is not listed"))?;
+        let os = row.get("os").and_then(Value::as_str).unwrap_or("Debian").to_owned();
+        let how = if cached { "cached" } else { "built" };
+        Ok(((), format!("{template} ({os}) {how}")))
+    })
+}
+
+/// The state of the container, as `virtctl list` calls it.
+fn create(
+    steps: &mut Steps,
+    virtctl: &Virtctl,
+    template: &str,
+    args: &Args,
+) -> anyhow::Result<String> {
+    let remedy = "an id or address that is taken must be freed first: `virtctl list -a`, \
+                  `virtctl destroy`";
+    steps.step("create", remedy, |line| {
+        if let Some(row) = container(virtctl)? {
+            let state = state(&row);
+            return Ok((state.clone(), format!("container {CT} is there, {state}")));
+        }
+        let (v4, v6) = (args.ipv4.to_string(), args.ipv6.to_string());
+        let words = [
+            "create",
+            CT,
+            "--ostemplate",
+            template,
+            "--hostname",
+            HOSTNAME,
+            "--ipadd",
+            &v4,
+            "--ipadd",
+            &v6,
+            "--diskspace",
+            "2G",
+            "--ram",
+            "512M",
+            "--cpulimit",
+            "100",
+            "--numproc",
+            "400",
+        ];
+        virtctl.watch(&words, line)?;
+        let row = container(virtctl)?.with_context(|| format!("container {CT} is not listed"))?;
+        Ok((state(&row), format!("container {CT}, {HOSTNAME}, {v4}, {v6}, 2 GiB, 512 MiB RAM")))
+    })
+}
+
+fn start(steps: &mut Steps, virtctl: &Virtctl, state: &str) -> anyhow::Result<()> {
+    let remedy = format!("`virtctl console {CT}` shows what its init said");
+    steps.step("start", &remedy, |line| {
+        let pid = |row: Option<Value>| {
+            row.and_then(|row| row.get("init_pid").and_then(Value::as_u64))
+                .map_or_else(String::new, |pid| format!(", its init is process {pid} here"))
+        };
+        if state == "running" {
+            return Ok(((), format!("runs already{}", pid(container(virtctl)?))));
+        }
+        virtctl.watch(&["start", CT, "--wait"], line)?;
+        Ok(((), format!("booted{}", pid(container(virtctl)?))))
+    })
+}
+
+fn serve(steps: &mut Steps, virtctl: &Virtctl, addresses: [IpAddr; 2]) -> anyhow::Result<()> {
+    let remedy = format!("look inside with `virtctl enter {CT}`: is hello-httpd running?");
+    let [v4, v6] = addresses;
+    steps.step("web server", &remedy, |line| {
+        if web::ask(v4, Duration::from_millis(1)).is_ok() {
+            return Ok(((), "serves already".to_owned()));
+        }
+        let script = target_dir().join("up").join("hello-httpd.sh");
+        std::fs::write(&script, web::INSTALL)
+            .with_context(|| format!("write {}", script.display()))?;
+        virtctl.watch(&["runscript", CT, &script.display().to_string()], line)?;
+        let user = virtctl.text(&["exec", CT, "/bin/cat", "/proc/sys/kernel/hostname"])?;
+        Ok(((), format!("installed as a service of {}", user.trim())))
+    })?;
+    let remedy = "look at `ip route get` for the address and at `nft list table inet ves`";
+    for (what, address) in [("answer v4", v4), ("answer v6", v6)] {
+        steps.step(what, remedy, |_| {
+            let answer = web::ask(address, Duration::from_secs(20))?;
+            Ok(((), format!("{address}: {answer}")))
+        })?;
+    }
+    Ok(())
+}
+
+fn container(virtctl: &Virtctl) -> anyhow::Result<Option<Value>> {
+    Ok(rows(virtctl.json(&["list", "-a"])?).into_iter().find(|row| id(row).as_deref() == Some(CT)))
+}
+
+/// The rows of a list that was printed as JSON.
+pub(crate) fn rows(list: Value) -> Vec<Value> {
+    match list {
+        Value::Array(rows) => rows,
+        _ => Vec::new(),
+    }
+}
+
+/// A container's id in a row of `virtctl list -o json`.
+pub(crate) fn id(row: &Value) -> Option<String> {
+    row.get("ctid").and_then(|id| match id {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    })
+}
+
+/// A container's state in a row of `virtctl list -o json`.
+pub(crate) fn state(row: &Value) -> String {
+    row.get("status").and_then(Value::as_str).unwrap_or("unknown").to_owned()
 }

@@ -28,7 +28,7 @@ pub const READY: Duration = Duration::from_secs(20);
 pub const DRAIN: Duration = Duration::from_secs(20);
 
 /// What is handed on from the caller's environment; everything else is left out.
-const ENVIRONMENT: [&str; 2] = ["RUST_LOG", "VES_LOG"];
+const ENVIRONMENT: [&str; 1] = ["VES_LOG"];
 
 /// The name of a service's program.
 pub const fn program(service: Service) -> &'static str {
@@ -74,7 +74,7 @@ impl Stack {
         }
     }
 
-    /// With configuration files `<program>.toml` from `dir`; a daemon without one has its defaults.
+    /// With configuration files `<service>.toml` from `dir`; a daemon without one has its defaults.
     #[must_use]
     pub fn with_configs(mut self, dir: impl Into<PathBuf>) -> Self {
         self.config_dir = Some(dir.into());
@@ -277,7 +277,7 @@ impl Stack {
         command.arg(&exe).arg("--run-dir").arg(self.layout.run_dir());
         command.arg("--state-dir").arg(self.layout.state_dir());
         if let Some(dir) = &self.config_dir {
-            let config = dir.join(format!("{}.toml", program(service)));
+            let config = dir.join(format!("{}.toml", service.name()));
             if config.is_file() {
                 command.arg("--config").arg(config);
             }
