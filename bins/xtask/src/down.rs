@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "what is listed is in the way of a clean start; remove it by hand",
         |_| proof(&layout, args.purge),
     )?;
-    if !args.purge {
+    if !args.purge && layout.state_dir().exists() {
         println!(
             "\nBuilt templates stay in {}; `--purge` removes them.",
             layout.state_dir().display()

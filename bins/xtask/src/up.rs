@@ -18,7 +18,7 @@ use serde_json::Value;
 use ves_kit::stack::{Stack, Started};
 use ves_types::layout::Layout;
 
-pub(crate) use machine::{bin_dir, require_root, target_dir};
+pub(crate) use machine::{bin_dir, cargo, description, require_root, target_dir, watch};
 pub(crate) use progress::{Line, Steps};
 pub(crate) use virtctl::Virtctl;
 
@@ -75,13 +75,8 @@ pub(crate) fn node_stack() -> Stack {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     require_root()?;
     let mut steps = Steps::new("up");
-    println!("Ves up, on {}", machine::description());
-    steps.step("packages", "see what apt-get says above; a mirror must be reachable", |line| {
-        machine::packages(line)
-    })?;
-    steps.step("build", "mend what cargo reports", machine::build)?;
-    steps.step("account", "create the system user `ves` by hand", machine::user)?;
-    daemons(&mut steps)?;
+    println!("Ves up, on {}", description());
+    node(&mut steps, &[])?;
     let built = Instant::now();
 
     let virtctl = Virtctl::new();
@@ -102,6 +97,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let shown = virtctl.shown();
     println!("enter: {shown} enter {CT}   stop: {shown} stop {CT}   clean up: cargo xtask down");
     Ok(())
+}
+
+/// Brings up the daemons and a template for those who measure; hands back the template's name.
+///
+/// # Errors
+/// The first step that failed.
+pub(crate) fn ensure_node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyhow::Result<String> {
+    node(steps, packages)?;
+    let template = Init::Systemd.template();
+    build_template(steps, &Virtctl::new(), Init::Systemd, &template)?;
+    Ok(template)
+}
+
+/// All that must be there before the first container; `packages` are further ones.
+fn node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyhow::Result<()> {
+    let remedy = "a Debian mirror must be reachable; or install what is named yourself";
+    steps.step("packages", remedy, |line| machine::packages(packages, line))?;
+    steps.step("build", "mend what cargo reports", machine::build)?;
+    steps.step("account", "create the system user `ves` by hand", machine::user)?;
+    daemons(steps)
 }
 
 fn daemons(steps: &mut Steps) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ const PACKAGES: [(&str, &str); 6] = [
 ];
 
 /// The repository's root.
-pub(crate) fn repository() -> PathBuf {
+fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
@@ -50,13 +50,14 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs the packages that are missing.
+/// Installs the packages that are missing, ours and `more`.
 ///
 /// # Errors
 /// apt-get that fails, with the end of what it said.
-pub(crate) fn packages(line: &Line) -> anyhow::Result<((), String)> {
+pub(crate) fn packages(more: &[(&str, &str)], line: &Line) -> anyhow::Result<((), String)> {
+    let all = PACKAGES.iter().chain(more);
     let missing: Vec<_> =
-        PACKAGES.iter().filter(|(_, program)| !on_path(program)).map(|(name, _)| *name).collect();
+        all.filter(|(_, program)| !on_path(program)).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(((), "all installed".to_owned()));
     }
@@ -76,6 +77,13 @@ pub(crate) fn packages(line: &Line) -> anyhow::Result<((), String)> {
     Ok(((), format!("installed {}", missing.join(", "))))
 }
 
+/// The cargo that runs us, in the repository.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    command
+}
+
 /// Builds the daemons, `ves-init` and `virtctl`.
 ///
 /// # Errors
@@ -84,9 +92,8 @@ pub(crate) fn build(line: &Line) -> anyhow::Result<((), String)> {
     if let Some(dir) = std::env::var_os("VES_BIN_DIR") {
         return Ok(((), format!("not built: VES_BIN_DIR is {}", Path::new(&dir).display())));
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(repository()).args(["build", "--release", "--color", "never"]);
+    let mut command = cargo();
+    command.args(["build", "--release", "--color", "never"]);
     for program in Service::ALL.into_iter().map(stack::program).chain(["ves-init", "virtctl"]) {
         command.args(["--package", program]);
     }

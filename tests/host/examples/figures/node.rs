@@ -1,0 +1,172 @@
+//! The node that is measured, through its public API only.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tonic::Request;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use ves_daemon::client::{Traced, channel};
+use ves_proto::common::{Limits, UbcValue};
+use ves_proto::coordinator::container_service_client::ContainerServiceClient;
+use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::template_service_client::TemplateServiceClient;
+use ves_proto::coordinator::{
+    ContainerSpec, ContainerState, CreateContainerRequest, DeleteContainerRequest,
+    GetContainerRequest, Operation, OperationState, StartContainerRequest, StopContainerRequest,
+    WatchOperationRequest,
+};
+use ves_proto::storage::ExportTemplateRequest;
+use ves_types::layout::{Layout, Service};
+
+use crate::PATIENCE;
+
+/// Connections to the daemons.
+#[derive(Debug)]
+pub(crate) struct Node {
+    coordinator: Traced,
+    service: Traced,
+}
+
+impl Node {
+    pub(crate) fn connect() -> Self {
+        let layout = Layout::default();
+        Self {
+            coordinator: channel(&layout.socket(Service::Coordinator)),
+            service: channel(&layout.socket(Service::Network)),
+        }
+    }
+
+    fn containers(&self) -> ContainerServiceClient<Traced> {
+        ContainerServiceClient::new(self.coordinator.clone())
+    }
+
+    /// Writes the template's archive to a file.
+    pub(crate) async fn export(&self, template: &str, to: &Path) -> anyhow::Result<()> {
+        let mut client = TemplateServiceClient::new(self.coordinator.clone());
+        let request = ExportTemplateRequest { name: template.to_owned() };
+        let mut pieces = client.export_template(request).await?.into_inner();
+        let mut file = std::fs::File::create(to)?;
+        while let Some(piece) = pieces.message().await? {
+            file.write_all(&piece.data)?;
+        }
+        Ok(())
+    }
+
+    fn spec(template: &str, init: &[&str], address: bool) -> ContainerSpec {
+        let value = UbcValue { barrier: 100, limit: 100 };
+        ContainerSpec {
+            template: template.to_owned(),
+            disk_bytes: 2 << 30,
+            init: init.iter().map(|word| (*word).to_owned()).collect(),
+            addresses: if address { vec!["198.51.100.241".to_owned()] } else { Vec::new() },
+            limits: Some(Limits {
+                ubc: [("numproc".to_owned(), value)].into(),
+                cpu_millicpus: Some(1000),
+                ..Limits::default()
+            }),
+            ..ContainerSpec::default()
+        }
+    }
+
+    /// A container whose init is `/bin/true`, with a link, an address and limits.
+    pub(crate) async fn create(&self, template: &str, address: bool) -> anyhow::Result<u32> {
+        let spec = Self::spec(template, &["/bin/true"], address);
+        let request = CreateContainerRequest { spec: Some(spec), ..Default::default() };
+        let operation = self.containers().create_container(request).await?.into_inner();
+        let done = self.done(operation).await?;
+        succeeded(&done)?;
+        Ok(done.ct)
+    }
+
+    /// The same, and how long it took.
+    pub(crate) async fn create_timed(&self, template: &str) -> anyhow::Result<(u32, Duration)> {
+        let begun = Instant::now();
+        let ct = self.create(template, false).await?;
+        Ok((ct, begun.elapsed()))
+    }
+
+    pub(crate) async fn mount(&self, ct: u32) -> anyhow::Result<()> {
+        let request =
+            StartContainerRequest { ct: ct.to_string(), mount_only: true, ..Default::default() };
+        let operation = self.containers().start_container(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    /// How long until init runs, and until its end is known.
+    pub(crate) async fn start_to_end(&self, ct: u32) -> anyhow::Result<(Duration, Duration)> {
+        let begun = Instant::now();
+        let request = StartContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let operation = self.containers().start_container(request).await?.into_inner();
+        self.done(operation).await?;
+        let ran = begun.elapsed();
+        loop {
+            let request = GetContainerRequest { ct: ct.to_string() };
+            let now = self.containers().get_container(request).await?.into_inner();
+            let state = now.state();
+            if state == ContainerState::Stopped || state == ContainerState::Mounted {
+                return Ok((ran, begun.elapsed()));
+            }
+            ensure!(begun.elapsed() < PATIENCE, "container {ct} is {state:?}: {}", now.problem);
+        }
+    }
+
+    pub(crate) async fn destroy(&self, ct: u32) -> anyhow::Result<()> {
+        let request = StopContainerRequest { ct: ct.to_string(), fast: true, ..Default::default() };
+        let operation = self.containers().stop_container(request).await;
+        if let Ok(operation) = operation {
+            self.done(operation.into_inner()).await?;
+        }
+        let request = DeleteContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let operation = self.containers().delete_container(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    pub(crate) async fn get(&self, ct: u32) -> anyhow::Result<Duration> {
+        let mut client = self.containers();
+        let begun = Instant::now();
+        client.get_container(GetContainerRequest { ct: ct.to_string() }).await?;
+        Ok(begun.elapsed())
+    }
+
+    pub(crate) async fn health_of_service(&self) -> anyhow::Result<Duration> {
+        health(&self.service, "ves.network.v1.NetworkService").await
+    }
+
+    pub(crate) async fn health_of_coordinator(&self) -> anyhow::Result<Duration> {
+        health(&self.coordinator, "ves.coordinator.v1.ContainerService").await
+    }
+
+    async fn done(&self, operation: Operation) -> anyhow::Result<Operation> {
+        if operation.state() != OperationState::Running {
+            return Ok(operation);
+        }
+        let mut client = OperationServiceClient::new(self.coordinator.clone());
+        let mut request = Request::new(WatchOperationRequest { id: operation.id.clone() });
+        request.set_timeout(PATIENCE);
+        let mut states = client.watch_operation(request).await?.into_inner();
+        while let Some(state) = states.message().await? {
+            if state.state() != OperationState::Running {
+                return Ok(state);
+            }
+        }
+        bail!("operation {} ({}) is watched no longer", operation.id, operation.kind)
+    }
+}
+
+fn succeeded(operation: &Operation) -> anyhow::Result<()> {
+    let why = operation.fault.as_ref().map_or("", |fault| &fault.message);
+    let (kind, ct, state) = (&operation.kind, operation.ct, operation.state());
+    ensure!(state == OperationState::Succeeded, "{kind} of {ct}: {state:?}: {why}");
+    Ok(())
+}
+
+async fn health(channel: &Traced, service: &str) -> anyhow::Result<Duration> {
+    let mut client = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let begun = Instant::now();
+    client.check(request).await.with_context(|| format!("health of {service}"))?;
+    Ok(begun.elapsed())
+}
