@@ -10,33 +10,15 @@
 )]
 
 mod bench;
+mod check;
 mod down;
+mod step;
+mod task;
+mod test;
+mod tidy;
+mod tool;
 mod up;
 
-use std::process::ExitCode;
-
-/// Builds, runs and checks Ves.
-#[derive(Debug, clap::Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
-enum Task {
-    /// Bring Ves up here: five daemons, a Debian template, container 101 with a web server
-    Up(up::Args),
-    /// Take away everything `up` made and prove that nothing is left
-    Down(down::Args),
-    /// Measure start latency, create time and hop cost, and print ratios
-    Bench(bench::Args),
-}
-
-fn main() -> ExitCode {
-    let done = match clap::Parser::parse() {
-        Task::Up(args) => up::run(&args),
-        Task::Down(args) => down::run(&args),
-        Task::Bench(args) => bench::run(&args),
-    };
-    done.map_or_else(|e| report(&e), |()| ExitCode::SUCCESS)
-}
-
-fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+fn main() -> std::process::ExitCode {
+    task::Task::run(clap::Parser::parse())
 }

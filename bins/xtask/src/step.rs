@@ -1,0 +1,134 @@
+//! A row of named steps: each is announced and timed, the first failure stops the row, and a table
+//! at the end says what was done, skipped and not reached.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How a step ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done; what is worth saying about it, or nothing.
+    Done(String),
+    /// Done but for a part, and why.
+    Partly(String),
+    /// Left out, and why.
+    Skipped(String),
+}
+
+/// One step.
+pub(crate) struct Step {
+    /// The word by which `--only` names it.
+    pub(crate) name: &'static str,
+    /// What it does, for people.
+    pub(crate) what: &'static str,
+    /// Does it.
+    pub(crate) run: fn() -> Result<Outcome>,
+}
+
+/// Runs the steps whose names are in `only` (all, where that is empty); `command` is what to type
+/// again.
+///
+/// # Errors
+/// An unknown name in `only`; the first step that failed.
+pub(crate) fn run(command: &str, steps: &[Step], only: &[String]) -> Result<()> {
+    if let Some(unknown) = only.iter().find(|name| steps.iter().all(|s| s.name != **name)) {
+        let names: Vec<_> = steps.iter().map(|s| s.name).collect();
+        bail!("there is no step {unknown:?}; the steps are {}", names.join(", "));
+    }
+    let wanted = |step: &&Step| only.is_empty() || only.iter().any(|name| name == step.name);
+    let steps: Vec<_> = steps.iter().filter(wanted).collect();
+    let mut done = Vec::new();
+    for (n, step) in steps.iter().enumerate() {
+        println!("── {}/{} {}: {}", n + 1, steps.len(), step.name, step.what);
+        let begin = Instant::now();
+        let outcome = (step.run)();
+        let took = begin.elapsed();
+        let failed = outcome.as_ref().err().map(|e| format!("{e:#}"));
+        done.push((step.name, took, outcome.map_err(|e| format!("{e:#}"))));
+        if let Some(why) = failed {
+            let left: Vec<_> = steps.iter().skip(n + 1).map(|s| s.name).collect();
+            println!("\n{}", table(&done, &left));
+            bail!(
+                "{}: {why}\nrun only this step again with `{command} --only {}`",
+                step.name,
+                step.name
+            );
+        }
+    }
+    println!("\n{}", table(&done, &[]));
+    Ok(())
+}
+
+type Row = (&'static str, Duration, Result<Outcome, String>);
+
+fn table(done: &[Row], left: &[&str]) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, took: &str, word: &str, note: &str| {
+        // Writing to a string cannot fail.
+        writeln!(text, "{}", format!("{name:<10} {took:>8}  {word:<8} {note}").trim_end()).ok();
+    };
+    for (name, took, outcome) in done {
+        let took = format!("{:.1} s", took.as_secs_f64());
+        let (word, note) = match outcome {
+            Ok(Outcome::Done(note)) => ("ok", note.as_str()),
+            Ok(Outcome::Partly(why)) => ("partly", why.as_str()),
+            Ok(Outcome::Skipped(why)) => ("skipped", why.as_str()),
+            Err(why) => ("FAILED", why.lines().next().unwrap_or_default()),
+        };
+        line(name, &took, word, note);
+    }
+    for name in left {
+        line(name, "", "not run", "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Result<Outcome> {
+        Ok(Outcome::Done("3 files".to_owned()))
+    }
+    fn bad() -> Result<Outcome> {
+        bail!("it broke")
+    }
+
+    const STEPS: [Step; 3] = [
+        Step { name: "one", what: "first", run: good },
+        Step { name: "two", what: "second", run: bad },
+        Step { name: "three", what: "third", run: good },
+    ];
+
+    #[test]
+    fn the_first_failure_stops_and_says_how_to_go_on() {
+        let error = run("cargo xtask check", &STEPS, &[]).expect_err("two fails");
+        let text = error.to_string();
+        assert!(text.contains("two: it broke"), "{text}");
+        assert!(text.contains("cargo xtask check --only two"), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_named_runs() {
+        run("x", &STEPS, &["one".to_owned(), "three".to_owned()]).expect("both are good");
+        let error = run("x", &STEPS, &["four".to_owned()]).expect_err("unknown");
+        assert!(error.to_string().contains("one, two, three"), "{error}");
+    }
+
+    #[test]
+    fn the_table_names_all() {
+        let second = Duration::from_secs(1);
+        let rows = [
+            ("one", second, Ok(Outcome::Done("3 files".to_owned()))),
+            ("two", second, Ok(Outcome::Skipped("no network".to_owned()))),
+        ];
+        assert_eq!(
+            table(&rows, &["three"]),
+            "one           1.0 s  ok       3 files\n\
+             two           1.0 s  skipped  no network\n\
+             three                not run\n"
+        );
+    }
+}

@@ -1,0 +1,44 @@
+//! The command line of xtask.
+
+use std::process::ExitCode;
+
+use crate::{bench, check, down, test, tidy, tool, up};
+
+/// Builds, runs and checks Ves.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) enum Task {
+    /// Bring Ves up here: five daemons, a Debian template, container 101 with a web server
+    Up(up::Args),
+    /// Take away everything `up` made and prove that nothing is left
+    Down(down::Args),
+    /// What a change must pass: format, lints, tests without root, documents, tidiness, licences
+    Check(check::Args),
+    /// All tests: unit, laws, the system with fake hosts, and as root the real kernel
+    Test(test::Args),
+    /// Measure start latency, create time and hop cost, and print ratios
+    Bench(bench::Args),
+    /// The house rules that no other tool knows; also a step of `check`
+    Tidy,
+}
+
+impl Task {
+    /// Does it.
+    pub(crate) fn run(self) -> ExitCode {
+        let done = match self {
+            Self::Up(args) => up::run(&args),
+            Self::Down(args) => down::run(&args),
+            Self::Check(args) => check::run(&args),
+            Self::Test(args) => test::run(&args),
+            Self::Bench(args) => bench::run(&args),
+            Self::Tidy => tidy::run(&tool::root()).map(|summary| println!("{summary}")),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

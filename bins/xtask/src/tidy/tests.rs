@@ -1,0 +1,224 @@
+//! That each rule can fail, and that what is right passes.
+
+use super::scan::{code, has_word, is_test, without_tests};
+use super::{File, Package, Problem, Rule, Tree, contract, package, source};
+
+fn tree(files: &[(&str, &str)]) -> Tree {
+    let file = |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
+    Tree { files: files.iter().map(file).collect(), packages: Vec::new() }
+}
+
+type Edge = (&'static str, &'static str);
+
+fn with(mut tree: Tree, packages: &[(&str, &str, &[Edge])]) -> Tree {
+    let package = |(name, dir, edges): &(&str, &str, &[Edge])| Package {
+        name: (*name).into(),
+        dir: (*dir).into(),
+        edges: edges.iter().map(|(to, kind)| ((*to).into(), *kind)).collect(),
+    };
+    tree.packages = packages.iter().map(package).collect();
+    tree
+}
+
+#[track_caller]
+fn good(rule: Rule, tree: &Tree) {
+    assert_eq!(rule(tree), [], "it holds");
+}
+
+#[track_caller]
+fn bad(rule: Rule, tree: &Tree, expected: &[&str]) {
+    let found: Vec<_> = rule(tree).iter().map(Problem::to_string).collect();
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{found:?} should contain {expected:?}");
+    }
+}
+
+#[test]
+fn edges_are_listed() {
+    let list = ("bins/xtask/edges.txt", "# comment\na -> b\na -> c (dev)\n");
+    let packages: &[(&str, &str, &[Edge])] = &[("a", "crates/a", &[("b", "normal"), ("c", "dev")])];
+    good(package::edges_listed, &with(tree(&[list]), packages));
+    let packages: &[(&str, &str, &[Edge])] =
+        &[("a", "crates/a", &[("b", "normal"), ("c", "normal")])];
+    bad(
+        package::edges_listed,
+        &with(tree(&[list]), packages),
+        &["`a -> c` is new", "`a -> c (dev)` is listed"],
+    );
+    bad(
+        package::edges_listed,
+        &tree(&[("bins/xtask/edges.txt", "b -> c\na -> b\n")]),
+        &["does not exist", "does not exist", "sorted"],
+    );
+    bad(package::edges_listed, &tree(&[]), &["missing"]);
+}
+
+#[test]
+fn the_unprivileged_do_not_reach_the_host() {
+    let through: &[(&str, &str, &[Edge])] = &[
+        ("virtctl", "bins/virtctl", &[("ves-daemon", "normal"), ("ves-host", "dev")]),
+        ("ves-daemon", "crates/ves-daemon", &[("ves-types", "normal")]),
+    ];
+    good(package::reach, &with(tree(&[]), through));
+    let through: &[(&str, &str, &[Edge])] = &[
+        ("virtctl", "bins/virtctl", &[("ves-daemon", "normal")]),
+        ("ves-daemon", "crates/ves-daemon", &[("ves-host", "normal")]),
+    ];
+    bad(package::reach, &with(tree(&[]), through), &["virtctl -> ves-daemon -> ves-host"]);
+}
+
+#[test]
+fn manifests_take_lints_and_versions_from_the_workspace() {
+    let one: &[(&str, &str, &[Edge])] = &[("a", "crates/a", &[])];
+    let text = "[lints]\nworkspace = true\n\n[dependencies]\n# why\nb.workspace = true\nc = { workspace = true, features = [\n    \"x\",\n] }\n\n[dev-dependencies]\na.workspace = true\n";
+    let fine = with(tree(&[("crates/a/Cargo.toml", text)]), one);
+    good(package::lints, &fine);
+    good(package::dependencies, &fine);
+    let text = "[dependencies]\nworkspace = true\nd.workspace = true\nc = \"1\"\n";
+    let wrong = with(tree(&[("crates/a/Cargo.toml", text)]), one);
+    bad(package::lints, &wrong, &["add `[lints]`"]);
+    let wrong = with(
+        tree(&[("crates/a/Cargo.toml", "[dependencies]\nd.workspace = true\nc = \"1\"\n")]),
+        one,
+    );
+    bad(package::dependencies, &wrong, &["c must be the workspace's", "c stands after d"]);
+}
+
+#[test]
+fn the_code_map_is_complete() {
+    let one: &[(&str, &str, &[Edge])] = &[("a", "crates/a", &[])];
+    let readme = |map: &str| {
+        with(
+            tree(&[("README.md", &format!("# x\n\n## Code map\n{map}\n\n## Next\n`crates/z`"))]),
+            one,
+        )
+    };
+    good(package::code_map, &readme("- `crates/a` – all, in `crates/a/src`"));
+    bad(
+        package::code_map,
+        &readme("- `crates/b`"),
+        &["lacks `crates/a`", "`crates/b`, which is no package"],
+    );
+    bad(package::code_map, &with(tree(&[("README.md", "# x")]), one), &["no section"]);
+    bad(package::code_map, &tree(&[]), &["missing"]);
+}
+
+#[test]
+fn files_begin_with_what_they_own_and_are_short() {
+    good(source::header, &tree(&[("crates/a/src/lib.rs", "//! Owns a.\n")]));
+    bad(source::header, &tree(&[("crates/a/src/lib.rs", "use b;\n")]), &["begin it"]);
+    let body = "\n".repeat(599);
+    let tests = format!("//! A.{body}\n#[cfg(test)]\nmod tests {{{body}}}\n");
+    good(source::length, &tree(&[("crates/a/src/lib.rs", &tests)]));
+    let long = format!("//! A.{body}\n\nfn a() {{}}\n");
+    bad(source::length, &tree(&[("crates/a/src/lib.rs", &long)]), &["602 lines"]);
+    good(source::length, &tree(&[("crates/a/tests/all.rs", &long)]));
+    good(source::main_length, &tree(&[("bins/a/src/main.rs", &"\n".repeat(40))]));
+    bad(source::main_length, &tree(&[("bins/a/src/main.rs", &"\n".repeat(41))]), &["40 lines"]);
+}
+
+#[test]
+fn planners_are_pure() {
+    let text = "//! Pure.\n// std::fs is not here\nuse std::net::IpAddr;\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
+    good(source::purity, &tree(&[("crates/a/src/plan.rs", text)]));
+    let text = "use std::time::SystemTime;\nuse tokio::fs;\n";
+    bad(source::purity, &tree(&[("crates/a/src/plan.rs", text)]), &["tokio", "SystemTime"]);
+    bad(source::purity, &tree(&[("crates/a/src/plan/node.rs", "use std::fs;")]), &["std::fs"]);
+    good(source::purity, &tree(&[("crates/a/src/host.rs", text)]));
+}
+
+#[test]
+fn unsafe_code_is_in_one_place() {
+    let text = "//! unsafe in a comment\n#![deny(unsafe_code)]\nconst A: &str = \"unsafe\";\n";
+    good(source::unsafe_code, &tree(&[("crates/a/src/lib.rs", text)]));
+    let text = "fn a() { unsafe { b() } }";
+    bad(source::unsafe_code, &tree(&[("crates/a/src/lib.rs", text)]), &["belongs in"]);
+    good(source::unsafe_code, &tree(&[("crates/ves-host/src/lib.rs", text)]));
+}
+
+#[test]
+fn nothing_is_left_undone_and_no_path_is_of_one_machine() {
+    let word = ["TO", "DO"].concat();
+    bad(source::undone, &tree(&[("a.md", &format!("x\n{word}: y\n"))]), &["a.md:2"]);
+    let debug = ["dbg", "!(x)"].concat();
+    bad(source::undone, &tree(&[("a.rs", &debug)]), &["debugging"]);
+    good(source::undone, &tree(&[("a.rs", "// a method\n")]));
+    let path = ["/wo", "rk/x"].concat();
+    bad(source::absolute, &tree(&[("a.md", &path)]), &["a.md:1"]);
+    good(source::absolute, &tree(&[("a.md", "/workspace/x")]));
+}
+
+#[test]
+fn calls_carry_no_paths() {
+    let proto = |field: &str| {
+        let text = format!(
+            "message XRequest {{\n  // A path.\n  {field} = 1;\n}}\nmessage X {{\n  string path = 1;\n}}\n"
+        );
+        tree(&[("proto/ves/storage/v1/storage.proto", &text)])
+    };
+    good(contract::no_paths, &proto("string template"));
+    good(contract::no_paths, &proto("optional uint64 device"));
+    bad(contract::no_paths, &proto("string backing_path"), &["XRequest.backing_path"]);
+    bad(contract::no_paths, &proto("repeated string devices"), &["XRequest.devices"]);
+}
+
+#[test]
+fn reasons_are_documented() {
+    let proto = |text: &str| tree(&[("proto/ves/common/v1/errors.proto", text)]);
+    good(contract::reasons, &proto("enum Reason {\n  // Never.\n  REASON_A = 0;\n}\n"));
+    bad(
+        contract::reasons,
+        &proto("enum Reason {\n  // Never.\n  REASON_A = 0;\n  REASON_B = 1;\n}\n"),
+        &["REASON_B"],
+    );
+    bad(contract::reasons, &tree(&[]), &["missing"]);
+}
+
+#[test]
+fn public_calls_are_tested() {
+    let proto = (
+        "proto/ves/coordinator/v1/coordinator.proto",
+        "service C {\n  // Gets.\n  rpc GetNode(A) returns (B);\n}\n",
+    );
+    good(contract::tested, &tree(&[proto, ("tests/sim/tests/a.rs", "client.get_node(x)")]));
+    bad(
+        contract::tested,
+        &tree(&[proto, ("tests/sim/tests/a.rs", "client.get_nodes(x)")]),
+        &["GetNode"],
+    );
+    bad(
+        contract::tested,
+        &tree(&[proto, ("tests/host/tests/a.rs", "client.get_node(x)")]),
+        &["GetNode"],
+    );
+}
+
+#[test]
+fn shell_parses() {
+    good(
+        contract::shell,
+        &tree(&[("README.md", "```sh\ncargo xtask up\n```\n```text\nif (\n```\n")]),
+    );
+    bad(
+        contract::shell,
+        &tree(&[("README.md", "x\n```sh\nif true; then\n```\n")]),
+        &["README.md:3"],
+    );
+    bad(contract::shell, &tree(&[("run.sh", "(")]), &["run.sh"]);
+}
+
+#[test]
+fn code_is_told_from_comments_strings_and_tests() {
+    let text = "a /* b /* c */ d */ e \"f\\\"g\" h r#\"i\"j\"# 'k' '\\'' l<'m> // n\no b\"p\" br\"q\" var\n";
+    let words: Vec<_> = code(text).split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["a", "e", "h", "l<'m>", "o", "b", "b", "var"]);
+    assert_eq!(code(text).lines().count(), text.lines().count());
+    assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\n}\n"), "a\n");
+    assert_eq!(
+        without_tests("a\n#[cfg(test)]\nmod tests;\nb\n"),
+        "a\n#[cfg(test)]\nmod tests;\nb\n"
+    );
+    assert!(has_word("std::fs::x", "std::fs") && !has_word("operand", "rand"));
+    assert!(is_test("crates/a/src/plan/tests.rs") && !is_test("tests/kit/src/lib.rs"));
+}

@@ -1,0 +1,270 @@
+//! Programs that xtask runs: finding them, installing what is missing, running them in the
+//! repository's root.
+//!
+//! What is installed beyond Debian's packages goes to `target/tools` and nowhere else.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The repository's root.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets it at run time too; the value of build time serves a program that was moved not.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+    Path::new(&here).ancestors().nth(2).unwrap_or_else(|| Path::new(".")).to_owned()
+}
+
+/// Whether this is a CI machine, where nothing may be skipped that could be had.
+pub(crate) fn ci() -> bool {
+    std::env::var_os("CI").is_some_and(|v| v == "true")
+}
+
+fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// Where programs are looked for: what was installed for this repository first.
+fn search_path() -> OsString {
+    let mut dirs =
+        vec![tools().join("bin"), tools().join("node_modules/.bin"), tools().join("python/bin")];
+    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    // Root's programs are not in everybody's path.
+    dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    std::env::join_paths(dirs).unwrap_or_default()
+}
+
+/// Where a program is, if anywhere.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path()).map(|dir| dir.join(program)).find(|p| p.is_file())
+}
+
+/// A command in the repository's root, with the tools in its path.
+pub(crate) fn command(program: &str, args: &[&str]) -> Command {
+    let program = find(program).map_or_else(|| program.into(), PathBuf::into_os_string);
+    let mut command = Command::new(program);
+    command.args(args).current_dir(root()).env("PATH", search_path()).stdin(Stdio::null());
+    command
+}
+
+/// Cargo as it was called, with its progress left to the terminal.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = command(&cargo, args);
+    // The package that is being run is no business of the ones that are built.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let mut words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
+    if let Some(name) = words.first_mut()
+        && let Some((_, last)) = name.rsplit_once('/')
+    {
+        *name = last.to_owned();
+    }
+    words.join(" ")
+}
+
+/// Runs it with its output on ours.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub(crate) fn run(mut command: Command) -> Result<()> {
+    let line = line_of(&command);
+    println!("$ {line}");
+    let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
+    ensure!(status.success(), "`{line}` failed ({status})");
+    Ok(())
+}
+
+/// Runs it without showing its output, which is in the error where it fails.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub(crate) fn quietly(mut command: Command) -> Result<String> {
+    let line = line_of(&command);
+    let out = command.output().with_context(|| format!("cannot start `{line}`"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    ensure!(out.status.success(), "`{line}` failed ({}): {}", out.status, text(&out.stderr));
+    Ok(text(&out.stdout))
+}
+
+/// Runs it, showing its output as it comes, and answers whether it succeeded and all its lines.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
+    let line = line_of(&command);
+    println!("$ {line}");
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    command.stdout(writer.try_clone().context("cannot share a pipe")?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("cannot start `{line}`"))?;
+    // It holds the writing ends; the pipe ends when the child and its children do.
+    drop(command);
+    let mut lines = Vec::new();
+    let mut out = std::io::stdout().lock();
+    for bytes in BufReader::new(reader).split(b'\n') {
+        let bytes = bytes.with_context(|| format!("cannot read what `{line}` prints"))?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        writeln!(out, "{text}").context("cannot print")?;
+        lines.push(text);
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
+    Ok((status.success(), lines))
+}
+
+/// Makes Debian packages be there. Of those that are, it does nothing; asking costs a tenth of a
+/// second.
+///
+/// # Errors
+/// Without root, or when `apt-get` fails.
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
+    let installed = |package: &&&str| {
+        let query = command("dpkg-query", &["-W", "-f", "${db:Status-Status}", package]);
+        quietly(query).is_ok_and(|status| status == "installed")
+    };
+    let missing: Vec<_> = packages.iter().filter(|p| !installed(p)).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    ensure!(is_root(), "missing Debian packages: run `apt-get install {list}` as root");
+    println!("installing Debian packages: {list}");
+    let lists = Path::new("/var/lib/apt/lists");
+    let fresh = std::fs::read_dir(lists).is_ok_and(|dir| dir.count() > 3);
+    let mut tries = vec![!fresh];
+    if fresh {
+        // The lists may be old; then they are fetched and it is tried once more.
+        tries.push(true);
+    }
+    let mut failure = None;
+    for update in tries {
+        let attempt = || -> Result<()> {
+            let apt = |args: &[&str]| {
+                let mut apt = command("apt-get", &["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]);
+                apt.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+                quietly(apt)
+            };
+            if update {
+                apt(&["update"])?;
+            }
+            apt(&[&["install", "--no-install-recommends"], missing.as_slice()].concat()).map(drop)
+        };
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(e) => failure = Some(e),
+        }
+    }
+    match failure {
+        Some(e) => Err(e.context(format!("cannot install {list}"))),
+        None => bail!("cannot install {list}"),
+    }
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// Makes a cargo subcommand be there, built from crates.io into `target/tools` where it is not.
+///
+/// # Errors
+/// When building it fails.
+pub(crate) fn cargo_tool(name: &str) -> Result<()> {
+    if find(name).is_some() {
+        return Ok(());
+    }
+    println!("{name} is not installed: building it into target/tools, once");
+    let dir = tools();
+    let build = dir.join("build");
+    let mut install = cargo(&["install", "--locked", name, "--root"]);
+    install.arg(&dir).arg("--target-dir").arg(&build);
+    // A tool that runs for seconds is not worth minutes of optimisation.
+    for (key, value) in [
+        ("OPT_LEVEL", "1"),
+        ("CODEGEN_UNITS", "16"),
+        ("DEBUG", "0"),
+        ("LTO", "off"),
+        ("STRIP", "true"),
+    ] {
+        install.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
+    }
+    run(install)?;
+    std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
+}
+
+/// Makes `buf` be there: from npm where that is, else from PyPI.
+///
+/// # Errors
+/// Why neither worked.
+pub(crate) fn buf() -> Result<()> {
+    if find("buf").is_some() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(tools()).context("cannot make target/tools")?;
+    let by_npm = || {
+        let mut npm = command("npm", &["install", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        npm.arg("--prefix").arg(tools()).arg("@bufbuild/buf");
+        quietly(npm)
+    };
+    let by_pip = || {
+        if find("python3").is_none()
+            || quietly(command("python3", &["-m", "ensurepip", "--version"])).is_err()
+        {
+            apt(&["python3-venv"])?;
+        }
+        let mut venv = command("python3", &["-m", "venv"]);
+        venv.arg(tools().join("python"));
+        quietly(venv)?;
+        let pip = tools().join("python/bin/pip");
+        let mut pip = command(&pip.to_string_lossy(), &["install", "--quiet"]);
+        pip.args(["--disable-pip-version-check", "--no-deps", "buf-bin"]);
+        quietly(pip)
+    };
+    let npm =
+        if find("npm").is_some() { by_npm() } else { Err(anyhow::anyhow!("npm is not installed")) };
+    if let Err(npm) = npm.and_then(|_| works())
+        && let Err(pip) = by_pip().and_then(|_| works())
+    {
+        bail!("buf cannot be had, neither from npm ({npm:#}) nor from PyPI ({pip:#})");
+    }
+    Ok(())
+}
+
+fn works() -> Result<String> {
+    quietly(command("buf", &["--version"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_workspace() {
+        assert!(root().join("Cargo.lock").is_file());
+    }
+
+    #[test]
+    fn all_lines_of_both_outputs_are_seen() {
+        let script = "echo one; echo two >&2; printf three; exit 3";
+        let (good, lines) = tee(command("sh", &["-c", script])).expect("it starts");
+        assert!(!good);
+        assert_eq!(lines, ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_failure_carries_the_error_output() {
+        let error = quietly(command("sh", &["-c", "echo no room >&2; exit 1"])).expect_err("fails");
+        assert!(error.to_string().contains("no room"), "{error}");
+    }
+}
