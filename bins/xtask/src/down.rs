@@ -54,8 +54,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Ok(((), format!("{ended} ended")))
     })?;
-    steps.step("sweep", remedy, |line| {
-        let swept = sweep::all(&layout, args.purge, line)?;
+    steps.step("sweep", remedy, |_| {
+        let swept = sweep::all(&layout, args.purge)?;
         let note =
             if swept.is_empty() { "nothing was left over".to_owned() } else { swept.join(", ") };
         Ok(((), note))

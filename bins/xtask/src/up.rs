@@ -112,11 +112,23 @@ pub(crate) fn ensure_node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyho
 
 /// All that must be there before the first container; `packages` are further ones.
 fn node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyhow::Result<()> {
+    programs(steps, packages)?;
+    daemons(steps)
+}
+
+/// Packages, release programs and the coordinator's account; hands back where the programs are.
+///
+/// # Errors
+/// The first step that failed.
+pub(crate) fn programs(
+    steps: &mut Steps,
+    packages: &[(&str, &str)],
+) -> anyhow::Result<std::path::PathBuf> {
     let remedy = "a Debian mirror must be reachable; or install what is named yourself";
     steps.step("packages", remedy, |line| machine::packages(packages, line))?;
     steps.step("build", "mend what cargo reports", machine::build)?;
     steps.step("account", "create the system user `ves` by hand", machine::user)?;
-    daemons(steps)
+    Ok(bin_dir())
 }
 
 fn daemons(steps: &mut Steps) -> anyhow::Result<()> {

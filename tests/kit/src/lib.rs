@@ -26,15 +26,18 @@ pub mod guard;
 pub mod http;
 pub mod inventory;
 pub mod need;
+pub mod node;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod rootfs;
 pub mod stack;
+pub mod sweep;
 pub mod wait;
 
 pub use guard::{LoopFile, MountGuard, Proc, TestId, TestLayout, run};
 pub use inventory::Inventory;
 pub use need::{Lack, check};
+pub use node::TestNode;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use rootfs::Rootfs;

@@ -5,7 +5,6 @@
 //! directories of their own. A daemon is recognised by its pid file (pid, start time and
 //! executable must all fit) or, where that is lost, by who listens on its socket: nothing here
 //! ever signals a process by name. What the daemons do for containers is no matter of this file.
-#![allow(clippy::disallowed_methods, reason = "the daemons are processes and must be spawned")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -1,22 +1,16 @@
 //! What belongs to Ves on a host, told by name, and its removal without any daemon.
 //!
 //! Everything is derived from the layout and the constants of `ves-types`; nothing of another name is
-//! touched. On a node that went down in order there is next to nothing to do.
+//! touched, nor what a test that runs beside us made.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use anyhow::{Context, ensure};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
+use ves_kit::sweep::{remove, run, sweep};
 use ves_types::address::{ROUTE_PROTOCOL, ROUTE_PROTOCOL_NAME};
 use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Layout, Service};
-
-use crate::up::Line;
 
 /// Where pinned BPF objects of ours are.
 const BPF: &str = "/sys/fs/bpf/ves";
@@ -26,15 +20,33 @@ const TESTS: std::ops::RangeInclusive<u32> = 9_000..=9_999;
 
 /// All of the host that belongs to this node's Ves and that `down` removes.
 pub(crate) fn inventory(layout: &Layout, purge: bool) -> Inventory {
-    let all = Inventory::take(layout);
-    let mine = |kind| all.of(kind).filter(|line| !is_a_tests(kind, line)).count();
-    // What containers share is left to a test that runs beside us, as long as it has a part of it.
-    let shared = [Kind::Cgroup, Kind::Nft].map(|kind| (kind, mine(kind) < all.of(kind).count()));
-    all.only(|kind, line| {
-        let parts_of_a_test = shared.contains(&(kind, true));
-        let whole = kind == Kind::Nft || line.ends_with(&format!("/{CGROUP_ROOT}"));
-        ours(layout, purge, kind, line) && !is_a_tests(kind, line) && !(parts_of_a_test && whole)
-    })
+    let mine = Mine::of(layout, purge);
+    Inventory::take(layout).only(|kind, line| mine.has(layout, kind, line))
+}
+
+/// What is this node's and no test's.
+struct Mine {
+    purge: bool,
+    /// A test that runs beside us has a part of what containers share.
+    shared_groups: bool,
+    shared_rules: bool,
+}
+
+impl Mine {
+    fn of(layout: &Layout, purge: bool) -> Self {
+        let all = Inventory::take(layout);
+        let shared = |kind| all.of(kind).any(|line| is_a_tests(kind, line));
+        Self { purge, shared_groups: shared(Kind::Cgroup), shared_rules: shared(Kind::Nft) }
+    }
+
+    fn has(&self, layout: &Layout, kind: Kind, line: &str) -> bool {
+        let shared = match kind {
+            Kind::Nft => self.shared_rules,
+            Kind::Cgroup => self.shared_groups && line.ends_with(&format!("/{CGROUP_ROOT}")),
+            _ => false,
+        };
+        ours(layout, self.purge, kind, line) && !is_a_tests(kind, line) && !shared
+    }
 }
 
 /// Whether a line is about a container of a test.
@@ -100,45 +112,12 @@ fn is_host_link(name: &str) -> bool {
 ///
 /// # Errors
 /// The first thing that resists.
-pub(crate) fn all(layout: &Layout, purge: bool, line: &Line) -> anyhow::Result<Vec<String>> {
-    let there = inventory(layout, purge);
-    let lines = |kind| there.of(kind).map(str::to_owned).collect::<Vec<_>>();
-    let mut swept = Vec::new();
-    let mut note = |count: usize, what: &str| {
-        if count > 0 {
-            swept.push(format!("{count} {what}"));
-        }
-    };
-
-    line.says("processes");
-    let groups: Vec<PathBuf> = lines(Kind::Cgroup).into_iter().map(PathBuf::from).collect();
-    note(processes(&groups, &lines(Kind::Process))?, "processes");
-
-    line.says("links");
-    for link in lines(Kind::Link) {
-        let name = link.split_whitespace().next().unwrap_or_default().to_owned();
-        // It may go by itself in this moment, with its network namespace; the proof has the last word.
-        run("ip", &["link", "delete", "dev", &name]).ok();
-    }
-    note(lines(Kind::Link).len(), "links");
-
-    line.says("mounts");
-    note(mounts(layout)?, "mounts");
-
-    line.says("loop devices");
-    for device in lines(Kind::Loop) {
-        let name = device.split_whitespace().next().unwrap_or_default();
-        // A device whose last mount went has detached itself.
-        run("losetup", &["--detach", &format!("/dev/{name}")]).ok();
-    }
-    note(lines(Kind::Loop).len(), "loop devices");
-
-    line.says("control groups");
-    note(cgroups(groups)?, "control groups");
-
-    if !lines(Kind::Nft).is_empty() {
+pub(crate) fn all(layout: &Layout, purge: bool) -> anyhow::Result<Vec<String>> {
+    let mine = Mine::of(layout, purge);
+    let mut swept = sweep(layout, &|kind, line| mine.has(layout, kind, line))?;
+    if inventory(layout, purge).of(Kind::Nft).next().is_some() {
         run("nft", &["delete", "table", "inet", "ves"])?;
-        note(1, "nftables table");
+        swept.push("the nftables table".to_owned());
     }
     remove(Path::new(BPF))?;
     remove(layout.run_dir())?;
@@ -153,119 +132,6 @@ pub(crate) fn all(layout: &Layout, purge: bool, line: &Line) -> anyhow::Result<V
         }
     }
     Ok(swept)
-}
-
-/// Kills what is in our control groups and what our programs run for this node.
-fn processes(groups: &[PathBuf], lines: &[String]) -> anyhow::Result<usize> {
-    let end = Instant::now() + Duration::from_secs(10);
-    let mut killed = 0;
-    loop {
-        let mut pids: Vec<i32> = lines
-            .iter()
-            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-            .filter(|pid| is_ours(*pid, lines))
-            .collect();
-        for group in groups {
-            let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        if pids.is_empty() {
-            return Ok(killed);
-        }
-        ensure!(Instant::now() < end, "the processes {pids:?} cannot be killed");
-        for pid in pids.into_iter().filter_map(Pid::from_raw) {
-            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
-                && pidfd_send_signal(&fd, Signal::KILL).is_ok()
-            {
-                killed += 1;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Whether the process is still the one that the inventory saw.
-fn is_ours(pid: i32, lines: &[String]) -> bool {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let args = read("cmdline").replace('\0', " ");
-    let now = format!("{pid} {} {}", read("comm").trim(), args.trim());
-    !args.is_empty() && lines.contains(&now)
-}
-
-/// Unmounts everything below our two directories, last mounted first.
-fn mounts(layout: &Layout) -> anyhow::Result<usize> {
-    let points = || {
-        let left = Inventory::take(layout)
-            .only(|kind, line| kind == Kind::Mount && ours(layout, true, kind, line));
-        let mut points: Vec<String> = left
-            .of(Kind::Mount)
-            .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
-            .collect();
-        // Deeper ones first.
-        points.sort_by_key(|point| std::cmp::Reverse(point.len()));
-        points
-    };
-    let count = points().len();
-    // Mounts can lie on each other; each round takes the uppermost.
-    for _ in 0..16 {
-        for point in points() {
-            if run("umount", &[&point]).is_err() {
-                run("umount", &["--lazy", &point])?;
-            }
-        }
-        if points().is_empty() {
-            break;
-        }
-    }
-    ensure!(points().is_empty(), "these stay mounted: {}", points().join(", "));
-    Ok(count)
-}
-
-fn cgroups(mut groups: Vec<PathBuf>) -> anyhow::Result<usize> {
-    let end = Instant::now() + Duration::from_secs(5);
-    let count = groups.len();
-    groups.sort_by_key(|path| std::cmp::Reverse(path.as_os_str().len()));
-    for group in groups {
-        loop {
-            match fs::remove_dir(&group) {
-                Ok(()) => break,
-                Err(e) if e.kind() == ErrorKind::NotFound => break,
-                // The last process is on its way out.
-                Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < end => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(e) => {
-                    return Err(e)
-                        .with_context(|| format!("remove the control group {}", group.display()));
-                }
-            }
-        }
-    }
-    Ok(count)
-}
-
-/// Removes a tree that holds no mount any more.
-fn remove(path: &Path) -> anyhow::Result<()> {
-    let what = || format!("remove {}", path.display());
-    let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other.with_context(what),
-    }
-}
-
-fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
-    let words = || format!("`{program} {}`", args.join(" "));
-    let out = Command::new(program).args(args).output().with_context(words)?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    ensure!(out.status.success(), "{} failed ({}): {}", words(), out.status, said.trim());
-    Ok(())
 }
 
 #[cfg(test)]

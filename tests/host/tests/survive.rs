@@ -1,0 +1,241 @@
+//! Every daemon may be killed at any time: requests are answered, sessions of other services go on,
+//! init, limits and routes stay, and work that was interrupted is finished.
+#![allow(clippy::disallowed_methods, reason = "it paces traffic, and waits with deadlines")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ves_kit::stack::{READY, program};
+use ves_kit::{Rootfs, TestNode, http, need, node, wait_until};
+use ves_types::CtId;
+use ves_types::layout::{self, Service};
+
+/// How often each daemon is killed.
+const ROUNDS: usize = 3;
+/// So many answers must come while a daemon is dead.
+const ANSWERS: u64 = 20;
+
+/// A busybox whose init keeps a web server running.
+fn web_rootfs() -> Rootfs {
+    let rootfs = Rootfs::busybox();
+    let inittab = rootfs.dir().join("etc/inittab");
+    let text = std::fs::read_to_string(&inittab).expect("it has one");
+    let server = "::respawn:/bin/httpd -f -p 80 -h /srv/www\n";
+    std::fs::write(inittab, text + server).expect("writable");
+    rootfs
+}
+
+#[test]
+fn daemons_die_under_traffic_and_nobody_notices() {
+    need!(node::node());
+    let node = TestNode::start();
+    node.template("web", &web_rootfs());
+    let ct = node.ct();
+    let addresses: [IpAddr; 2] = [node::ipv4(ct).into(), node::ipv6(ct).into()];
+    node.ok(&format!(
+        "create {ct} --ostemplate web --ipadd {} --ipadd {} --diskspace 64M --ram 128M \
+         --cpulimit 100 --numproc 60",
+        addresses[0], addresses[1]
+    ));
+    node.ok(&format!("start {ct}"));
+    for address in addresses {
+        http::get_within(address, Duration::from_secs(20)).expect("the web server answers");
+    }
+
+    let traffic = Traffic::default();
+    std::thread::scope(|scope| {
+        let _ends = StopAtEnd(&traffic);
+        for address in addresses {
+            let traffic = &traffic;
+            scope.spawn(move || traffic.ask(address));
+        }
+        let before = Facts::of(&node, ct);
+        for round in 0..ROUNDS {
+            for service in Service::ALL {
+                let mut session = Session::open(&node, ct);
+                session.echo("before");
+                assert!(node.stack().kill(service).expect("killed"), "it ran");
+                traffic.answers(ANSWERS, &format!("while {} is dead", program(service)));
+                if matches!(service, Service::Storage | Service::Network | Service::Resources) {
+                    session.echo("while another service is dead");
+                }
+                assert_eq!(Facts::of_host(ct), before.host, "with {} dead", program(service));
+                node.stack().start(service).expect("started again");
+                node.stack().wait_ready(service, READY).expect("listening again");
+                let now = Facts::of(&node, ct);
+                assert_eq!(now, before, "round {round}, after {}", program(service));
+                traffic.answers(ANSWERS, &format!("after {} came back", program(service)));
+            }
+        }
+    });
+    let lost = traffic.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let answered = traffic.answered.into_inner();
+    assert!(lost.is_empty(), "{} of {answered} requests were lost: {lost:?}", lost.len());
+    println!("{} kills, {answered} requests answered, none lost", ROUNDS * Service::ALL.len());
+}
+
+#[test]
+fn work_that_a_crash_interrupts_is_finished() {
+    need!(node::node());
+    let node = TestNode::start();
+    node.template("web", &web_rootfs());
+    for service in Service::ALL {
+        // A little later each time, so that the crash falls into different steps.
+        for pause in [0, 15, 40, 90] {
+            let ct = node.ct();
+            node.ok(&format!(
+                "create {ct} --ostemplate web --ipadd {} --diskspace 64M --numproc 60",
+                node::ipv4(ct)
+            ));
+            let mut start = node.virtctl();
+            start.args(["start", &ct.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let start = start.spawn().expect("virtctl starts");
+            std::thread::sleep(Duration::from_millis(pause));
+            node.stack().kill(service).expect("killed");
+            node.stack().start(service).expect("started again");
+            node.stack().wait_ready(service, READY).expect("listening again");
+            // Whether this very call learns of the end or is cut off, the work is done.
+            start.wait_with_output().expect("it ends");
+            let what = format!("{ct} runs though {} died after {pause} ms", program(service));
+            wait_until(Duration::from_secs(30), &what, || {
+                node.run(&format!("status {ct}"))
+                    .stdout
+                    .windows(7)
+                    .any(|seven| seven.eq_ignore_ascii_case(b"running"))
+            });
+            http::get_within(node::ipv4(ct).into(), Duration::from_secs(20)).expect("it answers");
+            node.ok(&format!("stop {ct} --fast"));
+            node.ok(&format!("destroy {ct}"));
+        }
+    }
+}
+
+/// Requests that never end, counted.
+#[derive(Debug, Default)]
+struct Traffic {
+    stop: AtomicBool,
+    answered: AtomicU64,
+    lost: Mutex<Vec<String>>,
+}
+
+impl Traffic {
+    fn ask(&self, address: IpAddr) {
+        while !self.stop.load(Ordering::Relaxed) {
+            match http::get(address, Duration::from_secs(5)) {
+                Ok(_) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(e) => {
+                    self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{e:#}"))
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for so many further answers.
+    #[track_caller]
+    fn answers(&self, count: u64, when: &str) {
+        let goal = self.answered.load(Ordering::Relaxed) + count;
+        wait_until(Duration::from_secs(20), &format!("{count} answers {when}"), || {
+            self.answered.load(Ordering::Relaxed) >= goal
+        });
+    }
+}
+
+struct StopAtEnd<'a>(&'a Traffic);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What must not change.
+#[derive(Debug, PartialEq, Eq)]
+struct Facts {
+    init: Option<u64>,
+    state: String,
+    limits: String,
+    host: HostFacts,
+}
+
+/// What can be seen without any daemon.
+#[derive(Debug, PartialEq, Eq)]
+struct HostFacts {
+    routes: String,
+    limits: Vec<(String, String)>,
+}
+
+impl Facts {
+    #[track_caller]
+    fn of(node: &TestNode, ct: CtId) -> Self {
+        let list = node.ok("list -a -o json");
+        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let row = list
+            .as_array()
+            .and_then(|rows| rows.iter().find(|row| row["ctid"].as_u64() == Some(ct.get().into())));
+        let row = row.expect("it is listed");
+        let resources = node.ok(&format!("resources {ct} -o csv --fields resource,barrier,limit"));
+        Self {
+            init: row["init_pid"].as_u64(),
+            state: row["status"].as_str().unwrap_or_default().to_owned(),
+            limits: resources,
+            host: Self::of_host(ct),
+        }
+    }
+
+    fn of_host(ct: CtId) -> HostFacts {
+        let link = layout::host_link(ct);
+        let routes = [["-4", "route"], ["-6", "route"]]
+            .map(|[family, object]| ves_kit::run("ip", &[family, object, "show", "dev", &link]));
+        let group = layout::cgroup(ct);
+        let limits = ["pids/{}/pids.max", "memory/{}/memory.limit_in_bytes", "{}/pids.max"]
+            .into_iter()
+            .map(|file| format!("/sys/fs/cgroup/{}", file.replace("{}", &group)))
+            .filter_map(|file| Some((file.clone(), std::fs::read_to_string(file).ok()?)))
+            .collect();
+        HostFacts { routes: routes.concat(), limits }
+    }
+}
+
+/// An exec session that stays open.
+struct Session {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Session {
+    #[track_caller]
+    fn open(node: &TestNode, ct: CtId) -> Self {
+        let mut command = node.virtctl();
+        command.args(["exec", &ct.to_string(), "cat"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("virtctl starts");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, input, output }
+    }
+
+    #[track_caller]
+    fn echo(&mut self, text: &str) {
+        writeln!(self.input, "{text}").expect("the session takes input");
+        self.input.flush().expect("the session takes input");
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the session answers");
+        assert_eq!(line.trim_end(), text);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
