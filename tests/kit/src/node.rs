@@ -70,7 +70,12 @@ impl TestNode {
         let dir = TestLayout::new();
         // The coordinator's user must get through to its socket.
         run("chmod", &["0755", dir.dir().to_str().expect("test paths are text")]);
-        let mut stack = Stack::new(dir.layout().clone(), bin_dir(), dir.dir().join("logs"));
+        let configs = dir.dir().join("etc");
+        std::fs::create_dir(&configs).expect("a directory for configuration");
+        std::fs::write(configs.join("storage.toml"), "[service]\npool_bytes = 4294967296\n")
+            .expect("a small pool");
+        let stack = Stack::new(dir.layout().clone(), bin_dir(), dir.dir().join("logs"));
+        let mut stack = stack.with_configs(configs);
         stack.prepare().expect("directories for the daemons");
         let node = Self { stack, ids: Mutex::default(), dir };
         node.stack.start_all().expect("five daemons");
@@ -167,6 +172,26 @@ impl TestNode {
         }
     }
 
+    /// Takes back what the node changed for all containers of the machine, where there are no others.
+    fn tear_down(&self) {
+        let all = Inventory::take(self.layout());
+        let elements = all.of(Kind::Nft).any(|line| {
+            line.starts_with("table inet ves")
+                && line.contains("elements")
+                && !self.owns(Kind::Nft, line)
+        });
+        let other = stack::listener(&Layout::default().socket(Service::Network)).is_some();
+        if elements || other {
+            return;
+        }
+        let mut networkd = Command::new(bin_dir().join(stack::program(Service::Network)));
+        networkd.arg("--teardown").arg("--run-dir").arg(self.layout().run_dir());
+        match networkd.output() {
+            Ok(out) if out.status.success() => {}
+            other => eprintln!("not torn down: {other:?}"),
+        }
+    }
+
     /// What the host has of this node.
     pub fn inventory(&self) -> Inventory {
         Inventory::take(self.layout()).only(|kind, line| self.owns(kind, line))
@@ -210,6 +235,7 @@ impl Drop for TestNode {
                 eprintln!("{e:#}");
             }
         }
+        self.tear_down();
         let mine = |kind, line: &str| kind != Kind::Descriptors && self.owns(kind, line);
         match sweep::sweep(self.layout(), &mine) {
             Ok(swept) if swept.is_empty() => {}

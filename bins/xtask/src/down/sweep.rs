@@ -8,9 +8,12 @@ use std::path::Path;
 
 use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
+use ves_kit::stack::program;
 use ves_kit::sweep::{remove, run, sweep};
 use ves_types::address::{ROUTE_PROTOCOL, ROUTE_PROTOCOL_NAME};
 use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Layout, Service};
+
+use crate::up::bin_dir;
 
 /// Where pinned BPF objects of ours are.
 const BPF: &str = "/sys/fs/bpf/ves";
@@ -115,6 +118,12 @@ fn is_host_link(name: &str) -> bool {
 pub(crate) fn all(layout: &Layout, purge: bool) -> anyhow::Result<Vec<String>> {
     let mine = Mine::of(layout, purge);
     let mut swept = sweep(layout, &|kind, line| mine.has(layout, kind, line))?;
+    let networkd = bin_dir().join(program(Service::Network));
+    if !mine.shared_rules && layout.run_dir().is_dir() && networkd.is_file() {
+        // It knows which settings of the kernel it changed, and what they were.
+        let run_dir = layout.run_dir().display().to_string();
+        run(&networkd.display().to_string(), &["--teardown", "--run-dir", &run_dir])?;
+    }
     if inventory(layout, purge).of(Kind::Nft).next().is_some() {
         run("nft", &["delete", "table", "inet", "ves"])?;
         swept.push("the nftables table".to_owned());
