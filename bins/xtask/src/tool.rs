@@ -176,6 +176,9 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
+/// The versions of cargo subcommands that are built where the machine has none.
+const CARGO_TOOLS: [(&str, &str); 2] = [("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.143")];
+
 /// Makes a cargo subcommand be there, built from crates.io into `target/tools` where it is not.
 ///
 /// # Errors
@@ -187,7 +190,8 @@ pub(crate) fn cargo_tool(name: &str) -> Result<()> {
     println!("{name} is not installed: building it into target/tools, once");
     let dir = tools();
     let build = dir.join("build");
-    let mut install = cargo(&["install", "--locked", name, "--root"]);
+    let version = CARGO_TOOLS.iter().find(|(n, _)| *n == name).map_or("*", |(_, version)| version);
+    let mut install = cargo(&["install", "--locked", name, "--version", version, "--root"]);
     install.arg(&dir).arg("--target-dir").arg(&build);
     // A tool that runs for seconds is not worth minutes of optimisation.
     for (key, value) in [

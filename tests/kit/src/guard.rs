@@ -196,6 +196,26 @@ impl Drop for LoopFile {
     }
 }
 
+/// A command that is run when this goes, whatever its outcome.
+#[derive(Debug)]
+pub struct Undo {
+    program: String,
+    args: Vec<String>,
+}
+
+impl Undo {
+    /// Will run this.
+    pub fn by(program: &str, args: &[&str]) -> Self {
+        Self { program: program.to_owned(), args: args.iter().map(|a| (*a).to_owned()).collect() }
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        attempt(&self.program, &self.args.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
 /// A process that is killed and reaped when this goes.
 #[derive(Debug)]
 pub struct Proc(Child);

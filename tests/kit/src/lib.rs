@@ -34,7 +34,7 @@ pub mod stack;
 pub mod sweep;
 pub mod wait;
 
-pub use guard::{LoopFile, MountGuard, Proc, TestId, TestLayout, run};
+pub use guard::{LoopFile, MountGuard, Proc, TestId, TestLayout, Undo, run};
 pub use inventory::Inventory;
 pub use need::{Lack, check};
 pub use node::TestNode;
