@@ -1,3 +1,14 @@
-//! The network daemon.
+//! The network daemon; with `--teardown` it takes the node's firewall base and settings back.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match ves_network::teardown_asked(std::env::args().skip(1)) {
+        Some(done) => done,
+        None => ves_daemon::run(
+            ves_types::layout::Service::Network,
+            ves_network::CAPABILITIES,
+            ves_network::build,
+        ),
+    }
+}

@@ -1,1 +1,453 @@
-//! Links, addresses, routes and neighbours over rtnetlink, also in another network namespace.
+//! Netlink: the message codec and a blocking socket, in this or another network namespace.
+//!
+//! Owns framing, attributes, acknowledgements and dumps; [`route`] speaks rtnetlink over it and
+//! [`crate::nft`] nf_tables. Attributes that are not asked for are skipped, never decoded, so an
+//! exotic link of the host cannot break a dump. Never here: a setns of the caller's thread.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+use crate::error::{Attempt, HostError};
+
+pub mod route;
+
+const HEADER: usize = 16;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// Asks for an acknowledgement.
+pub const ACK: u16 = 0x4;
+/// Asks for everything.
+pub const DUMP: u16 = 0x300;
+/// Makes the object where it is absent.
+pub const CREATE: u16 = 0x400;
+/// Fails where the object exists.
+pub const EXCLUSIVE: u16 = 0x200;
+/// Takes the place of an object that exists.
+pub const REPLACE: u16 = 0x100;
+/// `f_type` of a file system whose files are namespaces.
+pub const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+const REQUEST: u16 = 0x1;
+const INTERRUPTED: u16 = 0x10;
+const ACK_HAS_TLVS: u16 = 0x200;
+
+/// How long the kernel may take for one answer; it holds one lock for all links of the machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a dump is begun again when the tables change under it.
+const DUMP_ATTEMPTS: usize = 16;
+
+/// A subsystem of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Links, addresses, routes, neighbours.
+    Route,
+    /// nf_tables.
+    Netfilter,
+}
+
+/// A message being written: header, fixed part, attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    /// A message of this kind with its fixed part.
+    pub fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
+        let mut bytes = vec![0; HEADER];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
+        bytes.extend_from_slice(fixed);
+        let mut message = Self { bytes };
+        message.pad();
+        message
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// One more attribute.
+    pub fn attr(&mut self, kind: u16, payload: &[u8]) -> &mut Self {
+        // An attribute too long for its length field is refused by the kernel as malformed.
+        let len = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(payload);
+        self.pad();
+        self
+    }
+
+    /// One more attribute that is a text with its final zero.
+    pub fn attr_text(&mut self, kind: u16, text: &str) -> &mut Self {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.attr(kind, &bytes)
+    }
+
+    /// One more attribute that holds what `inner` writes: attributes, or a fixed part before them.
+    pub fn nest(&mut self, kind: u16, inner: impl FnOnce(&mut Self)) -> &mut Self {
+        let begin = self.bytes.len();
+        self.attr(kind | 0x8000, &[]);
+        inner(self);
+        let len = u16::try_from(self.bytes.len() - begin).unwrap_or(u16::MAX);
+        self.bytes[begin..begin + 2].copy_from_slice(&len.to_ne_bytes());
+        self
+    }
+
+    /// Bytes that are no attribute.
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        self.pad();
+        self
+    }
+
+    /// What is behind the header: fixed part and attributes.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[HEADER..]
+    }
+
+    fn finish(&mut self, sequence: u32) {
+        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
+        self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+/// A message that was received, without its header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The message's kind.
+    pub kind: u16,
+    /// Fixed part and attributes.
+    pub payload: Vec<u8>,
+}
+
+/// An attribute that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attribute<'a> {
+    /// Its kind, without the flag bits.
+    pub kind: u16,
+    /// Its value.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Attribute<'a> {
+    /// A number in the machine's byte order; 0 where the value is shorter.
+    pub fn number(&self) -> u32 {
+        self.payload.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b))
+    }
+    /// A number in network byte order; 0 where the value is shorter.
+    pub fn be64(&self) -> u64 {
+        self.payload.first_chunk().map_or(0, |b| u64::from_be_bytes(*b))
+    }
+    /// A text up to its first zero.
+    pub fn text(&self) -> String {
+        let end = self.payload.iter().position(|b| *b == 0).unwrap_or(self.payload.len());
+        String::from_utf8_lossy(&self.payload[..end]).into_owned()
+    }
+    /// The attributes inside.
+    pub fn nested(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
+        attributes(self.payload)
+    }
+}
+
+/// The attributes in `bytes`; ends at the first that is malformed.
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (head, _) = rest.split_first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & 0x3fff;
+        let payload = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(Attribute { kind, payload })
+    })
+}
+
+/// One framed message of a datagram.
+struct Frame<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+/// The messages of a datagram; ends at the first that is malformed.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (head, _) = rest.split_first_chunk::<HEADER>()?;
+        let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *head;
+        let len = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
+        let payload = rest.get(HEADER..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(Frame {
+            kind: u16::from_ne_bytes([k0, k1]),
+            flags: u16::from_ne_bytes([f0, f1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            payload,
+        })
+    })
+}
+
+/// What the kernel answered instead of success: its error number and, where it gave one, its words.
+fn refusal(frame: &Frame<'_>) -> Option<(Errno, Option<String>)> {
+    let code = frame.payload.first_chunk().map(|b| i32::from_ne_bytes(*b)).unwrap_or_default();
+    if code == 0 {
+        return None;
+    }
+    let mut words = None;
+    if frame.kind == ERROR && frame.flags & ACK_HAS_TLVS != 0 {
+        // With NETLINK_CAP_ACK only the header of the request is repeated before the attributes.
+        let inner = frame.payload.get(4 + HEADER..).unwrap_or_default();
+        words = attributes(inner).find(|a| a.kind == 1).map(|a| a.text());
+    }
+    Some((Errno::from_raw_os_error(code.saturating_abs()), words))
+}
+
+/// A blocking netlink socket. It belongs to the network namespace it was opened in and keeps that
+/// alive, so it is held no longer than one task.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn open(protocol: Protocol) -> Result<Self, HostError> {
+        let what = || format!("open a netlink socket for {protocol:?}");
+        let number = match protocol {
+            Protocol::Route => None, // Number 0.
+            Protocol::Netfilter => Some(rustix::net::netlink::NETFILTER),
+        };
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            number,
+        )
+        .attempt(what)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).attempt(what)?;
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).attempt(what)?;
+        for option in
+            [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK]
+        {
+            enable(fd.as_fd(), option).attempt(what)?;
+        }
+        Ok(Self { fd, sequence: 0, buffer: vec![0; 64 * 1024] })
+    }
+
+    /// Opens a socket in another network namespace, on a thread made for that.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`]; `EINVAL` where the file is no network namespace.
+    pub fn open_in(netns: BorrowedFd<'_>, protocol: Protocol) -> Result<Self, HostError> {
+        let enter_and_open = || {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+                .attempt(|| "enter a network namespace".to_owned())?;
+            Self::open(protocol)
+        };
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("netns".to_owned())
+                .stack_size(64 * 1024)
+                .spawn_scoped(scope, enter_and_open)
+                .attempt(|| "start a thread".to_owned())?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn next(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.sequence
+    }
+
+    fn send(&self, bytes: &[u8], what: &str) -> Result<(), HostError> {
+        rustix::net::send(&self.fd, bytes, SendFlags::empty()).attempt(|| what.to_owned())?;
+        Ok(())
+    }
+
+    fn receive(&mut self, what: &str) -> Result<usize, HostError> {
+        loop {
+            match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC) {
+                Err(Errno::INTR) => {}
+                Ok((_, whole)) if whole > self.buffer.len() => {
+                    return Err(Errno::MSGSIZE).attempt(|| what.to_owned());
+                }
+                other => return other.map(|(read, _)| read).attempt(|| what.to_owned()),
+            }
+        }
+    }
+
+    /// Sends one request and waits until the kernel did or refused it. What it answered besides is
+    /// returned. `what` says what is attempted.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`] with the kernel's number, its words after `what`.
+    pub fn ask(&mut self, message: Message, what: &str) -> Result<Vec<Reply>, HostError> {
+        self.transact(vec![message], what)
+    }
+
+    /// Sends requests in one datagram, as nf_tables wants a transaction; returns when the last of
+    /// them that asked for an acknowledgement has it.
+    ///
+    /// # Errors
+    /// That of the first that was refused.
+    pub fn transact(
+        &mut self,
+        mut messages: Vec<Message>,
+        what: &str,
+    ) -> Result<Vec<Reply>, HostError> {
+        let mut bytes = Vec::new();
+        let mut open = std::collections::BTreeSet::new();
+        for message in &mut messages {
+            let sequence = self.next();
+            message.finish(sequence);
+            let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]);
+            if flags & ACK != 0 {
+                open.insert(sequence);
+            }
+            bytes.extend_from_slice(&message.bytes);
+        }
+        let first = self.sequence.wrapping_sub(u32::try_from(messages.len()).unwrap_or(u32::MAX));
+        self.send(&bytes, what)?;
+        let mut replies = Vec::new();
+        while !open.is_empty() {
+            let len = self.receive(what)?;
+            for frame in frames(&self.buffer[..len]) {
+                if frame.sequence <= first {
+                    continue; // The rest of an earlier, failed exchange.
+                }
+                if frame.kind == ERROR {
+                    if let Some((errno, words)) = refusal(&frame) {
+                        return Err(errno).attempt(|| said(what, words));
+                    }
+                    open.remove(&frame.sequence);
+                } else {
+                    replies.push(Reply { kind: frame.kind, payload: frame.payload.to_vec() });
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Sends a dump request and returns everything; begins again while the tables change under it.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn dump(&mut self, mut message: Message, what: &str) -> Result<Vec<Reply>, HostError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.next();
+            message.finish(sequence);
+            self.send(&message.bytes, what)?;
+            if let Some(replies) = self.collect(sequence, what)? {
+                return Ok(replies);
+            }
+        }
+        Err(Errno::INTR).attempt(|| format!("{what}: it changes faster than it can be read"))
+    }
+
+    /// One dump; `None` where it was interrupted by a change.
+    fn collect(&mut self, sequence: u32, what: &str) -> Result<Option<Vec<Reply>>, HostError> {
+        let (mut replies, mut whole) = (Vec::new(), true);
+        loop {
+            let len = self.receive(what)?;
+            for frame in frames(&self.buffer[..len]).filter(|f| f.sequence == sequence) {
+                whole &= frame.flags & INTERRUPTED == 0;
+                match (frame.kind, refusal(&frame)) {
+                    (ERROR | DONE, Some((Errno::INTR, _))) => return Ok(None),
+                    (ERROR | DONE, Some((errno, words))) => {
+                        return Err(errno).attempt(|| said(what, words));
+                    }
+                    (DONE, None) => return Ok(whole.then_some(replies)),
+                    (ERROR, None) => {}
+                    (kind, _) => replies.push(Reply { kind, payload: frame.payload.to_vec() }),
+                }
+            }
+        }
+    }
+}
+
+fn said(what: &str, words: Option<String>) -> String {
+    match words {
+        Some(words) => format!("{what} ({words})"),
+        None => what.to_owned(),
+    }
+}
+
+#[allow(unsafe_code, reason = "these options of netlink sockets have no safe wrapper")]
+fn enable(fd: BorrowedFd<'_>, option: libc::c_int) -> Result<(), std::io::Error> {
+    let on: libc::c_int = 1;
+    let len = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
+    // SAFETY: the descriptor is open, and the kernel reads `len` bytes of `on`, which outlives the
+    // call.
+    let status = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), len)
+    };
+    if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_as_they_were_written() {
+        let mut message = Message::new(1, ACK, &[7; 4]);
+        message.attr(1, &[1, 2, 3]).attr_text(2, "ves101").nest(3, |m| {
+            m.attr(4, &5_u32.to_ne_bytes());
+        });
+        message.finish(9);
+        let frame = frames(&message.bytes).next().expect("a whole message");
+        assert_eq!((frame.kind, frame.flags, frame.sequence), (1, ACK | REQUEST, 9));
+        let found: Vec<_> = attributes(&frame.payload[4..]).collect();
+        assert_eq!(found[0].payload, [1, 2, 3]);
+        assert_eq!(found[1].text(), "ves101");
+        assert_eq!(found[2].nested().next().map(|a| (a.kind, a.number())), Some((4, 5)));
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn no_bytes_make_the_readers_fail() {
+        let mut message = Message::new(16, 0, &[0; 16]);
+        message.attr(1, &[0; 30]).nest(2, |m| {
+            m.attr_text(3, "x");
+        });
+        message.finish(1);
+        for len in 0..message.bytes.len() {
+            for place in 0..len {
+                let mut bytes = message.bytes[..len].to_vec();
+                bytes[place] = bytes[place].wrapping_add(127);
+                for frame in frames(&bytes) {
+                    for attribute in attributes(frame.payload) {
+                        attribute.nested().for_each(|a| {
+                            a.text();
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_says_why_it_refuses() {
+        let mut socket = Socket::open(Protocol::Route).expect("a socket");
+        // RTM_GETLINK for a link that does not exist.
+        let mut message = Message::new(18, ACK, &[0; 16]);
+        message.attr_text(3, "no-such-link");
+        let error = socket.ask(message, "read link no-such-link").expect_err("no such link");
+        assert!(error.is(Errno::NODEV), "{error}");
+    }
+}

@@ -1,0 +1,140 @@
+//! The gRPC face: parse, call, render. No decisions.
+
+use std::collections::BTreeSet;
+
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use ves_daemon::{Policy, Role};
+use ves_proto::convert::{parse_ct, parse_fence};
+use ves_proto::network::network_service_server::{NetworkService, NetworkServiceServer};
+use ves_proto::{Fault, Reason, network as pb};
+use ves_types::CtAddress;
+use ves_types::layout::host_link;
+
+use crate::plan::Desired;
+use crate::service::{Interface, Service};
+
+/// Full names of the gRPC services.
+pub const SERVICES: &[&str] = &["ves.network.v1.NetworkService"];
+
+const COORDINATOR: &[Role] = &[Role::Coordinator, Role::Root];
+
+/// Who may call what.
+pub const POLICY: Policy = &[
+    ("/ves.network.v1.NetworkService/EnsureInterface", COORDINATOR),
+    ("/ves.network.v1.NetworkService/RemoveInterface", COORDINATOR),
+    ("/ves.network.v1.NetworkService/GetInterface", COORDINATOR),
+    ("/ves.network.v1.NetworkService/ListInterfaces", COORDINATOR),
+];
+
+/// More addresses than this are an error of the caller.
+const ADDRESSES_MAX: usize = 1024;
+
+/// The routes of a service.
+pub fn routes(service: Service) -> Routes {
+    Routes::new(NetworkServiceServer::new(Api { service }))
+}
+
+struct Api {
+    service: Service,
+}
+
+fn parse_spec(spec: Option<pb::InterfaceSpec>) -> Result<Desired, Fault> {
+    let pb::InterfaceSpec { addresses } = spec.ok_or_else(|| Fault::missing("spec"))?;
+    let bad = |why: String| Fault::new(Reason::BadValue, why).fact("field", "spec.addresses");
+    if addresses.len() > ADDRESSES_MAX {
+        return Err(bad(format!("a container has at most {ADDRESSES_MAX} addresses")));
+    }
+    let mut parsed: Vec<CtAddress> = Vec::with_capacity(addresses.len());
+    let mut seen = BTreeSet::new();
+    for address in &addresses {
+        let address =
+            address.parse::<CtAddress>().map_err(|e| Fault::bad_value("spec.addresses", &e))?;
+        if !seen.insert(address) {
+            return Err(bad(format!("address {address} is given twice")));
+        }
+        parsed.push(address);
+    }
+    Ok(Desired { addresses: parsed })
+}
+
+fn render(interface: Interface) -> pb::Interface {
+    let Interface { ct, generation, addresses, traffic, spoofed } = interface;
+    pb::Interface {
+        ct: ct.get(),
+        generation: generation.0,
+        host_link: host_link(ct),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        bytes_out: traffic.rx_bytes,
+        bytes_in: traffic.tx_bytes,
+        packets_out: traffic.rx_packets,
+        packets_in: traffic.tx_packets,
+        spoofed_packets: spoofed,
+    }
+}
+
+#[tonic::async_trait]
+impl NetworkService for Api {
+    async fn ensure_interface(
+        &self,
+        request: Request<pb::EnsureInterfaceRequest>,
+    ) -> Result<Response<pb::Interface>, Status> {
+        let pb::EnsureInterfaceRequest { fence, spec } = request.into_inner();
+        let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
+        Ok(Response::new(render(self.service.ensure(fence, desired).await?)))
+    }
+
+    async fn remove_interface(
+        &self,
+        request: Request<pb::RemoveInterfaceRequest>,
+    ) -> Result<Response<pb::RemoveInterfaceResponse>, Status> {
+        let pb::RemoveInterfaceRequest { fence } = request.into_inner();
+        self.service.remove(parse_fence(fence)?).await?;
+        Ok(Response::new(pb::RemoveInterfaceResponse {}))
+    }
+
+    async fn get_interface(
+        &self,
+        request: Request<pb::GetInterfaceRequest>,
+    ) -> Result<Response<pb::Interface>, Status> {
+        let pb::GetInterfaceRequest { ct } = request.into_inner();
+        Ok(Response::new(render(self.service.get(parse_ct(ct)?).await?)))
+    }
+
+    async fn list_interfaces(
+        &self,
+        request: Request<pb::ListInterfacesRequest>,
+    ) -> Result<Response<pb::ListInterfacesResponse>, Status> {
+        let pb::ListInterfacesRequest {} = request.into_inner();
+        let interfaces = self.service.list().await?.into_iter().map(render).collect();
+        Ok(Response::new(pb::ListInterfacesResponse { interfaces }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rpc_has_its_row() {
+        ves_daemon::check_policy(SERVICES, POLICY).expect("policy and descriptors agree");
+    }
+
+    #[test]
+    fn bad_addresses_name_their_field() {
+        let parse = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(ToString::to_string).collect();
+            parse_spec(Some(pb::InterfaceSpec { addresses })).map_err(|f| f.facts["field"].clone())
+        };
+        assert!(parse(&[]).is_ok());
+        let order = parse(&["192.0.2.2", "192.0.2.1/32"]).expect("valid");
+        assert_eq!(order.addresses[0].to_string(), "192.0.2.2", "order is kept");
+        for bad in [&["192.0.2.1/24"][..], &["x"], &["fe80::1"], &["192.0.2.1", "192.0.2.1/32"]] {
+            assert_eq!(parse(bad), Err("spec.addresses".to_owned()), "{bad:?}");
+        }
+        let many: Vec<_> = (0..=ADDRESSES_MAX).map(|n| format!("2001:db8::{n:x}:1")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(parse(&many), Err("spec.addresses".to_owned()));
+        assert_eq!(parse_spec(None).map_err(|f| f.reason), Err(Reason::MissingField));
+    }
+}

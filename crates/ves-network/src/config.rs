@@ -1,0 +1,25 @@
+//! `[service]` of the daemon's configuration file.
+
+use serde::Deserialize;
+use ves_daemon::ServiceConfig;
+
+/// What an operator may choose.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whether packet forwarding is switched on. Off where the node is set up by other means; then
+    /// containers reach nothing but the node until somebody does.
+    pub forwarding: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { forwarding: true }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+//! The kernel of this machine as a [`Host`].
+//!
+//! Works in the network namespace of the calling thread; a container's is entered by a thread made
+//! for that, which opens a socket there. The node's table and settings are in [`settings`].
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use ves_host::netlink::route::{Link, RouteSocket, Traffic, VethPair};
+use ves_host::nft::{Element, NftSocket};
+use ves_host::{Attempt, HostError};
+use ves_types::address::ROUTE_PROTOCOL;
+use ves_types::layout::{CT_LINK, Layout, host_link};
+use ves_types::{CtAddress, CtId, MacAddress};
+
+use crate::error::StepError;
+use crate::host::{Host, Session, Sources};
+use crate::observe;
+use crate::plan::node::{NodeObserved, NodeStep, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
+use crate::plan::{Change, Holder, InnerEnd, Observed, Step};
+
+pub mod settings;
+
+/// How long a link may take to vanish with its namespace before it is removed by hand.
+const DEATH: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// This machine, seen from the calling thread's network namespace.
+#[derive(Debug)]
+pub struct KernelHost {
+    layout: Layout,
+}
+
+impl KernelHost {
+    /// A host whose containers' namespaces are pinned as `layout` says.
+    pub const fn new(layout: Layout) -> Self {
+        Self { layout }
+    }
+}
+
+impl Host for KernelHost {
+    fn observe_node(&self) -> Result<NodeObserved, HostError> {
+        settings::observe()
+    }
+
+    fn apply_node(&self, step: &NodeStep) -> Result<(), HostError> {
+        settings::apply(&self.layout, step)
+    }
+
+    fn sources(&self) -> Result<Sources, HostError> {
+        let mut nft = NftSocket::open()?;
+        let v4 = nft.elements(TABLE, SOURCES_V4)?.unwrap_or_default();
+        let v6 = nft.elements(TABLE, SOURCES_V6)?.unwrap_or_default();
+        Ok(observe::sources(v4.into_iter().chain(v6)))
+    }
+
+    fn spoofed(&self) -> Result<u64, HostError> {
+        Ok(NftSocket::open()?.counter(TABLE, SPOOFED)?.unwrap_or_default())
+    }
+
+    fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
+        let links = RouteSocket::open()?.links("veth")?;
+        Ok(links.iter().filter_map(|l| observe::ct_of(&l.name)).collect())
+    }
+
+    fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {
+        let inside = match open_netns(&self.layout.ct_netns(ct))? {
+            Some(netns) => {
+                let socket = RouteSocket::open_in(netns.as_fd())?;
+                Some(Inside { netns, socket, index: None })
+            }
+            None => None,
+        };
+        let (name, node) = (host_link(ct), RouteSocket::open()?);
+        Ok(Box::new(KernelSession { ct, name, node, index: None, inside }))
+    }
+}
+
+/// Opens a pinned network namespace; `None` where nothing is pinned, also where only the file is
+/// left on which it was.
+fn open_netns(path: &Path) -> Result<Option<OwnedFd>, HostError> {
+    use rustix::fs::{Mode, OFlags};
+    let what = || format!("open {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => other.attempt(what)?,
+    };
+    let kind = rustix::fs::fstatfs(&file).attempt(what)?.f_type;
+    Ok((kind == ves_host::netlink::NSFS_MAGIC).then_some(file))
+}
+
+/// The container's side of a session.
+struct Inside {
+    netns: OwnedFd,
+    socket: RouteSocket,
+    index: Option<u32>,
+}
+
+/// A link of this machine for the time of one call. The numbers of both ends are kept from the last
+/// look, so that a step needs one message only.
+struct KernelSession {
+    ct: CtId,
+    name: String,
+    node: RouteSocket,
+    index: Option<u32>,
+    inside: Option<Inside>,
+}
+
+fn missing(what: &str) -> HostError {
+    HostError::Sys { what: format!("find {what}"), source: Errno::NODEV.into() }
+}
+
+impl KernelSession {
+    /// The number of the node's end.
+    fn node_end(&mut self) -> Result<u32, HostError> {
+        if self.index.is_none() {
+            self.index = self.node.link(&self.name)?.map(|l| l.index);
+        }
+        self.index.ok_or_else(|| missing(&self.name))
+    }
+
+    /// The container's side, and the number of the link there.
+    fn inner_end(&mut self) -> Result<(&mut RouteSocket, u32), HostError> {
+        let inside = self.inside.as_mut().ok_or_else(|| missing("the network namespace"))?;
+        if inside.index.is_none() {
+            inside.index = inside.socket.link(CT_LINK)?.map(|l| l.index);
+        }
+        match inside.index {
+            Some(index) => Ok((&mut inside.socket, index)),
+            None => Err(missing(CT_LINK)),
+        }
+    }
+
+    fn holder(&mut self, address: CtAddress) -> Result<Option<Holder>, HostError> {
+        let Some(route) = self.node.lookup(address.ip())? else { return Ok(None) };
+        let name = match route.link {
+            Some(link) => self.node.name_of(link)?.unwrap_or_default(),
+            None => String::new(),
+        };
+        Ok(observe::holder(self.ct, address, &route, |_| name))
+    }
+
+    /// The other end, where it is ours.
+    fn look_inside(&mut self, host: &Link, inner: &Link) -> Result<Option<InnerEnd>, HostError> {
+        let Some(inside) = &mut self.inside else { return Ok(None) };
+        let netns = self.node.netns_number(inside.netns.as_fd())?;
+        if !observe::connected(host, inner, netns) {
+            return Ok(None);
+        }
+        let (socket, index) = (&mut inside.socket, inner.index);
+        let mut routes = socket.routes(false, Some(index))?;
+        routes.extend(socket.routes(true, Some(index))?);
+        let (addresses, neighbours) = (socket.addresses(index)?, socket.neighbours(index)?);
+        Ok(Some(observe::inner_end(self.ct, inner, &addresses, &neighbours, &routes)))
+    }
+
+    fn add_route(&mut self, address: CtAddress) -> Result<(), StepError> {
+        let index = self.node_end()?;
+        match self.node.add_route(address.ip(), index, ROUTE_PROTOCOL) {
+            Err(e) if e.is(Errno::EXIST) => match self.holder(address)? {
+                Some(holder) => Err(StepError::Taken { address, holder }),
+                None => Ok(()),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    fn await_gone(&mut self) -> Result<(), HostError> {
+        let end = Instant::now() + DEATH;
+        while let Some(link) = self.node.link(&self.name)? {
+            if Instant::now() >= end {
+                tracing::warn!(link = %self.name, "outlives its namespace, removing it by hand");
+                return self.node.delete_link(link.index);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn elements(&self, addresses: &BTreeSet<CtAddress>) -> [(&'static str, Vec<Element>); 2] {
+        let of = |v4: bool| -> Vec<Element> {
+            let ours = addresses.iter().filter(|a| a.ip().is_ipv4() == v4);
+            ours.map(|a| (self.name.clone(), a.ip())).collect()
+        };
+        [(SOURCES_V4, of(true)), (SOURCES_V6, of(false))]
+    }
+
+    fn create(&mut self) -> Result<(), HostError> {
+        let inside = self.inside.as_mut().ok_or_else(|| missing("the network namespace"))?;
+        let pair = VethPair {
+            name: &self.name,
+            mac: MacAddress::of_host_end(self.ct).0,
+            peer_netns: inside.netns.as_fd(),
+            peer_name: CT_LINK,
+            peer_mac: MacAddress::of_ct_end(self.ct).0,
+        };
+        (self.index, inside.index) = (None, None);
+        match self.node.create_veth(&pair) {
+            Err(e) if e.is(Errno::EXIST) => {
+                // Ours of a moment ago, or somebody's: the next look tells.
+                let host = self.node.link(&self.name)?;
+                let inner = inside.socket.link(CT_LINK)?;
+                let netns = self.node.netns_number(inside.netns.as_fd())?;
+                match (host, inner) {
+                    (Some(host), Some(inner)) if observe::connected(&host, &inner, netns) => Ok(()),
+                    _ => Err(e),
+                }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Where the container has switched IPv6 off, its addresses are not set inside; that is its choice.
+fn unless_switched_off(ct: CtId, v6: bool, result: Result<(), HostError>) -> Result<(), HostError> {
+    match result {
+        Err(e) if v6 && e.is(Errno::ACCESS) => {
+            tracing::info!(%ct, "the container has IPv6 switched off");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+impl Session for KernelSession {
+    fn observe(
+        &mut self,
+        wanted: &[CtAddress],
+        sources: &Sources,
+    ) -> Result<Observed, HostError> {
+        let ct = self.ct;
+        let mut observed = Observed::nothing(ct);
+        observed.netns = self.inside.is_some();
+        observed.sources = sources.get(&ct).cloned().unwrap_or_default();
+        observed.ipv6 = settings::has_ipv6();
+
+        let host = self.node.link(&self.name)?;
+        self.index = host.as_ref().map(|l| l.index);
+        let mut inner = None;
+        if let Some(inside) = &mut self.inside {
+            observed.loopback_up = inside.socket.link("lo")?.is_some_and(|l| l.up);
+            inner = inside.socket.link(CT_LINK)?;
+            inside.index = inner.as_ref().map(|l| l.index);
+        }
+        if let Some(host) = &host {
+            let neighbours = self.node.neighbours(host.index)?;
+            let mut routes = self.node.routes(false, Some(host.index))?;
+            routes.extend(self.node.routes(true, Some(host.index))?);
+            let mut end = observe::host_end(ct, host, &neighbours, &routes);
+            if let Some(inner) = &inner {
+                end.inner = self.look_inside(host, inner)?;
+            }
+            observed.link = Some(end);
+        }
+        let ours = observed.link.as_ref();
+        observed.squatter = inner.is_some() && ours.is_none_or(|l| l.inner.is_none());
+        for address in wanted {
+            if ours.is_some_and(|l| l.routes.contains(address)) {
+                continue;
+            }
+            if let Some(holder) = self.holder(*address)? {
+                observed.holders.insert(*address, holder);
+            }
+        }
+        Ok(observed)
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        let ct = self.ct;
+        match &step.change {
+            Change::DeleteLink => {
+                if let Some(link) = self.node.link(&self.name)? {
+                    self.node.delete_link(link.index)?;
+                }
+                self.index = None;
+            }
+            Change::AwaitLinkGone => self.await_gone()?,
+            Change::DeleteSquatter => {
+                // Deleting our own stale link may have taken it along.
+                if let Some(inside) = &mut self.inside
+                    && let Some(link) = inside.socket.link(CT_LINK)?
+                {
+                    inside.socket.delete_link(link.index)?;
+                }
+            }
+            Change::CreateLink => self.create()?,
+            Change::ConfigureHostEnd => {
+                let index = self.node_end()?;
+                if settings::has_ipv6() {
+                    self.node.set_no_own_address(index)?;
+                    settings::write_link(&self.name, "accept_ra", "0")?;
+                    settings::write_link(&self.name, "disable_ipv6", "0")?;
+                }
+                self.node.set_up(index, Some(MacAddress::of_host_end(ct).0))?;
+            }
+            Change::ConfigureInnerEnd => {
+                let (socket, index) = self.inner_end()?;
+                if settings::has_ipv6() {
+                    socket.set_no_own_address(index)?;
+                }
+                socket.set_up(index, Some(MacAddress::of_ct_end(ct).0))?;
+            }
+            Change::LoopbackUp => {
+                let inside = self.inside.as_mut().ok_or_else(|| missing("the namespace"))?;
+                let lo = inside.socket.link("lo")?.ok_or_else(|| missing("lo"))?;
+                inside.socket.set_up(lo.index, None)?;
+            }
+            Change::AddAddress(address) => {
+                let ip = address.ip();
+                let (socket, index) = self.inner_end()?;
+                unless_switched_off(ct, ip.is_ipv6(), socket.add_address(index, ip))?;
+            }
+            Change::RemoveAddress(ip, len) => {
+                let (socket, index) = self.inner_end()?;
+                socket.remove_address(index, *ip, *len)?;
+            }
+            Change::SetGateway(family) => {
+                let (socket, index) = self.inner_end()?;
+                let mac = MacAddress::of_host_end(ct).0;
+                socket.set_neighbour(index, family.gateway(), mac)?;
+            }
+            Change::SetDefault(family) => {
+                let gateway = family.gateway();
+                let (socket, index) = self.inner_end()?;
+                let result = socket.set_default(gateway, index, ROUTE_PROTOCOL);
+                unless_switched_off(ct, gateway.is_ipv6(), result)?;
+            }
+            Change::RemoveDefault(family) => {
+                let (socket, index) = self.inner_end()?;
+                socket.remove_default(family.gateway(), index)?;
+            }
+            Change::SetNeighbour(address) => {
+                let (index, mac) = (self.node_end()?, MacAddress::of_ct_end(ct).0);
+                self.node.set_neighbour(index, address.ip(), mac)?;
+            }
+            Change::RemoveNeighbour(address) => {
+                let index = self.node_end()?;
+                self.node.remove_neighbour(index, address.ip())?;
+            }
+            Change::AllowSources(addresses) => {
+                let mut nft = NftSocket::open()?;
+                for (set, elements) in self.elements(addresses) {
+                    nft.add(TABLE, set, &elements)?;
+                }
+            }
+            Change::ForbidSources(addresses) => {
+                let mut nft = NftSocket::open()?;
+                for (set, elements) in self.elements(addresses) {
+                    nft.remove(TABLE, set, &elements)?;
+                }
+            }
+            Change::AddRoute(address) => self.add_route(*address)?,
+            Change::RemoveRoute(address) => {
+                if let Ok(index) = self.node_end() {
+                    self.node.remove_route(address.ip(), index, ROUTE_PROTOCOL)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn traffic(&mut self) -> Result<Option<Traffic>, HostError> {
+        Ok(self.node.link(&self.name)?.map(|l| l.traffic))
+    }
+}
