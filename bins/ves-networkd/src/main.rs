@@ -5,10 +5,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match ves_network::teardown_asked(std::env::args().skip(1)) {
         Some(done) => done,
-        None => ves_daemon::run(
-            ves_types::layout::Service::Network,
-            ves_network::CAPABILITIES,
-            ves_network::build,
-        ),
+        None => ves_daemon::run(ves_network::KIND, ves_network::CAPABILITIES, ves_network::build),
     }
 }

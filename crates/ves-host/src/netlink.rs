@@ -5,7 +5,7 @@
 //! exotic link of the host cannot break a dump. Never here: a setns of the caller's thread.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -197,8 +197,13 @@ fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
 
 /// What the kernel answered instead of success: its error number and, where it gave one, its words.
 fn refusal(frame: &Frame<'_>) -> Option<(Errno, Option<String>)> {
+    if !matches!(frame.kind, ERROR | DONE) {
+        return None;
+    }
     let code = frame.payload.first_chunk().map(|b| i32::from_ne_bytes(*b)).unwrap_or_default();
-    if code == 0 {
+    let code = code.saturating_neg();
+    // A dump ends with the number of its last message's bytes, or nothing.
+    if !(1..4096).contains(&code) {
         return None;
     }
     let mut words = None;
@@ -207,7 +212,7 @@ fn refusal(frame: &Frame<'_>) -> Option<(Errno, Option<String>)> {
         let inner = frame.payload.get(4 + HEADER..).unwrap_or_default();
         words = attributes(inner).find(|a| a.kind == 1).map(|a| a.text());
     }
-    Some((Errno::from_raw_os_error(code.saturating_abs()), words))
+    Some((Errno::from_raw_os_error(code), words))
 }
 
 /// A blocking netlink socket. It belongs to the network namespace it was opened in and keeps that
@@ -225,6 +230,11 @@ impl Socket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open(protocol: Protocol) -> Result<Self, HostError> {
+        Self::open_for(protocol, 0)
+    }
+
+    /// As [`Self::open`], told of what happens in the multicast groups of the mask.
+    fn open_for(protocol: Protocol, groups: u32) -> Result<Self, HostError> {
         let what = || format!("open a netlink socket for {protocol:?}");
         let number = match protocol {
             Protocol::Route => None, // Number 0.
@@ -237,11 +247,9 @@ impl Socket {
             number,
         )
         .attempt(what)?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).attempt(what)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).attempt(what)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).attempt(what)?;
-        for option in
-            [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK]
-        {
+        for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             enable(fd.as_fd(), option).attempt(what)?;
         }
         Ok(Self { fd, sequence: 0, buffer: vec![0; 64 * 1024] })
@@ -267,6 +275,27 @@ impl Socket {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Waits until something is to be read or `end` has come; what was to be read is thrown away.
+    /// Answers whether something was.
+    fn await_news(&mut self, end: Instant, what: &str) -> Result<bool, HostError> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => Ok(false),
+            Ok(_) => match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::empty()) {
+                // Something was missed, which is news too.
+                Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(true),
+                Err(e) => Err(e).attempt(|| what.to_owned()),
+            },
+            Err(Errno::INTR) => Ok(true),
+            Err(e) => Err(e).attempt(|| what.to_owned()),
+        }
     }
 
     fn next(&mut self) -> u32 {

@@ -206,13 +206,7 @@ impl NftSocket {
     }
 }
 
-fn element_message(
-    kind: u16,
-    flags: u16,
-    table: &str,
-    set: &str,
-    elements: &[Element],
-) -> Message {
+fn element_message(kind: u16, flags: u16, table: &str, set: &str, elements: &[Element]) -> Message {
     let mut message = Message::new(kind, flags | ACK, &INET);
     message.attr_text(1, table).attr_text(2, set).nest(3, |list| {
         for (link, ip) in elements {

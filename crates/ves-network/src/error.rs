@@ -58,7 +58,9 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let message = ves_proto::fault::chain(&error);
         let taken = |address: &CtAddress, holder: &Holder| {
-            Self::new(Reason::AddressTaken, &message).fact("address", address).fact("holder", holder)
+            Self::new(Reason::AddressTaken, &message)
+                .fact("address", address)
+                .fact("holder", holder)
         };
         match &error {
             Error::Refused(Refusal::NoNamespace { ct }) => {

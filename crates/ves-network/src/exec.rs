@@ -26,8 +26,6 @@ pub mod settings;
 
 /// How long a link may take to vanish with its namespace before it is removed by hand.
 const DEATH: Duration = Duration::from_secs(1);
-/// How often it is looked for meanwhile.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// This machine, seen from the calling thread's network namespace.
 #[derive(Debug)]
@@ -171,15 +169,14 @@ impl KernelSession {
     }
 
     fn await_gone(&mut self) -> Result<(), HostError> {
-        let end = Instant::now() + DEATH;
-        while let Some(link) = self.node.link(&self.name)? {
-            if Instant::now() >= end {
-                tracing::warn!(link = %self.name, "outlives its namespace, removing it by hand");
-                return self.node.delete_link(link.index);
-            }
-            std::thread::sleep(LOOK);
+        if self.node.await_gone(&self.name, Instant::now() + DEATH)? {
+            return Ok(());
         }
-        Ok(())
+        tracing::warn!(link = %self.name, "outlives its namespace, removing it by hand");
+        match self.node.link(&self.name)? {
+            Some(link) => self.node.delete_link(link.index),
+            None => Ok(()),
+        }
     }
 
     fn elements(&self, addresses: &BTreeSet<CtAddress>) -> [(&'static str, Vec<Element>); 2] {
@@ -228,11 +225,7 @@ fn unless_switched_off(ct: CtId, v6: bool, result: Result<(), HostError>) -> Res
 }
 
 impl Session for KernelSession {
-    fn observe(
-        &mut self,
-        wanted: &[CtAddress],
-        sources: &Sources,
-    ) -> Result<Observed, HostError> {
+    fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
         let ct = self.ct;
         let mut observed = Observed::nothing(ct);
         observed.netns = self.inside.is_some();

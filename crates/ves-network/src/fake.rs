@@ -161,15 +161,10 @@ impl FakeSession {
 }
 
 impl Session for FakeSession {
-    fn observe(
-        &mut self,
-        wanted: &[CtAddress],
-        sources: &Sources,
-    ) -> Result<Observed, HostError> {
+    fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
         let mut observed = self.host.state().container(self.ct).clone();
         observed.sources = sources.get(&self.ct).cloned().unwrap_or_default();
-        observed.holders =
-            wanted.iter().filter_map(|a| Some((*a, self.holder(*a)?))).collect();
+        observed.holders = wanted.iter().filter_map(|a| Some((*a, self.holder(*a)?))).collect();
         Ok(observed)
     }
 

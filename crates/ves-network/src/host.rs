@@ -62,8 +62,7 @@ pub trait Session {
     ///
     /// # Errors
     /// Where the kernel cannot be read.
-    fn observe(&mut self, wanted: &[CtAddress], sources: &Sources)
-    -> Result<Observed, HostError>;
+    fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError>;
 
     /// Performs one step; one that is done already is no failure.
     ///

@@ -48,13 +48,16 @@ pub use exec::settings::teardown;
 /// directories of root (as root, none).
 pub const CAPABILITIES: &[Cap] = &[Cap::CAP_NET_ADMIN, Cap::CAP_SYS_ADMIN];
 
+/// Which of the daemons this is.
+pub const KIND: Kind = Kind::Network;
+
 /// Builds the service on this machine and makes the node ready. A node that cannot be made ready is
 /// a warning here and a fault of each call.
 ///
 /// # Errors
 /// Where the fences cannot be read.
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
-    let fences = FenceStore::open(layout.run_dir().join("fence").join(Kind::Network.name()))?;
+    let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = Arc::new(exec::KernelHost::new(layout));
     let service = service::Service::new(host, fences, &config);
     if let Err(fault) = service.prepare_node() {

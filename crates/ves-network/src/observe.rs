@@ -47,9 +47,9 @@ pub fn host_end(ct: CtId, link: &Link, neighbours: &[Neighbour], routes: &[Route
     let inner_mac = MacAddress::of_ct_end(ct).0;
     let known = neighbours.iter().filter(|n| n.permanent && n.mac == Some(inner_mac));
     let ours = routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL && r.kind == TYPE_UNICAST);
-    let quiet = link.ipv6.is_none_or(|v6| {
-        v6.makes_no_address && v6.accepts_advertisements == 0 && !v6.disabled
-    });
+    let quiet = link
+        .ipv6
+        .is_none_or(|v6| v6.makes_no_address && v6.accepts_advertisements == 0 && !v6.disabled);
     HostEnd {
         veth: link.kind.as_deref() == Some("veth"),
         configured: link.up
@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn link_names_are_read_exactly() {
         assert_eq!(ct_of("ves101").map(CtId::get), Some(101));
-        for other in ["ves", "ves0", "ves0101", "ves101x", "vesta", "eth0", "ves+1", "ves2147483645"]
+        for other in
+            ["ves", "ves0", "ves0101", "ves101x", "vesta", "eth0", "ves+1", "ves2147483645"]
         {
             assert_eq!(ct_of(other), None, "{other}");
         }

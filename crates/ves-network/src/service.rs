@@ -223,10 +223,9 @@ impl Inner {
 fn apply(session: &mut dyn Session, steps: &[Step]) -> Result<(), Error> {
     for step in steps {
         let _span = tracing::info_span!("step", %step).entered();
-        session.apply(step).map_err(|source: StepError| Error::Step {
-            step: step.to_string(),
-            source,
-        })?;
+        session
+            .apply(step)
+            .map_err(|source: StepError| Error::Step { step: step.to_string(), source })?;
     }
     Ok(())
 }

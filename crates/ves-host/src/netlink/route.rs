@@ -5,12 +5,11 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{
-    ACK, CREATE, DUMP, EXCLUSIVE, Message, Protocol, REPLACE, Reply, Socket, attributes,
-};
+use super::{ACK, CREATE, DUMP, EXCLUSIVE, Message, Protocol, REPLACE, Reply, Socket, attributes};
 use crate::error::HostError;
 
 const NEW_LINK: u16 = 16;
@@ -28,6 +27,8 @@ const GET_NEIGH: u16 = 30;
 const NEW_NSID: u16 = 88;
 const GET_NSID: u16 = 90;
 
+/// `RTMGRP_LINK`.
+const GROUP_LINK: u32 = 1;
 const INET: u8 = 2;
 const INET6: u8 = 10;
 const IFF_UP: u32 = 0x1;
@@ -211,6 +212,21 @@ impl RouteSocket {
             Err(e) if e.is(Errno::NODEV) => Ok(None),
             other => Ok(other?.iter().find_map(parse_link)),
         }
+    }
+
+    /// Waits until no link has this name; answers whether that came before `end`.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn await_gone(&mut self, name: &str, end: Instant) -> Result<bool, HostError> {
+        // Listening begins before looking, so that nothing falls between.
+        let mut news = Socket::open_for(Protocol::Route, GROUP_LINK)?;
+        while self.link(name)?.is_some() {
+            if !news.await_news(end, &format!("wait until link {name} is gone"))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The name of a link.
