@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Only this step; may be given more than once
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+    /// Run the other steps too when one fails
+    #[arg(long)]
+    keep_going: bool,
 }
 
 const STEPS: &[Step] = &[
@@ -31,7 +34,7 @@ const STEPS: &[Step] = &[
 /// # Errors
 /// The first step that failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    step::run("cargo xtask check", STEPS, &args.only)
+    step::run("cargo xtask check", STEPS, &args.only, args.keep_going)
 }
 
 fn done() -> Outcome {

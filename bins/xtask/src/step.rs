@@ -1,5 +1,5 @@
-//! A row of named steps: each is announced and timed, the first failure stops the row, and a table
-//! at the end says what was done, skipped and not reached.
+//! A row of named steps: each is announced and timed, the first failure stops the row unless told
+//! otherwise, and a table at the end says what was done, skipped and not reached.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -28,11 +28,11 @@ pub(crate) struct Step {
 }
 
 /// Runs the steps whose names are in `only` (all, where that is empty); `command` is what to type
-/// again.
+/// again. The first failure ends it unless it is to `keep_going`.
 ///
 /// # Errors
-/// An unknown name in `only`; the first step that failed.
-pub(crate) fn run(command: &str, steps: &[Step], only: &[String]) -> Result<()> {
+/// An unknown name in `only`; the steps that failed.
+pub(crate) fn run(command: &str, steps: &[Step], only: &[String], keep_going: bool) -> Result<()> {
     if let Some(unknown) = only.iter().find(|name| steps.iter().all(|s| s.name != **name)) {
         let names: Vec<_> = steps.iter().map(|s| s.name).collect();
         bail!("there is no step {unknown:?}; the steps are {}", names.join(", "));
@@ -40,25 +40,32 @@ pub(crate) fn run(command: &str, steps: &[Step], only: &[String]) -> Result<()> 
     let wanted = |step: &&Step| only.is_empty() || only.iter().any(|name| name == step.name);
     let steps: Vec<_> = steps.iter().filter(wanted).collect();
     let mut done = Vec::new();
+    let mut failures = Vec::new();
     for (n, step) in steps.iter().enumerate() {
         println!("── {}/{} {}: {}", n + 1, steps.len(), step.name, step.what);
         let begin = Instant::now();
-        let outcome = (step.run)();
-        let took = begin.elapsed();
-        let failed = outcome.as_ref().err().map(|e| format!("{e:#}"));
-        done.push((step.name, took, outcome.map_err(|e| format!("{e:#}"))));
-        if let Some(why) = failed {
-            let left: Vec<_> = steps.iter().skip(n + 1).map(|s| s.name).collect();
-            println!("\n{}", table(&done, &left));
-            bail!(
-                "{}: {why}\nrun only this step again with `{command} --only {}`",
-                step.name,
-                step.name
-            );
+        let outcome = (step.run)().map_err(|e| format!("{e:#}"));
+        if let Err(why) = &outcome {
+            failures.push((step.name, why.clone()));
+        }
+        done.push((step.name, begin.elapsed(), outcome));
+        if !failures.is_empty() && !keep_going {
+            break;
         }
     }
-    println!("\n{}", table(&done, &[]));
-    Ok(())
+    let left: Vec<_> = steps.iter().skip(done.len()).map(|s| s.name).collect();
+    println!("\n{}", table(&done, &left));
+    match failures.as_slice() {
+        [] => Ok(()),
+        [(name, why)] => {
+            bail!("{name}: {why}\nrun only this step again with `{command} --only {name}`")
+        }
+        several => {
+            let names: Vec<_> = several.iter().map(|(name, _)| *name).collect();
+            let again = names.join(" --only ");
+            bail!("{} failed\nrun them again with `{command} --only {again}`", names.join(", "))
+        }
+    }
 }
 
 type Row = (&'static str, Duration, Result<Outcome, String>);
@@ -104,16 +111,23 @@ mod tests {
 
     #[test]
     fn the_first_failure_stops_and_says_how_to_go_on() {
-        let error = run("cargo xtask check", &STEPS, &[]).expect_err("two fails");
+        let error = run("cargo xtask check", &STEPS, &[], false).expect_err("two fails");
         let text = error.to_string();
         assert!(text.contains("two: it broke"), "{text}");
         assert!(text.contains("cargo xtask check --only two"), "{text}");
     }
 
     #[test]
+    fn all_failures_are_told_when_it_goes_on() {
+        let steps = [&STEPS[1], &STEPS[0], &STEPS[1]].map(|s| Step { ..*s });
+        let error = run("x", &steps, &[], true).expect_err("two fails twice");
+        assert!(error.to_string().contains("two, two failed"), "{error}");
+    }
+
+    #[test]
     fn only_what_is_named_runs() {
-        run("x", &STEPS, &["one".to_owned(), "three".to_owned()]).expect("both are good");
-        let error = run("x", &STEPS, &["four".to_owned()]).expect_err("unknown");
+        run("x", &STEPS, &["one".to_owned(), "three".to_owned()], false).expect("both are good");
+        let error = run("x", &STEPS, &["four".to_owned()], false).expect_err("unknown");
         assert!(error.to_string().contains("one, two, three"), "{error}");
     }
 
