@@ -1,3 +1,23 @@
-//! The command line of Ves.
+//! The command line of Ves: parse → call → render.
+//!
+//! Owns the grammar vzctl users know, its exit statuses and how answers look. Decides nothing about
+//! containers: every verb is one call of the coordinator's public API. Never here: a path of the
+//! host that belongs to a container, privilege, or a second way to do what the API does.
 
-fn main() {}
+mod archive;
+mod cli;
+mod connect;
+mod exit;
+mod failure;
+mod operation;
+mod output;
+mod params;
+mod sample;
+mod session;
+mod terminal;
+mod unbuilt;
+mod verbs;
+
+fn main() -> std::process::ExitCode {
+    verbs::run(std::env::args_os())
+}

@@ -1,0 +1,147 @@
+//! The way to the coordinator: its socket, patience while it restarts, and faults of the way.
+//!
+//! Reads, and changes that carry a request id, may be asked again; sessions may not, and wait only
+//! for a coordinator that can be reached at all.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Response, Status};
+use ves_daemon::client::{self, Traced};
+use ves_proto::coordinator::container_service_client::ContainerServiceClient;
+use ves_proto::coordinator::node_service_client::NodeServiceClient;
+use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::template_service_client::TemplateServiceClient;
+use ves_proto::{Fault, Reason};
+
+/// How long one answer may take; long work answers with an operation at once.
+const ANSWER: Duration = Duration::from_secs(60);
+/// From one attempt to the next.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The coordinator.
+#[derive(Debug, Clone)]
+pub(crate) struct Coordinator {
+    socket: PathBuf,
+    channel: Traced,
+    patience: Duration,
+}
+
+impl Coordinator {
+    /// The coordinator at `socket`; nothing is connected yet. Needs a tokio runtime.
+    pub(crate) fn at(socket: &Path, patience: Duration) -> Self {
+        Self { socket: socket.to_owned(), channel: client::channel(socket), patience }
+    }
+
+    /// Containers.
+    pub(crate) fn containers(&self) -> ContainerServiceClient<Traced> {
+        ContainerServiceClient::new(self.channel.clone())
+    }
+    /// Templates.
+    pub(crate) fn templates(&self) -> TemplateServiceClient<Traced> {
+        TemplateServiceClient::new(self.channel.clone())
+    }
+    /// Operations.
+    pub(crate) fn operations(&self) -> OperationServiceClient<Traced> {
+        OperationServiceClient::new(self.channel.clone())
+    }
+    /// The node.
+    pub(crate) fn node(&self) -> NodeServiceClient<Traced> {
+        NodeServiceClient::new(self.channel.clone())
+    }
+
+    /// Asks, and asks again while the coordinator is restarting. `ask` must be safe to repeat.
+    pub(crate) async fn ask<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            self.reachable(deadline).await?;
+            let fault = match timeout(ANSWER, ask()).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => self.explain(status),
+                Err(_) => {
+                    let message = format!(
+                        "the coordinator did not answer within {} s; whether it did what was \
+                         asked is not known: see virtctl operation list",
+                        ANSWER.as_secs()
+                    );
+                    return Err(Fault::new(Reason::Timeout, message).fact("what", "the answer"));
+                }
+            };
+            let again = matches!(fault.reason, Reason::PeerDown | Reason::Starting);
+            if !again || Instant::now() >= deadline {
+                return Err(fault);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks once, as soon as the coordinator can be reached.
+    pub(crate) async fn ask_once<T>(
+        &self,
+        ask: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Fault> {
+        self.reachable(Instant::now() + self.patience).await?;
+        ask.await.map(Response::into_inner).map_err(|s| self.explain(s))
+    }
+
+    /// The fault behind a status; one of the way names the socket.
+    pub(crate) fn explain(&self, status: Status) -> Fault {
+        let fault = Fault::from(status);
+        if fault.reason == Reason::PeerDown && !fault.facts.contains_key("service") {
+            return self.lost(&fault.message);
+        }
+        fault
+    }
+
+    /// The fault of a connection that ended.
+    pub(crate) fn lost(&self, why: &str) -> Fault {
+        let message = format!(
+            "the coordinator at {} ended the connection ({why}); try again",
+            self.socket.display()
+        );
+        Fault::new(Reason::PeerDown, message).fact("service", "coordinator")
+    }
+
+    async fn reachable(&self, deadline: Instant) -> Result<(), Fault> {
+        let socket = self.socket.display();
+        loop {
+            let error = match tokio::net::UnixStream::connect(&self.socket).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let fault = match error.kind() {
+                ErrorKind::PermissionDenied => {
+                    let message = format!(
+                        "this user may not speak to the coordinator at {socket}; be root or in \
+                         the group ves"
+                    );
+                    return Err(Fault::new(Reason::NotAllowed, message));
+                }
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::WouldBlock => {
+                    let message = format!(
+                        "no coordinator listens at {socket}; start it (systemctl start \
+                         ves-coordinatord) or name its socket with --socket"
+                    );
+                    Fault::new(Reason::PeerDown, message).fact("service", "coordinator")
+                }
+                _ => {
+                    let message = format!("cannot connect to the coordinator at {socket}: {error}");
+                    return Err(
+                        Fault::new(Reason::PeerDown, message).fact("service", "coordinator")
+                    );
+                }
+            };
+            // Where not even its directory is, nothing is restarting.
+            let restarting = self.socket.parent().is_some_and(Path::is_dir);
+            if !restarting || Instant::now() >= deadline {
+                return Err(fault);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}

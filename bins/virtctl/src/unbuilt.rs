@@ -1,0 +1,320 @@
+//! What the contract has and this build has not: it parses, and answers with NOT_BUILT.
+//!
+//! When a verb or option is built, its entry moves from here to [`crate::cli`] or
+//! [`crate::params`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ves_proto::{Fault, Reason};
+
+use crate::cli::Ct;
+
+/// Verbs that are not built yet.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Unbuilt {
+    /// Make an existing system a container (not built yet)
+    Convert {
+        /// DIR, TAR, ssh://HOST or openvz:/path/ID.conf
+        #[arg(long)]
+        from: String,
+        /// The container to make
+        ct: Ct,
+    },
+    /// Save a running container's memory and stop it (not built yet)
+    #[command(visible_aliases = ["checkpoint", "chkpnt"])]
+    Suspend(Dump),
+    /// Go on with a suspended container (not built yet)
+    Resume(Dump),
+    /// Make a container from a backup, or go on with a suspended one (not built yet)
+    Restore {
+        /// Backup file, or container
+        file: String,
+        /// The container to make
+        ct: Option<Ct>,
+        /// The dump to go on with
+        #[arg(long)]
+        dumpfile: Option<PathBuf>,
+    },
+    /// Freeze a container (not built yet)
+    Pause(Planned),
+    /// Go on with a frozen container (not built yet)
+    Unpause(Planned),
+    /// Take a snapshot (not built yet)
+    Snapshot {
+        #[command(flatten)]
+        ct: Planned,
+        /// Its id
+        #[arg(long)]
+        id: Option<String>,
+        /// Its name
+        #[arg(long)]
+        name: Option<String>,
+        /// What it is for
+        #[arg(long)]
+        description: Option<String>,
+        /// Memory too
+        #[arg(long, conflicts_with = "skip_suspend")]
+        with_memory: bool,
+        /// Disk only
+        #[arg(long)]
+        skip_suspend: bool,
+        /// Not the parameters
+        #[arg(long)]
+        skip_config: bool,
+    },
+    /// Snapshots of a container (not built yet)
+    SnapshotList {
+        /// Container, by id or name
+        ct: Ct,
+        /// Leave the header out
+        #[arg(short = 'H', long)]
+        no_header: bool,
+        /// Columns to show
+        #[arg(long, value_delimiter = ',')]
+        fields: Vec<String>,
+        /// This snapshot only
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// Go back to a snapshot (not built yet)
+    SnapshotSwitch {
+        #[command(flatten)]
+        snapshot: Snapshot,
+        /// Do not go on with its memory
+        #[arg(long, conflicts_with = "must_resume")]
+        skip_resume: bool,
+        /// Fail if it has no memory
+        #[arg(long)]
+        must_resume: bool,
+        /// Keep the parameters there are now
+        #[arg(long)]
+        skip_config: bool,
+    },
+    /// Delete a snapshot (not built yet)
+    SnapshotDelete(Snapshot),
+    /// Mount a snapshot read-only (not built yet)
+    SnapshotMount {
+        #[command(flatten)]
+        snapshot: Snapshot,
+        /// Where
+        #[arg(long)]
+        target: Option<PathBuf>,
+    },
+    /// Unmount a snapshot (not built yet)
+    SnapshotUmount(Snapshot),
+    /// Move a container to another node (not built yet)
+    Migrate {
+        #[command(flatten)]
+        ct: Planned,
+        /// The node to move to
+        node: String,
+        /// Without stopping it
+        #[arg(long, alias = "live", conflicts_with_all = ["warm", "offline"])]
+        online: bool,
+        /// With a short stop
+        #[arg(long, conflicts_with = "offline")]
+        warm: bool,
+        /// Stopped
+        #[arg(long)]
+        offline: bool,
+        /// Only say what stands in the way
+        #[arg(long)]
+        check_only: bool,
+        /// Print how long each phase took
+        #[arg(long)]
+        times: bool,
+    },
+    /// Write a container to a file (not built yet)
+    Backup {
+        #[command(flatten)]
+        ct: Planned,
+        /// Where to
+        file: PathBuf,
+    },
+    /// Check records and host against each other (not built yet)
+    Verify {
+        /// One container only
+        ct: Option<Ct>,
+    },
+    /// Take over containers described elsewhere (not built yet)
+    Import {
+        /// An OpenVZ container's ID.conf
+        #[arg(long, value_name = "FILE")]
+        openvz: PathBuf,
+        /// Change nothing; print the steps that would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// A container, and only to plan.
+#[derive(Debug, Args)]
+pub(crate) struct Planned {
+    /// Container, by id or name
+    ct: Ct,
+    /// Change nothing; print the steps that would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A container and the file of its memory.
+#[derive(Debug, Args)]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    ct: Planned,
+    /// The file its memory is in
+    #[arg(long)]
+    dumpfile: Option<PathBuf>,
+    /// Only this part of the work
+    #[arg(long, hide = true)]
+    suspend: bool,
+    /// Only this part of the work
+    #[arg(long, hide = true)]
+    dump: bool,
+    /// Only this part of the work
+    #[arg(long, hide = true)]
+    undump: bool,
+    /// Only this part of the work
+    #[arg(long, hide = true)]
+    kill: bool,
+    /// Only this part of the work
+    #[arg(long, hide = true)]
+    resume: bool,
+}
+
+/// A snapshot of a container.
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    ct: Planned,
+    /// The snapshot's id
+    #[arg(long)]
+    id: String,
+}
+
+impl Unbuilt {
+    /// The verb's name.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Convert { .. } => "convert",
+            Self::Suspend(_) => "suspend",
+            Self::Resume(_) => "resume",
+            Self::Restore { .. } => "restore",
+            Self::Pause(_) => "pause",
+            Self::Unpause(_) => "unpause",
+            Self::Snapshot { .. } => "snapshot",
+            Self::SnapshotList { .. } => "snapshot-list",
+            Self::SnapshotSwitch { .. } => "snapshot-switch",
+            Self::SnapshotDelete(_) => "snapshot-delete",
+            Self::SnapshotMount { .. } => "snapshot-mount",
+            Self::SnapshotUmount(_) => "snapshot-umount",
+            Self::Migrate { .. } => "migrate",
+            Self::Backup { .. } => "backup",
+            Self::Verify { .. } => "verify",
+            Self::Import { .. } => "import",
+        }
+    }
+}
+
+/// The answer to what is not built; nothing was asked of the coordinator.
+pub(crate) fn not_built(what: &str) -> Fault {
+    let message =
+        format!("{what} is not built yet in this version of virtctl; nothing was changed");
+    Fault::new(Reason::NotBuilt, message).fact("what", what)
+}
+
+macro_rules! options {
+    ($($id:ident $name:literal $value:literal $help:literal;)*) => {
+        /// Options of `set` and `create` that are not built yet.
+        #[derive(Debug, Args)]
+        #[command(next_help_heading = "Parameters that are not built yet")]
+        pub(crate) struct UnbuiltOptions { $(
+            #[arg(long = $name, value_name = $value, help = $help, allow_hyphen_values = true)]
+            $id: Vec<String>,
+        )* }
+
+        impl UnbuiltOptions {
+            /// The first that was given.
+            pub(crate) fn given(&self) -> Option<&'static str> {
+                $(if !self.$id.is_empty() { return Some(concat!("--", $name)); })*
+                None
+            }
+        }
+
+        #[cfg(test)]
+        pub(crate) const OPTIONS: &[&str] = &[$(concat!("--", $name)),*];
+    };
+}
+
+options! {
+    memguarantee "memguarantee" "auto|PERCENT" "Memory it is guaranteed";
+    vm_overcommit "vm_overcommit" "FACTOR" "Address space in proportion to memory and swap";
+    meminfo "meminfo" "MODE" "What /proc/meminfo shows";
+    cpumask "cpumask" "LIST" "Processors it may run on";
+    nodemask "nodemask" "LIST" "NUMA nodes it may use";
+    cpuguarantee "cpuguarantee" "PERCENT" "Processor time it is guaranteed";
+    ioprio "ioprio" "0-7" "Weight of its disk traffic";
+    iolimit "iolimit" "BYTES" "Bytes a second it may read and write";
+    iopslimit "iopslimit" "N" "Requests a second it may make of disks";
+    diskquota "diskquota" "yes|no" "Whether its volume has a limit";
+    quotatime "quotatime" "SECONDS" "Grace period of the soft disk limits";
+    quotaugidlimit "quotaugidlimit" "N" "User and group quotas inside";
+    jquota "jquota" "yes|no" "Journal its quotas";
+    netif_add "netif_add" "IF[,MAC,HOST_IF,HOST_MAC[,BRIDGE]]" "Give it an Ethernet interface";
+    netif_del "netif_del" "IF|all" "Take an Ethernet interface away";
+    ifname "ifname" "IF" "The Ethernet interface the following are about";
+    mac "mac" "MAC" "Its hardware address inside";
+    host_ifname "host_ifname" "IF" "Its name on the node";
+    host_mac "host_mac" "MAC" "Its hardware address on the node";
+    bridge "bridge" "BRIDGE" "The bridge it is on";
+    vlan "vlan" "N" "The VLAN it is in";
+    mac_filter "mac_filter" "on|off" "Whether only its own hardware address may be used";
+    netdev_add "netdev_add" "IF" "Move an interface of the node inside";
+    netdev_del "netdev_del" "IF" "Move it back";
+    ext_ipadd "ext_ipadd" "A" "An address it may use and not be given";
+    ext_ipdel "ext_ipdel" "A|all" "Take such an address away";
+    rate "rate" "DEV:CLASS:KBIT" "Bandwidth it is guaranteed";
+    ratebound "ratebound" "yes|no" "Whether that is also its limit";
+    features "features" "NAME:on|off" "Functions of the kernel it may use";
+    capability "capability" "NAME:on|off" "Capabilities it has";
+    devices "devices" "b|c:MAJOR:MINOR:[rwq]" "Devices it may use, by number";
+    devnodes "devnodes" "NAME:[r][w][q]|none" "Devices it may use, by name";
+    netfilter "netfilter" "disabled|stateless|stateful|full" "Which packet filters it may have";
+    iptables "iptables" "LIST" "Which packet filters it may have, in the old words";
+    bindmount_add "bindmount_add" "[SRC:]DST[,FLAGS]" "Show a directory of the node inside";
+    bindmount_del "bindmount_del" "DST|all" "Show it no more";
+    pci_add "pci_add" "[DOM:]BUS:SLOT.FUNC" "Give it a PCI device";
+    pci_del "pci_del" "[DOM:]BUS:SLOT.FUNC" "Take a PCI device away";
+    stop_timeout "stop-timeout" "SECONDS" "How long its init may take to stop";
+    mount_opts "mount_opts" "LIST" "Options its volume is mounted with";
+    root "root" "PATH" "Where its volume is mounted";
+    private "private" "PATH" "Where its files are";
+    layout "layout" "LAYOUT" "How its files are kept";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Verb};
+    use clap::Parser as _;
+
+    #[test]
+    fn every_option_parses_and_names_itself() {
+        for option in OPTIONS {
+            let line = ["virtctl", "set", "101", option, "x"];
+            let Ok(Cli { verb: Verb::Set(args), .. }) = Cli::try_parse_from(line) else {
+                panic!("{option} does not parse")
+            };
+            assert_eq!(args.params.unbuilt().given(), Some(*option));
+        }
+    }
+
+    #[test]
+    fn the_answer_names_what_is_missing() {
+        let fault = not_built("suspend");
+        assert_eq!(fault.reason, Reason::NotBuilt);
+        assert!(fault.message.starts_with("suspend is not built yet"));
+        assert_eq!(fault.facts["what"], "suspend");
+    }
+}

@@ -1,0 +1,283 @@
+//! Verbs that change a container. Each is one call that answers with an operation.
+
+use std::io::Read as _;
+
+use ves_proto::coordinator::{self as api, Operation, SetMode};
+use ves_proto::{Fault, Reason, convert};
+use ves_types::{Enforcement, UbcResource};
+
+use super::Context;
+use crate::cli::{Change, CreateArgs, Ct, RestartArgs, SetArgs, StartArgs, StopArgs};
+use crate::failure::{Failure, Outcome};
+use crate::operation;
+use crate::output::{Format, took};
+use crate::params::{Params, Secret, UserPassword, Wanted, flat};
+use crate::sample::Sample;
+use crate::session::{self, Input};
+use crate::unbuilt::not_built;
+
+/// A new request id: a call repeated with it is the same call.
+pub(super) fn request_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Calls an RPC that answers with an operation, and follows it.
+macro_rules! change {
+    ($context:ident, $dry_run:expr, $method:ident, $request:expr, $done:expr) => {{
+        let request = $request;
+        let operation = $context
+            .coordinator
+            .ask(|| {
+                let mut client = $context.coordinator.containers();
+                let request = request.clone();
+                async move { client.$method(request).await }
+            })
+            .await?;
+        let Context { coordinator, output, .. } = &$context;
+        operation::finish(coordinator, *output, operation, $dry_run, $done).await
+    }};
+}
+
+/// "container 101 started".
+fn done(ct: Ct, what: &str) -> impl Fn(&Operation) -> String {
+    move |operation| {
+        let id = if operation.ct == 0 { ct.to_string() } else { operation.ct.to_string() };
+        format!("container {id} {what}")
+    }
+}
+
+impl Context {
+    pub(super) async fn create(self, args: CreateArgs) -> Outcome {
+        let CreateArgs { ct, ostemplate, config, dry_run, params } = args;
+        if params.node.is_some() {
+            return Err(not_built("--node").into());
+        }
+        let params = params.params;
+        refuse_unbuilt(&params)?;
+        if params.userpasswd.is_some() {
+            let message = "a password is set in a running container: create and start it, then use \
+                           virtctl set CT --userpasswd";
+            return Err(Fault::new(Reason::NotRunning, message).fact("ct", ct).into());
+        }
+        let mut wanted = Wanted::default();
+        if let Some(config) = config {
+            wanted.sample(Sample::named(&config)?, true);
+        }
+        wanted.params(&params);
+        let mut spec = wanted.spec;
+        spec.template = ostemplate.to_string();
+        spec.addresses = flat(&params.ipadd);
+        let id = match &ct {
+            Ct::Id(id) => id.get(),
+            Ct::Name(name) if spec.name.is_empty() || spec.name == name.as_str() => {
+                spec.name = name.to_string();
+                0
+            }
+            Ct::Name(name) => {
+                let other = &spec.name;
+                let message = format!("the container cannot be called {name} and {other} both");
+                return Err(Failure::usage(message));
+            }
+        };
+        let limited = limits_of(&wanted.mask);
+        let request =
+            api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
+        change!(self, dry_run, create_container, request, done(ct, "created"))?;
+        self.verdict(&limited).await;
+        Ok(())
+    }
+
+    pub(super) async fn set(self, args: SetArgs) -> Outcome {
+        let SetArgs { ct, save, setmode, applyconfig, dry_run, params } = args;
+        let ipdel = flat(&params.ipdel);
+        let params = params.params;
+        refuse_unbuilt(&params)?;
+        let password = params.userpasswd.as_ref().map(password).transpose()?;
+        let mut wanted = Wanted::default();
+        if let Some(sample) = applyconfig {
+            wanted.sample(Sample::named(&sample)?, false);
+        }
+        wanted.params(&params);
+        let ipadd = flat(&params.ipadd);
+        let nothing = wanted.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
+        if nothing && password.is_none() {
+            return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
+        }
+        let limited = limits_of(&wanted.mask);
+        if !nothing {
+            let set_mode = match setmode.as_deref() {
+                Some("restart") => SetMode::Restart,
+                Some("ignore") => SetMode::Ignore,
+                _ => SetMode::Unspecified,
+            };
+            let request = api::UpdateContainerRequest {
+                ct: ct.to_string(),
+                spec: Some(wanted.spec),
+                update_mask: wanted.mask,
+                save,
+                generation: 0,
+                request_id: request_id(),
+                dry_run,
+                set_mode: set_mode.into(),
+                add_addresses: ipadd,
+                remove_addresses: ipdel,
+            };
+            let what = if save { "changed and saved" } else { "changed until it stops" };
+            change!(self, dry_run, update_container, request, done(ct.clone(), what))?;
+        }
+        if let Some(password) = password {
+            if dry_run {
+                let user = password.user;
+                return self.output.print(&format!("set the password of {user} inside {ct}\n"));
+            }
+            self.password(&ct, password).await?;
+        }
+        self.verdict(&limited).await;
+        Ok(())
+    }
+
+    /// Sets a password by chpasswd inside. It goes through stdin: arguments can be seen by anybody.
+    async fn password(&self, ct: &Ct, password: UserPassword) -> Outcome {
+        let UserPassword { user, password } = password;
+        let script = "id -u \"$1\" >/dev/null 2>&1 || useradd -m \"$1\" && exec chpasswd";
+        let argv = ["/bin/sh", "-c", script, "sh", &user].map(str::to_owned).to_vec();
+        let input = Input::Bytes(format!("{user}:{}\n", password.0).into_bytes());
+        let command =
+            session::Command { argv, env: Vec::new(), bare_env: false, tty: false, input };
+        let began = std::time::Instant::now();
+        match session::exec(&self.coordinator, ct, command).await {
+            Ok(()) if self.output.quiet || self.output.format != Format::Table => Ok(()),
+            Ok(()) => {
+                let took = took(began.elapsed());
+                self.output.print(&format!("password of {user} in container {ct} set in {took}\n"))
+            }
+            Err(Failure::Status(status)) => {
+                let message = format!(
+                    "cannot set the password of {user} in container {ct}: its useradd or chpasswd \
+                     ended with status {status}"
+                );
+                let fault = Fault::new(Reason::HostFailed, message).fact("step", "chpasswd");
+                Err(fault.fact("status", status).into())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
+    async fn verdict(&self, limited: &[String]) {
+        if limited.is_empty() || self.output.quiet || self.output.format != Format::Table {
+            return;
+        }
+        let mut client = self.coordinator.node();
+        let Ok(node) = self.coordinator.ask_once(client.get_node(api::GetNodeRequest {})).await
+        else {
+            return;
+        };
+        for row in node.enforcement {
+            let Ok(row) = convert::parse_row(row) else { continue };
+            let kept = matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
+            if !kept && limited.iter().any(|name| name == row.resource.name()) {
+                let (name, how) = (row.resource, row.enforcement);
+                self.output.say(&format!("note: this node does not limit {name}: {how}"));
+            }
+        }
+    }
+
+    pub(super) async fn start(self, args: StartArgs) -> Outcome {
+        let StartArgs { change: Change { ct, dry_run }, wait, force } = args;
+        let request = api::StartContainerRequest {
+            ct: ct.to_string(),
+            request_id: request_id(),
+            dry_run,
+            wait,
+            force,
+            mount_only: false,
+        };
+        let what = if wait { "started and booted" } else { "started" };
+        change!(self, dry_run, start_container, request, done(ct, what))
+    }
+
+    pub(super) async fn mount(self, change: Change) -> Outcome {
+        let Change { ct, dry_run } = change;
+        let request = api::StartContainerRequest {
+            ct: ct.to_string(),
+            request_id: request_id(),
+            dry_run,
+            wait: false,
+            force: false,
+            mount_only: true,
+        };
+        change!(self, dry_run, start_container, request, done(ct, "mounted"))
+    }
+
+    pub(super) async fn stop(self, args: StopArgs) -> Outcome {
+        let StopArgs { change: Change { ct, dry_run }, fast, timeout, skip_umount } = args;
+        let request = api::StopContainerRequest {
+            ct: ct.to_string(),
+            request_id: request_id(),
+            dry_run,
+            fast,
+            grace_ms: timeout.unwrap_or(0).saturating_mul(1000),
+            skip_unmount: skip_umount,
+            unmount_only: false,
+        };
+        change!(self, dry_run, stop_container, request, done(ct, "stopped"))
+    }
+
+    pub(super) async fn umount(self, change: Change) -> Outcome {
+        let Change { ct, dry_run } = change;
+        let request = api::StopContainerRequest {
+            ct: ct.to_string(),
+            request_id: request_id(),
+            dry_run,
+            fast: false,
+            grace_ms: 0,
+            skip_unmount: false,
+            unmount_only: true,
+        };
+        change!(self, dry_run, stop_container, request, done(ct, "unmounted"))
+    }
+
+    pub(super) async fn restart(self, args: RestartArgs) -> Outcome {
+        let RestartArgs { change: Change { ct, dry_run }, fast, wait } = args;
+        let request = api::RestartContainerRequest {
+            ct: ct.to_string(),
+            request_id: request_id(),
+            dry_run,
+            fast,
+            wait,
+        };
+        change!(self, dry_run, restart_container, request, done(ct, "restarted"))
+    }
+
+    pub(super) async fn destroy(self, change: Change) -> Outcome {
+        let Change { ct, dry_run } = change;
+        let request =
+            api::DeleteContainerRequest { ct: ct.to_string(), request_id: request_id(), dry_run };
+        change!(self, dry_run, delete_container, request, done(ct, "destroyed"))
+    }
+}
+
+fn refuse_unbuilt(params: &Params) -> Outcome {
+    params.unbuilt.given().map_or(Ok(()), |option| Err(not_built(option).into()))
+}
+
+/// The UBC parameters among the fields of a mask.
+fn limits_of(mask: &[String]) -> Vec<String> {
+    let ubc = mask.iter().filter_map(|field| field.strip_prefix("limits.ubc."));
+    ubc.filter(|name| name.parse::<UbcResource>().is_ok()).map(str::to_owned).collect()
+}
+
+/// The password itself; "-" is a line of stdin.
+fn password(given: &Secret) -> Result<UserPassword, Failure> {
+    if given.0 != "-" {
+        return UserPassword::parse(given);
+    }
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(1024)
+        .read_to_string(&mut line)
+        .map_err(|e| Failure::local("cannot read the password from stdin", &e))?;
+    UserPassword::parse(&Secret(line.trim_end_matches(['\n', '\r']).to_owned()))
+}

@@ -1,0 +1,325 @@
+//! `list` and `status`: containers as vzlist and vzctl showed them.
+
+use std::collections::BTreeMap;
+
+use ves_proto::convert;
+use ves_proto::coordinator::{self as api, Container, ContainerSpec, ContainerState};
+use ves_proto::{Fault, Reason};
+use ves_types::{Bytes, Limit, UbcResource, UbcRow};
+
+use super::Context;
+use crate::cli::{Ct, ListVerb};
+use crate::connect::Coordinator;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Column, Format, Output, Value};
+
+/// A container and its accounting, where that was asked for and it runs.
+struct Row {
+    container: Container,
+    spec: ContainerSpec,
+    ubc: Option<Vec<UbcRow>>,
+}
+
+impl Context {
+    pub(super) async fn list(self, args: ListVerb) -> Outcome {
+        let ListVerb { all, stopped, names, ids, json, list_fields, list, cts } = args;
+        let mut output = self.output;
+        if json {
+            output.format = Format::Json;
+        }
+        if list_fields {
+            let names: String = columns().iter().map(|c| c.name.clone() + "\n").collect();
+            return output.print(&names);
+        }
+        let mut selection = list.selection(self.fields);
+        if ids {
+            selection.fields = vec!["ctid".to_owned()];
+            selection.no_header = true;
+        }
+        let running_only = !all && !stopped && cts.is_empty();
+        let mut containers = containers(&self.coordinator, running_only).await?;
+        if stopped {
+            containers.retain(|c| !running(c.state()));
+        }
+        for ct in &cts {
+            if !containers.iter().any(|c| is(c, ct)) {
+                return Err(unknown(ct).into());
+            }
+        }
+        if !cts.is_empty() {
+            containers.retain(|c| cts.iter().any(|ct| is(c, ct)));
+        }
+        let mut wanted = selection.fields.iter().chain(selection.sort.iter().map(|(name, _)| name));
+        let usage = if wanted.any(|name| accounted(name)) {
+            usage(&self.coordinator).await?
+        } else {
+            BTreeMap::new()
+        };
+        let rows: Vec<Row> = containers
+            .into_iter()
+            .map(|container| Row {
+                spec: container.spec.clone().unwrap_or_default(),
+                ubc: usage.get(&container.id).cloned(),
+                container,
+            })
+            .collect();
+        let last = if names { "name" } else { "hostname" };
+        let usual = ["ctid", "numproc", "status", "ip", last];
+        let mut columns = columns();
+        if selection.fields.is_empty() && usage.is_empty() {
+            // Accounting is only shown where it was asked for by name.
+            columns.retain(|c| !accounted(&c.name));
+        }
+        output.list(columns, &usual, &selection, &rows)
+    }
+
+    pub(super) async fn status(self, ct: &Ct) -> Outcome {
+        let Self { coordinator, output, .. } = self;
+        let answer = coordinator
+            .ask(|| {
+                let mut client = coordinator.containers();
+                let request = api::GetContainerRequest { ct: ct.to_string() };
+                async move { client.get_container(request).await }
+            })
+            .await;
+        let container = match (answer, ct) {
+            (Ok(container), _) => Some(container),
+            // vzctl's answer for an id that nobody has.
+            (Err(fault), Ct::Id(_)) if fault.reason == Reason::ContainerUnknown => None,
+            (Err(fault), _) => return Err(fault.into()),
+        };
+        print_status(output, ct, container.as_ref())
+    }
+}
+
+fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outcome {
+    let Status { exist, mounted, running } = Status::of(container);
+    let id = container.map_or_else(|| ct.to_string(), |c| c.id.to_string());
+    if output.format == Format::Table {
+        let words = [
+            if exist { "exist" } else { "deleted" },
+            if mounted { "mounted" } else { "unmounted" },
+            if running { "running" } else { "down" },
+        ];
+        output.print(&format!("CTID {id} {}\n", words.join(" ")))?;
+        if let Some(problem) = container.map(|c| &c.problem).filter(|p| !p.is_empty()) {
+            output.say(&format!("container {id}: {problem}"));
+        }
+        return Ok(());
+    }
+    output.value(&Value::map([
+        ("ctid", id.parse().map_or(Value::Null, Value::Num)),
+        ("exist", Value::Bool(exist)),
+        ("mounted", Value::Bool(mounted)),
+        ("running", Value::Bool(running)),
+        ("status", Value::text(container.map_or("deleted", |c| word(c.state())))),
+        ("problem", Value::text(container.map_or("", |c| &c.problem))),
+        ("operation", Value::text(container.map_or("", |c| &c.operation))),
+    ]))
+}
+
+/// vzctl's three answers about a container.
+#[derive(Debug, PartialEq, Eq)]
+struct Status {
+    exist: bool,
+    mounted: bool,
+    running: bool,
+}
+
+impl Status {
+    fn of(container: Option<&Container>) -> Self {
+        let Some(container) = container else {
+            return Self { exist: false, mounted: false, running: false };
+        };
+        let (mounted, running) = match container.state() {
+            ContainerState::Unspecified
+            | ContainerState::Creating
+            | ContainerState::Stopped
+            | ContainerState::Deleting => (false, false),
+            ContainerState::Mounted => (true, false),
+            ContainerState::Running | ContainerState::Paused => (true, true),
+            ContainerState::Broken => {
+                let running = container.init_pid.is_some();
+                (running || container.disk_used_bytes.is_some(), running)
+            }
+        };
+        Self { exist: true, mounted, running }
+    }
+}
+
+/// The word for a state.
+pub(super) const fn word(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Unspecified => "unknown",
+        ContainerState::Creating => "creating",
+        ContainerState::Stopped => "stopped",
+        ContainerState::Mounted => "mounted",
+        ContainerState::Running => "running",
+        ContainerState::Deleting => "deleting",
+        ContainerState::Paused => "paused",
+        ContainerState::Broken => "broken",
+    }
+}
+
+const fn running(state: ContainerState) -> bool {
+    matches!(state, ContainerState::Running | ContainerState::Paused)
+}
+
+fn is(container: &Container, ct: &Ct) -> bool {
+    match ct {
+        Ct::Id(id) => container.id == id.get(),
+        Ct::Name(name) => container.spec.as_ref().is_some_and(|s| s.name == name.as_str()),
+    }
+}
+
+fn unknown(ct: &Ct) -> Fault {
+    let message = format!("there is no container {ct}; virtctl list -a shows those there are");
+    Fault::new(Reason::ContainerUnknown, message).fact("ct", ct)
+}
+
+/// All containers, a page at a time.
+pub(super) async fn containers(
+    coordinator: &Coordinator,
+    running_only: bool,
+) -> Result<Vec<Container>, Failure> {
+    let mut containers = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = coordinator
+            .ask(|| {
+                let mut client = coordinator.containers();
+                let page_token = page_token.clone();
+                let request = api::ListContainersRequest { page_size: 0, page_token, running_only };
+                async move { client.list_containers(request).await }
+            })
+            .await?;
+        containers.extend(page.containers);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(containers);
+        }
+    }
+}
+
+/// Whether a field comes from accounting, which takes a call of its own.
+fn accounted(name: &str) -> bool {
+    let base = name.split('.').next().unwrap_or_default();
+    name != "numproc" && base.parse::<UbcResource>().is_ok()
+}
+
+/// The accounting of all running containers, by id.
+async fn usage(coordinator: &Coordinator) -> Result<BTreeMap<u32, Vec<UbcRow>>, Failure> {
+    let answer = super::resources::ask(coordinator, String::new()).await?;
+    let parse = |c: api::ContainerResources| {
+        let rows = c.rows.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
+        Ok((c.id, rows))
+    };
+    answer.into_iter().map(parse).collect()
+}
+
+fn number(n: Option<u64>) -> Value {
+    n.map_or(Value::Null, Value::Num)
+}
+
+/// Every field of a container, under vzlist's names where vzlist had it.
+fn columns() -> Vec<Column<Row>> {
+    fn column(name: &str, get: impl Fn(&Row) -> Value + 'static) -> Column<Row> {
+        Column::new(name, get)
+    }
+    fn right(name: &str, get: impl Fn(&Row) -> Value + 'static) -> Column<Row> {
+        Column::right(name, get)
+    }
+    let limits = |r: &Row| r.spec.limits.clone().unwrap_or_default();
+    let mut columns = vec![
+        right("ctid", |r| Value::Num(u64::from(r.container.id))),
+        right("numproc", |r| number(r.container.numproc)).headed("NPROC"),
+        column("status", |r| Value::text(word(r.container.state()))),
+        column("ip", |r| Value::texts(&r.spec.addresses)).headed("IP_ADDR"),
+        column("hostname", |r| Value::text(&r.spec.hostname)),
+        column("name", |r| Value::text(&r.spec.name)),
+        column("description", |r| Value::text(&r.spec.description)),
+        column("ostemplate", |r| Value::text(&r.spec.template)),
+        column("nameserver", |r| Value::texts(&r.spec.nameservers)),
+        column("searchdomain", |r| Value::texts(&r.spec.search_domains)),
+        column("onboot", |r| Value::Bool(r.spec.onboot)),
+        right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),
+        column("disabled", |r| Value::Bool(r.spec.disabled)),
+        right("cpulimit", move |r| Value::maybe(limits(r).cpu_millicpus.map(|m| m / 10))),
+        right("cpuunits", move |r| Value::maybe(limits(r).cpu_units)),
+        right("cpus", move |r| Value::maybe(limits(r).cpus)),
+        right("ram", move |r| memory(&limits(r), UbcResource::Physpages)),
+        right("swap", move |r| memory(&limits(r), UbcResource::Swappages)),
+        right("diskspace", |r| Value::Bytes(r.spec.disk_bytes)),
+        right("diskspace.used", |r| r.container.disk_used_bytes.map_or(Value::Null, Value::Bytes)),
+        right("diskinodes", |r| number(r.spec.disk_inodes)),
+        column("created", |r| match r.container.created_unix {
+            0 => Value::Null,
+            s => Value::Time(s.saturating_mul(1000)),
+        }),
+        column("started", |r| r.container.started_unix_ms.map_or(Value::Null, Value::Time)),
+        right("uptime", |r| uptime(r.container.started_unix_ms)),
+        right("init_pid", |r| Value::maybe(r.container.init_pid)),
+        column("node", |r| Value::text(&r.container.node)),
+        right("generation", |r| Value::Num(r.container.generation)),
+        column("unsaved", |r| Value::Bool(r.container.running_spec.is_some())),
+        column("operation", |r| Value::text(&r.container.operation)),
+        column("problem", |r| Value::text(&r.container.problem)),
+    ];
+    for resource in UbcResource::ALL {
+        let row = move |r: &Row| {
+            r.ubc.as_ref().and_then(|rows| rows.iter().find(|u| u.resource == resource).cloned())
+        };
+        if resource != UbcResource::Numproc {
+            columns.push(right(resource.name(), move |r| number(row(r).map(|u| u.held))));
+        }
+        let level = |limit: Option<Limit>| limit.map_or(Value::Null, Value::limit);
+        let name = |suffix: &str| format!("{resource}.{suffix}");
+        columns.push(right(&name("m"), move |r| number(row(r).map(|u| u.maxheld))));
+        columns.push(right(&name("b"), move |r| level(row(r).map(|u| u.value.barrier))));
+        columns.push(right(&name("l"), move |r| level(row(r).map(|u| u.value.limit))));
+        columns.push(right(&name("f"), move |r| number(row(r).map(|u| u.failcnt))));
+    }
+    columns
+}
+
+fn memory(limits: &ves_proto::common::Limits, resource: UbcResource) -> Value {
+    match limits.ubc.get(resource.name()).map(|v| Limit::from_wire(v.limit)) {
+        Some(Limit::Max(pages)) => Value::Bytes(pages.saturating_mul(Bytes::PAGE)),
+        Some(Limit::Unlimited) | None => Value::Null,
+    }
+}
+
+fn uptime(started_unix_ms: Option<i64>) -> Value {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let ms = started_unix_ms.and_then(|start| u64::try_from(now.saturating_sub(start)).ok());
+    ms.map_or(Value::Null, Value::Millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_words_for_each_state() {
+        let status = |state: ContainerState| {
+            let container = Container { id: 1, state: state.into(), ..Container::default() };
+            let Status { exist, mounted, running } = Status::of(Some(&container));
+            (exist, mounted, running)
+        };
+        assert_eq!(status(ContainerState::Stopped), (true, false, false));
+        assert_eq!(status(ContainerState::Mounted), (true, true, false));
+        assert_eq!(status(ContainerState::Running), (true, true, true));
+        assert_eq!(status(ContainerState::Paused), (true, true, true));
+        assert_eq!(status(ContainerState::Broken), (true, false, false));
+        assert_eq!(Status::of(None), Status { exist: false, mounted: false, running: false });
+    }
+
+    #[test]
+    fn fields_have_one_name_each() {
+        let mut names: Vec<_> = columns().into_iter().map(|c| c.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,72 @@
+//! `node`: what a node is, has, has promised and can enforce.
+
+use ves_proto::convert;
+use ves_proto::coordinator::{GetNodeRequest, Node};
+use ves_proto::storage::Pool;
+
+use super::Context;
+use crate::cli::NodeVerb;
+use crate::failure::Outcome;
+use crate::output::{Column, Format, Value};
+use crate::unbuilt::not_built;
+
+impl Context {
+    pub(super) async fn node(self, verb: NodeVerb) -> Outcome {
+        let Self { coordinator, output, fields } = self;
+        let list = match verb {
+            NodeVerb::Add { .. } => return Err(not_built("node add").into()),
+            NodeVerb::Drain { .. } => return Err(not_built("node drain").into()),
+            NodeVerb::Undrain { .. } => return Err(not_built("node undrain").into()),
+            NodeVerb::Remove { .. } => return Err(not_built("node remove").into()),
+            NodeVerb::List(list) => Some(list),
+            NodeVerb::Capacity => None,
+        };
+        let node: Node = coordinator
+            .ask(|| {
+                let mut client = coordinator.node();
+                async move { client.get_node(GetNodeRequest {}).await }
+            })
+            .await?;
+        if let Some(list) = list {
+            let usual = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
+            return output.list(columns(), &usual, &list.selection(fields), &[node]);
+        }
+        let rows: Vec<_> =
+            node.enforcement.iter().cloned().map(convert::parse_row).collect::<Result<_, _>>()?;
+        let mut entries: Vec<(String, Value)> =
+            columns().into_iter().map(|c| (c.name, (c.get)(&node))).collect();
+        let enforced = rows
+            .iter()
+            .map(|r| (r.resource.name().to_owned(), Value::text(r.enforcement.to_string())));
+        if output.format == Format::Table {
+            entries.extend(enforced);
+        } else {
+            entries.push(("enforcement".to_owned(), Value::Map(enforced.collect())));
+        }
+        output.value(&Value::Map(entries))
+    }
+}
+
+fn columns() -> Vec<Column<Node>> {
+    fn pool(get: impl Fn(&Pool) -> Value) -> impl Fn(&Node) -> Value {
+        move |node| node.pool.as_ref().map_or(Value::Null, &get)
+    }
+    vec![
+        Column::new("name", |n: &Node| Value::text(&n.name)),
+        Column::new("status", |n: &Node| {
+            Value::text(if n.unreachable.is_empty() { "ready" } else { "degraded" })
+        }),
+        Column::new("version", |n: &Node| Value::text(&n.version)),
+        Column::new("kernel", |n: &Node| Value::text(&n.kernel)),
+        Column::new("cgroup", |n: &Node| Value::text(&n.cgroup)),
+        Column::new("backend", pool(|p| Value::text(&p.backend))),
+        Column::right("size", pool(|p| Value::Bytes(p.size_bytes))),
+        Column::right("free", pool(|p| Value::Bytes(p.free_bytes))),
+        Column::right("promised", pool(|p| Value::Bytes(p.promised_bytes))),
+        Column::new("unreachable", |n: &Node| {
+            let mut services: Vec<_> = n.unreachable.iter().collect();
+            services.sort();
+            Value::Map(services.into_iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
+        }),
+    ]
+}

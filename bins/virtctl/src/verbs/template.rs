@@ -1,0 +1,240 @@
+//! `template`: what containers are created from.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use ves_proto::coordinator as api;
+use ves_proto::storage::{
+    self, ImportTemplateHeader, ImportTemplateRequest, InitSystem, Template,
+    import_template_request, template_progress,
+};
+use ves_proto::{Fault, Reason};
+use ves_types::{Bytes, ParseError, TemplateName};
+
+use super::Context;
+use crate::archive::Source;
+use crate::cli::TemplateVerb;
+use crate::failure::{Failure, Outcome};
+use crate::operation::{self, Display};
+use crate::output::{Column, Format, Value, took};
+use crate::unbuilt::not_built;
+
+impl Context {
+    pub(super) async fn template(self, verb: TemplateVerb) -> Outcome {
+        let began = Instant::now();
+        match verb {
+            TemplateVerb::List(list) => {
+                let answer = self
+                    .coordinator
+                    .ask(|| {
+                        let mut client = self.coordinator.templates();
+                        async move { client.list_templates(api::ListTemplatesRequest {}).await }
+                    })
+                    .await?;
+                let usual = ["name", "os", "init", "content", "allocated", "created"];
+                let selection = list.selection(self.fields);
+                self.output.list(columns(), &usual, &selection, &answer.templates)
+            }
+            TemplateVerb::Build { name, suite, init, packages } => {
+                let init = match init.as_deref() {
+                    Some("systemd") => InitSystem::Systemd,
+                    Some("sysvinit") => InitSystem::Sysvinit,
+                    _ => InitSystem::Unspecified,
+                };
+                let (name, init) = (name.to_string(), init.into());
+                self.build(storage::BuildTemplateRequest { name, suite, init, packages }).await
+            }
+            TemplateVerb::Import { source, name, sha256 } => {
+                self.import(source, name, sha256.unwrap_or_default()).await
+            }
+            TemplateVerb::Export { name, file } => self.export(&name, file).await,
+            TemplateVerb::Delete { name } => {
+                self.coordinator
+                    .ask(|| {
+                        let mut client = self.coordinator.templates();
+                        let request = api::DeleteTemplateRequest { name: name.to_string() };
+                        async move { client.delete_template(request).await }
+                    })
+                    .await?;
+                self.done(&format!("template {name} deleted"), began)
+            }
+        }
+    }
+
+    fn done(&self, what: &str, began: Instant) -> Outcome {
+        if self.output.quiet || self.output.format != Format::Table {
+            return Ok(());
+        }
+        self.output.print(&format!("{what} in {}\n", took(began.elapsed())))
+    }
+
+    async fn build(self, build: storage::BuildTemplateRequest) -> Outcome {
+        let Self { coordinator, output, .. } = self;
+        let name = build.name.clone();
+        let request = api::BuildTemplateRequest {
+            build: Some(build),
+            request_id: super::change::request_id(),
+        };
+        let operation = coordinator
+            .ask(|| {
+                let mut client = coordinator.templates();
+                let request = request.clone();
+                async move { client.build_template(request).await }
+            })
+            .await?;
+        let done = |_: &api::Operation| format!("template {name} built");
+        operation::finish(&coordinator, output, operation, false, done).await
+    }
+
+    async fn import(self, path: PathBuf, name: Option<TemplateName>, sha256: String) -> Outcome {
+        let began = Instant::now();
+        if path.to_string_lossy().starts_with("oci:") {
+            return Err(not_built("template import oci:").into());
+        }
+        let name = name.map_or_else(|| name_of(&path), Ok)?;
+        let sha256 = sha256.to_ascii_lowercase();
+        let hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        if !sha256.is_empty() && !hex {
+            return Err(Failure::usage("a SHA-256 has 64 hexadecimal digits"));
+        }
+        let source = Source::open(&path)?;
+        if !sha256.is_empty() && matches!(source, Source::Directory(_)) {
+            return Err(Failure::usage("--sha256 is of an archive; a directory has none"));
+        }
+        let (requests, rest) = mpsc::channel(4);
+        let header = ImportTemplateHeader { name: name.to_string(), sha256 };
+        let part = Some(import_template_request::Part::Header(header));
+        requests.try_send(ImportTemplateRequest { part }).ok(); // the queue is empty and `rest` here
+        let mut breaks = source.send(requests);
+        let unreadable = |e| Failure::local(&format!("cannot read all of {}", path.display()), &e);
+        let mut client = self.coordinator.templates();
+        let call = client.import_template(ReceiverStream::new(rest));
+        let mut answers = tokio::select! {
+            answers = self.coordinator.ask_once(call) => answers?,
+            Ok(error) = &mut breaks => return Err(unreadable(error)),
+        };
+        let mut display = Display::new(self.output);
+        let template: Template = loop {
+            let answer = tokio::select! {
+                // Cancel-safe: a message is taken whole or left in the stream.
+                answer = answers.message() => answer,
+                Ok(error) = &mut breaks => return Err(unreadable(error)),
+            };
+            match answer.map_err(|s| self.coordinator.explain(s))?.and_then(|a| a.is) {
+                Some(template_progress::Is::Progress(progress)) => display.progress(&progress),
+                Some(template_progress::Is::Template(template)) => break template,
+                None => {
+                    let why = "the import ended without a template";
+                    return Err(self.coordinator.lost(why).into());
+                }
+            }
+        };
+        display.end();
+        if self.output.format != Format::Table {
+            let entries = columns().into_iter().map(|c| (c.name, (c.get)(&template)));
+            return self.output.value(&Value::Map(entries.collect()));
+        }
+        self.done(&format!("template {name} imported"), began)
+    }
+
+    async fn export(self, name: &TemplateName, file: Option<PathBuf>) -> Outcome {
+        let began = Instant::now();
+        let mut client = self.coordinator.templates();
+        let request = storage::ExportTemplateRequest { name: name.to_string() };
+        let mut pieces = self.coordinator.ask_once(client.export_template(request)).await?;
+        let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
+        if file.as_os_str() == "-" {
+            while let Some(piece) = pieces.message().await? {
+                std::io::stdout().lock().write_all(&piece.data)?;
+            }
+            std::io::stdout().lock().flush()?;
+            return Ok(());
+        }
+        // Under another name until it is whole.
+        let mut part = file.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let wrong = |e: std::io::Error| {
+            Failure::local(&format!("cannot write the archive {}", part.display()), &e)
+        };
+        let mut out = File::create_new(&part).map_err(wrong)?;
+        let written: Result<u64, Failure> = async {
+            let mut size: u64 = 0;
+            while let Some(piece) = pieces.message().await? {
+                out.write_all(&piece.data).map_err(wrong)?;
+                size = size.saturating_add(u64::try_from(piece.data.len()).unwrap_or(0));
+            }
+            out.sync_all().map_err(wrong)?;
+            std::fs::rename(&part, &file).map_err(wrong)?;
+            Ok(size)
+        }
+        .await;
+        match written {
+            Ok(size) => {
+                let (to, size) = (file.display(), Bytes(size));
+                self.done(&format!("template {name} exported to {to} ({size})"), began)
+            }
+            Err(failure) => {
+                std::fs::remove_file(&part).ok(); // it is of no use, and may not even be there
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// A template's name out of a file's.
+fn name_of(source: &Path) -> Result<TemplateName, Failure> {
+    let file = source.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let endings = [".gz", ".xz", ".zst", ".tgz", ".txz", ".tzst", ".tar"];
+    let mut name = file.as_str();
+    while let Some(shorter) = endings.iter().find_map(|e| name.strip_suffix(e)) {
+        name = shorter;
+    }
+    let name: Result<TemplateName, ParseError> = name.parse();
+    name.map_err(|e| {
+        let message = format!("{e}; give the template a name with --name");
+        Fault::new(Reason::BadValue, message).fact("field", "name").into()
+    })
+}
+
+fn columns() -> Vec<Column<Template>> {
+    vec![
+        Column::new("name", |t: &Template| Value::text(&t.name)),
+        Column::new("os", |t: &Template| Value::text(&t.os)),
+        Column::new("init", |t: &Template| {
+            Value::text(match t.init() {
+                InitSystem::Unspecified => "",
+                InitSystem::Systemd => "systemd",
+                InitSystem::Sysvinit => "sysvinit",
+                InitSystem::Other => "other",
+            })
+        }),
+        Column::right("content", |t: &Template| Value::Bytes(t.content_bytes)),
+        Column::right("inodes", |t: &Template| Value::Num(t.content_inodes)),
+        Column::right("allocated", |t: &Template| Value::Bytes(t.allocated_bytes)),
+        Column::new("created", |t: &Template| match t.created_unix {
+            0 => Value::Null,
+            s => Value::Time(s.saturating_mul(1000)),
+        }),
+        Column::new("sha256", |t: &Template| Value::text(&t.sha256)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_out_of_files() {
+        let name = |s: &str| name_of(Path::new(s)).map(|n| n.to_string()).ok();
+        assert_eq!(name("/a/Debian-13.tar.zst"), Some("debian-13".into()));
+        assert_eq!(name("x.tgz"), Some("x".into()));
+        assert_eq!(name("dir.name"), Some("dir.name".into()));
+        assert_eq!(name("-"), None);
+        assert_eq!(name("/"), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! `top`: running containers and what they use, again and again.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use ves_proto::convert;
+use ves_proto::coordinator::{Container, ContainerResources};
+use ves_types::{Bytes, Limit, UbcResource, UbcRow};
+
+use super::Context;
+use super::list::containers;
+use crate::cli::TopArgs;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Column, Format, Value};
+
+/// One container between two looks.
+struct Row {
+    container: Container,
+    rows: Vec<UbcRow>,
+    cpu_usec: u64,
+    /// Thousandths of one processor; unknown at the first look.
+    millicpus: Option<u64>,
+}
+
+impl Row {
+    fn ubc(&self, resource: UbcResource) -> Option<&UbcRow> {
+        self.rows.iter().find(|r| r.resource == resource)
+    }
+    fn held(&self, resource: UbcResource) -> Value {
+        self.ubc(resource).map_or(Value::Null, |u| Value::Num(u.held))
+    }
+    fn held_bytes(&self, resource: UbcResource) -> Value {
+        let bytes = self.ubc(resource).map(|r| r.held.saturating_mul(Bytes::PAGE));
+        bytes.map_or(Value::Null, Value::Bytes)
+    }
+}
+
+/// Processor time each had used.
+type Seen = BTreeMap<u32, u64>;
+
+impl Context {
+    pub(super) async fn top(self, args: TopArgs) -> Outcome {
+        let TopArgs { once, batch, delay, iterations, list } = args;
+        let mut selection = list.selection(self.fields.clone());
+        if selection.sort.is_none() {
+            selection.sort = Some(("cpu".to_owned(), true));
+        }
+        let screen = std::io::stdout().is_terminal() && self.output.format == Format::Table;
+        let views = match iterations {
+            _ if once => 1,
+            Some(views) => views,
+            None if screen || batch => u32::MAX,
+            None => 1,
+        };
+        // The first view too needs two looks: processor time in percent is a difference.
+        let (mut seen, mut at) = (self.look(None).await?.1, Instant::now());
+        let first = Duration::from_millis(500);
+        let delay = Duration::from_secs(u64::from(delay));
+        for view in 0..views {
+            tokio::select! {
+                () = tokio::time::sleep(if view == 0 { first } else { delay }) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            }
+            let (rows, now) = self.look(Some((&seen, at.elapsed()))).await?;
+            (seen, at) = (now, Instant::now());
+            if screen && !batch && views > 1 {
+                let time = jiff::ZonedDateTime::now().strftime("%H:%M:%S").to_string();
+                let count = rows.len();
+                self.output.print(&format!("\x1b[H\x1b[J{time}  {count} running\n\n"))?;
+            }
+            let usual =
+                ["ctid", "name", "status", "numproc", "cpu", "ram", "ram.limit", "swap", "failcnt"];
+            self.output.list(columns(), &usual, &selection, &rows)?;
+        }
+        Ok(())
+    }
+
+    async fn look(&self, before: Option<(&Seen, Duration)>) -> Result<(Vec<Row>, Seen), Failure> {
+        let usage = super::resources::ask(&self.coordinator, String::new()).await?;
+        let running = containers(&self.coordinator, true).await?;
+        let mut running: BTreeMap<u32, Container> =
+            running.into_iter().map(|c| (c.id, c)).collect();
+        let mut rows = Vec::new();
+        let mut seen = Seen::new();
+        for ContainerResources { id, rows: ubc, cpu_usec } in usage {
+            let ubc = ubc.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
+            let millicpus = before.and_then(|(seen, elapsed)| {
+                let used = u128::from(cpu_usec.checked_sub(*seen.get(&id)?)?);
+                u64::try_from((used * 1000).checked_div(elapsed.as_micros())?).ok()
+            });
+            seen.insert(id, cpu_usec);
+            let container =
+                running.remove(&id).unwrap_or_else(|| Container { id, ..Container::default() });
+            rows.push(Row { container, rows: ubc, cpu_usec, millicpus });
+        }
+        Ok((rows, seen))
+    }
+}
+
+fn columns() -> Vec<Column<Row>> {
+    vec![
+        Column::right("ctid", |r: &Row| Value::Num(u64::from(r.container.id))),
+        Column::new("name", |r: &Row| {
+            let spec = r.container.spec.as_ref();
+            let name = spec.map(|s| if s.name.is_empty() { &s.hostname } else { &s.name });
+            name.map_or(Value::Null, Value::text)
+        }),
+        Column::new("status", |r: &Row| Value::text(super::list::word(r.container.state()))),
+        Column::right("numproc", |r: &Row| r.held(UbcResource::Numproc)).headed("NPROC"),
+        Column::right("cpu", |r: &Row| r.millicpus.map_or(Value::Null, Value::Tenths))
+            .headed("CPU%"),
+        Column::right("cpu_usec", |r: &Row| Value::Num(r.cpu_usec)),
+        Column::right("ram", |r: &Row| r.held_bytes(UbcResource::Physpages)),
+        Column::right("ram.limit", |r: &Row| {
+            match r.ubc(UbcResource::Physpages).map(|u| u.value.limit) {
+                Some(Limit::Max(pages)) => Value::Bytes(pages.saturating_mul(Bytes::PAGE)),
+                Some(Limit::Unlimited) | None => Value::Null,
+            }
+        })
+        .headed("OF"),
+        Column::right("swap", |r: &Row| r.held_bytes(UbcResource::Swappages)),
+        Column::right("numfile", |r: &Row| r.held(UbcResource::Numfile)),
+        Column::right("numtcpsock", |r: &Row| r.held(UbcResource::Numtcpsock)),
+        Column::right("failcnt", |r: &Row| {
+            Value::Num(r.rows.iter().fold(0, |sum: u64, u| sum.saturating_add(u.failcnt)))
+        }),
+    ]
+}
