@@ -1,1 +1,0 @@
-//! Unpacks archives nobody trusts, confined to one mounted file system.

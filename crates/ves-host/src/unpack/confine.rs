@@ -1,0 +1,190 @@
+//! The confined process: what it gives up before it reads a byte of an archive.
+//!
+//! ```text
+//! started by the daemon ─► own mount, network, IPC, UTS, pid namespaces
+//!   ─► root = the volume (or an empty read-only tmpfs), the old tree gone
+//!   ─► user namespace of a range nobody uses; file capabilities only, limits, no new privileges
+//!   ─► the archive
+//! ```
+
+#![allow(unsafe_code, reason = "capset, fork, prctl")]
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Gid, Resource, Rlimit, Uid, WaitOptions, setrlimit, waitpid};
+use rustix::thread::UnshareFlags;
+
+use super::{Contents, Limits, Refused, Report, extract, normalise};
+use crate::error::{Attempt, HostError};
+use crate::mount::{self, Change, FsContext, Propagation, attr};
+use rustix::fs::{Mode, OFlags};
+
+/// The first argument that makes the daemon's executable the confined process.
+pub const HELPER: &str = "unpack-helper";
+
+/// The last range of 65536 ids below the one that holds "no id".
+const BASE: u32 = 65_534 * 65_536;
+const COUNT: u32 = 65_535;
+/// Address space: what decoders need, and no bomb.
+const MEMORY: u64 = 2 << 30;
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP: what writing files of several owners takes.
+const KEPT: [u32; 5] = [0, 1, 3, 4, 31];
+
+/// Becomes the confined process when the arguments (without the program's name) say so. Must be
+/// called first in `main`, while there is one thread.
+pub fn helper(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    if args.next()? != HELPER {
+        return None;
+    }
+    let report = match run(args) {
+        Ok(contents) => Report::Done(contents),
+        Err(refused) => Report::from(refused),
+    };
+    let text = serde_json::to_string(&report).unwrap_or_default();
+    // Without a reader there is nobody to tell.
+    writeln!(io::stderr(), "{text}").ok();
+    Some(if matches!(report, Report::Done(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run(args: impl Iterator<Item = OsString>) -> Result<Option<Contents>, Refused> {
+    let args: Vec<String> = args.filter_map(|a| a.into_string().ok()).collect();
+    let unknown = || HostError::parse("start the unpacker", &args.join(" "));
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["normalise", limits] => {
+            let limits: Limits = serde_json::from_str(limits).map_err(|_| unknown())?;
+            enter(None)?;
+            // Standard output is the file for the clean archive.
+            let mut out = zstd::stream::write::Encoder::new(io::stdout().lock(), 3)
+                .and_then(|mut e| e.include_checksum(true).map(|()| e))
+                .map_err(|source| Refused::Io { what: "compress".to_owned(), source })?;
+            let contents = normalise(io::stdin().lock(), &mut out, limits)?;
+            out.finish().and_then(|mut o| o.flush()).map_err(|source| Refused::Io {
+                what: "write the clean archive".to_owned(),
+                source,
+            })?;
+            Ok(Some(contents))
+        }
+        ["extract", device] => {
+            let root = enter(Some(Path::new(device)))?;
+            extract::extract(io::stdin().lock(), &root)?;
+            Ok(None)
+        }
+        _ => Err(unknown().into()),
+    }
+}
+
+/// Goes into confinement; answers the new root.
+fn enter(device: Option<&Path>) -> Result<OwnedFd, HostError> {
+    let ids = mount::id_map(BASE, COUNT)?;
+    rustix::thread::set_no_new_privs(true).attempt(|| "give up new privileges".to_owned())?;
+    let namespaces = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWPID;
+    // SAFETY: no thread shares anything with this one, there is only one.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+        .attempt(|| "make namespaces".to_owned())?;
+    fork_into_pid_namespace()?;
+    let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .attempt(|| "open the root".to_owned())?;
+    let change =
+        Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
+    mount::change(&host, change, "/")?;
+    let target = match device {
+        Some(device) => {
+            let tree = FsContext::new("ext4")?
+                .set("source", device)?
+                .flag("noinit_itable")?
+                .mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
+            let id_mapped = Change { idmap: Some(ids.as_fd()), ..Change::default() };
+            mount::change(&tree, id_mapped, "the volume")?;
+            tree
+        }
+        None => FsContext::new("tmpfs")?
+            .set("source", "none")?
+            .set("size", "4k")?
+            .set("nr_inodes", "2")?
+            .flag("ro")?
+            .mount(attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::RDONLY)?,
+    };
+    // Every system has /proc; nothing below it is needed any more.
+    mount::attach(&target, Path::new("/proc"))?;
+    mount::pivot_root(&target)?;
+    limits()?;
+    rustix::thread::move_into_link_name_space(
+        ids.as_fd(),
+        Some(rustix::thread::LinkNameSpaceType::User),
+    )
+    .attempt(|| "enter the user namespace".to_owned())?;
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    rustix::thread::set_thread_groups(&[]).attempt(|| "drop groups".to_owned())?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).attempt(|| "change the group".to_owned())?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).attempt(|| "change the user".to_owned())?;
+    keep_capabilities()?;
+    mount::open_beneath(&target, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, true)
+}
+
+/// Only children are in a new pid namespace. The parent waits and ends as its child does.
+fn fork_into_pid_namespace() -> Result<(), HostError> {
+    // SAFETY: there is one thread, so the child may do everything its parent may.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(io::Error::last_os_error()).attempt(|| "fork".to_owned());
+    }
+    if pid == 0 {
+        // The confined one never outlives the one that waits for it.
+        return rustix::process::set_parent_process_death_signal(Some(
+            rustix::process::Signal::KILL,
+        ))
+        .attempt(|| "bind to the parent's life".to_owned());
+    }
+    let status = loop {
+        match waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) | Ok(None) => break 1,
+            Ok(Some((_, status))) => break status.exit_status().unwrap_or(1),
+        }
+    };
+    // SAFETY: ends this process at once, without running anything the child runs too.
+    unsafe { libc::_exit(status) }
+}
+
+fn limits() -> Result<(), HostError> {
+    let one = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    for (resource, limit) in
+        [(Resource::As, MEMORY), (Resource::Core, 0), (Resource::Nproc, 1), (Resource::Nofile, 64)]
+    {
+        setrlimit(resource, one(limit)).attempt(|| "set limits".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Of the capabilities in its user namespace, it keeps those about files.
+fn keep_capabilities() -> Result<(), HostError> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let bits = KEPT.iter().fold(0u32, |bits, cap| bits | 1 << cap);
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let low = Data { effective: bits, permitted: bits, inheritable: 0 };
+    let data = [low, Data::default()];
+    // SAFETY: version 3 reads one header and two data records, which live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        .attempt(|| "drop capabilities".to_owned())
+}

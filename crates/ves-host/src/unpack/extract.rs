@@ -1,0 +1,282 @@
+//! The writing pass: a clean archive into the file system whose root is `root`.
+//!
+//! It takes what `normalise` writes and nothing else: a path is opened below the root by the kernel
+//! without following any symbolic link, whatever is claimed about it, and no file that exists is
+//! ever opened for writing.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use tar::{EntryType, Header};
+
+use super::normalise::pax_pairs;
+use super::{Refused, decompress};
+
+struct Extractor<'a> {
+    root: &'a OwnedFd,
+    /// The directory used last; archives go directory by directory.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    /// Directories' times, which creating files in them would change again.
+    times: Vec<(Vec<u8>, u64)>,
+}
+
+struct Attributes {
+    mode: u32,
+    owner: (u32, u32),
+    mtime: u64,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Writes the clean archive's contents below `root`, which should be empty.
+pub(super) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
+    let mut input = decompress(input).map_err(|e| failed(e, b"", "decode"))?;
+    let mut state = Extractor { root, parent: None, times: Vec::new() };
+    // A fresh ext4 has it; e2fsck makes it again when it wants it.
+    rustix::fs::unlinkat(root, "lost+found", AtFlags::REMOVEDIR).ok();
+    let mut pax: Option<Vec<u8>> = None;
+    loop {
+        let mut header = Header::new_old();
+        input.read_exact(header.as_mut_bytes()).map_err(|e| failed(e, b"", "read"))?;
+        if header.as_bytes().iter().all(|b| *b == 0) {
+            break;
+        }
+        let size = header.entry_size().map_err(|e| failed(e, b"", "read a header"))?;
+        if header.entry_type() == EntryType::XHeader {
+            let mut data = Vec::new();
+            let padded = size.min(1 << 20).next_multiple_of(512);
+            input
+                .by_ref()
+                .take(padded)
+                .read_to_end(&mut data)
+                .map_err(|e| failed(e, b"", "read"))?;
+            data.truncate(usize::try_from(size).unwrap_or_default());
+            pax = Some(data);
+            continue;
+        }
+        state.entry(&header, pax.take().as_deref(), size, &mut input)?;
+    }
+    for (path, mtime) in std::mem::take(&mut state.times) {
+        let dir = state.open_dir(&path).map_err(|e| failed(e, &path, "open"))?;
+        rustix::fs::futimens(&dir, &timestamps(mtime))
+            .map_err(|e| failed(e, &path, "set the time of"))?;
+    }
+    rustix::fs::syncfs(root).map_err(|e| failed(e, b"", "write out"))
+}
+
+fn failed(e: impl Into<io::Error>, path: &[u8], what: &str) -> Refused {
+    let source = e.into();
+    match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => Refused::NoRoom,
+        _ => Refused::Io { what: format!("{what} {:?}", super::lossy(path)), source },
+    }
+}
+
+fn timestamps(mtime: u64) -> Timestamps {
+    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or_default(), tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn ids(owner: (u32, u32)) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+impl Extractor<'_> {
+    fn open_dir(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let path = if path.is_empty() { Path::new(".") } else { as_path(path) };
+        rustix::fs::openat2(
+            self.root,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+        )
+    }
+
+    /// The directory an entry is in, and its name there.
+    fn parent_of<'p>(&mut self, path: &'p [u8]) -> Result<(OwnedFd, &'p Path), Refused> {
+        let cut = path.iter().rposition(|b| *b == b'/');
+        let (dir, name) = match cut {
+            Some(at) => {
+                (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default())
+            }
+            None => (&[][..], path),
+        };
+        if self.parent.as_ref().is_none_or(|(known, _)| known != dir) {
+            let fd = self.open_dir(dir).map_err(|e| failed(e, dir, "open"))?;
+            self.parent = Some((dir.to_vec(), fd));
+        }
+        let fd = match &self.parent {
+            Some((_, fd)) => fd.try_clone().map_err(|e| failed(e, dir, "open"))?,
+            None => return Err(failed(io::Error::from(io::ErrorKind::NotFound), dir, "open")),
+        };
+        Ok((fd, as_path(name)))
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        pax: Option<&[u8]>,
+        size: u64,
+        input: &mut impl Read,
+    ) -> Result<(), Refused> {
+        let mut path = header.path_bytes().into_owned();
+        let mut link = header.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+        let mut xattrs = Vec::new();
+        let unclear = || Refused::Io {
+            what: "read the clean archive".to_owned(),
+            source: io::Error::from(io::ErrorKind::InvalidData),
+        };
+        for (key, value) in pax_pairs(pax.unwrap_or_default()).ok_or_else(unclear)? {
+            match key {
+                b"path" => path = value.to_vec(),
+                b"linkpath" => link = value.to_vec(),
+                _ => {
+                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        xattrs.push((name.to_vec(), value.to_vec()));
+                    }
+                }
+            }
+        }
+        if path == b"./" {
+            path.clear();
+        }
+        let id = |value: io::Result<u64>| {
+            value.ok().and_then(|v| u32::try_from(v).ok()).ok_or_else(unclear)
+        };
+        let attributes = Attributes {
+            mode: header.mode().map_err(|_| unclear())?,
+            owner: (id(header.uid())?, id(header.gid())?),
+            mtime: header.mtime().map_err(|_| unclear())?,
+            xattrs,
+        };
+        self.create(header.entry_type(), &path, &link, &attributes, size, input)
+    }
+
+    fn create(
+        &mut self,
+        kind: EntryType,
+        path: &[u8],
+        link: &[u8],
+        a: &Attributes,
+        size: u64,
+        input: &mut impl Read,
+    ) -> Result<(), Refused> {
+        if kind == EntryType::Directory {
+            if !path.is_empty() {
+                let (parent, name) = self.parent_of(path)?;
+                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(failed(e, path, "make the directory")),
+                }
+            }
+            let dir = self.open_dir(path).map_err(|e| failed(e, path, "open"))?;
+            attributes(&dir, path, a)?;
+            self.times.push((path.to_vec(), a.mtime));
+            return Ok(());
+        }
+        let (parent, name) = self.parent_of(path)?;
+        let (uid, gid) = ids(a.owner);
+        match kind {
+            EntryType::Regular => {
+                let fd = rustix::fs::openat(
+                    &parent,
+                    name,
+                    OFlags::WRONLY
+                        | OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC,
+                    Mode::from_raw_mode(0o600),
+                )
+                .map_err(|e| failed(e, path, "make the file"))?;
+                let mut file = File::from(fd);
+                copy(input, &mut file, size, path)?;
+                attributes(&file, path, a)?;
+                rustix::fs::futimens(&file, &timestamps(a.mtime))
+                    .map_err(|e| failed(e, path, "set the time of"))
+            }
+            EntryType::Symlink => {
+                rustix::fs::symlinkat(as_path(link), &parent, name)
+                    .map_err(|e| failed(e, path, "make the symbolic link"))?;
+                rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|e| failed(e, path, "give away"))?;
+                rustix::fs::utimensat(
+                    &parent,
+                    name,
+                    &timestamps(a.mtime),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )
+                .map_err(|e| failed(e, path, "set the time of"))
+            }
+            EntryType::Link => {
+                // The target's own parent is opened without following links too.
+                let cut = link.iter().rposition(|b| *b == b'/');
+                let (dir, target) = match cut {
+                    Some(at) => {
+                        (link.get(..at).unwrap_or_default(), link.get(at + 1..).unwrap_or_default())
+                    }
+                    None => (&[][..], link),
+                };
+                let dir = self.open_dir(dir).map_err(|e| failed(e, link, "open the parent of"))?;
+                rustix::fs::linkat(&dir, as_path(target), &parent, name, AtFlags::empty())
+                    .map_err(|e| failed(e, path, "make the hard link"))
+            }
+            EntryType::Fifo => {
+                rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+                    .map_err(|e| failed(e, path, "make the fifo"))?;
+                rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|e| failed(e, path, "give away"))?;
+                // It was just made by us and nobody else is here, so it is no link.
+                rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(a.mode), AtFlags::empty())
+                    .map_err(|e| failed(e, path, "set the mode of"))?;
+                rustix::fs::utimensat(
+                    &parent,
+                    name,
+                    &timestamps(a.mtime),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )
+                .map_err(|e| failed(e, path, "set the time of"))
+            }
+            _ => Err(failed(io::Error::from(io::ErrorKind::InvalidData), path, "understand")),
+        }
+    }
+}
+
+/// Owner first: giving a file away clears its setuid bit and its capabilities.
+fn attributes(fd: impl AsFd, path: &[u8], a: &Attributes) -> Result<(), Refused> {
+    let (uid, gid) = ids(a.owner);
+    rustix::fs::fchown(&fd, uid, gid).map_err(|e| failed(e, path, "give away"))?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(a.mode))
+        .map_err(|e| failed(e, path, "set the mode of"))?;
+    for (name, value) in &a.xattrs {
+        rustix::fs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty())
+            .map_err(|e| failed(e, path, "set an attribute of"))?;
+    }
+    Ok(())
+}
+
+/// Copies exactly `size` bytes and reads over the padding.
+fn copy(input: &mut impl Read, file: &mut File, size: u64, path: &[u8]) -> Result<(), Refused> {
+    let mut buffer = vec![0u8; 1 << 17];
+    let mut left = size;
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..most).unwrap_or_default();
+        input.read_exact(piece).map_err(|e| failed(e, path, "read"))?;
+        file.write_all(piece).map_err(|e| failed(e, path, "write"))?;
+        left -= piece.len() as u64;
+    }
+    let padding = size.next_multiple_of(512) - size;
+    io::copy(&mut input.take(padding), &mut io::sink()).map_err(|e| failed(e, path, "read"))?;
+    Ok(())
+}

@@ -1,0 +1,630 @@
+//! The judging pass: an archive of anybody in, an equivalent harmless one out.
+//!
+//! Of what comes out is true: every path is relative and without `.` or `..`; each directory comes
+//! before what is in it; nothing is below a symbolic link or a file; no path comes twice, except a
+//! directory to change its attributes; a hard link's target is an earlier entry; there are files,
+//! directories, symbolic and hard links and fifos only; owners are from 0 to 65534.
+//! What would make two systems the same one, the machine id and the keys of the SSH server, is
+//! left out.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+
+use tar::{EntryType, Header};
+
+use super::{Contents, Init, Limits, Refused, decompress};
+
+/// The greatest owner that is mapped into a container.
+const MAX_ID: u64 = 65_534;
+/// The most bytes one extended header may have.
+const MAX_EXTENSION: u64 = 64 << 10;
+const BLOCK: u64 = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Dir,
+    File,
+    Symlink,
+    Fifo,
+    /// Known, and left out.
+    Skipped,
+}
+
+/// What extended headers said about the next entry.
+#[derive(Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    size: Option<u64>,
+    mtime: Option<u64>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: bool,
+}
+
+struct Normaliser<'a, W: Write> {
+    limits: Limits,
+    tree: HashMap<Vec<u8>, Kind>,
+    symlinks_of_init: Option<Vec<u8>>,
+    os_release: Option<Vec<u8>>,
+    bytes: u64,
+    inodes: u64,
+    devices_skipped: u64,
+    keys_skipped: bool,
+    output: &'a mut W,
+}
+
+/// Reads an archive, compressed in any known way, and writes it clean and without compression.
+///
+/// # Errors
+/// [`Refused`]: what is wrong with which entry, or what failed.
+pub fn normalise(
+    input: impl Read,
+    output: &mut impl Write,
+    limits: Limits,
+) -> Result<Contents, Refused> {
+    let mut input =
+        decompress(input).map_err(|e| Refused::bad(b"", format!("it does not decode: {e}")))?;
+    let mut state = Normaliser {
+        limits,
+        tree: HashMap::from([(Vec::new(), Kind::Dir)]),
+        symlinks_of_init: None,
+        os_release: None,
+        bytes: 4096,
+        inodes: 1,
+        devices_skipped: 0,
+        keys_skipped: false,
+        output,
+    };
+    let mut extended = Extended::default();
+    let mut headers = 0u64;
+    while let Some(header) = next_header(&mut input)? {
+        headers += 1;
+        // Also headers that stand for no inode must end some time.
+        if headers > limits.inodes.saturating_mul(4).saturating_add(16) {
+            return Err(Refused::too_large(b"", "too many headers"));
+        }
+        state.entry(&header, &mut extended, &mut input)?;
+    }
+    if headers == 0 {
+        return Err(Refused::bad(b"", "it holds nothing"));
+    }
+    // What follows the end is padding; reading it lets the sender finish and be checked.
+    let mut rest = input.take(limits.bytes);
+    io::copy(&mut rest, &mut io::sink())
+        .map_err(|e| Refused::bad(b"", format!("it does not decode: {e}")))?;
+    state.finish()
+}
+
+/// The next header, or `None` at the end, which must be marked.
+fn next_header(input: &mut impl Read) -> Result<Option<Header>, Refused> {
+    let mut header = Header::new_old();
+    read_exactly(input, header.as_mut_bytes(), b"")?;
+    if header.as_bytes().iter().all(|b| *b == 0) {
+        return Ok(None);
+    }
+    let bytes = header.as_bytes();
+    let sum: u32 = bytes
+        .iter()
+        .enumerate()
+        .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) })
+        .sum();
+    match header.cksum() {
+        Ok(stored) if stored == sum => Ok(Some(header)),
+        _ => Err(Refused::bad(
+            b"",
+            "it is no tar archive, or is damaged: a header's checksum is wrong",
+        )),
+    }
+}
+
+fn read_exactly(input: &mut impl Read, buffer: &mut [u8], entry: &[u8]) -> Result<(), Refused> {
+    input.read_exact(buffer).map_err(|e| broken(&e, entry))
+}
+
+fn broken(e: &io::Error, entry: &[u8]) -> Refused {
+    if e.kind() == io::ErrorKind::UnexpectedEof {
+        Refused::bad(entry, "the archive ends in the middle")
+    } else {
+        Refused::bad(entry, format!("it does not decode: {e}"))
+    }
+}
+
+impl<W: Write> Normaliser<'_, W> {
+    fn entry(
+        &mut self,
+        header: &Header,
+        extended: &mut Extended,
+        input: &mut impl Read,
+    ) -> Result<(), Refused> {
+        let raw_name = header.path_bytes().into_owned();
+        let size =
+            header.entry_size().map_err(|_| Refused::bad(&raw_name, "its size is no number"))?;
+        match header.entry_type() {
+            EntryType::GNULongName => {
+                extended.path = Some(c_string(self.extension(&raw_name, size, input)?));
+                return Ok(());
+            }
+            EntryType::GNULongLink => {
+                extended.link = Some(c_string(self.extension(&raw_name, size, input)?));
+                return Ok(());
+            }
+            EntryType::XHeader => {
+                let data = self.extension(&raw_name, size, input)?;
+                return read_pax(&data, extended, &raw_name);
+            }
+            EntryType::XGlobalHeader => {
+                // Comments, such as git's commit id; nothing in it that an entry must have.
+                self.extension(&raw_name, size, input)?;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let ext = std::mem::take(extended);
+        let name = ext.path.unwrap_or(raw_name);
+        if ext.sparse {
+            return Err(Refused::bad(
+                &name,
+                "it is a sparse file; make the archive without --sparse",
+            ));
+        }
+        if ext.size.is_some_and(|s| s != size) {
+            return Err(Refused::bad(&name, "its two sizes differ, or it is larger than 8 GiB"));
+        }
+        let path = self.clean(&name, &name)?;
+        let number = |value: io::Result<u64>, what: &str| {
+            value.map_err(|_| Refused::bad(&name, format!("its {what} is no number")))
+        };
+        let uid = ext.uid.map_or_else(|| number(header.uid(), "owner"), Ok)?;
+        let gid = ext.gid.map_or_else(|| number(header.gid(), "group"), Ok)?;
+        if uid > MAX_ID || gid > MAX_ID {
+            let why =
+                format!("its owner {uid}:{gid} does not exist in a container, 65534 is the last");
+            return Err(Refused::bad(&name, why));
+        }
+        let mode =
+            header.mode().map_err(|_| Refused::bad(&name, "its mode is no number"))? & 0o7777;
+        let mtime = ext.mtime.unwrap_or_else(|| header.mtime().unwrap_or(0));
+        let link = ext
+            .link
+            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
+            .unwrap_or_default();
+        let out = Entry { path: &path, mode, uid, gid, mtime, xattrs: &ext.xattrs };
+        let skip = secret(&path);
+        match header.entry_type() {
+            // Old archives mark directories by a slash at the end.
+            EntryType::Regular | EntryType::Continuous if !name.ends_with(b"/") => {
+                if skip {
+                    self.keys_skipped |= path.starts_with(b"etc/ssh/");
+                    self.note(&path, Kind::Skipped, &name)?;
+                    return self.pass(size, input, &name);
+                }
+                self.note(&path, Kind::File, &name)?;
+                self.count(1, size, &name)?;
+                self.file(&out, size, input, &name)
+            }
+            EntryType::Directory | EntryType::Regular => {
+                if self.note(&path, Kind::Dir, &name)? {
+                    self.count(1, 1, &name)?;
+                }
+                self.put(&out, EntryType::Directory, 0, b"")?;
+                self.pass(size, input, &name)
+            }
+            EntryType::Symlink => {
+                if link.is_empty() || link.len() > 4095 || link.contains(&0) {
+                    return Err(Refused::bad(
+                        &name,
+                        "its link target is empty or longer than 4095 bytes",
+                    ));
+                }
+                if matches!(path.as_slice(), b"sbin/init" | b"usr/sbin/init") {
+                    self.symlinks_of_init = Some(link.clone());
+                }
+                self.note(&path, Kind::Symlink, &name)?;
+                self.count(1, if link.len() > 59 { 1 } else { 0 }, &name)?;
+                self.put(&out, EntryType::Symlink, 0, &link)?;
+                self.pass(size, input, &name)
+            }
+            EntryType::Link => {
+                let target = self.clean(&link, &name)?;
+                match self.tree.get(&target) {
+                    Some(Kind::File | Kind::Symlink | Kind::Fifo) => {}
+                    Some(Kind::Skipped) => {
+                        self.note(&path, Kind::Skipped, &name)?;
+                        return self.pass(size, input, &name);
+                    }
+                    Some(Kind::Dir) => {
+                        return Err(Refused::bad(&name, "it is a hard link to a directory"));
+                    }
+                    None => {
+                        let why = format!(
+                            "it is a hard link to {:?}, which no earlier entry is",
+                            super::lossy(&link)
+                        );
+                        return Err(Refused::bad(&name, why));
+                    }
+                }
+                self.note(&path, Kind::File, &name)?;
+                self.put(&out, EntryType::Link, 0, &target)?;
+                self.pass(size, input, &name)
+            }
+            EntryType::Fifo => {
+                self.note(&path, Kind::Fifo, &name)?;
+                self.count(1, 0, &name)?;
+                self.put(&out, EntryType::Fifo, 0, b"")?;
+                self.pass(size, input, &name)
+            }
+            EntryType::Char | EntryType::Block => {
+                if !path.starts_with(b"dev/") {
+                    return Err(Refused::bad(&name, "it is a device node outside dev/"));
+                }
+                self.note(&path, Kind::Skipped, &name)?;
+                self.devices_skipped += 1;
+                self.pass(size, input, &name)
+            }
+            EntryType::GNUSparse => {
+                Err(Refused::bad(&name, "it is a sparse file; make the archive without --sparse"))
+            }
+            other => {
+                let why = format!("its type {:?} is unknown", char::from(other.as_byte()));
+                Err(Refused::bad(&name, why))
+            }
+        }
+    }
+
+    /// The path without leading slashes and dots.
+    fn clean(&self, path: &[u8], entry: &[u8]) -> Result<Vec<u8>, Refused> {
+        let mut clean = Vec::with_capacity(path.len());
+        let mut depth = 0;
+        if path.contains(&0) {
+            return Err(Refused::bad(entry, "its path holds a NUL"));
+        }
+        for part in path.split(|b| *b == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => return Err(Refused::bad(entry, "its path holds \"..\"")),
+                _ if part.len() > 255 => {
+                    return Err(Refused::too_large(entry, "a name has more than 255 bytes"));
+                }
+                _ => {
+                    if !clean.is_empty() {
+                        clean.push(b'/');
+                    }
+                    clean.extend_from_slice(part);
+                    depth += 1;
+                }
+            }
+        }
+        if clean.len() > self.limits.path_bytes {
+            let limit = format!("a path has more than {} bytes", self.limits.path_bytes);
+            return Err(Refused::too_large(entry, limit));
+        }
+        if depth > self.limits.depth {
+            let limit = format!("a path has more than {} parts", self.limits.depth);
+            return Err(Refused::too_large(entry, limit));
+        }
+        Ok(clean)
+    }
+
+    /// Takes a path into the tree; says whether it is new. Directories that were never named come
+    /// into being.
+    fn note(&mut self, path: &[u8], kind: Kind, entry: &[u8]) -> Result<bool, Refused> {
+        for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
+            let parent = path.get(..at).unwrap_or_default();
+            match self.tree.get(parent) {
+                Some(Kind::Dir) => {}
+                Some(Kind::Symlink) => {
+                    let why = format!("it lies below the symbolic link {:?}", super::lossy(parent));
+                    return Err(Refused::bad(entry, why));
+                }
+                Some(Kind::File | Kind::Fifo | Kind::Skipped) => {
+                    let why =
+                        format!("it lies below {:?}, which is no directory", super::lossy(parent));
+                    return Err(Refused::bad(entry, why));
+                }
+                None => {
+                    let parent = parent.to_vec();
+                    self.count(1, 1, entry)?;
+                    let plain =
+                        Entry { path: &parent, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: &[] };
+                    self.put(&plain, EntryType::Directory, 0, b"")?;
+                    self.tree.insert(parent, Kind::Dir);
+                }
+            }
+        }
+        match (self.tree.get(path), kind) {
+            (None, _) => {
+                self.tree.insert(path.to_vec(), kind);
+                Ok(true)
+            }
+            (Some(Kind::Dir), Kind::Dir) => Ok(false),
+            _ => Err(Refused::bad(entry, "the archive has it twice")),
+        }
+    }
+
+    fn count(&mut self, inodes: u64, bytes: u64, entry: &[u8]) -> Result<(), Refused> {
+        self.inodes = self.inodes.saturating_add(inodes);
+        self.bytes = self.bytes.saturating_add(bytes.div_ceil(4096).saturating_mul(4096));
+        if self.inodes > self.limits.inodes {
+            let limit = format!("it has more than {} files", self.limits.inodes);
+            return Err(Refused::too_large(entry, limit));
+        }
+        if self.bytes > self.limits.bytes {
+            let limit = format!("its files take more than {} bytes", self.limits.bytes);
+            return Err(Refused::too_large(entry, limit));
+        }
+        Ok(())
+    }
+
+    fn extension(
+        &self,
+        entry: &[u8],
+        size: u64,
+        input: &mut impl Read,
+    ) -> Result<Vec<u8>, Refused> {
+        if size > MAX_EXTENSION {
+            let limit = format!("an extended header has more than {MAX_EXTENSION} bytes");
+            return Err(Refused::too_large(entry, limit));
+        }
+        let mut data = vec![0; usize::try_from(size).unwrap_or_default()];
+        read_exactly(input, &mut data, entry)?;
+        skip(padding(size), input, entry)?;
+        Ok(data)
+    }
+
+    /// Reads over `size` bytes, with padding, that are not wanted.
+    fn pass(&self, size: u64, input: &mut impl Read, entry: &[u8]) -> Result<(), Refused> {
+        if size > self.limits.bytes {
+            return Err(Refused::too_large(
+                entry,
+                format!("it has more than {} bytes", self.limits.bytes),
+            ));
+        }
+        skip(size.saturating_add(padding(size)), input, entry)
+    }
+
+    fn file(
+        &mut self,
+        out: &Entry<'_>,
+        size: u64,
+        input: &mut impl Read,
+        name: &[u8],
+    ) -> Result<(), Refused> {
+        if out.path == b"etc/machine-id" {
+            self.put(out, EntryType::Regular, 0, b"")?;
+            return self.pass(size, input, name);
+        }
+        self.put(out, EntryType::Regular, size, b"")?;
+        let wanted = matches!(out.path, b"usr/lib/os-release" | b"etc/os-release") && size < 65_536;
+        let mut keep = Vec::new();
+        let mut left = size;
+        let mut buffer = [0u8; 1 << 16];
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = buffer.get_mut(..most).unwrap_or_default();
+            read_exactly(input, piece, name)?;
+            if wanted {
+                keep.extend_from_slice(piece);
+            }
+            self.write(piece)?;
+            left -= piece.len() as u64;
+        }
+        if wanted {
+            self.os_release = Some(keep);
+        }
+        skip(padding(size), input, name)?;
+        self.pad(size)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        self.output
+            .write_all(bytes)
+            .map_err(|source| Refused::Io { what: "write the clean archive".to_owned(), source })
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), Refused> {
+        let zeros = [0u8; 512];
+        let want = usize::try_from(padding(size)).unwrap_or_default();
+        self.write(zeros.get(..want).unwrap_or_default())
+    }
+
+    /// Writes a header, with an extended one where the plain one cannot say it all.
+    fn put(
+        &mut self,
+        e: &Entry<'_>,
+        kind: EntryType,
+        size: u64,
+        link: &[u8],
+    ) -> Result<(), Refused> {
+        let mut pax = Vec::new();
+        // The root of the tree has a name too.
+        let path: &[u8] = if e.path.is_empty() { b"./" } else { e.path };
+        if path.len() > 99 {
+            pax_record(&mut pax, b"path", path);
+        }
+        if link.len() > 99 {
+            pax_record(&mut pax, b"linkpath", link);
+        }
+        for (name, value) in e.xattrs {
+            pax_record(&mut pax, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
+        }
+        if !pax.is_empty() {
+            let header =
+                plain_header(&e.with_path(b"pax"), EntryType::XHeader, pax.len() as u64, b"");
+            self.write(header.as_bytes())?;
+            self.write(&pax)?;
+            self.pad(pax.len() as u64)?;
+        }
+        let header = plain_header(&e.with_path(path), kind, size, link);
+        self.write(header.as_bytes())
+    }
+
+    fn finish(mut self) -> Result<Contents, Refused> {
+        let unit: &[u8] = b"etc/systemd/system/ssh.service.d/10-ves-host-keys.conf";
+        let has = |path: &[u8]| self.tree.contains_key(path);
+        let sshd =
+            has(b"usr/lib/systemd/system/ssh.service") || has(b"lib/systemd/system/ssh.service");
+        if self.keys_skipped && sshd && !has(unit) {
+            let text = b"# Keys are not part of a template: each container makes its own.\n\
+                         [Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n";
+            let size = text.len() as u64;
+            self.note(unit, Kind::File, unit)?;
+            self.count(1, size, unit)?;
+            let out = Entry { path: unit, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: &[] };
+            self.put(&out, EntryType::Regular, size, b"")?;
+            self.write(text)?;
+            self.pad(size)?;
+        }
+        self.write(&[0; 1024])?;
+        self.output
+            .flush()
+            .map_err(|source| Refused::Io { what: "write the clean archive".to_owned(), source })?;
+        let has = |path: &[u8]| self.tree.contains_key(path);
+        let init = match &self.symlinks_of_init {
+            Some(target) if target.windows(7).any(|w| w == b"systemd") => Init::Systemd,
+            Some(_) => Init::Other,
+            None if !has(b"sbin/init") && !has(b"usr/sbin/init") => Init::Absent,
+            None if has(b"etc/inittab") || has(b"usr/share/sysvinit/inittab") => Init::Sysvinit,
+            None => Init::Other,
+        };
+        let os = self.os_release.as_deref().map(String::from_utf8_lossy).and_then(|text| {
+            let line = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
+            Some(
+                line.trim_matches(['"', '\''])
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(100)
+                    .collect(),
+            )
+        });
+        Ok(Contents {
+            bytes: self.bytes,
+            inodes: self.inodes,
+            init,
+            os,
+            devices_skipped: self.devices_skipped,
+        })
+    }
+}
+
+struct Entry<'a> {
+    path: &'a [u8],
+    mode: u32,
+    uid: u64,
+    gid: u64,
+    mtime: u64,
+    xattrs: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+impl<'a> Entry<'a> {
+    const fn with_path(&self, path: &'a [u8]) -> Self {
+        Self { path, mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs: &[] }
+    }
+}
+
+/// Files that make a system itself and no other.
+fn secret(path: &[u8]) -> bool {
+    let key = path.strip_prefix(b"etc/ssh/ssh_host_").is_some();
+    key || matches!(path, b"var/lib/dbus/machine-id" | b"var/lib/systemd/random-seed")
+}
+
+/// Reads over exactly so many bytes.
+fn skip(want: u64, input: &mut impl Read, entry: &[u8]) -> Result<(), Refused> {
+    let got = io::copy(&mut input.take(want), &mut io::sink()).map_err(|e| broken(&e, entry))?;
+    if got == want { Ok(()) } else { Err(Refused::bad(entry, "the archive ends in the middle")) }
+}
+
+const fn padding(size: u64) -> u64 {
+    (BLOCK - size % BLOCK) % BLOCK
+}
+
+fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|b| *b == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+fn plain_header(e: &Entry<'_>, kind: EntryType, size: u64, link: &[u8]) -> Header {
+    let mut header = Header::new_ustar();
+    {
+        let old = header.as_old_mut();
+        for (to, from) in old.name.iter_mut().zip(e.path.iter().take(99)) {
+            *to = *from;
+        }
+        for (to, from) in old.linkname.iter_mut().zip(link.iter().take(99)) {
+            *to = *from;
+        }
+    }
+    header.set_entry_type(kind);
+    header.set_mode(e.mode);
+    header.set_uid(e.uid);
+    header.set_gid(e.gid);
+    header.set_mtime(e.mtime);
+    header.set_size(size);
+    header.set_cksum();
+    header
+}
+
+/// Appends "LENGTH KEY=VALUE\n", where the length counts itself.
+fn pax_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    out.extend_from_slice(format!("{length} ").as_bytes());
+    out.extend_from_slice(key);
+    out.push(b'=');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+/// The records of an extended header, as pairs.
+pub(super) fn pax_pairs(data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let mut pairs = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() && rest.first() != Some(&0) {
+        let blank = rest.iter().position(|b| *b == b' ')?;
+        let length: usize = std::str::from_utf8(rest.get(..blank)?).ok()?.parse().ok()?;
+        let record = rest.get(blank + 1..length)?.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|b| *b == b'=')?;
+        pairs.push((record.get(..equals)?, record.get(equals + 1..)?));
+        rest = rest.get(length..)?;
+    }
+    Some(pairs)
+}
+
+fn read_pax(data: &[u8], extended: &mut Extended, entry: &[u8]) -> Result<(), Refused> {
+    let bad = || Refused::bad(entry, "its extended header is malformed");
+    let number =
+        |v: &[u8]| std::str::from_utf8(v).ok().and_then(|t| t.parse::<u64>().ok()).ok_or_else(bad);
+    for (key, value) in pax_pairs(data).ok_or_else(bad)? {
+        match key {
+            b"path" => extended.path = Some(value.to_vec()),
+            b"linkpath" => extended.link = Some(value.to_vec()),
+            b"uid" => extended.uid = Some(number(value)?),
+            b"gid" => extended.gid = Some(number(value)?),
+            b"size" => extended.size = Some(number(value)?),
+            b"mtime" => {
+                // Seconds with a fraction; before 1970 counts as 1970.
+                let whole = value.split(|b| *b == b'.').next().unwrap_or_default();
+                extended.mtime = Some(number(whole).unwrap_or_default());
+            }
+            _ if key.starts_with(b"GNU.sparse.") => extended.sparse = true,
+            _ => {
+                let kept = key
+                    .strip_prefix(b"SCHILY.xattr.")
+                    .filter(|name| *name == b"security.capability" || name.starts_with(b"user."));
+                if let Some(name) = kept {
+                    if name.len() > 255 || name.contains(&0) {
+                        return Err(bad());
+                    }
+                    extended.xattrs.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
