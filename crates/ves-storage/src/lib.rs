@@ -1,1 +1,74 @@
-//! Pools, templates and volumes.
+//! The storage service: pools, templates and volumes of one node.
+//!
+//! ```text
+//! api ─► service ─► plan (pure)              pool     <state>/storage/pool, or pool.img mounted there
+//!           │                                template <pool>/templates/NAME/{contents.tar.zst,
+//!           ▼                                                  golden-N.img, template.json}
+//!         Host { observe, apply }            volume   <pool>/volumes/ID.img ─► loop ─► ext4
+//!         ├─ exec (the kernel)                                  ─► <run>/ct/ID/root, idmapped
+//!         └─ fake (memory, with faults)
+//! ```
+//!
+//! A volume is one image file with an ext4 of its own, made by sharing the blocks of its template's
+//! golden image; what it is, stands in an attribute of the file, so that one rename commits all of
+//! it. ext4 fixes the number of inodes per group when it is made, so a template has one golden
+//! image for each number that was asked for.
+//!
+//! Invariants: a volume never shrinks; an image is deleted only when no device shows it; nothing
+//! that is not ours is touched; the promised sizes stay within the pool; no archive is read outside
+//! of confinement, and no path inside a volume is opened by this process.
+//!
+//! Capabilities: see [`CAPABILITIES`]. Modules, in reading order:
+
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod config;
+pub mod error;
+pub mod exec;
+mod helper;
+pub mod host;
+pub mod observe;
+pub mod plan;
+pub mod service;
+pub mod template;
+
+use std::sync::Arc;
+
+use ves_daemon::{App, BuildError, Cap};
+use ves_types::layout::Layout;
+
+pub use config::Config;
+pub use helper::dispatch;
+
+/// What the service needs. The first group is its own work; the second is for the programs it runs,
+/// which install packages as root of a directory tree and write files of every owner.
+pub const CAPABILITIES: &[Cap] = &[
+    // mounts, loop devices, growing file systems, namespaces
+    Cap::CAP_SYS_ADMIN,
+    // the unpacker's id maps and change of user
+    Cap::CAP_SETUID,
+    Cap::CAP_SETGID,
+    // reserved blocks of the pool's file system
+    Cap::CAP_SYS_RESOURCE,
+    // mmdebstrap: chroot, owners, device nodes, file capabilities
+    Cap::CAP_SYS_CHROOT,
+    Cap::CAP_CHOWN,
+    Cap::CAP_DAC_OVERRIDE,
+    Cap::CAP_FOWNER,
+    Cap::CAP_FSETID,
+    Cap::CAP_MKNOD,
+    Cap::CAP_SETFCAP,
+    Cap::CAP_KILL,
+];
+
+/// Builds the service on the real host: the pool is attached and leftovers of a crash are swept.
+///
+/// # Errors
+/// When the pool cannot be made or attached, or the state directory cannot be used.
+pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
+    let host = exec::RealHost::open(&config, layout.clone())?;
+    let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");
+    let service = service::Service::new(Arc::new(host), dir)?;
+    Ok(api::app(service))
+}

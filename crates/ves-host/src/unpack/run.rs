@@ -45,7 +45,10 @@ fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostErro
 
 /// Feeds the child and hears its report. A child that ends early breaks the pipe: its report says
 /// why, and the rest of the feed is not read.
-fn converse(mut child: Child, feed: &mut impl Feed) -> Result<(Option<Contents>, Digest), Refused> {
+fn converse(
+    mut child: Child,
+    feed: &mut (impl Feed + ?Sized),
+) -> Result<(Option<Contents>, Digest), Refused> {
     let mut hash = Sha256::new();
     let mut broke_off = None;
     if let Some(mut pipe) = child.stdin.take() {
@@ -104,7 +107,7 @@ fn converse(mut child: Child, feed: &mut impl Feed) -> Result<(Option<Contents>,
 /// # Errors
 /// [`Refused`].
 pub fn normalise_to(
-    feed: &mut impl Feed,
+    feed: &mut (impl Feed + ?Sized),
     output: &File,
     limits: Limits,
 ) -> Result<(Contents, Digest), Refused> {

@@ -1,0 +1,398 @@
+//! gRPC: parse → call → render, no decisions.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+use ves_daemon::{App, Policy, Role, blocking};
+use ves_host::unpack::{Feed, Init};
+use ves_proto::convert::{parse_ct, parse_fence, parse_slot};
+use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
+use ves_proto::storage::{self as pb, template_progress::Is};
+use ves_proto::{Fault, Reason, common};
+use ves_types::TemplateName;
+
+use crate::host::{Source, Template};
+use crate::plan::{Desired, PoolFacts, Record};
+use crate::service::{Service, Volume};
+use crate::template::{Build, BuildInit, Progress, parse_sha256};
+
+const ALLOWED: &[Role] = &[Role::Root, Role::Coordinator];
+
+/// Who may call what: the coordinator, and root for repairs.
+pub const POLICY: Policy = &[
+    ("/ves.storage.v1.StorageService/EnsureVolume", ALLOWED),
+    ("/ves.storage.v1.StorageService/RemoveVolume", ALLOWED),
+    ("/ves.storage.v1.StorageService/GetVolume", ALLOWED),
+    ("/ves.storage.v1.StorageService/ListVolumes", ALLOWED),
+    ("/ves.storage.v1.StorageService/BuildTemplate", ALLOWED),
+    ("/ves.storage.v1.StorageService/ImportTemplate", ALLOWED),
+    ("/ves.storage.v1.StorageService/ExportTemplate", ALLOWED),
+    ("/ves.storage.v1.StorageService/RemoveTemplate", ALLOWED),
+    ("/ves.storage.v1.StorageService/ListTemplates", ALLOWED),
+    ("/ves.storage.v1.StorageService/GetPool", ALLOWED),
+];
+
+/// Names of the services.
+pub const SERVICES: &[&str] = &["ves.storage.v1.StorageService"];
+
+/// The routes of a service.
+pub fn routes(service: Service) -> tonic::service::Routes {
+    tonic::service::Routes::new(StorageServiceServer::new(Api(service)))
+}
+
+/// The service, ready for the chassis.
+pub fn app(service: Service) -> App {
+    App { routes: routes(service), policy: POLICY, services: SERVICES, operators: Vec::new() }
+}
+
+struct Api(Service);
+
+type Answer<T> = Result<Response<T>, Status>;
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Messages that may wait for a slow reader.
+const QUEUE: usize = 16;
+/// The most bytes of one message of an archive.
+const PIECE: usize = 256 << 10;
+/// The smallest volume that is worth a call: less than any golden image.
+const LEAST_VOLUME: u64 = 16 << 20;
+
+fn parse_template(name: &str, field: &str) -> Result<TemplateName, Fault> {
+    if name.is_empty() {
+        return Err(Fault::missing(field));
+    }
+    name.parse().map_err(|e| Fault::bad_value(field, &e))
+}
+
+fn parse_spec(spec: Option<pb::VolumeSpec>) -> Result<Desired, Fault> {
+    let pb::VolumeSpec { template, size_bytes, inodes, id_slot, mounted } =
+        spec.ok_or_else(|| Fault::missing("spec"))?;
+    if size_bytes < LEAST_VOLUME || size_bytes > i64::MAX.unsigned_abs() {
+        let why = format!("a volume has at least {LEAST_VOLUME} bytes and less than 8 EiB");
+        return Err(Fault::new(Reason::BadValue, why).fact("field", "spec.size_bytes"));
+    }
+    if inodes == Some(0) {
+        let why = "a volume has at least one inode";
+        return Err(Fault::new(Reason::BadValue, why).fact("field", "spec.inodes"));
+    }
+    Ok(Desired {
+        template: parse_template(&template, "spec.template")?,
+        // Whole blocks, rounded down: the limit is hard.
+        bytes: size_bytes / ves_host::ext4::BLOCK * ves_host::ext4::BLOCK,
+        inodes,
+        slot: parse_slot(id_slot)?,
+        mounted,
+    })
+}
+
+fn render_volume(volume: Volume) -> pb::Volume {
+    let Volume { ct, generation, record, bytes, usage, mounted } = volume;
+    let Record { template, inodes: _, inodes_per_group: _ } = record;
+    let crate::host::Usage { allocated, used, inodes, used_inodes, device } = usage;
+    pb::Volume {
+        ct: ct.get(),
+        generation: generation.0,
+        template: template.into(),
+        size_bytes: bytes,
+        used_bytes: used,
+        inodes,
+        used_inodes,
+        allocated_bytes: allocated,
+        mounted,
+        device,
+    }
+}
+
+fn render_template(template: Template) -> pb::Template {
+    let Template { name, content_bytes, content_inodes, allocated, init, sha256, os, created_unix } =
+        template;
+    let init = match init {
+        Init::Systemd => pb::InitSystem::Systemd,
+        Init::Sysvinit => pb::InitSystem::Sysvinit,
+        Init::Other => pb::InitSystem::Other,
+        Init::Absent => pb::InitSystem::Unspecified,
+    };
+    pb::Template {
+        name: name.into(),
+        content_bytes,
+        content_inodes,
+        allocated_bytes: allocated,
+        init: init.into(),
+        sha256,
+        os: os.unwrap_or_default(),
+        created_unix,
+    }
+}
+
+fn render_progress(progress: Progress) -> pb::TemplateProgress {
+    let Progress { what, done, total } = progress;
+    pb::TemplateProgress { is: Some(Is::Progress(common::Progress { what, done, total })) }
+}
+
+/// An archive that comes in messages.
+struct Messages(mpsc::Receiver<Result<Vec<u8>, Status>>);
+
+impl Feed for Messages {
+    fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        match self.0.blocking_recv() {
+            None => Ok(None),
+            Some(Ok(piece)) => Ok(Some(piece)),
+            Some(Err(status)) => Err(std::io::Error::other(status.message().to_owned())),
+        }
+    }
+}
+
+/// Carries an archive's messages to the thread that reads them, until either side ends.
+async fn carry(
+    mut incoming: Streaming<pb::ImportTemplateRequest>,
+    to: mpsc::Sender<Result<Vec<u8>, Status>>,
+) {
+    use pb::import_template_request::Part;
+    loop {
+        let piece = match incoming.message().await {
+            Ok(None) => return,
+            Ok(Some(pb::ImportTemplateRequest { part: Some(Part::Data(data)) }))
+                if data.len() <= PIECE =>
+            {
+                Ok(data.to_vec())
+            }
+            Ok(Some(_)) => {
+                Err(Status::invalid_argument("after the header come pieces of at most 256 KiB"))
+            }
+            Err(status) => Err(status),
+        };
+        let last = piece.is_err();
+        if to.send(piece).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+impl Api {
+    /// Makes a template on a thread of its own, telling of it; goes on when the caller hangs up.
+    fn make(
+        &self,
+        name: TemplateName,
+        work: impl FnOnce(
+            &Service,
+            &TemplateName,
+            &(dyn Fn(Progress) + Sync),
+        ) -> Result<Template, Fault>
+        + Send
+        + 'static,
+    ) -> Response<Out<pb::TemplateProgress>> {
+        let (to, from) = mpsc::channel(QUEUE);
+        let service = self.0.clone();
+        let tell = Arc::new(to);
+        tokio::spawn(async move {
+            let telling = tell.clone();
+            let made = blocking(move || {
+                work(&service, &name, &move |progress| {
+                    // A caller that reads slowly or not at all misses progress, nothing else.
+                    telling.try_send(Ok(render_progress(progress))).ok();
+                })
+            })
+            .await;
+            let last = made
+                .map(|t| pb::TemplateProgress { is: Some(Is::Template(render_template(t))) })
+                .map_err(Status::from);
+            // A caller that hung up does not hear it.
+            tell.send(last).await.ok();
+        });
+        Response::new(Box::pin(ReceiverStream::new(from)))
+    }
+}
+
+#[tonic::async_trait]
+impl StorageService for Api {
+    type BuildTemplateStream = Out<pb::TemplateProgress>;
+    type ImportTemplateStream = Out<pb::TemplateProgress>;
+    type ExportTemplateStream = Out<pb::ExportTemplateResponse>;
+
+    async fn ensure_volume(&self, request: Request<pb::EnsureVolumeRequest>) -> Answer<pb::Volume> {
+        let pb::EnsureVolumeRequest { fence, spec } = request.into_inner();
+        let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
+        let service = self.0.clone();
+        let volume = blocking(move || service.ensure(&fence, &desired)).await?;
+        Ok(Response::new(render_volume(volume)))
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<pb::RemoveVolumeRequest>,
+    ) -> Answer<pb::RemoveVolumeResponse> {
+        let pb::RemoveVolumeRequest { fence } = request.into_inner();
+        let fence = parse_fence(fence)?;
+        let service = self.0.clone();
+        blocking(move || service.remove(&fence)).await?;
+        Ok(Response::new(pb::RemoveVolumeResponse {}))
+    }
+
+    async fn get_volume(&self, request: Request<pb::GetVolumeRequest>) -> Answer<pb::Volume> {
+        let pb::GetVolumeRequest { ct } = request.into_inner();
+        let ct = parse_ct(ct)?;
+        let service = self.0.clone();
+        Ok(Response::new(render_volume(blocking(move || service.get(ct)).await?)))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<pb::ListVolumesRequest>,
+    ) -> Answer<pb::ListVolumesResponse> {
+        let pb::ListVolumesRequest {} = request.into_inner();
+        let service = self.0.clone();
+        let volumes = blocking(move || service.list()).await?;
+        let volumes = volumes.into_iter().map(render_volume).collect();
+        Ok(Response::new(pb::ListVolumesResponse { volumes }))
+    }
+
+    async fn build_template(
+        &self,
+        request: Request<pb::BuildTemplateRequest>,
+    ) -> Answer<Self::BuildTemplateStream> {
+        let request = request.into_inner();
+        let init = match request.init() {
+            pb::InitSystem::Systemd | pb::InitSystem::Unspecified => BuildInit::Systemd,
+            pb::InitSystem::Sysvinit => BuildInit::Sysvinit,
+            pb::InitSystem::Other => {
+                let why = "a template is built with systemd or sysvinit";
+                return Err(Fault::new(Reason::BadValue, why).fact("field", "init").into());
+            }
+        };
+        let pb::BuildTemplateRequest { name, suite, init: _, packages } = request;
+        let name = parse_template(&name, "name")?;
+        let build = Build::parse(suite, init, packages)?;
+        Ok(self.make(name, move |service, name, progress| {
+            service.make_template(name, Source::Build(build), progress)
+        }))
+    }
+
+    async fn import_template(
+        &self,
+        request: Request<Streaming<pb::ImportTemplateRequest>>,
+    ) -> Answer<Self::ImportTemplateStream> {
+        use pb::import_template_request::Part;
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?;
+        let Some(pb::ImportTemplateRequest { part: Some(Part::Header(header)) }) = first else {
+            return Err(Fault::missing("header").into());
+        };
+        let pb::ImportTemplateHeader { name, sha256 } = header;
+        let name = parse_template(&name, "name")?;
+        let sha256 = parse_sha256(&sha256)?;
+        let (to, from) = mpsc::channel(QUEUE);
+        tokio::spawn(carry(incoming, to));
+        Ok(self.make(name, move |service, name, progress| {
+            let mut feed = Messages(from);
+            service.make_template(name, Source::Archive { feed: &mut feed, sha256 }, progress)
+        }))
+    }
+
+    async fn export_template(
+        &self,
+        request: Request<pb::ExportTemplateRequest>,
+    ) -> Answer<Self::ExportTemplateStream> {
+        let pb::ExportTemplateRequest { name } = request.into_inner();
+        let name = parse_template(&name, "name")?;
+        let service = self.0.clone();
+        let (mut archive, reading) = blocking(move || service.export(&name)).await?;
+        let (to, from) = mpsc::channel(QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let _reading = reading;
+            loop {
+                let mut data = vec![0; PIECE];
+                let piece = match archive.read(&mut data) {
+                    Ok(0) => return,
+                    Ok(n) => {
+                        data.truncate(n);
+                        Ok(pb::ExportTemplateResponse { data: data.into() })
+                    }
+                    Err(e) => {
+                        let message = format!("read the template's archive: {e}");
+                        Err(Fault::new(Reason::HostFailed, message).into())
+                    }
+                };
+                let last = piece.is_err();
+                if to.blocking_send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from).fuse())))
+    }
+
+    async fn remove_template(
+        &self,
+        request: Request<pb::RemoveTemplateRequest>,
+    ) -> Answer<pb::RemoveTemplateResponse> {
+        let pb::RemoveTemplateRequest { name } = request.into_inner();
+        let name = parse_template(&name, "name")?;
+        let service = self.0.clone();
+        blocking(move || service.remove_template(&name)).await?;
+        Ok(Response::new(pb::RemoveTemplateResponse {}))
+    }
+
+    async fn list_templates(
+        &self,
+        request: Request<pb::ListTemplatesRequest>,
+    ) -> Answer<pb::ListTemplatesResponse> {
+        let pb::ListTemplatesRequest {} = request.into_inner();
+        let service = self.0.clone();
+        let templates = blocking(move || service.templates()).await?;
+        let templates = templates.into_iter().map(render_template).collect();
+        Ok(Response::new(pb::ListTemplatesResponse { templates }))
+    }
+
+    async fn get_pool(&self, request: Request<pb::GetPoolRequest>) -> Answer<pb::Pool> {
+        let pb::GetPoolRequest {} = request.into_inner();
+        let service = self.0.clone();
+        let (backend, facts) = blocking(move || service.pool()).await?;
+        let PoolFacts { size, free, promised, templates: _, overcommit_percent: _ } = facts;
+        Ok(Response::new(pb::Pool {
+            backend: backend.to_owned(),
+            size_bytes: size,
+            free_bytes: free,
+            promised_bytes: promised,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_has_its_row() {
+        assert_eq!(ves_daemon::check_policy(SERVICES, POLICY), Ok(()));
+    }
+
+    #[test]
+    fn specs_are_checked() {
+        let good = pb::VolumeSpec {
+            template: "debian".to_owned(),
+            size_bytes: (1 << 30) + 1,
+            inodes: None,
+            id_slot: 20,
+            mounted: true,
+        };
+        let field =
+            |spec: pb::VolumeSpec| parse_spec(Some(spec)).map_err(|f| f.facts["field"].clone());
+        assert_eq!(parse_spec(Some(good.clone())).map(|d| d.bytes), Ok(1 << 30));
+        let with = |change: fn(&mut pb::VolumeSpec)| {
+            let mut spec = good.clone();
+            change(&mut spec);
+            field(spec).err()
+        };
+        assert_eq!(with(|s| s.size_bytes = 1).as_deref(), Some("spec.size_bytes"));
+        assert_eq!(with(|s| s.size_bytes = u64::MAX).as_deref(), Some("spec.size_bytes"));
+        assert_eq!(with(|s| s.inodes = Some(0)).as_deref(), Some("spec.inodes"));
+        assert_eq!(with(|s| s.id_slot = 0).as_deref(), Some("id_slot"));
+        assert_eq!(with(|s| s.template = "../x".to_owned()).as_deref(), Some("spec.template"));
+        assert_eq!(with(|s| s.template = String::new()).as_deref(), Some("spec.template"));
+        assert_eq!(parse_spec(None).map_err(|f| f.reason), Err(Reason::MissingField));
+    }
+}

@@ -1,0 +1,136 @@
+//! What can go wrong, and what of it the caller hears.
+
+use ves_host::HostError;
+use ves_host::unpack::Refused;
+use ves_proto::{Fault, Reason};
+use ves_types::{CtId, TemplateName};
+
+use crate::plan::Refusal;
+
+/// A failure below the service.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// A kernel call or a program failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An archive was not taken.
+    #[error(transparent)]
+    Archive(#[from] Refused),
+    /// An archive has another hash than it should.
+    #[error("the archive's SHA-256 is {got}, not {want}; fetch it again")]
+    Hash {
+        /// What it should have.
+        want: String,
+        /// What it has.
+        got: String,
+    },
+    /// The device is still used by somebody.
+    #[error("the volume of container {ct} is still in use; stop what uses it")]
+    InUse {
+        /// The container.
+        ct: CtId,
+    },
+    /// The pool's file system has no room.
+    #[error("the pool has no room: {free} bytes are free")]
+    NoRoom {
+        /// Free bytes.
+        free: u64,
+    },
+    /// There is no such template.
+    #[error("there is no template {0}; `virtctl template list` shows those there are")]
+    TemplateUnknown(TemplateName),
+    /// There is one already.
+    #[error("there is a template {0} already; delete it or take another name")]
+    TemplateExists(TemplateName),
+    /// A record of ours cannot be understood.
+    #[error("the record {record} cannot be understood: {why}")]
+    Record {
+        /// Which.
+        record: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// What is there is not ours.
+    #[error("{0} is not ours and is left alone; move it away")]
+    Foreign(String),
+}
+
+impl StorageError {
+    /// What the caller hears; `step` is what was being done.
+    pub fn fault(&self, step: &str) -> Fault {
+        let of = |reason| Fault::new(reason, ves_proto::fault::chain(self));
+        match self {
+            Self::Host(HostError::Lacks { feature, .. }) => {
+                of(Reason::KernelLacks).fact("feature", feature)
+            }
+            Self::Host(error) | Self::Archive(Refused::Host(error)) => host_fault(error, step),
+            Self::Archive(Refused::Bad { entry, why }) => {
+                of(Reason::BadArchive).fact("entry", entry).fact("why", why)
+            }
+            Self::Archive(Refused::TooLarge { entry, limit }) => {
+                of(Reason::ArchiveTooLarge).fact("entry", entry).fact("limit", limit)
+            }
+            Self::Archive(Refused::NoRoom) => of(Reason::PoolFull),
+            Self::Archive(Refused::Io { source, .. }) => {
+                let fault = of(if source.raw_os_error() == Some(28) {
+                    Reason::PoolFull
+                } else {
+                    Reason::HostFailed
+                });
+                fault.fact("step", step)
+            }
+            Self::Hash { want, got } => of(Reason::BadArchive)
+                .fact("entry", "")
+                .fact("why", format!("its SHA-256 is {got}, not {want}")),
+            Self::InUse { ct } => of(Reason::Mounted).fact("ct", ct),
+            Self::NoRoom { free } => of(Reason::PoolFull).fact("free_bytes", free),
+            Self::TemplateUnknown(name) => of(Reason::TemplateUnknown).fact("template", name),
+            Self::TemplateExists(name) => of(Reason::TemplateExists).fact("template", name),
+            Self::Record { record, .. } => of(Reason::RecordCorrupt).fact("record", record),
+            Self::Foreign(what) => of(Reason::ForeignContents).fact("what", what),
+        }
+    }
+}
+
+fn host_fault(error: &HostError, step: &str) -> Fault {
+    if error.is(rustix::io::Errno::NOSPC) {
+        return Fault::new(Reason::PoolFull, ves_proto::fault::chain(error)).fact("step", step);
+    }
+    let fault = Fault::host(error).fact("step", step);
+    match error {
+        HostError::Sys { .. } => match error.errno() {
+            Some(errno) => fault.fact("errno", errno),
+            None => fault,
+        },
+        HostError::Command { status, stderr, .. } => {
+            fault.fact("status", status).fact("stderr", stderr)
+        }
+        HostError::Deadline { .. } | HostError::Parse { .. } | HostError::Lacks { .. } => fault,
+    }
+}
+
+impl Refusal {
+    /// What the caller hears.
+    pub fn fault(&self, ct: CtId) -> Fault {
+        let of = |reason| Fault::new(reason, format!("container {ct}: {self}")).fact("ct", ct);
+        match self {
+            Self::TemplateUnknown(name) => of(Reason::TemplateUnknown).fact("template", name),
+            Self::WouldShrink { have, want } => {
+                of(Reason::WouldShrink).fact("have_bytes", have).fact("want_bytes", want)
+            }
+            Self::TooSmall { need, want } => {
+                of(Reason::VolumeTooSmall).fact("need_bytes", need).fact("want_bytes", want)
+            }
+            Self::NoInodes { need, max } => {
+                of(Reason::NoInodes).fact("need_inodes", need).fact("max_inodes", max)
+            }
+            Self::InodesFixed { .. } => {
+                of(Reason::NotBuilt).fact("what", "changing the number of inodes of a volume")
+            }
+            Self::PoolFull { need, free } => {
+                of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)
+            }
+            Self::Foreign(what) => of(Reason::ForeignContents).fact("what", what),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The real host: one mechanism a file, put together here.
+
+mod build;
+pub mod pool;
+mod template;
+pub mod volume;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use ves_host::mount::{self, Change, FsContext, Propagation, attr};
+use ves_host::{Attempt, HostError, ext4, loopdev};
+use ves_types::layout::Layout;
+use ves_types::{CtId, IdSlot, TemplateName};
+
+use self::pool::{Pool, directory};
+use self::template::Templates;
+use self::volume::{Backend, Images, Seen};
+use crate::config::Config;
+use crate::error::StorageError;
+use crate::host::{Host, Source, Template, Usage};
+use crate::observe;
+use crate::plan::{Image, Mount, Observed, PoolFacts, Step};
+use crate::template::Progress;
+
+/// The real host with a backend for volumes.
+#[derive(Debug)]
+pub struct RealHost<B = Images> {
+    layout: Layout,
+    pool: Arc<Pool>,
+    overcommit_percent: u64,
+    templates: Templates,
+    backend: B,
+}
+
+impl RealHost {
+    /// Attaches the pool and sweeps what a crash left.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn open(config: &Config, layout: Layout) -> Result<Self, StorageError> {
+        let pool = Arc::new(Pool::open(config, &layout)?);
+        let templates = Templates::new(pool.clone(), config.limits(), config.mirror.clone());
+        let backend = Images::new(pool.clone());
+        templates.sweep()?;
+        backend.sweep()?;
+        tracing::info!(backend = backend.name(), dir = %pool.dir.display(), "pool is attached");
+        let overcommit_percent = config.overcommit_percent;
+        Ok(Self { layout, pool, overcommit_percent, templates, backend })
+    }
+}
+
+impl<B: Backend> RealHost<B> {
+    /// What is mounted on the container's root, and whether that directory is there.
+    fn mounted(&self, ct: CtId, seen: &Seen) -> Result<(Mount, bool), HostError> {
+        let root = self.layout.ct_root(ct);
+        let what = || format!("look at {}", root.display());
+        let meta = match std::fs::symlink_metadata(&root) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok((Mount::None, false));
+            }
+            other => other.attempt(what)?,
+        };
+        if !meta.is_dir() {
+            return Ok((Mount::Foreign(format!("the file {}", root.display())), true));
+        }
+        if mount::is_mount_point(&root)? {
+            // Block devices of major number 7 are loop devices; without an image, one mounted here
+            // can only be that of an image that was deleted.
+            let orphan = matches!(seen.image, Image::Absent) && rustix::fs::major(meta.dev()) == 7;
+            let ours = seen.device.as_ref().is_some_and(|d| d.number == meta.dev());
+            let mount = if ours || orphan {
+                Mount::Ours { slot: observe::slot_of(meta.uid()) }
+            } else {
+                Mount::Foreign(format!("what is mounted on {}", root.display()))
+            };
+            return Ok((mount, true));
+        }
+        let mut entries = std::fs::read_dir(&root).attempt(what)?;
+        if entries.next().is_some() {
+            return Ok((Mount::Foreign(format!("what is in {}", root.display())), true));
+        }
+        Ok((Mount::None, true))
+    }
+
+    fn promised(&self) -> Result<u64, StorageError> {
+        let mut sum = 0u64;
+        for ct in self.backend.list()? {
+            let path = self.pool.volumes().join(observe::image_name(ct));
+            // One that vanishes meanwhile promises nothing.
+            sum = sum.saturating_add(std::fs::symlink_metadata(path).map_or(0, |m| m.len()));
+        }
+        Ok(sum)
+    }
+
+    fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), StorageError> {
+        let root = self.layout.ct_root(ct);
+        directory(&self.layout.ct_dir(ct))?;
+        directory(&root)?;
+        let seen = self.backend.look(ct)?;
+        if let (Mount::Ours { slot: there }, _) = self.mounted(ct, &seen)?
+            && there == Some(slot)
+        {
+            return Ok(());
+        }
+        let device = seen.device.ok_or_else(|| StorageError::Record {
+            record: format!("of the volume of container {ct}"),
+            why: "it has no device".to_owned(),
+        })?;
+        let ids = mount::id_map(slot.base(), IdSlot::MAPPED)?;
+        let tree = FsContext::new("ext4")?
+            .set("source", &device.path)?
+            .flag("discard")?
+            // The image is sparse: what was never written reads as zeros already.
+            .flag("noinit_itable")?
+            .mount(attr::NODEV)?;
+        let change = Change {
+            propagation: Some(Propagation::Private),
+            idmap: Some(ids.as_fd()),
+            ..Change::default()
+        };
+        mount::change(&tree, change, &root.display().to_string())?;
+        Ok(mount::attach(&tree, &root)?)
+    }
+
+    fn unmount(&self, ct: CtId) -> Result<(), StorageError> {
+        let root = self.layout.ct_root(ct);
+        let orphan = match self.backend.look(ct)?.image {
+            Image::Absent => orphan_device(&root),
+            Image::Ours { .. } | Image::Foreign(_) => None,
+        };
+        match mount::unmount(&root, false) {
+            Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOENT) => {}
+            Err(e) if e.is(Errno::BUSY) => return Err(StorageError::InUse { ct }),
+            other => other?,
+        }
+        // Nothing else knows a device whose image was deleted.
+        Ok(orphan.map_or(Ok(()), loopdev::detach)?)
+    }
+
+    fn remove_mount_point(&self, ct: CtId) -> Result<(), StorageError> {
+        let gone = |path: &Path| match std::fs::remove_dir(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.attempt(|| format!("remove {}", path.display())),
+        };
+        gone(&self.layout.ct_root(ct))?;
+        match gone(&self.layout.ct_dir(ct)) {
+            // Others keep their things for the container there; the last one removes it.
+            Err(e) if e.is(Errno::NOTEMPTY) || e.is(Errno::BUSY) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn grow(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
+        let root = self.layout.ct_root(ct);
+        let what = || format!("open {}", root.display());
+        Ok(ext4::grow(File::open(&root).attempt(what)?, blocks)?)
+    }
+}
+
+/// The loop device that is mounted on a directory.
+fn orphan_device(root: &Path) -> Option<u32> {
+    let device = std::fs::symlink_metadata(root).ok()?.dev();
+    if !mount::is_mount_point(root).ok()? || rustix::fs::major(device) != 7 {
+        return None;
+    }
+    let link = format!("/sys/dev/block/7:{}", rustix::fs::minor(device));
+    std::fs::read_link(link).ok()?.file_name()?.to_str()?.strip_prefix("loop")?.parse().ok()
+}
+
+impl<B: Backend> Host for RealHost<B> {
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
+        let seen = self.backend.look(ct)?;
+        let (mount, mount_point) = self.mounted(ct, &seen)?;
+        Ok(Observed {
+            unfinished: seen.unfinished,
+            device: seen.device.as_ref().map(|d| d.bytes),
+            image: seen.image,
+            mount,
+            mount_point,
+            template: template.map(|t| self.templates.facts(t)).transpose()?.flatten(),
+            pool: self.pool()?,
+        })
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError> {
+        match step {
+            Step::DropUnfinished => self.backend.discard(ct),
+            Step::MakeVariant { template, inodes_per_group } => {
+                self.templates.make_variant(template, *inodes_per_group)
+            }
+            Step::Clone { record, bytes } => {
+                let golden = self.templates.golden(&record.template, record.inodes_per_group);
+                self.backend.make(ct, &golden, record, *bytes)
+            }
+            Step::Publish => self.backend.publish(ct),
+            Step::Extend { bytes } => self.backend.grow(ct, *bytes),
+            Step::Attach => self.backend.activate(ct),
+            Step::Refresh => self.backend.refresh(ct),
+            Step::Mount { slot } => self.mount(ct, *slot),
+            Step::Grow { blocks } => self.grow(ct, *blocks),
+            Step::Unmount => self.unmount(ct),
+            Step::Detach => self.backend.deactivate(ct),
+            Step::Delete => self.backend.remove(ct),
+            Step::RemoveMountPoint => self.remove_mount_point(ct),
+        }
+    }
+
+    fn usage(&self, ct: CtId) -> Result<Usage, StorageError> {
+        let seen = self.backend.look(ct)?;
+        let (mount, _) = self.mounted(ct, &seen)?;
+        let mut usage = Usage {
+            allocated: seen.allocated,
+            device: seen.device.map(|d| d.number),
+            ..Usage::default()
+        };
+        if let Image::Ours { record, bytes, blocks } = seen.image {
+            let reach = ext4::usable_blocks(bytes, record.inodes_per_group).max(blocks);
+            usage.inodes = Some(ext4::groups(reach * ext4::BLOCK) * record.inodes_per_group);
+        }
+        if matches!(mount, Mount::Ours { .. }) {
+            let root = self.layout.ct_root(ct);
+            let fs = rustix::fs::statvfs(&root)
+                .attempt(|| format!("ask for the usage of {}", root.display()))?;
+            usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
+            usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
+        }
+        Ok(usage)
+    }
+
+    fn volumes(&self) -> Result<Vec<CtId>, StorageError> {
+        self.backend.list()
+    }
+
+    fn pool(&self) -> Result<PoolFacts, StorageError> {
+        let (size, free) = self.pool.room()?;
+        Ok(PoolFacts {
+            size,
+            free,
+            promised: self.promised()?,
+            templates: self.templates.allocated()?,
+            overcommit_percent: self.overcommit_percent,
+        })
+    }
+
+    fn backend(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    fn templates(&self) -> Result<Vec<Template>, StorageError> {
+        self.templates.list()
+    }
+
+    fn make_template(
+        &self,
+        name: &TemplateName,
+        source: Source<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Template, StorageError> {
+        self.templates.make(name, source, progress)
+    }
+
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+        self.templates.export(name)
+    }
+
+    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError> {
+        self.templates.remove(name)
+    }
+}

@@ -1,0 +1,291 @@
+//! The pool: where images are, and what file system is under them.
+//!
+//! Either a directory of the state directory's file system, or, where that cannot share blocks, an
+//! image file with one that can, mounted there. What exists is used as it is, whatever is
+//! configured; the choice is made once.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ves_host::cmd::find;
+use ves_host::loopdev::{self, FileId};
+use ves_host::mount::{self, Change, FsContext, Propagation, attr};
+use ves_host::{Attempt, Cmd, HostError, file};
+use ves_types::layout::{Layout, Service};
+
+use crate::config::{Config, PoolKind};
+use crate::error::StorageError;
+use crate::observe::knows_filesystem;
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Whether its file system shares blocks.
+    pub reflink: bool,
+    /// Whether it is a file system of its own.
+    pub own: bool,
+    /// The most it may use, where it shares a file system with others.
+    limit: Option<u64>,
+}
+
+/// Makes a directory for root only, with its parents.
+pub fn directory(path: &Path) -> Result<(), HostError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .attempt(|| format!("make the directory {}", path.display()))
+}
+
+/// Makes what was renamed or made in a directory durable.
+pub fn sync_dir(path: &Path) -> Result<(), HostError> {
+    File::open(path).and_then(|d| d.sync_all()).attempt(|| format!("sync {}", path.display()))
+}
+
+/// Removes an image's name; a device that shows it goes with its last user.
+pub fn discard(path: &Path) -> Result<(), HostError> {
+    let image = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.attempt(|| format!("open {}", path.display()))?,
+    };
+    let id = FileId::of(&image)?;
+    for (number, backing) in loopdev::all()? {
+        if backing == id {
+            loopdev::detach(number)?;
+        }
+    }
+    file::remove_if_exists(path)
+}
+
+/// Waits for a condition the kernel brings about by itself.
+pub fn until(
+    patience: Duration,
+    mut condition: impl FnMut() -> Result<bool, HostError>,
+) -> Result<bool, HostError> {
+    let end = std::time::Instant::now() + patience;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if condition()? {
+            return Ok(true);
+        }
+        if std::time::Instant::now() >= end {
+            return Ok(false);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
+    let base = layout.service_dir(Service::Storage);
+    (base.join("pool.img"), base.join("pool"), base)
+}
+
+impl Pool {
+    /// Attaches the pool; makes it where there is none.
+    ///
+    /// # Errors
+    /// When it can neither be found nor made, or something else is in its place.
+    pub fn open(config: &Config, layout: &Layout) -> Result<Self, StorageError> {
+        let (image, dir, base) = places(layout);
+        directory(&base)?;
+        directory(&dir)?;
+        let plain =
+            |reflink| Self { dir: dir.clone(), reflink, own: false, limit: config.pool_bytes };
+        let mounted = mount::is_mount_point(&dir)?;
+        if !image.exists() {
+            if mounted {
+                return Err(StorageError::Foreign(format!("what is mounted on {}", dir.display())));
+            }
+            let used = dir.join("volumes").exists();
+            let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
+            if used || reflink || config.pool == PoolKind::ImageCopy {
+                return Ok(plain(reflink).ready()?);
+            }
+            match (image_filesystem()?, config.pool) {
+                (Some(fs), _) => make_image(&image, fs, config.pool_bytes)?,
+                (None, PoolKind::Auto) => return Ok(plain(false).ready()?),
+                (None, _) => {
+                    return Err(HostError::Lacks {
+                        feature: "shared blocks".to_owned(),
+                        why: "neither the state directory's file system nor xfs or btrfs can be used; \
+                              install xfsprogs, or configure pool = \"image-copy\""
+                            .to_owned(),
+                    }
+                    .into());
+                }
+            }
+        }
+        let number = attach_image(&image)?;
+        let device = loopdev::device_number(number)?;
+        if mounted {
+            let there = std::fs::metadata(&dir).attempt(|| format!("look at {}", dir.display()))?;
+            // btrfs shows a number of its own; the mount table knows the device's.
+            let entry = mount::mounted_at(&dir)?;
+            let same =
+                there.dev() == device || entry.is_some_and(|m| m.source == loopdev::path(number));
+            if !same {
+                return Err(StorageError::Foreign(format!("what is mounted on {}", dir.display())));
+            }
+        } else {
+            mount_image(number, &dir)?;
+        }
+        let reflink = shares_blocks(&dir)?;
+        Ok(Self { dir, reflink, own: true, limit: None }.ready()?)
+    }
+
+    fn ready(self) -> Result<Self, HostError> {
+        directory(&self.volumes())?;
+        directory(&self.templates())?;
+        Ok(self)
+    }
+
+    /// Takes the pool's mount and device away; its contents stay. Says whether there was one.
+    ///
+    /// # Errors
+    /// `EBUSY` while a volume is attached.
+    pub fn detach(layout: &Layout) -> Result<bool, StorageError> {
+        let (image, dir, _) = places(layout);
+        let mut was = false;
+        if mount::is_mount_point(&dir)? {
+            mount::unmount(&dir, false)?;
+            was = true;
+        }
+        let backing = match File::open(&image) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(was),
+            other => FileId::of(&other.attempt(|| format!("open {}", image.display()))?)?,
+        };
+        for (number, file) in loopdev::all()? {
+            if file == backing {
+                loopdev::detach(number)?;
+                let gone = || Ok(loopdev::backing(number)? != Some(backing));
+                if !until(Duration::from_secs(5), gone)? {
+                    return Err(StorageError::Foreign(format!("what uses loop{number}")));
+                }
+                was = true;
+            }
+        }
+        Ok(was)
+    }
+
+    /// Where volumes are.
+    pub fn volumes(&self) -> PathBuf {
+        self.dir.join("volumes")
+    }
+    /// Where templates are.
+    pub fn templates(&self) -> PathBuf {
+        self.dir.join("templates")
+    }
+    /// The number of the pool's file system.
+    pub fn device(&self) -> Result<u64, HostError> {
+        let meta = std::fs::metadata(self.volumes());
+        Ok(meta.attempt(|| format!("look at {}", self.dir.display()))?.dev())
+    }
+
+    /// All bytes and free bytes.
+    pub fn room(&self) -> Result<(u64, u64), HostError> {
+        let what = || format!("ask for the room on {}", self.dir.display());
+        let here = rustix::fs::statvfs(&self.dir).attempt(what)?;
+        let (size, mut free) = (here.f_blocks * here.f_frsize, here.f_bavail * here.f_frsize);
+        if let (true, Some(below)) = (self.own, self.dir.parent()) {
+            // The image is sparse: what is under it can run out first.
+            let below = rustix::fs::statvfs(below).attempt(what)?;
+            free = free.min(below.f_bavail * below.f_frsize);
+        }
+        let limit = self.limit.unwrap_or(u64::MAX);
+        Ok((size.min(limit), free.min(limit)))
+    }
+}
+
+/// Whether two files in a directory can share blocks; found out by trying.
+fn shares_blocks(dir: &Path) -> Result<bool, HostError> {
+    let (from, to) = (dir.join(".probe"), dir.join(".probe.new"));
+    let what = || format!("try to share blocks in {}", dir.display());
+    let probe = || -> Result<bool, HostError> {
+        file::write_atomic(&from, &[1; 4096])?;
+        let source = File::open(&from).attempt(what)?;
+        let target = File::create(&to).attempt(what)?;
+        Ok(rustix::fs::ioctl_ficlone(&target, &source).is_ok())
+    };
+    let answer = probe();
+    file::remove_if_exists(&from)?;
+    file::remove_if_exists(&to)?;
+    answer
+}
+
+/// A file system with shared blocks that this machine can make and mount.
+fn image_filesystem() -> Result<Option<&'static str>, HostError> {
+    let table = std::fs::read_to_string("/proc/filesystems")
+        .attempt(|| "read the list of file systems".to_owned())?;
+    let usable = |fs: &str| {
+        // A module is loaded by mounting; the file system is then in the list of modules.
+        let known = knows_filesystem(&table, fs) || Path::new("/lib/modules").exists();
+        known && find(&format!("mkfs.{fs}"), "").is_ok()
+    };
+    Ok(["xfs", "btrfs"].into_iter().find(|fs| usable(fs)))
+}
+
+fn make_image(image: &Path, fs: &str, bytes: Option<u64>) -> Result<(), HostError> {
+    let new = image.with_extension("img.new");
+    let what = || format!("make the pool image {}", new.display());
+    file::remove_if_exists(&new)?;
+    let below =
+        rustix::fs::statvfs(image.parent().unwrap_or_else(|| Path::new("/"))).attempt(what)?;
+    let bytes = bytes.unwrap_or_else(|| below.f_bavail * below.f_frsize / 5 * 4);
+    // A file system grows in steps of its own; a whole number of MiB suits both.
+    let bytes = (bytes >> 20 << 20).max(1 << 30);
+    let pool =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).attempt(what)?;
+    pool.set_len(bytes).attempt(what)?;
+    let program =
+        find(&format!("mkfs.{fs}"), if fs == "xfs" { "xfsprogs" } else { "btrfs-progs" })?;
+    let cmd = Cmd::new(program).arg("-q");
+    let cmd = if fs == "xfs" {
+        cmd.args(["-m", "reflink=1", "-s", "size=4096", "-L", "ves-pool"])
+    } else {
+        cmd.args(["-m", "single", "-s", "4096", "-L", "ves-pool"])
+    };
+    cmd.arg(&new).run()?;
+    pool.sync_all().attempt(what)?;
+    std::fs::rename(&new, image).attempt(what)?;
+    sync_dir(image.parent().unwrap_or_else(|| Path::new("/")))
+}
+
+fn attach_image(image: &Path) -> Result<u32, HostError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(image)
+        .attempt(|| format!("open {}", image.display()))?;
+    let id = FileId::of(&file)?;
+    match loopdev::all()?.into_iter().find(|(_, backing)| *backing == id) {
+        Some((number, _)) => Ok(number),
+        // Through the page cache: blocks that volumes share are then in memory once.
+        None => loopdev::attach(&file, false),
+    }
+}
+
+fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
+    let mut failed = None;
+    for fs in ["xfs", "btrfs"] {
+        let tree = FsContext::new(fs)
+            .and_then(|c| c.set("source", loopdev::path(number)))
+            .and_then(|c| c.flag("discard"))
+            .and_then(|c| c.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC));
+        match tree {
+            Ok(tree) => {
+                mount::attach(&tree, dir)?;
+                let change =
+                    Change { propagation: Some(Propagation::Private), ..Change::default() };
+                return mount::change(&tree, change, &dir.display().to_string());
+            }
+            // The first failure tells more: that of the file system which is tried first.
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| HostError::parse("mount the pool", "no file system")))
+}

@@ -1,0 +1,400 @@
+//! Templates in the pool: a directory each, made beside its place and renamed when whole.
+//!
+//! ```text
+//! archive ─► unpacker: normalise ─► contents.tar.zst ─► unpacker: extract ─► golden-8192.img
+//!                                                    └─ later, on demand ─► golden-N.img
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ves_host::loopdev;
+use ves_host::unpack::{self, Contents, Feed, Limits, Refused};
+use ves_host::{Attempt, HostError, ext4, file};
+use ves_types::TemplateName;
+
+use super::build;
+use super::pool::{Pool, directory, discard, sync_dir, until};
+use crate::error::StorageError;
+use crate::host::{Source, Template};
+use crate::observe::{self, TemplateRecord};
+use crate::plan::{DEFAULT_INODES_PER_GROUP, TemplateFacts, golden_bytes};
+use crate::template::Progress;
+
+const CONTENTS: &str = "contents.tar.zst";
+const RECORD: &str = "template.json";
+/// What a template is called while it is made; no template's name begins so.
+const UNFINISHED: &str = ".new-";
+/// The most golden images of a template; the oldest goes first, never the default one.
+const MAX_VARIANTS: usize = 8;
+/// How often a golden image that turned out too small is made larger.
+const ATTEMPTS: u64 = 4;
+
+/// All templates of the pool.
+#[derive(Debug)]
+pub(super) struct Templates {
+    pool: Arc<Pool>,
+    limits: Limits,
+    mirror: Option<String>,
+    /// One golden image is made at a time: a second call for it then finds it.
+    making: Mutex<()>,
+}
+
+impl Templates {
+    /// The templates of this pool.
+    pub(super) fn new(pool: Arc<Pool>, limits: Limits, mirror: Option<String>) -> Self {
+        Self { pool, limits, mirror, making: Mutex::default() }
+    }
+
+    fn path(&self, name: &TemplateName) -> PathBuf {
+        self.pool.templates().join(name.as_str())
+    }
+
+    /// Removes what a crash left.
+    ///
+    /// # Errors
+    /// What could not be found out or removed.
+    pub(super) fn sweep(&self) -> Result<(), StorageError> {
+        let dir = self.pool.templates();
+        let what = || format!("list {}", dir.display());
+        for entry in std::fs::read_dir(&dir).attempt(what)? {
+            let entry = entry.attempt(what)?;
+            let unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+            if unfinished {
+                tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
+                remove_dir(&entry.path())?;
+            } else {
+                for file in files(&entry.path())?.into_keys().filter(|f| f.ends_with(".new")) {
+                    discard(&entry.path().join(file))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, name: &TemplateName) -> Result<Option<TemplateRecord>, StorageError> {
+        file::read_if_exists(&self.path(name).join(RECORD), 1 << 16)?
+            .map(|bytes| observe::parse_template_record(name, &bytes))
+            .transpose()
+    }
+
+    /// What volumes depend on; `None` where there is no such template.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub(super) fn facts(&self, name: &TemplateName) -> Result<Option<TemplateFacts>, StorageError> {
+        let Some(record) = self.record(name)? else { return Ok(None) };
+        let sizes = files(&self.path(name))?.into_iter().map(|(n, m)| (n, m.len()));
+        Ok(Some(TemplateFacts {
+            content_bytes: record.content_bytes,
+            content_inodes: record.content_inodes,
+            variants: observe::parse_goldens(sizes),
+        }))
+    }
+
+    /// All templates, by name.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub(super) fn list(&self) -> Result<Vec<Template>, StorageError> {
+        let dir = self.pool.templates();
+        let what = || format!("list {}", dir.display());
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&dir).attempt(what)? {
+            let name = entry.attempt(what)?.file_name();
+            names.extend(name.to_str().and_then(|n| n.parse::<TemplateName>().ok()));
+        }
+        names.sort();
+        let mut all = Vec::new();
+        for name in names {
+            if let Some(record) = self.record(&name)? {
+                all.push(self.describe(name, record)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Bytes all templates take.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub(super) fn allocated(&self) -> Result<u64, StorageError> {
+        Ok(self.list()?.iter().map(|t| t.allocated).sum())
+    }
+
+    fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, StorageError> {
+        let allocated = files(&self.path(&name))?.values().map(|m| m.blocks() * 512).sum();
+        let TemplateRecord { content_bytes, content_inodes, init, os, sha256, created_unix } = r;
+        Ok(Template {
+            name,
+            content_bytes,
+            content_inodes,
+            allocated,
+            init,
+            sha256,
+            os,
+            created_unix,
+        })
+    }
+
+    /// The golden image with so many inodes per group, which must exist.
+    pub(super) fn golden(&self, name: &TemplateName, inodes_per_group: u64) -> PathBuf {
+        self.path(name).join(observe::golden_name(inodes_per_group))
+    }
+
+    /// Makes a golden image where there is none.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(super) fn make_variant(
+        &self,
+        name: &TemplateName,
+        inodes_per_group: u64,
+    ) -> Result<(), StorageError> {
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = self.path(name);
+        let record =
+            self.record(name)?.ok_or_else(|| StorageError::TemplateUnknown(name.clone()))?;
+        if dir.join(observe::golden_name(inodes_per_group)).exists() {
+            return Ok(());
+        }
+        let mut others: Vec<_> = files(&dir)?
+            .into_iter()
+            .filter(|(n, _)| n.starts_with("golden-") && n.ends_with(".img"))
+            .filter(|(n, _)| *n != observe::golden_name(DEFAULT_INODES_PER_GROUP))
+            .map(|(n, m)| (m.mtime(), n))
+            .collect();
+        others.sort();
+        let too_many = (others.len() + 2).saturating_sub(MAX_VARIANTS);
+        for (_, old) in others.into_iter().take(too_many) {
+            discard(&dir.join(old))?;
+        }
+        make_golden(&dir, record.content_bytes, record.content_inodes, inodes_per_group)
+    }
+
+    /// Makes a template.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, or what failed; then nothing is left of it.
+    pub(super) fn make(
+        &self,
+        name: &TemplateName,
+        source: Source<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Template, StorageError> {
+        if self.path(name).exists() {
+            return Err(StorageError::TemplateExists(name.clone()));
+        }
+        let new = self.pool.templates().join(format!("{UNFINISHED}{name}"));
+        remove_dir(&new)?;
+        directory(&new)?;
+        let made = self.fill(&new, source, progress).and_then(|()| {
+            std::fs::rename(&new, self.path(name))
+                .attempt(|| format!("move template {name} to its place"))?;
+            Ok(sync_dir(&self.pool.templates())?)
+        });
+        if let Err(error) = made {
+            // The first failure is the one to tell; what cannot be removed is swept at the start.
+            remove_dir(&new).ok();
+            return Err(error);
+        }
+        let gone = || StorageError::TemplateUnknown(name.clone());
+        self.describe(name.clone(), self.record(name)?.ok_or_else(gone)?)
+    }
+
+    fn fill(
+        &self,
+        dir: &Path,
+        source: Source<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<(), StorageError> {
+        let contents = dir.join(CONTENTS);
+        let output = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&contents)
+            .attempt(|| format!("make {}", contents.display()))?;
+        let (found, digest) = match source {
+            Source::Archive { feed, sha256 } => {
+                let mut feed = Counted { feed, progress, bytes: 0 };
+                let (found, digest) = unpack::normalise_to(&mut feed, &output, self.limits)?;
+                if let Some(want) = sha256.filter(|want| *want != digest.0) {
+                    return Err(StorageError::Hash { want, got: digest.0 });
+                }
+                (found, digest)
+            }
+            Source::Build(what) => {
+                let mut feed = build::start(&what, self.mirror.as_deref(), progress)?;
+                unpack::normalise_to(&mut feed, &output, self.limits)?
+            }
+        };
+        output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
+        let Contents { bytes, inodes, init, os, devices_skipped } = found;
+        tracing::info!(bytes, inodes, devices_skipped, "archive is good");
+        progress(Progress { what: "unpacking".to_owned(), done: 0, total: bytes });
+        make_golden(dir, bytes, inodes, DEFAULT_INODES_PER_GROUP)?;
+        progress(Progress { what: "unpacking".to_owned(), done: bytes, total: bytes });
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let record = TemplateRecord {
+            content_bytes: bytes,
+            content_inodes: inodes,
+            init,
+            os,
+            sha256: digest.0,
+            created_unix: i64::try_from(now).unwrap_or_default(),
+        };
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(std::io::Error::from)
+            .attempt(|| "write a template's record".to_owned())?;
+        Ok(file::write_atomic(&dir.join(RECORD), &text)?)
+    }
+
+    /// Opens a template's contents.
+    ///
+    /// # Errors
+    /// [`StorageError::TemplateUnknown`], or what failed.
+    pub(super) fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+        if self.record(name)?.is_none() {
+            return Err(StorageError::TemplateUnknown(name.clone()));
+        }
+        let path = self.path(name).join(CONTENTS);
+        Ok(Box::new(File::open(&path).attempt(|| format!("open {}", path.display()))?))
+    }
+
+    /// Removes a template.
+    ///
+    /// # Errors
+    /// [`StorageError::TemplateUnknown`], or what failed.
+    pub(super) fn remove(&self, name: &TemplateName) -> Result<(), StorageError> {
+        let (path, new) =
+            (self.path(name), self.pool.templates().join(format!("{UNFINISHED}{name}")));
+        if !path.exists() {
+            return Err(StorageError::TemplateUnknown(name.clone()));
+        }
+        remove_dir(&new)?;
+        // In one go, so that nobody meets half a template.
+        std::fs::rename(&path, &new).attempt(|| format!("remove template {name}"))?;
+        remove_dir(&new)?;
+        Ok(sync_dir(&self.pool.templates())?)
+    }
+}
+
+/// Tells how much of an archive has come.
+struct Counted<'a> {
+    feed: &'a mut (dyn Feed + 'a),
+    progress: &'a (dyn Fn(Progress) + Sync),
+    bytes: u64,
+}
+
+impl Feed for Counted<'_> {
+    fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let piece = self.feed.next()?;
+        let before = self.bytes;
+        self.bytes += piece.as_ref().map_or(0, Vec::len) as u64;
+        // Once each 8 MiB.
+        if before >> 23 != self.bytes >> 23 {
+            (self.progress)(Progress { what: "receiving".to_owned(), done: self.bytes, total: 0 });
+        }
+        Ok(piece)
+    }
+}
+
+/// The files of a directory; none where it is gone.
+fn files(dir: &Path) -> Result<BTreeMap<String, std::fs::Metadata>, HostError> {
+    let what = || format!("list {}", dir.display());
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(BTreeMap::new());
+        }
+        other => other.attempt(what)?,
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let entry = entry.attempt(what)?;
+        // One that vanishes meanwhile was not there.
+        if let (Ok(name), Ok(meta)) = (entry.file_name().into_string(), entry.metadata())
+            && meta.is_file()
+        {
+            found.insert(name, meta);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a template's directory with the images in it.
+fn remove_dir(dir: &Path) -> Result<(), HostError> {
+    for name in files(dir)?.into_keys() {
+        discard(&dir.join(name))?;
+    }
+    match std::fs::remove_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.attempt(|| format!("remove {}", dir.display())),
+    }
+}
+
+/// A loop device that goes when this does.
+struct Attached(u32);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // The unpacker's mount namespace ends asynchronously; a device still held goes by itself.
+        until(Duration::from_secs(5), || Ok(!loopdev::held(self.0)?)).ok();
+        if let Err(error) = loopdev::detach(self.0) {
+            tracing::warn!(%error, "detach a golden image");
+        }
+    }
+}
+
+/// Makes a golden image from a template's contents, large enough by trying.
+fn make_golden(
+    dir: &Path,
+    content_bytes: u64,
+    content_inodes: u64,
+    inodes_per_group: u64,
+) -> Result<(), StorageError> {
+    let path = dir.join(observe::golden_name(inodes_per_group));
+    let new = path.with_extension("img.new");
+    let what = || format!("make {}", new.display());
+    let contents = dir.join(CONTENTS);
+    for attempt in 0..ATTEMPTS {
+        discard(&new)?;
+        let image = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .attempt(what)?;
+        let bytes = golden_bytes(content_bytes, content_inodes, inodes_per_group)
+            .saturating_add(attempt * ext4::GROUP_BYTES * 2);
+        image.set_len(bytes).attempt(what)?;
+        ext4::make(&new, bytes, inodes_per_group)?;
+        let archive = File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
+        let unpacked = {
+            let device = Attached(loopdev::attach(&image, false)?);
+            unpack::extract_into(&loopdev::path(device.0), &archive)
+        };
+        match unpacked {
+            Err(Refused::NoRoom) => {
+                tracing::info!(bytes, "the golden image is too small");
+                discard(&new)?;
+            }
+            Err(e) => {
+                discard(&new)?;
+                return Err(e.into());
+            }
+            Ok(()) => {
+                image.sync_all().attempt(what)?;
+                std::fs::rename(&new, &path).attempt(what)?;
+                return Ok(sync_dir(dir)?);
+            }
+        }
+    }
+    Err(Refused::NoRoom.into())
+}

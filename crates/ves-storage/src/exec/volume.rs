@@ -1,0 +1,416 @@
+//! Volumes as image files on loop devices, and the trait another backend would implement.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+use ves_host::loopdev::{self, FileId};
+use ves_host::{Attempt, HostError, ext4, file};
+use ves_types::CtId;
+
+use super::pool::{Pool, discard, sync_dir, until};
+use crate::error::StorageError;
+use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
+use crate::plan::{Image, Record};
+
+/// How long the kernel may take to let go of a device after the last unmount; namespaces end
+/// asynchronously.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A volume, as a backend sees it.
+#[derive(Debug)]
+pub struct Seen {
+    /// The image.
+    pub image: Image,
+    /// Whether a clone was begun and not finished.
+    pub unfinished: bool,
+    /// The device that shows it.
+    pub device: Option<Device>,
+    /// Bytes it takes.
+    pub allocated: u64,
+}
+
+/// An active device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The kernel's number of it.
+    pub number: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Where volumes live. Each operation finds done what was done before.
+pub trait Backend: Send + Sync + 'static {
+    /// Its name, in one word.
+    fn name(&self) -> &'static str;
+    /// All volumes.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn list(&self) -> Result<Vec<CtId>, StorageError>;
+    /// One volume.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn look(&self, ct: CtId) -> Result<Seen, StorageError>;
+    /// Makes a volume from a golden image, beside its place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn make(
+        &self,
+        ct: CtId,
+        golden: &Path,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<(), StorageError>;
+    /// Moves what [`Self::make`] made to its place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn publish(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Throws away what [`Self::make`] made.
+    ///
+    /// # Errors
+    /// What failed.
+    fn discard(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Makes a volume longer.
+    ///
+    /// # Errors
+    /// What failed.
+    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), StorageError>;
+    /// Makes the device exist.
+    ///
+    /// # Errors
+    /// What failed.
+    fn activate(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Lets the device see the volume's length.
+    ///
+    /// # Errors
+    /// What failed.
+    fn refresh(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Makes the device not exist.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`], or what failed.
+    fn deactivate(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Removes a volume that is not active.
+    ///
+    /// # Errors
+    /// What failed.
+    fn remove(&self, ct: CtId) -> Result<(), StorageError>;
+}
+
+/// Image files in the pool.
+#[derive(Debug)]
+pub struct Images {
+    pool: Arc<Pool>,
+    /// Where devices were last; always checked before it is believed.
+    devices: Mutex<HashMap<CtId, u32>>,
+}
+
+impl Images {
+    /// The backend on this pool.
+    pub fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, devices: Mutex::default() }
+    }
+
+    /// A volume's image.
+    fn path(&self, ct: CtId) -> PathBuf {
+        self.pool.volumes().join(observe::image_name(ct))
+    }
+    fn new_path(&self, ct: CtId) -> PathBuf {
+        self.pool.volumes().join(format!("{}.new", observe::image_name(ct)))
+    }
+
+    fn open(&self, ct: CtId, write: bool) -> Result<Option<File>, HostError> {
+        let path = self.path(ct);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path);
+        match opened {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).attempt(|| format!("open {}", path.display())),
+        }
+    }
+
+    fn need(&self, ct: CtId) -> Result<File, StorageError> {
+        let missing = || StorageError::Record {
+            record: format!("of the volume of container {ct}"),
+            why: "its image is gone".to_owned(),
+        };
+        self.open(ct, true)?.ok_or_else(missing)
+    }
+
+    /// The loop device of an image.
+    fn device(&self, ct: CtId, image: &File) -> Result<Option<u32>, HostError> {
+        let id = FileId::of(image)?;
+        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(&ct).copied();
+        if let Some(number) = known
+            && loopdev::backing(number)? == Some(id)
+        {
+            return Ok(Some(number));
+        }
+        let found = loopdev::all()?.into_iter().find(|(_, file)| *file == id).map(|(n, _)| n);
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Some(number) => devices.insert(ct, number),
+            None => devices.remove(&ct),
+        };
+        Ok(found)
+    }
+
+    fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), StorageError> {
+        if !until(PATIENCE, || Ok(!loopdev::held(number)?))? {
+            return Err(StorageError::InUse { ct });
+        }
+        loopdev::detach(number)?;
+        if !until(PATIENCE, || Ok(loopdev::backing(number)? != Some(id)))? {
+            return Err(StorageError::InUse { ct });
+        }
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
+        Ok(())
+    }
+
+    /// Removes what a crash left: unfinished clones, and devices nobody uses.
+    ///
+    /// # Errors
+    /// What could not be found out or removed.
+    pub fn sweep(&self) -> Result<(), StorageError> {
+        let volumes = self.pool.volumes();
+        let what = || format!("list {}", volumes.display());
+        let mut images = HashMap::new();
+        for entry in std::fs::read_dir(&volumes).attempt(what)? {
+            let entry = entry.attempt(what)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(ct) = observe::parse_image_name(name) {
+                if let Some(image) = self.open(ct, false)? {
+                    images.insert(FileId::of(&image)?, ct);
+                }
+            } else if name.strip_suffix(".new").and_then(observe::parse_image_name).is_some() {
+                tracing::info!(name, "throw away an unfinished clone");
+                discard(&entry.path())?;
+            }
+        }
+        let pool = self.pool.device()?;
+        for (number, id) in loopdev::all()? {
+            let known = images.contains_key(&id);
+            // On a file system shared with others, files we do not know are theirs.
+            let stray = self.pool.own && id.device == pool && !known;
+            if (known || stray) && !loopdev::held(number)? {
+                tracing::info!(number, "detach a device nobody uses");
+                loopdev::detach(number)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Images {
+    fn name(&self) -> &'static str {
+        if self.pool.reflink { "image-reflink" } else { "image-copy" }
+    }
+
+    fn list(&self) -> Result<Vec<CtId>, StorageError> {
+        let volumes = self.pool.volumes();
+        let what = || format!("list {}", volumes.display());
+        let mut cts = Vec::new();
+        for entry in std::fs::read_dir(&volumes).attempt(what)? {
+            let name = entry.attempt(what)?.file_name();
+            cts.extend(name.to_str().and_then(observe::parse_image_name));
+        }
+        Ok(cts)
+    }
+
+    fn look(&self, ct: CtId) -> Result<Seen, StorageError> {
+        let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
+        let path = self.path(ct);
+        let foreign = |why: String| Seen {
+            image: Image::Foreign(format!("{} ({why})", path.display())),
+            unfinished,
+            device: None,
+            allocated: 0,
+        };
+        let image = match self.open(ct, false) {
+            Err(e) if e.is(Errno::LOOP) => return Ok(foreign("a symbolic link".to_owned())),
+            other => other?,
+        };
+        let Some(image) = image else {
+            return Ok(Seen { image: Image::Absent, unfinished, device: None, allocated: 0 });
+        };
+        let meta = image.metadata().attempt(|| format!("look at {}", path.display()))?;
+        if !meta.is_file() {
+            return Ok(foreign("no file".to_owned()));
+        }
+        let mut value = [0u8; 1024];
+        let record = match rustix::fs::fgetxattr(&image, RECORD_ATTRIBUTE, &mut value) {
+            Err(Errno::NODATA) => return Ok(foreign("it has no record".to_owned())),
+            Err(Errno::RANGE) => Err("it is too long".to_owned()),
+            other => {
+                let n = other.attempt(|| format!("read the record of {}", path.display()))?;
+                observe::parse_volume_record(ct, value.get(..n).unwrap_or_default())
+            }
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => return Ok(foreign(format!("its record: {why}"))),
+        };
+        let number = self.device(ct, &image)?;
+        let device = match number {
+            None => None,
+            Some(n) => Some(Device {
+                path: loopdev::path(n),
+                number: loopdev::device_number(n)?,
+                bytes: loopdev::size(n)?,
+            }),
+        };
+        // The kernel changes a mounted file system's superblock in the device's cache first.
+        let superblock = match &device {
+            None => ext4::inspect(&image)?,
+            Some(device) => {
+                let what = || format!("open {}", device.path.display());
+                ext4::inspect(&File::open(&device.path).attempt(what)?)?
+            }
+        };
+        let Some(superblock) = superblock else {
+            return Ok(foreign("it holds no ext4".to_owned()));
+        };
+        let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
+        Ok(Seen { image, unfinished, device, allocated: meta.blocks() * 512 })
+    }
+
+    fn make(
+        &self,
+        ct: CtId,
+        golden: &Path,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<(), StorageError> {
+        let new = self.new_path(ct);
+        let what = || format!("clone {} to {}", golden.display(), new.display());
+        file::remove_if_exists(&new)?;
+        let source = File::open(golden).attempt(what)?;
+        let target = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .attempt(what)?;
+        if self.pool.reflink {
+            rustix::fs::ioctl_ficlone(&target, &source).attempt(what)?;
+        } else {
+            copy_sparse(&source, &target).attempt(what)?;
+        }
+        target.set_len(bytes).attempt(what)?;
+        ext4::set_uuid(&target, random_uuid()?)?;
+        let record = serde_json::to_vec(&VolumeRecord { ct, record: record.clone() })
+            .map_err(std::io::Error::from)
+            .attempt(what)?;
+        rustix::fs::fsetxattr(&target, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
+            .attempt(what)?;
+        Ok(target.sync_data().attempt(what)?)
+    }
+
+    fn publish(&self, ct: CtId) -> Result<(), StorageError> {
+        let (new, path) = (self.new_path(ct), self.path(ct));
+        match std::fs::rename(&new, &path) {
+            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => {}
+            other => other.attempt(|| format!("move the clone to {}", path.display()))?,
+        }
+        Ok(sync_dir(&self.pool.volumes())?)
+    }
+
+    fn discard(&self, ct: CtId) -> Result<(), StorageError> {
+        Ok(discard(&self.new_path(ct))?)
+    }
+
+    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), StorageError> {
+        let what = || format!("extend {}", self.path(ct).display());
+        let image = self.need(ct)?;
+        if image.metadata().attempt(what)?.len() < bytes {
+            image.set_len(bytes).attempt(what)?;
+            image.sync_all().attempt(what)?;
+        }
+        Ok(())
+    }
+
+    fn activate(&self, ct: CtId) -> Result<(), StorageError> {
+        let image = self.need(ct)?;
+        if self.device(ct, &image)?.is_none() {
+            // The volume's own file system has a page cache; a second one would only cost memory.
+            let number = loopdev::attach(&image, true)?;
+            self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(ct, number);
+        }
+        Ok(())
+    }
+
+    fn refresh(&self, ct: CtId) -> Result<(), StorageError> {
+        let image = self.need(ct)?;
+        match self.device(ct, &image)? {
+            Some(number) => Ok(loopdev::refresh_size(number)?),
+            None => Ok(()),
+        }
+    }
+
+    fn deactivate(&self, ct: CtId) -> Result<(), StorageError> {
+        let Some(image) = self.open(ct, false)? else { return Ok(()) };
+        match self.device(ct, &image)? {
+            Some(number) => self.release(ct, number, FileId::of(&image)?),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, ct: CtId) -> Result<(), StorageError> {
+        if let Some(image) = self.open(ct, false)?
+            && self.device(ct, &image)?.is_some()
+        {
+            return Err(StorageError::InUse { ct });
+        }
+        file::remove_if_exists(&self.path(ct))?;
+        Ok(sync_dir(&self.pool.volumes())?)
+    }
+}
+
+fn random_uuid() -> Result<[u8; 16], HostError> {
+    let path = "/proc/sys/kernel/random/uuid";
+    let text = std::fs::read_to_string(path).attempt(|| format!("read {path}"))?;
+    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&hex, 16)
+        .map(u128::to_be_bytes)
+        .map_err(|_| HostError::parse("make a UUID", &text))
+}
+
+/// Copies a file's data and leaves its holes.
+fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
+    use rustix::fs::{SeekFrom, copy_file_range, seek};
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut at = 0;
+    loop {
+        at = match seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(()),
+            other => other?,
+        };
+        let end = seek(from, SeekFrom::Hole(at))?;
+        let (mut source, mut target) = (at, at);
+        while source < end {
+            let most = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+            if copy_file_range(from, Some(&mut source), to, Some(&mut target), most)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        at = end;
+    }
+}

@@ -1,0 +1,45 @@
+//! What the daemon's executable does besides serving: the confined unpacker, and `--detach-pool`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ves_types::layout::Layout;
+
+use crate::exec::pool::Pool;
+
+/// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
+/// the daemon. Must be called first in `main`, while there is one thread.
+///
+/// `--detach-pool [--run-dir DIR] [--state-dir DIR]` takes the pool's mount and loop device away,
+/// keeps all data, and fails while a volume is attached.
+pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let args: Vec<OsString> = args.into_iter().skip(1).collect();
+    if let Some(code) = ves_host::unpack::helper(args.iter().cloned()) {
+        return Some(code);
+    }
+    if args.first().is_none_or(|a| a != "--detach-pool") {
+        return None;
+    }
+    let (mut run, mut state) = (PathBuf::from("/run/ves"), PathBuf::from("/var/lib/ves"));
+    let mut rest = args.into_iter().skip(1);
+    while let Some(option) = rest.next() {
+        match (option.to_str(), rest.next()) {
+            (Some("--run-dir"), Some(dir)) => run = dir.into(),
+            (Some("--state-dir"), Some(dir)) => state = dir.into(),
+            _ => {
+                return Some(complain("usage: --detach-pool [--run-dir DIR] [--state-dir DIR]", 2));
+            }
+        }
+    }
+    Some(match Pool::detach(&Layout::new(run, state)) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(e) => complain(&ves_proto::fault::chain(&e), 1),
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "a program's one message to whoever ran it")]
+fn complain(what: &str, code: u8) -> ExitCode {
+    eprintln!("ves-storaged: {what}");
+    ExitCode::from(code)
+}

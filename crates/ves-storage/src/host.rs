@@ -1,0 +1,117 @@
+//! What the service asks of the host. The real one is in `exec`, one in memory in `fake`.
+
+use std::io::Read;
+
+use ves_host::unpack::{Feed, Init};
+use ves_types::{CtId, TemplateName};
+
+use crate::error::StorageError;
+use crate::plan::{Observed, PoolFacts, Step};
+use crate::template::{Build, Progress};
+
+/// What a volume uses, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes its image takes in the pool.
+    pub allocated: u64,
+    /// Bytes used by files, where it is mounted.
+    pub used: Option<u64>,
+    /// All inodes.
+    pub inodes: Option<u64>,
+    /// Inodes in use, where it is mounted.
+    pub used_inodes: Option<u64>,
+    /// The device's number, where it is active.
+    pub device: Option<u64>,
+}
+
+/// A template, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name.
+    pub name: TemplateName,
+    /// Bytes of its files.
+    pub content_bytes: u64,
+    /// Its inodes.
+    pub content_inodes: u64,
+    /// Bytes it takes in the pool.
+    pub allocated: u64,
+    /// Its init system.
+    pub init: Init,
+    /// SHA-256 of the archive it was made from, in hex.
+    pub sha256: String,
+    /// Its operating system's name.
+    pub os: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub created_unix: i64,
+}
+
+/// Where a template's contents come from.
+#[allow(missing_debug_implementations, reason = "a feed is a stream")]
+pub enum Source<'a> {
+    /// An archive; the hash it must have, if that is known.
+    Archive {
+        /// The archive.
+        feed: &'a mut (dyn Feed + 'a),
+        /// SHA-256 in hex, small letters.
+        sha256: Option<String>,
+    },
+    /// Packages.
+    Build(Build),
+}
+
+/// The host, as far as storage is concerned. Synchronous; the callers hold the container's lock or
+/// the template's.
+pub trait Host: Send + Sync + 'static {
+    /// The volume as it is; `template` is looked at where it is given.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError>;
+    /// Does one step, or finds it done.
+    ///
+    /// # Errors
+    /// What failed; what was done before stays done.
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError>;
+    /// What the volume uses.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn usage(&self, ct: CtId) -> Result<Usage, StorageError>;
+    /// All containers that have an image.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn volumes(&self) -> Result<Vec<CtId>, StorageError>;
+    /// The pool's room.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn pool(&self) -> Result<PoolFacts, StorageError>;
+    /// The pool's backend, in one word.
+    fn backend(&self) -> &'static str;
+    /// All templates, by name.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn templates(&self) -> Result<Vec<Template>, StorageError>;
+    /// Makes a template that does not exist.
+    ///
+    /// # Errors
+    /// What failed; then there is no such template and nothing is left of it.
+    fn make_template(
+        &self,
+        name: &TemplateName,
+        source: Source<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Template, StorageError>;
+    /// A template's contents as tar.zst.
+    ///
+    /// # Errors
+    /// [`StorageError::TemplateUnknown`], or what failed.
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError>;
+    /// Makes a template not exist.
+    ///
+    /// # Errors
+    /// [`StorageError::TemplateUnknown`], or what failed.
+    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError>;
+}

@@ -1,0 +1,205 @@
+//! What the host shows, in the planner's words. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use ves_host::unpack::Init;
+use ves_types::{CtId, IdSlot, TemplateName};
+
+use crate::error::StorageError;
+use crate::plan::Record;
+
+/// The attribute of an image that says it is a volume, and which.
+pub const RECORD_ATTRIBUTE: &str = "user.ves.volume";
+
+/// What the attribute holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRecord {
+    /// The container; an image that was copied by hand to another name is not that one's.
+    pub ct: CtId,
+    /// The rest.
+    pub record: Record,
+}
+
+/// Reads the attribute.
+///
+/// # Errors
+/// In words, what is wrong with it.
+pub fn parse_volume_record(ct: CtId, bytes: &[u8]) -> Result<Record, String> {
+    let read: VolumeRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if read.ct == ct { Ok(read.record) } else { Err(format!("it is of container {}", read.ct)) }
+}
+
+/// `template.json`: what is known of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateRecord {
+    /// Bytes of its files.
+    pub content_bytes: u64,
+    /// Its inodes.
+    pub content_inodes: u64,
+    /// The init system.
+    pub init: Init,
+    /// The operating system's name.
+    pub os: Option<String>,
+    /// SHA-256 of the archive it was made from.
+    pub sha256: String,
+    /// When it was made.
+    pub created_unix: i64,
+}
+
+/// Reads `template.json`.
+///
+/// # Errors
+/// [`StorageError::Record`].
+pub fn parse_template_record(
+    name: &TemplateName,
+    bytes: &[u8],
+) -> Result<TemplateRecord, StorageError> {
+    serde_json::from_slice(bytes).map_err(|e| StorageError::Record {
+        record: format!("of template {name}"),
+        why: e.to_string(),
+    })
+}
+
+/// The name of a golden image.
+pub fn golden_name(inodes_per_group: u64) -> String {
+    format!("golden-{inodes_per_group}.img")
+}
+
+/// The golden images among a template's files: length by inodes per group.
+pub fn parse_goldens(files: impl IntoIterator<Item = (String, u64)>) -> BTreeMap<u64, u64> {
+    files
+        .into_iter()
+        .filter_map(|(name, bytes)| {
+            let number = name.strip_prefix("golden-")?.strip_suffix(".img")?;
+            let number: u64 = number.parse().ok()?;
+            // Not "golden-010.img": one number, one name.
+            (golden_name(number) == name).then_some((number, bytes))
+        })
+        .collect()
+}
+
+/// The container whose image has this name.
+pub fn parse_image_name(name: &str) -> Option<CtId> {
+    let ct: CtId = name.strip_suffix(".img")?.parse().ok()?;
+    (image_name(ct) == name).then_some(ct)
+}
+
+/// The name of a container's image.
+pub fn image_name(ct: CtId) -> String {
+    format!("{ct}.img")
+}
+
+/// The slot an id map belongs to, from the host's owner of the volume's root: whoever owns the root
+/// inside, it is within the slot's range.
+pub fn slot_of(owner: u32) -> Option<IdSlot> {
+    IdSlot::try_from(owner / 65_536).ok()
+}
+
+/// The first mirror of Debian itself among apt's sources, in either format.
+pub fn parse_mirror(sources: &str) -> Option<String> {
+    let debian = |url: &&str| {
+        crate::template::is_mirror(url) && url.trim_end_matches('/').ends_with("/debian")
+    };
+    sources.lines().map(str::trim).filter(|l| !l.starts_with('#')).find_map(|line| {
+        let words: Vec<&str> = match (line.strip_prefix("URIs:"), line.strip_prefix("deb ")) {
+            (Some(rest), _) | (None, Some(rest)) => rest.split_whitespace().collect(),
+            (None, None) => return None,
+        };
+        words.into_iter().find(debian).map(str::to_owned)
+    })
+}
+
+/// Whether the kernel knows a file system, from `/proc/filesystems`.
+pub fn knows_filesystem(table: &str, name: &str) -> bool {
+    table.lines().any(|line| line.split_whitespace().last() == Some(name))
+}
+
+/// What a line of mmdebstrap's says is being done.
+pub fn parse_build_line(line: &str) -> Option<String> {
+    let said = line.trim().strip_prefix("I: ")?;
+    let noise = [
+        "chroot architecture",
+        "finding correct",
+        "automatically",
+        "using ",
+        "removing",
+        "success",
+    ];
+    if noise.iter().any(|n| said.starts_with(n)) {
+        return None;
+    }
+    Some(said.trim_end_matches("...").chars().filter(|c| !c.is_control()).take(120).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ct(n: u32) -> CtId {
+        CtId::try_from(n).expect("valid")
+    }
+
+    #[test]
+    fn records() {
+        let record = Record {
+            template: "debian".parse().expect("a name"),
+            inodes: Some(100_000),
+            inodes_per_group: 1248,
+        };
+        let text = serde_json::to_vec(&VolumeRecord { ct: ct(7), record: record.clone() })
+            .expect("it is plain data");
+        assert_eq!(parse_volume_record(ct(7), &text), Ok(record));
+        assert!(parse_volume_record(ct(8), &text).is_err_and(|e| e.contains("container 7")));
+        assert!(parse_volume_record(ct(7), b"{}").is_err());
+        assert!(parse_volume_record(ct(7), b"\xff").is_err());
+    }
+
+    #[test]
+    fn names() {
+        let files =
+            ["golden-8192.img", "golden-16.img", "golden-016.img", "golden-x.img", "template.json"];
+        let found = parse_goldens(files.map(|f| (f.to_owned(), 5)));
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [16, 8192]);
+        assert_eq!(parse_image_name("101.img"), Some(ct(101)));
+        for bad in ["0101.img", "101.img.new", "101", "x.img", "0.img"] {
+            assert_eq!(parse_image_name(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn slots() {
+        assert_eq!(slot_of(0), None);
+        assert_eq!(slot_of(20 * 65_536 + 1000).map(IdSlot::get), Some(20));
+    }
+
+    #[test]
+    fn mirrors() {
+        let deb822 =
+            "# URIs: http://old.example/debian\nTypes: deb\nURIs: http://a.example/debian\n";
+        assert_eq!(parse_mirror(deb822).as_deref(), Some("http://a.example/debian"));
+        let other = "deb [arch=amd64] https://b.example/apt stable main\n\
+                     deb http://c.example/debian/ trixie main\n";
+        assert_eq!(parse_mirror(other).as_deref(), Some("http://c.example/debian/"));
+        assert_eq!(parse_mirror("deb cdrom:[x]/ trixie main\n"), None);
+        assert_eq!(parse_mirror(""), None);
+    }
+
+    #[test]
+    fn build_lines() {
+        assert_eq!(
+            parse_build_line("I: downloading packages with apt..."),
+            Some("downloading packages with apt".to_owned())
+        );
+        assert_eq!(parse_build_line("I: success in 18.6003 seconds"), None);
+        assert_eq!(parse_build_line("W: something"), None);
+    }
+
+    #[test]
+    fn file_systems() {
+        assert!(knows_filesystem("nodev\ttmpfs\n\txfs\n", "xfs"));
+        assert!(!knows_filesystem("nodev\ttmpfs\n\txfs\n", "btrfs"));
+    }
+}

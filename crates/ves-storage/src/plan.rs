@@ -1,0 +1,450 @@
+//! What to do so that a volume is as it should be. Pure.
+//!
+//! ```text
+//! create   drop-unfinished? ► make-variant? ► clone ► publish
+//! mount    attach ► mount ► grow        grow    extend ► refresh ► grow
+//! remove   unmount ► detach ► drop-unfinished? ► delete ► remove-mount-point
+//! ```
+//!
+//! A clone is made beside its place and moved there when it is whole, so an image at its place is
+//! always complete. Never here: how any of it is done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use ves_host::ext4;
+use ves_types::{Bytes, IdSlot, TemplateName};
+
+/// Inodes per group where no number is asked for: one for each 16 KiB, as mke2fs does.
+pub const DEFAULT_INODES_PER_GROUP: u64 = 8192;
+/// Inodes ext4 itself uses, and some.
+const OWN_INODES: u64 = 16;
+
+/// What a volume should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Where its contents come from when it is made; not looked at afterwards.
+    pub template: TemplateName,
+    /// Hard size.
+    pub bytes: u64,
+    /// Hard number of inodes.
+    pub inodes: Option<u64>,
+    /// Whose ids the mount maps to.
+    pub slot: IdSlot,
+    /// Whether it is mounted.
+    pub mounted: bool,
+}
+
+/// What was decided when a volume was made; it stays with the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The template.
+    pub template: TemplateName,
+    /// The number of inodes that was asked for.
+    pub inodes: Option<u64>,
+    /// What that came to for each group.
+    pub inodes_per_group: u64,
+}
+
+/// What is at the image's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Image {
+    /// Nothing.
+    Absent,
+    /// A volume of ours.
+    Ours {
+        /// What it is.
+        record: Record,
+        /// The image's length.
+        bytes: u64,
+        /// How far its file system reaches.
+        blocks: u64,
+    },
+    /// Something else; in a few words, what.
+    Foreign(String),
+}
+
+/// What is mounted at the volume's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// Nothing.
+    None,
+    /// This volume, for the ids of this slot.
+    Ours {
+        /// The slot, where it is one.
+        slot: Option<IdSlot>,
+    },
+    /// Something else, or there are files in the directory; in a few words, what.
+    Foreign(String),
+}
+
+/// A template, as far as volumes depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateFacts {
+    /// Bytes of its files.
+    pub content_bytes: u64,
+    /// Its inodes.
+    pub content_inodes: u64,
+    /// Its golden images: bytes by inodes per group.
+    pub variants: BTreeMap<u64, u64>,
+}
+
+/// The pool's room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolFacts {
+    /// All its bytes.
+    pub size: u64,
+    /// Free bytes.
+    pub free: u64,
+    /// The sizes of all volumes together.
+    pub promised: u64,
+    /// Bytes all templates take.
+    pub templates: u64,
+    /// How much may be promised, in percent of the size.
+    pub overcommit_percent: u64,
+}
+
+impl PoolFacts {
+    /// How much more may be promised.
+    pub fn promisable(&self) -> u64 {
+        let most = u128::from(self.size) * u128::from(self.overcommit_percent) / 100;
+        u64::try_from(most)
+            .unwrap_or(u64::MAX)
+            .saturating_sub(self.promised)
+            .saturating_sub(self.templates)
+    }
+}
+
+/// A volume as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The image.
+    pub image: Image,
+    /// Whether a clone was begun and not finished.
+    pub unfinished: bool,
+    /// The size of the device that shows the image, where there is one.
+    pub device: Option<u64>,
+    /// What is mounted.
+    pub mount: Mount,
+    /// Whether the directory to mount on is there.
+    pub mount_point: bool,
+    /// The template asked for, where it exists.
+    pub template: Option<TemplateFacts>,
+    /// The pool.
+    pub pool: PoolFacts,
+}
+
+/// One thing to do; doing it twice is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Throw away a clone that was not finished.
+    DropUnfinished,
+    /// Make the template's golden image with so many inodes per group.
+    MakeVariant {
+        /// The template.
+        template: TemplateName,
+        /// Inodes per group.
+        inodes_per_group: u64,
+    },
+    /// Clone the golden image, beside its place.
+    Clone {
+        /// What the volume will be.
+        record: Record,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Move the clone to its place.
+    Publish,
+    /// Make the image longer.
+    Extend {
+        /// Its new length.
+        bytes: u64,
+    },
+    /// Put the image behind a device.
+    Attach,
+    /// Let the device see the image's length.
+    Refresh,
+    /// Mount the device.
+    Mount {
+        /// Whose ids the mount maps to.
+        slot: IdSlot,
+    },
+    /// Let the file system reach so far.
+    Grow {
+        /// In blocks of 4 KiB.
+        blocks: u64,
+    },
+    /// Unmount.
+    Unmount,
+    /// Take the image away from its device.
+    Detach,
+    /// Delete the image.
+    Delete,
+    /// Remove the directory that was mounted on.
+    RemoveMountPoint,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DropUnfinished => write!(f, "throw away an unfinished clone"),
+            Self::MakeVariant { template, inodes_per_group } => {
+                write!(
+                    f,
+                    "make a golden image of {template} with {inodes_per_group} inodes a group"
+                )
+            }
+            Self::Clone { record, bytes } => {
+                write!(f, "clone template {} to a volume of {}", record.template, Bytes(*bytes))
+            }
+            Self::Publish => write!(f, "move the clone to its place"),
+            Self::Extend { bytes } => write!(f, "extend the image to {}", Bytes(*bytes)),
+            Self::Attach => write!(f, "attach a device"),
+            Self::Refresh => write!(f, "refresh the device's size"),
+            Self::Mount { slot } => write!(f, "mount for the ids from {}", slot.base()),
+            Self::Grow { blocks } => write!(f, "grow the file system to {blocks} blocks"),
+            Self::Unmount => write!(f, "unmount"),
+            Self::Detach => write!(f, "detach the device"),
+            Self::Delete => write!(f, "delete the image"),
+            Self::RemoveMountPoint => write!(f, "remove the mount point"),
+        }
+    }
+}
+
+/// Why nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such template.
+    #[error("there is no template {0}; `virtctl template list` shows those there are")]
+    TemplateUnknown(TemplateName),
+    /// The volume is larger already.
+    #[error("the volume has {} and would have to shrink to {}, which is not possible", Bytes(*have), Bytes(*want))]
+    WouldShrink {
+        /// Bytes it has.
+        have: u64,
+        /// Bytes that are wanted.
+        want: u64,
+    },
+    /// The template does not fit.
+    #[error("the template needs a volume of at least {}, not {}", Bytes(*need), Bytes(*want))]
+    TooSmall {
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes that are wanted.
+        want: u64,
+    },
+    /// The template's files are too many.
+    #[error("at least {need} inodes are needed, and {max} are allowed")]
+    NoInodes {
+        /// Inodes that are needed.
+        need: u64,
+        /// Inodes that are wanted.
+        max: u64,
+    },
+    /// The number of inodes of a volume is fixed.
+    #[error("the volume was made with another number of inodes ({}), and ext4 cannot change it", have.map_or_else(|| "its default".to_owned(), |n| n.to_string()))]
+    InodesFixed {
+        /// What it was made with.
+        have: Option<u64>,
+    },
+    /// The pool has no room.
+    #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
+    PoolFull {
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes that are left.
+        free: u64,
+    },
+    /// What is there is not ours.
+    #[error("{0} is not ours and is left alone; move it away")]
+    Foreign(String),
+}
+
+/// The length of a template's golden image, so small that any volume that can hold the contents is
+/// longer, and so large that they fit.
+pub fn golden_bytes(content_bytes: u64, content_inodes: u64, inodes_per_group: u64) -> u64 {
+    // Contents, what directories and extents waste, journal and resize inode.
+    let data = content_bytes
+        .saturating_add(content_bytes / 16)
+        .saturating_add(content_inodes.saturating_mul(64))
+        .saturating_add(40 << 20);
+    // Each group gives up its bitmaps and inode table, some also copies of the descriptors.
+    let tables = inodes_per_group.div_ceil(ext4::INODES_PER_BLOCK) + 2 + 16;
+    let room = ext4::GROUP_BLOCKS.saturating_sub(tables).max(1) * ext4::BLOCK;
+    let for_data = data.div_ceil(room);
+    let for_inodes = content_inodes.saturating_add(OWN_INODES).div_ceil(inodes_per_group.max(1));
+    let groups = for_data.max(for_inodes).max(1);
+    // A whole number of groups, so that the last one always holds its tables.
+    groups.saturating_mul(ext4::GROUP_BYTES)
+}
+
+/// The steps that make a volume what it should be; none where it is.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let mut steps = Vec::new();
+    if let Mount::Foreign(what) = &observed.mount {
+        return Err(Refusal::Foreign(what.clone()));
+    }
+    let mut mount = &observed.mount;
+    let mut device = observed.device;
+    let (bytes, blocks, per_group) = match &observed.image {
+        Image::Foreign(what) => return Err(Refusal::Foreign(what.clone())),
+        Image::Absent => {
+            // A device or mount without an image is of one that was deleted behind our back.
+            if matches!(mount, Mount::Ours { .. }) {
+                steps.push(Step::Unmount);
+                mount = &Mount::None;
+            }
+            if device.take().is_some() {
+                steps.push(Step::Detach);
+            }
+            let golden = create(desired, observed, &mut steps)?;
+            (desired.bytes, golden.0, golden.1)
+        }
+        Image::Ours { record, bytes, blocks } => {
+            if desired.inodes != record.inodes {
+                return Err(Refusal::InodesFixed { have: record.inodes });
+            }
+            if desired.bytes < *bytes {
+                return Err(Refusal::WouldShrink { have: *bytes, want: desired.bytes });
+            }
+            room(desired.bytes - bytes, &observed.pool)?;
+            if observed.unfinished {
+                steps.push(Step::DropUnfinished);
+            }
+            if desired.bytes > *bytes {
+                steps.push(Step::Extend { bytes: desired.bytes });
+            }
+            (desired.bytes, *blocks, record.inodes_per_group)
+        }
+    };
+    if !desired.mounted {
+        if matches!(mount, Mount::Ours { .. }) {
+            steps.push(Step::Unmount);
+        }
+        if device.is_some() {
+            steps.push(Step::Detach);
+        }
+        return Ok(steps);
+    }
+    match device {
+        None => steps.push(Step::Attach),
+        Some(size) if size != bytes => steps.push(Step::Refresh),
+        Some(_) => {}
+    }
+    let mounted = matches!(mount, Mount::Ours { slot } if *slot == Some(desired.slot));
+    if !mounted {
+        if matches!(mount, Mount::Ours { .. }) {
+            steps.push(Step::Unmount);
+        }
+        steps.push(Step::Mount { slot: desired.slot });
+    }
+    let reach = ext4::usable_blocks(bytes, per_group);
+    if blocks < reach {
+        steps.push(Step::Grow { blocks: reach });
+    }
+    Ok(steps)
+}
+
+/// Plans a volume that is not there; answers the blocks and inodes per group of its golden image.
+fn create(
+    desired: &Desired,
+    observed: &Observed,
+    steps: &mut Vec<Step>,
+) -> Result<(u64, u64), Refusal> {
+    let template = observed
+        .template
+        .as_ref()
+        .ok_or_else(|| Refusal::TemplateUnknown(desired.template.clone()))?;
+    let per_group = match desired.inodes {
+        None => DEFAULT_INODES_PER_GROUP,
+        Some(max) => {
+            let need = template.content_inodes.saturating_add(OWN_INODES);
+            let per_group = ext4::inodes_per_group(desired.bytes, max);
+            let least = ext4::groups(desired.bytes).saturating_mul(ext4::INODES_PER_BLOCK);
+            let need = need.max(least);
+            if max < need {
+                return Err(Refusal::NoInodes { need, max });
+            }
+            per_group
+        }
+    };
+    let planned = golden_bytes(template.content_bytes, template.content_inodes, per_group);
+    let golden = template.variants.get(&per_group).copied().unwrap_or(planned);
+    if golden > desired.bytes {
+        return Err(match desired.inodes {
+            // With the default number it would fit: it is the inodes that are too few.
+            Some(max)
+                if golden_bytes(
+                    template.content_bytes,
+                    template.content_inodes,
+                    DEFAULT_INODES_PER_GROUP,
+                ) <= desired.bytes
+                    && per_group < DEFAULT_INODES_PER_GROUP =>
+            {
+                Refusal::NoInodes { need: need_inodes(template, desired.bytes), max }
+            }
+            _ => Refusal::TooSmall { need: golden, want: desired.bytes },
+        });
+    }
+    room(desired.bytes, &observed.pool)?;
+    if observed.unfinished {
+        steps.push(Step::DropUnfinished);
+    }
+    if !template.variants.contains_key(&per_group) {
+        let template = desired.template.clone();
+        steps.push(Step::MakeVariant { template, inodes_per_group: per_group });
+    }
+    let record = Record {
+        template: desired.template.clone(),
+        inodes: desired.inodes,
+        inodes_per_group: per_group,
+    };
+    steps.push(Step::Clone { record, bytes: desired.bytes });
+    steps.push(Step::Publish);
+    Ok((ext4::usable_blocks(golden, per_group), per_group))
+}
+
+/// With so many, rounding down in each group leaves enough.
+const fn need_inodes(template: &TemplateFacts, bytes: u64) -> u64 {
+    let rounding = ext4::groups(bytes).saturating_mul(ext4::INODES_PER_BLOCK);
+    template.content_inodes.saturating_add(OWN_INODES).saturating_add(rounding)
+}
+
+fn room(need: u64, pool: &PoolFacts) -> Result<(), Refusal> {
+    let free = pool.promisable();
+    if need > free { Err(Refusal::PoolFull { need, free }) } else { Ok(()) }
+}
+
+/// The steps that make a volume not be; none where there is none.
+///
+/// # Errors
+/// [`Refusal::Foreign`].
+pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    if let Image::Foreign(what) = &observed.image {
+        return Err(Refusal::Foreign(what.clone()));
+    }
+    let mut steps = Vec::new();
+    match &observed.mount {
+        Mount::Foreign(what) => return Err(Refusal::Foreign(what.clone())),
+        Mount::Ours { .. } => steps.push(Step::Unmount),
+        Mount::None => {}
+    }
+    if observed.device.is_some() {
+        steps.push(Step::Detach);
+    }
+    if observed.unfinished {
+        steps.push(Step::DropUnfinished);
+    }
+    if matches!(observed.image, Image::Ours { .. }) {
+        steps.push(Step::Delete);
+    }
+    if observed.mount_point {
+        steps.push(Step::RemoveMountPoint);
+    }
+    Ok(steps)
+}
