@@ -58,7 +58,16 @@ fn buf() -> Result<Outcome> {
 }
 
 fn clippy() -> Result<Outcome> {
-    let args = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+    let args = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--keep-going",
+        "--",
+        "-D",
+        "warnings",
+    ];
     tool::run(cargo(&args)).map(|()| done())
 }
 

@@ -97,8 +97,8 @@ pub(super) fn without_tests(text: &str) -> &str {
 /// Whether a file holds nothing but tests.
 pub(super) fn is_test(path: &str) -> bool {
     let parts: Vec<_> = path.split('/').collect();
-    // crates/x/tests/y.rs, tests/host/tests/y.rs, src/plan/tests.rs
-    parts.iter().skip(1).any(|p| *p == "tests" || *p == "benches" || *p == "tests.rs")
+    // crates/x/tests/y.rs, tests/host/tests/y.rs, src/plan/tests.rs, src/plan/laws.rs
+    parts.iter().skip(1).any(|p| ["tests", "benches", "tests.rs", "laws.rs"].contains(p))
 }
 
 /// Whether `word` stands in `text` as a whole word.
