@@ -1,1 +1,85 @@
 //! Desired state, operations, and the public API.
+//!
+//! Owns what containers *should be*, and leads the four services there. It has no privilege: it
+//! runs as its own user with no capability, and everything it does is an RPC that says what should
+//! be, with a generation. The kernel, seen through the services, is the database of what *is*.
+//!
+//! ```text
+//!  API ── admit ── one transaction: operation stored, record changed, nobody else at work
+//!                        │
+//!                     driver ── look ─ plan ─ step, step, … ─ look ── stored end
+//!                        │        └───── four services, over unix sockets ─────┘
+//!  lifecycle's stream ── watch: reboot → start again, halt or exit → stopped
+//!  start of the daemon ── boot: unfinished operations go on, onboot containers start
+//! ```
+//!
+//! Invariants: a mutating step is made only by the driver of a stored operation, one per container
+//! at a time; every step carries the record's generation; a name, an address and an id slot belong
+//! to one container, by the store's transaction; an id slot is given out again only when its
+//! container is gone completely; a lost volume is never replaced by an empty one.
+//!
+//! In reading order: [`model`], [`spec`], [`plan`], [`stage`], [`admit`], [`store`], [`ledger`],
+//! [`service`], [`driver`], [`template`], [`watch`], [`boot`], [`sight`], [`peers`], [`api`].
+
+#![warn(missing_docs)]
+
+pub mod admit;
+pub mod api;
+pub mod boot;
+pub mod config;
+pub mod driver;
+pub mod ledger;
+pub mod model;
+pub mod peers;
+pub mod plan;
+pub mod service;
+pub mod sight;
+pub mod spec;
+pub mod stage;
+pub mod store;
+pub mod template;
+pub mod watch;
+
+use ves_daemon::{App, BuildError, Cap};
+use ves_types::layout::{Layout, Service};
+
+pub use config::Config;
+pub use service::Coordinator;
+use store::Store;
+use store::embedded::EmbeddedStore;
+
+/// What it keeps of root's power: nothing.
+pub const CAPABILITIES: &[Cap] = &[];
+
+/// Builds the daemon: opens the store, goes on with what is unfinished, and begins to serve.
+///
+/// # Errors
+/// When the store cannot be opened or read.
+#[expect(clippy::needless_pass_by_value, reason = "the chassis hands the layout over")]
+pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
+    let dir = layout.service_dir(Service::Coordinator);
+    std::fs::create_dir_all(&dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
+    let path = dir.join("state.redb");
+    let store = EmbeddedStore::open(&path)
+        .map_err(|e| format!("{} {}", ves_proto::fault::chain(&e), path.display()))?;
+    let boot = service::fact_of_kernel("random/boot_id");
+    build_on(config, &layout, Box::new(store), &boot).map(|(app, _)| app)
+}
+
+/// The same on any store and for any boot of the node.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn build_on(
+    config: Config,
+    layout: &Layout,
+    store: Box<dyn Store>,
+    boot: &str,
+) -> Result<(App, Coordinator), BuildError> {
+    let operators = config.operators.clone();
+    let coordinator = Coordinator::open(config, layout, store)?;
+    coordinator.begin_work(boot)?;
+    let routes = api::routes(&coordinator);
+    let app = App { routes, policy: api::POLICY, services: api::SERVICES, operators };
+    Ok((app, coordinator))
+}

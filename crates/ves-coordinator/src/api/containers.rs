@@ -1,0 +1,250 @@
+//! `ContainerService`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use ves_proto::convert::parse_ct;
+use ves_proto::coordinator::container_service_server::ContainerService;
+use ves_proto::{Fault, Reason, coordinator as pb, lifecycle, resources};
+use ves_types::CtId;
+
+use super::{Answers, Api, bad_token, caller, page_size, sessions};
+use crate::admit;
+use crate::model::RunState;
+use crate::peers::ask;
+use crate::service::Coordinator;
+
+/// The greatest page of containers.
+const PAGE: usize = 1000;
+/// How long accounting of all containers may take.
+const ACCOUNTING: Duration = Duration::from_secs(60);
+
+#[tonic::async_trait]
+impl ContainerService for Api {
+    async fn create_container(
+        &self,
+        request: Request<pb::CreateContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        Ok(Response::new(self.0.create(caller, request.into_inner()).await?))
+    }
+
+    async fn get_container(
+        &self,
+        request: Request<pb::GetContainerRequest>,
+    ) -> Result<Response<pb::Container>, Status> {
+        let record = self.0.resolve(&request.get_ref().ct)?;
+        let ct = record.id;
+        // A service that is away leaves what was seen last.
+        let look = tokio::time::timeout(Duration::from_secs(5), self.0.peers().observe(ct));
+        if let Ok(Ok(seen)) = look.await {
+            self.0.sight().look(ct, &seen);
+            if record.run == RunState::Running {
+                self.0.refresh_count(ct).await;
+            }
+        }
+        // It may have changed, or gone, meanwhile.
+        let record = self.0.resolve(&ct.to_string())?;
+        Ok(Response::new(self.0.render(&record)))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<pb::ListContainersRequest>,
+    ) -> Result<Response<pb::ListContainersResponse>, Status> {
+        let pb::ListContainersRequest { page_size: size, page_token, running_only } =
+            request.into_inner();
+        let after = match page_token.as_str() {
+            "" => None,
+            token => Some(token.parse::<CtId>().map_err(|_| bad_token())?),
+        };
+        let count = page_size(size, PAGE, PAGE);
+        let page = self.0.ledger().read().page(after, count, running_only);
+        if page.iter().any(|r| r.run != RunState::Stopped) {
+            self.0.refresh().await;
+        }
+        let next_page_token = match page.last() {
+            Some(last) if page.len() == count => last.id.to_string(),
+            _ => String::new(),
+        };
+        let containers = page.iter().map(|r| self.0.render(r)).filter(|c| {
+            use pb::ContainerState as State;
+            !running_only || matches!(c.state(), State::Running | State::Paused)
+        });
+        let containers = containers.collect();
+        Ok(Response::new(pb::ListContainersResponse { containers, next_page_token }))
+    }
+
+    async fn update_container(
+        &self,
+        request: Request<pb::UpdateContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        let request = request.into_inner();
+        let (ct, dry_run) = (request.ct.clone(), request.dry_run);
+        let admit = move |record: &_, _| admit::set(record, &request);
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
+    }
+
+    async fn delete_container(
+        &self,
+        request: Request<pb::DeleteContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        let pb::DeleteContainerRequest { ct, request_id: _, dry_run } = request.into_inner();
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit::destroy).await?))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<pb::StartContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        let request = request.into_inner();
+        let (ct, dry_run) = (request.ct.clone(), request.dry_run);
+        let admit = move |record: &_, _| admit::start(record, &request);
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<pb::StopContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        let request = request.into_inner();
+        let (ct, dry_run) = (request.ct.clone(), request.dry_run);
+        let admit = move |record: &_, phase| admit::stop(record, phase, &request);
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
+    }
+
+    async fn restart_container(
+        &self,
+        request: Request<pb::RestartContainerRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller(&request, |r| &r.request_id);
+        let request = request.into_inner();
+        let (ct, dry_run) = (request.ct.clone(), request.dry_run);
+        let admit = move |record: &_, _| admit::restart(record, &request);
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
+    }
+
+    async fn get_resources(
+        &self,
+        request: Request<pb::GetResourcesRequest>,
+    ) -> Result<Response<pb::GetResourcesResponse>, Status> {
+        let ct = request.into_inner().ct;
+        let containers = if ct.is_empty() {
+            let mut client = self.0.peers().resources.clone();
+            let list = client.list_groups(resources::ListGroupsRequest {});
+            let groups = ask("resources", ACCOUNTING, list).await?.groups;
+            let known = |g: &resources::Group| {
+                let index = self.0.ledger().read();
+                parse_ct(g.ct)
+                    .is_ok_and(|ct| index.container(ct).is_ok_and(|r| r.run == RunState::Running))
+            };
+            groups.into_iter().filter(known).map(render_resources).collect()
+        } else {
+            let ct = self.0.resolve(&ct)?.id;
+            let group = self.0.peers().group(ct).await?.ok_or_else(|| not_running(ct))?;
+            vec![render_resources(group)]
+        };
+        Ok(Response::new(pb::GetResourcesResponse { containers }))
+    }
+
+    type WatchContainersStream = Answers<pb::ContainerEvent>;
+
+    async fn watch_containers(
+        &self,
+        request: Request<pb::WatchContainersRequest>,
+    ) -> Result<Response<Self::WatchContainersStream>, Status> {
+        let after = request.into_inner().resume_revision;
+        Ok(Response::new(Box::pin(events(self.0.clone(), after))))
+    }
+
+    type ExecStream = Answers<lifecycle::ExecResponse>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Ok(Response::new(sessions::exec(&self.0, request.into_inner()).await?))
+    }
+
+    type ConsoleStream = Answers<lifecycle::ConsoleResponse>;
+
+    async fn console(
+        &self,
+        request: Request<Streaming<pb::ConsoleRequest>>,
+    ) -> Result<Response<Self::ConsoleStream>, Status> {
+        Ok(Response::new(sessions::console(&self.0, request.into_inner()).await?))
+    }
+}
+
+/// The container must run for this.
+pub(super) fn not_running(ct: CtId) -> Fault {
+    let message = format!("container {ct} is not running; start it first");
+    Fault::new(Reason::NotRunning, message).fact("ct", ct)
+}
+
+fn render_resources(group: resources::Group) -> pb::ContainerResources {
+    let resources::Group { ct, generation: _, rows, cpu_usec, limits: _ } = group;
+    pb::ContainerResources { id: ct, rows, cpu_usec }
+}
+
+/// What a watcher has yet to be told, and where it is.
+struct Watcher {
+    coordinator: Coordinator,
+    revisions: watch::Receiver<u64>,
+    at: u64,
+    queue: VecDeque<pb::ContainerEvent>,
+    fresh: bool,
+}
+
+/// Events after `after`. A watcher that is too far behind is told everything anew; one that is slow
+/// costs no memory, since changes of one container between two reads are one event.
+fn events(
+    coordinator: Coordinator,
+    after: u64,
+) -> impl Stream<Item = Result<pb::ContainerEvent, Status>> {
+    let revisions = coordinator.ledger().revisions();
+    let queue = VecDeque::new();
+    let fresh = after == 0;
+    let watcher = Watcher { coordinator, revisions, at: after, queue, fresh };
+    futures::stream::unfold(watcher, |mut watcher| async move {
+        loop {
+            if let Some(event) = watcher.queue.pop_front() {
+                return Some((Ok(event), watcher));
+            }
+            watcher.revisions.borrow_and_update();
+            watcher.fill();
+            if watcher.queue.is_empty() && watcher.revisions.changed().await.is_err() {
+                return None;
+            }
+        }
+    })
+}
+
+impl Watcher {
+    fn fill(&mut self) {
+        let index = self.coordinator.ledger().read();
+        let changed = if self.fresh { None } else { index.changed_since(self.at) };
+        let initial = changed.is_none();
+        let (cts, revision) = changed
+            .unwrap_or_else(|| (index.containers().map(|r| r.id).collect(), index.revision()));
+        drop(index);
+        for ct in cts {
+            let record = self.coordinator.ledger().read().container(ct).map(std::sync::Arc::clone);
+            let (container, deleted) = match record {
+                Ok(record) => (self.coordinator.render(&record), false),
+                Err(_) => (pb::Container { id: ct.get(), ..Default::default() }, true),
+            };
+            let container = Some(container);
+            self.queue.push_back(pb::ContainerEvent { revision, container, deleted, initial });
+        }
+        self.at = revision;
+        self.fresh = false;
+    }
+}

@@ -1,0 +1,63 @@
+//! `NodeService`: what the node is, asked of all four services at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use ves_proto::coordinator as pb;
+use ves_proto::coordinator::node_service_server::NodeService;
+use ves_proto::{resources, storage};
+use ves_types::CtId;
+
+use super::Api;
+use crate::peers::ask;
+use crate::service::fact_of_kernel;
+
+/// How long a service may take to say that it is there.
+const SOON: Duration = Duration::from_secs(5);
+
+#[tonic::async_trait]
+impl NodeService for Api {
+    async fn get_node(
+        &self,
+        _request: Request<pb::GetNodeRequest>,
+    ) -> Result<Response<pb::Node>, Status> {
+        let peers = self.0.peers().clone();
+        let (mut s, mut r) = (peers.storage.clone(), peers.resources.clone());
+        // Any container does: that it is unknown is an answer too.
+        let any = CtId::try_from(CtId::MAX).map_err(|e| ves_proto::Fault::bad_value("ct", &e))?;
+        let (pool, capabilities, process, link) = tokio::join!(
+            ask("storage", SOON, s.get_pool(storage::GetPoolRequest {})),
+            ask("resources", SOON, r.get_capabilities(resources::GetCapabilitiesRequest {})),
+            tokio::time::timeout(SOON, peers.process(any)),
+            tokio::time::timeout(SOON, peers.link(any)),
+        );
+        let mut unreachable = HashMap::new();
+        let mut away = |service: &str, why: String| {
+            unreachable.insert(service.to_owned(), why);
+        };
+        let late = || "it does not answer".to_owned();
+        let pool = pool.map_err(|f| away("storage", f.message)).ok();
+        let capabilities = capabilities.map_err(|f| away("resources", f.message)).ok();
+        match process {
+            Ok(Ok(_)) => {}
+            Ok(Err(fault)) => away("lifecycle", fault.message),
+            Err(_) => away("lifecycle", late()),
+        }
+        match link {
+            Ok(Ok(_)) => {}
+            Ok(Err(fault)) => away("network", fault.message),
+            Err(_) => away("network", late()),
+        }
+        let resources::GetCapabilitiesResponse { cgroup, rows } = capabilities.unwrap_or_default();
+        Ok(Response::new(pb::Node {
+            name: self.0.node().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: fact_of_kernel("osrelease"),
+            cgroup,
+            pool,
+            enforcement: rows,
+            unreachable,
+        }))
+    }
+}

@@ -1,0 +1,85 @@
+//! The coordinator's settings.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use ves_daemon::ServiceConfig;
+use ves_types::Hostname;
+
+/// `[service]` of coordinator.toml.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Accounts that may use the public API, beside root.
+    pub operators: Vec<String>,
+    /// The node's name; unset: its host name.
+    pub node: Option<String>,
+    /// How many containers are started at once when the node boots.
+    pub boot_parallel: usize,
+    /// How long a service may be away before an operation that needs it fails, in milliseconds.
+    pub patience_ms: u64,
+    /// How long after its start a container whose init ends counts as not started.
+    pub settle_ms: u64,
+    /// How long `start --wait` waits for init to say that it booted.
+    pub booted_within_ms: u64,
+    /// How long an operation is kept after its end, in seconds.
+    pub keep_operations_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            operators: vec![],
+            node: None,
+            boot_parallel: 4,
+            patience_ms: 30_000,
+            settle_ms: 50,
+            booted_within_ms: 180_000,
+            keep_operations_s: 86_400,
+        }
+    }
+}
+
+impl Config {
+    /// See [`Self::patience_ms`].
+    pub const fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
+    }
+    /// See [`Self::settle_ms`].
+    pub const fn settle(&self) -> Duration {
+        Duration::from_millis(self.settle_ms)
+    }
+    /// See [`Self::booted_within_ms`].
+    pub const fn booted_within(&self) -> Duration {
+        Duration::from_millis(self.booted_within_ms)
+    }
+}
+
+impl ServiceConfig for Config {
+    fn validate(&self) -> Result<(), String> {
+        if self.boot_parallel == 0 {
+            return Err("boot_parallel must be at least 1".to_owned());
+        }
+        if self.settle_ms > 10_000 {
+            return Err("settle_ms must be at most 10000".to_owned());
+        }
+        if let Some(node) = &self.node {
+            node.parse::<Hostname>().map_err(|e| format!("node: {e}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_nonsense_is_not() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let none = Config { boot_parallel: 0, ..Config::default() };
+        assert!(none.validate().is_err());
+        let bad = Config { node: Some("a b".to_owned()), ..Config::default() };
+        assert!(bad.validate().is_err());
+    }
+}

@@ -1,0 +1,259 @@
+//! The planner's laws over every combination of wishes and sights, without root or services.
+
+use super::*;
+
+const OLD: Generation = Generation(3);
+const NOW: Generation = Generation(7);
+
+fn address(n: u8) -> CtAddress {
+    format!("192.0.2.{n}").parse().expect("valid")
+}
+
+fn desired(presence: Presence, run: RunState, residue: bool) -> Desired {
+    let slot = IdSlot::try_from(20).expect("valid");
+    Desired {
+        ct: CtId::try_from(101).expect("valid"),
+        presence,
+        run,
+        since: Since::all(NOW),
+        volume: VolumeWish {
+            template: "trixie".parse().expect("valid"),
+            size: Bytes::gib(2),
+            inodes: None,
+            slot,
+        },
+        limits: Limits::default(),
+        process: ProcessWish {
+            slot,
+            hostname: "ct101".parse().expect("valid"),
+            init: vec![],
+            nameservers: vec![],
+            search_domains: vec![],
+            max_ptys: None,
+            shm: None,
+        },
+        addresses: [address(1), address(2)].into(),
+        residue,
+        grace_ms: 5,
+    }
+}
+
+fn wishes() -> Vec<Desired> {
+    let mut all = Vec::new();
+    for presence in [Presence::Creating, Presence::Present, Presence::Deleting] {
+        for run in [RunState::Stopped, RunState::Mounted, RunState::Running] {
+            for residue in [false, true] {
+                all.push(desired(presence, run, residue));
+            }
+        }
+    }
+    all
+}
+
+fn sights() -> Vec<Observed> {
+    let mut all = Vec::new();
+    let mut volumes = vec![None];
+    for generation in [OLD, NOW] {
+        for size in [1, 2, 3].map(Bytes::gib) {
+            for mounted in [false, true] {
+                volumes.push(Some(VolumeSeen { generation, size, mounted, used: None }));
+            }
+        }
+    }
+    let groups = [None, Some(GroupSeen { generation: OLD }), Some(GroupSeen { generation: NOW })];
+    let mut links = vec![None];
+    for generation in [OLD, NOW] {
+        for addresses in [vec![], vec![address(1)], vec![address(2), address(1)]] {
+            let addresses = addresses.into_iter().collect();
+            links.push(Some(LinkSeen { generation, addresses }));
+        }
+    }
+    for volume in volumes {
+        for group in groups {
+            for link in &links {
+                for phase in [Phase::Absent, Phase::Created, Phase::Running, Phase::Frozen] {
+                    for generation in [OLD, NOW] {
+                        let process = ProcessSeen { generation, phase, ..ProcessSeen::default() };
+                        all.push(Observed { volume, group, process, link: link.clone() });
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn each(mut check: impl FnMut(&Desired, &Observed)) {
+    let sights = sights();
+    for wish in wishes() {
+        for sight in &sights {
+            check(&wish, sight);
+        }
+    }
+}
+
+fn run(steps: &[Step], from: &Observed) -> Observed {
+    steps.iter().fold(from.clone(), |seen, step| seen.after(step, NOW))
+}
+
+/// What is wanted, said without the planner.
+fn reached(wish: &Desired, seen: &Observed) -> bool {
+    let nothing_runs =
+        seen.process.phase == Phase::Absent && seen.link.is_none() && seen.group.is_none();
+    let volume =
+        |mounted| seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size);
+    match (wish.presence, wish.run) {
+        (Presence::Deleting, _) => nothing_runs && seen.volume.is_none(),
+        (_, RunState::Stopped) => nothing_runs && volume(false),
+        (_, RunState::Mounted) => nothing_runs && volume(true),
+        (_, RunState::Running) => {
+            volume(true)
+                && seen.process.phase == Phase::Running
+                && seen.group.is_some_and(|g| g.generation == NOW)
+                && seen.link.as_ref().is_some_and(|l| l.addresses == wish.addresses)
+        }
+    }
+}
+
+fn lost(wish: &Desired, seen: &Observed) -> bool {
+    wish.presence == Presence::Present && seen.volume.is_none()
+}
+
+#[test]
+fn goal_and_fixed_point() {
+    let mut plans = 0;
+    each(|wish, sight| {
+        let Ok(steps) = plan(wish, sight) else {
+            assert!(lost(wish, sight), "refused {wish:?} seeing {sight:?}");
+            return;
+        };
+        plans += 1;
+        let seen = run(&steps, sight);
+        assert!(reached(wish, &seen), "{wish:?}\n{sight:?}\n{steps:?}");
+        // The record says that nothing is left once everything was done.
+        let up = wish.run == RunState::Running && wish.presence != Presence::Deleting;
+        let wish = Desired { residue: wish.residue && up, ..wish.clone() };
+        assert_eq!(plan(&wish, &seen), Ok(vec![]), "{wish:?}\n{sight:?}\n{steps:?}");
+    });
+    assert!(plans > 10_000, "{plans}");
+}
+
+#[test]
+fn after_a_crash_anywhere_the_goal_is_still_reached() {
+    each(|wish, sight| {
+        let Ok(steps) = plan(wish, sight) else { return };
+        for n in 0..=steps.len() {
+            let seen = run(&steps[..n], sight);
+            // The step that was under way is asked for once more, or not at all.
+            let again = n.checked_sub(1).map_or_else(|| seen.clone(), |k| run(&steps[k..n], &seen));
+            for seen in [seen, again] {
+                let rest = plan(wish, &seen).expect("still possible");
+                assert!(reached(wish, &run(&rest, &seen)), "{wish:?}\n{sight:?}\n{n} {steps:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn nothing_forbidden_is_ever_planned() {
+    each(|wish, sight| {
+        let Ok(steps) = plan(wish, sight) else { return };
+        let mut seen = sight.clone();
+        for step in &steps {
+            let dead = seen.process.phase == Phase::Absent;
+            let why = format!("{step} in {steps:?}\n{wish:?}\n{seen:?}");
+            match step {
+                Step::RemoveVolume => {
+                    assert_eq!(wish.presence, Presence::Deleting, "{why}");
+                    assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");
+                }
+                Step::EnsureVolume { volume, mounted } => {
+                    assert!(seen.volume.is_none_or(|v| v.size <= volume.size), "shrinks: {why}");
+                    assert!(dead || *mounted, "unmounts under processes: {why}");
+                    let makes = seen.volume.is_none();
+                    assert!(!makes || wish.presence == Presence::Creating, "papers over: {why}");
+                }
+                Step::RemoveLimits | Step::RemoveLink => assert!(dead, "{why}"),
+                Step::CreateProcess(_) => {
+                    assert!(seen.group.is_some(), "unlimited: {why}");
+                    assert!(seen.volume.is_some_and(|v| v.mounted), "no root: {why}");
+                }
+                Step::EnsureLink { .. } => assert!(!dead, "no namespace: {why}"),
+                Step::RunProcess(_) => {
+                    assert!(!dead && seen.link.is_some() && seen.group.is_some(), "{why}");
+                    assert!(seen.volume.is_some_and(|v| v.mounted), "{why}");
+                }
+                Step::StopProcess { .. } => {
+                    let down = wish.run != RunState::Running;
+                    let rootless = seen.volume.is_none();
+                    assert!(down || rootless || wish.presence == Presence::Deleting, "{why}");
+                }
+                Step::EnsureLimits { .. } => {}
+            }
+            seen = seen.after(step, NOW);
+        }
+    });
+}
+
+#[test]
+fn refusal_names_the_loss_and_plans_are_deterministic() {
+    each(|wish, sight| {
+        assert_eq!(plan(wish, sight), plan(&wish.clone(), &sight.clone()));
+        if lost(wish, sight) {
+            assert_eq!(plan(wish, sight), Err(Refusal::VolumeLost(wish.ct)));
+        }
+    });
+}
+
+#[test]
+fn what_is_right_is_left_alone() {
+    let wish = desired(Presence::Present, RunState::Running, true);
+    let up = run(
+        &plan(
+            &wish,
+            &Observed {
+                volume: Some(VolumeSeen {
+                    generation: NOW,
+                    size: Bytes::gib(2),
+                    mounted: false,
+                    used: None,
+                }),
+                ..Observed::default()
+            },
+        )
+        .expect("planned"),
+        &Observed::default(),
+    );
+    let other = Desired { addresses: [address(9)].into(), ..wish.clone() };
+    let steps = plan(&other, &up).expect("planned");
+    assert_eq!(steps, vec![Step::EnsureLink { addresses: [address(9)].into() }]);
+}
+
+#[test]
+fn the_way_up_and_the_way_down() {
+    let lines = |steps: Vec<Step>| steps.iter().map(Step::to_string).collect::<Vec<_>>();
+    let up = desired(Presence::Creating, RunState::Running, true);
+    assert_eq!(
+        lines(plan(&up, &Observed::default()).expect("planned")),
+        [
+            "storage: volume of 2 GiB from trixie, not mounted",
+            "resources: control groups and limits",
+            "storage: volume of 2 GiB, mounted",
+            "lifecycle: namespaces, init waiting",
+            "network: link with 192.0.2.1 192.0.2.2",
+            "lifecycle: /sbin/init running",
+        ]
+    );
+    let seen = run(&plan(&up, &Observed::default()).expect("planned"), &Observed::default());
+    let down = desired(Presence::Deleting, RunState::Stopped, true);
+    assert_eq!(
+        lines(plan(&down, &seen).expect("planned")),
+        [
+            "lifecycle: no processes, init has 1 s to stop",
+            "network: no link",
+            "storage: volume of 2 GiB from trixie, not mounted",
+            "resources: no control groups",
+            "storage: no volume",
+        ]
+    );
+}

@@ -1,0 +1,119 @@
+//! The stages of each operation: which desired state it enters one after the other.
+//!
+//! Pure. An operation is a list of stages; entering one changes the record, then the driver settles
+//! the container there. Undoing is one more such change. A restart takes up at the stage that was
+//! entered last. Never here: steps of services ([`crate::plan`]), or when to try again.
+//!
+//! ```text
+//!  create            ─ [stopped] ─ done                 undo: [gone]
+//!  start, mount      ─ [running | mounted] ─ done       undo: [stopped]
+//!  stop, umount      ─ [stopped | mounted] ─ done       undo: [running again, if it still runs]
+//!  restart           ─ [mounted] ─ [running] ─ done     undo: [stopped]
+//!  set               ─ [new values] ─ done              undo: [old values]
+//!  set with restart  ─ [mounted] ─ [new values] ─ [running] ─ done   undo: [old values]
+//!  destroy           ─ [gone] ─ record removed          undo: none, it is repeated
+//! ```
+
+use crate::model::{Action, Presence, Record, RunState};
+use crate::plan::{Observed, Phase};
+
+/// How many stages an action has.
+pub const fn count(action: &Action) -> u32 {
+    match action {
+        Action::TemplateBuild { .. } => 0,
+        Action::Create
+        | Action::Start { .. }
+        | Action::Mount
+        | Action::Stop { .. }
+        | Action::Umount
+        | Action::Destroy
+        | Action::Repair => 1,
+        Action::Restart { .. } => 2,
+        Action::Set { restart, .. } => {
+            if *restart {
+                3
+            } else {
+                1
+            }
+        }
+    }
+}
+
+/// Changes the record to what stage `stage` (from 0) of `action` wants.
+pub fn enter(action: &Action, stage: u32, record: &mut Record) {
+    match (action, stage) {
+        (Action::Create | Action::TemplateBuild { .. }, _) => {}
+        (Action::Start { .. }, _) | (Action::Restart { .. }, 1) => {
+            record.set_run(RunState::Running);
+        }
+        (Action::Mount, _) => record.set_run(RunState::Mounted),
+        (Action::Stop { keep_mounted: true, .. }, _) => record.set_run(RunState::Mounted),
+        (Action::Stop { .. } | Action::Umount, _) => record.set_run(RunState::Stopped),
+        // The volume stays mounted: it is needed again at once.
+        (Action::Restart { .. }, _) => record.set_run(RunState::Mounted),
+        (Action::Set { restart: true, .. }, 0) => record.set_run(RunState::Mounted),
+        (Action::Set { restart: true, .. }, 2) => record.set_run(RunState::Running),
+        (Action::Set { spec, running, .. }, _) => {
+            record.set_specs((**spec).clone(), (**running).clone());
+        }
+        (Action::Destroy, _) => record.delete(),
+        (Action::Repair, _) => record.ask_again(),
+    }
+}
+
+/// What becomes of an operation that cannot or shall not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// The record was changed; settle the container there.
+    Back,
+    /// There is no way back: what was begun is finished, if it is only cancelled; where it failed,
+    /// the record keeps the wish and its problem, and repeating the command goes on.
+    Onward,
+}
+
+/// Changes the record to what undoing `action` wants, seen that the services show `observed`.
+pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
+    match action {
+        Action::Create => record.delete(),
+        Action::Start { .. } | Action::Mount | Action::Restart { .. } => {
+            record.set_run(RunState::Stopped);
+        }
+        Action::Stop { .. } | Action::Umount => {
+            if !matches!(observed.process.phase, Phase::Running | Phase::Frozen) {
+                return Undo::Onward;
+            }
+            record.set_run(RunState::Running);
+        }
+        Action::Set { old_spec, old_running, restart, .. } => {
+            let mut spec = (**old_spec).clone();
+            let mut running = (**old_running).clone();
+            // What grew stays grown.
+            let grown = observed.volume.map_or(spec.disk, |v| v.size);
+            if grown > spec.disk && record.spec.disk >= grown {
+                spec.disk = grown;
+                running.disk = grown;
+            }
+            if *restart {
+                record.set_run(RunState::Running);
+            }
+            record.set_specs(spec, running);
+            record.ask_again();
+        }
+        Action::Destroy | Action::Repair | Action::TemplateBuild { .. } => return Undo::Onward,
+    }
+    Undo::Back
+}
+
+/// Changes the record of a container that is where the action wanted it; `None`: it is gone.
+pub fn settled(mut record: Record) -> Option<Record> {
+    match record.presence {
+        Presence::Deleting => return None,
+        Presence::Creating => record.presence = Presence::Present,
+        Presence::Present => {}
+    }
+    if record.run != RunState::Running {
+        record.residue = false;
+    }
+    record.problem = None;
+    Some(record)
+}
