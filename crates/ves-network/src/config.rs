@@ -4,7 +4,7 @@ use serde::Deserialize;
 use ves_daemon::ServiceConfig;
 
 /// What an operator may choose.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Whether packet forwarding is switched on. Off where the node is set up by other means; then

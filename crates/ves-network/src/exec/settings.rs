@@ -103,7 +103,7 @@ pub(super) fn apply(layout: &Layout, step: &NodeStep) -> Result<(), HostError> {
             if !former.contains_key(&path) {
                 former.insert(path.clone(), read(&path)?.unwrap_or_default());
                 let file = former_path(layout);
-                let dir = file.parent().unwrap_or(layout.run_dir());
+                let dir = file.parent().unwrap_or_else(|| layout.run_dir());
                 std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
                 write_atomic(&file, &serde_json::to_vec(&former).unwrap_or_default())?;
             }

@@ -1,1 +1,146 @@
+//! The shell on a fake node: fences, locks, faults, steps that fail.
 
+use super::*;
+use crate::fake::FakeHost;
+use ves_proto::Reason;
+use ves_types::Epoch;
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    fake: FakeHost,
+    service: Service,
+    runtime: tokio::runtime::Runtime,
+}
+
+fn ct(n: u32) -> CtId {
+    CtId::try_from(n).expect("valid")
+}
+
+fn fence(n: u32, generation: u64) -> Fence {
+    Fence { ct: ct(n), generation: Generation(generation), epoch: Epoch(1) }
+}
+
+fn desired(addresses: &[&str]) -> Desired {
+    Desired { addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect() }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fake = FakeHost::with_every_netns();
+        let fences = FenceStore::open(dir.path().join("fence")).expect("fences");
+        let service = Service::new(Arc::new(fake.clone()), fences, &Config::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        Self { _dir: dir, fake, service, runtime }
+    }
+    fn ensure(&self, n: u32, generation: u64, addresses: &[&str]) -> Result<Interface, Fault> {
+        self.runtime.block_on(self.service.ensure(fence(n, generation), desired(addresses)))
+    }
+    fn remove(&self, n: u32, generation: u64) -> Result<(), Fault> {
+        self.runtime.block_on(self.service.remove(fence(n, generation)))
+    }
+    fn journal(&self) -> Vec<String> {
+        std::mem::take(&mut self.fake.state().journal)
+    }
+}
+
+#[test]
+fn asking_twice_does_nothing_the_second_time() {
+    let bench = Bench::new();
+    let made = bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]).expect("made");
+    assert_eq!((made.ct, made.generation, made.addresses.len()), (ct(101), Generation(1), 2));
+    assert!(bench.journal().len() > 10);
+    let again = bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]).expect("there");
+    assert_eq!((again, bench.journal().len()), (made, 0));
+}
+
+#[test]
+fn the_past_is_refused_and_changes_nothing() {
+    let bench = Bench::new();
+    bench.ensure(101, 5, &["192.0.2.1"]).expect("made");
+    bench.journal();
+    let refused = bench.ensure(101, 4, &["192.0.2.2"]).expect_err("older");
+    assert_eq!(refused.reason, Reason::StaleGeneration);
+    assert_eq!(bench.remove(101, 4).map_err(|f| f.reason), Err(Reason::StaleGeneration));
+    assert!(bench.journal().is_empty());
+}
+
+#[test]
+fn a_refused_plan_is_not_accepted_as_the_newest() {
+    let bench = Bench::new();
+    bench.fake.state().own.insert("192.0.2.9".parse().expect("an address"));
+    let fault = bench.ensure(101, 7, &["192.0.2.9"]).expect_err("the node's own");
+    assert_eq!(
+        (fault.reason, fault.facts["holder"].as_str()),
+        (Reason::AddressTaken, "the node itself")
+    );
+    bench.ensure(101, 6, &["192.0.2.1"]).expect("nothing newer was accepted");
+}
+
+#[test]
+fn the_holder_of_an_address_is_named() {
+    let bench = Bench::new();
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    let fault = bench.ensure(102, 1, &["192.0.2.2", "192.0.2.1"]).expect_err("taken");
+    assert_eq!(fault.reason, Reason::AddressTaken);
+    assert_eq!(
+        (fault.facts["address"].as_str(), fault.facts["holder"].as_str()),
+        ("192.0.2.1", "container 101")
+    );
+    bench.remove(101, 1).expect("removed");
+    bench.ensure(102, 1, &["192.0.2.2", "192.0.2.1"]).expect("free now");
+}
+
+#[test]
+fn whichever_step_fails_the_next_call_finishes() {
+    for after_effect in [false, true] {
+        for n in 0.. {
+            let bench = Bench::new();
+            {
+                let mut state = bench.fake.state();
+                (state.fail_after, state.fail_after_effect) = (Some(n), after_effect);
+                state.node.forward_v6 = Some(false);
+            }
+            let all = bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]);
+            let Err(fault) = all else {
+                assert!(n > 15, "every step was made to fail once");
+                break;
+            };
+            assert_eq!(fault.reason, Reason::HostFailed);
+            let step = bench.journal().last().cloned().expect("a step was begun");
+            assert_eq!(fault.facts["step"], step);
+            let made = bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]).expect("finished");
+            assert_eq!(made.addresses.len(), 2);
+            bench.fake.state().fail_after = Some(n % 4);
+            bench.remove(101, 1).ok();
+            bench.fake.state().fail_after = None;
+            bench.remove(101, 1).expect("finished");
+            assert!(bench.fake.sources().expect("read").is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_second_worker_hears_of_the_first() {
+    let bench = Bench::new();
+    let _held = bench.service.inner.locks.hold(ct(101), "EnsureInterface").expect("free");
+    let fault = bench.remove(101, 1).expect_err("busy");
+    assert_eq!((fault.reason, fault.facts["holder"].as_str()), (Reason::Busy, "EnsureInterface"));
+}
+
+#[test]
+fn links_are_listed_and_a_missing_one_is_not_found() {
+    let bench = Bench::new();
+    for n in [103, 101, 102] {
+        bench.ensure(n, 1, &[&format!("192.0.2.{n}")]).expect("made");
+    }
+    bench.fake.kill(ct(102));
+    let all = bench.runtime.block_on(bench.service.list()).expect("listed");
+    assert_eq!(all.iter().map(|i| i.ct.get()).collect::<Vec<_>>(), [101, 103]);
+    let fault = bench.runtime.block_on(bench.service.get(ct(102))).expect_err("gone");
+    assert_eq!(fault.reason, Reason::ContainerUnknown);
+    bench.fake.state().every_netns = false;
+    bench.fake.kill(ct(101));
+    let fault = bench.ensure(101, 1, &["192.0.2.101"]).expect_err("no namespace");
+    assert_eq!(fault.reason, Reason::NotRunning);
+}

@@ -1,6 +1,11 @@
 //! A node and its containers for the network tests: each a network namespace of its own, so that
 //! the machine's own links and routes are not touched.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    reason = "each test file uses a part of it, and containers are made with unshare(1)"
+)]
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
