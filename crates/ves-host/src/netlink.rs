@@ -215,6 +215,32 @@ fn refusal(frame: &Frame<'_>) -> Option<(Errno, Option<String>)> {
     Some((Errno::from_raw_os_error(code), words))
 }
 
+/// Does `work` in another network namespace, on a thread made for that, such as opening sockets
+/// there.
+///
+/// # Errors
+/// [`HostError::Sys`]; `EINVAL` where the file is no network namespace; what `work` fails with.
+pub fn in_netns<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T, HostError> + Send,
+) -> Result<T, HostError> {
+    let enter_and_work = || {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .attempt(|| "enter a network namespace".to_owned())?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("netns".to_owned())
+            .stack_size(128 * 1024)
+            .spawn_scoped(scope, enter_and_work)
+            .attempt(|| "start a thread".to_owned())?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// A blocking netlink socket. It belongs to the network namespace it was opened in and keeps that
 /// alive, so it is held no longer than one task.
 #[derive(Debug)]
@@ -230,11 +256,6 @@ impl Socket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open(protocol: Protocol) -> Result<Self, HostError> {
-        Self::open_for(protocol, 0)
-    }
-
-    /// As [`Self::open`], told of what happens in the multicast groups of the mask.
-    fn open_for(protocol: Protocol, groups: u32) -> Result<Self, HostError> {
         let what = || format!("open a netlink socket for {protocol:?}");
         let number = match protocol {
             Protocol::Route => None, // Number 0.
@@ -247,34 +268,17 @@ impl Socket {
             number,
         )
         .attempt(what)?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).attempt(what)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).attempt(what)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).attempt(what)?;
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
-            enable(fd.as_fd(), option).attempt(what)?;
+            set_option(fd.as_fd(), option, 1).attempt(what)?;
         }
         Ok(Self { fd, sequence: 0, buffer: vec![0; 64 * 1024] })
     }
 
-    /// Opens a socket in another network namespace, on a thread made for that.
-    ///
-    /// # Errors
-    /// [`HostError::Sys`]; `EINVAL` where the file is no network namespace.
-    pub fn open_in(netns: BorrowedFd<'_>, protocol: Protocol) -> Result<Self, HostError> {
-        let enter_and_open = || {
-            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-                .attempt(|| "enter a network namespace".to_owned())?;
-            Self::open(protocol)
-        };
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("netns".to_owned())
-                .stack_size(64 * 1024)
-                .spawn_scoped(scope, enter_and_open)
-                .attempt(|| "start a thread".to_owned())?
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    /// Is told from now on of what happens in a multicast group.
+    fn listen(&self, group: libc::c_int, what: &str) -> Result<(), HostError> {
+        set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group).attempt(|| what.to_owned())
     }
 
     /// Waits until something is to be read or `end` has come; what was to be read is thrown away.
@@ -417,13 +421,16 @@ fn said(what: &str, words: Option<String>) -> String {
 }
 
 #[allow(unsafe_code, reason = "these options of netlink sockets have no safe wrapper")]
-fn enable(fd: BorrowedFd<'_>, option: libc::c_int) -> Result<(), std::io::Error> {
-    let on: libc::c_int = 1;
-    let len = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
-    // SAFETY: the descriptor is open, and the kernel reads `len` bytes of `on`, which outlives the
-    // call.
+fn set_option(
+    fd: BorrowedFd<'_>,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), std::io::Error> {
+    let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(4);
+    // SAFETY: the descriptor is open, and the kernel reads `len` bytes of `value`, which outlives
+    // the call.
     let status = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), len)
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), len)
     };
     if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -27,6 +27,9 @@ pub mod settings;
 /// How long a link may take to vanish with its namespace before it is removed by hand.
 const DEATH: Duration = Duration::from_secs(1);
 
+/// How long the kernel may take until what was set up works; usually microseconds.
+const USABLE: Duration = Duration::from_secs(1);
+
 /// This machine, seen from the calling thread's network namespace.
 #[derive(Debug)]
 pub struct KernelHost {
@@ -214,13 +217,14 @@ impl KernelSession {
 }
 
 /// Where the container has switched IPv6 off, its addresses are not set inside; that is its choice.
-fn unless_switched_off(ct: CtId, v6: bool, result: Result<(), HostError>) -> Result<(), HostError> {
+/// Answers whether it has it on.
+fn unless_switched_off(ct: CtId, result: Result<(), HostError>) -> Result<bool, HostError> {
     match result {
-        Err(e) if v6 && e.is(Errno::ACCESS) => {
+        Err(e) if e.is(Errno::ACCESS) => {
             tracing::info!(%ct, "the container has IPv6 switched off");
-            Ok(())
+            Ok(false)
         }
-        other => other,
+        other => other.map(|()| true),
     }
 }
 
@@ -297,6 +301,12 @@ impl Session for KernelSession {
                     socket.set_no_own_address(index)?;
                 }
                 socket.set_up(index, Some(MacAddress::of_ct_end(ct).0))?;
+                let end = Instant::now() + USABLE;
+                if !socket.await_passing(CT_LINK, end)?
+                    || !self.node.await_passing(&self.name, end)?
+                {
+                    tracing::warn!(link = %self.name, "does not pass packets yet");
+                }
             }
             Change::LoopbackUp => {
                 let inside = self.inside.as_mut().ok_or_else(|| missing("the namespace"))?;
@@ -306,7 +316,16 @@ impl Session for KernelSession {
             Change::AddAddress(address) => {
                 let ip = address.ip();
                 let (socket, index) = self.inner_end()?;
-                unless_switched_off(ct, ip.is_ipv6(), socket.add_address(index, ip))?;
+                if ip.is_ipv6() {
+                    let result = socket.add_address(index, ip);
+                    if unless_switched_off(ct, result)?
+                        && !socket.await_local(ip, Instant::now() + USABLE)?
+                    {
+                        tracing::warn!(%ct, %address, "is not usable yet");
+                    }
+                } else {
+                    socket.add_address(index, ip)?;
+                }
             }
             Change::RemoveAddress(ip, len) => {
                 let (socket, index) = self.inner_end()?;
@@ -321,7 +340,11 @@ impl Session for KernelSession {
                 let gateway = family.gateway();
                 let (socket, index) = self.inner_end()?;
                 let result = socket.set_default(gateway, index, ROUTE_PROTOCOL);
-                unless_switched_off(ct, gateway.is_ipv6(), result)?;
+                if gateway.is_ipv6() {
+                    unless_switched_off(ct, result)?;
+                } else {
+                    result?;
+                }
             }
             Change::RemoveDefault(family) => {
                 let (socket, index) = self.inner_end()?;

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{ACK, CREATE, DUMP, EXCLUSIVE, Message, Protocol, REPLACE, Reply, Socket, attributes};
+use super::{
+    ACK, CREATE, DUMP, EXCLUSIVE, Message, Protocol, REPLACE, Reply, Socket, attributes, in_netns,
+};
 use crate::error::HostError;
 
 const NEW_LINK: u16 = 16;
@@ -27,8 +29,12 @@ const GET_NEIGH: u16 = 30;
 const NEW_NSID: u16 = 88;
 const GET_NSID: u16 = 90;
 
-/// `RTMGRP_LINK`.
-const GROUP_LINK: u32 = 1;
+/// `RTNLGRP_LINK`.
+const GROUP_LINK: i32 = 1;
+/// `RTNLGRP_IPV6_ROUTE`.
+const GROUP_IPV6_ROUTE: i32 = 11;
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
 const INET: u8 = 2;
 const INET6: u8 = 10;
 const IFF_UP: u32 = 0x1;
@@ -36,6 +42,7 @@ const IFF_NOARP: u32 = 0x80;
 const IFA_F_NODAD: u32 = 0x02;
 const TABLE_MAIN: u8 = 254;
 const TYPE_UNICAST: u8 = 1;
+const TYPE_LOCAL: u8 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const ONLINK: u32 = 4;
 const FIB_MATCH: u32 = 0x2000;
@@ -76,6 +83,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets pass: up, with a carrier, and its queue at work.
+    pub operational: bool,
     /// Whether it does without neighbour discovery.
     pub noarp: bool,
     /// Its kind, such as `veth`.
@@ -137,6 +146,8 @@ pub struct Neighbour {
 #[derive(Debug)]
 pub struct RouteSocket {
     socket: Socket,
+    /// For waiting; in no multicast group until then.
+    news: Socket,
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -190,7 +201,7 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open() -> Result<Self, HostError> {
-        Socket::open(Protocol::Route).map(|socket| Self { socket })
+        Ok(Self { socket: Socket::open(Protocol::Route)?, news: Socket::open(Protocol::Route)? })
     }
 
     /// Opens a socket in another network namespace.
@@ -198,7 +209,29 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, HostError> {
-        Socket::open_in(netns, Protocol::Route).map(|socket| Self { socket })
+        in_netns(netns, Self::open)
+    }
+
+    /// Waits until `holds`, which is asked anew after each event of a multicast group; answers
+    /// whether that came before `end`.
+    fn await_until(
+        &mut self,
+        group: i32,
+        end: Instant,
+        what: &str,
+        mut holds: impl FnMut(&mut Self) -> Result<bool, HostError>,
+    ) -> Result<bool, HostError> {
+        // Listening begins before looking, so that nothing falls between.
+        if holds(self)? {
+            return Ok(true);
+        }
+        self.news.listen(group, what)?;
+        while !holds(self)? {
+            if !self.news.await_news(end, what)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The link of this name.
@@ -219,14 +252,30 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn await_gone(&mut self, name: &str, end: Instant) -> Result<bool, HostError> {
-        // Listening begins before looking, so that nothing falls between.
-        let mut news = Socket::open_for(Protocol::Route, GROUP_LINK)?;
-        while self.link(name)?.is_some() {
-            if !news.await_news(end, &format!("wait until link {name} is gone"))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let what = format!("wait until link {name} is gone");
+        self.await_until(GROUP_LINK, end, &what, |socket| Ok(socket.link(name)?.is_none()))
+    }
+
+    /// Waits until a link passes packets, which it does a moment after both its ends are up.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn await_passing(&mut self, name: &str, end: Instant) -> Result<bool, HostError> {
+        let what = format!("wait until link {name} passes packets");
+        // Reading a link makes newer kernels catch up with it.
+        let passes = |link: Option<Link>| link.is_none_or(|l| l.operational);
+        self.await_until(GROUP_LINK, end, &what, |socket| Ok(passes(socket.link(name)?)))
+    }
+
+    /// Waits until packets to an IPv6 address of this namespace are taken in, which they are a
+    /// moment after it was added, also without detection of duplicates.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn await_local(&mut self, ip: IpAddr, end: Instant) -> Result<bool, HostError> {
+        let what = format!("wait until address {ip} is usable");
+        let local = |route: Option<Route>| route.is_some_and(|r| r.kind == TYPE_LOCAL);
+        self.await_until(GROUP_IPV6_ROUTE, end, &what, |socket| Ok(local(socket.lookup(ip)?)))
     }
 
     /// The name of a link.
@@ -548,6 +597,7 @@ fn parse_link(reply: &Reply) -> Option<Link> {
             1 => link.mac = attribute.payload.try_into().ok(),
             3 => link.name = attribute.text(),
             5 => link.peer = Some(attribute.number()),
+            16 => link.operational = attribute.payload == [OPERATIONAL],
             18 => link.kind = attribute.nested().find(|a| a.kind == 1).map(|a| a.text()),
             23 => link.traffic = parse_traffic(attribute.payload),
             26 => {

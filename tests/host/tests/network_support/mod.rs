@@ -19,7 +19,8 @@ use ves_daemon::FenceStore;
 use ves_kit::{MountGuard, Proc, TestLayout};
 use ves_network::config::Config;
 use ves_network::exec::KernelHost;
-use ves_network::plan::Desired;
+use ves_network::host::Host;
+use ves_network::plan::{self, Desired};
 use ves_network::service::{Interface, Service};
 use ves_proto::Fault;
 use ves_proto::convert::Fence;
@@ -59,6 +60,10 @@ pub fn on_a_new_node(test: impl FnOnce(&Node) + Send + 'static) {
         ves_kit::run("ip", &["link", "set", "lo", "up"]);
         ves_kit::run("ip", &["addr", "add", NODE_V4, "dev", "lo"]);
         ves_kit::run("ip", &["addr", "add", NODE_V6, "dev", "lo", "nodad"]);
+        // As a machine has a network card: where both ends of a link have the same number, each in
+        // its namespace, the kernel may take a second to notice that the other end went up.
+        ves_kit::run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
+        ves_kit::run("ip", &["link", "set", "up0", "up"]);
         test(&Node::here());
     });
     if let Err(panic) = node.expect("a thread").join() {
@@ -84,6 +89,19 @@ impl Node {
     pub fn ensure(&self, ct: CtId, addresses: &[&str]) -> Result<Interface, Fault> {
         let addresses = addresses.iter().map(|a| address(a)).collect();
         self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }))
+    }
+    pub fn get(&self, ct: CtId) -> Result<Interface, Fault> {
+        self.block_on(self.service.get(ct))
+    }
+    /// What a planner that reads the kernel now would do.
+    pub fn steps(&self, ct: CtId, addresses: &[&str]) -> Vec<String> {
+        let addresses: Vec<_> = addresses.iter().map(|a| address(a)).collect();
+        let host = KernelHost::new(self.layout.layout().clone());
+        let sources = host.sources().expect("read");
+        let mut session = host.session(ct).expect("a session");
+        let observed = session.observe(&addresses, &sources).expect("read");
+        let steps = plan::plan(Some(&Desired { addresses }), &observed).expect("not refused");
+        steps.iter().map(ToString::to_string).collect()
     }
     pub fn remove(&self, ct: CtId) -> Result<(), Fault> {
         self.block_on(self.service.remove(fence(ct, 1)))
