@@ -6,14 +6,18 @@
 //! creates a file: a control file that is not there is a missing feature, not something to make.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Attempt, HostError};
 
 /// The most that is read from a control file.
 const LARGEST: u64 = 1 << 20;
+/// How long a group may stay busy after its last process is gone.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The controllers we know. The order is that in which a process joins version 1 hierarchies:
 /// `blkio` before `memory`, since writeback takes the memory group's idea of its block group.
@@ -364,7 +368,7 @@ fn gone(error: &HostError) -> bool {
 /// [`HostError::Sys`].
 pub fn write(path: &Path, value: &str) -> Result<(), HostError> {
     let what = || format!("write {value:?} to {}", path.display());
-    let mut file = OpenOptions::new().write(true).open(path).attempt(what)?;
+    let mut file = OpenOptions::new().write(true).truncate(true).open(path).attempt(what)?;
     match file.write(value.as_bytes()).attempt(what)? {
         n if n == value.len() => Ok(()),
         _ => Err(std::io::Error::from(ErrorKind::WriteZero)).attempt(what),
@@ -379,18 +383,66 @@ pub fn make(dir: &Path) -> Result<(), HostError> {
     std::fs::create_dir_all(dir).attempt(|| format!("make group {}", dir.display()))
 }
 
-/// Removes a group and those below it, deepest first; one that is not there is no failure.
+/// Removes a group and those below it, deepest first; one that is not there is no failure. Groups
+/// that belong to somebody else, who may have locked us out, are taken over first. The kernel calls
+/// a group busy for a moment after its last process is gone; that moment is waited for.
 ///
 /// # Errors
 /// [`HostError::Sys`]: `EBUSY` when there are processes in one of them.
 pub fn remove(dir: &Path) -> Result<(), HostError> {
+    take_over(dir)?;
     for child in children(dir)? {
         remove(&child)?;
     }
+    let end = Instant::now() + LINGER;
+    loop {
+        match std::fs::remove_dir(dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e)
+                if e.kind() == ErrorKind::ResourceBusy
+                    && Instant::now() < end
+                    && processes(dir)?.is_empty() =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.attempt(|| format!("remove group {}", dir.display())),
+        }
+    }
+}
+
+/// Removes a group that has neither processes nor groups below it; any other stays.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn remove_if_empty(dir: &Path) -> Result<(), HostError> {
     match std::fs::remove_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::NotFound | ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
         other => other.attempt(|| format!("remove group {}", dir.display())),
     }
+}
+
+/// Makes a group ours, and open to us.
+fn take_over(dir: &Path) -> Result<(), HostError> {
+    let what = || format!("take over group {}", dir.display());
+    let meta = match std::fs::symlink_metadata(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.attempt(what)?,
+    };
+    let us = rustix::process::geteuid().as_raw();
+    if meta.uid() != us {
+        std::os::unix::fs::chown(dir, Some(us), None).attempt(what)?;
+    }
+    if meta.mode() & 0o700 != 0o700 {
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).attempt(what)?;
+    }
+    Ok(())
 }
 
 /// The groups directly below `dir`, sorted; none where there is no such group.

@@ -1,1 +1,79 @@
-//! Control groups, limits and accounting.
+//! Control groups and accounting of one node.
+//!
+//! Owns the groups `ves/ct-ID` in every hierarchy of this machine, the delegated group `payload`
+//! below the version 2 one, what these groups are limited to, and what they are seen to use. Knows no
+//! processes: lifecycle puts them in. What version the machine has is found out, never assumed.
+//!
+//! ```text
+//!  EnsureLimits ─ api ─ service: lock → admit → observe → plan → apply each → observe
+//!                                              │         │        │
+//!                              target: limits ⇄ settings │        exec: files of the hierarchies
+//!                                                        plan_shared (ves), plan (ves/ct-ID)
+//!  GetGroup ───── api ─ service: observe + usage → rows ← verdict ← self-test at start
+//!
+//!  version 1, one hierarchy a controller:   ves ─ ct-101        limits, device rules; root's
+//!  version 2:                               ves ─ ct-101        limits; root's
+//!                                                  └─ payload   the container's own, seen as its root
+//! ```
+//!
+//! Invariants: a limit that stays is never absent or greater meanwhile · a group with processes is
+//! never removed · a row promises only what this node's self-test saw · restarting changes nothing ·
+//! nothing here writes outside the hierarchies and `/run/ves/{resources,fence/resources}`.
+//!
+//! Capabilities: see [`CAPABILITIES`].
+
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod config;
+pub mod error;
+pub mod exec;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod host;
+pub mod model;
+pub mod observe;
+pub mod plan;
+pub mod rows;
+pub mod service;
+pub mod target;
+pub mod verdict;
+
+use std::sync::Arc;
+
+use ves_daemon::{App, BuildError, Cap, FenceStore};
+use ves_types::layout::{Layout, Service as Name};
+
+use crate::config::Config;
+use crate::exec::KernelHost;
+use crate::service::Service;
+
+/// What the daemon may do beyond owning root's files:
+///
+/// * `CHOWN`: give the delegated group to the container's root, and take it back to remove it;
+/// * `DAC_READ_SEARCH`: count processes in groups whose owner made them unreadable;
+/// * `SYS_ADMIN`: version 1's `devices.allow` and `devices.deny` ask for it. Nothing else does.
+pub const CAPABILITIES: &[Cap] = &[Cap::CAP_CHOWN, Cap::CAP_DAC_READ_SEARCH, Cap::CAP_SYS_ADMIN];
+
+/// The daemon's service on this machine.
+///
+/// # Errors
+/// When the machine has no control groups that can be used, or `/run/ves` cannot be written.
+#[expect(clippy::needless_pass_by_value, reason = "the chassis hands both over")]
+pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
+    let records = layout.run_dir().join(Name::Resources.name());
+    let host = KernelHost::detect(records, config.patience())?;
+    let fences = FenceStore::open(layout.run_dir().join("fence").join(Name::Resources.name()))?;
+    let service = Service::new(Arc::new(host), fences)?;
+    Ok(app(service))
+}
+
+/// What the chassis serves.
+pub fn app(service: Service) -> App {
+    App {
+        routes: api::routes(service),
+        policy: api::POLICY,
+        services: &[api::NAME],
+        operators: Vec::new(),
+    }
+}

@@ -1,0 +1,419 @@
+//! The real node: control groups as files.
+//!
+//! Files directly, not by cgroups-rs: that crate sets what it is given in an order of its own (the
+//! version 1 memory pair needs ours), makes a control file that is not there instead of saying so,
+//! finds a version 2 hierarchy at `/sys/fs/cgroup` only and none beside version 1, and reads what it
+//! cannot read as zero. It stands as the independent witness in `tests/host`.
+//!
+//! Never here: decisions. Each step is one or a few writes.
+
+mod selftest;
+mod usage;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ves_host::cgroup::{self, Controller, Hierarchies};
+use ves_host::{Attempt, HostError, file};
+use ves_types::CtId;
+use ves_types::layout::{self, CGROUP_PAYLOAD, CGROUP_ROOT};
+
+use crate::host::Host;
+use crate::model::{Cpusets, Desired, Hierarchy, Home, Node, Observed, Setting, Shared};
+use crate::observe::{self, Files};
+use crate::plan::{SharedStep, Step};
+use crate::rows::Usage;
+use crate::verdict::Proof;
+
+/// The largest record we wrote.
+const RECORD: u64 = 64 << 10;
+
+/// The files of a delegated group that belong to whom it was given, beside its directory.
+const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+
+/// A node's control groups in its kernel, and the limits that were reached in a directory.
+#[derive(Debug)]
+pub struct KernelHost {
+    hierarchies: Hierarchies,
+    records: PathBuf,
+    proc: PathBuf,
+    patience: Duration,
+}
+
+impl KernelHost {
+    /// The machine's hierarchies. `records` is a directory for what the kernel cannot keep;
+    /// `patience` is how long one process of the self-test may take.
+    ///
+    /// # Errors
+    /// Those of [`Hierarchies::detect`].
+    pub fn detect(records: PathBuf, patience: Duration) -> Result<Self, HostError> {
+        Ok(Self::new(Hierarchies::detect()?, records, PathBuf::from("/proc"), patience))
+    }
+
+    /// Given hierarchies, which may be directories that only look like some.
+    pub const fn new(
+        hierarchies: Hierarchies,
+        records: PathBuf,
+        proc: PathBuf,
+        patience: Duration,
+    ) -> Self {
+        Self { hierarchies, records, proc, patience }
+    }
+
+    /// What was detected.
+    pub const fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Every hierarchy, and where it is mounted.
+    fn mounts(&self) -> impl Iterator<Item = (Hierarchy, &Path)> {
+        let v1 = self
+            .hierarchies
+            .v1
+            .iter()
+            .filter_map(|h| Some((Hierarchy::V1(*h.controllers.first()?), h.mount.as_path())));
+        v1.chain(self.hierarchies.v2.iter().map(|h| (Hierarchy::V2, h.mount.as_path())))
+    }
+
+    fn mount(&self, hierarchy: Hierarchy) -> Result<&Path, HostError> {
+        let found = self.mounts().find(|(h, _)| *h == hierarchy).map(|(_, mount)| mount);
+        found.ok_or_else(|| HostError::Lacks {
+            feature: format!("the {hierarchy} hierarchy"),
+            why: "it was not mounted when the service started".to_owned(),
+        })
+    }
+
+    /// In which version a controller is, and where that is mounted.
+    fn home(&self, controller: Controller) -> Option<(Home, &Path)> {
+        let v1 = self.hierarchies.v1_with(controller).map(|h| (Home::V1, h.mount.as_path()));
+        v1.or_else(|| self.hierarchies.v2_with(controller).map(|h| (Home::V2, h.mount.as_path())))
+    }
+
+    /// The file of a setting of a group.
+    fn setting(&self, group: &str, setting: Setting) -> Option<(Home, PathBuf)> {
+        let (home, mount) = self.home(setting.controller())?;
+        Some((home, mount.join(group).join(setting.file(home)?)))
+    }
+
+    fn payload(&self, ct: CtId) -> Option<PathBuf> {
+        let v2 = self.hierarchies.v2.as_ref()?;
+        Some(v2.mount.join(layout::cgroup(ct)).join(CGROUP_PAYLOAD))
+    }
+
+    fn need_payload(&self, ct: CtId) -> Result<PathBuf, HostError> {
+        self.payload(ct).ok_or_else(|| HostError::Lacks {
+            feature: "delegation".to_owned(),
+            why: "no version 2 hierarchy is mounted".to_owned(),
+        })
+    }
+
+    fn record(&self, ct: CtId) -> PathBuf {
+        self.records.join(format!("{ct}.json"))
+    }
+
+    fn list(&self, path: &Path) -> Result<BTreeSet<u32>, HostError> {
+        let text = cgroup::read_if_exists(path)?.unwrap_or_default();
+        observe::parse_list(&text)
+            .ok_or_else(|| HostError::parse(format!("read {}", path.display()), &text))
+    }
+
+    /// The processors and memory nodes the whole machine has for groups.
+    fn processors(&self) -> Result<(BTreeSet<u32>, BTreeSet<u32>), HostError> {
+        let first = |names: [PathBuf; 2]| {
+            let [one, other] = names;
+            let set = self.list(&one)?;
+            if set.is_empty() { self.list(&other) } else { Ok(set) }
+        };
+        let system = |kind: &str| PathBuf::from(format!("/sys/devices/system/{kind}/online"));
+        match self.home(Controller::Cpuset) {
+            Some((Home::V1, mount)) => Ok((
+                first([mount.join("cpuset.effective_cpus"), mount.join("cpuset.cpus")])?,
+                first([mount.join("cpuset.effective_mems"), mount.join("cpuset.mems")])?,
+            )),
+            Some((Home::V2, mount)) => Ok((
+                first([mount.join("cpuset.cpus.effective"), system("cpu")])?,
+                first([mount.join("cpuset.mems.effective"), system("node")])?,
+            )),
+            None => Ok((self.list(&system("cpu"))?, self.list(&system("node"))?)),
+        }
+    }
+
+    fn node(&self) -> Result<Node, HostError> {
+        let (cpus, mems) = self.processors()?;
+        let settings = Setting::ALL
+            .into_iter()
+            .filter_map(|s| self.setting(CGROUP_ROOT, s).map(|(home, file)| (s, home, file)))
+            .filter(|(_, _, file)| file.exists())
+            .map(|(s, home, _)| (s, home))
+            .collect();
+        let meminfo = cgroup::read_if_exists(&self.proc.join("meminfo"))?.unwrap_or_default();
+        Ok(Node {
+            version: self.hierarchies.version(),
+            hierarchies: self.mounts().map(|(h, _)| h).collect(),
+            settings,
+            devices: self.hierarchies.v1_with(Controller::Devices).is_some(),
+            controllers: self.v2_controllers(),
+            cpus,
+            mems,
+            swap_free: observe::parse_swap_free(&meminfo),
+        })
+    }
+
+    fn v2_controllers(&self) -> BTreeSet<Controller> {
+        self.hierarchies.v2.as_ref().map(|h| h.controllers.clone()).unwrap_or_default()
+    }
+
+    /// What a version 2 group hands on to its children.
+    fn hands_on(&self, group: &str) -> Result<BTreeSet<Controller>, HostError> {
+        let Some(v2) = &self.hierarchies.v2 else { return Ok(BTreeSet::new()) };
+        let file = v2.mount.join(group).join("cgroup.subtree_control");
+        Ok(cgroup::parse_v2_controllers(&cgroup::read_if_exists(&file)?.unwrap_or_default()))
+    }
+
+    fn hand_on(&self, group: &str, controllers: &BTreeSet<Controller>) -> Result<(), HostError> {
+        let names = controllers.iter().filter_map(|c| c.v2_name());
+        let text: Vec<_> = names.map(|n| format!("+{n}")).collect();
+        let mount = self.mount(Hierarchy::V2)?;
+        cgroup::write(&mount.join(group).join("cgroup.subtree_control"), &text.join(" "))
+    }
+
+    fn files(
+        &self,
+        controller: Controller,
+        group: &str,
+        names: &[&'static str],
+    ) -> Result<Files, HostError> {
+        let mut files = Files::default();
+        if let Some((_, mount)) = self.home(controller) {
+            for name in names {
+                if let Some(text) = cgroup::read_if_exists(&mount.join(group).join(name))? {
+                    files.0.insert(name, text);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Whether a process is in any of the container's groups.
+    fn populated(&self, group: &str) -> Result<bool, HostError> {
+        for (hierarchy, mount) in self.mounts() {
+            let dir = mount.join(group);
+            let any = match hierarchy {
+                Hierarchy::V1(_) => !cgroup::processes(&dir)?.is_empty(),
+                // Says it of the children too, also of those whose owner hides them.
+                Hierarchy::V2 => cgroup::read_if_exists(&dir.join("cgroup.events"))?
+                    .is_some_and(|text| observe::parse_flat(&text).get("populated") == Some(&1)),
+            };
+            if any {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// To whom the delegated group belongs, where its directory and files agree.
+    fn given_to(&self, payload: &Path) -> Result<Option<u32>, HostError> {
+        let mut owners = BTreeSet::new();
+        let files = DELEGATED.iter().map(|name| payload.join(name));
+        for path in std::iter::once(payload.to_owned()).chain(files) {
+            let meta =
+                std::fs::metadata(&path).attempt(|| format!("look at {}", path.display()))?;
+            owners.extend([meta.uid(), meta.gid()]);
+        }
+        Ok(owners.first().filter(|_| owners.len() == 1).copied())
+    }
+
+    fn control(&self, ct: CtId, file: &str, value: &str) -> Result<(), HostError> {
+        let (_, mount) = self.home(Controller::Devices).ok_or_else(|| HostError::Lacks {
+            feature: "device control".to_owned(),
+            why: "the version 1 devices controller is not mounted".to_owned(),
+        })?;
+        cgroup::write(&mount.join(layout::cgroup(ct)).join(file), value)
+    }
+}
+
+impl Host for KernelHost {
+    fn observe_shared(&self) -> Result<Shared, HostError> {
+        let v1_cpuset = self.hierarchies.v1_with(Controller::Cpuset);
+        let cpuset = match v1_cpuset {
+            None => None,
+            Some(h) => {
+                let (root_cpus, root_mems) = self.processors()?;
+                let dir = h.mount.join(CGROUP_ROOT);
+                Some(Cpusets {
+                    root_cpus,
+                    root_mems,
+                    cpus: self.list(&dir.join("cpuset.cpus"))?,
+                    mems: self.list(&dir.join("cpuset.mems"))?,
+                })
+            }
+        };
+        let made = |(h, mount): (Hierarchy, &Path)| mount.join(CGROUP_ROOT).is_dir().then_some(h);
+        Ok(Shared {
+            hierarchies: self.mounts().map(|(h, _)| h).collect(),
+            made: self.mounts().filter_map(made).collect(),
+            controllers: self.v2_controllers(),
+            root_hands_on: self.hands_on("")?,
+            hands_on: self.hands_on(CGROUP_ROOT)?,
+            cpuset,
+        })
+    }
+
+    fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError> {
+        let cpuset = |file: &str, set| {
+            let dir = self.mount_of(Controller::Cpuset)?.join(CGROUP_ROOT);
+            cgroup::write(&dir.join(file), &crate::model::render_list(set))
+        };
+        match step {
+            SharedStep::Make(h) => cgroup::make(&self.mount(*h)?.join(CGROUP_ROOT)),
+            SharedStep::RootHandsOn(controllers) => self.hand_on("", controllers),
+            SharedStep::HandOn(controllers) => self.hand_on(CGROUP_ROOT, controllers),
+            SharedStep::Mems(set) => cpuset("cpuset.mems", set),
+            SharedStep::Cpus(set) => cpuset("cpuset.cpus", set),
+        }
+    }
+
+    fn release_shared(&self) -> Result<(), HostError> {
+        let dirs = self.hierarchies.dirs(CGROUP_ROOT);
+        for dir in &dirs {
+            if !cgroup::children(dir)?.is_empty() {
+                return Ok(());
+            }
+        }
+        for dir in dirs {
+            cgroup::remove_if_empty(&dir)?;
+        }
+        Ok(())
+    }
+
+    fn observe(&self, ct: CtId) -> Result<Observed, HostError> {
+        let group = layout::cgroup(ct);
+        let node = self.node()?;
+        let made: BTreeSet<_> = self
+            .mounts()
+            .filter(|(_, mount)| mount.join(&group).is_dir())
+            .map(|(h, _)| h)
+            .collect();
+        let mut settings = std::collections::BTreeMap::new();
+        for &setting in node.settings.keys() {
+            let Some((home, file)) = self.setting(&group, setting) else { continue };
+            let Some(text) = cgroup::read_if_exists(&file)? else { continue };
+            let value = observe::parse_value(setting, home, &text)
+                .ok_or_else(|| HostError::parse(format!("read {}", file.display()), &text))?;
+            settings.insert(setting, value);
+        }
+        let devices = match self.hierarchies.v1_with(Controller::Devices) {
+            Some(h) => cgroup::read_if_exists(&h.mount.join(&group).join("devices.list"))?
+                .map(|text| observe::parse_devices(&text)),
+            None => None,
+        };
+        let payload = self.payload(ct).filter(|p| p.is_dir());
+        let given_to = match &payload {
+            Some(path) => self.given_to(path)?,
+            None => None,
+        };
+        let memory = self.home(Controller::Memory).map(|(home, _)| home);
+        let unreclaimable = match memory {
+            Some(home) => {
+                let files = self.files(Controller::Memory, &group, observe::memory_files(home))?;
+                observe::unreclaimable(home, &files)
+            }
+            None => 0,
+        };
+        let path = self.record(ct);
+        let record = file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
+            let record = Desired::from_json(&bytes);
+            if record.is_none() {
+                tracing::warn!(record = %path.display(), "cannot understand the record, ignoring");
+            }
+            record
+        });
+        Ok(Observed {
+            node,
+            made,
+            payload: payload.is_some(),
+            given_to,
+            hands_on: self.hands_on(&group)?,
+            settings,
+            devices,
+            populated: self.populated(&group)?,
+            unreclaimable,
+            record,
+        })
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), HostError> {
+        let group = layout::cgroup(ct);
+        match step {
+            Step::Make(h) => cgroup::make(&self.mount(*h)?.join(&group)),
+            Step::HandOn(controllers) => self.hand_on(&group, controllers),
+            Step::MakePayload => cgroup::make(&self.need_payload(ct)?),
+            Step::Set { setting, value, .. } => {
+                let (home, file) =
+                    self.setting(&group, *setting).ok_or_else(|| HostError::Lacks {
+                        feature: format!("{setting:?}"),
+                        why: "its controller is not mounted".to_owned(),
+                    })?;
+                cgroup::write(&file, &observe::render_value(home, *setting, value))
+            }
+            Step::DenyDevices => self.control(ct, "devices.deny", "a"),
+            Step::AllowDevice(rule) => self.control(ct, "devices.allow", &rule.0),
+            Step::DenyDevice(rule) => self.control(ct, "devices.deny", &rule.0),
+            Step::Give(id) => {
+                let payload = self.need_payload(ct)?;
+                for name in DELEGATED {
+                    cgroup::give(&payload.join(name), *id)?;
+                }
+                cgroup::give(&payload, *id)
+            }
+            Step::Record(desired) => {
+                let dir = &self.records;
+                std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
+                file::write_atomic(&self.record(ct), &desired.to_json())
+            }
+            Step::RemovePayload => cgroup::remove(&self.need_payload(ct)?),
+            Step::Remove(h) => cgroup::remove(&self.mount(*h)?.join(&group)),
+            Step::Forget => file::remove_if_exists(&self.record(ct)),
+        }
+    }
+
+    fn containers(&self) -> Result<Vec<CtId>, HostError> {
+        let mut found = BTreeSet::new();
+        for dir in self.hierarchies.dirs(CGROUP_ROOT) {
+            let names = cgroup::children(&dir)?;
+            let names = names.iter().filter_map(|p| p.file_name()?.to_str()?.strip_prefix("ct-"));
+            found.extend(names.filter_map(|n| n.parse::<CtId>().ok()));
+        }
+        match std::fs::read_dir(&self.records) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            entries => {
+                let what = || format!("list {}", self.records.display());
+                for entry in entries.attempt(what)? {
+                    let name = entry.attempt(what)?.file_name();
+                    let name = name.to_str().and_then(|n| n.strip_suffix(".json"));
+                    found.extend(name.and_then(|n| n.parse::<CtId>().ok()));
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    fn usage(&self, ct: CtId) -> Result<Usage, HostError> {
+        self.usage_of(&layout::cgroup(ct))
+    }
+
+    fn self_test(&self) -> Result<Proof, HostError> {
+        selftest::run(self)
+    }
+}
+
+impl KernelHost {
+    fn mount_of(&self, controller: Controller) -> Result<&Path, HostError> {
+        self.home(controller).map(|(_, mount)| mount).ok_or_else(|| HostError::Lacks {
+            feature: format!("the {} controller", controller.v1_name()),
+            why: "it is not mounted".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,437 @@
+//! A node in memory, with a kernel's rules and faults on demand, for tests without root.
+//!
+//! Owns the rules a plan must respect (memory with swap is never below memory, a group with
+//! processes does not go, a setting needs its group). Never used by a daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use ves_host::HostError;
+use ves_host::cgroup::{Controller, Version};
+use ves_types::{CtId, UbcResource};
+
+use crate::host::Host;
+use crate::model::{
+    Cpusets, Desired, Devices, Hierarchy, Home, Node, Observed, Setting, Shared, Value,
+};
+use crate::plan::{SharedStep, Step};
+use crate::rows::{Count, Usage};
+use crate::verdict::{Proof, Proven};
+
+/// A machine whose controllers are in version 1, beside a version 2 hierarchy without any.
+pub fn node_hybrid() -> Node {
+    let mut node = node_v1();
+    node.version = Version::Hybrid;
+    node.hierarchies.insert(Hierarchy::V2);
+    node
+}
+
+/// A machine with version 1 only.
+pub fn node_v1() -> Node {
+    let settings = Setting::ALL
+        .into_iter()
+        .filter(|s| s.file(Home::V1).is_some())
+        .map(|s| (s, Home::V1))
+        .collect();
+    Node {
+        version: Version::V1,
+        hierarchies: Controller::ALL.into_iter().map(Hierarchy::V1).collect(),
+        settings,
+        devices: true,
+        controllers: BTreeSet::new(),
+        cpus: (0..4).collect(),
+        mems: [0].into(),
+        swap_free: 0,
+    }
+}
+
+/// A machine with version 2 only.
+pub fn node_v2() -> Node {
+    let settings = Setting::ALL
+        .into_iter()
+        .filter(|s| s.file(Home::V2).is_some())
+        .map(|s| (s, Home::V2))
+        .collect();
+    Node {
+        version: Version::V2,
+        hierarchies: [Hierarchy::V2].into(),
+        settings,
+        devices: false,
+        controllers: Controller::ALL.into_iter().filter(|c| c.v2_name().is_some()).collect(),
+        cpus: (0..4).collect(),
+        mems: [0].into(),
+        swap_free: 0,
+    }
+}
+
+/// The common group of a node before anything was made.
+pub fn shared_fresh(node: &Node) -> Shared {
+    let v1_cpuset = node.settings.get(&Setting::Cpus) == Some(&Home::V1);
+    Shared {
+        hierarchies: node.hierarchies.clone(),
+        made: BTreeSet::new(),
+        controllers: node.controllers.clone(),
+        root_hands_on: BTreeSet::new(),
+        hands_on: BTreeSet::new(),
+        cpuset: v1_cpuset.then(|| Cpusets {
+            root_cpus: node.cpus.clone(),
+            root_mems: node.mems.clone(),
+            cpus: BTreeSet::new(),
+            mems: BTreeSet::new(),
+        }),
+    }
+}
+
+/// Nothing of a container on a node.
+pub fn nothing(node: &Node) -> Observed {
+    Observed {
+        node: node.clone(),
+        made: BTreeSet::new(),
+        payload: false,
+        given_to: None,
+        hands_on: BTreeSet::new(),
+        settings: BTreeMap::new(),
+        devices: None,
+        populated: false,
+        unreclaimable: 0,
+        record: None,
+    }
+}
+
+fn refused(what: &str, errno: Errno) -> HostError {
+    HostError::Sys { what: what.to_owned(), source: errno.into() }
+}
+
+/// What a kernel does with the common group.
+///
+/// # Errors
+/// As the kernel refuses.
+pub fn perform_shared(shared: &mut Shared, step: &SharedStep) -> Result<(), HostError> {
+    match step {
+        SharedStep::Make(h) => {
+            shared.made.insert(*h);
+        }
+        SharedStep::RootHandsOn(c) => shared.root_hands_on.extend(c.iter().copied()),
+        SharedStep::HandOn(c) => {
+            if !shared.made.contains(&Hierarchy::V2) || !c.is_subset(&shared.root_hands_on) {
+                return Err(refused(&step.to_string(), Errno::NOENT));
+            }
+            shared.hands_on.extend(c.iter().copied());
+        }
+        SharedStep::Mems(set) | SharedStep::Cpus(set) => {
+            let cpuset = shared.made.contains(&Hierarchy::V1(Controller::Cpuset));
+            let Some(sets) = shared.cpuset.as_mut().filter(|_| cpuset) else {
+                return Err(refused(&step.to_string(), Errno::NOENT));
+            };
+            match step {
+                SharedStep::Mems(_) => sets.mems.clone_from(set),
+                _ => sets.cpus.clone_from(set),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a kernel does with a container's groups.
+///
+/// # Errors
+/// As the kernel refuses.
+pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
+    let fail = |errno| Err(refused(&step.to_string(), errno));
+    let unified = observed.made.contains(&Hierarchy::V2);
+    match step {
+        Step::Make(h) => {
+            if observed.made.insert(*h) {
+                let node = &observed.node;
+                let settings = node.settings.iter().filter(|(s, home)| at(**s, **home, *h));
+                observed.settings.extend(settings.map(|(s, home)| (*s, s.fresh(*home))));
+                if *h == Hierarchy::V1(Controller::Devices) && node.devices {
+                    observed.devices = Some(Devices::All);
+                }
+            }
+        }
+        Step::HandOn(c) => {
+            if !unified {
+                return fail(Errno::NOENT);
+            }
+            observed.hands_on.extend(c.iter().copied());
+        }
+        Step::MakePayload => {
+            if !unified {
+                return fail(Errno::NOENT);
+            }
+            if !observed.payload {
+                observed.payload = true;
+                observed.given_to = Some(0);
+            }
+        }
+        Step::Set { setting, value, .. } => {
+            let level = |s| observed.settings.get(&s).cloned();
+            let (memory, both) = match setting {
+                Setting::MemoryMax => (Some(value.clone()), level(Setting::MemswMax)),
+                Setting::MemswMax => (level(Setting::MemoryMax), Some(value.clone())),
+                _ => (None, None),
+            };
+            if both.is_some_and(|both| memory.is_some_and(|memory| memory > both)) {
+                return fail(Errno::INVAL);
+            }
+            if let (Setting::Cpus | Setting::Mems, Value::Set(set)) = (setting, value)
+                && set.is_empty()
+                && observed.populated
+            {
+                return fail(Errno::NOSPC);
+            }
+            let Some(slot) = observed.settings.get_mut(setting) else { return fail(Errno::NOENT) };
+            slot.clone_from(value);
+        }
+        Step::DenyDevices | Step::AllowDevice(_) | Step::DenyDevice(_) => {
+            let Some(devices) = &mut observed.devices else { return fail(Errno::NOENT) };
+            match (step, devices) {
+                (Step::DenyDevices, devices) => *devices = Devices::Only(BTreeSet::new()),
+                (Step::AllowDevice(rule), Devices::Only(rules)) => {
+                    rules.insert(rule.clone());
+                }
+                (Step::DenyDevice(rule), Devices::Only(rules)) => {
+                    rules.remove(rule);
+                }
+                _ => {}
+            }
+        }
+        Step::Give(id) => {
+            if !observed.payload {
+                return fail(Errno::NOENT);
+            }
+            observed.given_to = Some(*id);
+        }
+        Step::Record(desired) => observed.record = Some(Desired::clone(desired)),
+        Step::RemovePayload => {
+            if observed.populated {
+                return fail(Errno::BUSY);
+            }
+            observed.payload = false;
+            observed.given_to = None;
+        }
+        Step::Remove(h) => {
+            if observed.populated || (*h == Hierarchy::V2 && observed.payload) {
+                return fail(Errno::BUSY);
+            }
+            observed.made.remove(h);
+            let homes = &observed.node.settings;
+            observed.settings.retain(|s, _| homes.get(s).is_none_or(|home| !at(*s, *home, *h)));
+            match h {
+                Hierarchy::V2 => observed.hands_on.clear(),
+                Hierarchy::V1(Controller::Devices) => observed.devices = None,
+                Hierarchy::V1(_) => {}
+            }
+        }
+        Step::Forget => observed.record = None,
+    }
+    Ok(())
+}
+
+/// Whether a setting is kept in this hierarchy of a machine with controllers mounted one by one.
+fn at(setting: Setting, home: Home, hierarchy: Hierarchy) -> bool {
+    match home {
+        Home::V1 => hierarchy == Hierarchy::V1(setting.controller()),
+        Home::V2 => hierarchy == Hierarchy::V2,
+    }
+}
+
+/// How a fault happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The step fails and has no effect.
+    Before,
+    /// The step takes effect, and the caller hears that it failed; as when it is killed meanwhile.
+    After,
+}
+
+#[derive(Debug)]
+struct State {
+    node: Node,
+    shared: Shared,
+    containers: BTreeMap<CtId, Observed>,
+    usage: BTreeMap<CtId, Usage>,
+    log: Vec<String>,
+    /// After how many more steps which fault happens, once.
+    fault: Option<(usize, Fault)>,
+    proof: Proof,
+}
+
+/// A node in memory.
+#[derive(Debug)]
+pub struct FakeHost {
+    state: Mutex<State>,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new(node_hybrid())
+    }
+}
+
+impl FakeHost {
+    /// A node without containers.
+    pub fn new(node: Node) -> Self {
+        let state = State {
+            shared: shared_fresh(&node),
+            node,
+            containers: BTreeMap::new(),
+            usage: BTreeMap::new(),
+            log: Vec::new(),
+            fault: None,
+            proof: Proof::all(),
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets `skip` more steps succeed, then one fail.
+    pub fn fail(&self, skip: usize, fault: Fault) {
+        self.with(|s| s.fault = Some((skip, fault)));
+    }
+
+    /// Takes back [`Self::fail`], if it did not happen yet.
+    pub fn heal(&self) {
+        self.with(|s| s.fault = None);
+    }
+
+    /// Says whether there are processes in a container's groups.
+    pub fn populate(&self, ct: CtId, populated: bool) {
+        self.with(|s| {
+            let node = s.node.clone();
+            s.containers.entry(ct).or_insert_with(|| nothing(&node)).populated = populated;
+        });
+    }
+
+    /// Says what a container uses.
+    pub fn set_usage(&self, ct: CtId, usage: Usage) {
+        self.with(|s| s.usage.insert(ct, usage));
+    }
+
+    /// Says what the self-test proves.
+    pub fn set_proof(&self, proof: Proof) {
+        self.with(|s| s.proof = proof);
+    }
+
+    /// Changes a container behind the service's back, as another program could.
+    pub fn meddle(&self, ct: CtId, f: impl FnOnce(&mut Observed)) {
+        self.with(|s| {
+            let node = s.node.clone();
+            f(s.containers.entry(ct).or_insert_with(|| nothing(&node)));
+        });
+    }
+
+    /// Every step so far, as it reads.
+    pub fn log(&self) -> Vec<String> {
+        self.with(|s| s.log.clone())
+    }
+
+    /// Whether nothing of any container is left.
+    pub fn is_clean(&self) -> bool {
+        self.with(|s| s.containers.values().all(|o| !o.exists()))
+    }
+}
+
+impl State {
+    fn inject(
+        &mut self,
+        what: &str,
+        act: impl FnOnce(&mut Self) -> Result<(), HostError>,
+    ) -> Result<(), HostError> {
+        match &mut self.fault {
+            Some((0, fault)) => {
+                let fault = *fault;
+                self.fault = None;
+                if fault == Fault::After {
+                    act(self)?;
+                    self.log.push(what.to_owned());
+                }
+                return Err(refused(what, Errno::IO));
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        }
+        act(self)?;
+        self.log.push(what.to_owned());
+        Ok(())
+    }
+}
+
+impl Host for FakeHost {
+    fn observe_shared(&self) -> Result<Shared, HostError> {
+        Ok(self.with(|s| s.shared.clone()))
+    }
+
+    fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError> {
+        self.with(|s| s.inject(&step.to_string(), |s| perform_shared(&mut s.shared, step)))
+    }
+
+    fn release_shared(&self) -> Result<(), HostError> {
+        self.with(|s| {
+            if s.containers.values().all(|o| o.made.is_empty()) {
+                s.shared = shared_fresh(&s.node);
+            }
+        });
+        Ok(())
+    }
+
+    fn observe(&self, ct: CtId) -> Result<Observed, HostError> {
+        Ok(self.with(|s| s.containers.get(&ct).cloned().unwrap_or_else(|| nothing(&s.node))))
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), HostError> {
+        self.with(|s| {
+            s.inject(&step.to_string(), |s| {
+                if let Step::Make(h) = step
+                    && !s.shared.made.contains(h)
+                {
+                    return Err(refused(&step.to_string(), Errno::NOENT));
+                }
+                let node = s.node.clone();
+                perform(s.containers.entry(ct).or_insert_with(|| nothing(&node)), step)
+            })
+        })
+    }
+
+    fn containers(&self) -> Result<Vec<CtId>, HostError> {
+        Ok(self
+            .with(|s| s.containers.iter().filter(|(_, o)| o.exists()).map(|(ct, _)| *ct).collect()))
+    }
+
+    fn usage(&self, ct: CtId) -> Result<Usage, HostError> {
+        Ok(self.with(|s| {
+            s.usage.get(&ct).cloned().unwrap_or_else(|| Usage {
+                counts: UbcResource::ALL.into_iter().map(|r| (r, Count::default())).collect(),
+                cpu_usec: 0,
+            })
+        }))
+    }
+
+    fn self_test(&self) -> Result<Proof, HostError> {
+        Ok(self.with(|s| s.proof.clone()))
+    }
+}
+
+impl Proof {
+    /// Everything was proven.
+    pub fn all() -> Self {
+        Self {
+            pids: Proven::Yes,
+            memory: Proven::Yes,
+            swap: Proven::Yes,
+            tcp: Proven::Yes,
+            quota: Proven::Yes,
+            cpuset: Proven::Yes,
+            counted: UbcResource::ALL
+                .into_iter()
+                .filter(|r| crate::verdict::countable(*r))
+                .map(|r| (r, Proven::Yes))
+                .collect(),
+        }
+    }
+}

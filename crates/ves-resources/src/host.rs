@@ -1,0 +1,55 @@
+//! What the service asks of a node, and nothing else.
+
+use std::fmt::Debug;
+
+use ves_host::HostError;
+use ves_types::CtId;
+
+use crate::model::{Observed, Shared};
+use crate::plan::{SharedStep, Step};
+use crate::rows::Usage;
+use crate::verdict::Proof;
+
+/// A node's control groups, real or not. Synchronous.
+pub trait Host: Debug + Send + Sync {
+    /// What the common group is.
+    ///
+    /// # Errors
+    /// The host's.
+    fn observe_shared(&self) -> Result<Shared, HostError>;
+    /// Changes the common group.
+    ///
+    /// # Errors
+    /// The host's.
+    fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError>;
+    /// Removes the common group where no container is in it; one that is in use stays.
+    ///
+    /// # Errors
+    /// The host's.
+    fn release_shared(&self) -> Result<(), HostError>;
+    /// What a container's groups are.
+    ///
+    /// # Errors
+    /// The host's.
+    fn observe(&self, ct: CtId) -> Result<Observed, HostError>;
+    /// Changes a container's groups.
+    ///
+    /// # Errors
+    /// The host's.
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), HostError>;
+    /// The containers of which there is anything, by id.
+    ///
+    /// # Errors
+    /// The host's.
+    fn containers(&self) -> Result<Vec<CtId>, HostError>;
+    /// What a container uses.
+    ///
+    /// # Errors
+    /// The host's.
+    fn usage(&self, ct: CtId) -> Result<Usage, HostError>;
+    /// Tries on groups of its own what the node really enforces, and leaves nothing.
+    ///
+    /// # Errors
+    /// The host's, where it cannot even try; what does not work is no error.
+    fn self_test(&self) -> Result<Proof, HostError>;
+}

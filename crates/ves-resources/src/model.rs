@@ -1,0 +1,391 @@
+//! The facts and wishes that plans are made of: what a node has, what a container's groups hold, what
+//! is wanted. Pure data; how a kernel spells it is [`crate::observe`]'s knowledge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use ves_host::cgroup::{Controller, Version};
+use ves_proto::convert::Limits;
+use ves_types::{Bytes, CpuLimit, IdSlot, Limit, UbcResource, UbcValue};
+
+/// A hierarchy in which a container has a group of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hierarchy {
+    /// The version 1 hierarchy of this controller, and of those mounted together with it that come
+    /// later in [`Controller::ALL`].
+    V1(Controller),
+    /// The version 2 hierarchy.
+    V2,
+}
+
+impl fmt::Display for Hierarchy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V1(controller) => f.pad(controller.v1_name()),
+            Self::V2 => f.pad("unified"),
+        }
+    }
+}
+
+/// Which version a controller is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Home {
+    /// Version 1.
+    V1,
+    /// Version 2.
+    V2,
+}
+
+/// Something a group can be set to. The order is that in which a plan sets them, apart from the
+/// pairs whose order depends on their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Setting {
+    /// The most processes and threads.
+    PidsMax,
+    /// The memory nodes to use.
+    Mems,
+    /// The processors to use.
+    Cpus,
+    /// The most memory, in bytes.
+    MemoryMax,
+    /// Version 1: the most memory and swap together, in bytes; never below [`Self::MemoryMax`].
+    MemswMax,
+    /// Version 2: the most swap, in bytes.
+    SwapMax,
+    /// Where squeezing begins, in bytes: version 1's soft limit, version 2's `memory.high`.
+    MemoryHigh,
+    /// Version 1: the most memory for TCP buffers, in bytes.
+    TcpMax,
+    /// Weight against other groups: version 1's shares, version 2's weight.
+    CpuWeight,
+    /// Version 1: the length of a period, in microseconds.
+    CpuPeriod,
+    /// Version 1: how much of a period may be used, in microseconds.
+    CpuQuota,
+    /// Version 2: quota and period.
+    CpuMax,
+}
+
+impl Setting {
+    /// All of them, in order.
+    pub const ALL: [Self; 12] = [
+        Self::PidsMax,
+        Self::Mems,
+        Self::Cpus,
+        Self::MemoryMax,
+        Self::MemswMax,
+        Self::SwapMax,
+        Self::MemoryHigh,
+        Self::TcpMax,
+        Self::CpuWeight,
+        Self::CpuPeriod,
+        Self::CpuQuota,
+        Self::CpuMax,
+    ];
+
+    /// Whose setting it is.
+    pub const fn controller(self) -> Controller {
+        match self {
+            Self::PidsMax => Controller::Pids,
+            Self::Mems | Self::Cpus => Controller::Cpuset,
+            Self::MemoryMax | Self::MemswMax | Self::SwapMax | Self::MemoryHigh | Self::TcpMax => {
+                Controller::Memory
+            }
+            Self::CpuWeight | Self::CpuPeriod | Self::CpuQuota | Self::CpuMax => Controller::Cpu,
+        }
+    }
+
+    /// Its file, where that version has it.
+    pub const fn file(self, home: Home) -> Option<&'static str> {
+        Some(match (self, home) {
+            (Self::PidsMax, _) => "pids.max",
+            (Self::Mems, _) => "cpuset.mems",
+            (Self::Cpus, _) => "cpuset.cpus",
+            (Self::MemoryMax, Home::V1) => "memory.limit_in_bytes",
+            (Self::MemoryMax, Home::V2) => "memory.max",
+            (Self::MemswMax, Home::V1) => "memory.memsw.limit_in_bytes",
+            (Self::SwapMax, Home::V2) => "memory.swap.max",
+            (Self::MemoryHigh, Home::V1) => "memory.soft_limit_in_bytes",
+            (Self::MemoryHigh, Home::V2) => "memory.high",
+            (Self::TcpMax, Home::V1) => "memory.kmem.tcp.limit_in_bytes",
+            (Self::CpuWeight, Home::V1) => "cpu.shares",
+            (Self::CpuWeight, Home::V2) => "cpu.weight",
+            (Self::CpuPeriod, Home::V1) => "cpu.cfs_period_us",
+            (Self::CpuQuota, Home::V1) => "cpu.cfs_quota_us",
+            (Self::CpuMax, Home::V2) => "cpu.max",
+            (Self::MemswMax | Self::TcpMax | Self::CpuPeriod | Self::CpuQuota, Home::V2)
+            | (Self::SwapMax | Self::CpuMax, Home::V1) => return None,
+        })
+    }
+
+    /// What a group that was just made has.
+    pub fn fresh(self, home: Home) -> Value {
+        match self {
+            Self::PidsMax
+            | Self::MemoryMax
+            | Self::MemswMax
+            | Self::SwapMax
+            | Self::MemoryHigh
+            | Self::TcpMax
+            | Self::CpuQuota => Value::Level(Limit::Unlimited),
+            Self::Mems | Self::Cpus => Value::Set(BTreeSet::new()),
+            Self::CpuWeight => Value::Number(match home {
+                Home::V1 => 1024,
+                Home::V2 => 100,
+            }),
+            Self::CpuPeriod => Value::Number(PERIOD),
+            Self::CpuMax => Value::Quota(Limit::Unlimited, PERIOD),
+        }
+    }
+}
+
+/// The length of a processor time period, in microseconds; also the kernel's default.
+pub const PERIOD: u64 = 100_000;
+
+/// What a setting is set to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// A bound.
+    Level(Limit),
+    /// A plain number.
+    Number(u64),
+    /// So much of a period, and the period, in microseconds.
+    Quota(Limit, u64),
+    /// Processors or memory nodes; empty: those of the parent (version 2), or none yet (version 1).
+    Set(BTreeSet<u32>),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Level(limit) => limit.fmt(f),
+            Self::Number(n) => n.fmt(f),
+            Self::Quota(quota, period) => write!(f, "{quota} of {period}"),
+            Self::Set(set) if set.is_empty() => f.pad("as the parent"),
+            Self::Set(set) => f.pad(&render_list(set)),
+        }
+    }
+}
+
+/// The kernel's list notation, `0-2,5`.
+pub fn render_list(set: &BTreeSet<u32>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &n in set {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(n) => *last = n,
+            _ => ranges.push((n, n)),
+        }
+    }
+    let words: Vec<_> = ranges
+        .into_iter()
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .collect();
+    words.join(",")
+}
+
+/// What a node has, as far as plans depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Which versions.
+    pub version: Version,
+    /// Where containers have groups.
+    pub hierarchies: BTreeSet<Hierarchy>,
+    /// The settings there are, and in which version.
+    pub settings: BTreeMap<Setting, Home>,
+    /// Whether device access is controlled (version 1).
+    pub devices: bool,
+    /// The version 2 controllers, which groups hand on to their children.
+    pub controllers: BTreeSet<Controller>,
+    /// The processors containers may use.
+    pub cpus: BTreeSet<u32>,
+    /// The memory nodes containers may use.
+    pub mems: BTreeSet<u32>,
+    /// Swap that is free, in bytes.
+    pub swap_free: u64,
+}
+
+impl Node {
+    /// Whether there is this setting.
+    pub fn has(&self, setting: Setting) -> bool {
+        self.settings.contains_key(&setting)
+    }
+}
+
+/// What is shared by all containers of a node: the group they are in, in each hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Where containers have groups.
+    pub hierarchies: BTreeSet<Hierarchy>,
+    /// Where the common group is.
+    pub made: BTreeSet<Hierarchy>,
+    /// The version 2 controllers there are.
+    pub controllers: BTreeSet<Controller>,
+    /// The version 2 controllers the root hands on.
+    pub root_hands_on: BTreeSet<Controller>,
+    /// The version 2 controllers the common group hands on.
+    pub hands_on: BTreeSet<Controller>,
+    /// Version 1 processors and memory nodes: those of the root and those of the common group. Absent
+    /// where version 1 does not control them.
+    pub cpuset: Option<Cpusets>,
+}
+
+/// Version 1's processors and memory nodes, above and in the common group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpusets {
+    /// The root's processors.
+    pub root_cpus: BTreeSet<u32>,
+    /// The root's memory nodes.
+    pub root_mems: BTreeSet<u32>,
+    /// The common group's processors.
+    pub cpus: BTreeSet<u32>,
+    /// The common group's memory nodes.
+    pub mems: BTreeSet<u32>,
+}
+
+/// A rule of version 1's device control, in the kernel's own notation: `c 1:3 rwm`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceRule(pub String);
+
+impl fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What version 1's device control lets a group open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Devices {
+    /// Everything.
+    All,
+    /// These only.
+    Only(BTreeSet<DeviceRule>),
+}
+
+/// What is wanted for a container, and what was last reached for it. Kept by the service, because
+/// the kernel has no place for most of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// The limits.
+    pub limits: Limits,
+    /// To whose root the delegated group belongs.
+    pub slot: IdSlot,
+}
+
+/// A container's groups as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The node they are on.
+    pub node: Node,
+    /// Where the container's group is.
+    pub made: BTreeSet<Hierarchy>,
+    /// Whether the delegated group is there.
+    pub payload: bool,
+    /// To which host id the delegated group belongs, where it belongs to one as a whole.
+    pub given_to: Option<u32>,
+    /// The version 2 controllers the container's group hands on to the delegated one.
+    pub hands_on: BTreeSet<Controller>,
+    /// The settings, as far as the groups are there.
+    pub settings: BTreeMap<Setting, Value>,
+    /// What may be opened, where device access is controlled and the group is there.
+    pub devices: Option<Devices>,
+    /// Whether there are processes in any of the groups.
+    pub populated: bool,
+    /// Memory that cannot be given back without swap: anonymous, shared and the kernel's, in bytes.
+    pub unreclaimable: u64,
+    /// What was last reached.
+    pub record: Option<Desired>,
+}
+
+impl Observed {
+    /// Whether there is anything of the container.
+    pub fn exists(&self) -> bool {
+        !self.made.is_empty() || self.payload || self.record.is_some()
+    }
+}
+
+/// The stored form of [`Desired`], version 1.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u32,
+    slot: IdSlot,
+    ubc: BTreeMap<UbcResource, UbcValue>,
+    cpu: Option<CpuLimit>,
+    cpus: Option<u32>,
+    cpu_units: Option<u32>,
+}
+
+impl Desired {
+    /// The stored form.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Self { limits: Limits { ubc, cpu, cpus, cpu_units }, slot } = self.clone();
+        let stored = Stored { version: 1, slot, ubc, cpu, cpus, cpu_units };
+        // Maps with string keys, numbers and options always have a JSON form.
+        serde_json::to_vec(&stored).unwrap_or_default()
+    }
+
+    /// Reads the stored form; `None` where it is damaged or of another version. What is
+    /// lost then is only what was wanted, and the next `EnsureLimits` says it again.
+    pub fn from_json(bytes: &[u8]) -> Option<Self> {
+        let Stored { version, slot, ubc, cpu, cpus, cpu_units } =
+            serde_json::from_slice(bytes).ok()?;
+        (version == 1).then_some(Self { limits: Limits { ubc, cpu, cpus, cpu_units }, slot })
+    }
+}
+
+/// Pages as bytes, "unlimited" where that is more than a kernel counts.
+pub fn pages_to_bytes(pages: Limit) -> Limit {
+    match pages {
+        Limit::Max(n) => whole_pages(n.saturating_mul(Bytes::PAGE)),
+        Limit::Unlimited => Limit::Unlimited,
+    }
+}
+
+/// Bytes rounded up to whole pages, as kernels keep them; "unlimited" where it is more than one
+/// counts.
+pub fn whole_pages(bytes: u64) -> Limit {
+    let most = (Limit::UNLIMITED_TEXT / Bytes::PAGE) * Bytes::PAGE;
+    let rounded = Bytes(bytes).pages().saturating_mul(Bytes::PAGE);
+    if rounded >= most { Limit::Unlimited } else { Limit::Max(rounded) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        assert_eq!(render_list(&[0, 1, 2, 5, 7, 8].into()), "0-2,5,7-8");
+        assert_eq!(render_list(&BTreeSet::new()), "");
+    }
+
+    #[test]
+    fn records_survive_and_garbage_does_not() {
+        let mut limits = Limits { cpus: Some(2), ..Limits::default() };
+        let value = UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited };
+        limits.ubc.insert(UbcResource::Numproc, value);
+        let desired = Desired { limits, slot: IdSlot::try_from(20).expect("valid") };
+        let json = desired.to_json();
+        assert_eq!(Desired::from_json(&json), Some(desired));
+        assert_eq!(Desired::from_json(&json[..json.len() - 1]), None);
+        let newer =
+            String::from_utf8(json).expect("text").replace("\"version\":1", "\"version\":2");
+        assert_eq!(Desired::from_json(newer.as_bytes()), None);
+        assert_eq!(Desired::from_json(b""), None);
+    }
+
+    #[test]
+    fn every_setting_has_a_file_somewhere() {
+        for s in Setting::ALL {
+            assert!(s.file(Home::V1).is_some() || s.file(Home::V2).is_some(), "{s:?}");
+        }
+    }
+
+    #[test]
+    fn pages() {
+        assert_eq!(whole_pages(1), Limit::Max(4096));
+        assert_eq!(whole_pages(9_223_372_036_854_771_712), Limit::Unlimited);
+        assert_eq!(pages_to_bytes(Limit::Max(u64::MAX / 2)), Limit::Unlimited);
+    }
+}

@@ -1,0 +1,319 @@
+//! How kernels spell settings and counts: parsers and their reverse. Pure.
+//!
+//! Tested on files recorded from real hosts (`fixtures/`). A text that cannot be understood is
+//! `None`, never a guess.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ves_types::{Bytes, Limit, UbcResource};
+
+use crate::model::{DeviceRule, Devices, Home, Setting, Value, render_list, whole_pages};
+use crate::rows::Count;
+
+/// The greatest processor or memory node number we believe in.
+const MOST_CPUS: u32 = 65_535;
+
+/// What a setting's file says.
+pub fn parse_value(setting: Setting, home: Home, text: &str) -> Option<Value> {
+    let text = text.trim();
+    Some(match setting {
+        Setting::Mems | Setting::Cpus => Value::Set(parse_list(text)?),
+        Setting::CpuWeight | Setting::CpuPeriod => Value::Number(text.parse().ok()?),
+        Setting::CpuMax => {
+            let (quota, period) = text.split_once(' ')?;
+            Value::Quota(parse_level(quota)?, period.parse().ok()?)
+        }
+        Setting::PidsMax | Setting::CpuQuota => Value::Level(parse_level(text)?),
+        Setting::MemoryMax
+        | Setting::MemswMax
+        | Setting::SwapMax
+        | Setting::MemoryHigh
+        | Setting::TcpMax => Value::Level(match (parse_level(text)?, home) {
+            // Version 1 says "unlimited" as the greatest number of whole pages.
+            (Limit::Max(n), Home::V1) => whole_pages(n),
+            (other, _) => other,
+        }),
+    })
+}
+
+/// What is written to a setting's file.
+pub fn render_value(home: Home, setting: Setting, value: &Value) -> String {
+    let level = |limit: &Limit| match (limit, setting, home) {
+        (Limit::Max(n), _, _) => n.to_string(),
+        (Limit::Unlimited, Setting::PidsMax, _) | (Limit::Unlimited, _, Home::V2) => {
+            "max".to_owned()
+        }
+        (Limit::Unlimited, _, Home::V1) => "-1".to_owned(),
+    };
+    match value {
+        Value::Level(limit) => level(limit),
+        Value::Number(n) => n.to_string(),
+        Value::Quota(quota, period) => format!("{} {period}", level(quota)),
+        // An empty write is none at all.
+        Value::Set(set) if set.is_empty() => "\n".to_owned(),
+        Value::Set(set) => render_list(set),
+    }
+}
+
+fn parse_level(text: &str) -> Option<Limit> {
+    match text {
+        "max" | "-1" => Some(Limit::Unlimited),
+        number => number.parse().ok().map(Limit::Max),
+    }
+}
+
+/// The kernel's list notation, `0-2,5`.
+pub fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
+    let text = text.trim();
+    let mut set = BTreeSet::new();
+    if text.is_empty() {
+        return Some(set);
+    }
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last > MOST_CPUS {
+            return None;
+        }
+        set.extend(first..=last);
+    }
+    Some(set)
+}
+
+/// Version 1's `devices.list`.
+pub fn parse_devices(text: &str) -> Devices {
+    let rules: BTreeSet<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(|l| DeviceRule(l.to_owned()))
+        .collect();
+    if rules.iter().any(|r| r.0.starts_with("a ")) { Devices::All } else { Devices::Only(rules) }
+}
+
+/// Lines of a name and a number, as `memory.stat` has them.
+pub fn parse_flat(text: &str) -> BTreeMap<&str, u64> {
+    let pair =
+        |line| str::split_once(line, ' ').and_then(|(k, v)| Some((k, v.trim().parse().ok()?)));
+    text.lines().filter_map(pair).collect()
+}
+
+/// A number on its own.
+pub fn parse_number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The files of a controller, by name; those that are not there are absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(pub BTreeMap<&'static str, String>);
+
+impl Files {
+    fn number(&self, name: &str) -> Option<u64> {
+        parse_number(self.0.get(name)?)
+    }
+    fn key(&self, name: &str, key: &str) -> Option<u64> {
+        parse_flat(self.0.get(name)?).get(key).copied()
+    }
+}
+
+/// The files [`memory_counts`] reads.
+pub const fn memory_files(home: Home) -> &'static [&'static str] {
+    match home {
+        Home::V1 => &[
+            "memory.stat",
+            "memory.usage_in_bytes",
+            "memory.max_usage_in_bytes",
+            "memory.failcnt",
+            "memory.oom_control",
+            "memory.memsw.failcnt",
+            "memory.kmem.usage_in_bytes",
+            "memory.kmem.max_usage_in_bytes",
+            "memory.kmem.failcnt",
+            "memory.kmem.tcp.usage_in_bytes",
+            "memory.kmem.tcp.max_usage_in_bytes",
+            "memory.kmem.tcp.failcnt",
+        ],
+        Home::V2 => &[
+            "memory.stat",
+            "memory.current",
+            "memory.peak",
+            "memory.events",
+            "memory.swap.current",
+            "memory.swap.peak",
+            "memory.swap.events",
+        ],
+    }
+}
+
+/// What the memory controller counts.
+///
+/// Version 1 counts both directions of TCP together, and version 2 all sockets; both rows show that
+/// common count. On version 1 a refusal that ends in a kill is not always among the counted ones
+/// (where memory and swap are limited to the same), so the greater of both counts is shown.
+pub fn memory_counts(home: Home, files: &Files) -> BTreeMap<UbcResource, Count> {
+    let mut counts = BTreeMap::new();
+    let mut put = |resource, count: Option<Count>| {
+        if let Some(count) = count {
+            counts.insert(resource, count);
+        }
+    };
+    let whole = |held: u64, max: Option<u64>, failcnt: Option<u64>| Count {
+        held,
+        maxheld: max.unwrap_or(held),
+        failcnt: failcnt.unwrap_or(0),
+    };
+    let pages = |c: Count| Count {
+        held: Bytes(c.held).pages(),
+        maxheld: Bytes(c.maxheld).pages(),
+        failcnt: c.failcnt,
+    };
+    let stat = |key| files.key("memory.stat", key);
+    let stat_pages = |key| stat(key).map(|b| Count::now(Bytes(b).pages()));
+    match home {
+        Home::V1 => {
+            let counter = |usage, max, failcnt| {
+                Some(whole(files.number(usage)?, files.number(max), files.number(failcnt)))
+            };
+            let usage = files.number("memory.usage_in_bytes");
+            let kills = files.key("memory.oom_control", "oom_kill").unwrap_or(0);
+            put(
+                UbcResource::Physpages,
+                counter("memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt")
+                    .map(|c| pages(Count { failcnt: c.failcnt.max(kills), ..c })),
+            );
+            put(
+                UbcResource::Kmemsize,
+                counter(
+                    "memory.kmem.usage_in_bytes",
+                    "memory.kmem.max_usage_in_bytes",
+                    "memory.kmem.failcnt",
+                ),
+            );
+            let tcp = counter(
+                "memory.kmem.tcp.usage_in_bytes",
+                "memory.kmem.tcp.max_usage_in_bytes",
+                "memory.kmem.tcp.failcnt",
+            );
+            put(UbcResource::Tcpsndbuf, tcp);
+            put(UbcResource::Tcprcvbuf, tcp);
+            put(UbcResource::Lockedpages, stat_pages("total_unevictable"));
+            put(UbcResource::Shmpages, stat_pages("total_shmem"));
+            let swap = stat("total_swap");
+            put(
+                UbcResource::Swappages,
+                swap.map(|s| pages(whole(s, None, files.number("memory.memsw.failcnt")))),
+            );
+            let both = usage.map(|u| Bytes(u + swap.unwrap_or(0)).pages());
+            put(UbcResource::Oomguarpages, both.map(Count::now));
+        }
+        Home::V2 => {
+            let current = files.number("memory.current");
+            let refused = files.key("memory.events", "max");
+            put(
+                UbcResource::Physpages,
+                current.map(|held| pages(whole(held, files.number("memory.peak"), refused))),
+            );
+            put(UbcResource::Kmemsize, stat("kernel").map(Count::now));
+            put(UbcResource::Dcachesize, stat("slab_reclaimable").map(Count::now));
+            put(UbcResource::Tcpsndbuf, stat("sock").map(Count::now));
+            put(UbcResource::Tcprcvbuf, stat("sock").map(Count::now));
+            put(UbcResource::Lockedpages, stat_pages("unevictable"));
+            put(UbcResource::Shmpages, stat_pages("shmem"));
+            let swap = files.number("memory.swap.current");
+            let failed = files.key("memory.swap.events", "max");
+            put(
+                UbcResource::Swappages,
+                swap.map(|s| pages(whole(s, files.number("memory.swap.peak"), failed))),
+            );
+            let both = current.map(|c| Bytes(c + swap.unwrap_or(0)).pages());
+            put(UbcResource::Oomguarpages, both.map(Count::now));
+        }
+    }
+    counts
+}
+
+/// Memory that cannot be given back without swap: anonymous, shared and the kernel's, in bytes.
+pub fn unreclaimable(home: Home, files: &Files) -> u64 {
+    let stat = |key| files.key("memory.stat", key).unwrap_or(0);
+    match home {
+        Home::V1 => {
+            let kernel = files.number("memory.kmem.usage_in_bytes").unwrap_or(0);
+            stat("total_rss").saturating_add(stat("total_shmem")).saturating_add(kernel)
+        }
+        Home::V2 => {
+            let kernel = stat("kernel").saturating_sub(stat("slab_reclaimable"));
+            stat("anon").saturating_add(stat("shmem")).saturating_add(kernel)
+        }
+    }
+}
+
+/// The files [`pids_count`] reads.
+pub const PIDS_FILES: &[&str] = &["pids.current", "pids.peak", "pids.events"];
+
+/// What the pids controller counts.
+pub fn pids_count(files: &Files) -> Option<Count> {
+    let held = files.number("pids.current")?;
+    Some(Count {
+        held,
+        maxheld: files.number("pids.peak").unwrap_or(held),
+        failcnt: files.key("pids.events", "max").unwrap_or(0),
+    })
+}
+
+/// What `/proc/PID/status` says that is of interest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its real user id, on the host.
+    pub uid: u32,
+    /// Its ids, from the host's namespace to its own.
+    pub ns_pids: Vec<u32>,
+    /// Signals that are queued for its user.
+    pub signals: u64,
+}
+
+/// Reads `/proc/PID/status`.
+pub fn parse_status(text: &str) -> Option<Process> {
+    let field = |name: &str| {
+        text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
+    let ns_pids = field("NSpid").unwrap_or("").split_ascii_whitespace();
+    Some(Process {
+        uid: field("Uid")?.split_ascii_whitespace().next()?.parse().ok()?,
+        ns_pids: ns_pids.map_while(|n| n.parse().ok()).collect(),
+        signals: field("SigQ")?.split_once('/')?.0.parse().ok()?,
+    })
+}
+
+/// Sockets of a network namespace: TCP ones, and all, from `/proc/PID/net/sockstat` and
+/// `sockstat6`.
+pub fn parse_sockets(sockstat: &str, sockstat6: &str) -> (u64, u64) {
+    let field = |text: &str, line: &str, key: &str| {
+        let rest = text.lines().find_map(|l| l.strip_prefix(line))?;
+        let mut words = rest.split_ascii_whitespace();
+        words.find(|w| *w == key)?;
+        words.next()?.parse().ok()
+    };
+    let tcp = field(sockstat, "TCP:", "inuse").unwrap_or(0u64)
+        + field(sockstat6, "TCP6:", "inuse").unwrap_or(0);
+    (tcp, field(sockstat, "sockets:", "used").unwrap_or(tcp))
+}
+
+/// How many of the file locks in `/proc/locks` these processes hold. A waiting one is none.
+pub fn count_locks(text: &str, pids: &BTreeSet<u32>) -> u64 {
+    let held = |line: &&str| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        words.next().is_some_and(|w| w != "->")
+            && words.nth(2).and_then(|w| w.parse().ok()).is_some_and(|pid| pids.contains(&pid))
+    };
+    text.lines().filter(held).count() as u64
+}
+
+/// `SwapFree` of `/proc/meminfo`, in bytes.
+pub fn parse_swap_free(meminfo: &str) -> u64 {
+    let kib = |l: &str| l.strip_prefix("SwapFree:")?.trim().strip_suffix("kB")?.trim().parse().ok();
+    meminfo.lines().find_map(kib).map_or(0, |n: u64| n.saturating_mul(1024))
+}
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

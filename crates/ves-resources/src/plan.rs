@@ -1,0 +1,320 @@
+//! From what is wanted and what is, to the steps between. Pure: no kernel, no clock, no chance.
+//!
+//! Two planners: [`plan_shared`] for the group all containers are in, [`plan`] for one container's.
+//! Whatever a plan sets, it sets to its final value at once: at no moment is a limit that stays
+//! absent or greater than both what it was and what it will be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ves_host::cgroup::Controller;
+use ves_types::{CtId, Limit, UbcResource};
+
+use crate::model::{
+    Desired, DeviceRule, Devices, Hierarchy, Home, Observed, Setting, Shared, Value, render_list,
+};
+use crate::target;
+
+/// One change to a container's groups. Idempotent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Makes the group in a hierarchy.
+    Make(Hierarchy),
+    /// Hands version 2 controllers on to the delegated group.
+    HandOn(BTreeSet<Controller>),
+    /// Makes the delegated version 2 group.
+    MakePayload,
+    /// Sets a setting.
+    Set {
+        /// Which.
+        setting: Setting,
+        /// In which version.
+        home: Home,
+        /// To what.
+        value: Value,
+    },
+    /// Lets no device be opened, until some are allowed.
+    DenyDevices,
+    /// Lets some devices be opened.
+    AllowDevice(DeviceRule),
+    /// Lets some devices no longer be opened.
+    DenyDevice(DeviceRule),
+    /// Gives the delegated group to the container's root, by host id.
+    Give(u32),
+    /// Keeps what was reached.
+    Record(Box<Desired>),
+    /// Removes the delegated group and what the container made below it.
+    RemovePayload,
+    /// Removes the group from a hierarchy.
+    Remove(Hierarchy),
+    /// Forgets what was reached.
+    Forget,
+}
+
+/// One change to the group all containers are in. Idempotent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SharedStep {
+    /// Makes the group in a hierarchy.
+    Make(Hierarchy),
+    /// Hands version 2 controllers on from the root to the common group.
+    RootHandsOn(BTreeSet<Controller>),
+    /// Hands version 2 controllers on from the common group to containers' groups.
+    HandOn(BTreeSet<Controller>),
+    /// Sets version 1's memory nodes.
+    Mems(BTreeSet<u32>),
+    /// Sets version 1's processors.
+    Cpus(BTreeSet<u32>),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make(h) => write!(f, "make the group in {h}"),
+            Self::HandOn(c) => write!(f, "hand {} on to the delegated group", names(c)),
+            Self::MakePayload => f.pad("make the delegated group"),
+            Self::Set { setting, home, value } => {
+                write!(f, "set {} to {value}", setting.file(*home).unwrap_or("nothing"))
+            }
+            Self::DenyDevices => f.pad("deny all devices"),
+            Self::AllowDevice(rule) => write!(f, "allow device {rule}"),
+            Self::DenyDevice(rule) => write!(f, "deny device {rule}"),
+            Self::Give(id) => write!(f, "give the delegated group to {id}"),
+            Self::Record(_) => f.pad("keep the limits that were reached"),
+            Self::RemovePayload => f.pad("remove the delegated group"),
+            Self::Remove(h) => write!(f, "remove the group from {h}"),
+            Self::Forget => f.pad("forget the limits"),
+        }
+    }
+}
+
+impl fmt::Display for SharedStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make(h) => write!(f, "make the common group in {h}"),
+            Self::RootHandsOn(c) => write!(f, "hand {} on to the common group", names(c)),
+            Self::HandOn(c) => write!(f, "hand {} on to containers", names(c)),
+            Self::Mems(set) => write!(f, "set the common memory nodes to {}", render_list(set)),
+            Self::Cpus(set) => write!(f, "set the common processors to {}", render_list(set)),
+        }
+    }
+}
+
+fn names(controllers: &BTreeSet<Controller>) -> String {
+    let names: Vec<_> = controllers.iter().filter_map(|c| c.v2_name()).collect();
+    names.join(" ")
+}
+
+/// Why a wish cannot be planned for. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Groups with processes in them cannot go.
+    #[error("container {0} has processes in its control groups; stop it, then remove its limits")]
+    Running(CtId),
+    /// The node cannot keep the limit.
+    #[error("this node has no {feature}, so {field} cannot be kept; leave it out, or {remedy}")]
+    Lacks {
+        /// The request's field.
+        field: &'static str,
+        /// What is missing.
+        feature: &'static str,
+        /// What would bring it.
+        remedy: &'static str,
+    },
+    /// The kernel would have to kill processes to keep the limit.
+    #[error(
+        "container {ct} uses {used} bytes that cannot be given back, more than the new limit of \
+         {limit}; free memory inside, or set the limit with the container stopped"
+    )]
+    InUse {
+        /// The container.
+        ct: CtId,
+        /// What it uses.
+        used: u64,
+        /// What was asked for.
+        limit: u64,
+    },
+}
+
+/// The device nodes every container has: null zero full random urandom, tty console ptmx and
+/// pseudo-terminals, fuse, tun.
+pub fn standard_devices() -> BTreeSet<DeviceRule> {
+    let rules = [
+        "c 1:3 rwm",
+        "c 1:5 rwm",
+        "c 1:7 rwm",
+        "c 1:8 rwm",
+        "c 1:9 rwm",
+        "c 5:0 rwm",
+        "c 5:1 rwm",
+        "c 5:2 rwm",
+        "c 136:* rwm",
+        "c 10:229 rwm",
+        "c 10:200 rwm",
+    ];
+    rules.into_iter().map(|r| DeviceRule(r.to_owned())).collect()
+}
+
+/// Makes the common group ready for containers.
+pub fn plan_shared(observed: &Shared) -> Vec<SharedStep> {
+    let Shared { hierarchies, made, controllers, root_hands_on, hands_on, cpuset } = observed;
+    let mut steps = Vec::new();
+    if !controllers.is_subset(root_hands_on) {
+        steps.push(SharedStep::RootHandsOn(controllers.clone()));
+    }
+    steps.extend(hierarchies.difference(made).map(|h| SharedStep::Make(*h)));
+    if !controllers.is_subset(hands_on) {
+        steps.push(SharedStep::HandOn(controllers.clone()));
+    }
+    if let Some(sets) = cpuset {
+        if sets.mems != sets.root_mems {
+            steps.push(SharedStep::Mems(sets.root_mems.clone()));
+        }
+        if sets.cpus != sets.root_cpus {
+            steps.push(SharedStep::Cpus(sets.root_cpus.clone()));
+        }
+    }
+    steps
+}
+
+/// The steps from what is to what is wanted; `None` wants nothing to be there.
+///
+/// # Errors
+/// [`Refusal`], and nothing was changed.
+pub fn plan(
+    ct: CtId,
+    desired: Option<&Desired>,
+    observed: &Observed,
+) -> Result<Vec<Step>, Refusal> {
+    match desired {
+        Some(desired) => plan_ensure(ct, desired, observed),
+        None if observed.populated => Err(Refusal::Running(ct)),
+        None => Ok(plan_remove(observed)),
+    }
+}
+
+fn plan_ensure(ct: CtId, desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let node = &observed.node;
+    let want = target::target(ct, &desired.limits, node);
+    admit(ct, desired, observed, &want)?;
+    let mut steps: Vec<_> =
+        node.hierarchies.difference(&observed.made).map(|h| Step::Make(*h)).collect();
+    let delegates = node.hierarchies.contains(&Hierarchy::V2);
+    if delegates && !node.controllers.is_subset(&observed.hands_on) {
+        steps.push(Step::HandOn(node.controllers.clone()));
+    }
+    if delegates && !observed.payload {
+        steps.push(Step::MakePayload);
+    }
+    steps.extend(plan_settings(observed, &want));
+    steps.extend(plan_devices(observed));
+    let owner = desired.slot.base();
+    if delegates && observed.given_to != Some(owner) {
+        steps.push(Step::Give(owner));
+    }
+    if observed.record.as_ref() != Some(desired) {
+        steps.push(Step::Record(Box::new(desired.clone())));
+    }
+    Ok(steps)
+}
+
+fn admit(
+    ct: CtId,
+    desired: &Desired,
+    observed: &Observed,
+    want: &BTreeMap<Setting, Value>,
+) -> Result<(), Refusal> {
+    let node = &observed.node;
+    let lacks = |field, feature, remedy| Err(Refusal::Lacks { field, feature, remedy });
+    let kernel = "run a kernel with CONFIG_CFS_BANDWIDTH and the cpu controller mounted";
+    let quota = node.has(Setting::CpuMax) || node.has(Setting::CpuQuota);
+    if desired.limits.cpu.is_some() && !quota {
+        return lacks("cpu_millicpus", "processor quota", kernel);
+    }
+    if desired.limits.cpus.is_some() && !quota && !node.has(Setting::Cpus) {
+        return lacks("cpus", "choice of processors", "mount the cpuset controller");
+    }
+    if desired.limits.cpu_units.is_some() && !node.has(Setting::CpuWeight) {
+        return lacks("cpu_units", "processor weight", "mount the cpu controller");
+    }
+    // Version 2 kills processes until a lowered limit is kept, version 1 refuses to lower it.
+    if let Some(Value::Level(Limit::Max(limit))) = want.get(&Setting::MemoryMax)
+        && observed
+            .settings
+            .get(&Setting::MemoryMax)
+            .is_some_and(|have| *have > Value::Level(Limit::Max(*limit)))
+        && observed.populated
+    {
+        let swap = desired.limits.limit_bytes(UbcResource::Swappages);
+        let room = swap.map_or(node.swap_free, |swap| swap.0.min(node.swap_free));
+        let used = observed.unreclaimable.saturating_sub(room);
+        if used > *limit {
+            return Err(Refusal::InUse { ct, used, limit: *limit });
+        }
+    }
+    Ok(())
+}
+
+fn plan_settings(observed: &Observed, want: &BTreeMap<Setting, Value>) -> Vec<Step> {
+    let homes = &observed.node.settings;
+    let have = |s: Setting, home: Home| {
+        observed.settings.get(&s).cloned().unwrap_or_else(|| s.fresh(home))
+    };
+    let mut steps = Vec::new();
+    for (&setting, value) in want {
+        let Some(&home) = homes.get(&setting) else { continue };
+        if have(setting, home) != *value {
+            steps.push(Step::Set { setting, home, value: value.clone() });
+        }
+    }
+    // Memory with swap is never below memory: it goes first where memory grows beyond what both may
+    // be now. In all other cases memory goes first, as the order of settings has it.
+    if want.get(&Setting::MemoryMax) > Some(&have(Setting::MemswMax, Home::V1)) {
+        swap_order(&mut steps, Setting::MemoryMax, Setting::MemswMax);
+    }
+    // The share of a period is never more than it was or will be: where the period gets shorter, the
+    // quota goes first.
+    if want.get(&Setting::CpuPeriod) < Some(&have(Setting::CpuPeriod, Home::V1)) {
+        swap_order(&mut steps, Setting::CpuPeriod, Setting::CpuQuota);
+    }
+    steps
+}
+
+/// Exchanges the places of two settings, where both are set.
+fn swap_order(steps: &mut [Step], one: Setting, other: Setting) {
+    let at = |which: Setting| {
+        steps.iter().position(|s| matches!(s, Step::Set { setting, .. } if *setting == which))
+    };
+    if let (Some(a), Some(b)) = (at(one), at(other)) {
+        steps.swap(a, b);
+    }
+}
+
+fn plan_devices(observed: &Observed) -> Vec<Step> {
+    if !observed.node.devices {
+        return Vec::new();
+    }
+    let want = standard_devices();
+    let (mut steps, have) = match &observed.devices {
+        None | Some(Devices::All) => (vec![Step::DenyDevices], BTreeSet::new()),
+        Some(Devices::Only(rules)) => (Vec::new(), rules.clone()),
+    };
+    steps.extend(have.difference(&want).cloned().map(Step::DenyDevice));
+    steps.extend(want.difference(&have).cloned().map(Step::AllowDevice));
+    steps
+}
+
+fn plan_remove(observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if observed.payload {
+        steps.push(Step::RemovePayload);
+    }
+    steps.extend(observed.made.iter().map(|h| Step::Remove(*h)));
+    if observed.record.is_some() {
+        steps.push(Step::Forget);
+    }
+    steps
+}
+
+#[cfg(test)]
+#[path = "plan_laws.rs"]
+mod laws;

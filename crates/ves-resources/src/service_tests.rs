@@ -1,0 +1,177 @@
+//! The service on a node in memory: fences, faults at every step, restarts, what the rows say.
+
+use ves_proto::Reason;
+use ves_types::{CpuLimit, Epoch, Limit, UbcValue};
+
+use super::*;
+use crate::fake::{FakeHost, Fault as Injected, node_hybrid, node_v1, node_v2};
+use crate::model::Value;
+use crate::rows::{Count, Usage};
+use crate::verdict::Proven;
+
+struct Rig {
+    host: Arc<FakeHost>,
+    dir: tempfile::TempDir,
+    service: Service,
+}
+
+impl Rig {
+    fn new(node: crate::model::Node) -> Self {
+        let host = Arc::new(FakeHost::new(node));
+        let dir = tempfile::tempdir().expect("a directory");
+        let service = start(&host, &dir);
+        Self { host, dir, service }
+    }
+    fn restart(&mut self) {
+        self.service = start(&self.host, &self.dir);
+    }
+}
+
+fn start(host: &Arc<FakeHost>, dir: &tempfile::TempDir) -> Service {
+    let fences = FenceStore::open(dir.path().join("fence")).expect("opened");
+    Service::new(Arc::clone(host) as Arc<dyn Host>, fences).expect("started")
+}
+
+fn fence(ct: u32, generation: u64) -> Fence {
+    Fence {
+        ct: CtId::try_from(ct).expect("valid"),
+        generation: Generation(generation),
+        epoch: Epoch(1),
+    }
+}
+
+fn slot() -> IdSlot {
+    IdSlot::try_from(20).expect("valid")
+}
+
+fn limits(numproc: u64, ram: u64) -> Limits {
+    let value = |n| UbcValue { barrier: Limit::Max(n), limit: Limit::Max(n) };
+    let ubc = [(UbcResource::Numproc, value(numproc)), (UbcResource::Physpages, value(ram))];
+    Limits { ubc: ubc.into(), cpu: Some(CpuLimit { millicpus: 500 }), ..Limits::default() }
+}
+
+#[test]
+fn the_life_of_limits_on_every_kind_of_machine() {
+    for node in [node_v1(), node_v2(), node_hybrid()] {
+        let rig = Rig::new(node);
+        let group = rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+        assert_eq!(group.limits, limits(10, 100));
+        assert_eq!((group.rows.len(), group.generation), (21, Generation(1)));
+        let steps = rig.host.log().len();
+        rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("the same again");
+        assert_eq!(rig.host.log().len(), steps, "nothing to do");
+        rig.service.ensure(&fence(7, 2), limits(20, 100), slot()).expect("changed");
+        assert_eq!(rig.host.log().len(), steps + 2, "one setting, and the record");
+        assert_eq!(rig.service.groups().expect("listed").len(), 1);
+        rig.service.remove(&fence(7, 3)).expect("removed");
+        rig.service.remove(&fence(7, 3)).expect("removed again");
+        assert!(rig.host.is_clean());
+        let unknown = rig.service.group(fence(7, 1).ct).map_err(|f| f.reason);
+        assert_eq!(unknown, Err(Reason::ContainerUnknown));
+    }
+}
+
+#[test]
+fn old_decisions_are_refused() {
+    let rig = Rig::new(node_hybrid());
+    rig.service.ensure(&fence(7, 5), limits(10, 100), slot()).expect("made");
+    let stale = rig.service.ensure(&fence(7, 4), limits(99, 100), slot()).map_err(|f| f.reason);
+    assert_eq!(stale, Err(Reason::StaleGeneration));
+    assert_eq!(
+        rig.service.remove(&fence(7, 4)).map_err(|f| f.reason),
+        Err(Reason::StaleGeneration)
+    );
+    assert_eq!(rig.service.group(fence(7, 1).ct).expect("there").limits, limits(10, 100));
+}
+
+#[test]
+fn a_failure_at_any_step_is_mended_by_the_same_call() {
+    for node in [node_v1(), node_v2(), node_hybrid()] {
+        for fault in [Injected::Before, Injected::After] {
+            let mut reached_the_end = false;
+            for skip in 0..80 {
+                let mut rig = Rig::new(node.clone());
+                rig.host.fail(skip, fault);
+                let ensure = rig.service.ensure(&fence(7, 1), limits(10, 100), slot());
+                let Err(failed) = ensure else {
+                    reached_the_end = true;
+                    break;
+                };
+                assert_eq!(failed.reason, Reason::HostFailed, "{failed}");
+                rig.restart();
+                let group = rig.service.ensure(&fence(7, 1), limits(10, 100), slot());
+                assert_eq!(group.expect("mended").limits, limits(10, 100));
+                rig.host.fail(skip % 5, fault);
+                // It fails or, with fewer steps than that, does not; both end well.
+                rig.service.remove(&fence(7, 2)).ok();
+                rig.host.heal();
+                rig.service.remove(&fence(7, 2)).expect("mended");
+                assert!(rig.host.is_clean());
+            }
+            assert!(reached_the_end, "a plan has fewer than 80 steps");
+        }
+    }
+}
+
+#[test]
+fn limits_with_processes_stay() {
+    let rig = Rig::new(node_hybrid());
+    let ct = fence(7, 1).ct;
+    rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    rig.host.populate(ct, true);
+    let running = rig.service.remove(&fence(7, 2)).expect_err("populated");
+    assert_eq!((running.reason, running.facts["ct"].as_str()), (Reason::Running, "7"));
+    assert!(rig.service.group(ct).is_ok());
+    rig.host.populate(ct, false);
+    rig.service.remove(&fence(7, 2)).expect("empty");
+}
+
+#[test]
+fn a_restart_changes_nothing_and_meddling_shows() {
+    let mut rig = Rig::new(node_v1());
+    let ct = fence(7, 1).ct;
+    let before = rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    let steps = rig.host.log().len();
+    rig.restart();
+    assert_eq!(rig.host.log().len(), steps);
+    assert_eq!(rig.service.group(ct).expect("there"), before);
+    rig.host.meddle(ct, |o| {
+        o.settings.insert(Setting::PidsMax, Value::Level(Limit::Unlimited));
+    });
+    rig.restart();
+    let group = rig.service.group(ct).expect("there");
+    assert_eq!(group.limits.limit(UbcResource::Numproc), Limit::Unlimited, "as the kernel has it");
+    assert_eq!(group.rows[4].value.limit, Limit::Max(10), "as it was wanted");
+    rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("mended");
+    assert_eq!(rig.service.group(ct).expect("there").limits, limits(10, 100));
+}
+
+#[test]
+fn rows_say_what_was_proven_and_seen() {
+    let rig = Rig::new(node_v1());
+    let mut proof = Proof::all();
+    proof.memory = Proven::No("it did not bite".to_owned());
+    rig.host.set_proof(proof);
+    let service = start(&rig.host, &rig.dir);
+    let ct = fence(7, 1).ct;
+    service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    let counts = |n| Usage { counts: [(UbcResource::Numfile, Count::now(n))].into(), cpu_usec: 5 };
+    rig.host.set_usage(ct, counts(30));
+    service.group(ct).expect("there");
+    rig.host.set_usage(ct, counts(20));
+    let group = service.group(ct).expect("there");
+    let row = |r| group.rows.iter().find(|row| row.resource == r).expect("all rows");
+    assert_eq!((row(UbcResource::Numfile).held, row(UbcResource::Numfile).maxheld), (20, 30));
+    assert_eq!(row(UbcResource::Numproc).enforcement, Enforcement::Hard);
+    assert_eq!(row(UbcResource::Physpages).enforcement, Enforcement::Accounted);
+    assert_eq!(row(UbcResource::Physpages).value.limit, Limit::Max(100));
+    assert_eq!(group.cpu_usec, 5);
+}
+
+#[test]
+fn the_second_of_two_hears_who_works() {
+    let rig = Rig::new(node_hybrid());
+    let _held = rig.service.inner.locks.hold(fence(7, 1).ct, "EnsureLimits").expect("free");
+    let busy = rig.service.remove(&fence(7, 1)).expect_err("held");
+    assert_eq!((busy.reason, busy.facts["holder"].as_str()), (Reason::Busy, "EnsureLimits"));
+}
