@@ -6,9 +6,8 @@
 //! creates a file: a control file that is not there is a missing feature, not something to make.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -383,14 +382,12 @@ pub fn make(dir: &Path) -> Result<(), HostError> {
     std::fs::create_dir_all(dir).attempt(|| format!("make group {}", dir.display()))
 }
 
-/// Removes a group and those below it, deepest first; one that is not there is no failure. Groups
-/// that belong to somebody else, who may have locked us out, are taken over first. The kernel calls
-/// a group busy for a moment after its last process is gone; that moment is waited for.
+/// Removes a group and those below it, deepest first; one that is not there is no failure. The
+/// kernel calls a group busy for a moment after its last process is gone; that moment is waited for.
 ///
 /// # Errors
 /// [`HostError::Sys`]: `EBUSY` when there are processes in one of them.
 pub fn remove(dir: &Path) -> Result<(), HostError> {
-    take_over(dir)?;
     for child in children(dir)? {
         remove(&child)?;
     }
@@ -403,11 +400,17 @@ pub fn remove(dir: &Path) -> Result<(), HostError> {
                     && Instant::now() < end
                     && processes(dir)?.is_empty() =>
             {
-                std::thread::sleep(Duration::from_millis(1));
+                pause();
             }
             other => return other.attempt(|| format!("remove group {}", dir.display())),
         }
     }
+}
+
+/// A moment between two looks at something version 1 gives no event for.
+#[expect(clippy::disallowed_methods, reason = "the caller has a condition and a deadline")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
 }
 
 /// Removes a group that has neither processes nor groups below it; any other stays.
@@ -426,23 +429,6 @@ pub fn remove_if_empty(dir: &Path) -> Result<(), HostError> {
         }
         other => other.attempt(|| format!("remove group {}", dir.display())),
     }
-}
-
-/// Makes a group ours, and open to us.
-fn take_over(dir: &Path) -> Result<(), HostError> {
-    let what = || format!("take over group {}", dir.display());
-    let meta = match std::fs::symlink_metadata(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.attempt(what)?,
-    };
-    let us = rustix::process::geteuid().as_raw();
-    if meta.uid() != us {
-        std::os::unix::fs::chown(dir, Some(us), None).attempt(what)?;
-    }
-    if meta.mode() & 0o700 != 0o700 {
-        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).attempt(what)?;
-    }
-    Ok(())
 }
 
 /// The groups directly below `dir`, sorted; none where there is no such group.

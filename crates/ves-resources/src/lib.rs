@@ -50,10 +50,11 @@ use crate::service::Service;
 
 /// What the daemon may do beyond owning root's files:
 ///
-/// * `CHOWN`: give the delegated group to the container's root, and take it back to remove it;
-/// * `DAC_READ_SEARCH`: count processes in groups whose owner made them unreadable;
+/// * `CHOWN`: give the delegated group to the container's root;
+/// * `DAC_OVERRIDE`: make groups in a hierarchy's root, which has no write permission even for root,
+///   and look into, count and remove groups whose owner locked everybody out;
 /// * `SYS_ADMIN`: version 1's `devices.allow` and `devices.deny` ask for it. Nothing else does.
-pub const CAPABILITIES: &[Cap] = &[Cap::CAP_CHOWN, Cap::CAP_DAC_READ_SEARCH, Cap::CAP_SYS_ADMIN];
+pub const CAPABILITIES: &[Cap] = &[Cap::CAP_CHOWN, Cap::CAP_DAC_OVERRIDE, Cap::CAP_SYS_ADMIN];
 
 /// The daemon's service on this machine.
 ///

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Controller};
-use ves_host::{Cmd, HostError};
+use ves_host::{Attempt, Cmd, HostError};
 use ves_types::layout::CGROUP_ROOT;
 use ves_types::{Limit, UbcResource};
 
@@ -228,11 +228,10 @@ impl<'a> Scratch<'a> {
         let end = Instant::now() + self.host.patience;
         let throttled = loop {
             let count = throttled(&stat)?;
-            let over = child.try_wait().is_ok_and(|status| status.is_some());
-            if count > 0 || over || Instant::now() > end {
+            if count > 0 || ended_within(&child, Duration::from_millis(2))? || Instant::now() > end
+            {
                 break count.max(throttled(&stat)?);
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
         };
         // Both fail only where it has ended by itself.
         child.kill().ok();
@@ -293,6 +292,22 @@ impl<'a> Scratch<'a> {
             .filter(|r| countable(*r))
             .map(|r| (r, verdict(r)))
             .collect())
+    }
+}
+
+/// Waits for a child's end for so long, and says whether it came.
+fn ended_within(child: &Child, time: Duration) -> Result<bool, HostError> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let what = || "watch a process of the self-test".to_owned();
+    let fd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).attempt(what)?;
+    let time = Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        other => other.map(|ready| ready > 0).attempt(what),
     }
 }
 
