@@ -1,3 +1,19 @@
-//! Performs a list of init steps and execs.
+//! Performs a list of init steps and execs; monitors what it started.
+//!
+//! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor` makes a
+//! container and stays its parent, `exec` runs a command inside one. What to do comes as data.
 
-fn main() {}
+mod console;
+mod exec;
+mod link;
+mod monitor;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("monitor") => monitor::main(),
+        Some("exec") => exec::main(),
+        _ => ExitCode::from(64),
+    }
+}

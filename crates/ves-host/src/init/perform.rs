@@ -1,0 +1,612 @@
+//! The performance of init steps: the outer ones by the monitor, the inner ones by the process that
+//! becomes init.
+//!
+//! The process holds no descriptor of the node's when it executes, and every place below its root
+//! is resolved without following symbolic links, since the root's contents belong to the tenant.
+//! Never here: an order of its own; the list is performed as it is.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::mount::UnmountFlags;
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
+
+use super::report::Failure;
+use super::{InitStep, Limited, ProcessLimit, Side, channel, etc};
+use crate::error::{Attempt, HostError};
+use crate::mount::{self, Change, FsContext, attr};
+use crate::namespace::{self, Child, Forked, How};
+use crate::pty::{self, Pty};
+use crate::seccomp::Filter;
+
+/// How long the process may take from its birth to waiting for release.
+const PREPARE: Duration = Duration::from_secs(30);
+
+/// What the process tells the monitor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// It waits; with it come the console's two ends and the notification socket.
+    Waiting(Vec<String>),
+    /// A step failed.
+    Failed(Failure),
+}
+
+/// A process that waits to become init.
+#[derive(Debug)]
+pub struct Waiting {
+    /// It.
+    pub child: Child,
+    /// The way to let it go; ends when it executes.
+    channel: OwnedFd,
+    /// Its console.
+    pub console: Pty,
+    /// Where it tells how far it is.
+    pub notify: Option<UnixDatagram>,
+    /// What could not be done but does not matter.
+    pub warnings: Vec<String>,
+}
+
+impl Waiting {
+    /// Lets it become init, and waits until it executes.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn release(&self) -> Result<(), Failure> {
+        let failed = |e: HostError| failure("execute init", &e);
+        channel::send(&self.channel, b"go", &[]).map_err(failed)?;
+        if !channel::wait(&self.channel, PREPARE).map_err(failed)? {
+            return Err(late("execute init"));
+        }
+        let packet = channel::receive(&self.channel).map_err(failed)?;
+        match serde_json::from_slice(&packet.bytes) {
+            Ok(Word::Failed(failure)) => Err(failure),
+            // The end without a word: it executes.
+            Ok(Word::Waiting(_)) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn late(step: &str) -> Failure {
+    Failure { step: step.to_owned(), message: "it took too long".to_owned(), errno: 0 }
+}
+
+/// A failure in the form that travels.
+pub fn failure(step: &str, error: &HostError) -> Failure {
+    let mut message = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        message.push_str(": ");
+        message.push_str(&source.to_string());
+        next = source.source();
+    }
+    Failure { step: step.to_owned(), message, errno: error.errno().unwrap_or_default() }
+}
+
+#[derive(Debug, Default)]
+struct Outer {
+    root: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    groups: Vec<File>,
+    unified: Option<OwnedFd>,
+}
+
+fn no<T>(what: &str) -> Result<T, HostError> {
+    Err(std::io::Error::other(format!("the plan lacks {what}")))
+        .attempt(|| "perform the plan".to_owned())
+}
+
+/// Performs all steps up to waiting for release. In the child this never returns.
+///
+/// # Errors
+/// The step that failed and why; nothing runs any more then.
+pub fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
+    let mut outer = Outer::default();
+    let mut born: Option<(Child, OwnedFd)> = None;
+    for step in steps.iter().filter(|s| s.side() == Side::Outer) {
+        let done = match (step, &born) {
+            (InitStep::Clone { namespaces, creator }, None) => {
+                clone(&outer, namespaces, *creator, steps).map(|b| born = Some(b))
+            }
+            (_, born) => perform_outer(step, &mut outer, born.as_ref().map(|(child, _)| child)),
+        };
+        if let Err(e) = done {
+            if let Some((child, _)) = &born {
+                end(child);
+            }
+            return Err(failure(&step.to_string(), &e));
+        }
+    }
+    let prepare = "prepare the container";
+    let Some((child, near)) = born else {
+        return Err(Failure {
+            step: prepare.to_owned(),
+            message: "the plan makes no process".to_owned(),
+            errno: 0,
+        });
+    };
+    drop(outer);
+    greet(child, near, prepare)
+}
+
+/// Tells the new process that its identity is there, and hears how far it comes.
+fn greet(child: Child, near: OwnedFd, prepare: &str) -> Result<Waiting, Failure> {
+    let hear = || -> Result<channel::Packet, Failure> {
+        let failed = |e: HostError| failure(prepare, &e);
+        channel::send(&near, b"mapped", &[]).map_err(failed)?;
+        if !channel::wait(&near, PREPARE).map_err(failed)? {
+            return Err(late(prepare));
+        }
+        channel::receive(&near).map_err(failed)
+    };
+    let heard = hear().and_then(|packet| match serde_json::from_slice(&packet.bytes) {
+        Ok(Word::Waiting(warnings)) => Ok((packet.fds, warnings)),
+        Ok(Word::Failed(failure)) => Err(failure),
+        Err(_) => Err(Failure {
+            step: prepare.to_owned(),
+            message: "the process died".to_owned(),
+            errno: 0,
+        }),
+    });
+    let mut fds = match heard {
+        Ok((fds, warnings)) => (fds.into_iter(), warnings),
+        Err(failure) => {
+            end(&child);
+            return Err(failure);
+        }
+    };
+    match (fds.0.next(), fds.0.next()) {
+        (Some(master), Some(slave)) => Ok(Waiting {
+            child,
+            channel: near,
+            console: Pty { master, slave },
+            notify: fds.0.next().map(UnixDatagram::from),
+            warnings: fds.1,
+        }),
+        _ => {
+            end(&child);
+            Err(Failure {
+                step: prepare.to_owned(),
+                message: "the process has no console".to_owned(),
+                errno: 0,
+            })
+        }
+    }
+}
+
+/// Kills a process and waits for it.
+fn end(child: &Child) {
+    // It may have died by itself.
+    rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).ok();
+    if channel::wait(&child.pidfd, PREPARE).unwrap_or(false) {
+        namespace::reap(child).ok();
+    }
+}
+
+fn clone(
+    outer: &Outer,
+    namespaces: &[namespace::Namespace],
+    creator: u32,
+    steps: &[InitStep],
+) -> Result<(Child, OwnedFd), HostError> {
+    let (near, far) = channel::pair()?;
+    let how =
+        How { new: namespaces, group: outer.unified.as_ref().map(AsFd::as_fd), sibling: false };
+    match namespace::fork_as(creator, how)? {
+        Forked::Parent(child) => Ok((child, near)),
+        Forked::Child => {
+            drop(near);
+            let status = match inner(outer, &far, steps) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
+                    // The monitor may be gone; then nobody wants to know.
+                    channel::send(&far, &word, &[]).ok();
+                    1
+                }
+            };
+            namespace::leave(status)
+        }
+    }
+}
+
+fn perform_outer(
+    step: &InitStep,
+    outer: &mut Outer,
+    child: Option<&Child>,
+) -> Result<(), HostError> {
+    match (step, child) {
+        (InitStep::Limit(limits), _) => limit(limits),
+        (InitStep::TakeRoot(path), _) => {
+            outer.root = Some(mount::clone_tree(path, false)?);
+            Ok(())
+        }
+        (InitStep::MakeDev { owner }, _) => {
+            outer.dev = Some(make_dev(*owner)?);
+            Ok(())
+        }
+        (InitStep::OpenGroups { v1, v2 }, _) => {
+            for dir in v1 {
+                // A process that moves only itself by `tasks` spares the kernel a wait for RCU.
+                let path = dir.join("tasks");
+                let file = OpenOptions::new().write(true).open(&path);
+                outer.groups.push(file.attempt(|| format!("open {}", path.display()))?);
+            }
+            if let Some(dir) = v2 {
+                let file = File::open(dir).attempt(|| format!("open {}", dir.display()))?;
+                outer.unified = Some(file.into());
+            }
+            Ok(())
+        }
+        (InitStep::MapIds { base, count }, Some(child)) => {
+            namespace::map_ids(child.pid, *base, *count)
+        }
+        (InitStep::ResetOom, Some(child)) => {
+            let path = format!("/proc/{}/oom_score_adj", child.pid.as_raw_pid());
+            std::fs::write(&path, "0").attempt(|| format!("write {path}"))
+        }
+        (InitStep::PinNet(path), Some(child)) => namespace::pin_net(child.pid, path),
+        (step, _) => no(&format!("a process before it can {step}")),
+    }
+}
+
+/// Sets limits of this process.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn limit(limits: &[ProcessLimit]) -> Result<(), HostError> {
+    for ProcessLimit { what, soft, hard } in limits {
+        let resource = match what {
+            Limited::Files => Resource::Nofile,
+            Limited::Core => Resource::Core,
+            Limited::Memlock => Resource::Memlock,
+            Limited::Stack => Resource::Stack,
+            Limited::Processes => Resource::Nproc,
+            Limited::Signals => Resource::Sigpending,
+        };
+        let value = Rlimit { current: *soft, maximum: *hard };
+        rustix::process::setrlimit(resource, value)
+            .attempt(|| format!("set the limit {what:?} to {soft:?}"))?;
+    }
+    Ok(())
+}
+
+/// The file system of /dev. It belongs to the node's user namespace, where device nodes work, and
+/// its files to the container's root; nobody inside can make further nodes.
+fn make_dev(owner: u32) -> Result<OwnedFd, HostError> {
+    let owner_text = owner.to_string();
+    let dev = FsContext::new("tmpfs")?
+        .set("source", "dev")?
+        .set("mode", "0755")?
+        .set("uid", &owner_text)?
+        .set("gid", &owner_text)?
+        .set("size", "1m")?
+        .set("nr_inodes", "4096")?
+        .mount(attr::NOSUID | attr::NOEXEC)?;
+    let own = |name: &str, group: u32| {
+        let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner + group));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&dev, name, Some(user), Some(group), flags)
+            .attempt(|| format!("give /dev/{name} to user {owner}"))
+    };
+    rustix::process::umask(Mode::empty());
+    let node = |name: &str, kind, mode, device, group| {
+        rustix::fs::mknodat(&dev, name, kind, Mode::from_raw_mode(mode), device)
+            .attempt(|| format!("make /dev/{name}"))?;
+        own(name, group)
+    };
+    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+        let device = rustix::fs::makedev(1, minor);
+        node(name, FileType::CharacterDevice, 0o666, device, 0)?;
+    }
+    node("tty", FileType::CharacterDevice, 0o666, rustix::fs::makedev(5, 0), TTY_GROUP)?;
+    node("console", FileType::RegularFile, 0o600, 0, 0)?;
+    for dir in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, dir, Mode::from_raw_mode(0o755))
+            .attempt(|| format!("make /dev/{dir}"))?;
+        own(dir, 0)?;
+    }
+    for (name, to) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("core", "/proc/kcore"),
+    ] {
+        rustix::fs::symlinkat(to, &dev, name).attempt(|| format!("make /dev/{name}"))?;
+        own(name, 0)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Ok(dev)
+}
+
+/// The group of terminals in every distribution that has one.
+const TTY_GROUP: u32 = 5;
+
+struct Inner<'a> {
+    outer: &'a Outer,
+    channel: &'a OwnedFd,
+    console: Option<Pty>,
+    notify: Option<UnixDatagram>,
+    warnings: Vec<String>,
+}
+
+/// The child's side: returns only when a step failed, or the monitor is gone.
+fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Result<(), Failure> {
+    let begin = || -> Result<bool, HostError> {
+        namespace::hide()?;
+        let held = outer.root.iter().map(AsFd::as_fd).chain(outer.dev.iter().map(AsFd::as_fd));
+        let keep: Vec<BorrowedFd<'_>> =
+            held.chain(outer.groups.iter().map(AsFd::as_fd)).chain([channel.as_fd()]).collect();
+        namespace::close_all(3, &keep)?;
+        rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
+        Ok(channel::receive(channel)?.bytes == b"mapped")
+    };
+    if !begin().map_err(|e| failure("begin", &e))? {
+        return Ok(());
+    }
+    let mut this = Inner { outer, channel, console: None, notify: None, warnings: Vec::new() };
+    for step in steps.iter().filter(|s| s.side() == Side::Inner) {
+        match this.perform(step) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(e) if optional(step, &e) => {
+                let Failure { step, message, .. } = failure(&step.to_string(), &e);
+                this.warnings.push(format!("{step}: {message}"));
+            }
+            Err(e) => return Err(failure(&step.to_string(), &e)),
+        }
+    }
+    Ok(())
+}
+
+/// A full or read-only disk hinders no start.
+fn optional(step: &InitStep, error: &HostError) -> bool {
+    use rustix::io::Errno;
+    matches!(step, InitStep::WriteEtc(_))
+        && [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].into_iter().any(|e| error.is(e))
+}
+
+impl Inner<'_> {
+    fn root(&self) -> Result<&OwnedFd, HostError> {
+        self.outer.root.as_ref().map_or_else(|| no("a root"), Ok)
+    }
+
+    /// Performs a step; answers whether to go on.
+    fn perform(&mut self, step: &InitStep) -> Result<bool, HostError> {
+        match step {
+            InitStep::BecomeRoot => namespace::become_root()?,
+            InitStep::DieWithMonitor => namespace::die_with_parent()?,
+            InitStep::JoinGroups => {
+                for mut file in &self.outer.groups {
+                    file.write_all(b"0").attempt(|| "join a control group".to_owned())?;
+                }
+            }
+            InitStep::NewGroupNamespace => namespace::unshare_cgroup()?,
+            InitStep::IsolateMounts => {
+                let private = rustix::mount::MountPropagationFlags::PRIVATE
+                    | rustix::mount::MountPropagationFlags::REC;
+                rustix::mount::mount_change("/", private)
+                    .attempt(|| "make all mounts private".to_owned())?;
+            }
+            InitStep::AttachRoot => mount::attach(self.root()?, Path::new("/"))?,
+            InitStep::AttachDev => {
+                let Some(dev) = &self.outer.dev else { return no("a /dev") };
+                mount::attach_at(dev, place(self.root()?, "dev", true)?, Path::new(""))?;
+            }
+            InitStep::Mount { fs, at, attributes, options } => {
+                let target = place(self.root()?, at, true)?;
+                let mut context = FsContext::new(fs)?.set("source", fs)?;
+                for (key, value) in options {
+                    context = context.set(key, value)?;
+                }
+                mount::attach_at(context.mount(*attributes)?, target, Path::new(""))?;
+            }
+            InitStep::ReadOnly { at, except } => self.read_only(at, except)?,
+            InitStep::Mask(at) => self.mask(at)?,
+            InitStep::MakeConsole => {
+                let pts = directory(self.root()?, "dev/pts")?;
+                let console = pty::open(pts)?;
+                let node = mount::clone_tree_at(&console.slave, Path::new(""), false)?;
+                let target = place(self.root()?, "dev/console", false)?;
+                mount::attach_at(node, target, Path::new(""))?;
+                self.console = Some(console);
+            }
+            InitStep::EnterRoot => self.enter_root()?,
+            InitStep::SetHostname(name) => rustix::system::sethostname(name.as_bytes())
+                .attempt(|| format!("set the host name {name}"))?,
+            InitStep::WriteEtc(file) => etc::write(Path::new("/etc"), file)?,
+            InitStep::Introduce { files, notify } => self.introduce(files, *notify)?,
+            InitStep::Drop(bits) => {
+                namespace::keep_capabilities(CapabilitySet::from_bits_retain(!*bits))?;
+            }
+            InitStep::Await => return self.await_release(),
+            InitStep::Filter(refuse) => Filter::compile(refuse).install()?,
+            InitStep::Exec { argv, env } => return self.exec(argv, env).map(|()| false),
+            InitStep::Limit(_)
+            | InitStep::TakeRoot(_)
+            | InitStep::MakeDev { .. }
+            | InitStep::OpenGroups { .. }
+            | InitStep::Clone { .. }
+            | InitStep::MapIds { .. }
+            | InitStep::ResetOom
+            | InitStep::PinNet(_) => return no("sense: an outer step came to the inner side"),
+        }
+        Ok(true)
+    }
+
+    fn read_only(&self, at: &str, except: &[String]) -> Result<(), HostError> {
+        let root = self.root()?;
+        let Some(part) = existing(root, at)? else { return Ok(()) };
+        let mut kept = Vec::new();
+        for name in except {
+            let path = format!("{at}/{name}");
+            if let Some(fd) = existing(root, &path)? {
+                kept.push((path, mount::clone_tree_at(fd, Path::new(""), false)?));
+            }
+        }
+        let copy = mount::clone_tree_at(&part, Path::new(""), false)?;
+        mount::change(&copy, Change { set: attr::RDONLY, ..Change::default() }, at)?;
+        mount::attach_at(copy, part, Path::new(""))?;
+        for (path, copy) in kept {
+            mount::attach_at(copy, place(root, &path, false)?, Path::new(""))?;
+        }
+        Ok(())
+    }
+
+    fn mask(&self, at: &str) -> Result<(), HostError> {
+        let root = self.root()?;
+        let Some(part) = existing(root, at)? else { return Ok(()) };
+        let stat = rustix::fs::fstat(&part).attempt(|| format!("look at /{at}"))?;
+        let cover = if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            FsContext::new("tmpfs")?
+                .set("source", "tmpfs")?
+                .set("size", "4k")?
+                .set("nr_inodes", "2")?
+                .set("mode", "0555")?
+                .flag("ro")?
+                .mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?
+        } else {
+            mount::clone_tree_at(place(root, "dev/null", false)?, Path::new(""), false)?
+        };
+        mount::attach_at(cover, part, Path::new(""))
+    }
+
+    fn enter_root(&self) -> Result<(), HostError> {
+        let what = || "enter the container's root".to_owned();
+        rustix::process::fchdir(self.root()?).attempt(what)?;
+        // The old root comes to lie on the new one, from where it is taken away with all below it.
+        rustix::process::pivot_root(".", ".").attempt(what)?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).attempt(what)?;
+        rustix::process::chdir("/").attempt(what)
+    }
+
+    fn introduce(&mut self, files: &[(String, String)], notify: bool) -> Result<(), HostError> {
+        let dir = Path::new("/run/host");
+        std::fs::create_dir_all(dir).attempt(|| "make /run/host".to_owned())?;
+        for (name, text) in files {
+            let path = dir.join(name);
+            std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
+        }
+        if notify {
+            let socket = UnixDatagram::bind(dir.join("notify"))
+                .attempt(|| "listen at /run/host/notify".to_owned())?;
+            socket.set_nonblocking(true).attempt(|| "set up /run/host/notify".to_owned())?;
+            self.notify = Some(socket);
+        }
+        Ok(())
+    }
+
+    fn await_release(&mut self) -> Result<bool, HostError> {
+        let Some(console) = &self.console else { return no("a console") };
+        let word = Word::Waiting(std::mem::take(&mut self.warnings));
+        let word = serde_json::to_vec(&word).unwrap_or_default();
+        let mut fds = vec![console.master.as_fd(), console.slave.as_fd()];
+        fds.extend(self.notify.as_ref().map(AsFd::as_fd));
+        channel::send(self.channel, &word, &fds)?;
+        self.notify = None;
+        Ok(channel::receive(self.channel)?.bytes == b"go")
+    }
+
+    fn exec(&self, argv: &[String], env: &[(String, String)]) -> Result<(), HostError> {
+        if let Some(console) = &self.console {
+            for number in 0..3 {
+                namespace::place(&console.slave, number)?;
+            }
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        Err(execute(argv.first().map_or("", String::as_str), argv, env))
+    }
+}
+
+/// Executes a program by its path, with default signal actions. Returns only the reason why it
+/// could not.
+pub fn execute(path: &str, argv: &[String], env: &[(String, String)]) -> HostError {
+    let text = |s: &str| CString::new(s).map_err(std::io::Error::from);
+    let strings = || -> std::io::Result<_> {
+        let argv: Vec<_> = argv.iter().map(|a| text(a)).collect::<Result<_, _>>()?;
+        let env = env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
+        Ok::<(CString, Vec<_>, Vec<_>), _>((text(path)?, argv, env))
+    };
+    let source = match strings() {
+        Ok((path, argv, env)) => {
+            namespace::reset_signals();
+            namespace::exec(&path, &argv, &env)
+        }
+        Err(e) => e,
+    };
+    HostError::Sys { what: format!("execute {path}"), source }
+}
+
+/// Opens what is at a path below the root, as a place; `None` where nothing is.
+fn existing(root: impl AsFd, path: &str) -> Result<Option<OwnedFd>, HostError> {
+    match open(root, path) {
+        Ok(fd) => Ok(Some(fd)),
+        // Not only the last part may be missing.
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(e).attempt(|| unusable(path, e)),
+    }
+}
+
+fn open(root: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+}
+
+fn unusable(path: &str, e: rustix::io::Errno) -> String {
+    if e == rustix::io::Errno::LOOP {
+        format!("use /{path} of the container, which is or lies behind a symbolic link")
+    } else {
+        format!("use /{path} of the container")
+    }
+}
+
+/// Opens a place below the root; directories that are missing are made where `make` says so.
+fn place(root: impl AsFd, path: &str, make: bool) -> Result<OwnedFd, HostError> {
+    if let Some(found) = existing(&root, path)? {
+        let stat = rustix::fs::fstat(&found).attempt(|| format!("look at /{path}"))?;
+        if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            return Err(rustix::io::Errno::LOOP)
+                .attempt(|| unusable(path, rustix::io::Errno::LOOP));
+        }
+        if make && !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(rustix::io::Errno::NOTDIR)
+                .attempt(|| unusable(path, rustix::io::Errno::NOTDIR));
+        }
+        return Ok(found);
+    }
+    if !make {
+        return Err(rustix::io::Errno::NOENT).attempt(|| unusable(path, rustix::io::Errno::NOENT));
+    }
+    let mut at = open(&root, ".").attempt(|| "open the container's root".to_owned())?;
+    for part in path.split('/') {
+        match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(e).attempt(|| format!("make /{path} in the container")),
+        }
+        at = open(&at, part).attempt(|| format!("open /{path} in the container"))?;
+    }
+    Ok(at)
+}
+
+/// Opens a directory below the root for use by `openat2`.
+fn directory(root: impl AsFd, path: &str) -> Result<OwnedFd, HostError> {
+    let found = place(root, path, false)?;
+    rustix::fs::openat(
+        found,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .attempt(|| format!("open /{path}"))
+}

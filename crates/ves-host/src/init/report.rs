@@ -1,0 +1,237 @@
+//! What monitors and helpers tell: requests, states, ends and failures, as JSON.
+//!
+//! Also the names of the files in a container's volatile directory.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::namespace::Ended;
+
+/// The monitor's socket.
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join("monitor.sock")
+}
+/// The file whose lock the monitor holds while it lives.
+pub fn lock(dir: &Path) -> PathBuf {
+    dir.join("monitor.lock")
+}
+/// Which process is init, for the case that the monitor is killed.
+pub fn state(dir: &Path) -> PathBuf {
+    dir.join("state.json")
+}
+/// How the container last ended.
+pub fn exit(dir: &Path) -> PathBuf {
+    dir.join("exit.json")
+}
+
+/// What init is, as far as it matters for stopping and for knowing that it booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InitKind {
+    /// systemd.
+    Systemd,
+    /// System V init.
+    Sysvinit,
+    /// busybox.
+    Busybox,
+    /// runit.
+    Runit,
+    /// Anything else.
+    Other,
+}
+
+impl InitKind {
+    /// By the path of the executable.
+    pub fn of(executable: &str) -> Self {
+        match executable.rsplit('/').next().unwrap_or_default() {
+            "systemd" => Self::Systemd,
+            "init" => Self::Sysvinit,
+            "runit" | "runit-init" => Self::Runit,
+            name if name.starts_with("busybox") => Self::Busybox,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Why a step on the way to init failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which, in words.
+    pub step: String,
+    /// Why, in words.
+    pub message: String,
+    /// The kernel's error number, 0 where there is none.
+    pub errno: i32,
+}
+
+/// What is asked of a monitor; the first frame of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Tell the state once.
+    Status,
+    /// Tell the state now and after each change.
+    Follow,
+    /// Let init go; answers when it executes or cannot.
+    Release,
+    /// Send init a signal because it is asked to stop; with none, only note that it is.
+    Ask(Option<u32>),
+    /// Kill init and with it all.
+    Kill,
+    /// Send a descriptor of init's process with the answer.
+    Pidfd,
+    /// Attach to the console: scroll-back first, then what comes.
+    Console {
+        /// Only the scroll-back.
+        scrollback_only: bool,
+    },
+}
+
+/// What a monitor is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether init executes; else it waits.
+    pub running: bool,
+    /// Its process id on the node.
+    pub init_pid: u32,
+    /// When it executed, in milliseconds since 1970; 0 before.
+    pub started_unix_ms: i64,
+    /// Whether it says that it finished booting.
+    pub booted: bool,
+    /// What it is.
+    pub kind: InitKind,
+    /// The number of this run.
+    pub incarnation: u64,
+    /// What the daemon wanted remembered.
+    pub memo: String,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The state, after what was asked.
+    Status(Status),
+    /// Init could not be executed.
+    Failed(Failure),
+}
+
+/// What the monitor writes once to its starter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Created {
+    /// Init waits to be let go.
+    Waiting {
+        /// Its process id on the node.
+        init_pid: u32,
+        /// What could not be done but does not matter for starting.
+        warnings: Vec<String>,
+    },
+    /// It could not be made.
+    Failed(Failure),
+    /// Another monitor of the container lives.
+    Occupied,
+}
+
+/// The record in the file [`state`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    /// Init's process id on the node.
+    pub init_pid: u32,
+    /// When that process started, in ticks since boot, which tells it from a later one.
+    pub init_start: u64,
+    /// The number of this run.
+    pub incarnation: u64,
+    /// When init executed, in milliseconds since 1970; 0 before.
+    pub started_unix_ms: i64,
+}
+
+/// Why it ended, as the monitor saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It was asked to stop and did.
+    Stopped,
+    /// It was killed by us.
+    Killed,
+    /// Halted from inside.
+    Halted,
+    /// Rebooted from inside.
+    Rebooted,
+    /// Init exited or died by itself.
+    Exited,
+}
+
+impl Cause {
+    /// How an end is to be understood. The kernel ends the init of a process id namespace in which
+    /// reboot(2) was called with SIGHUP for a restart and SIGINT for halt and power off.
+    pub const fn of(ended: Ended, asked: bool, killed: bool) -> Self {
+        match ended {
+            _ if killed => Self::Killed,
+            _ if asked => Self::Stopped,
+            Ended::Signal(1) => Self::Rebooted,
+            Ended::Signal(2) => Self::Halted,
+            Ended::Code(_) | Ended::Signal(_) => Self::Exited,
+        }
+    }
+}
+
+/// The record in the file [`exit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The number of the run that ended.
+    pub incarnation: u64,
+    /// Why.
+    pub cause: Cause,
+    /// How init ended.
+    pub ended: Ended,
+    /// When init had executed.
+    pub started_unix_ms: i64,
+    /// When it ended.
+    pub ended_unix_ms: i64,
+}
+
+/// When a process started, in ticks since boot, from the text of its `/proc/PID/stat`. The name in
+/// it may hold anything, blanks and parentheses too.
+pub fn parse_start_ticks(stat: &str) -> Option<u64> {
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds() {
+        for (path, kind) in [
+            ("/usr/lib/systemd/systemd", InitKind::Systemd),
+            ("/usr/sbin/init", InitKind::Sysvinit),
+            ("/bin/busybox", InitKind::Busybox),
+            ("/bin/busybox.static", InitKind::Busybox),
+            ("/usr/sbin/runit-init", InitKind::Runit),
+            ("/bin/true (deleted)", InitKind::Other),
+            ("", InitKind::Other),
+        ] {
+            assert_eq!(InitKind::of(path), kind, "{path}");
+        }
+    }
+
+    #[test]
+    fn causes() {
+        use Ended::{Code, Signal};
+        assert_eq!(Cause::of(Signal(1), false, false), Cause::Rebooted);
+        assert_eq!(Cause::of(Signal(2), false, false), Cause::Halted);
+        assert_eq!(Cause::of(Signal(2), true, false), Cause::Stopped);
+        assert_eq!(Cause::of(Signal(9), true, true), Cause::Killed);
+        assert_eq!(Cause::of(Code(0), false, false), Cause::Exited);
+    }
+
+    #[test]
+    fn start_ticks_whatever_the_name() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(parse_start_ticks(stat), Some(4242));
+        assert_eq!(parse_start_ticks("7 (a"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! What runs leave behind: records, pins, sockets, and init itself where its monitor was killed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use ves_host::init::channel;
+use ves_host::init::report::{self, Cause, Ended, ExitRecord, StateRecord};
+use ves_host::{Attempt, HostError, file, namespace};
+use ves_types::CtId;
+
+use crate::error::{About, Error};
+use crate::plan::End;
+
+/// The longest record.
+const MOST: u64 = 64 * 1024;
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HostError> {
+    let Some(bytes) = file::read_if_exists(path, MOST)? else { return Ok(None) };
+    let text = || String::from_utf8_lossy(&bytes).into_owned();
+    let record = serde_json::from_slice(&bytes);
+    record.map(Some).map_err(|_| HostError::parse(format!("read {}", path.display()), &text()))
+}
+
+/// How the container last ended. A run that left only its state was cut by its monitor's death.
+pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
+    let exit: Option<ExitRecord> = read(&report::exit(dir))?;
+    Ok(exit.map(|r| End {
+        incarnation: r.incarnation,
+        cause: r.cause,
+        ended: r.ended,
+        started_unix_ms: r.started_unix_ms,
+    }))
+}
+
+/// Whether a run left something.
+pub(super) fn leftovers(dir: &Path, netns: &Path) -> bool {
+    [report::socket(dir), report::state(dir), netns.to_owned()]
+        .iter()
+        .any(|path| path.symlink_metadata().is_ok())
+}
+
+/// Takes away what a run left, with nobody holding the container's monitor lock.
+pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path, most: Duration) -> Result<(), Error> {
+    let what = "take away what is left of it";
+    // A record that cannot be read says nothing about a process, so there is none to kill.
+    if let Ok(Some(state)) = read::<StateRecord>(&report::state(dir)) {
+        kill_stray(ct, &state, most)?;
+        let known = last_end(dir).about(ct, what)?.map_or(0, |end| end.incarnation);
+        if state.started_unix_ms != 0 && state.incarnation > known {
+            let record = ExitRecord {
+                incarnation: state.incarnation,
+                cause: Cause::Killed,
+                ended: Ended::Signal(9),
+                started_unix_ms: state.started_unix_ms,
+                ended_unix_ms: state.started_unix_ms,
+            };
+            let bytes = serde_json::to_vec(&record).unwrap_or_default();
+            file::write_atomic(&report::exit(dir), &bytes).about(ct, what)?;
+        }
+    }
+    namespace::unpin(netns).about(ct, what)?;
+    for path in [report::socket(dir), report::state(dir)] {
+        file::remove_if_exists(&path).about(ct, what)?;
+    }
+    Ok(())
+}
+
+/// Kills init whose monitor is dead and who did not die with it.
+fn kill_stray(ct: CtId, state: &StateRecord, most: Duration) -> Result<(), Error> {
+    let Some(pid) = i32::try_from(state.init_pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    // First hold it, then see that it is the right one.
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", state.init_pid));
+    let start = stat.ok().and_then(|stat| report::parse_start_ticks(&stat));
+    if start != Some(state.init_start) {
+        return Ok(());
+    }
+    // It may die by itself in this moment.
+    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).ok();
+    if channel::wait(&pidfd, most).about(ct, "wait for its end")? {
+        Ok(())
+    } else {
+        Err(Error::Undying { ct })
+    }
+}
+
+/// Forgets how it last ended, and the directory if nobody else has something in it.
+pub(super) fn forget(dir: &Path) -> Result<(), HostError> {
+    for path in [report::exit(dir), report::lock(dir)] {
+        file::remove_if_exists(&path)?;
+    }
+    match std::fs::remove_dir(dir) {
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.attempt(|| format!("remove {}", dir.display())),
+    }
+}

@@ -1,0 +1,220 @@
+//! The real node: containers by monitors, commands by helpers, freezing by control groups.
+
+mod clean;
+mod groups;
+mod monitor;
+
+use std::fs::DirBuilder;
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ves_host::cgroup::Hierarchies;
+use ves_host::init::MonitorPlan;
+use ves_host::init::frame::{Frame, Tag};
+use ves_host::init::report::{Created, Failure, InitKind, Request};
+use ves_host::{Attempt, Cmd, HostError};
+use ves_types::CtId;
+use ves_types::layout::{self, Layout};
+
+use crate::error::{About, Error};
+use crate::host::Host;
+use crate::init_plan::{self, Command};
+use crate::plan::{Observed, Spec, Step};
+
+/// How long a monitor may take to make a container.
+const MAKE: Duration = Duration::from_secs(40);
+/// How long the death of all processes of a container may take.
+const DIE: Duration = Duration::from_secs(30);
+/// How long a command that asks init to stop may take.
+const ASK: Duration = Duration::from_secs(10);
+
+/// This node.
+#[derive(Debug, Clone)]
+pub struct NodeHost {
+    layout: Layout,
+    ves_init: PathBuf,
+}
+
+impl NodeHost {
+    /// A node with this layout, where `ves_init` makes containers.
+    pub fn new(layout: Layout, ves_init: PathBuf) -> Self {
+        Self { layout, ves_init }
+    }
+
+    fn spawn(&self, ct: CtId, spec: &Spec) -> Result<(), Error> {
+        let dir = self.layout.ct_dir(ct);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .attempt(|| format!("make {}", dir.display()))
+            .about(ct, "make its directory")?;
+        let groups = groups::of(&Hierarchies::detect()?, ct);
+        if groups.v2.is_none() {
+            tracing::warn!(
+                %ct,
+                "no cgroup2 hierarchy is mounted, so there will be none at /sys/fs/cgroup inside; \
+                 systemd as init needs one: mount it, on a version 1 machine at \
+                 /sys/fs/cgroup/unified"
+            );
+        }
+        let steps = init_plan::plan_init(ct, &self.layout, spec, &groups);
+        if let Some(why) = init_plan::disorder(&steps) {
+            let failure = Failure { step: "plan the start".to_owned(), message: why, errno: 0 };
+            return Err(Error::Start { ct, failure });
+        }
+        let last = clean::last_end(&dir).about(ct, "read how it last ended")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        // Grows even where the record of the last end was removed.
+        let incarnation =
+            u64::try_from(now).unwrap_or_default().max(last.map_or(0, |l| l.incarnation + 1));
+        let memo = serde_json::to_string(spec).unwrap_or_default();
+        let plan = MonitorPlan { dir, incarnation, memo, steps };
+        match self.start_monitor(&plan).about(ct, "start its monitor")? {
+            Created::Waiting { warnings, .. } => {
+                for warning in warnings {
+                    tracing::warn!(%ct, %warning, "started in spite of a failure");
+                }
+                Ok(())
+            }
+            Created::Failed(failure) => Err(Error::Start { ct, failure }),
+            Created::Occupied => Err(Error::Silent { ct, what: "make way for another" }),
+        }
+    }
+
+    fn start_monitor(&self, plan: &MonitorPlan) -> Result<Created, HostError> {
+        let (report, write) = std::io::pipe().attempt(|| "make a pipe".to_owned())?;
+        let mut child = Cmd::new(&self.ves_init)
+            .arg("monitor")
+            .stdin(sealed(&serde_json::to_vec(plan).unwrap_or_default())?)
+            .spawn(Stdio::from(OwnedFd::from(write)), Stdio::null())?;
+        // It forks and ends at once; what it left behind reports.
+        child.wait().attempt(|| "reap the monitor's starter".to_owned())?;
+        let text = monitor::read_all(&report, MAKE)?;
+        serde_json::from_slice(&text)
+            .map_err(|_| HostError::parse("hear from the monitor", &String::from_utf8_lossy(&text)))
+    }
+
+    fn ask(&self, ct: CtId, kind: InitKind) -> Result<(), Error> {
+        const SIGRTMIN_3: u32 = 37;
+        const SIGUSR2: u32 = 12;
+        const SIGTERM: u32 = 15;
+        let dir = self.layout.ct_dir(ct);
+        let (signal, command) = match kind {
+            // Each init's own way to be told to halt or power off.
+            InitKind::Systemd => (Some(SIGRTMIN_3), None),
+            InitKind::Busybox => (Some(SIGUSR2), None),
+            InitKind::Other => (Some(SIGTERM), None),
+            InitKind::Sysvinit | InitKind::Runit => (None, Some(["/sbin/init", "0"])),
+        };
+        match monitor::ask(ct, &dir, Request::Ask(signal)) {
+            Ok(_) => {}
+            Err(Error::Gone { .. }) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        if let Some(argv) = command {
+            let command = Command { argv: argv.map(str::to_owned).to_vec(), ..Command::default() };
+            let session = self.exec(ct, &command)?;
+            // How it ends says nothing; whether init does is seen by the one who waits for it.
+            monitor::read_all(&session, ASK).ok();
+        }
+        Ok(())
+    }
+}
+
+/// A memory file that can be read and not changed any more.
+fn sealed(bytes: &[u8]) -> Result<OwnedFd, HostError> {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let what = || "make a sealed memory file".to_owned();
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("ves-plan", flags).attempt(what)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes).and_then(|()| file.rewind()).attempt(what)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals).attempt(what)?;
+    Ok(file.into())
+}
+
+impl Host for NodeHost {
+    fn observe(&self, ct: CtId) -> Result<Observed, Error> {
+        let dir = self.layout.ct_dir(ct);
+        let monitor = monitor::find(ct, &dir)?;
+        let hierarchies = Hierarchies::detect()?;
+        let root = self.layout.ct_root(ct);
+        Ok(Observed {
+            frozen: groups::frozen(&hierarchies, ct).about(ct, "see whether it is frozen")?,
+            leftovers: monitor.is_none() && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
+            last: clean::last_end(&dir).about(ct, "read how it last ended")?,
+            mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
+            grouped: groups::exist(&hierarchies, ct),
+            monitor,
+        })
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
+        let dir = self.layout.ct_dir(ct);
+        match step {
+            Step::SpawnMonitor(spec) => self.spawn(ct, spec),
+            Step::Release => monitor::ask(ct, &dir, Request::Release).map(drop),
+            Step::AskInit(kind) => self.ask(ct, *kind),
+            Step::AwaitEnd { ms } => {
+                monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
+            }
+            Step::Kill => monitor::kill(ct, &dir, DIE),
+            Step::Freeze => groups::freeze(&Hierarchies::detect()?, ct, true),
+            Step::Thaw => groups::freeze(&Hierarchies::detect()?, ct, false),
+            Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct), DIE),
+            Step::Forget => clean::forget(&dir).about(ct, "forget how it last ended"),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<CtId>, Error> {
+        let cts = self.layout.cts_dir();
+        let entries = match std::fs::read_dir(&cts) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.attempt(|| format!("list {}", cts.display()))?,
+        };
+        let mut list: Vec<CtId> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        list.sort_unstable();
+        Ok(list)
+    }
+
+    fn follow(&self, ct: CtId) -> Result<UnixStream, Error> {
+        monitor::connect(ct, &self.layout.ct_dir(ct), Request::Follow)
+    }
+
+    fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
+        monitor::connect(ct, &self.layout.ct_dir(ct), Request::Console { scrollback_only })
+    }
+
+    fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
+        let groups = groups::of(&Hierarchies::detect()?, ct);
+        let plan = init_plan::plan_exec(ct, &self.layout, &groups, command);
+        let start = || -> Result<UnixStream, HostError> {
+            let (mut near, far) =
+                UnixStream::pair().attempt(|| "make a session's socket".to_owned())?;
+            let helper = Cmd::new(&self.ves_init)
+                .arg("exec")
+                .stdin(OwnedFd::from(far))
+                .spawn(Stdio::null(), Stdio::null())?;
+            // It forks and ends at once, so that nobody has to wait for a session's end.
+            let mut helper = helper;
+            helper.wait().attempt(|| "reap a session's starter".to_owned())?;
+            near.write_all(&Frame::json(Tag::Request, &plan).encode())
+                .attempt(|| "tell a session's helper what to run".to_owned())?;
+            Ok(near)
+        };
+        start().about(ct, "start a command inside")
+    }
+}
+
+/// The group of a container, relative to a hierarchy.
+fn group(ct: CtId) -> String {
+    layout::cgroup(ct)
+}

@@ -1,0 +1,273 @@
+//! A node in memory that obeys the same steps, with faults on purpose.
+//!
+//! [`Model`] says what each step does to what is observed; [`FakeHost`] puts a node of models, faults
+//! and small sessions around it. The real node and this one must give equal observations.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ves_host::init::frame::{Decoder, Frame, Tag};
+use ves_host::init::report::{Cause, Ended, Failure, InitKind};
+use ves_types::CtId;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::init_plan::Command;
+use crate::plan::{End, Monitor, Observed, Step};
+
+/// One container in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// What would be observed.
+    pub state: Observed,
+    /// Whether init stops when it is asked to.
+    pub obedient: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        let state = Observed { mounted: true, grouped: true, ..Observed::default() };
+        Self { state, obedient: true }
+    }
+}
+
+impl Model {
+    /// Does a step.
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::SpawnMonitor(spec) => {
+                if self.state.monitor.is_none() {
+                    let incarnation = self.state.last.map_or(1, |l| l.incarnation + 1);
+                    self.state.monitor = Some(Monitor {
+                        running: false,
+                        init_pid: 4242,
+                        started_unix_ms: 0,
+                        booted: false,
+                        kind: InitKind::Other,
+                        spec: Some((**spec).clone()),
+                        incarnation,
+                    });
+                }
+            }
+            Step::Release => {
+                if let Some(monitor) = &mut self.state.monitor
+                    && !monitor.running
+                {
+                    monitor.running = true;
+                    monitor.started_unix_ms = 1;
+                    monitor.booted = true;
+                }
+            }
+            Step::AskInit(_) => {
+                if self.obedient && !self.state.frozen {
+                    self.end(Cause::Stopped, Ended::Signal(2));
+                }
+            }
+            Step::AwaitEnd { .. } => {}
+            Step::Kill => self.end(Cause::Killed, Ended::Signal(9)),
+            Step::Freeze => self.state.frozen = self.state.monitor.is_some(),
+            Step::Thaw => self.state.frozen = false,
+            Step::Cleanup => self.state.leftovers = false,
+            Step::Forget => self.state.last = None,
+        }
+    }
+
+    /// Ends the run, if there is one.
+    pub fn end(&mut self, cause: Cause, ended: Ended) {
+        if let Some(monitor) = self.state.monitor.take()
+            && monitor.running
+        {
+            self.state.last = Some(End {
+                incarnation: monitor.incarnation,
+                cause,
+                ended,
+                started_unix_ms: monitor.started_unix_ms,
+            });
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    models: BTreeMap<CtId, Model>,
+    /// After how many more steps one fails.
+    fail_after: Option<usize>,
+    /// Every step that was done, in order.
+    done: Vec<(CtId, String)>,
+    followers: Vec<(CtId, UnixStream)>,
+}
+
+/// A node in memory.
+#[derive(Debug, Default)]
+pub struct FakeHost {
+    node: Mutex<Node>,
+}
+
+impl FakeHost {
+    /// An empty node.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the step after `steps` further ones fail, once, without effect.
+    pub fn fail_after(&self, steps: usize) {
+        self.node().fail_after = Some(steps);
+    }
+
+    /// Changes a container behind the service's back, and tells those who watch it.
+    pub fn change(&self, ct: CtId, change: impl FnOnce(&mut Model)) {
+        let mut node = self.node();
+        change(node.models.entry(ct).or_default());
+        node.tell(ct);
+    }
+
+    /// Ends a container from inside, as reboot(2) or init's death do.
+    pub fn end(&self, ct: CtId, cause: Cause, ended: Ended) {
+        self.change(ct, |model| model.end(cause, ended));
+    }
+
+    /// The steps done so far, as they are logged.
+    pub fn done(&self) -> Vec<(CtId, String)> {
+        self.node().done.clone()
+    }
+}
+
+impl Node {
+    fn tell(&mut self, ct: CtId) {
+        let lives = self.models.get(&ct).is_some_and(|m| m.state.monitor.is_some());
+        self.followers.retain_mut(|(whose, stream)| {
+            *whose != ct
+                || (lives && stream.write_all(&Frame::new(Tag::Answer, b"{}").encode()).is_ok())
+        });
+    }
+}
+
+impl Host for FakeHost {
+    fn observe(&self, ct: CtId) -> Result<Observed, Error> {
+        Ok(self.node().models.get(&ct).cloned().unwrap_or_default().state)
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
+        let mut node = self.node();
+        match node.fail_after {
+            Some(0) => {
+                node.fail_after = None;
+                return Err(Error::Injected { ct, step: step.to_string() });
+            }
+            Some(n) => node.fail_after = Some(n - 1),
+            None => {}
+        }
+        node.models.entry(ct).or_default().apply(step);
+        node.done.push((ct, step.to_string()));
+        node.tell(ct);
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<CtId>, Error> {
+        let node = self.node();
+        let there = |m: &Model| m.state.monitor.is_some() || m.state.last.is_some();
+        Ok(node.models.iter().filter(|(_, m)| there(m)).map(|(ct, _)| *ct).collect())
+    }
+
+    fn follow(&self, ct: CtId) -> Result<UnixStream, Error> {
+        let mut node = self.node();
+        if node.models.get(&ct).is_none_or(|m| m.state.monitor.is_none()) {
+            return Err(Error::Gone { ct });
+        }
+        let (near, far) = pair(ct)?;
+        node.followers.push((ct, far));
+        Ok(near)
+    }
+
+    /// A console that has printed a greeting and echoes.
+    fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
+        if self.observe(ct)?.monitor.is_none() {
+            return Err(Error::Gone { ct });
+        }
+        let (near, mut far) = pair(ct)?;
+        std::thread::spawn(move || {
+            // The peer may leave at any time, which ends the thread.
+            far.write_all(&Frame::new(Tag::Output, b"booted\r\n".to_vec()).encode()).ok();
+            if !scrollback_only {
+                echo(far, false);
+            }
+        });
+        Ok(near)
+    }
+
+    /// Knows `true`, `false`, `exit N`, `env`, `cat`, and no other command.
+    fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
+        let (near, mut far) = pair(ct)?;
+        let words: Vec<&str> = command.argv.iter().map(String::as_str).collect();
+        let code = match words.as_slice() {
+            ["true"] | ["env"] => Some(0),
+            ["false"] => Some(1),
+            ["exit", n] => n.parse().ok(),
+            ["cat"] | [] => None,
+            [name, ..] => {
+                let failure = Failure {
+                    step: format!("execute {name}"),
+                    message: "No such file or directory (os error 2)".to_owned(),
+                    errno: libc_enoent(),
+                };
+                far.write_all(&Frame::json(Tag::Failed, &failure).encode()).ok();
+                return Ok(near);
+            }
+        };
+        let output = match words.as_slice() {
+            ["env"] => command.env.iter().map(|(k, v)| format!("{k}={v}\n")).collect(),
+            _ => String::new(),
+        };
+        std::thread::spawn(move || {
+            // As above.
+            far.write_all(&Frame::new(Tag::Started, []).encode()).ok();
+            match code {
+                Some(code) => {
+                    far.write_all(&Frame::new(Tag::Output, output.into_bytes()).encode()).ok();
+                    far.write_all(&Frame::json(Tag::Ended, &Ended::Code(code)).encode()).ok();
+                }
+                None => echo(far, true),
+            }
+        });
+        Ok(near)
+    }
+}
+
+const fn libc_enoent() -> i32 {
+    rustix::io::Errno::NOENT.raw_os_error()
+}
+
+fn pair(ct: CtId) -> Result<(UnixStream, UnixStream), Error> {
+    use crate::error::About;
+    use ves_host::Attempt;
+    UnixStream::pair().attempt(|| "make a socket".to_owned()).about(ct, "begin a session")
+}
+
+/// Sends input back as output until it ends, or until a signal.
+fn echo(mut stream: UnixStream, ends: bool) {
+    let mut decoder = Decoder::default();
+    let mut piece = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut piece) {
+        decoder.push(piece.get(..n).unwrap_or_default());
+        while let Ok(Some(frame)) = decoder.next_frame() {
+            let answer = match frame.tag {
+                Tag::Input => Frame::new(Tag::Output, frame.payload),
+                Tag::InputEnd if ends => Frame::json(Tag::Ended, &Ended::Code(0)),
+                Tag::Signal if ends => {
+                    let signal = frame.payload.first().copied().unwrap_or_default();
+                    Frame::json(Tag::Ended, &Ended::Signal(signal.into()))
+                }
+                _ => continue,
+            };
+            if stream.write_all(&answer.encode()).is_err() || answer.tag == Tag::Ended {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! What to do so that a container is in the wanted phase. Pure.
+//!
+//! ```text
+//!            SpawnMonitor           Release             Freeze
+//!   ABSENT ───────────────▶ CREATED ───────▶ RUNNING ───────────▶ FROZEN
+//!      ▲                       │                │ ▲      Thaw        │
+//!      │ Cleanup, Forget       │ Kill           │ └──────────────────┘
+//!      └───────────────────────┴────────────────┘ AskInit, AwaitEnd, Kill
+//! ```
+//!
+//! A running container counts as created: who asks for CREATED wants its namespaces to exist.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use ves_host::init::report::{Cause, Ended, InitKind};
+use ves_types::{Hostname, IdSlot};
+
+/// What a container's processes should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Its range of ids.
+    pub slot: IdSlot,
+    /// Its host name.
+    pub hostname: Hostname,
+    /// Its init and arguments; none: the default.
+    pub init: Vec<String>,
+    /// Name servers for its resolv.conf; none: left alone.
+    pub nameservers: Vec<IpAddr>,
+    /// Search domains.
+    pub search: Vec<Hostname>,
+    /// Most pseudo-terminals.
+    pub max_ptys: Option<u32>,
+    /// Size of /dev/shm and /run.
+    pub shm_bytes: Option<u64>,
+}
+
+/// The phase that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing of it, after asking init and this many milliseconds of patience; 0: without asking.
+    Absent {
+        /// How long init may take.
+        grace_ms: u32,
+    },
+    /// At least created.
+    Created,
+    /// Running.
+    Running,
+    /// Frozen.
+    Frozen,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// The phase.
+    pub goal: Goal,
+    /// How it should be made, needed where it may have to be made.
+    pub spec: Option<Spec>,
+}
+
+/// A live monitor and its init.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitor {
+    /// Whether init executes.
+    pub running: bool,
+    /// Init's process id on the node.
+    pub init_pid: u32,
+    /// When it executed.
+    pub started_unix_ms: i64,
+    /// Whether it says that it booted.
+    pub booted: bool,
+    /// What it is.
+    pub kind: InitKind,
+    /// How it was made; `None` where that cannot be understood, by another version say.
+    pub spec: Option<Spec>,
+    /// The number of this run.
+    pub incarnation: u64,
+}
+
+/// How a container last ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The number of the run.
+    pub incarnation: u64,
+    /// Why.
+    pub cause: Cause,
+    /// How init ended.
+    pub ended: Ended,
+    /// When init had executed.
+    pub started_unix_ms: i64,
+}
+
+/// What there is of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Its monitor.
+    pub monitor: Option<Monitor>,
+    /// Whether its processes are frozen.
+    pub frozen: bool,
+    /// Whether something is left of a run that is over or was never begun.
+    pub leftovers: bool,
+    /// How it last ended, where that was not forgotten.
+    pub last: Option<End>,
+    /// Whether its volume is mounted.
+    pub mounted: bool,
+    /// Whether its control groups exist.
+    pub grouped: bool,
+}
+
+/// One thing to do. Each may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Start the monitor, which makes the namespaces and a process that waits to be init.
+    SpawnMonitor(Box<Spec>),
+    /// Let the process become init.
+    Release,
+    /// Ask init to stop, in its own language.
+    AskInit(InitKind),
+    /// Wait until it ended, but not longer than this.
+    AwaitEnd {
+        /// How long.
+        ms: u32,
+    },
+    /// Kill whatever still lives.
+    Kill,
+    /// Freeze all processes.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+    /// Take away what is left of a run.
+    Cleanup,
+    /// Forget how it last ended.
+    Forget,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SpawnMonitor(spec) => write!(f, "make namespaces in id slot {}", spec.slot.get()),
+            Self::Release => write!(f, "let init go"),
+            Self::AskInit(kind) => write!(f, "ask init ({kind:?}) to stop"),
+            Self::AwaitEnd { ms } => write!(f, "wait for the end, at most {ms} ms"),
+            Self::Kill => write!(f, "kill what still lives"),
+            Self::Freeze => write!(f, "freeze"),
+            Self::Thaw => write!(f, "thaw"),
+            Self::Cleanup => write!(f, "take away what is left"),
+            Self::Forget => write!(f, "forget the last end"),
+        }
+    }
+}
+
+/// Why nothing can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The volume is not mounted.
+    #[error("its volume is not mounted; mount it first")]
+    NotMounted,
+    /// There are no control groups.
+    #[error("its control groups do not exist; set its limits first")]
+    NotGrouped,
+    /// It is not running.
+    #[error("it is not running; start it first")]
+    NotRunning,
+    /// The specification is missing.
+    #[error("the request lacks its specification")]
+    NoSpec,
+}
+
+/// The steps to the goal; none where it is reached.
+///
+/// # Errors
+/// [`Refusal`] where something else must change first.
+pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    let mut steps = Vec::new();
+    let spec = || desired.spec.clone().ok_or(Refusal::NoSpec);
+    match (desired.goal, &observed.monitor) {
+        (Goal::Absent { grace_ms }, Some(monitor)) => {
+            end(&mut steps, observed, grace_ms, Some(monitor));
+            steps.push(Step::Forget);
+        }
+        (Goal::Absent { .. }, None) => {
+            if observed.leftovers {
+                steps.push(Step::Cleanup);
+            }
+            if observed.leftovers || observed.last.is_some() {
+                steps.push(Step::Forget);
+            }
+        }
+        (Goal::Created, Some(monitor)) => {
+            let wanted = spec()?;
+            if !monitor.running && monitor.spec.as_ref() != Some(&wanted) {
+                able(observed)?;
+                end(&mut steps, observed, 0, None);
+                steps.push(Step::SpawnMonitor(Box::new(wanted)));
+            }
+        }
+        (Goal::Running, Some(monitor)) => {
+            if observed.frozen {
+                steps.push(Step::Thaw);
+            }
+            if !monitor.running {
+                steps.push(Step::Release);
+            }
+        }
+        (Goal::Created | Goal::Running, None) => {
+            let wanted = spec()?;
+            able(observed)?;
+            if observed.frozen {
+                // A frozen group would freeze the new process before it is anything.
+                steps.push(Step::Thaw);
+            }
+            if observed.leftovers {
+                steps.push(Step::Cleanup);
+            }
+            steps.push(Step::SpawnMonitor(Box::new(wanted)));
+            if desired.goal == Goal::Running {
+                steps.push(Step::Release);
+            }
+        }
+        (Goal::Frozen, Some(monitor)) if monitor.running => {
+            if !observed.frozen {
+                steps.push(Step::Freeze);
+            }
+        }
+        (Goal::Frozen, _) => return Err(Refusal::NotRunning),
+    }
+    Ok(steps)
+}
+
+fn able(observed: &Observed) -> Result<(), Refusal> {
+    if !observed.mounted {
+        return Err(Refusal::NotMounted);
+    }
+    if !observed.grouped {
+        return Err(Refusal::NotGrouped);
+    }
+    Ok(())
+}
+
+/// Ends a run.
+fn end(steps: &mut Vec<Step>, observed: &Observed, grace_ms: u32, ask: Option<&Monitor>) {
+    if observed.frozen {
+        // Frozen processes neither answer nor, in version 1, die.
+        steps.push(Step::Thaw);
+    }
+    if let Some(monitor) = ask.filter(|m| m.running && grace_ms > 0) {
+        steps.push(Step::AskInit(monitor.kind));
+        steps.push(Step::AwaitEnd { ms: grace_ms });
+    }
+    steps.push(Step::Kill);
+    steps.push(Step::Cleanup);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Model;
+
+    fn spec(slot: u32) -> Spec {
+        Spec {
+            slot: slot.try_into().expect("a slot"),
+            hostname: "web".parse().expect("a name"),
+            init: vec![],
+            nameservers: vec![],
+            search: vec![],
+            max_ptys: None,
+            shm_bytes: None,
+        }
+    }
+
+    fn bools() -> [bool; 2] {
+        [false, true]
+    }
+
+    /// Every state that can be observed, of those that differ for the planner.
+    fn states() -> Vec<Observed> {
+        let monitor = |running, slot: u32| Monitor {
+            running,
+            init_pid: 7,
+            started_unix_ms: i64::from(running),
+            booted: false,
+            kind: InitKind::Systemd,
+            spec: (slot > 0).then(|| spec(slot)),
+            incarnation: 3,
+        };
+        let monitors = [
+            None,
+            Some(monitor(false, 20)),
+            Some(monitor(false, 21)),
+            Some(monitor(false, 0)),
+            Some(monitor(true, 20)),
+            Some(monitor(true, 21)),
+        ];
+        let end = End {
+            incarnation: 2,
+            cause: Cause::Halted,
+            ended: Ended::Signal(2),
+            started_unix_ms: 5,
+        };
+        let mut all = Vec::new();
+        for monitor in &monitors {
+            for frozen in bools() {
+                for leftovers in bools() {
+                    for last in [None, Some(end)] {
+                        for mounted in bools() {
+                            for grouped in bools() {
+                                if monitor.is_some() && leftovers {
+                                    continue;
+                                }
+                                let monitor = monitor.clone();
+                                all.push(Observed {
+                                    monitor,
+                                    frozen,
+                                    leftovers,
+                                    last,
+                                    mounted,
+                                    grouped,
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    fn goals() -> Vec<Desired> {
+        let goals = [
+            Goal::Absent { grace_ms: 0 },
+            Goal::Absent { grace_ms: 100 },
+            Goal::Created,
+            Goal::Running,
+            Goal::Frozen,
+        ];
+        let all = goals
+            .iter()
+            .flat_map(|&goal| [None, Some(spec(20))].map(|spec| Desired { goal, spec }));
+        all.collect()
+    }
+
+    /// Written without the planner.
+    fn reached(desired: &Desired, state: &Observed) -> bool {
+        let monitor = state.monitor.as_ref();
+        match desired.goal {
+            Goal::Absent { .. } => monitor.is_none() && !state.leftovers && state.last.is_none(),
+            Goal::Created => {
+                monitor.is_some_and(|m| m.running || m.spec == desired.spec) && !state.leftovers
+            }
+            Goal::Running => monitor.is_some_and(|m| m.running) && !state.frozen,
+            Goal::Frozen => monitor.is_some_and(|m| m.running) && state.frozen,
+        }
+    }
+
+    #[test]
+    fn goal_and_fixed_point() {
+        let mut planned = 0;
+        for state in states() {
+            for desired in goals() {
+                let Ok(steps) = plan(&desired, &state) else { continue };
+                planned += 1;
+                for obedient in bools() {
+                    let mut model = Model { state: state.clone(), obedient };
+                    for step in &steps {
+                        model.apply(step);
+                    }
+                    let after = model.state;
+                    assert!(reached(&desired, &after), "{desired:?} of {state:?}: {after:?}");
+                    assert_eq!(plan(&desired, &after), Ok(vec![]), "{desired:?} of {after:?}");
+                }
+            }
+        }
+        assert!(planned > 300, "{planned}");
+    }
+
+    #[test]
+    fn a_crash_after_any_step_is_made_good() {
+        for state in states() {
+            for desired in goals() {
+                let Ok(steps) = plan(&desired, &state) else { continue };
+                for stop in 0..=steps.len() {
+                    let mut model = Model { state: state.clone(), obedient: false };
+                    for step in &steps[..stop] {
+                        model.apply(step);
+                    }
+                    // Killed in the middle of a step: it was done, and is done again.
+                    if let Some(step) = stop.checked_sub(1).and_then(|i| steps.get(i)) {
+                        model.apply(step);
+                    }
+                    let again = plan(&desired, &model.state).expect("it could before");
+                    for step in &again {
+                        model.apply(step);
+                    }
+                    assert!(reached(&desired, &model.state), "{desired:?} {state:?} {stop}");
+                    assert_eq!(plan(&desired, &model.state), Ok(vec![]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_running_is_ever_hurt_on_the_way_up() {
+        for state in states().into_iter().filter(|s| s.monitor.as_ref().is_some_and(|m| m.running))
+        {
+            for desired in goals() {
+                let steps = plan(&desired, &state).unwrap_or_default();
+                let hurts = |s: &Step| {
+                    matches!(
+                        s,
+                        Step::Kill | Step::AskInit(_) | Step::SpawnMonitor(_) | Step::Cleanup
+                    )
+                };
+                if !matches!(desired.goal, Goal::Absent { .. }) {
+                    assert!(!steps.iter().any(hurts), "{desired:?} {state:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
+        for state in states() {
+            let Some(monitor) = &state.monitor else { continue };
+            let desired = Desired { goal: Goal::Absent { grace_ms: 9 }, spec: None };
+            let steps = plan(&desired, &state).expect("always possible");
+            let at = |what: fn(&Step) -> bool| steps.iter().position(what);
+            let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit(_))));
+            assert_eq!(ask.is_some(), monitor.running);
+            assert!(ask < at(|s| *s == Step::Kill));
+            assert_eq!(thaw, state.frozen.then_some(0));
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_without_volume_and_groups() {
+        for state in states().into_iter().filter(|s| !s.mounted || !s.grouped) {
+            for desired in goals() {
+                let steps = plan(&desired, &state).unwrap_or_default();
+                assert!(!steps.iter().any(|s| matches!(s, Step::SpawnMonitor(_))));
+            }
+        }
+    }
+}
