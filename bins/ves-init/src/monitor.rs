@@ -173,6 +173,7 @@ fn settle(report: &OwnedFd) -> Result<(), HostError> {
     for number in 0..3 {
         namespace::place(&null, number)?;
     }
+    drop(null);
     namespace::close_all(3, &[report.as_fd()])?;
     namespace::hide()?;
     rustix::thread::set_name(c"ves-monitor").attempt(|| "take a name".to_owned())?;

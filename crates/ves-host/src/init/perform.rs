@@ -272,9 +272,23 @@ pub fn limit(limits: &[ProcessLimit]) -> Result<(), HostError> {
             Limited::Processes => Resource::Nproc,
             Limited::Signals => Resource::Sigpending,
         };
-        let value = Rlimit { current: *soft, maximum: *hard };
-        rustix::process::setrlimit(resource, value)
-            .attempt(|| format!("set the limit {what:?} to {soft:?}"))?;
+        let set = |soft, hard| {
+            let value = Rlimit { current: soft, maximum: hard };
+            rustix::process::setrlimit(resource, value)
+        };
+        let done = match set(*soft, *hard) {
+            Err(rustix::io::Errno::PERM) => {
+                // Without CAP_SYS_RESOURCE no limit can be raised; as far as possible will do.
+                let most = rustix::process::getrlimit(resource).maximum;
+                let least = |a: Option<u64>, b: Option<u64>| match (a, b) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+                set(least(*soft, most), least(*hard, most))
+            }
+            done => done,
+        };
+        done.attempt(|| format!("set the limit {what:?} to {soft:?}"))?;
     }
     Ok(())
 }
