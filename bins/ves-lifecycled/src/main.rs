@@ -1,3 +1,7 @@
 //! The lifecycle daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ves_daemon::run(ves_lifecycle::KIND, ves_lifecycle::CAPABILITIES, ves_lifecycle::build)
+}

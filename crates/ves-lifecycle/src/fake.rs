@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{Cause, Ended, Failure, InitKind};
@@ -24,12 +25,14 @@ pub struct Model {
     pub state: Observed,
     /// Whether init stops when it is asked to.
     pub obedient: bool,
+    /// The number of the last run, which is never used again.
+    pub run: u64,
 }
 
 impl Default for Model {
     fn default() -> Self {
         let state = Observed { mounted: true, grouped: true, ..Observed::default() };
-        Self { state, obedient: true }
+        Self { state, obedient: true, run: 0 }
     }
 }
 
@@ -39,7 +42,12 @@ impl Model {
         match step {
             Step::SpawnMonitor(spec) => {
                 if self.state.monitor.is_none() {
-                    let incarnation = self.state.last.map_or(1, |l| l.incarnation + 1);
+                    // As on the real node: the time, and never less than before.
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    let now = u64::try_from(now.as_millis()).unwrap_or_default();
+                    let last = self.state.last.map_or(self.run, |l| l.incarnation);
+                    self.run = now.max(last.max(self.run) + 1);
+                    let incarnation = self.run;
                     self.state.monitor = Some(Monitor {
                         running: false,
                         init_pid: 4242,

@@ -26,10 +26,12 @@
 //! gone, and one without goes on with closed pipes, as under sshd. The same happens when the daemon
 //! is killed; a console attachment just ends.
 //!
-//! Capabilities: see [`CAPABILITIES`]. Modules, in reading order:
+//! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`init_plan`], [`host`],
+//! [`exec`], [`service`], [`session`], [`api`].
 
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod config;
 pub mod error;
 pub mod exec;
@@ -38,3 +40,61 @@ pub mod fake;
 pub mod host;
 pub mod init_plan;
 pub mod plan;
+pub mod service;
+pub mod session;
+
+use std::sync::Arc;
+
+use ves_daemon::{App, BuildError, Cap, FenceStore};
+use ves_types::layout::{Layout, Service as Kind};
+
+/// Which of the daemons this is.
+pub const KIND: Kind = Kind::Lifecycle;
+
+/// What the daemon keeps, for itself and the monitors and helpers it starts: namespaces and mounts
+/// (`SYS_ADMIN`, `SYS_CHROOT`), the container's identities (`SETUID`, `SETGID`, `SETPCAP`), nodes and
+/// owners in /dev (`MKNOD`, `CHOWN`, `FOWNER`), the containers' groups and maps, which belong to
+/// others (`DAC_OVERRIDE`), entering and ending processes of other users (`SYS_PTRACE`, `KILL`), and
+/// limits and memory scores (`SYS_RESOURCE`).
+pub const CAPABILITIES: &[Cap] = &[
+    Cap::CAP_SYS_ADMIN,
+    Cap::CAP_SYS_CHROOT,
+    Cap::CAP_SETUID,
+    Cap::CAP_SETGID,
+    Cap::CAP_SETPCAP,
+    Cap::CAP_MKNOD,
+    Cap::CAP_CHOWN,
+    Cap::CAP_FOWNER,
+    Cap::CAP_DAC_OVERRIDE,
+    Cap::CAP_SYS_PTRACE,
+    Cap::CAP_KILL,
+    Cap::CAP_SYS_RESOURCE,
+];
+
+/// Builds the service on this machine and follows the containers that run.
+///
+/// # Errors
+/// Where the fences cannot be read or `ves-init` is not there.
+pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
+    let ves_init = match &config.ves_init {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("ves-init"),
+    };
+    if !ves_init.is_file() {
+        return Err(format!(
+            "{} is not there; install it beside the daemon, or set service.ves_init",
+            ves_init.display()
+        )
+        .into());
+    }
+    let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
+    let host = Arc::new(exec::NodeHost::new(layout, ves_init));
+    let service = service::Service::new(host, fences, config);
+    service.resume();
+    Ok(App {
+        routes: api::routes(service),
+        policy: api::POLICY,
+        services: api::SERVICES,
+        operators: Vec::new(),
+    })
+}

@@ -1,0 +1,410 @@
+//! The gRPC face: parse, call, render. No decisions.
+
+use std::pin::Pin;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+use ves_daemon::{Policy, Role};
+use ves_host::init::frame::{Frame, Tag};
+use ves_host::init::report::{Cause, Ended};
+use ves_proto::common::{ExitStatus, WindowSize, exit_status};
+use ves_proto::convert::{parse_ct, parse_fence, parse_slot};
+use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
+use ves_proto::{Fault, Reason, lifecycle as pb};
+use ves_types::{CtId, Hostname};
+
+use crate::init_plan::Command;
+use crate::plan::{Desired, Goal, Spec};
+use crate::service::{Container, Phase, Service};
+
+/// Full names of the gRPC services.
+pub const SERVICES: &[&str] = &["ves.lifecycle.v1.LifecycleService"];
+
+const COORDINATOR: &[Role] = &[Role::Coordinator, Role::Root];
+
+/// Who may call what.
+pub const POLICY: Policy = &[
+    ("/ves.lifecycle.v1.LifecycleService/EnsureContainer", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/GetContainer", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/ListContainers", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/WatchContainers", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/Exec", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/Console", COORDINATOR),
+];
+
+/// The most words of an init, name servers and search domains a container has.
+const WORDS_MAX: usize = 64;
+
+/// The routes of a service.
+pub fn routes(service: Service) -> Routes {
+    Routes::new(LifecycleServiceServer::new(Api { service }))
+}
+
+struct Api {
+    service: Service,
+}
+
+fn bad(field: &str, why: impl Into<String>) -> Fault {
+    Fault::new(Reason::BadValue, why).fact("field", field)
+}
+
+fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
+    let pb::ContainerSpec {
+        id_slot,
+        hostname,
+        init,
+        nameservers,
+        search_domains,
+        max_ptys,
+        shm_bytes,
+    } = spec;
+    for (field, len) in [
+        ("spec.init", init.len()),
+        ("spec.nameservers", nameservers.len()),
+        ("spec.search_domains", search_domains.len()),
+    ] {
+        if len > WORDS_MAX {
+            return Err(bad(field, format!("{field} has {len} entries; {WORDS_MAX} are the most")));
+        }
+    }
+    if init.first().is_some_and(|program| !program.starts_with('/')) {
+        return Err(bad("spec.init", "the init must be an absolute path inside the container"));
+    }
+    if init.iter().any(|word| word.contains('\0')) {
+        return Err(bad("spec.init", "no word of the init may contain a zero byte"));
+    }
+    let nameservers = nameservers
+        .iter()
+        .map(|text| {
+            let why = || bad("spec.nameservers", format!("{text:?} is no address of a server"));
+            text.parse().map_err(|_| why())
+        })
+        .collect::<Result<_, _>>()?;
+    let search = search_domains
+        .iter()
+        .map(|text| {
+            text.parse::<Hostname>().map_err(|e| Fault::bad_value("spec.search_domains", &e))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Spec {
+        slot: parse_slot(id_slot)?,
+        hostname: hostname.parse().map_err(|e| Fault::bad_value("spec.hostname", &e))?,
+        init,
+        nameservers,
+        search,
+        max_ptys,
+        shm_bytes,
+    })
+}
+
+fn parse_goal(phase: pb::Phase, grace_ms: u32) -> Result<Goal, Fault> {
+    Ok(match phase {
+        pb::Phase::Absent => Goal::Absent { grace_ms },
+        pb::Phase::Created => Goal::Created,
+        pb::Phase::Running => Goal::Running,
+        pb::Phase::Frozen => Goal::Frozen,
+        pb::Phase::Unspecified => return Err(Fault::missing("phase")),
+    })
+}
+
+fn render_ended(ended: Ended) -> ExitStatus {
+    let how = match ended {
+        Ended::Code(code) => exit_status::How::Code(code),
+        Ended::Signal(signal) => exit_status::How::Signal(signal),
+    };
+    ExitStatus { how: Some(how) }
+}
+
+fn render(container: Container) -> pb::Container {
+    let Container { ct, generation, phase, init_pid, started_unix_ms, end, incarnation, booted } =
+        container;
+    let phase = match phase {
+        Phase::Absent => pb::Phase::Absent,
+        Phase::Created => pb::Phase::Created,
+        Phase::Running => pb::Phase::Running,
+        Phase::Frozen => pb::Phase::Frozen,
+    };
+    let reason = end.map_or(pb::EndReason::Unspecified, |end| match end.cause {
+        Cause::Stopped => pb::EndReason::Stopped,
+        Cause::Killed => pb::EndReason::Killed,
+        Cause::Halted => pb::EndReason::Halted,
+        Cause::Rebooted => pb::EndReason::Rebooted,
+        Cause::Exited => pb::EndReason::Exited,
+    });
+    pb::Container {
+        ct: ct.get(),
+        generation: generation.0,
+        phase: phase.into(),
+        init_pid,
+        started_unix_ms,
+        end: reason.into(),
+        end_status: end.map(|end| render_ended(end.ended)),
+        incarnation,
+        booted,
+    }
+}
+
+/// Rows and columns; a side of 0 is what terminals had before windows.
+fn parse_size(size: WindowSize) -> (u16, u16) {
+    let WindowSize { rows, cols } = size;
+    let side = |n: u32, usual: u16| match u16::try_from(n) {
+        Ok(0) => usual,
+        Ok(n) => n,
+        Err(_) => u16::MAX,
+    };
+    (side(rows, 24), side(cols, 80))
+}
+
+fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
+    let pb::ExecStart { ct, argv, env, tty, bare_env } = start;
+    let ct = parse_ct(ct)?;
+    if argv.iter().any(|word| word.contains('\0')) {
+        return Err(bad("start.argv", "no word of a command may contain a zero byte"));
+    }
+    if argv.first().is_some_and(String::is_empty) {
+        return Err(bad("start.argv", "the name of a command must not be empty"));
+    }
+    let env = env
+        .into_iter()
+        .map(|text| match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
+                Ok((name.to_owned(), value.to_owned()))
+            }
+            _ => Err(bad("start.env", format!("{text:?} is no NAME=VALUE"))),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok((ct, Command { argv, env, terminal: tty.map(parse_size), bare: bare_env }))
+}
+
+fn exec_frame(request: pb::ExecRequest) -> Option<Frame> {
+    use pb::exec_request::Part;
+    Some(match request.part? {
+        // Only the first message may be one.
+        Part::Start(_) => return None,
+        Part::Stdin(bytes) => Frame::new(Tag::Input, bytes),
+        Part::StdinClosed(false) => return None,
+        Part::StdinClosed(true) => Frame::new(Tag::InputEnd, []),
+        Part::Resize(size) => {
+            let (rows, cols) = parse_size(size);
+            Frame::resize(rows, cols)
+        }
+        Part::Signal(signal) => Frame::new(Tag::Signal, [u8::try_from(signal).ok()?]),
+    })
+}
+
+fn exec_answer(frame: Frame) -> Option<pb::ExecResponse> {
+    use pb::exec_response::Part;
+    let part = match frame.tag {
+        Tag::Output => Part::Stdout(frame.payload.into()),
+        Tag::ErrorOutput => Part::Stderr(frame.payload.into()),
+        Tag::Ended => Part::Exit(render_ended(frame.parse()?)),
+        Tag::Request
+        | Tag::Input
+        | Tag::InputEnd
+        | Tag::Resize
+        | Tag::Signal
+        | Tag::Started
+        | Tag::Failed
+        | Tag::Answer => return None,
+    };
+    Some(pb::ExecResponse { part: Some(part) })
+}
+
+fn console_frame(request: pb::ConsoleRequest) -> Option<Frame> {
+    use pb::console_request::Part;
+    Some(match request.part? {
+        Part::Start(_) => return None,
+        Part::Stdin(bytes) => Frame::new(Tag::Input, bytes),
+        Part::Resize(size) => {
+            let (rows, cols) = parse_size(size);
+            Frame::resize(rows, cols)
+        }
+    })
+}
+
+fn console_answer(frame: Frame) -> Option<pb::ConsoleResponse> {
+    (frame.tag == Tag::Output).then_some(pb::ConsoleResponse { output: frame.payload.into() })
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The first message of a session.
+async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
+    requests.message().await?.ok_or_else(|| Fault::missing("start").into())
+}
+
+#[tonic::async_trait]
+impl LifecycleService for Api {
+    type WatchContainersStream = Answers<pb::Container>;
+    type ExecStream = Answers<pb::ExecResponse>;
+    type ConsoleStream = Answers<pb::ConsoleResponse>;
+
+    async fn ensure_container(
+        &self,
+        request: Request<pb::EnsureContainerRequest>,
+    ) -> Result<Response<pb::Container>, Status> {
+        let request = request.into_inner();
+        let phase = request.phase();
+        let pb::EnsureContainerRequest { fence, spec, phase: _, grace_ms } = request;
+        let fence = parse_fence(fence)?;
+        let goal = parse_goal(phase, grace_ms)?;
+        let spec = spec.map(parse_spec).transpose()?;
+        Ok(Response::new(render(self.service.ensure(fence, Desired { goal, spec }).await?)))
+    }
+
+    async fn get_container(
+        &self,
+        request: Request<pb::GetContainerRequest>,
+    ) -> Result<Response<pb::Container>, Status> {
+        let pb::GetContainerRequest { ct } = request.into_inner();
+        Ok(Response::new(render(self.service.get(parse_ct(ct)?).await?)))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<pb::ListContainersRequest>,
+    ) -> Result<Response<pb::ListContainersResponse>, Status> {
+        let pb::ListContainersRequest {} = request.into_inner();
+        let containers = self.service.list().await?.into_iter().map(render).collect();
+        Ok(Response::new(pb::ListContainersResponse { containers }))
+    }
+
+    async fn watch_containers(
+        &self,
+        request: Request<pb::WatchContainersRequest>,
+    ) -> Result<Response<Self::WatchContainersStream>, Status> {
+        use tokio::sync::broadcast::error::RecvError;
+        let pb::WatchContainersRequest {} = request.into_inner();
+        let service = self.service.clone();
+        // Changes first, so that none falls between them and the list.
+        let mut changes = service.changes();
+        let present = service.list().await?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(64);
+        tokio::spawn(async move {
+            let mut batch = present;
+            loop {
+                for container in batch {
+                    if sender.send(Ok(render(container))).await.is_err() {
+                        return;
+                    }
+                }
+                let next = tokio::select! {
+                    // Nothing is received and lost here when the caller goes, for it goes too.
+                    next = changes.recv() => next,
+                    () = sender.closed() => return,
+                };
+                batch = match next {
+                    Ok(container) => vec![container],
+                    // Too slow: everything anew is as good as each change.
+                    Err(RecvError::Lagged(_)) => match service.list().await {
+                        Ok(list) => list,
+                        Err(fault) => {
+                            // The caller sees the end either way.
+                            sender.send(Err(fault.into())).await.ok();
+                            return;
+                        }
+                    },
+                    Err(RecvError::Closed) => return,
+                };
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        use pb::exec_request::Part;
+        let mut requests = request.into_inner();
+        let Some(Part::Start(start)) = first(&mut requests).await?.part else {
+            return Err(Fault::missing("start").into());
+        };
+        let (ct, command) = parse_start(start)?;
+        let started = self.service.exec(ct, command).await?;
+        let part = pb::exec_response::Part::Started(true);
+        let first = pb::ExecResponse { part: Some(part) };
+        let rest = ReceiverStream::new(started.drive(requests, exec_frame, exec_answer));
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(rest))))
+    }
+
+    async fn console(
+        &self,
+        request: Request<Streaming<pb::ConsoleRequest>>,
+    ) -> Result<Response<Self::ConsoleStream>, Status> {
+        use pb::console_request::Part;
+        let mut requests = request.into_inner();
+        let Some(Part::Start(start)) = first(&mut requests).await?.part else {
+            return Err(Fault::missing("start").into());
+        };
+        let pb::ConsoleStart { ct, size, scrollback_only } = start;
+        let ct = parse_ct(ct)?;
+        let started = self.service.console(ct, scrollback_only).await?;
+        // The size comes as if it were the first thing the caller says.
+        let size = size
+            .filter(|_| !scrollback_only)
+            .map(|size| Ok(pb::ConsoleRequest { part: Some(Part::Resize(size)) }));
+        let requests = tokio_stream::iter(size).chain(requests);
+        let answers = started.drive(requests, console_frame, console_answer);
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rpc_has_its_row() {
+        ves_daemon::check_policy(SERVICES, POLICY).expect("policy and descriptors agree");
+    }
+
+    fn spec() -> pb::ContainerSpec {
+        pb::ContainerSpec { id_slot: 20, hostname: "web".to_owned(), ..Default::default() }
+    }
+
+    #[test]
+    fn bad_values_name_their_field() {
+        let field = |s: pb::ContainerSpec| parse_spec(s).map_err(|f| f.facts["field"].clone());
+        assert!(field(spec()).is_ok());
+        let words = |w: &[&str]| w.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (bad, name) in [
+            (pb::ContainerSpec { id_slot: 3, ..spec() }, "id_slot"),
+            (pb::ContainerSpec { hostname: "a_b".to_owned(), ..spec() }, "spec.hostname"),
+            (pb::ContainerSpec { init: words(&["init"]), ..spec() }, "spec.init"),
+            (pb::ContainerSpec { init: words(&["/a", "b\0"]), ..spec() }, "spec.init"),
+            (pb::ContainerSpec { nameservers: words(&["x"]), ..spec() }, "spec.nameservers"),
+            (
+                pb::ContainerSpec { search_domains: words(&["a b\nevil"]), ..spec() },
+                "spec.search_domains",
+            ),
+            (pb::ContainerSpec { init: vec!["/a".to_owned(); 65], ..spec() }, "spec.init"),
+        ] {
+            assert_eq!(field(bad), Err(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn bad_commands_name_their_field() {
+        let field = |start: pb::ExecStart| parse_start(start).map_err(|f| f.facts["field"].clone());
+        let start = |argv: &[&str], env: &[&str]| pb::ExecStart {
+            ct: 9,
+            argv: argv.iter().map(ToString::to_string).collect(),
+            env: env.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        assert!(field(start(&["ls", "-l"], &["A=", "B=c=d"])).is_ok());
+        assert!(field(start(&[], &[])).is_ok());
+        assert_eq!(field(start(&[""], &[])), Err("start.argv".to_owned()));
+        assert_eq!(field(start(&["a\0"], &[])), Err("start.argv".to_owned()));
+        assert_eq!(field(start(&["a"], &["=x"])), Err("start.env".to_owned()));
+        assert_eq!(field(start(&["a"], &["novalue"])), Err("start.env".to_owned()));
+    }
+
+    #[test]
+    fn sizes_are_usable() {
+        assert_eq!(parse_size(WindowSize { rows: 0, cols: 100_000 }), (24, u16::MAX));
+    }
+}

@@ -1,0 +1,325 @@
+//! The shell around the planner: lock, fence, observe, plan, apply each step, observe again; and
+//! telling watchers of changes.
+//!
+//! [`Service`]'s async methods end at once in the blocking pool, so a caller that hangs up cannot cut
+//! a plan in half. Watchers are woken by monitors, never by a clock. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use ves_daemon::{FenceStore, Locks, blocking};
+use ves_host::init::report::Ended;
+use ves_proto::convert::Fence;
+use ves_proto::{Fault, Reason};
+use ves_types::{CtId, Generation};
+
+use crate::config::Config;
+use crate::error::{Error, refused};
+use crate::host::Host;
+use crate::init_plan::Command;
+use crate::plan::{Desired, End, Goal, Observed, Step, plan};
+use crate::session::{self, Started};
+
+/// How many changes a watcher may be behind before it is told everything anew.
+const CHANGES: usize = 1024;
+
+/// How far a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has no processes.
+    Absent,
+    /// Its first process waits.
+    Created,
+    /// Init runs.
+    Running,
+    /// Its processes are frozen.
+    Frozen,
+}
+
+/// A container as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Which.
+    pub ct: CtId,
+    /// The last accepted generation.
+    pub generation: Generation,
+    /// How far it is.
+    pub phase: Phase,
+    /// Init's process id on the node.
+    pub init_pid: Option<u32>,
+    /// When init executed; of the last run where there is none.
+    pub started_unix_ms: i64,
+    /// How it last ended.
+    pub end: Option<End>,
+    /// Grows with each end.
+    pub incarnation: u64,
+    /// Whether init says that it booted.
+    pub booted: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<dyn Host>,
+    locks: Locks,
+    fences: FenceStore,
+    config: Config,
+    changes: broadcast::Sender<Container>,
+    /// What watchers were last told.
+    told: Mutex<BTreeMap<CtId, Container>>,
+    /// How containers ended whose records are forgotten on the node.
+    ends: Mutex<BTreeMap<CtId, End>>,
+    /// What the incarnation of a container is at least: all ends before this service are older.
+    floor: u64,
+    sessions: Arc<Semaphore>,
+}
+
+/// The lifecycle service. Clones are the same service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Service {
+    /// A service on a node.
+    pub fn new(host: Arc<dyn Host>, fences: FenceStore, config: Config) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let inner = Inner {
+            host,
+            locks: Locks::default(),
+            fences,
+            changes: broadcast::Sender::new(CHANGES),
+            told: Mutex::default(),
+            ends: Mutex::default(),
+            floor: u64::try_from(now).unwrap_or_default(),
+            sessions: Arc::new(Semaphore::new(config.max_sessions)),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Follows the containers that run already. Call it inside the runtime.
+    pub fn resume(&self) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let own = this.clone();
+            let list = blocking(move || Ok(own.inner.host.list()?)).await;
+            match list {
+                Ok(list) => list.into_iter().for_each(|ct| this.follow(ct)),
+                Err(fault) => tracing::warn!("list the containers that run: {fault}"),
+            }
+        });
+    }
+
+    /// Makes a container be in a phase.
+    ///
+    /// # Errors
+    /// A fault.
+    pub async fn ensure(&self, fence: Fence, desired: Desired) -> Result<Container, Fault> {
+        let this = self.clone();
+        blocking(move || this.ensure_now(&fence, &desired)).await
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// A fault.
+    pub async fn get(&self, ct: CtId) -> Result<Container, Fault> {
+        let this = self.clone();
+        blocking(move || Ok(this.inner.look(ct)?)).await
+    }
+
+    /// All containers that have processes or left a last end.
+    ///
+    /// # Errors
+    /// A fault.
+    pub async fn list(&self) -> Result<Vec<Container>, Fault> {
+        let this = self.clone();
+        blocking(move || {
+            let mut all = Vec::new();
+            for ct in this.inner.host.list()? {
+                let container = this.inner.look(ct)?;
+                if container.phase != Phase::Absent || container.end.is_some() {
+                    all.push(container);
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Changes from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Container> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Starts a command inside and waits until it executes.
+    ///
+    /// # Errors
+    /// `NOT_RUNNING`, `COMMAND_UNKNOWN`, `TOO_MANY`, or another fault.
+    pub async fn exec(&self, ct: CtId, command: Command) -> Result<Started, Fault> {
+        let permit = self.permit()?;
+        let this = self.clone();
+        let stream = blocking(move || {
+            session::admit(ct, &this.inner.host.observe(ct)?)?;
+            Ok(this.inner.host.exec(ct, &command)?)
+        })
+        .await?;
+        Started::command(ct, stream, permit).await
+    }
+
+    /// Attaches to the console.
+    ///
+    /// # Errors
+    /// `NOT_RUNNING`, `TOO_MANY`, or another fault.
+    pub async fn console(&self, ct: CtId, scrollback_only: bool) -> Result<Started, Fault> {
+        let permit = self.permit()?;
+        let this = self.clone();
+        let stream = blocking(move || match this.inner.host.console(ct, scrollback_only) {
+            Err(Error::Gone { .. }) => Err(session::not_running(ct)),
+            other => Ok(other?),
+        })
+        .await?;
+        Started::console(ct, stream, permit)
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        Arc::clone(&self.inner.sessions).try_acquire_owned().map_err(|_| {
+            let most = self.inner.config.max_sessions;
+            let message = format!("there are {most} sessions already; end one first");
+            Fault::new(Reason::TooMany, message).fact("limit", most)
+        })
+    }
+
+    fn ensure_now(&self, fence: &Fence, desired: &Desired) -> Result<Container, Fault> {
+        let inner = &self.inner;
+        let ct = fence.ct;
+        let _held = inner.locks.hold(ct, "EnsureContainer")?;
+        inner.fences.admit(fence)?;
+        let before = inner.host.observe(ct)?;
+        let steps = plan(desired, &before).map_err(|r| refused(ct, r))?;
+        inner.fences.accept(fence)?;
+        let done = self.perform(ct, &steps);
+        let container = inner.look(ct);
+        if let Ok(container) = &container {
+            inner.tell(container.clone());
+        }
+        done?;
+        let container = container?;
+        if desired.goal == Goal::Running && container.phase == Phase::Absent {
+            return Err(exited(ct, container.end.map(|end| end.ended)));
+        }
+        Ok(container)
+    }
+
+    fn perform(&self, ct: CtId, steps: &[Step]) -> Result<(), Error> {
+        let inner = &self.inner;
+        for step in steps {
+            let _span = tracing::info_span!("step", %ct, %step).entered();
+            if *step == Step::Forget
+                && let Some(end) = inner.host.observe(ct)?.last
+            {
+                guard(&inner.ends).insert(ct, end);
+            }
+            inner.host.apply(ct, step)?;
+            tracing::debug!("done");
+            match step {
+                Step::SpawnMonitor(_) => self.follow(ct),
+                Step::Release if inner.config.settle_ms > 0 => {
+                    inner.host.apply(ct, &Step::AwaitEnd { ms: inner.config.settle_ms })?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells watchers of each change of a container's monitor, until that ends.
+    fn follow(&self, ct: CtId) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let own = this.clone();
+            // Where there is no monitor there is nothing to follow.
+            let stream = blocking(move || Ok(own.inner.host.follow(ct)?)).await;
+            if let Ok(stream) = stream.and_then(session::to_async) {
+                let mut stream = stream;
+                let mut piece = [0; 4096];
+                while let Ok(1..) = stream.read(&mut piece).await {
+                    this.refresh(ct).await;
+                }
+            }
+            this.refresh(ct).await;
+        });
+    }
+
+    async fn refresh(&self, ct: CtId) {
+        let this = self.clone();
+        let looked = blocking(move || {
+            let container = this.inner.look(ct)?;
+            this.inner.tell(container);
+            Ok(())
+        })
+        .await;
+        if let Err(fault) = looked {
+            tracing::warn!(%ct, "look at a container that changed: {fault}");
+        }
+    }
+}
+
+/// The fault of a container whose init ended at once.
+fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
+    let status = match ended {
+        Some(Ended::Code(code)) => format!("status {code}"),
+        Some(Ended::Signal(signal)) => format!("signal {signal}"),
+        None => "an unknown status".to_owned(),
+    };
+    let message = format!(
+        "container {ct}: init ended at once with {status}; read its console for the reason"
+    );
+    Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
+}
+
+impl Inner {
+    fn look(&self, ct: CtId) -> Result<Container, Error> {
+        let Observed { monitor, frozen, last, .. } = self.host.observe(ct)?;
+        let end = last.or_else(|| guard(&self.ends).get(&ct).copied());
+        // A run's number is its end's; while it runs the container is at the end before.
+        let incarnation = match &monitor {
+            Some(monitor) => monitor.incarnation.saturating_sub(1),
+            None => end.map_or(self.floor, |end| end.incarnation),
+        };
+        let phase = match &monitor {
+            None => Phase::Absent,
+            Some(_) if frozen => Phase::Frozen,
+            Some(monitor) if monitor.running => Phase::Running,
+            Some(_) => Phase::Created,
+        };
+        let started = monitor.as_ref().map(|m| m.started_unix_ms);
+        Ok(Container {
+            ct,
+            generation: self.fences.accepted(ct).map_or(Generation(0), |(g, _)| g),
+            phase,
+            init_pid: monitor.as_ref().map(|m| m.init_pid),
+            started_unix_ms: started.or(end.map(|e| e.started_unix_ms)).unwrap_or_default(),
+            end,
+            incarnation,
+            booted: monitor.is_some_and(|m| m.booted),
+        })
+    }
+
+    /// Tells watchers what they have not heard yet.
+    fn tell(&self, container: Container) {
+        let mut told = guard(&self.told);
+        if told.get(&container.ct) != Some(&container) {
+            told.insert(container.ct, container.clone());
+            // Nobody watching is no failure.
+            self.changes.send(container).ok();
+        }
+    }
+}
