@@ -39,13 +39,13 @@ impl Source {
         Ok(Self::Archive(Box::new(file)))
     }
 
-    /// Sends all of it, then ends the stream. Where it cannot be read, that is told on the channel
-    /// this answers with, and the stream stays open until nobody receives: half an archive must not
+    /// Sends all of it, then ends the stream. Where it cannot be read, that is told by the
+    /// future this answers with, and the stream stays open until nobody receives: half an archive must not
     /// look like a whole one.
     pub(crate) fn send(
         self,
         requests: mpsc::Sender<ImportTemplateRequest>,
-    ) -> oneshot::Receiver<std::io::Error> {
+    ) -> impl Future<Output = std::io::Error> {
         let (broken, breaks) = oneshot::channel();
         let open = requests.clone();
         std::thread::spawn(move || {
@@ -60,7 +60,12 @@ impl Source {
                 }
             }
         });
-        breaks
+        async {
+            match breaks.await {
+                Ok(error) => error,
+                Err(_) => std::future::pending().await,
+            }
+        }
     }
 
     fn write(self, to: &mut Pieces) -> std::io::Result<()> {

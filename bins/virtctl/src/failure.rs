@@ -82,7 +82,7 @@ pub(crate) fn render(fault: &Fault) -> Value {
         ("code", Value::Int(i64::from(fault.code() as i32))),
         ("message", Value::text(message)),
         ("facts", Value::Map(facts.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())),
-        ("retry_after_ms", retry_after.map_or(Value::Null, |d| Value::millis(d))),
+        ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
         ("exit_status", Value::Num(u64::from(exit::status(fault.reason)))),
     ])
 }

@@ -151,6 +151,7 @@ fn left(id: &str, status: u8) -> Failure {
 /// Where progress is shown.
 pub(crate) struct Display {
     output: Output,
+    terminal: bool,
     bar: Option<ProgressBar>,
     last: String,
 }
@@ -159,13 +160,7 @@ impl Display {
     /// A bar on a terminal, else lines; nothing where that is not wanted.
     pub(crate) fn new(output: Output) -> Self {
         let terminal = std::io::stderr().is_terminal() && output.format == Format::Table;
-        let bar = (terminal && !output.quiet).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
-            bar
-        });
-        Self { output, bar, last: String::new() }
+        Self { output, terminal: terminal && !output.quiet, bar: None, last: String::new() }
     }
 
     /// Shows how far it is.
@@ -180,6 +175,14 @@ impl Display {
     /// Shows how far something is.
     pub(crate) fn progress(&mut self, progress: &Progress) {
         let Progress { what, done, total } = progress;
+        // Only now: what is done at once needs no bar.
+        if self.terminal && self.bar.is_none() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+            bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.enable_steady_tick(Duration::from_millis(100));
+            self.bar = Some(bar);
+        }
         match &self.bar {
             Some(bar) => {
                 if *total > 0 {

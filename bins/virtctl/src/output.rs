@@ -54,7 +54,7 @@ pub(crate) enum Value {
     Bytes(u64),
     /// A moment, in milliseconds since 1970.
     Time(i64),
-    /// A duration in milliseconds.
+    /// A duration in milliseconds; programs read it in seconds.
     Millis(u64),
     /// A number in tenths.
     Tenths(u64),
@@ -122,7 +122,8 @@ impl Value {
             Self::Null => String::new(),
             Self::Bool(true) => "yes".into(),
             Self::Bool(false) => "no".into(),
-            Self::Num(n) | Self::Bytes(n) | Self::Millis(n) => n.to_string(),
+            Self::Num(n) | Self::Bytes(n) => n.to_string(),
+            Self::Millis(n) => format!("{}.{:03}", n / 1000, n % 1000),
             Self::Int(n) => n.to_string(),
             Self::Tenths(n) => format!("{}.{}", n / 10, n % 10),
             Self::Time(ms) => rfc3339(*ms),
@@ -179,10 +180,12 @@ impl Serialize for Value {
         match self {
             Self::Null => s.serialize_none(),
             Self::Bool(b) => s.serialize_bool(*b),
-            Self::Num(n) | Self::Bytes(n) | Self::Millis(n) => s.serialize_u64(*n),
+            Self::Num(n) | Self::Bytes(n) => s.serialize_u64(*n),
             Self::Int(n) => s.serialize_i64(*n),
-            // As written it has one decimal, which a double keeps.
-            Self::Tenths(_) => s.serialize_f64(self.plain().parse().unwrap_or_default()),
+            // As written they have one and three decimals, which a double keeps.
+            Self::Tenths(_) | Self::Millis(_) => {
+                s.serialize_f64(self.plain().parse().unwrap_or_default())
+            }
             Self::Time(ms) => s.serialize_str(&rfc3339(*ms)),
             Self::Text(text) => s.serialize_str(text),
             Self::List(items) => s.collect_seq(items),
@@ -254,14 +257,14 @@ impl Output {
     /// and YAML have all.
     pub(crate) fn list<T>(
         self,
-        columns: Vec<Column<T>>,
+        columns: &[Column<T>],
         usual: &[&str],
         selection: &Selection,
         rows: &[T],
     ) -> Outcome {
         let mut rows: Vec<&T> = rows.iter().collect();
         if let Some((name, backwards)) = &selection.sort {
-            let column = find(&columns, name)?;
+            let column = find(columns, name)?;
             rows.sort_by_cached_key(|row| {
                 let value = (column.get)(row);
                 (value.number(), value.plain())
@@ -272,11 +275,11 @@ impl Output {
         }
         let all = matches!(self.format, Format::Json | Format::Yaml);
         let chosen: Vec<&Column<T>> = if !selection.fields.is_empty() {
-            selection.fields.iter().map(|f| find(&columns, f)).collect::<Result<_, _>>()?
+            selection.fields.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
         } else if all {
             columns.iter().collect()
         } else {
-            usual.iter().map(|f| find(&columns, f)).collect::<Result<_, _>>()?
+            usual.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
         };
         match self.format {
             Format::Json | Format::Yaml => {

@@ -67,7 +67,7 @@ pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -
     requests.try_send(first).ok(); // the queue is empty and `rest` is here
     let mut client = coordinator.containers();
     let mut answers = coordinator.ask_once(client.exec(ReceiverStream::new(rest))).await?;
-    let mut signals = Signals::listen(requests.clone(), tty)?;
+    let mut signals = Signals::listen(&requests, tty)?;
     let mut reading = Some((input, requests));
     let mut raw = None;
     loop {
@@ -260,7 +260,7 @@ impl Signals {
     /// Hands on INT, TERM, QUIT and HUP, and the terminal's size. On a terminal, TERM and HUP are
     /// for us; without one, a second TERM or HUP and a third INT or QUIT are, so that one can leave
     /// a command that does not care.
-    fn listen(requests: mpsc::Sender<ExecRequest>, tty: bool) -> Result<Self, Failure> {
+    fn listen(requests: &mpsc::Sender<ExecRequest>, tty: bool) -> Result<Self, Failure> {
         let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
         let (leave, left) = mpsc::channel(1);
         if tty {

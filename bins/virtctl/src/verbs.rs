@@ -239,7 +239,7 @@ impl Context {
                     }
                 }
                 let usual = ["id", "kind", "ctid", "state", "started", "took", "problem"];
-                output.list(operation::columns(), &usual, &list.selection(fields), &operations)
+                output.list(&operation::columns(), &usual, &list.selection(fields), &operations)
             }
             OperationVerb::Show { id } => {
                 let operation = get(&id).await?;

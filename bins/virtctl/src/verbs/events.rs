@@ -92,7 +92,7 @@ impl Printer {
                 let fields = columns.iter().map(|c| c.name.clone()).collect();
                 let no_header = !std::mem::take(&mut self.header);
                 let selection = Selection { fields, no_header, sort: None };
-                self.output.list(columns, &[], &selection, std::slice::from_ref(event))
+                self.output.list(&columns, &[], &selection, std::slice::from_ref(event))
             }
             Format::Table => {
                 if std::mem::take(&mut self.header) {

@@ -70,7 +70,7 @@ impl Context {
             // Accounting is only shown where it was asked for by name.
             columns.retain(|c| !accounted(&c.name));
         }
-        output.list(columns, &usual, &selection, &rows)
+        output.list(&columns, &usual, &selection, &rows)
     }
 
     pub(super) async fn status(self, ct: &Ct) -> Outcome {

@@ -29,7 +29,7 @@ impl Context {
             .await?;
         if let Some(list) = list {
             let usual = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
-            return output.list(columns(), &usual, &list.selection(fields), &[node]);
+            return output.list(&columns(), &usual, &list.selection(fields), &[node]);
         }
         let rows: Vec<_> =
             node.enforcement.iter().cloned().map(convert::parse_row).collect::<Result<_, _>>()?;

@@ -32,7 +32,7 @@ impl Context {
         let all =
             ["ctid", "resource", "held", "maxheld", "barrier", "limit", "failcnt", "enforcement"];
         let usual = if ct.is_none() { &all[..] } else { &all[1..] };
-        self.output.list(columns(), usual, &list.selection(self.fields), &rows)
+        self.output.list(&columns(), usual, &list.selection(self.fields), &rows)
     }
 }
 

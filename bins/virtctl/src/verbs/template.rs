@@ -37,7 +37,7 @@ impl Context {
                     .await?;
                 let usual = ["name", "os", "init", "content", "allocated", "created"];
                 let selection = list.selection(self.fields);
-                self.output.list(columns(), &usual, &selection, &answer.templates)
+                self.output.list(&columns(), &usual, &selection, &answer.templates)
             }
             TemplateVerb::Build { name, suite, init, packages } => {
                 let init = match init.as_deref() {
@@ -109,20 +109,20 @@ impl Context {
         let header = ImportTemplateHeader { name: name.to_string(), sha256 };
         let part = Some(import_template_request::Part::Header(header));
         requests.try_send(ImportTemplateRequest { part }).ok(); // the queue is empty and `rest` here
-        let mut breaks = source.send(requests);
+        let mut breaks = std::pin::pin!(source.send(requests));
         let unreadable = |e| Failure::local(&format!("cannot read all of {}", path.display()), &e);
         let mut client = self.coordinator.templates();
         let call = client.import_template(ReceiverStream::new(rest));
         let mut answers = tokio::select! {
             answers = self.coordinator.ask_once(call) => answers?,
-            Ok(error) = &mut breaks => return Err(unreadable(error)),
+            error = &mut breaks => return Err(unreadable(error)),
         };
         let mut display = Display::new(self.output);
         let template: Template = loop {
             let answer = tokio::select! {
                 // Cancel-safe: a message is taken whole or left in the stream.
                 answer = answers.message() => answer,
-                Ok(error) = &mut breaks => return Err(unreadable(error)),
+                error = &mut breaks => return Err(unreadable(error)),
             };
             match answer.map_err(|s| self.coordinator.explain(s))?.and_then(|a| a.is) {
                 Some(template_progress::Is::Progress(progress)) => display.progress(&progress),

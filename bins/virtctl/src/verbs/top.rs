@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
 use ves_proto::convert;
 use ves_proto::coordinator::{Container, ContainerResources};
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
@@ -53,6 +54,8 @@ impl Context {
             None if screen || batch => u32::MAX,
             None => 1,
         };
+        let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
         // The first view too needs two looks: processor time in percent is a difference.
         let (mut seen, mut at) = (self.look(None).await?.1, Instant::now());
         let first = Duration::from_millis(500);
@@ -60,7 +63,7 @@ impl Context {
         for view in 0..views {
             tokio::select! {
                 () = tokio::time::sleep(if view == 0 { first } else { delay }) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
             }
             let (rows, now) = self.look(Some((&seen, at.elapsed()))).await?;
             (seen, at) = (now, Instant::now());
@@ -71,7 +74,7 @@ impl Context {
             }
             let usual =
                 ["ctid", "name", "status", "numproc", "cpu", "ram", "ram.limit", "swap", "failcnt"];
-            self.output.list(columns(), &usual, &selection, &rows)?;
+            self.output.list(&columns(), &usual, &selection, &rows)?;
         }
         Ok(())
     }
