@@ -168,7 +168,7 @@ pub(crate) enum Verb {
     Exec2(ExecArgs),
     /// Run a script of this machine inside
     Runscript(RunscriptArgs),
-    /// Attach to the console; leave with Ctrl-] or, after Enter, with ~. or Esc .
+    /// Attach to the console; Ctrl-] leaves it, and so do ~. and Esc . after Enter
     Console(ConsoleArgs),
     /// Containers: running ones, or all
     List(ListVerb),
@@ -397,7 +397,7 @@ pub(crate) struct EventsArgs {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Begin after this revision
-    #[arg(long, value_name = "REVISION", default_value_t = 0)]
+    #[arg(long, value_name = "REVISION", default_value_t = 0, requires = "follow")]
     pub(crate) since: u64,
     /// Leave the header out
     #[arg(short = 'H', long)]

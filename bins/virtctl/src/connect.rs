@@ -59,7 +59,6 @@ impl Coordinator {
     {
         let deadline = Instant::now() + self.patience;
         loop {
-            self.reachable(deadline).await?;
             let fault = match timeout(ANSWER, ask()).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => self.explain(status),
@@ -73,10 +72,15 @@ impl Coordinator {
                 }
             };
             let again = matches!(fault.reason, Reason::PeerDown | Reason::Starting);
-            if !again || Instant::now() >= deadline {
+            if !again {
                 return Err(fault);
             }
+            if Instant::now() >= deadline {
+                // Says more about why, where it cannot even be reached.
+                return self.reachable(deadline).await.and(Err(fault));
+            }
             sleep(PAUSE).await;
+            self.reachable(deadline).await?;
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod archive;
 mod cli;
+mod completion;
 mod connect;
 mod exit;
 mod failure;

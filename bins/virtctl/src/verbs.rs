@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use tracing::Instrument as _;
+use tracing::field::Empty;
 use ves_daemon::Telemetry;
 use ves_proto::coordinator as api;
 use ves_proto::{Fault, Reason};
@@ -123,8 +124,14 @@ fn begin(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> Out
         let patience = Duration::from_secs(u64::from(global.patience));
         let coordinator = Coordinator::at(&socket, patience);
         let context = Context { coordinator, output, fields };
-        let span = tracing::info_span!("virtctl", verb = name(&verb));
-        context.verb(verb).instrument(span).await
+        let name = format!("virtctl {}", name(&verb));
+        let span = tracing::info_span!("virtctl", otel.name = name, otel.status_code = Empty);
+        let outcome = context.verb(verb).instrument(span.clone()).await;
+        if let Err(Failure::Fault(fault)) = &outcome {
+            span.record("otel.status_code", "ERROR");
+            span.in_scope(|| tracing::warn!(reason = fault.reason_name(), "{fault}"));
+        }
+        outcome
     });
     telemetry.flush();
     // A thread that still reads stdin must not keep us.
@@ -272,9 +279,7 @@ impl Context {
 }
 
 fn completion(shell: clap_complete::Shell, output: Output) -> Outcome {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "virtctl", &mut script);
-    output.print(&String::from_utf8_lossy(&script))
+    output.print(&crate::completion::script(shell))
 }
 
 fn man(dir: &std::path::Path) -> Outcome {

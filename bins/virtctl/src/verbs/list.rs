@@ -235,7 +235,10 @@ fn columns() -> Vec<Column<Row>> {
         right("numproc", |r| number(r.container.numproc)).headed("NPROC"),
         column("status", |r| Value::text(word(r.container.state()))),
         column("ip", |r| Value::texts(&r.spec.addresses)).headed("IP_ADDR"),
-        column("hostname", |r| Value::text(&r.spec.hostname)),
+        column("hostname", |r| match r.spec.hostname.as_str() {
+            "" => Value::Text(format!("ct{}", r.container.id)),
+            name => Value::text(name),
+        }),
         column("name", |r| Value::text(&r.spec.name)),
         column("description", |r| Value::text(&r.spec.description)),
         column("ostemplate", |r| Value::text(&r.spec.template)),

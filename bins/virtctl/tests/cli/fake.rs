@@ -56,6 +56,8 @@ pub(crate) struct State {
     /// What arrived by stdin of each session, and of imports.
     pub(crate) input: Vec<u8>,
     pub(crate) imported: Vec<u8>,
+    /// The trace contexts of calls that start a container.
+    pub(crate) parents: Vec<String>,
     pub(crate) page: usize,
     pub(crate) watches: usize,
 }
@@ -231,6 +233,8 @@ impl ContainerService for Api {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Result<Response<Operation>, Status> {
+        let parent = request.metadata().get("traceparent").and_then(|p| p.to_str().ok());
+        self.state().parents.extend(parent.map(str::to_owned));
         let request = request.into_inner();
         self.called(&request)?;
         let kind = if request.mount_only { "mount" } else { "start" };
@@ -337,7 +341,10 @@ impl ContainerService for Api {
         tokio::spawn(async move {
             let say = |text: &[u8]| lifecycle::ConsoleResponse { output: text.to_vec().into() };
             answers.send(Ok(say(b"login: "))).await.ok();
-            while !start.scrollback_only {
+            if start.scrollback_only {
+                return;
+            }
+            loop {
                 let Ok(Some(next)) = requests.message().await else { return };
                 if let Some(console_request::Part::Stdin(b)) = next.request.and_then(|r| r.part) {
                     api.state().input.extend_from_slice(&b);
@@ -629,7 +636,8 @@ impl Fake {
             };
             tokio::time::timeout(Duration::from_secs(20), wanted).await
         });
-        waited.unwrap_or_else(|_| panic!("waited in vain for {what}: {:?}", self.state().calls));
+        let calls = &self.state().calls;
+        assert!(waited.is_ok(), "waited in vain for {what}: {calls:?}");
     }
 }
 

@@ -29,7 +29,7 @@ fn out(command: &mut Command) -> (i32, String, String) {
 fn json(fake: &Fake, line: &str) -> serde_json::Value {
     let (status, stdout, stderr) = run(fake, &format!("{line} -o json"));
     assert_eq!(status, 0, "{line}: {stderr}");
-    serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{line}: {e}: {stdout}"))
+    serde_json::from_str(&stdout).expect(&stdout)
 }
 
 #[test]
@@ -570,6 +570,42 @@ fn limits_that_are_not_kept_are_remarked_on() {
     );
 }
 
+/// What bash offers at the end of `line`.
+fn complete(fake: &Fake, script: &std::path::Path, line: &str) -> (i32, String, String) {
+    let program = assert_cmd::cargo::cargo_bin!("virtctl");
+    let path = program.parent().expect("it is in a directory").display();
+    let words: Vec<&str> = line.split(' ').collect();
+    let shell = format!(
+        "PATH={path}:$PATH; source {}; COMP_WORDS=({line}); COMP_CWORD={}; _virtctl_names virtctl {} \
+         {}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        script.display(),
+        words.len() - 1,
+        words[words.len() - 1],
+        words[words.len() - 2],
+    );
+    out(Command::new("bash").args(["--norc", "-c", &shell]).env("VES_SOCKET", fake.socket()))
+}
+
+#[test]
+fn a_command_is_the_beginning_of_a_trace() {
+    let fake = Fake::started();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let otlp = runtime.block_on(ves_kit::Otlp::start());
+    for line in ["start 101", "start 999"] {
+        let status = out(virtctl(&fake)
+            .args(line.split(' '))
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint()));
+        assert_eq!(status.2.is_empty(), status.0 == 0, "{}", status.2);
+    }
+    let spans: Vec<_> = otlp.spans().into_iter().filter(|s| s.name == "virtctl start").collect();
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    assert!(spans.iter().all(|s| s.service == "virtctl" && s.parent.is_empty()));
+    assert_eq!(spans.iter().map(|s| s.failed).collect::<Vec<_>>(), [false, true]);
+    // The call carries it on.
+    let parents = std::mem::take(&mut fake.state().parents);
+    assert!(parents[0].contains(&spans[0].trace), "{parents:?} {spans:?}");
+}
+
 #[test]
 fn help_completion_and_man_pages() {
     let fake = Fake::new();
@@ -592,6 +628,12 @@ fn help_completion_and_man_pages() {
         assert_eq!(status, 0);
         assert!(script.contains(mark) && script.contains("numothersock"), "{shell}");
     }
+    let bash = fake.dir().join("completion");
+    std::fs::write(&bash, run(&fake, "completion bash").1).expect("the script");
+    let (status, names, stderr) = complete(&Fake::started(), &bash, "virtctl start 10");
+    assert_eq!((status, names.as_str(), stderr.as_str()), (0, "101\n102\n103\n", ""));
+    assert_eq!(complete(&Fake::started(), &bash, "virtctl stop w").1, "web\n");
+    assert_eq!(complete(&fake, &bash, "virtctl resta").1, "restart\n");
     let dir = fake.dir().join("man");
     assert_eq!(run(&fake, &format!("man {}", dir.display())).0, 0);
     for page in ["virtctl.1", "virtctl-set.1", "virtctl-template-import.1"] {

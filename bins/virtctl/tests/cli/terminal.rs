@@ -74,7 +74,7 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("waited in vain for {text:?} in {:?}", self.seen),
+                Err(e) => assert_eq!(e.to_string(), "", "no {text:?} in {:?}", self.seen),
             }
         }
         let end = self.seen.find(text).expect("it is there") + text.len();
@@ -116,15 +116,14 @@ fn send_signal(child: &Child, signal: Signal) {
 
 fn wait(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let (done, timer) = channel::<()>();
-    while Instant::now() < deadline {
+    let (_done, timer) = channel::<()>();
+    loop {
         if let Some(status) = child.try_wait().expect("our own child") {
             return status.code();
         }
+        assert!(Instant::now() < deadline, "virtctl does not end");
         timer.recv_timeout(Duration::from_millis(5)).ok(); // only the pause
     }
-    drop(done);
-    panic!("virtctl does not end")
 }
 
 #[test]
