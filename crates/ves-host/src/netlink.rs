@@ -435,6 +435,23 @@ fn set_option(
     if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
+/// Messages recorded from a real kernel, by what was asked.
+#[cfg(test)]
+pub(crate) fn recorded(asked: &str) -> Vec<Reply> {
+    let lines = include_str!("netlink/fixtures/linux-6.18.txt").lines();
+    let fields = lines.map(|l| l.split('\t').collect::<Vec<_>>());
+    let ours = fields.filter(|f| f[0] == asked && f.len() == 3);
+    let byte = |h: &[u8]| {
+        let text = std::str::from_utf8(h).expect("it is text");
+        u8::from_str_radix(text, 16).expect("it is hexadecimal")
+    };
+    ours.map(|f| Reply {
+        kind: f[1].parse().expect("a number"),
+        payload: f[2].as_bytes().chunks(2).map(byte).collect(),
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

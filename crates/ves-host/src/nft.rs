@@ -305,4 +305,25 @@ mod tests {
             assert_eq!(parse_comment(bad), None, "{bad:?}");
         }
     }
+
+    #[test]
+    fn what_the_kernel_says_is_understood() {
+        use crate::netlink::recorded;
+        let rules: Vec<_> = recorded("read the rules of table ves")
+            .iter()
+            .filter_map(|r| parse_rule(r, "ves"))
+            .collect();
+        assert_eq!(rules.len(), 10);
+        assert_eq!(rules[0], ("guard".to_owned(), "not from a container".to_owned()));
+        assert!(rules.iter().all(|(_, comment)| !comment.is_empty()), "{rules:?}");
+        let elements = |set| -> BTreeSet<Element> {
+            let replies = recorded(&format!("read the set {set} of table ves"));
+            replies.iter().flat_map(parse_elements).collect()
+        };
+        let element = |ip: &str| ("ves9200".to_owned(), ip.parse().expect("an address"));
+        assert_eq!(elements("sources4"), [element("192.0.2.10")].into());
+        assert_eq!(elements("sources6"), [element("2001:db8::10")].into());
+        let counter = recorded("read the counter spoofed of table ves");
+        assert_eq!(counter.iter().find_map(parse_counter), Some(0));
+    }
 }

@@ -93,12 +93,15 @@ impl Observed {
         }
     }
 
-    /// Addresses that are set inside, routed outside and allowed as source.
+    /// Addresses that are set inside, routed outside and allowed as source. Where the container has
+    /// IPv6 switched off, its IPv6 addresses count without being set inside: nothing is left to do.
     pub fn working(&self) -> Vec<CtAddress> {
         let Some(link) = &self.link else { return Vec::new() };
         let Some(inner) = &link.inner else { return Vec::new() };
         let both = link.routes.intersection(&self.sources).copied();
-        both.filter(|a| inner.addresses.contains(&(a.ip(), a.prefix_len()))).collect()
+        let off = |a: &CtAddress| a.ip().is_ipv6() && !inner.ipv6;
+        let set = |a: &CtAddress| inner.addresses.contains(&(a.ip(), a.prefix_len()));
+        both.filter(|a| off(a) || set(a)).collect()
     }
 }
 

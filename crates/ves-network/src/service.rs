@@ -150,7 +150,9 @@ impl Inner {
         let mut session = self.session(ct)?;
         let before = self.observe(ct, &mut *session, &desired.addresses)?;
         let steps = plan::plan(Some(desired), &before).map_err(Error::from)?;
-        self.fences.accept(fence)?;
+        if self.fences.accepted(ct) != Some((fence.generation, fence.epoch)) {
+            self.fences.accept(fence)?;
+        }
         self.ensure_node()?;
         apply(&mut *session, &steps)?;
         let known = steps.is_empty().then_some(before);
@@ -165,8 +167,13 @@ impl Inner {
         let mut session = self.session(ct)?;
         let before = self.observe(ct, &mut *session, &[])?;
         let steps = plan::plan(None, &before).map_err(Error::from)?;
-        self.fences.accept(fence)?;
+        if !steps.is_empty() {
+            self.fences.accept(fence)?;
+        }
         apply(&mut *session, &steps)?;
+        // Nothing is left that an older decision could harm: it would need a namespace, and that is
+        // lifecycle's to refuse.
+        self.fences.forget(ct);
         Ok(())
     }
 

@@ -312,7 +312,8 @@ fn what_root_inside_breaks_is_its_own_and_is_repaired() {
         // Its own choice to do without IPv6 does not stand in the way of the rest.
         broken.run("sysctl", &["-qw", "net.ipv6.conf.venet0.disable_ipv6=1"]);
         let made = node.ensure(broken.ct, &[A4, A6, "192.0.2.77"]).expect("changed");
-        assert_eq!(made.addresses.len(), 2, "{made:?}");
+        assert_eq!(made.addresses.len(), 3, "{made:?}");
+        assert!(!broken.run("ip", &["addr"]).contains(A6), "it stays off");
         works(node, &broken, "192.0.2.77");
         assert_eq!(node.steps(broken.ct, &[A4, A6, "192.0.2.77"]), [""; 0]);
     });

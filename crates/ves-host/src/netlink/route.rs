@@ -14,6 +14,10 @@ use super::{
 };
 use crate::error::HostError;
 
+mod parse;
+
+use parse::{parse_address, parse_link, parse_neighbour, parse_route};
+
 const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
@@ -163,20 +167,6 @@ fn family(ip: IpAddr) -> u8 {
 
 fn full(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
-}
-
-fn unspecified(family: u8) -> IpAddr {
-    match family {
-        INET6 => IpAddr::from([0_u8; 16]),
-        _ => IpAddr::from([0_u8; 4]),
-    }
-}
-
-fn ip_from(bytes: &[u8]) -> Option<IpAddr> {
-    match *bytes {
-        [a, b, c, d] => Some(IpAddr::from([a, b, c, d])),
-        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-    }
 }
 
 fn link_fixed(index: u32, flags: u32, change: u32) -> [u8; 16] {
@@ -575,124 +565,4 @@ fn neighbour_message(kind: u16, flags: u16, link: u32, ip: IpAddr) -> Message {
     let mut message = Message::new(kind, flags | ACK, &fixed);
     message.attr(1, &octets(ip));
     message
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
-}
-
-fn parse_link(reply: &Reply) -> Option<Link> {
-    if reply.kind != NEW_LINK {
-        return None;
-    }
-    let flags = word(&reply.payload, 8)?;
-    let mut link = Link {
-        index: word(&reply.payload, 4)?,
-        up: flags & IFF_UP != 0,
-        noarp: flags & IFF_NOARP != 0,
-        ..Link::default()
-    };
-    for attribute in attributes(reply.payload.get(16..)?) {
-        match attribute.kind {
-            1 => link.mac = attribute.payload.try_into().ok(),
-            3 => link.name = attribute.text(),
-            5 => link.peer = Some(attribute.number()),
-            16 => link.operational = attribute.payload == [OPERATIONAL],
-            18 => link.kind = attribute.nested().find(|a| a.kind == 1).map(|a| a.text()),
-            23 => link.traffic = parse_traffic(attribute.payload),
-            26 => {
-                let v6 = attribute.nested().find(|a| a.kind == u16::from(INET6));
-                link.ipv6 = v6.map(|a| parse_ipv6(a.payload));
-            }
-            37 => link.peer_netns = attribute.payload.first_chunk().map(|b| i32::from_ne_bytes(*b)),
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
-fn parse_traffic(bytes: &[u8]) -> Traffic {
-    let at = |n: usize| {
-        let chunk = bytes.get(8 * n..).and_then(<[u8]>::first_chunk);
-        chunk.map_or(0, |b| u64::from_ne_bytes(*b))
-    };
-    Traffic { rx_packets: at(0), tx_packets: at(1), rx_bytes: at(2), tx_bytes: at(3) }
-}
-
-fn parse_ipv6(bytes: &[u8]) -> Ipv6Settings {
-    let mut settings =
-        Ipv6Settings { makes_no_address: false, accepts_advertisements: 0, disabled: false };
-    for attribute in attributes(bytes) {
-        match attribute.kind {
-            // IFLA_INET6_CONF: numbers in the order of DEVCONF_*.
-            2 => {
-                let at = |n: usize| {
-                    let chunk = attribute.payload.get(4 * n..).and_then(<[u8]>::first_chunk);
-                    chunk.map_or(0, |b| i32::from_ne_bytes(*b))
-                };
-                settings.accepts_advertisements = at(3);
-                settings.disabled = at(26) != 0;
-            }
-            8 => settings.makes_no_address = attribute.payload == [GEN_MODE_NONE],
-            _ => {}
-        }
-    }
-    settings
-}
-
-fn parse_address(reply: &Reply, link: u32) -> Option<(IpAddr, u8)> {
-    if reply.kind != NEW_ADDR || word(&reply.payload, 4)? != link {
-        return None;
-    }
-    let len = *reply.payload.get(1)?;
-    let mut found = None;
-    for attribute in attributes(reply.payload.get(8..)?) {
-        match attribute.kind {
-            // The local address counts; IFA_ADDRESS is the other end's where both are given.
-            2 => found = ip_from(attribute.payload),
-            1 => found = found.or_else(|| ip_from(attribute.payload)),
-            _ => {}
-        }
-    }
-    found.map(|ip| (ip, len))
-}
-
-fn parse_route(reply: &Reply) -> Option<Route> {
-    let [family, prefix_len, _, _, _, protocol, _, kind, ..] = *reply.payload else { return None };
-    if reply.kind != NEW_ROUTE {
-        return None;
-    }
-    let mut route = Route {
-        destination: unspecified(family),
-        prefix_len,
-        link: None,
-        gateway: None,
-        protocol,
-        kind,
-    };
-    for attribute in attributes(reply.payload.get(12..)?) {
-        match attribute.kind {
-            1 => route.destination = ip_from(attribute.payload)?,
-            4 => route.link = Some(attribute.number()),
-            5 => route.gateway = ip_from(attribute.payload),
-            _ => {}
-        }
-    }
-    Some(route)
-}
-
-fn parse_neighbour(reply: &Reply, link: u32) -> Option<Neighbour> {
-    if reply.kind != NEW_NEIGH || word(&reply.payload, 4)? != link {
-        return None;
-    }
-    let state = u16::from_ne_bytes(*reply.payload.get(8..)?.first_chunk()?);
-    let (mut ip, mut mac) = (None, None);
-    for attribute in attributes(reply.payload.get(12..)?) {
-        match attribute.kind {
-            1 => ip = ip_from(attribute.payload),
-            2 => mac = attribute.payload.try_into().ok(),
-            _ => {}
-        }
-    }
-    ip.map(|ip| Neighbour { ip, mac, permanent: state & NUD_PERMANENT != 0 })
 }
