@@ -118,10 +118,78 @@ impl ResourcesService for Api {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ves_daemon::FenceStore;
+    use ves_proto::resources::resources_service_client::ResourcesServiceClient;
+    use ves_proto::{Fault, Reason};
+
     use super::*;
+    use crate::fake::FakeHost;
 
     #[test]
     fn every_rpc_has_a_row() {
         assert_eq!(ves_daemon::check_policy(&[NAME], POLICY), Ok(()));
+    }
+
+    fn ensure(ct: u32, generation: u64, numproc: u64) -> pb::EnsureLimitsRequest {
+        let value = pbc::UbcValue { barrier: numproc, limit: numproc };
+        pb::EnsureLimitsRequest {
+            fence: Some(pbc::Fence { ct, generation, epoch: 1 }),
+            limits: Some(pbc::Limits {
+                ubc: [("numproc".to_owned(), value)].into(),
+                ..pbc::Limits::default()
+            }),
+            id_slot: 20,
+        }
+    }
+
+    #[tokio::test]
+    async fn over_a_socket() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fences = FenceStore::open(dir.path().join("fence")).expect("opened");
+        let service = Service::new(Arc::new(FakeHost::default()), fences).expect("started");
+        let socket = dir.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(ves_daemon::serve_on(listener, crate::app(service), async {
+            // A dropped sender stops it as well.
+            stopped.await.ok();
+        }));
+        let mut client = ResourcesServiceClient::new(ves_daemon::client::channel(&socket));
+
+        let group = client.ensure_limits(ensure(7, 2, 30)).await.expect("made").into_inner();
+        assert_eq!((group.ct, group.generation, group.rows.len()), (7, 2, 21));
+        let limits = group.limits.clone().expect("limits");
+        assert_eq!(limits.ubc["numproc"].limit, 30);
+        let read = client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("there");
+        assert_eq!(read.into_inner(), group);
+        let listed = client.list_groups(pb::ListGroupsRequest {}).await.expect("listed");
+        assert_eq!(listed.into_inner().groups, [group]);
+
+        let reason = |status| Fault::from_status(&status).reason;
+        let stale = client.ensure_limits(ensure(7, 1, 30)).await.map_err(reason);
+        assert_eq!(stale.map(drop), Err(Reason::StaleGeneration));
+        let bad = [
+            (pb::EnsureLimitsRequest { fence: None, ..ensure(7, 3, 1) }, Reason::MissingField),
+            (pb::EnsureLimitsRequest { id_slot: 3, ..ensure(7, 3, 1) }, Reason::BadValue),
+            (ensure(0, 3, 1), Reason::BadValue),
+        ];
+        for (request, expected) in bad {
+            let fault = client.ensure_limits(request).await.map_err(reason);
+            assert_eq!(fault.map(drop), Err(expected));
+        }
+        let unknown = client.get_group(pb::GetGroupRequest { ct: 8 }).await.map_err(reason);
+        assert_eq!(unknown.map(drop), Err(Reason::ContainerUnknown));
+
+        let can = client.get_capabilities(pb::GetCapabilitiesRequest {}).await.expect("told");
+        let can = can.into_inner();
+        assert_eq!((can.cgroup.as_str(), can.rows.len()), ("hybrid", 21));
+        assert!(can.rows.iter().all(|r| r.enforcement != 0));
+
+        let fence = ensure(7, 3, 1).fence;
+        client.remove_limits(pb::RemoveLimitsRequest { fence }).await.expect("removed");
+        drop(stop);
+        server.await.expect("no panic").expect("served");
     }
 }

@@ -162,7 +162,7 @@ impl fmt::Display for Value {
             Self::Level(limit) => limit.fmt(f),
             Self::Number(n) => n.fmt(f),
             Self::Quota(quota, period) => write!(f, "{quota} of {period}"),
-            Self::Set(set) if set.is_empty() => f.pad("as the parent"),
+            Self::Set(set) if set.is_empty() => f.pad("the parent's"),
             Self::Set(set) => f.pad(&render_list(set)),
         }
     }

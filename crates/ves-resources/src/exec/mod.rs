@@ -218,8 +218,11 @@ impl KernelHost {
         let mut owners = BTreeSet::new();
         let files = DELEGATED.iter().map(|name| payload.join(name));
         for path in std::iter::once(payload.to_owned()).chain(files) {
-            let meta =
-                std::fs::metadata(&path).attempt(|| format!("look at {}", path.display()))?;
+            let meta = match std::fs::metadata(&path) {
+                // Removed meanwhile.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                other => other.attempt(|| format!("look at {}", path.display()))?,
+            };
             owners.extend([meta.uid(), meta.gid()]);
         }
         Ok(owners.first().filter(|_| owners.len() == 1).copied())
