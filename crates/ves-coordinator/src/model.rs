@@ -201,7 +201,6 @@ impl Record {
         } else {
             self.running = None;
         }
-        self.since.volume = self.generation;
         self.problem = None;
     }
 

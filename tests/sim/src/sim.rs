@@ -1,0 +1,432 @@
+//! The node: five daemons, who can be killed, and a client.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use ves_coordinator::Config;
+use ves_coordinator::store::Store;
+use ves_coordinator::store::embedded::EmbeddedStore;
+use ves_coordinator::store::memory::MemoryStore;
+use ves_daemon::client::{Traced, channel};
+use ves_daemon::{App, serve_on};
+use ves_proto::coordinator as pb;
+use ves_proto::coordinator::container_service_client::ContainerServiceClient;
+use ves_proto::coordinator::node_service_client::NodeServiceClient;
+use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::template_service_client::TemplateServiceClient;
+use ves_proto::{Fault, Reason};
+use ves_types::layout::{Layout, Service};
+
+use crate::kernel::Kernel;
+use crate::models;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the coordinator keeps its state.
+#[derive(Debug, Clone)]
+enum Shelf {
+    Memory(MemoryStore),
+    File,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    kernel: Arc<Kernel>,
+    shelf: Shelf,
+    config: Config,
+    boot: Mutex<String>,
+    daemons: Mutex<HashMap<Service, Runtime>>,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Sim {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+    undertaker: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Whether nobody answered, or the connection was cut in the middle.
+fn cut(fault: &Fault) -> bool {
+    matches!(fault.reason, Reason::PeerDown | Reason::Bug | Reason::Cancelled)
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+impl Shared {
+    fn app(&self, service: Service) -> App {
+        if service != Service::Coordinator {
+            return models::app(service, &self.kernel);
+        }
+        let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let store = self.store();
+        let built = ves_coordinator::build_on(self.config.clone(), &self.layout, store, &boot);
+        built.expect("the coordinator begins").0
+    }
+
+    fn store(&self) -> Box<dyn Store> {
+        match &self.shelf {
+            Shelf::Memory(store) => Box::new(store.clone()),
+            Shelf::File => {
+                let path = self.dir.path().join("state.redb");
+                let until = Instant::now() + PATIENCE;
+                // The process before may be writing its last.
+                loop {
+                    match EmbeddedStore::open(&path) {
+                        Ok(store) => return Box::new(store),
+                        Err(e) => assert!(Instant::now() < until, "open the store: {e}"),
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
+    fn start(&self, service: Service) {
+        let runtime = runtime();
+        let socket = self.layout.socket(service);
+        std::fs::create_dir_all(socket.parent().expect("it has one")).expect("made");
+        if socket.exists() {
+            std::fs::remove_file(&socket).expect("removed");
+        }
+        {
+            let _inside = runtime.enter();
+            let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+            let app = self.app(service);
+            runtime.spawn(async move {
+                serve_on(listener, app, std::future::pending()).await.expect("served");
+            });
+        }
+        let mut daemons = self.daemons.lock().unwrap_or_else(PoisonError::into_inner);
+        daemons.insert(service, runtime);
+    }
+
+    fn kill(&self, service: Service) {
+        let mut daemons = self.daemons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = daemons.remove(&service) {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Sim {
+    /// A node with everything up.
+    pub fn new() -> Self {
+        Self::with(Shelf::Memory(MemoryStore::default()), |_| {})
+    }
+
+    /// The same, with the coordinator's state in a file.
+    pub fn on_disk() -> Self {
+        Self::with(Shelf::File, |_| {})
+    }
+
+    /// The same, with what `change` sets.
+    pub fn configured(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(Shelf::Memory(MemoryStore::default()), change)
+    }
+
+    fn with(shelf: Shelf, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = Config {
+            node: Some("sim".to_owned()),
+            patience_ms: 5_000,
+            settle_ms: 20,
+            booted_within_ms: 400,
+            ..Config::default()
+        };
+        change(&mut config);
+        let shared = Arc::new(Shared {
+            layout: Layout::new(dir.path().join("run"), dir.path().join("state")),
+            dir,
+            kernel: Arc::new(Kernel::default()),
+            shelf,
+            config,
+            boot: Mutex::new("boot-1".to_owned()),
+            daemons: Mutex::default(),
+        });
+        for service in Service::ALL {
+            shared.start(service);
+        }
+        let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Service>>();
+        *shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner) = Some(deaths);
+        let own = Arc::clone(&shared);
+        let undertaker = std::thread::spawn(move || {
+            while let Some(victims) = victims.blocking_recv() {
+                victims.iter().for_each(|v| own.kill(*v));
+                victims.iter().for_each(|v| own.start(*v));
+            }
+        });
+        Self { shared, runtime: Some(runtime()), undertaker: Some(undertaker) }
+    }
+
+    /// The kernel under it.
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.shared.kernel
+    }
+
+    /// The coordinator's state, where it is in memory.
+    pub fn store(&self) -> &MemoryStore {
+        match &self.shared.shelf {
+            Shelf::Memory(store) => store,
+            Shelf::File => unreachable!("asked for by tests that put it in memory"),
+        }
+    }
+
+    /// Kills a daemon.
+    pub fn kill(&self, service: Service) {
+        self.shared.kill(service);
+    }
+
+    /// Starts a daemon.
+    pub fn start_daemon(&self, service: Service) {
+        self.shared.start(service);
+    }
+
+    /// Kills and starts a daemon.
+    pub fn restart(&self, service: Service) {
+        self.kill(service);
+        self.start_daemon(service);
+    }
+
+    /// The machine boots: nothing volatile is left, and every daemon is new.
+    pub fn boot(&self, id: &str) {
+        Service::ALL.iter().for_each(|s| self.kill(*s));
+        self.kernel().boot();
+        id.clone_into(&mut self.shared.boot.lock().unwrap_or_else(PoisonError::into_inner));
+        Service::ALL.iter().for_each(|s| self.start_daemon(*s));
+    }
+
+    /// Waits for a client's work.
+    pub fn block<T>(&self, work: impl Future<Output = T>) -> T {
+        let runtime = self.runtime.as_ref().expect("until it is dropped");
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, work).await.expect("done within the test's patience")
+        })
+    }
+
+    /// Lets a moment go by between two looks.
+    pub fn pause(&self, ms: u64) {
+        self.block(async { tokio::time::sleep(Duration::from_millis(ms)).await });
+    }
+
+    fn channel(&self) -> Traced {
+        let _inside = self.runtime.as_ref().expect("until it is dropped").enter();
+        channel(&self.shared.layout.socket(Service::Coordinator))
+    }
+
+    /// A client of containers.
+    pub fn containers(&self) -> ContainerServiceClient<Traced> {
+        ContainerServiceClient::new(self.channel())
+    }
+    /// A client of operations.
+    pub fn operations(&self) -> OperationServiceClient<Traced> {
+        OperationServiceClient::new(self.channel())
+    }
+    /// A client of templates.
+    pub fn templates(&self) -> TemplateServiceClient<Traced> {
+        TemplateServiceClient::new(self.channel())
+    }
+    /// A client of the node.
+    pub fn node(&self) -> NodeServiceClient<Traced> {
+        NodeServiceClient::new(self.channel())
+    }
+
+    /// Waits until something holds.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < until, "never came about: {what}");
+            self.pause(2);
+        }
+    }
+
+    /// Waits for an operation's end, over deaths of the coordinator.
+    pub fn end_of(&self, id: &str) -> pb::Operation {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let request = pb::GetOperationRequest { id: id.to_owned() };
+            let answer = self.block(self.operations().get_operation(request));
+            match answer.map_err(Fault::from) {
+                Ok(op) if op.get_ref().state() != pb::OperationState::Running => {
+                    return op.into_inner();
+                }
+                Ok(op) => assert!(Instant::now() < until, "never ended: {op:?}"),
+                Err(fault) => {
+                    assert!(cut(&fault), "{fault}");
+                    assert!(Instant::now() < until, "never came back: {fault}");
+                }
+            }
+            self.pause(2);
+        }
+    }
+
+    /// Makes a call until somebody answers it; the same call, by its request id.
+    ///
+    /// # Errors
+    /// What the coordinator refuses it with.
+    pub fn ask<F>(&self, mut call: impl FnMut() -> F) -> Result<pb::Operation, Fault>
+    where
+        F: Future<Output = Result<tonic::Response<pb::Operation>, tonic::Status>>,
+    {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.block(call()).map_err(Fault::from) {
+                Ok(op) => return Ok(op.into_inner()),
+                Err(f) if cut(&f) => {
+                    assert!(Instant::now() < until, "nobody answers: {f}");
+                }
+                Err(fault) => return Err(fault),
+            }
+            self.pause(2);
+        }
+    }
+
+    /// Carries out a command to its end.
+    ///
+    /// # Errors
+    /// What it is refused with, or fails with.
+    pub fn run(&self, command: &Command) -> Result<pb::Operation, Fault> {
+        let op = self.ask(|| command.clone().send(self.containers()))?;
+        let op = self.end_of(&op.id);
+        match op.fault.clone() {
+            Some(fault) => Err(Fault::from_message(fault)),
+            None => Ok(op),
+        }
+    }
+
+    /// A container as it is.
+    pub fn get(&self, ct: &str) -> Result<pb::Container, Fault> {
+        let request = pb::GetContainerRequest { ct: ct.to_owned() };
+        let answer = self.block(self.containers().get_container(request));
+        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+    }
+
+    /// A container's state.
+    pub fn state(&self, ct: &str) -> pb::ContainerState {
+        self.get(ct).map_or(pb::ContainerState::Unspecified, |c| c.state())
+    }
+
+    /// What storage would be told of a template, for a create.
+    pub fn spec(template: &str) -> pb::ContainerSpec {
+        pb::ContainerSpec { template: template.to_owned(), ..pb::ContainerSpec::default() }
+    }
+}
+
+impl Default for Sim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Service::ALL.iter().for_each(|s| self.kill(*s));
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        if let Some(undertaker) = self.undertaker.take() {
+            // It has nothing more to wait for; its panic is the test's.
+            undertaker.join().ok();
+            Service::ALL.iter().for_each(|s| self.kill(*s));
+        }
+    }
+}
+
+/// A call that changes a container.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Create.
+    Create(Box<pb::CreateContainerRequest>),
+    /// Start or mount.
+    Start(pb::StartContainerRequest),
+    /// Stop or unmount.
+    Stop(pb::StopContainerRequest),
+    /// Restart.
+    Restart(pb::RestartContainerRequest),
+    /// Change.
+    Update(Box<pb::UpdateContainerRequest>),
+    /// Destroy.
+    Delete(pb::DeleteContainerRequest),
+}
+
+impl Command {
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// What the coordinator or the transport says.
+    pub async fn send(
+        self,
+        mut client: ContainerServiceClient<Traced>,
+    ) -> Result<tonic::Response<pb::Operation>, tonic::Status> {
+        match self {
+            Self::Create(r) => client.create_container(*r).await,
+            Self::Start(r) => client.start_container(r).await,
+            Self::Stop(r) => client.stop_container(r).await,
+            Self::Restart(r) => client.restart_container(r).await,
+            Self::Update(r) => client.update_container(*r).await,
+            Self::Delete(r) => client.delete_container(r).await,
+        }
+    }
+
+    /// A new id for each request, so that repeating one command is repeating one call.
+    fn fresh() -> String {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        format!("request-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Create `id` from trixie, with what `change` sets.
+    pub fn create(id: u32, change: impl FnOnce(&mut pb::ContainerSpec)) -> Self {
+        let mut spec = Sim::spec("trixie");
+        change(&mut spec);
+        let request_id = Self::fresh();
+        let spec = Some(spec);
+        let request = pb::CreateContainerRequest { id, spec, request_id, dry_run: false };
+        Self::Create(Box::new(request))
+    }
+    /// Start.
+    pub fn start(ct: &str) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        Self::Start(pb::StartContainerRequest { ct, request_id, ..Default::default() })
+    }
+    /// Stop.
+    pub fn stop(ct: &str) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        Self::Stop(pb::StopContainerRequest { ct, request_id, fast: true, ..Default::default() })
+    }
+    /// Restart.
+    pub fn restart(ct: &str) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        Self::Restart(pb::RestartContainerRequest { ct, request_id, ..Default::default() })
+    }
+    /// Change these fields, saved.
+    pub fn set(ct: &str, mask: &[&str], spec: pb::ContainerSpec) -> Self {
+        Self::update(ct, |r| {
+            r.update_mask = mask.iter().map(|m| (*m).to_owned()).collect();
+            r.spec = Some(spec);
+            r.save = true;
+        })
+    }
+    /// Change what `change` says.
+    pub fn update(ct: &str, change: impl FnOnce(&mut pb::UpdateContainerRequest)) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        let mut request = pb::UpdateContainerRequest { ct, request_id, ..Default::default() };
+        change(&mut request);
+        Self::Update(Box::new(request))
+    }
+    /// Destroy.
+    pub fn delete(ct: &str) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        Self::Delete(pb::DeleteContainerRequest { ct, request_id, dry_run: false })
+    }
+}

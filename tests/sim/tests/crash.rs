@@ -1,0 +1,198 @@
+//! Anything may be killed, and any service may fail, at any step: the end is the same.
+
+use ves_proto::Reason;
+use ves_proto::coordinator as pb;
+use ves_sim::sim::Command;
+use ves_sim::{Mishap, Sim, Victim};
+
+/// A life: each command and the state that follows.
+fn life() -> Vec<(Command, pb::ContainerState)> {
+    use pb::ContainerState as State;
+    let address = |n: u8| vec![format!("192.0.2.{n}")];
+    vec![
+        (Command::create(101, |s| s.addresses = address(1)), State::Stopped),
+        (Command::start("101"), State::Running),
+        (
+            Command::update("101", |r| {
+                r.add_addresses = address(2);
+                r.update_mask = vec!["disk_bytes".to_owned(), "limits.cpus".to_owned()];
+                r.spec = Some(pb::ContainerSpec {
+                    disk_bytes: 3 << 30,
+                    limits: Some(ves_proto::common::Limits { cpus: Some(2), ..Default::default() }),
+                    ..Default::default()
+                });
+                r.save = true;
+            }),
+            State::Running,
+        ),
+        (Command::restart("101"), State::Running),
+        (Command::stop("101"), State::Stopped),
+        (Command::delete("101"), State::Unspecified),
+    ]
+}
+
+/// How many changes the life takes without any mishap.
+fn changes() -> usize {
+    let sim = Sim::new();
+    for (command, _) in life() {
+        sim.run(&command).expect("without mishaps");
+    }
+    let n = sim.kernel().state().log.len();
+    assert!(n > 20, "{n}");
+    n
+}
+
+fn check_set(sim: &Sim) {
+    let ct = sim.kernel().ct(101);
+    assert_eq!(ct.link.expect("up").len(), 2);
+    assert_eq!(ct.volume.expect("there").size, 3 << 30);
+    assert_eq!(ct.group.expect("there").cpus, Some(2));
+}
+
+/// Lives a life in which the `n`-th change has a mishap that is no failure.
+fn live_through(n: usize, mishap: Mishap) {
+    let sim = Sim::new();
+    sim.kernel().script(n, mishap);
+    for (i, (command, state)) in life().into_iter().enumerate() {
+        let what = format!("{mishap:?} at {n}, command {i}");
+        let result = sim.run(&command);
+        assert!(result.is_ok(), "{what}: {result:?}");
+        sim.until(&what, || sim.state("101") == state);
+        if i == 2 {
+            check_set(&sim);
+        }
+    }
+    assert!(sim.kernel().unscript(), "{mishap:?} at {n} came to pass");
+    assert!(sim.kernel().is_clean(), "{mishap:?} at {n}: {:?}", sim.kernel().state().cts);
+}
+
+fn each_step(mishaps: &[Mishap]) {
+    let n = changes();
+    for mishap in mishaps {
+        for step in 0..n {
+            live_through(step, *mishap);
+        }
+    }
+}
+
+#[test]
+fn a_service_killed_at_each_step() {
+    each_step(&[Mishap::KillBefore(Victim::Service), Mishap::KillAfter(Victim::Service)]);
+}
+
+#[test]
+fn the_coordinator_killed_at_each_step() {
+    each_step(&[Mishap::KillBefore(Victim::Coordinator), Mishap::KillAfter(Victim::Coordinator)]);
+}
+
+#[test]
+fn everything_killed_at_each_step() {
+    each_step(&[Mishap::KillAfter(Victim::All)]);
+}
+
+#[test]
+fn a_service_away_or_busy_at_each_step() {
+    each_step(&[Mishap::FailBefore(Reason::Busy), Mishap::FailAfter(Reason::Starting)]);
+}
+
+/// A step that fails for good: the command fails, what was before is there, and it can be repeated.
+#[test]
+fn each_step_failing_for_good() {
+    let total = changes();
+    for after in [false, true] {
+        for n in 0..total {
+            let sim = Sim::new();
+            let reason = Reason::HostFailed;
+            let mishap = if after { Mishap::FailAfter(reason) } else { Mishap::FailBefore(reason) };
+            sim.kernel().script(n, mishap);
+            let mut before = pb::ContainerState::Unspecified;
+            let mut failures = 0;
+            for (i, (command, state)) in life().into_iter().enumerate() {
+                let what = format!("{mishap:?} at {n}, command {i}");
+                if let Err(fault) = sim.run(&command) {
+                    failures += 1;
+                    assert_eq!(fault.reason, reason, "{what}: {fault}");
+                    recovered(&sim, i, before, &what);
+                    let result = sim.run(&again(i));
+                    assert!(result.is_ok(), "{what}, again: {result:?}");
+                }
+                sim.until(&what, || sim.state("101") == state);
+                before = state;
+            }
+            assert_eq!(failures, 1, "{mishap:?} at {n}");
+            assert!(sim.kernel().is_clean(), "{mishap:?} at {n}: {:?}", sim.kernel().state().cts);
+        }
+    }
+}
+
+/// The same command as a new call.
+fn again(i: usize) -> Command {
+    let (command, _) = life().swap_remove(i);
+    match (i, command) {
+        // A restart that failed half way has left it stopped.
+        (3, _) => Command::restart("101"),
+        (_, command) => command,
+    }
+}
+
+fn recovered(sim: &Sim, i: usize, before: pb::ContainerState, what: &str) {
+    use pb::ContainerState as State;
+    let allowed: &[State] = match i {
+        // Nothing is left of a create, nothing runs after a failed start.
+        0 => &[State::Unspecified],
+        1 | 3 => &[State::Stopped],
+        2 => &[State::Running],
+        // What a stop could not finish is left as far as it came, and said.
+        4 => &[State::Running, State::Broken, State::Stopped],
+        _ => &[State::Deleting],
+    };
+    let state = sim.state("101");
+    assert!(allowed.contains(&state), "{what}: {state:?} after {before:?}");
+    if i == 2 {
+        let ct = sim.kernel().ct(101);
+        assert_eq!(ct.link.expect("up").len(), 1, "{what}");
+        assert_eq!(ct.group.expect("there").cpus, None, "{what}");
+    }
+    if i == 0 {
+        assert!(sim.kernel().is_clean(), "{what}");
+    }
+}
+
+#[test]
+fn a_service_that_stays_away_fails_the_operation_in_time() {
+    use ves_types::layout::Service;
+    let sim = Sim::configured(|c| c.patience_ms = 200);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.kill(Service::Network);
+    let fault = sim.run(&Command::start("101")).expect_err("nobody makes links");
+    assert_eq!((fault.reason, fault.facts["service"].as_str()), (Reason::PeerDown, "network"));
+    sim.start_daemon(Service::Network);
+    // What could not be taken back then is taken back by the next command.
+    sim.run(&Command::stop("101")).ok();
+    sim.run(&Command::start("101")).expect("started");
+}
+
+#[test]
+fn kill_in_a_loop_while_containers_come_and_go() {
+    use ves_types::layout::Service;
+    let sim = Sim::on_disk();
+    std::thread::scope(|scope| {
+        let sim = &sim;
+        let work = scope.spawn(move || {
+            for _ in 0..6 {
+                sim.run(&Command::create(200, |_| {})).expect("created");
+                sim.run(&Command::start("200")).expect("started");
+                sim.run(&Command::stop("200")).expect("stopped");
+                sim.run(&Command::delete("200")).expect("destroyed");
+            }
+        });
+        for service in Service::ALL.into_iter().cycle() {
+            if work.is_finished() {
+                break;
+            }
+            sim.restart(service);
+            sim.pause(40);
+        }
+    });
+    sim.until("all is clean", || sim.kernel().is_clean());
+}

@@ -1,0 +1,225 @@
+//! What is refused, with which reason and on which field; and that nothing is changed by it.
+
+use ves_proto::coordinator as pb;
+use ves_proto::{Fault, Reason, common};
+use ves_sim::Sim;
+use ves_sim::sim::Command;
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+fn refused(sim: &Sim, command: &Command, reason: Reason, facts: &[(&str, &str)]) -> Fault {
+    let fault = sim.run(command).expect_err("refused");
+    assert_eq!(fault.reason, reason, "{command:?}: {fault}");
+    for (name, value) in facts {
+        assert_eq!(fault.facts.get(*name).map(String::as_str), Some(*value), "{fault:?}");
+    }
+    assert!(!fault.message.ends_with('.') && !fault.message.is_empty(), "{fault}");
+    fault
+}
+
+#[test]
+fn bad_values_name_their_field() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    type Change = fn(&mut pb::ContainerSpec);
+    let creates: &[(&str, Change)] = &[
+        ("name", |s| s.name = "7up".into()),
+        ("name", |s| s.name = "a/b".into()),
+        ("hostname", |s| s.hostname = "under_score".into()),
+        ("template", |s| s.template = "../etc".into()),
+        ("addresses", |s| s.addresses = strings(&["192.0.2.1", "10.0.0.0/8"])),
+        ("addresses", |s| s.addresses = strings(&["169.254.0.1"])),
+        ("nameservers", |s| s.nameservers = strings(&["ns1"])),
+        ("search_domains", |s| s.search_domains = strings(&["a..b"])),
+        ("disk_bytes", |s| s.disk_bytes = 4096),
+        ("disk_bytes", |s| s.disk_bytes = u64::MAX),
+        ("disk_inodes", |s| s.disk_inodes = Some(1)),
+        ("init", |s| s.init = strings(&["sbin/init"])),
+        ("description", |s| s.description = "\u{7}".into()),
+        ("limits.cpu_units", |s| {
+            s.limits = Some(common::Limits { cpu_units: Some(1), ..Default::default() });
+        }),
+        ("limits.ubc.numproc", |s| {
+            let value = common::UbcValue { barrier: 2, limit: 1 };
+            let ubc = [("numproc".to_owned(), value)].into();
+            s.limits = Some(common::Limits { ubc, ..Default::default() });
+        }),
+    ];
+    for (field, change) in creates {
+        refused(&sim, &Command::create(102, change), Reason::BadValue, &[("field", field)]);
+    }
+    let too_great = Command::create(2_147_483_645, |_| {});
+    refused(&sim, &too_great, Reason::BadValue, &[("field", "id")]);
+    let nothing = Command::create(102, |s| s.template.clear());
+    refused(&sim, &nothing, Reason::MissingField, &[("field", "template")]);
+    for unknown in ["nonsense", "limits.ubc.nonsense", "limits", "id", "template.x"] {
+        let set = Command::set("101", &[unknown], pb::ContainerSpec::default());
+        refused(&sim, &set, Reason::BadValue, &[("field", "update_mask")]);
+    }
+    let fixed = Command::set("101", &["template"], Sim::spec("other"));
+    refused(&sim, &fixed, Reason::BadValue, &[("field", "template")]);
+    let empty = Command::update("101", |r| r.save = true);
+    refused(&sim, &empty, Reason::MissingField, &[("field", "update_mask")]);
+    let bad = Command::update("101", |r| {
+        r.save = true;
+        r.remove_addresses = strings(&["everything"]);
+    });
+    refused(&sim, &bad, Reason::BadValue, &[("field", "remove_addresses")]);
+    let long = Command::Start(pb::StartContainerRequest {
+        ct: "101".into(),
+        request_id: "x".repeat(200),
+        ..Default::default()
+    });
+    refused(&sim, &long, Reason::BadValue, &[("field", "request_id")]);
+    let ct = sim.get("101").expect("there");
+    assert_eq!(ct.state(), pb::ContainerState::Stopped);
+    assert_eq!(sim.kernel().state().log.len(), 1, "nothing was asked of any service");
+}
+
+#[test]
+fn bad_names_of_containers() {
+    let sim = Sim::new();
+    for (ct, reason) in [
+        ("", Reason::MissingField),
+        ("0", Reason::BadValue),
+        ("4294967295", Reason::BadValue),
+        ("99999999999999999999", Reason::BadValue),
+        ("-1", Reason::BadValue),
+        ("a b", Reason::BadValue),
+        ("../101", Reason::BadValue),
+        ("101", Reason::ContainerUnknown),
+        ("web", Reason::ContainerUnknown),
+    ] {
+        assert_eq!(sim.get(ct).expect_err(ct).reason, reason, "{ct:?}");
+        refused(&sim, &Command::start(ct), reason, &[]);
+        refused(&sim, &Command::stop(ct), reason, &[]);
+        refused(&sim, &Command::restart(ct), reason, &[]);
+        refused(&sim, &Command::delete(ct), reason, &[]);
+        refused(&sim, &Command::set(ct, &["onboot"], Default::default()), reason, &[]);
+    }
+}
+
+#[test]
+fn names_and_addresses_belong_to_one() {
+    let sim = Sim::new();
+    let web = |id| {
+        Command::create(id, |s| {
+            s.name = "web".into();
+            s.addresses = strings(&["192.0.2.1"]);
+        })
+    };
+    sim.run(&web(101)).expect("created");
+    refused(&sim, &web(101), Reason::ContainerExists, &[("ct", "101")]);
+    let name = Command::create(102, |s| s.name = "web".into());
+    refused(&sim, &name, Reason::NameTaken, &[("name", "web"), ("holder", "101")]);
+    let address = Command::create(102, |s| s.addresses = strings(&["192.0.2.1"]));
+    let facts = [("address", "192.0.2.1"), ("holder", "101")];
+    refused(&sim, &address, Reason::AddressTaken, &facts);
+    sim.run(&Command::create(102, |s| s.name = "db".into())).expect("created");
+    let add = Command::update("db", |r| {
+        r.save = true;
+        r.add_addresses = strings(&["192.0.2.1"]);
+    });
+    refused(&sim, &add, Reason::AddressTaken, &facts);
+    let rename = pb::ContainerSpec { name: "web".into(), ..Default::default() };
+    let facts = [("name", "web"), ("holder", "101")];
+    refused(&sim, &Command::set("db", &["name"], rename), Reason::NameTaken, &facts);
+    let drop = pb::ContainerSpec { addresses: vec![], ..Default::default() };
+    sim.run(&Command::set("web", &["addresses"], drop)).expect("given up");
+    // A refused call was no operation: the same call is decided anew.
+    sim.run(&add).expect("free now");
+}
+
+#[test]
+fn the_nodes_own_address_takes_the_change_back() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |s| s.addresses = strings(&["192.0.2.1"]))).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let add = Command::update("101", |r| {
+        r.save = true;
+        r.add_addresses = strings(&["192.0.2.254"]);
+    });
+    refused(&sim, &add, Reason::AddressTaken, &[("holder", "node")]);
+    let spec = sim.get("101").expect("there").spec.expect("set");
+    assert_eq!(spec.addresses, ["192.0.2.1"]);
+    assert_eq!(sim.kernel().ct(101).link.expect("up").len(), 1);
+}
+
+#[test]
+fn what_must_run_or_must_not() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    refused(&sim, &Command::stop("101"), Reason::NotRunning, &[("ct", "101")]);
+    sim.run(&Command::start("101")).expect("started");
+    refused(&sim, &Command::start("101"), Reason::Running, &[("ct", "101")]);
+    refused(&sim, &Command::delete("101"), Reason::Running, &[("ct", "101")]);
+    let late =
+        pb::StopContainerRequest { ct: "101".into(), grace_ms: u32::MAX, ..Default::default() };
+    refused(&sim, &Command::Stop(late), Reason::BadValue, &[("field", "grace_ms")]);
+    let unsaved = Command::update("101", |r| {
+        r.update_mask = strings(&["onboot"]);
+        r.spec = Some(pb::ContainerSpec { onboot: true, ..Default::default() });
+    });
+    refused(&sim, &unsaved, Reason::BadValue, &[("field", "save")]);
+}
+
+#[test]
+fn stale_generations() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    let read = sim.get("101").expect("there").generation;
+    let set = |text: &str, generation| {
+        Command::update("101", |r| {
+            r.update_mask = strings(&["description"]);
+            r.spec = Some(pb::ContainerSpec { description: text.into(), ..Default::default() });
+            r.save = true;
+            r.generation = generation;
+        })
+    };
+    sim.run(&set("first", read)).expect("fresh");
+    let have = sim.get("101").expect("there").generation;
+    assert!(have > read);
+    let facts = [("have", have.to_string()), ("got", read.to_string())];
+    let facts: Vec<_> = facts.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    refused(&sim, &set("second", read), Reason::StaleGeneration, &facts);
+    assert_eq!(sim.get("101").expect("there").spec.expect("set").description, "first");
+}
+
+#[test]
+fn an_unknown_template_leaves_nothing() {
+    let sim = Sim::new();
+    let create = Command::create(101, |s| s.template = "woody".into());
+    refused(&sim, &create, Reason::TemplateUnknown, &[("template", "woody")]);
+    assert_eq!(sim.get("101").expect_err("none").reason, Reason::ContainerUnknown);
+}
+
+#[test]
+fn corrupt_records_are_named_and_harm_nobody_else() {
+    use ves_coordinator::store::Key;
+    use ves_types::layout::Service;
+    let sim = Sim::new();
+    for id in [101, 102] {
+        let own = format!("192.0.2.{}", id - 100);
+        sim.run(&Command::create(id, |s| s.addresses = vec![own])).expect("created");
+    }
+    sim.kill(Service::Coordinator);
+    let ct = ves_types::CtId::try_from(101).expect("valid");
+    sim.store().spoil(Key::container(ct), b"{\"version\":1,\"record\":{\"id\":");
+    sim.store().spoil(Key::operation(&ves_coordinator::model::OpId("x".into())), b"\0\0");
+    sim.start_daemon(Service::Coordinator);
+    sim.until("it is back", || sim.get("102").is_ok());
+    let fault = sim.get("101").expect_err("corrupt");
+    assert_eq!(
+        (fault.reason, fault.facts["record"].as_str()),
+        (Reason::RecordCorrupt, "containers/101")
+    );
+    refused(&sim, &Command::create(101, |_| {}), Reason::RecordCorrupt, &[]);
+    let thief = Command::create(103, |s| s.addresses = strings(&["192.0.2.1"]));
+    refused(&sim, &thief, Reason::AddressTaken, &[("holder", "101")]);
+    sim.run(&Command::start("102")).expect("started");
+    let slot = |id| sim.kernel().ct(id).volume.expect("there").slot;
+    sim.run(&Command::create(0, |_| {})).expect("created");
+    assert_ne!(slot(103), slot(101), "a lost record keeps its id slot");
+}
