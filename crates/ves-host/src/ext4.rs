@@ -171,6 +171,34 @@ pub fn grow(inside: impl AsFd, blocks: u64) -> Result<(), HostError> {
         .attempt(|| format!("grow a file system to {blocks} blocks"))
 }
 
+/// Grows the file system of an image that nobody has mounted, to so many blocks. Killed in the
+/// middle it may leave a damaged image: work on a copy.
+///
+/// # Errors
+/// [`HostError::Lacks`] without resize2fs, [`HostError::Command`] when it fails.
+pub fn grow_unmounted(image: &Path, blocks: u64) -> Result<(), HostError> {
+    // Forced: it wants a check of every file system that was mounted since the last one.
+    Cmd::new(find("resize2fs", "e2fsprogs")?)
+        .arg("-f")
+        .arg(image)
+        .arg(blocks.to_string())
+        .run()
+        .map(drop)
+}
+
+/// Whether this process may grow a mounted file system: the kernel asks for `CAP_SYS_RESOURCE`.
+///
+/// # Errors
+/// [`HostError::Sys`] or [`HostError::Parse`].
+pub fn may_grow_mounted() -> Result<bool, HostError> {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let path = "/proc/self/status";
+    let text = std::fs::read_to_string(path).attempt(|| format!("read {path}"))?;
+    let effective = text.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    Ok(bits.ok_or_else(|| HostError::parse(path, &text))? & SYS_RESOURCE != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,7 +234,10 @@ mod tests {
         let before = inspect(&image).expect("readable").expect("ext4");
         assert_eq!((before.blocks, before.inodes, before.inodes_per_group), (16_384, 1024, 1024));
         set_uuid(&image, [7; 16]).expect("settable");
-        assert_eq!(inspect(&image).expect("readable").expect("ext4").uuid, [7; 16]);
+        image.set_len(300 << 20).expect("longer");
+        grow_unmounted(&path, 300 << 8).expect("resize2fs works");
+        let after = inspect(&image).expect("readable").expect("ext4");
+        assert_eq!((after.uuid, after.blocks, after.inodes), ([7; 16], 300 << 8, 3 * 1024));
         Cmd::new(find("e2fsck", "e2fsprogs").expect("installed"))
             .args(["-f", "-n"])
             .arg(&path)

@@ -127,6 +127,7 @@ impl Refusal {
             Self::InodesFixed { .. } => {
                 of(Reason::NotBuilt).fact("what", "changing the number of inodes of a volume")
             }
+            Self::NeedsUnmount => of(Reason::NeedsRestart).fact("field", "size_bytes"),
             Self::PoolFull { need, free } => {
                 of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)
             }

@@ -26,6 +26,8 @@ pub mod api;
 pub mod config;
 pub mod error;
 pub mod exec;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod helper;
 pub mod host;
 pub mod observe;
@@ -67,7 +69,8 @@ pub const CAPABILITIES: &[Cap] = &[
 /// # Errors
 /// When the pool cannot be made or attached, or the state directory cannot be used.
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
-    let host = exec::RealHost::open(&config, layout.clone())?;
+    // The link also works after an upgrade has replaced the executable.
+    let host = exec::RealHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
     let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");
     let service = service::Service::new(Arc::new(host), dir)?;
     Ok(api::app(service))

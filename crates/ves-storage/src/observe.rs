@@ -131,6 +131,9 @@ pub fn parse_build_line(line: &str) -> Option<String> {
     if noise.iter().any(|n| said.starts_with(n)) {
         return None;
     }
+    if said.starts_with("running --customize-hook") {
+        return Some("adapting to a container".to_owned());
+    }
     Some(said.trim_end_matches("...").chars().filter(|c| !c.is_control()).take(120).collect())
 }
 
@@ -195,6 +198,10 @@ mod tests {
         );
         assert_eq!(parse_build_line("I: success in 18.6003 seconds"), None);
         assert_eq!(parse_build_line("W: something"), None);
+        assert_eq!(
+            parse_build_line("I: running --customize-hook in shell: sh -c 'set -e'"),
+            Some("adapting to a container".to_owned())
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What to do so that a volume is as it should be. Pure.
 //!
 //! ```text
-//! create   drop-unfinished? ► make-variant? ► clone ► publish
-//! mount    attach ► mount ► grow        grow    extend ► refresh ► grow
+//! create   drop-unfinished? ► make-variant? ► clone ► grow-clone? ► publish
+//! mount    attach ► mount ► grow?
+//! grow     extend ► refresh ► grow, where the kernel lets us grow what is mounted; else
+//!          detach ► copy ► grow-clone ► publish
 //! remove   unmount ► detach ► drop-unfinished? ► delete ► remove-mount-point
 //! ```
 //!
@@ -132,6 +134,8 @@ pub struct Observed {
     pub mount_point: bool,
     /// The template asked for, where it exists.
     pub template: Option<TemplateFacts>,
+    /// Whether a mounted file system can be grown.
+    pub online_growth: bool,
     /// The pool.
     pub pool: PoolFacts,
 }
@@ -155,7 +159,17 @@ pub enum Step {
         /// Its length.
         bytes: u64,
     },
-    /// Move the clone to its place.
+    /// Clone the volume itself, beside its place.
+    Copy {
+        /// The clone's length.
+        bytes: u64,
+    },
+    /// Let the clone's file system reach so far.
+    GrowClone {
+        /// In blocks of 4 KiB.
+        blocks: u64,
+    },
+    /// Move the clone to its place, over what is there.
     Publish,
     /// Make the image longer.
     Extend {
@@ -198,6 +212,10 @@ impl fmt::Display for Step {
             }
             Self::Clone { record, bytes } => {
                 write!(f, "clone template {} to a volume of {}", record.template, Bytes(*bytes))
+            }
+            Self::Copy { bytes } => write!(f, "copy the volume to one of {}", Bytes(*bytes)),
+            Self::GrowClone { blocks } => {
+                write!(f, "grow the clone's file system to {blocks} blocks")
             }
             Self::Publish => write!(f, "move the clone to its place"),
             Self::Extend { bytes } => write!(f, "extend the image to {}", Bytes(*bytes)),
@@ -249,6 +267,11 @@ pub enum Refusal {
         /// What it was made with.
         have: Option<u64>,
     },
+    /// It is mounted, and the kernel does not let us grow it like that.
+    #[error(
+        "this process may not grow a mounted file system (it lacks CAP_SYS_RESOURCE); stop the container, and it grows when it is started"
+    )]
+    NeedsUnmount,
     /// The pool has no room.
     #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
     PoolFull {
@@ -316,10 +339,30 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             if observed.unfinished {
                 steps.push(Step::DropUnfinished);
             }
-            if desired.bytes > *bytes {
-                steps.push(Step::Extend { bytes: desired.bytes });
-            }
-            (desired.bytes, *blocks, record.inodes_per_group)
+            let reach = ext4::usable_blocks(desired.bytes, record.inodes_per_group);
+            let longer = desired.bytes > *bytes;
+            let blocks = if observed.online_growth {
+                if longer {
+                    steps.push(Step::Extend { bytes: desired.bytes });
+                }
+                *blocks
+            } else {
+                if longer || *blocks < reach {
+                    if matches!(mount, Mount::Ours { .. }) {
+                        return Err(Refusal::NeedsUnmount);
+                    }
+                    if device.take().is_some() {
+                        steps.push(Step::Detach);
+                    }
+                    steps.push(Step::Copy { bytes: desired.bytes });
+                    if *blocks < reach {
+                        steps.push(Step::GrowClone { blocks: reach });
+                    }
+                    steps.push(Step::Publish);
+                }
+                reach
+            };
+            (desired.bytes, blocks, record.inodes_per_group)
         }
     };
     if !desired.mounted {
@@ -405,8 +448,16 @@ fn create(
         inodes_per_group: per_group,
     };
     steps.push(Step::Clone { record, bytes: desired.bytes });
+    let (has, reach) =
+        (ext4::usable_blocks(golden, per_group), ext4::usable_blocks(desired.bytes, per_group));
+    let blocks = if observed.online_growth || has >= reach {
+        has
+    } else {
+        steps.push(Step::GrowClone { blocks: reach });
+        reach
+    };
     steps.push(Step::Publish);
-    Ok((ext4::usable_blocks(golden, per_group), per_group))
+    Ok((blocks, per_group))
 }
 
 /// With so many, rounding down in each group leaves enough.
@@ -448,3 +499,6 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
     }
     Ok(steps)
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,11 +34,6 @@ impl<R: Read> Feed for R {
     }
 }
 
-fn program() -> Result<std::path::PathBuf, HostError> {
-    // The link also works after the executable was replaced by an upgrade.
-    Ok("/proc/self/exe".into())
-}
-
 fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostError> {
     Cmd::new(program).arg(HELPER).args(args).stdin(Stdio::piped()).spawn(stdout, Stdio::piped())
 }
@@ -103,17 +98,19 @@ fn converse(
 }
 
 /// Judges an archive in confinement; its clean form, compressed with zstd, goes to `output`.
+/// `program` is an executable whose `main` begins with [`super::helper`].
 ///
 /// # Errors
 /// [`Refused`].
 pub fn normalise_to(
+    program: &Path,
     feed: &mut (impl Feed + ?Sized),
     output: &File,
     limits: Limits,
 ) -> Result<(Contents, Digest), Refused> {
     let limits = serde_json::to_string(&limits).unwrap_or_default();
     let stdout = output.try_clone().attempt(|| "open the clean archive".to_owned())?;
-    let child = start(&program()?, &["normalise", &limits], stdout.into())?;
+    let child = start(program, &["normalise", &limits], stdout.into())?;
     let (contents, digest) = converse(child, feed)?;
     let contents = contents.ok_or_else(|| HostError::parse("hear the unpacker", "no contents"))?;
     Ok((contents, digest))
@@ -123,8 +120,8 @@ pub fn normalise_to(
 ///
 /// # Errors
 /// [`Refused`]; [`Refused::NoRoom`] when the file system is too small.
-pub fn extract_into(device: &Path, archive: &File) -> Result<(), Refused> {
+pub fn extract_into(program: &Path, device: &Path, archive: &File) -> Result<(), Refused> {
     let device = device.to_string_lossy();
-    let child = start(&program()?, &["extract", &device], Stdio::null())?;
+    let child = start(program, &["extract", &device], Stdio::null())?;
     converse(child, &mut &*archive).map(drop)
 }

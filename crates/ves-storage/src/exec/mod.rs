@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -34,24 +34,31 @@ pub struct RealHost<B = Images> {
     layout: Layout,
     pool: Arc<Pool>,
     overcommit_percent: u64,
+    online_growth: bool,
     templates: Templates,
     backend: B,
 }
 
 impl RealHost {
-    /// Attaches the pool and sweeps what a crash left.
+    /// Attaches the pool and sweeps what a crash left. `unpacker` is an executable whose `main`
+    /// begins with [`crate::dispatch`], such as the daemon's own.
     ///
     /// # Errors
     /// What failed.
-    pub fn open(config: &Config, layout: Layout) -> Result<Self, StorageError> {
+    pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, StorageError> {
         let pool = Arc::new(Pool::open(config, &layout)?);
-        let templates = Templates::new(pool.clone(), config.limits(), config.mirror.clone());
+        let templates =
+            Templates::new(pool.clone(), config.limits(), config.mirror.clone(), unpacker);
         let backend = Images::new(pool.clone());
         templates.sweep()?;
         backend.sweep()?;
         tracing::info!(backend = backend.name(), dir = %pool.dir.display(), "pool is attached");
         let overcommit_percent = config.overcommit_percent;
-        Ok(Self { layout, pool, overcommit_percent, templates, backend })
+        let online_growth = ext4::may_grow_mounted()?;
+        if !online_growth {
+            tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
+        }
+        Ok(Self { layout, pool, overcommit_percent, online_growth, templates, backend })
     }
 }
 
@@ -184,6 +191,7 @@ impl<B: Backend> Host for RealHost<B> {
             mount,
             mount_point,
             template: template.map(|t| self.templates.facts(t)).transpose()?.flatten(),
+            online_growth: self.online_growth,
             pool: self.pool()?,
         })
     }
@@ -198,6 +206,8 @@ impl<B: Backend> Host for RealHost<B> {
                 let golden = self.templates.golden(&record.template, record.inodes_per_group);
                 self.backend.make(ct, &golden, record, *bytes)
             }
+            Step::Copy { bytes } => self.backend.copy(ct, *bytes),
+            Step::GrowClone { blocks } => self.backend.grow_clone(ct, *blocks),
             Step::Publish => self.backend.publish(ct),
             Step::Extend { bytes } => self.backend.grow(ct, *bytes),
             Step::Attach => self.backend.activate(ct),

@@ -41,14 +41,21 @@ pub(super) struct Templates {
     pool: Arc<Pool>,
     limits: Limits,
     mirror: Option<String>,
+    /// The executable that becomes the confined unpacker.
+    unpacker: PathBuf,
     /// One golden image is made at a time: a second call for it then finds it.
     making: Mutex<()>,
 }
 
 impl Templates {
     /// The templates of this pool.
-    pub(super) fn new(pool: Arc<Pool>, limits: Limits, mirror: Option<String>) -> Self {
-        Self { pool, limits, mirror, making: Mutex::default() }
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        limits: Limits,
+        mirror: Option<String>,
+        unpacker: PathBuf,
+    ) -> Self {
+        Self { pool, limits, mirror, unpacker, making: Mutex::default() }
     }
 
     fn path(&self, name: &TemplateName) -> PathBuf {
@@ -174,7 +181,12 @@ impl Templates {
         for (_, old) in others.into_iter().take(too_many) {
             discard(&dir.join(old))?;
         }
-        make_golden(&dir, record.content_bytes, record.content_inodes, inodes_per_group)
+        make_golden(
+            &self.unpacker,
+            &dir,
+            (record.content_bytes, record.content_inodes),
+            inodes_per_group,
+        )
     }
 
     /// Makes a template.
@@ -223,7 +235,8 @@ impl Templates {
         let (found, digest) = match source {
             Source::Archive { feed, sha256 } => {
                 let mut feed = Counted { feed, progress, bytes: 0 };
-                let (found, digest) = unpack::normalise_to(&mut feed, &output, self.limits)?;
+                let (found, digest) =
+                    unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?;
                 if let Some(want) = sha256.filter(|want| *want != digest.0) {
                     return Err(StorageError::Hash { want, got: digest.0 });
                 }
@@ -231,14 +244,14 @@ impl Templates {
             }
             Source::Build(what) => {
                 let mut feed = build::start(&what, self.mirror.as_deref(), progress)?;
-                unpack::normalise_to(&mut feed, &output, self.limits)?
+                unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?
             }
         };
         output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
         let Contents { bytes, inodes, init, os, devices_skipped } = found;
         tracing::info!(bytes, inodes, devices_skipped, "archive is good");
         progress(Progress { what: "unpacking".to_owned(), done: 0, total: bytes });
-        make_golden(dir, bytes, inodes, DEFAULT_INODES_PER_GROUP)?;
+        make_golden(&self.unpacker, dir, (bytes, inodes), DEFAULT_INODES_PER_GROUP)?;
         progress(Progress { what: "unpacking".to_owned(), done: bytes, total: bytes });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let record = TemplateRecord {
@@ -353,9 +366,9 @@ impl Drop for Attached {
 
 /// Makes a golden image from a template's contents, large enough by trying.
 fn make_golden(
+    unpacker: &Path,
     dir: &Path,
-    content_bytes: u64,
-    content_inodes: u64,
+    (content_bytes, content_inodes): (u64, u64),
     inodes_per_group: u64,
 ) -> Result<(), StorageError> {
     let path = dir.join(observe::golden_name(inodes_per_group));
@@ -378,7 +391,7 @@ fn make_golden(
         let archive = File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
         let unpacked = {
             let device = Attached(loopdev::attach(&image, false)?);
-            unpack::extract_into(&loopdev::path(device.0), &archive)
+            unpack::extract_into(unpacker, &loopdev::path(device.0), &archive)
         };
         match unpacked {
             Err(Refused::NoRoom) => {

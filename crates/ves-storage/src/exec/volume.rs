@@ -72,7 +72,17 @@ pub trait Backend: Send + Sync + 'static {
         record: &Record,
         bytes: u64,
     ) -> Result<(), StorageError>;
-    /// Moves what [`Self::make`] made to its place.
+    /// Clones the volume itself, beside its place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), StorageError>;
+    /// Grows the file system of what [`Self::make`] or [`Self::copy`] made.
+    ///
+    /// # Errors
+    /// What failed.
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError>;
+    /// Moves what [`Self::make`] or [`Self::copy`] made to its place.
     ///
     /// # Errors
     /// What failed.
@@ -145,11 +155,47 @@ impl Images {
     }
 
     fn need(&self, ct: CtId) -> Result<File, StorageError> {
-        let missing = || StorageError::Record {
-            record: format!("of the volume of container {ct}"),
-            why: "its image is gone".to_owned(),
-        };
-        self.open(ct, true)?.ok_or_else(missing)
+        self.open(ct, true)?.ok_or_else(|| self.gone(ct))
+    }
+
+    fn gone(&self, ct: CtId) -> StorageError {
+        StorageError::Record {
+            record: self.path(ct).display().to_string(),
+            why: format!("the image of container {ct} is gone"),
+        }
+    }
+
+    /// A clone of an image beside the volume's place.
+    fn clone_file(&self, ct: CtId, from: &Path, bytes: u64) -> Result<File, HostError> {
+        let new = self.new_path(ct);
+        let what = || format!("clone {} to {}", from.display(), new.display());
+        file::remove_if_exists(&new)?;
+        let source = File::open(from).attempt(what)?;
+        let target = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .attempt(what)?;
+        if self.pool.reflink {
+            rustix::fs::ioctl_ficlone(&target, &source).attempt(what)?;
+        } else {
+            copy_sparse(&source, &target).attempt(what)?;
+        }
+        target.set_len(bytes).attempt(what)?;
+        Ok(target)
+    }
+
+    /// Marks a clone as the container's volume.
+    fn finish(&self, ct: CtId, clone: &File, record: &Record) -> Result<(), StorageError> {
+        let what = || format!("mark {}", self.new_path(ct).display());
+        let record = serde_json::to_vec(&VolumeRecord { ct, record: record.clone() })
+            .map_err(std::io::Error::from)
+            .attempt(what)?;
+        rustix::fs::fsetxattr(clone, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
+            .attempt(what)?;
+        Ok(clone.sync_data().attempt(what)?)
     }
 
     /// The loop device of an image.
@@ -297,30 +343,24 @@ impl Backend for Images {
         record: &Record,
         bytes: u64,
     ) -> Result<(), StorageError> {
-        let new = self.new_path(ct);
-        let what = || format!("clone {} to {}", golden.display(), new.display());
-        file::remove_if_exists(&new)?;
-        let source = File::open(golden).attempt(what)?;
-        let target = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .attempt(what)?;
-        if self.pool.reflink {
-            rustix::fs::ioctl_ficlone(&target, &source).attempt(what)?;
-        } else {
-            copy_sparse(&source, &target).attempt(what)?;
-        }
-        target.set_len(bytes).attempt(what)?;
+        let target = self.clone_file(ct, golden, bytes)?;
         ext4::set_uuid(&target, random_uuid()?)?;
-        let record = serde_json::to_vec(&VolumeRecord { ct, record: record.clone() })
-            .map_err(std::io::Error::from)
-            .attempt(what)?;
-        rustix::fs::fsetxattr(&target, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
-            .attempt(what)?;
-        Ok(target.sync_data().attempt(what)?)
+        self.finish(ct, &target, record)
+    }
+
+    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), StorageError> {
+        let Image::Ours { record, .. } = self.look(ct)?.image else {
+            return Err(self.gone(ct));
+        };
+        let target = self.clone_file(ct, &self.path(ct), bytes)?;
+        self.finish(ct, &target, &record)
+    }
+
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
+        let new = self.new_path(ct);
+        ext4::grow_unmounted(&new, blocks)?;
+        let what = || format!("sync {}", new.display());
+        Ok(File::open(&new).and_then(|f| f.sync_data()).attempt(what)?)
     }
 
     fn publish(&self, ct: CtId) -> Result<(), StorageError> {

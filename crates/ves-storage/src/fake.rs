@@ -1,0 +1,471 @@
+//! A host in memory: what each step does to what is observed, and faults on demand.
+//!
+//! [`Model`] is one volume and the pure effect of each step on it; [`FakeHost`] is a node of them.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ves_host::unpack::{Feed, Init, Limits, normalise};
+use ves_host::{HostError, ext4};
+use ves_types::{CtId, TemplateName};
+
+use crate::error::StorageError;
+use crate::host::{Host, Source, Template, Usage};
+use crate::plan::{
+    DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step, TemplateFacts,
+    golden_bytes,
+};
+use crate::template::{BuildInit, Progress};
+
+/// A clone that is not at its place yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Unfinished {
+    record: Record,
+    bytes: u64,
+    blocks: u64,
+}
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    image: Image,
+    unfinished: Option<Unfinished>,
+    device: Option<u64>,
+    mount: Mount,
+    mount_point: bool,
+    /// Somebody else uses the device, as a container's mount namespace does.
+    pub held: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            image: Image::Absent,
+            unfinished: None,
+            device: None,
+            mount: Mount::None,
+            mount_point: false,
+            held: false,
+        }
+    }
+}
+
+/// Why a step cannot be done to a model: the real host would fail too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Impossible {
+    /// The device is used.
+    InUse,
+    /// The step makes no sense here.
+    Senseless(&'static str),
+}
+
+type Templates = BTreeMap<TemplateName, (Template, TemplateFacts)>;
+
+impl Model {
+    /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
+    pub fn of(observed: &Observed, record: &Record) -> Self {
+        let Observed { image, unfinished, device, mount, mount_point, .. } = observed.clone();
+        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0 };
+        let unfinished = unfinished.then(clone);
+        Self { image, unfinished, device, mount, mount_point, held: false }
+    }
+
+    /// What is seen of it.
+    pub fn observed(
+        &self,
+        template: Option<TemplateFacts>,
+        online_growth: bool,
+        pool: PoolFacts,
+    ) -> Observed {
+        Observed {
+            image: self.image.clone(),
+            unfinished: self.unfinished.is_some(),
+            device: self.device,
+            mount: self.mount.clone(),
+            mount_point: self.mount_point,
+            template,
+            online_growth,
+            pool,
+        }
+    }
+
+    /// What a step does; `golden` is the length of the template's golden image by inodes per group.
+    ///
+    /// # Errors
+    /// [`Impossible`]; then nothing has changed.
+    pub fn apply(
+        &mut self,
+        step: &Step,
+        golden: impl Fn(&Record) -> Option<u64>,
+    ) -> Result<(), Impossible> {
+        let senseless = |why| Err(Impossible::Senseless(why));
+        match (step, &mut self.image) {
+            (Step::DropUnfinished, _) => self.unfinished = None,
+            (Step::MakeVariant { .. }, _) => {}
+            (Step::Clone { record, bytes }, _) => {
+                let Some(golden) = golden(record) else {
+                    return senseless("no such golden image");
+                };
+                let blocks = ext4::usable_blocks(golden, record.inodes_per_group);
+                let bytes = *bytes;
+                self.unfinished = Some(Unfinished { record: record.clone(), bytes, blocks });
+            }
+            (Step::Copy { bytes }, Image::Ours { record, blocks, .. }) => {
+                if self.device.is_some() {
+                    return senseless("copy a volume in use");
+                }
+                let (record, blocks, bytes) = (record.clone(), *blocks, *bytes);
+                self.unfinished = Some(Unfinished { record, bytes, blocks });
+            }
+            (Step::GrowClone { blocks }, _) => match &mut self.unfinished {
+                Some(clone) => clone.blocks = clone.blocks.max(*blocks),
+                None => return senseless("grow no clone"),
+            },
+            (Step::Publish, image) => match (self.unfinished.take(), &image) {
+                (Some(Unfinished { record, bytes, blocks }), _) => {
+                    if self.device.is_some() {
+                        return senseless("replace an image in use");
+                    }
+                    *image = Image::Ours { record, bytes, blocks };
+                }
+                (None, Image::Ours { .. }) => {}
+                (None, _) => return senseless("publish nothing"),
+            },
+            (Step::Extend { bytes: want }, Image::Ours { bytes, .. }) => {
+                *bytes = (*bytes).max(*want)
+            }
+            (Step::Attach, Image::Ours { bytes, .. }) => {
+                self.device.get_or_insert(*bytes);
+            }
+            (Step::Refresh, Image::Ours { bytes, .. }) => {
+                let bytes = *bytes;
+                self.device = self.device.map(|_| bytes);
+            }
+            (Step::Mount { slot }, Image::Ours { .. }) => {
+                if self.device.is_none() {
+                    return senseless("mount no device");
+                }
+                self.mount_point = true;
+                self.mount = Mount::Ours { slot: Some(*slot) };
+            }
+            (Step::Grow { blocks: want }, Image::Ours { blocks, .. }) => {
+                let room = self.device.map_or(0, |bytes| bytes / ext4::BLOCK);
+                if self.mount == Mount::None || *want > room {
+                    return senseless("grow beyond the device");
+                }
+                *blocks = (*blocks).max(*want);
+            }
+            (Step::Unmount, image) => {
+                if matches!(self.mount, Mount::Ours { .. }) {
+                    self.mount = Mount::None;
+                }
+                if *image == Image::Absent {
+                    // Nothing else knows a device whose image was deleted.
+                    self.device = None;
+                }
+            }
+            (Step::Detach, _) => {
+                if self.held || self.mount != Mount::None {
+                    return Err(Impossible::InUse);
+                }
+                self.device = None;
+            }
+            (Step::Delete, Image::Ours { .. }) => {
+                if self.device.is_some() {
+                    return Err(Impossible::InUse);
+                }
+                self.image = Image::Absent;
+            }
+            (Step::Delete, Image::Absent) => {}
+            (Step::RemoveMountPoint, _) => {
+                if self.mount != Mount::None {
+                    return Err(Impossible::InUse);
+                }
+                self.mount_point = false;
+            }
+            (_, Image::Absent | Image::Foreign(_)) => return senseless("no volume"),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    volumes: BTreeMap<CtId, Model>,
+    templates: Templates,
+    contents: BTreeMap<TemplateName, Vec<u8>>,
+    pool: Option<PoolFacts>,
+    fail_after: Option<u64>,
+    applied: Vec<(CtId, String)>,
+}
+
+/// A node in memory.
+#[derive(Debug)]
+pub struct FakeHost {
+    node: Mutex<Node>,
+    online_growth: bool,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeHost {
+    /// A node with a pool of 1 TiB and no templates.
+    pub fn new() -> Self {
+        Self { node: Mutex::default(), online_growth: true }
+    }
+    /// A node that cannot grow what is mounted.
+    pub fn without_online_growth() -> Self {
+        Self { node: Mutex::default(), online_growth: false }
+    }
+
+    fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a template there, as if it had been built.
+    pub fn add_template(&self, name: &TemplateName) {
+        let (bytes, inodes) = (200 << 20, 10_000);
+        self.put(name, bytes, inodes, Init::Systemd, "0".repeat(64), Vec::new());
+    }
+
+    /// Sets the pool's size.
+    pub fn set_pool_bytes(&self, size: u64) {
+        self.node().pool = Some(PoolFacts {
+            size,
+            free: size,
+            promised: 0,
+            templates: 0,
+            overcommit_percent: 100,
+        });
+    }
+
+    /// Lets `steps` more steps succeed, and then one fail.
+    pub fn fail_after(&self, steps: u64) {
+        self.node().fail_after = Some(steps);
+    }
+
+    /// Says whether something else, such as a container, uses a volume.
+    pub fn hold(&self, ct: CtId, held: bool) {
+        self.node().volumes.entry(ct).or_default().held = held;
+    }
+
+    /// The steps applied until now, as text.
+    pub fn applied(&self) -> Vec<(CtId, String)> {
+        self.node().applied.clone()
+    }
+
+    /// The machine was switched off and on: mounts and devices are gone.
+    pub fn reboot(&self) {
+        for model in self.node().volumes.values_mut() {
+            model.device = None;
+            model.mount = Mount::None;
+            model.mount_point = false;
+            model.held = false;
+        }
+    }
+
+    fn put(
+        &self,
+        name: &TemplateName,
+        bytes: u64,
+        inodes: u64,
+        init: Init,
+        sha256: String,
+        contents: Vec<u8>,
+    ) -> Template {
+        let golden = golden_bytes(bytes, inodes, DEFAULT_INODES_PER_GROUP);
+        let facts = TemplateFacts {
+            content_bytes: bytes,
+            content_inodes: inodes,
+            variants: BTreeMap::from([(DEFAULT_INODES_PER_GROUP, golden)]),
+        };
+        let template = Template {
+            name: name.clone(),
+            content_bytes: bytes,
+            content_inodes: inodes,
+            allocated: bytes,
+            init,
+            sha256,
+            os: Some("Fake GNU/Linux".to_owned()),
+            created_unix: 0,
+        };
+        let mut node = self.node();
+        node.templates.insert(name.clone(), (template.clone(), facts));
+        node.contents.insert(name.clone(), contents);
+        template
+    }
+}
+
+fn broken(what: &str) -> StorageError {
+    StorageError::Host(HostError::Sys {
+        what: what.to_owned(),
+        source: std::io::Error::from_raw_os_error(5),
+    })
+}
+
+impl Node {
+    fn pool(&self) -> PoolFacts {
+        let promised = self.volumes.values().map(|v| match &v.image {
+            Image::Ours { bytes, .. } => *bytes,
+            Image::Absent | Image::Foreign(_) => 0,
+        });
+        let promised = promised.sum();
+        let pool = self.pool.unwrap_or(PoolFacts {
+            size: 1 << 40,
+            free: 1 << 40,
+            promised: 0,
+            templates: 0,
+            overcommit_percent: 100,
+        });
+        PoolFacts { promised, ..pool }
+    }
+}
+
+impl Host for FakeHost {
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
+        let node = self.node();
+        let facts = template.and_then(|t| node.templates.get(t)).map(|(_, facts)| facts.clone());
+        let model = node.volumes.get(&ct).cloned().unwrap_or_default();
+        Ok(model.observed(facts, self.online_growth, node.pool()))
+    }
+
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError> {
+        let mut node = self.node();
+        match &mut node.fail_after {
+            Some(0) => {
+                node.fail_after = None;
+                return Err(broken("do a step, as the test wants it to fail"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if let Step::MakeVariant { template, inodes_per_group } = step {
+            let (_, facts) = node
+                .templates
+                .get_mut(template)
+                .ok_or_else(|| StorageError::TemplateUnknown(template.clone()))?;
+            let bytes = golden_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
+            facts.variants.insert(*inodes_per_group, bytes);
+        }
+        let templates = node.templates.clone();
+        let golden = |record: &Record| {
+            templates.get(&record.template)?.1.variants.get(&record.inodes_per_group).copied()
+        };
+        let done = node.volumes.entry(ct).or_default().apply(step, golden);
+        node.applied.push((ct, step.to_string()));
+        done.map_err(|e| match e {
+            Impossible::InUse => StorageError::InUse { ct },
+            Impossible::Senseless(why) => broken(why),
+        })
+    }
+
+    fn usage(&self, ct: CtId) -> Result<Usage, StorageError> {
+        let node = self.node();
+        let Some(Model { image: Image::Ours { record, bytes, .. }, device, mount, .. }) =
+            node.volumes.get(&ct)
+        else {
+            return Ok(Usage::default());
+        };
+        let mounted = matches!(mount, Mount::Ours { .. });
+        Ok(Usage {
+            allocated: 1 << 20,
+            used: mounted.then_some(200 << 20),
+            inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
+            used_inodes: mounted.then_some(10_011),
+            device: device.map(|_| 0x700 + u64::from(ct.get())),
+        })
+    }
+
+    fn volumes(&self) -> Result<Vec<CtId>, StorageError> {
+        let node = self.node();
+        let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);
+        Ok(there.map(|(ct, _)| *ct).collect())
+    }
+
+    fn pool(&self) -> Result<PoolFacts, StorageError> {
+        Ok(self.node().pool())
+    }
+
+    fn backend(&self) -> &'static str {
+        "fake"
+    }
+
+    fn templates(&self) -> Result<Vec<Template>, StorageError> {
+        Ok(self.node().templates.values().map(|(t, _)| t.clone()).collect())
+    }
+
+    fn make_template(
+        &self,
+        name: &TemplateName,
+        source: Source<'_>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Template, StorageError> {
+        if self.node().templates.contains_key(name) {
+            return Err(StorageError::TemplateExists(name.clone()));
+        }
+        progress(Progress { what: "making".to_owned(), done: 0, total: 1 });
+        match source {
+            Source::Build(build) => {
+                let init = match build.init {
+                    BuildInit::Systemd => Init::Systemd,
+                    BuildInit::Sysvinit => Init::Sysvinit,
+                };
+                Ok(self.put(name, 200 << 20, 10_000, init, "0".repeat(64), Vec::new()))
+            }
+            Source::Archive { feed, .. } => {
+                // Judged as on a real host; the fake does not hash.
+                let mut contents = Vec::new();
+                let found = normalise(Pieces::new(feed), &mut contents, Limits::default())?;
+                let (bytes, inodes) = (found.bytes, found.inodes);
+                Ok(self.put(name, bytes, inodes, found.init, "0".repeat(64), contents))
+            }
+        }
+    }
+
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+        let contents = self.node().contents.get(name).cloned();
+        let contents = contents.ok_or_else(|| StorageError::TemplateUnknown(name.clone()))?;
+        Ok(Box::new(std::io::Cursor::new(contents)))
+    }
+
+    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError> {
+        let mut node = self.node();
+        node.contents.remove(name);
+        match node.templates.remove(name) {
+            Some(_) => Ok(()),
+            None => Err(StorageError::TemplateUnknown(name.clone())),
+        }
+    }
+}
+
+/// A feed as a reader.
+struct Pieces<'a> {
+    feed: &'a mut (dyn Feed + 'a),
+    piece: std::io::Cursor<Vec<u8>>,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(feed: &'a mut (dyn Feed + 'a)) -> Self {
+        Self { feed, piece: std::io::Cursor::default() }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let n = self.piece.read(buffer)?;
+            if n > 0 || buffer.is_empty() {
+                return Ok(n);
+            }
+            match self.feed.next()? {
+                None => return Ok(0),
+                Some(piece) => self.piece = std::io::Cursor::new(piece),
+            }
+        }
+    }
+}

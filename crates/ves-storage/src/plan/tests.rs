@@ -1,0 +1,357 @@
+//! The planner's laws, over all states a volume can be in.
+
+use super::*;
+use crate::fake::Model;
+
+const MIB: u64 = 1 << 20;
+
+fn name() -> TemplateName {
+    "debian".parse().expect("a name")
+}
+
+fn slot(n: u32) -> IdSlot {
+    IdSlot::try_from(n).expect("in range")
+}
+
+fn record(inodes: Option<u64>) -> Record {
+    Record {
+        template: name(),
+        inodes,
+        inodes_per_group: inodes
+            .map_or(DEFAULT_INODES_PER_GROUP, |n| ext4::inodes_per_group(512 * MIB, n)),
+    }
+}
+
+fn facts(variants: &[u64]) -> TemplateFacts {
+    let (content_bytes, content_inodes) = (100 * MIB, 4000);
+    let golden = |n: &u64| (*n, golden_bytes(content_bytes, content_inodes, *n));
+    TemplateFacts { content_bytes, content_inodes, variants: variants.iter().map(golden).collect() }
+}
+
+const POOL: PoolFacts = PoolFacts {
+    size: 4 << 30,
+    free: 4 << 30,
+    promised: 1 << 30,
+    templates: 100 * MIB,
+    overcommit_percent: 100,
+};
+
+/// Every state, reachable or not.
+fn states() -> Vec<Observed> {
+    let images = [
+        Image::Absent,
+        Image::Foreign("x".to_owned()),
+        Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 256 * MIB / 4096 },
+        Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 512 * MIB / 4096 },
+        Image::Ours { record: record(Some(20_000)), bytes: 300 * MIB, blocks: 256 * MIB / 4096 },
+        Image::Ours { record: record(None), bytes: 1024 * MIB, blocks: 1024 * MIB / 4096 },
+    ];
+    let mounts = [
+        Mount::None,
+        Mount::Foreign("y".to_owned()),
+        Mount::Ours { slot: Some(slot(20)) },
+        Mount::Ours { slot: Some(slot(21)) },
+        Mount::Ours { slot: None },
+    ];
+    let templates = [None, Some(facts(&[])), Some(facts(&[DEFAULT_INODES_PER_GROUP]))];
+    let mut all = Vec::new();
+    for image in &images {
+        for mount in &mounts {
+            for device in [None, Some(256 * MIB), Some(512 * MIB)] {
+                for template in &templates {
+                    for bits in 0..8u8 {
+                        // Whatever is mounted is mounted from a device, somewhere.
+                        let ours = matches!(mount, Mount::Ours { .. });
+                        if ours && (device.is_none() || bits & 2 == 0) {
+                            continue;
+                        }
+                        all.push(Observed {
+                            image: image.clone(),
+                            unfinished: bits & 1 != 0,
+                            device,
+                            mount: mount.clone(),
+                            mount_point: bits & 2 != 0,
+                            template: template.clone(),
+                            online_growth: bits & 4 != 0,
+                            pool: POOL,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn wishes() -> Vec<Desired> {
+    let mut all = Vec::new();
+    for bytes in [64 * MIB, 300 * MIB, 512 * MIB, 900 * MIB, 100 << 30] {
+        for inodes in [None, Some(100), Some(20_000)] {
+            for slot_number in [20, 21] {
+                for mounted in [false, true] {
+                    all.push(Desired {
+                        template: name(),
+                        bytes,
+                        inodes,
+                        slot: slot(slot_number),
+                        mounted,
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+fn cases() -> impl Iterator<Item = (Desired, Observed)> {
+    let states = states();
+    wishes().into_iter().flat_map(move |d| {
+        states.clone().into_iter().map(move |o| (d.clone(), o)).collect::<Vec<_>>()
+    })
+}
+
+/// Is the volume as it should be? Written without the planner.
+fn is_as_desired(d: &Desired, o: &Observed) -> bool {
+    let Image::Ours { record, bytes, blocks } = &o.image else { return false };
+    let whole = *blocks == ext4::usable_blocks(*bytes, record.inodes_per_group);
+    let right_size = *bytes == d.bytes && record.inodes == d.inodes;
+    let right_place = if d.mounted {
+        o.mount == Mount::Ours { slot: Some(d.slot) } && o.device == Some(d.bytes) && whole
+    } else {
+        o.mount == Mount::None && o.device.is_none()
+    };
+    right_size && right_place && !o.unfinished
+}
+
+struct World {
+    model: Model,
+    template: Option<TemplateFacts>,
+    before: Observed,
+}
+
+impl World {
+    fn of(o: &Observed) -> Self {
+        let model = Model::of(o, &record(None));
+        Self { model, template: o.template.clone(), before: o.clone() }
+    }
+    fn apply(&mut self, step: &Step) {
+        if let (Step::MakeVariant { inodes_per_group, .. }, Some(t)) = (step, &mut self.template) {
+            let bytes = golden_bytes(t.content_bytes, t.content_inodes, *inodes_per_group);
+            t.variants.insert(*inodes_per_group, bytes);
+        }
+        let template = self.template.clone();
+        let golden = |r: &Record| template.as_ref()?.variants.get(&r.inodes_per_group).copied();
+        self.model.apply(step, golden).unwrap_or_else(|e| {
+            panic!("{step} cannot be done to {:?}: {e:?}", self.model);
+        });
+    }
+    fn observed(&self) -> Observed {
+        let pool = self.before.pool;
+        self.model.observed(self.template.clone(), self.before.online_growth, pool)
+    }
+}
+
+#[test]
+fn goal_and_fixed_point() {
+    let mut planned = 0;
+    for (desired, observed) in cases() {
+        let Ok(steps) = plan_ensure(&desired, &observed) else { continue };
+        planned += 1;
+        let mut world = World::of(&observed);
+        steps.iter().for_each(|s| world.apply(s));
+        let after = world.observed();
+        assert!(is_as_desired(&desired, &after), "{desired:?}\n{observed:?}\n{steps:?}\n{after:?}");
+        assert_eq!(
+            plan_ensure(&desired, &after),
+            Ok(vec![]),
+            "{desired:?}\n{observed:?}\n{after:?}"
+        );
+    }
+    assert!(planned > 1000, "{planned}");
+}
+
+#[test]
+fn a_crash_anywhere_is_repaired() {
+    for (desired, observed) in cases() {
+        let Ok(steps) = plan_ensure(&desired, &observed) else { continue };
+        for cut in 0..=steps.len() {
+            let mut world = World::of(&observed);
+            steps.iter().take(cut).for_each(|s| world.apply(s));
+            // The last step may have been done without anybody knowing.
+            if let Some(last) = steps.get(cut.wrapping_sub(1)).filter(|_| cut > 0) {
+                world.apply(last);
+            }
+            let again = plan_ensure(&desired, &world.observed())
+                .unwrap_or_else(|e| panic!("{e} after {cut} of {steps:?} from {observed:?}"));
+            again.iter().for_each(|s| world.apply(s));
+            assert!(is_as_desired(&desired, &world.observed()), "{steps:?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn removal_reaches_nothing_from_anywhere() {
+    for observed in states() {
+        let Ok(steps) = plan_remove(&observed) else {
+            let foreign = matches!(observed.image, Image::Foreign(_))
+                || matches!(observed.mount, Mount::Foreign(_));
+            assert!(foreign, "{observed:?}");
+            continue;
+        };
+        for cut in 0..=steps.len() {
+            let mut world = World::of(&observed);
+            steps.iter().take(cut).for_each(|s| world.apply(s));
+            let again = plan_remove(&world.observed()).expect("nothing foreign came");
+            again.iter().for_each(|s| world.apply(s));
+            let after = world.observed();
+            assert_eq!(
+                (&after.image, after.unfinished, after.device, &after.mount, after.mount_point),
+                (&Image::Absent, false, None, &Mount::None, false),
+                "{observed:?}\n{steps:?}"
+            );
+            assert_eq!(plan_remove(&after), Ok(vec![]));
+        }
+    }
+}
+
+#[test]
+fn forbidden_steps_never_appear() {
+    for (desired, observed) in cases() {
+        let Ok(steps) = plan_ensure(&desired, &observed) else { continue };
+        assert!(!steps.contains(&Step::Delete), "{steps:?}");
+        assert!(!steps.contains(&Step::RemoveMountPoint), "{steps:?}");
+        let ours = matches!(observed.image, Image::Ours { .. });
+        assert!(!(ours && steps.iter().any(|s| matches!(s, Step::Clone { .. }))), "{steps:?}");
+        let online = |s: &Step| matches!(s, Step::Grow { .. } | Step::Extend { .. });
+        assert!(observed.online_growth || !steps.iter().any(online), "{steps:?}");
+        let offline = |s: &Step| matches!(s, Step::GrowClone { .. } | Step::Copy { .. });
+        assert!(!observed.online_growth || !steps.iter().any(offline), "{steps:?}");
+        // The model checks the rest: no step on a volume in use that must not be.
+        if let Image::Ours { bytes, .. } = observed.image {
+            assert!(desired.bytes >= bytes, "it would shrink: {steps:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_foreign_is_never_touched() {
+    for (desired, observed) in cases() {
+        let foreign = matches!(observed.image, Image::Foreign(_))
+            || matches!(observed.mount, Mount::Foreign(_));
+        if foreign {
+            assert!(matches!(plan_ensure(&desired, &observed), Err(Refusal::Foreign(_))));
+            assert!(matches!(plan_remove(&observed), Err(Refusal::Foreign(_))));
+        }
+    }
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    for (desired, observed) in cases() {
+        assert_eq!(plan_ensure(&desired, &observed), plan_ensure(&desired, &observed));
+    }
+}
+
+fn fresh() -> Observed {
+    Observed {
+        image: Image::Absent,
+        unfinished: false,
+        device: None,
+        mount: Mount::None,
+        mount_point: false,
+        template: Some(facts(&[DEFAULT_INODES_PER_GROUP])),
+        online_growth: true,
+        pool: POOL,
+    }
+}
+
+fn wish(mib: u64) -> Desired {
+    Desired { template: name(), bytes: mib * MIB, inodes: None, slot: slot(20), mounted: true }
+}
+
+fn text(steps: &[Step]) -> String {
+    steps.iter().map(|s| format!("{s}\n")).collect()
+}
+
+#[test]
+fn steps_read_well() {
+    assert_eq!(
+        text(&plan_ensure(&wish(512), &fresh()).expect("planned")),
+        "clone template debian to a volume of 512 MiB\n\
+         move the clone to its place\n\
+         attach a device\n\
+         mount for the ids from 1310720\n\
+         grow the file system to 131072 blocks\n"
+    );
+    let offline = Observed { online_growth: false, ..fresh() };
+    let desired = Desired { inodes: Some(20_000), ..wish(512) };
+    assert_eq!(
+        text(&plan_ensure(&desired, &offline).expect("planned")),
+        "make a golden image of debian with 4992 inodes a group\n\
+         clone template debian to a volume of 512 MiB\n\
+         grow the clone's file system to 131072 blocks\n\
+         move the clone to its place\n\
+         attach a device\n\
+         mount for the ids from 1310720\n"
+    );
+}
+
+#[test]
+fn refusals_tell_what_is_needed() {
+    let refuse = |d: &Desired, o: &Observed| plan_ensure(d, o).expect_err("refused");
+    assert_eq!(
+        refuse(&wish(512), &Observed { template: None, ..fresh() }),
+        Refusal::TemplateUnknown(name())
+    );
+    assert!(
+        matches!(refuse(&wish(64), &fresh()), Refusal::TooSmall { need, .. } if need == 256 * MIB)
+    );
+    let few = Desired { inodes: Some(4001), ..wish(512) };
+    assert!(matches!(refuse(&few, &fresh()), Refusal::NoInodes { max: 4001, .. }));
+    let tight = Desired { inodes: Some(4020), ..wish(512) };
+    let Refusal::NoInodes { need, .. } = refuse(&tight, &fresh()) else {
+        panic!("other refusal");
+    };
+    let enough = Desired { inodes: Some(need), ..wish(512) };
+    plan_ensure(&enough, &fresh()).expect("what is said to be needed is enough");
+
+    let full = (4 << 30) - (1 << 30) - 100 * MIB;
+    assert_eq!(refuse(&wish(4096), &fresh()), Refusal::PoolFull { need: 4 << 30, free: full });
+    let generous = PoolFacts { overcommit_percent: 200, ..POOL };
+    plan_ensure(&wish(4096), &Observed { pool: generous, ..fresh() }).expect("overcommitted");
+
+    let ours = |blocks| Image::Ours { record: record(None), bytes: 512 * MIB, blocks };
+    let there = Observed { image: ours(131_072), ..fresh() };
+    assert_eq!(
+        refuse(&wish(300), &there),
+        Refusal::WouldShrink { have: 512 * MIB, want: 300 * MIB }
+    );
+    assert_eq!(
+        refuse(&Desired { inodes: Some(9), ..wish(512) }, &there),
+        Refusal::InodesFixed { have: None }
+    );
+    let mounted = Observed {
+        mount: Mount::Ours { slot: Some(slot(20)) },
+        mount_point: true,
+        device: Some(512 * MIB),
+        online_growth: false,
+        ..there
+    };
+    assert_eq!(refuse(&wish(600), &mounted), Refusal::NeedsUnmount);
+    assert_eq!(plan_ensure(&wish(512), &mounted), Ok(vec![]));
+}
+
+#[test]
+fn golden_images_hold_their_contents() {
+    for content_mib in [1u64, 100, 900, 5000] {
+        for inodes in [10u64, 4000, 100_000, 1_000_000] {
+            for per_group in [16u64, 624, 8192, 32_768] {
+                let bytes = golden_bytes(content_mib * MIB, inodes, per_group);
+                assert_eq!(bytes % ext4::GROUP_BYTES, 0);
+                assert!(ext4::groups(bytes) * per_group >= inodes + OWN_INODES);
+                let tables = ext4::groups(bytes) * per_group * ext4::INODE_BYTES;
+                assert!(bytes >= content_mib * MIB + tables, "{content_mib} {inodes} {per_group}");
+            }
+        }
+    }
+}
