@@ -257,7 +257,7 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) fast: bool,
     /// How many seconds its init may take
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) timeout: Option<u32>,
     /// Leave its volume mounted
     #[arg(long)]

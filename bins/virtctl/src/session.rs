@@ -10,9 +10,11 @@
 //! The terminal is given back on every way out by [`Raw`]'s drop. Sessions are never begun twice.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use ves_proto::common::{ExitStatus, exit_status};
 use ves_proto::coordinator::{ConsoleRequest, ExecRequest};
@@ -31,6 +33,9 @@ use crate::terminal::{self, Escape, Raw};
 const PIECE: usize = 32 * 1024;
 /// Messages on their way; a container that does not read makes us wait.
 const QUEUE: usize = 16;
+
+/// How long a signal may wait behind input that is not read.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the command inside reads.
 #[derive(Debug)]
@@ -288,9 +293,9 @@ impl Signals {
                 while signals.recv().await.is_some() {
                     count += 1;
                     let forward = part(exec_request::Part::Signal(u32::from(number)));
-                    // A full queue must not keep us from leaving.
-                    let lost = requests.try_send(forward).is_err();
-                    if count >= ours || lost {
+                    // A command that does not even read its input must not keep us from leaving.
+                    let sent = timeout(PATIENCE, requests.send(forward)).await;
+                    if count >= ours || !matches!(sent, Ok(Ok(()))) {
                         leave.send(128 + number).await.ok(); // the session is over already
                         return;
                     }

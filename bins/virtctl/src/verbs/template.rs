@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use ves_proto::coordinator as api;
@@ -18,6 +19,7 @@ use ves_types::{Bytes, ParseError, TemplateName};
 use super::Context;
 use crate::archive::Source;
 use crate::cli::TemplateVerb;
+use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::operation::{self, Display};
 use crate::output::{Column, Format, Value, took};
@@ -161,10 +163,18 @@ impl Context {
         let wrong = |e: std::io::Error| {
             Failure::local(&format!("cannot write the archive {}", part.display()), &e)
         };
+        let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
         let mut out = File::create_new(&part).map_err(wrong)?;
         let written: Result<u64, Failure> = async {
             let mut size: u64 = 0;
-            while let Some(piece) = pieces.message().await? {
+            loop {
+                let piece = tokio::select! {
+                    // Cancel-safe: a message is taken whole or left in the stream.
+                    piece = pieces.message() => piece.map_err(|s| self.coordinator.explain(s))?,
+                    _ = interrupt.recv() => return Err(Failure::Status(exit::INTERRUPTED)),
+                };
+                let Some(piece) = piece else { break };
                 out.write_all(&piece.data).map_err(wrong)?;
                 size = size.saturating_add(u64::try_from(piece.data.len()).unwrap_or(0));
             }

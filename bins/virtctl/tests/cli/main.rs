@@ -491,7 +491,9 @@ fn a_restarting_coordinator_is_waited_for() {
     assert_eq!(status, 200, "{stderr}");
     std::thread::scope(|scope| {
         let list = scope.spawn(|| run(&late, "list -1"));
-        late.until("some patience", |_| true);
+        // It finds nobody, and looks again.
+        let began = std::time::Instant::now();
+        late.until("a while", |_| began.elapsed() > std::time::Duration::from_millis(300));
         late.listen();
         assert_eq!(list.join().expect("it ends"), (0, "101\n".to_owned(), String::new()));
     });
