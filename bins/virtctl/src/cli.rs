@@ -422,6 +422,9 @@ pub(crate) enum TemplateVerb {
         /// A further package; may be repeated
         #[arg(long = "package", value_name = "PACKAGE", value_delimiter = ',')]
         packages: Vec<String>,
+        /// Change nothing; print the steps that would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make one from a tar archive (plain, gzip, xz, zstd), a directory, or "-" for stdin
     Import {
@@ -433,6 +436,9 @@ pub(crate) enum TemplateVerb {
         /// The SHA-256 the archive must have
         #[arg(long, value_name = "HEX")]
         sha256: Option<String>,
+        /// Change nothing; print the steps that would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Write one to a tar.zst archive
     Export {
@@ -447,6 +453,9 @@ pub(crate) enum TemplateVerb {
     Delete {
         /// Its name
         name: TemplateName,
+        /// Change nothing; print the steps that would be done
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

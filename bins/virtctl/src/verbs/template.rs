@@ -30,18 +30,15 @@ impl Context {
         let began = Instant::now();
         match verb {
             TemplateVerb::List(list) => {
-                let answer = self
-                    .coordinator
-                    .ask(|| {
-                        let mut client = self.coordinator.templates();
-                        async move { client.list_templates(api::ListTemplatesRequest {}).await }
-                    })
-                    .await?;
+                let templates = self.templates().await?;
                 let usual = ["name", "os", "init", "content", "allocated", "created"];
                 let selection = list.selection(self.fields);
-                self.output.list(&columns(), &usual, &selection, &answer.templates)
+                self.output.list(&columns(), &usual, &selection, &templates)
             }
-            TemplateVerb::Build { name, suite, init, packages } => {
+            TemplateVerb::Build { name, suite, dry_run: true, .. } => {
+                self.would_make(&name, &format!("build template {name} from {suite}")).await
+            }
+            TemplateVerb::Build { name, suite, init, packages, dry_run: false } => {
                 let init = match init.as_deref() {
                     Some("systemd") => InitSystem::Systemd,
                     Some("sysvinit") => InitSystem::Sysvinit,
@@ -50,11 +47,25 @@ impl Context {
                 let (name, init) = (name.to_string(), init.into());
                 self.build(storage::BuildTemplateRequest { name, suite, init, packages }).await
             }
-            TemplateVerb::Import { source, name, sha256 } => {
+            TemplateVerb::Import { source, name, dry_run: true, .. } => {
+                let name = name.map_or_else(|| name_of(&source), Ok)?;
+                Source::open(&source)?;
+                let step = format!("import template {name} from {}", source.display());
+                self.would_make(&name, &step).await
+            }
+            TemplateVerb::Import { source, name, sha256, dry_run: false } => {
                 self.import(source, name, sha256.unwrap_or_default()).await
             }
             TemplateVerb::Export { name, file } => self.export(&name, file).await,
-            TemplateVerb::Delete { name } => {
+            TemplateVerb::Delete { name, dry_run: true } => {
+                if !self.templates().await?.iter().any(|t| t.name == name.as_str()) {
+                    let message = format!("there is no template {name}");
+                    let fault = Fault::new(Reason::TemplateUnknown, message);
+                    return Err(fault.fact("template", name).into());
+                }
+                self.would(&format!("delete template {name}"))
+            }
+            TemplateVerb::Delete { name, dry_run: false } => {
                 self.coordinator
                     .ask(|| {
                         let mut client = self.coordinator.templates();
@@ -67,8 +78,41 @@ impl Context {
         }
     }
 
+    async fn templates(&self) -> Result<Vec<Template>, Failure> {
+        let answer = self
+            .coordinator
+            .ask(|| {
+                let mut client = self.coordinator.templates();
+                async move { client.list_templates(api::ListTemplatesRequest {}).await }
+            })
+            .await?;
+        Ok(answer.templates)
+    }
+
+    /// The one step of a dry run. The API plans containers only; of templates there is little to
+    /// plan.
+    fn would(&self, step: &str) -> Outcome {
+        if self.output.format != Format::Table {
+            return self.output.value(&Value::map([("steps", Value::texts([step]))]));
+        }
+        self.output.print(&format!("{step}\n"))
+    }
+
+    async fn would_make(&self, name: &TemplateName, step: &str) -> Outcome {
+        if self.templates().await?.iter().any(|t| t.name == name.as_str()) {
+            let message = format!("there is a template {name} already; delete it first");
+            let fault = Fault::new(Reason::TemplateExists, message);
+            return Err(fault.fact("template", name).into());
+        }
+        self.would(step)
+    }
+
     fn done(&self, what: &str, began: Instant) -> Outcome {
-        if self.output.quiet || self.output.format != Format::Table {
+        if self.output.format != Format::Table {
+            let took = Value::millis(began.elapsed());
+            return self.output.value(&Value::map([("done", Value::text(what)), ("took", took)]));
+        }
+        if self.output.quiet {
             return Ok(());
         }
         self.output.print(&format!("{what} in {}\n", took(began.elapsed())))

@@ -144,6 +144,19 @@ fn dry_run_prints_the_plan() {
         assert!(fake.calls()[0].contains("dry_run: true"), "{line}");
     }
     assert_eq!(json(&fake, "start 102 --dry-run")["steps"][1], "start step two");
+    assert_eq!(
+        run(&fake, "template build t --suite trixie --dry-run").1,
+        "build template t from trixie\n"
+    );
+    assert_eq!(
+        run(&fake, "template import /etc --name t --dry-run").1,
+        "import template t from /etc\n"
+    );
+    assert_eq!(run(&fake, "template delete t --dry-run").0, 91);
+    fake.state().templates =
+        vec![ves_proto::storage::Template { name: "t".into(), ..Default::default() }];
+    assert_eq!(run(&fake, "template build t --suite trixie --dry-run").0, 206);
+    assert_eq!(json(&fake, "template delete t --dry-run")["steps"][0], "delete template t");
     let verbose = run(&fake, "start 102 --verbose");
     assert_eq!(verbose.2, "  start step one\n  start step two\n");
 }
@@ -333,6 +346,7 @@ fn templates_come_and_go() {
     assert!(stdout.contains("(6 B)"), "{stdout}");
     assert_eq!(std::fs::read(&to).expect("the export"), b"abcdef");
     assert_eq!(run(&fake, "template export debian-13 -").1, "abcdef");
+    assert_eq!(json(&fake, "template delete x")["done"], "template x deleted");
     assert!(run(&fake, "template delete x").1.starts_with("template x deleted in "));
     fake.state().faults.push_back(Fault::new(Reason::TemplateInUse, "template x is in use"));
     assert_eq!(run(&fake, "template delete x").0, 207);
