@@ -546,6 +546,64 @@ fn hide_payload(rig: &Rig) {
     assert!(status.success());
 }
 
+/// Prints what a call costs on this machine, so that a regression is seen in a review.
+#[test]
+fn calls_are_quick() {
+    need!(need::root(), need::disposable());
+    let rig = Rig::new();
+    let limits = ubc(&[(UbcResource::Numproc, 20), (UbcResource::Physpages, 1 << 14)]);
+    let median = |what: &str, mut call: Box<dyn FnMut() + '_>, undo: Option<&dyn Fn()>| {
+        let mut times: Vec<_> = (0..15)
+            .map(|_| {
+                let start = Instant::now();
+                call();
+                let time = start.elapsed();
+                if let Some(undo) = undo {
+                    undo();
+                }
+                time
+            })
+            .collect();
+        times.sort();
+        println!("{what}: {:?}", times[7]);
+        times[7]
+    };
+    let remove = || rig.service.remove(&rig.fence()).expect("removed");
+    let make = median("make", Box::new(|| drop(rig.ensure(&limits))), Some(&remove));
+    rig.ensure(&limits);
+    let same = median("the same again", Box::new(|| drop(rig.ensure(&limits))), None);
+    let read = median("read", Box::new(|| drop(rig.group())), None);
+    // Far above what is measured, far below what would be noticed.
+    for time in [make, same, read] {
+        assert!(time < Duration::from_secs(1), "{time:?}");
+    }
+}
+
+#[test]
+fn a_group_is_frozen_thawed_and_killed_as_a_whole() {
+    need!(need::root(), need::disposable());
+    let rig = Rig::new();
+    rig.ensure(&Limits::default());
+    let group = layout::cgroup(rig.ct());
+    let _inside = rig.shell("sleep 600 & exec sleep 600");
+    wait_until(PATIENCE, "both run", || row(&rig.group(), UbcResource::Numproc).held == 2);
+    let freezer = rig.host.hierarchies().freezer(&group).expect("there is a freezer");
+    let frozen = || {
+        let text = cgroup::read(&freezer.state).expect("read");
+        text.lines().any(|line| line == freezer.frozen)
+    };
+    cgroup::write(&freezer.file, freezer.freeze).expect("written");
+    wait_until(PATIENCE, "all are frozen", frozen);
+    cgroup::write(&freezer.file, freezer.thaw).expect("written");
+    wait_until(PATIENCE, "all go on", || !frozen());
+    if let Some(file) = rig.host.hierarchies().kill_file(&group) {
+        cgroup::write(&file, "1").expect("written");
+        wait_until(PATIENCE, "all are gone", || rig.processes().is_empty());
+        // The last of them may still be on its way out; that is waited for.
+        rig.service.remove(&rig.fence()).expect("removed");
+    }
+}
+
 #[test]
 fn the_witness_finds_the_same_hierarchies() {
     need!(need::root(), v1());
