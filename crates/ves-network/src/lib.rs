@@ -16,7 +16,7 @@
 //!   table inet ves: (ves101 . 192.0.2.1), (ves101 . 2001:db8::1) may be sources; the rest drops
 //! ```
 //!
-//! Invariants: an address is routed only while the guard allows it · what the container's root does
+//! Invariants: a source is allowed only while its address is routed to that container and no other · what the container's root does
 //! inside can break the container's own networking only, until the next Ensure · an address that
 //! stays is not touched · no ARP, no neighbour discovery, no duplicate address detection.
 //!

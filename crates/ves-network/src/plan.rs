@@ -1,8 +1,9 @@
 //! What has to be done to one container's link: pure, from what should be and what is.
 //!
-//! Owns the order of the steps, which carries the safety: a source is allowed before its address is
-//! routed and forbidden after the route is gone, and an address that stays is not touched. Never
-//! here: the kernel, time, or a decision about the node as a whole (that is [`node`]).
+//! Owns the order of the steps, which carries the safety: a source is allowed after its address was
+//! routed to the container, which only one container can have, and forbidden before that route goes;
+//! an address that stays is not touched. Never here: the kernel, time, or a decision about the node
+//! as a whole (that is [`node`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -333,11 +334,11 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
         changes.push(Change::CreateLink);
     }
 
-    changes.extend(host.routes.difference(&wanted).copied().map(Change::RemoveRoute));
     let stale: BTreeSet<_> = observed.sources.difference(&wanted).copied().collect();
     if !stale.is_empty() {
         changes.push(Change::ForbidSources(stale));
     }
+    changes.extend(host.routes.difference(&wanted).copied().map(Change::RemoveRoute));
     changes.extend(host.neighbours.difference(&wanted).copied().map(Change::RemoveNeighbour));
 
     if !host.configured {
@@ -355,11 +356,11 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
         desired.addresses.iter().filter(|a| !have.contains(a)).copied().collect()
     };
     changes.extend(missing(&host.neighbours).into_iter().map(Change::SetNeighbour));
+    changes.extend(missing(&host.routes).into_iter().map(Change::AddRoute));
     let allow: BTreeSet<_> = missing(&observed.sources).into_iter().collect();
     if !allow.is_empty() {
         changes.push(Change::AllowSources(allow));
     }
-    changes.extend(missing(&host.routes).into_iter().map(Change::AddRoute));
     Ok(changes)
 }
 
@@ -399,11 +400,11 @@ fn inside(desired: &Desired, inner: &InnerEnd) -> Vec<Change> {
 
 fn remove(observed: &Observed) -> Vec<Change> {
     let mut changes = Vec::new();
-    if let Some(host) = &observed.link {
-        changes.extend(host.routes.iter().copied().map(Change::RemoveRoute));
-    }
     if !observed.sources.is_empty() {
         changes.push(Change::ForbidSources(observed.sources.clone()));
+    }
+    if let Some(host) = &observed.link {
+        changes.extend(host.routes.iter().copied().map(Change::RemoveRoute));
     }
     if observed.link.is_some() {
         // A link goes with its namespace for nothing; removing it by hand costs 33 ms during which

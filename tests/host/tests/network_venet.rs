@@ -272,6 +272,44 @@ fn a_taken_address_is_refused_and_names_its_holder() {
 }
 
 #[test]
+fn of_two_who_want_an_address_at_once_one_gets_it() {
+    on_a_node!(|node| {
+        let containers: Vec<_> = (9200..9204).map(|n| node.container(ct(n))).collect();
+        for round in 0..5 {
+            let start = std::sync::Barrier::new(containers.len());
+            let results = std::thread::scope(|scope| {
+                let threads: Vec<_> = containers
+                    .iter()
+                    .map(|container| {
+                        let (start, service) = (&start, node.service.clone());
+                        scope.spawn(move || {
+                            let runtime = tokio::runtime::Builder::new_current_thread().build();
+                            let addresses = [A4, A6].map(network_support::address).to_vec();
+                            let fence = network_support::fence(container.ct, 1);
+                            start.wait();
+                            let desired = ves_network::plan::Desired { addresses };
+                            runtime.expect("a runtime").block_on(service.ensure(fence, desired))
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|t| t.join().expect("no panic")).collect::<Vec<_>>()
+            });
+            let winners = results.iter().filter(|r| r.is_ok()).count();
+            assert!(winners <= 1, "round {round}: {results:?}");
+            for fault in results.iter().filter_map(|r| r.as_ref().err()) {
+                assert_eq!(fault.reason, Reason::AddressTaken, "round {round}: {fault}");
+            }
+            // Who did not get it may not speak with it either.
+            let guard = ves_kit::run("nft", &["list", "set", "inet", "ves", "sources4"]);
+            assert!(guard.matches(A4).count() <= 1, "round {round}: {guard}");
+            for container in &containers {
+                node.remove(container.ct).expect("removed");
+            }
+        }
+    });
+}
+
+#[test]
 fn what_root_inside_breaks_is_its_own_and_is_repaired() {
     on_a_node!(|node| {
         let (broken, other) = (node.container(ct(9200)), node.container(ct(9201)));

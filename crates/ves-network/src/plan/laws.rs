@@ -120,16 +120,23 @@ fn promised(desired: &Desired, state: &Observed) {
 /// What must hold at every moment on the way from `start`.
 fn safe(start: &Observed, desired: Option<&Desired>, state: &Observed, step: &Step) {
     let wanted: BTreeSet<_> = desired.iter().flat_map(|d| d.addresses.iter().copied()).collect();
-    if let Change::AddRoute(address) = &step.change {
-        assert!(state.sources.contains(address), "{address} is routed before it may answer");
-        assert!(state.link.as_ref().is_some_and(|l| l.neighbours.contains(address)));
-    }
-    if let Change::AllowSources(sources) = &step.change {
-        assert!(sources.is_subset(&wanted), "nobody asked for these");
-    }
-    if let Change::ForbidSources(sources) = &step.change {
-        let routed = state.link.as_ref().map(|l| &l.routes);
-        assert!(routed.is_none_or(|r| r.is_disjoint(sources)), "routed and forbidden");
+    let routes = state.link.as_ref().map(|l| l.routes.clone()).unwrap_or_default();
+    match &step.change {
+        Change::AddRoute(address) => {
+            assert!(wanted.contains(address), "nobody asked for {address}");
+            assert!(state.link.as_ref().is_some_and(|l| l.neighbours.contains(address)));
+        }
+        Change::AllowSources(sources) => {
+            assert!(sources.is_subset(&wanted), "nobody asked for these");
+            assert!(sources.is_subset(&routes), "another container may have them");
+        }
+        Change::RemoveRoute(address) => {
+            assert!(!state.sources.contains(address), "{address} is free and still allowed");
+        }
+        Change::ConfigureHostEnd => {
+            assert!(state.sources.is_subset(&wanted), "old sources are forbidden before it is up");
+        }
+        _ => {}
     }
     let connected = |o: &Observed| o.link.as_ref().is_some_and(|l| l.inner.is_some());
     if desired.is_some() && connected(start) {
@@ -260,9 +267,9 @@ fn a_new_link_is_made_in_this_order() {
             "set the IPv6 default route in container 101",
             "set neighbour 192.0.2.1 on ves101",
             "set neighbour 2001:db8::1 on ves101",
-            "allow source 192.0.2.1, 2001:db8::1 from ves101",
             "add route 192.0.2.1 through ves101",
             "add route 2001:db8::1 through ves101",
+            "allow source 192.0.2.1, 2001:db8::1 from ves101",
         ]
     );
 }

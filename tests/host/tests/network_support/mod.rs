@@ -86,6 +86,11 @@ impl Node {
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
+    /// The same where sockets are waited for.
+    pub fn async_block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(future)
+    }
     pub fn ensure(&self, ct: CtId, addresses: &[&str]) -> Result<Interface, Fault> {
         let addresses = addresses.iter().map(|a| address(a)).collect();
         self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }))
