@@ -67,13 +67,27 @@ impl TestNode {
     /// When a daemon does not come up; ask [`node`] first.
     #[track_caller]
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with these sections in the configuration of each daemon.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[track_caller]
+    pub fn start_with(sections: &str) -> Self {
         let dir = TestLayout::new();
         // The coordinator's user must get through to its socket.
         run("chmod", &["0755", dir.dir().to_str().expect("test paths are text")]);
         let configs = dir.dir().join("etc");
         std::fs::create_dir(&configs).expect("a directory for configuration");
-        std::fs::write(configs.join("storage.toml"), "[service]\npool_bytes = 4294967296\n")
-            .expect("a small pool");
+        for service in Service::ALL {
+            // A small pool is enough.
+            let own = if service == Service::Storage { "pool_bytes = 4294967296\n" } else { "" };
+            let text = format!("{sections}\n[service]\n{own}");
+            std::fs::write(configs.join(format!("{}.toml", service.name())), text)
+                .expect("a configuration file");
+        }
         let stack = Stack::new(dir.layout().clone(), bin_dir(), dir.dir().join("logs"));
         let mut stack = stack.with_configs(configs);
         stack.prepare().expect("directories for the daemons");

@@ -1,0 +1,68 @@
+//! One operation is one trace, from `virtctl` through the coordinator to each kernel step, and
+//! metrics and logs of every daemon reach a real OTLP receiver.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ves_kit::{Otlp, Rootfs, TestNode, need, node};
+use ves_types::layout::Service;
+
+const DAEMONS: [&str; 5] =
+    ["ves-coordinatord", "ves-lifecycled", "ves-networkd", "ves-resourced", "ves-storaged"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_one_trace_and_daemons_report() {
+    need!(node::node());
+    let otlp = Otlp::start().await;
+    let node = TestNode::start_with(&format!("[telemetry]\notlp_endpoint = '{}'", otlp.endpoint()));
+    node.template("telemetry", &Rootfs::busybox());
+    let ct = node.ct();
+    let address = node::ipv4(ct);
+    node.ok(&format!("create {ct} --ostemplate telemetry --ipadd {address} --diskspace 64M"));
+    let started = node
+        .virtctl()
+        .args(["start", &ct.to_string()])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint())
+        .output()
+        .expect("virtctl starts");
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    node.ok(&format!("stop {ct} --fast"));
+    // A daemon that ends sends what it still has.
+    for service in Service::ALL {
+        node.stack().stop(service).expect("it ends");
+    }
+
+    let spans = otlp
+        .wait_spans(Duration::from_secs(30), "virtctl's span and each daemon's", |spans| {
+            let from = |name: &str| spans.iter().any(|s| s.service == name);
+            from("virtctl") && DAEMONS.iter().all(|d| from(d))
+        })
+        .await;
+    let root = spans
+        .iter()
+        .find(|s| s.service == "virtctl" && s.parent.chars().all(|c| c == '0'))
+        .expect("virtctl begins the trace");
+    let trace = otlp.trace(&root.trace);
+    let services: BTreeSet<_> = trace.iter().map(|s| s.service.as_str()).collect();
+    for daemon in DAEMONS {
+        assert!(services.contains(daemon), "{daemon} has a part in the trace: {services:?}");
+    }
+    let ids: BTreeSet<_> = trace.iter().map(|s| s.id.as_str()).collect();
+    for span in trace.iter().filter(|s| s.id != root.id) {
+        assert!(ids.contains(span.parent.as_str()), "{span:?} hangs in the air");
+    }
+    for daemon in DAEMONS.iter().filter(|d| **d != "ves-coordinatord") {
+        assert!(
+            trace.iter().any(|s| s.service == *daemon && s.name == "step"),
+            "each kernel step of {daemon} is a span: {:?}",
+            trace.iter().map(|s| (&s.service, &s.name)).collect::<Vec<_>>()
+        );
+    }
+
+    let metrics = otlp.metrics();
+    for daemon in DAEMONS {
+        let has = |name: &str| metrics.iter().any(|(s, m)| s == daemon && m == name);
+        assert!(has("ves.rpc.calls") && has("ves.rpc.duration"), "{daemon} counts its calls");
+        assert!(otlp.logs().iter().any(|l| l.service == daemon), "{daemon} sends its log");
+    }
+}
