@@ -149,7 +149,16 @@ impl Service {
         for step in steps {
             let span = tracing::info_span!("step", %ct, step = %step);
             let _inside = span.enter();
-            self.host.apply(ct, step).map_err(|e| {
+            // With these the host begins to count what was only promised: in one go, so that
+            // nobody counts it twice.
+            let counted = matches!(step, Step::Publish | Step::Extend { .. });
+            let reserved =
+                counted.then(|| self.reserved.lock().unwrap_or_else(PoisonError::into_inner));
+            let done = self.host.apply(ct, step);
+            if let (Some(mut reserved), Ok(())) = (reserved, &done) {
+                reserved.remove(&ct);
+            }
+            done.map_err(|e| {
                 let fault = e.fault(&step.to_string());
                 tracing::warn!(error = %fault, "failed");
                 let message = format!("container {ct}: {step}: {}", fault.message);
@@ -261,3 +270,6 @@ impl Service {
 fn unknown(ct: CtId) -> Fault {
     Fault::new(Reason::VolumeUnknown, format!("container {ct} has no volume")).fact("ct", ct)
 }
+
+#[cfg(test)]
+mod tests;
