@@ -134,14 +134,14 @@ fn render_progress(progress: Progress) -> pb::TemplateProgress {
 }
 
 /// An archive that comes in messages.
-struct Messages(mpsc::Receiver<Result<Vec<u8>, Status>>);
+struct Messages(mpsc::Receiver<Result<Vec<u8>, Fault>>);
 
 impl Feed for Messages {
     fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         match self.0.blocking_recv() {
             None => Ok(None),
             Some(Ok(piece)) => Ok(Some(piece)),
-            Some(Err(status)) => Err(std::io::Error::other(status.message().to_owned())),
+            Some(Err(fault)) => Err(std::io::Error::other(fault)),
         }
     }
 }
@@ -149,7 +149,7 @@ impl Feed for Messages {
 /// Carries an archive's messages to the thread that reads them, until either side ends.
 async fn carry(
     mut incoming: Streaming<pb::ImportTemplateRequest>,
-    to: mpsc::Sender<Result<Vec<u8>, Status>>,
+    to: mpsc::Sender<Result<Vec<u8>, Fault>>,
 ) {
     use pb::import_template_request::Part;
     loop {
@@ -161,9 +161,13 @@ async fn carry(
                 Ok(data.to_vec())
             }
             Ok(Some(_)) => {
-                Err(Status::invalid_argument("after the header come pieces of at most 256 KiB"))
+                let why = "after the header come pieces of at most 256 KiB";
+                Err(Fault::new(Reason::BadValue, why).fact("field", "data"))
             }
-            Err(status) => Err(status),
+            Err(status) => {
+                let message = format!("the archive stopped coming: {}", status.message());
+                Err(Fault::new(Reason::Cancelled, message))
+            }
         };
         let last = piece.is_err();
         if to.send(piece).await.is_err() || last {

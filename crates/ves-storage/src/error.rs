@@ -72,6 +72,10 @@ impl StorageError {
             }
             Self::Archive(Refused::NoRoom) => of(Reason::PoolFull),
             Self::Archive(Refused::Io { source, .. }) => {
+                // Whoever sent the archive knew better what was wrong.
+                if let Some(fault) = source.get_ref().and_then(|e| e.downcast_ref::<Fault>()) {
+                    return fault.clone();
+                }
                 let fault = of(if source.raw_os_error() == Some(28) {
                     Reason::PoolFull
                 } else {

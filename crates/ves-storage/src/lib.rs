@@ -68,6 +68,7 @@ pub const CAPABILITIES: &[Cap] = &[
 ///
 /// # Errors
 /// When the pool cannot be made or attached, or the state directory cannot be used.
+#[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The link also works after an upgrade has replaced the executable.
     let host = exec::RealHost::open(&config, layout.clone(), "/proc/self/exe".into())?;

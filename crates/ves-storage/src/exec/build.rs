@@ -8,9 +8,13 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use ves_host::cmd::{describe, find, tail};
 use ves_host::unpack::Feed;
 use ves_host::{Cmd, HostError};
+
+use ves_proto::{Fault, Reason};
 
 use crate::observe::{parse_build_line, parse_mirror};
 use crate::template::{Build, BuildInit, Progress};
@@ -93,14 +97,15 @@ impl Drop for Building {
     fn drop(&mut self) {
         if !self.ended {
             // It may have ended in this moment. Its group holds apt and dpkg too.
-            let pid = rustix::process::Pid::from_child(&self.child);
-            rustix::process::kill_process_group(pid, rustix::process::Signal::TERM).ok();
+            let pid = Pid::from_child(&self.child);
+            kill_process_group(pid, Signal::TERM).ok();
             // mmdebstrap cleans up its directory when it is asked to end.
-            let end = Instant::now() + Duration::from_secs(10);
-            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(20));
+            let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
+                // Whether it ended or not, what is left of its group is killed next.
+                poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).ok();
             }
-            rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).ok();
+            kill_process_group(pid, Signal::KILL).ok();
             self.child.wait().ok();
         }
     }
@@ -108,7 +113,6 @@ impl Drop for Building {
 
 impl Feed for Building {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let left = self.until.saturating_duration_since(Instant::now());
         let left = Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -136,7 +140,10 @@ impl Feed for Building {
             return Ok(None);
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        Err(io::Error::other(format!("mmdebstrap {}: {}", describe(status), tail(&said))))
+        let (status, stderr) = (describe(status), tail(&said));
+        let message = format!("build a template: mmdebstrap {status}: {stderr}");
+        let fault = Fault::new(Reason::HostFailed, message).fact("step", "build a template");
+        Err(io::Error::other(fault.fact("status", status).fact("stderr", stderr)))
     }
 }
 

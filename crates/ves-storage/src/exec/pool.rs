@@ -62,6 +62,10 @@ pub fn discard(path: &Path) -> Result<(), HostError> {
 }
 
 /// Waits for a condition the kernel brings about by itself.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody when it lets go of a device"
+)]
 pub fn until(
     patience: Duration,
     mut condition: impl FnMut() -> Result<bool, HostError>,
