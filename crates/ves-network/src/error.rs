@@ -98,3 +98,25 @@ fn host(message: String, step: &str, source: &HostError) -> Fault {
         HostError::Deadline { .. } | HostError::Parse { .. } | HostError::Lacks { .. } => fault,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_is_told_from_what_failed() {
+        let step = |source: HostError| {
+            Fault::from(Error::Step { step: "set up the table".to_owned(), source: source.into() })
+        };
+        let why = "it is not installed; `apt-get install nftables` brings it".to_owned();
+        let fault = step(HostError::Lacks { feature: "nft".to_owned(), why });
+        assert_eq!((fault.reason, &*fault.facts["feature"]), (Reason::KernelLacks, "nft"));
+        assert!(fault.message.contains("apt-get install nftables"), "{fault}");
+
+        let source = rustix::io::Errno::BUSY.into();
+        let fault = step(HostError::Sys { what: "add route 192.0.2.1".to_owned(), source });
+        assert_eq!(fault.reason, Reason::HostFailed);
+        assert_eq!((&*fault.facts["step"], &*fault.facts["errno"]), ("set up the table", "16"));
+        assert!(fault.message.starts_with("set up the table: add route 192.0.2.1: "), "{fault}");
+    }
+}

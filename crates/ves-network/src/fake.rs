@@ -32,6 +32,8 @@ pub struct State {
     pub fail_after: Option<usize>,
     /// Whether the step that fails takes effect before it does.
     pub fail_after_effect: bool,
+    /// Whether looking fails.
+    pub unreadable: bool,
     /// The words of every step that was begun.
     pub journal: Vec<String>,
 }
@@ -43,6 +45,10 @@ impl State {
         let observed = self.containers.entry(ct).or_insert_with(|| Observed::nothing(ct));
         observed.netns |= every_netns;
         observed
+    }
+
+    fn readable(&self) -> Result<(), HostError> {
+        if self.unreadable { Err(refused(Errno::IO)) } else { Ok(()) }
     }
 
     /// Whether the step that begins now fails; it is written down.
@@ -100,7 +106,9 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn observe_node(&self) -> Result<NodeObserved, HostError> {
-        Ok(self.state().node.clone())
+        let state = self.state();
+        state.readable()?;
+        Ok(state.node.clone())
     }
 
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError> {
@@ -124,6 +132,7 @@ impl Host for FakeHost {
 
     fn sources(&self) -> Result<Sources, HostError> {
         let state = self.state();
+        state.readable()?;
         let some = state.containers.values().filter(|o| !o.sources.is_empty());
         Ok(some.map(|o| (o.ct, o.sources.clone())).collect())
     }
@@ -134,6 +143,7 @@ impl Host for FakeHost {
 
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
         let state = self.state();
+        state.readable()?;
         let some = state.containers.values().filter(|o| o.link.as_ref().is_some_and(|l| l.veth));
         Ok(some.map(|o| o.ct).collect())
     }

@@ -126,6 +126,7 @@ impl Inner {
         let now = observed(|| "the node".to_owned(), self.host.observe_node())?;
         for step in node::plan(self.desired, &now) {
             let _span = tracing::info_span!("step", %step).entered();
+            tracing::info!("{step}");
             self.host
                 .apply_node(&step)
                 .map_err(|e| Error::Step { step: step.to_string(), source: e.into() })?;

@@ -144,3 +144,21 @@ fn links_are_listed_and_a_missing_one_is_not_found() {
     let fault = bench.ensure(101, 1, &["192.0.2.101"]).expect_err("no namespace");
     assert_eq!(fault.reason, Reason::NotRunning);
 }
+
+#[test]
+fn a_kernel_that_cannot_be_read_is_not_changed() {
+    let bench = Bench::new();
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    bench.journal();
+    bench.fake.state().unreadable = true;
+    for fault in [
+        bench.ensure(101, 2, &["192.0.2.2"]).expect_err("unreadable"),
+        bench.remove(101, 2).expect_err("unreadable"),
+        bench.runtime.block_on(bench.service.list()).expect_err("unreadable"),
+    ] {
+        assert_eq!(fault.reason, Reason::HostFailed, "{fault}");
+    }
+    assert!(bench.journal().is_empty());
+    bench.fake.state().unreadable = false;
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("what was not decided on was not accepted");
+}
