@@ -18,7 +18,8 @@ pub struct Config {
     pub boot_parallel: usize,
     /// How long a service may be away before an operation that needs it fails, in milliseconds.
     pub patience_ms: u64,
-    /// How long after its start a container whose init ends counts as not started.
+    /// How much longer than lifecycle itself waits a container whose init ends counts as not started,
+    /// in milliseconds.
     pub settle_ms: u64,
     /// How long `start --wait` waits for init to say that it booted.
     pub booted_within_ms: u64,
@@ -33,7 +34,7 @@ impl Default for Config {
             node: None,
             boot_parallel: 4,
             patience_ms: 30_000,
-            settle_ms: 50,
+            settle_ms: 0,
             booted_within_ms: 180_000,
             keep_operations_s: 86_400,
         }

@@ -382,7 +382,8 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
 fn no_processes(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     let alive = observed.process.phase != Phase::Absent;
-    if alive {
+    // What ended by itself has left its pins; they are lifecycle's to take away.
+    if alive || desired.residue {
         steps.push(Step::StopProcess { grace_ms: desired.grace_ms });
     }
     if alive || observed.link.is_some() || desired.residue {

@@ -17,8 +17,10 @@ pub const DEFAULT_DISK: Bytes = Bytes::gib(2);
 const LEAST_DISK: Bytes = Bytes::mib(16);
 /// ext4's greatest, with 4 KiB blocks.
 const GREATEST_DISK: Bytes = Bytes::gib(16 << 10);
-/// The most addresses, name servers, words of init.
+/// The most addresses.
 const MOST: usize = 256;
+/// The most name servers, search domains and words of init, which lifecycle takes.
+const MOST_WORDS: usize = 64;
 
 /// When a change of a field of a running container takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,8 +223,8 @@ fn bad(field: &str, what: &'static str, input: &str, why: &'static str) -> Fault
     Fault::bad_value(field, &ParseError::new(what, input, why))
 }
 
-fn too_many(field: &str) -> Fault {
-    let message = format!("{field} has more than {MOST} entries");
+fn too_many(field: &str, most: usize) -> Fault {
+    let message = format!("{field} has more than {most} entries");
     Fault::new(Reason::BadValue, message).fact("field", field)
 }
 
@@ -232,7 +234,7 @@ fn too_many(field: &str) -> Fault {
 /// `BAD_VALUE` on `field`.
 pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddress>, Fault> {
     if addresses.len() > MOST {
-        return Err(too_many(field));
+        return Err(too_many(field, MOST));
     }
     let mut all = Vec::new();
     for text in addresses {
@@ -245,8 +247,8 @@ pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddres
 }
 
 fn parse_nameservers(servers: &[String]) -> Result<Vec<IpAddr>, Fault> {
-    if servers.len() > MOST {
-        return Err(too_many("nameservers"));
+    if servers.len() > MOST_WORDS {
+        return Err(too_many("nameservers", MOST_WORDS));
     }
     let parse = |text: &String| {
         text.parse::<IpAddr>().map_err(|_| {
@@ -258,15 +260,12 @@ fn parse_nameservers(servers: &[String]) -> Result<Vec<IpAddr>, Fault> {
 }
 
 fn parse_domains(domains: Vec<String>) -> Result<Vec<String>, Fault> {
-    if domains.len() > MOST {
-        return Err(too_many("search_domains"));
+    if domains.len() > MOST_WORDS {
+        return Err(too_many("search_domains", MOST_WORDS));
     }
     for domain in &domains {
-        let labels = domain.strip_suffix('.').unwrap_or(domain).split('.');
-        if domain.len() > 253 || labels.map(str::parse::<Hostname>).any(|l| l.is_err()) {
-            let why = "it must be a domain name, such as example.net";
-            return Err(bad("search_domains", "search domain", domain, why));
-        }
+        // As lifecycle takes them.
+        domain.parse::<Hostname>().map_err(|e| Fault::bad_value("search_domains", &e))?;
     }
     Ok(domains)
 }
@@ -301,8 +300,8 @@ fn parse_description(text: String) -> Result<String, Fault> {
 }
 
 fn parse_init(init: Vec<String>) -> Result<Vec<String>, Fault> {
-    if init.len() > MOST {
-        return Err(too_many("init"));
+    if init.len() > MOST_WORDS {
+        return Err(too_many("init", MOST_WORDS));
     }
     let long = init.iter().any(|word| word.len() > 4096 || word.contains('\0'));
     match init.first() {

@@ -6,9 +6,11 @@
 
 #![warn(missing_docs)]
 
+pub mod hosts;
 pub mod kernel;
 pub mod models;
 pub mod sim;
 
+pub use hosts::Hosts;
 pub use kernel::{Kernel, Mishap, Victim};
 pub use sim::Sim;

@@ -20,6 +20,7 @@ use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Layout, Service};
 
+use crate::hosts::Hosts;
 use crate::kernel::Kernel;
 use crate::models;
 
@@ -38,6 +39,7 @@ struct Shared {
     dir: tempfile::TempDir,
     layout: Layout,
     kernel: Arc<Kernel>,
+    hosts: Option<Hosts>,
     shelf: Shelf,
     config: Config,
     boot: Mutex<String>,
@@ -64,8 +66,10 @@ fn runtime() -> Runtime {
 
 impl Shared {
     fn app(&self, service: Service) -> App {
-        if service != Service::Coordinator {
-            return models::app(service, &self.kernel);
+        match &self.hosts {
+            _ if service == Service::Coordinator => {}
+            Some(hosts) => return hosts.app(service, &self.kernel, self.layout.run_dir()),
+            None => return models::app(service, &self.kernel),
         }
         let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let store = self.store();
@@ -121,20 +125,30 @@ impl Shared {
 impl Sim {
     /// A node with everything up.
     pub fn new() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), |_| {})
+        Self::with(Shelf::Memory(MemoryStore::default()), None, |_| {})
     }
 
     /// The same, with the coordinator's state in a file.
     pub fn on_disk() -> Self {
-        Self::with(Shelf::File, |_| {})
+        Self::with(Shelf::File, None, |_| {})
+    }
+
+    /// The same, with the real services on their fake hosts, and the state in a file.
+    pub fn with_services() -> Self {
+        Self::with(Shelf::File, Some(Hosts::default()), |_| {})
+    }
+
+    /// The fake hosts of real services.
+    pub fn hosts(&self) -> &Hosts {
+        self.shared.hosts.as_ref().expect("asked for by tests that have them")
     }
 
     /// The same, with what `change` sets.
     pub fn configured(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), change)
+        Self::with(Shelf::Memory(MemoryStore::default()), None, change)
     }
 
-    fn with(shelf: Shelf, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(shelf: Shelf, hosts: Option<Hosts>, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config {
             node: Some("sim".to_owned()),
@@ -148,6 +162,7 @@ impl Sim {
             layout: Layout::new(dir.path().join("run"), dir.path().join("state")),
             dir,
             kernel: Arc::new(Kernel::default()),
+            hosts,
             shelf,
             config,
             boot: Mutex::new("boot-1".to_owned()),

@@ -1,0 +1,76 @@
+//! The real services on their own fake hosts, where the models would show only what we believe.
+//!
+//! Storage is a model still, and says nothing of the others' kernels; a container's processes,
+//! namespace and groups are tied together as the one kernel would.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ves_daemon::{App, FenceStore};
+use ves_lifecycle::fake::FakeHost as Processes;
+use ves_network::fake::FakeHost as Links;
+use ves_resources::fake::FakeHost as Groups;
+use ves_types::layout::Service;
+
+use crate::kernel::Kernel;
+use crate::models;
+
+/// The fake hosts; they outlive the services.
+#[derive(Debug, Clone)]
+pub struct Hosts {
+    /// Lifecycle's.
+    pub processes: Arc<Processes>,
+    /// Network's.
+    pub links: Arc<Links>,
+    /// Resources'.
+    pub groups: Arc<Groups>,
+}
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self {
+            processes: Arc::new(Processes::new()),
+            links: Arc::new(Links::with_every_netns()),
+            groups: Arc::new(Groups::new(ves_resources::fake::node_v1())),
+        }
+    }
+}
+
+impl Hosts {
+    /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
+    pub fn app(&self, service: Service, kernel: &Arc<Kernel>, dir: &Path) -> App {
+        let fences = || FenceStore::open(dir.join("fence").join(service.name())).expect("opened");
+        match service {
+            Service::Storage | Service::Coordinator => models::app(Service::Storage, kernel),
+            Service::Network => {
+                let config = ves_network::config::Config::default();
+                let host = Arc::<Links>::clone(&self.links);
+                let service = ves_network::service::Service::new(host, fences(), &config);
+                service.prepare_node().expect("prepared");
+                App {
+                    routes: ves_network::api::routes(service),
+                    policy: ves_network::api::POLICY,
+                    services: ves_network::api::SERVICES,
+                    operators: vec![],
+                }
+            }
+            Service::Resources => {
+                let host = Arc::<Groups>::clone(&self.groups);
+                let service = ves_resources::service::Service::new(host, fences());
+                ves_resources::app(service.expect("a node with control groups"))
+            }
+            Service::Lifecycle => {
+                let config = ves_lifecycle::config::Config::default();
+                let host = Arc::<Processes>::clone(&self.processes);
+                let service = ves_lifecycle::service::Service::new(host, fences(), config);
+                service.resume();
+                App {
+                    routes: ves_lifecycle::api::routes(service),
+                    policy: ves_lifecycle::api::POLICY,
+                    services: ves_lifecycle::api::SERVICES,
+                    operators: vec![],
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The real services on their fake hosts, under the real coordinator.
+
+use ves_host::init::report::{Cause, Ended};
+use ves_proto::coordinator as pb;
+use ves_sim::Sim;
+use ves_sim::sim::Command;
+use ves_types::CtId;
+use ves_types::layout::Service;
+
+fn ct() -> CtId {
+    CtId::try_from(101).expect("valid")
+}
+
+fn addresses(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+fn links(sim: &Sim) -> Vec<String> {
+    let mut state = sim.hosts().links.state();
+    let mut all: Vec<_> =
+        state.container(ct()).working().into_iter().map(|a| a.to_string()).collect();
+    all.sort();
+    all
+}
+
+fn life(sim: &Sim, between: impl Fn()) {
+    sim.run(&Command::create(101, |s| s.addresses = addresses(&["192.0.2.1"]))).expect("created");
+    between();
+    sim.run(&Command::start("101")).expect("started");
+    between();
+    sim.until("it is seen to run", || sim.state("101") == pb::ContainerState::Running);
+    let more = Command::update("101", |r| {
+        r.add_addresses = addresses(&["2001:db8::1"]);
+        r.save = true;
+    });
+    sim.run(&more).expect("set");
+    assert_eq!(links(sim), ["192.0.2.1", "2001:db8::1"]);
+    between();
+    sim.run(&Command::restart("101")).expect("restarted");
+    between();
+    sim.run(&Command::stop("101")).expect("stopped");
+    between();
+    sim.until("it is seen to be stopped", || sim.state("101") == pb::ContainerState::Stopped);
+    sim.run(&Command::delete("101")).expect("destroyed");
+    assert!(sim.hosts().groups.is_clean());
+    assert!(links(sim).is_empty());
+    assert!(sim.kernel().is_clean());
+}
+
+#[test]
+fn a_life() {
+    let sim = Sim::with_services();
+    life(&sim, || {});
+    life(&sim, || {});
+}
+
+#[test]
+fn a_life_with_every_daemon_killed_between_commands() {
+    let sim = Sim::with_services();
+    life(&sim, || Service::ALL.iter().for_each(|s| sim.restart(*s)));
+}
+
+#[test]
+fn reboot_and_halt_inside() {
+    let sim = Sim::with_services();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let starts = || {
+        let done = sim.hosts().processes.done();
+        done.iter().filter(|(_, step)| step == "let init go").count()
+    };
+    let before = starts();
+    sim.hosts().processes.end(ct(), Cause::Rebooted, Ended::Signal(1));
+    sim.until("it starts again", || {
+        starts() > before
+            && sim
+                .get("101")
+                .is_ok_and(|c| c.state() == pb::ContainerState::Running && c.operation.is_empty())
+    });
+    sim.hosts().processes.end(ct(), Cause::Halted, Ended::Signal(2));
+    sim.until("it is stopped", || {
+        sim.get("101")
+            .is_ok_and(|c| c.state() == pb::ContainerState::Stopped && c.operation.is_empty())
+    });
+    assert!(sim.hosts().groups.is_clean());
+}
