@@ -13,13 +13,29 @@ use ves_host::cgroup::{self, Hierarchies};
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{Ended, Failure};
 use ves_host::mount::{self, Change, FsContext, attr};
-use ves_kit::{Rootfs, TestLayout};
+use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout};
 use ves_lifecycle::exec::NodeHost;
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
 use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
 use ves_types::layout::{self, CGROUP_PAYLOAD, Layout};
 use ves_types::{CtId, IdSlot};
+
+/// Whether this machine can run these tests.
+pub(crate) fn needs() -> bool {
+    use ves_kit::need;
+    ves_kit::check(&[
+        need::root(),
+        need::disposable(),
+        need::program("busybox", "busybox-static"),
+        need::path("/proc/self/ns/user"),
+    ])
+}
+
+/// Whether a process lives, even if only to be reaped.
+pub(crate) fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
 
 /// The program under test, built once.
 pub(crate) fn ves_init() -> PathBuf {
@@ -47,11 +63,37 @@ pub(crate) struct World {
     pub(crate) slot: IdSlot,
     pub(crate) hierarchies: Hierarchies,
     kit: TestLayout,
+    image: Option<LoopFile>,
 }
 
 impl World {
     /// With a busybox root that `edit` may change before it is mounted.
     pub(crate) fn new(number: u32, edit: impl FnOnce(&Path)) -> Self {
+        let world = Self::bare(number);
+        world.mount_volume(edit);
+        world
+    }
+
+    /// With an ext4 image on a loop device as its volume, as in earnest, filled from a tar archive
+    /// that `edit` may change.
+    pub(crate) fn from_tar(number: u32, tar: &Path, edit: impl FnOnce(&Path)) -> Self {
+        let mut world = Self::bare(number);
+        let text = |p: &Path| p.to_str().expect("test paths are text").to_owned();
+        let device = LoopFile::create(&world.kit.dir().join("image"), 2 << 30);
+        ves_kit::run("mke2fs", &["-q", "-t", "ext4", "-m", "0", &text(device.device())]);
+        let staging = world.kit.dir().join("staging");
+        std::fs::create_dir_all(&staging).expect("made");
+        let mounted = MountGuard::mount(&["-t", "ext4", &text(device.device())], &staging);
+        let out = text(&staging);
+        ves_kit::run("tar", &["--numeric-owner", "--xattrs", "-C", &out, "-xf", &text(tar)]);
+        edit(&staging);
+        world.show_volume(&staging);
+        drop(mounted);
+        world.image = Some(device);
+        world
+    }
+
+    fn bare(number: u32) -> Self {
         let ct = CtId::try_from(number).expect("a test id");
         let slot = IdSlot::try_from(30_000 + number).expect("a test slot");
         let kit = TestLayout::new();
@@ -62,10 +104,10 @@ impl World {
             slot,
             hierarchies: Hierarchies::detect().expect("control groups"),
             kit,
+            image: None,
         };
         world.clear_groups();
         world.make_groups();
-        world.mount_volume(edit);
         world
     }
 
@@ -121,14 +163,20 @@ impl World {
             .and_then(|f| f.set("mode", "0755"))
             .and_then(|f| f.mount(attr::NODEV))
             .expect("a volume");
-        let point = self.layout().ct_root(self.ct);
-        std::fs::create_dir_all(&point).expect("made");
         let staging = self.kit.dir().join("staging");
         std::fs::create_dir_all(&staging).expect("made");
         mount::attach(&volume, &staging).expect("mounted");
         let text = |p: &Path| p.to_str().expect("test paths are text").to_owned();
         ves_kit::run("cp", &["-a", &format!("{}/.", text(rootfs.dir())), &text(&staging)]);
-        let copy = mount::clone_tree(&staging, false).expect("cloned");
+        self.show_volume(&staging);
+        mount::unmount(&staging, true).expect("unmounted");
+    }
+
+    /// Mounts a copy of what is at `staging` with the container's ids as its volume.
+    fn show_volume(&self, staging: &Path) {
+        let point = self.layout().ct_root(self.ct);
+        std::fs::create_dir_all(&point).expect("made");
+        let copy = mount::clone_tree(staging, false).expect("cloned");
         let map = mount::id_map(self.slot.base(), IdSlot::MAPPED).expect("a map");
         use std::os::fd::AsFd;
         let change = Change {
@@ -138,7 +186,6 @@ impl World {
         };
         mount::change(&copy, change, "the volume").expect("mapped");
         mount::attach(&copy, &point).expect("mounted");
-        mount::unmount(&staging, true).expect("unmounted");
     }
 
     pub(crate) fn spec(&self) -> Spec {
@@ -181,6 +228,47 @@ impl World {
         observed.monitor.expect("it runs").init_pid
     }
 
+    /// Lets init go without expecting it to live.
+    pub(crate) fn start_only(&self, spec: Spec) {
+        self.ensure(Goal::Running, Some(spec)).expect("started");
+    }
+
+    /// The same node as another daemon sees it.
+    pub(crate) fn another_host(&self) -> NodeHost {
+        NodeHost::new(self.layout().clone(), ves_init())
+    }
+
+    pub(crate) fn scrollback(&self) -> String {
+        Session::over(self.host.console(self.ct, true).expect("attached")).drain()
+    }
+
+    /// Kills the monitor, which is whoever listens on its socket.
+    pub(crate) fn kill_monitor(&self) {
+        let socket = ves_host::init::report::socket(&self.layout().ct_dir(self.ct));
+        let stream = UnixStream::connect(socket).expect("it listens");
+        let peer = rustix::net::sockopt::socket_peercred(&stream).expect("told");
+        rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL).expect("killed");
+    }
+
+    fn pids_dir(&self) -> PathBuf {
+        let group = layout::cgroup(self.ct);
+        let v1 = self.hierarchies.v1_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
+        let v2 = self.hierarchies.v2_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
+        v1.or(v2).expect("a pids controller")
+    }
+    pub(crate) fn limit_pids(&self, most: u32) {
+        cgroup::write(&self.pids_dir().join("pids.max"), &most.to_string()).expect("limited");
+    }
+    pub(crate) fn count_pids(&self) -> u32 {
+        let text = cgroup::read(&self.pids_dir().join("pids.current")).expect("counted");
+        text.trim().parse().expect("a number")
+    }
+
+    pub(crate) fn begin(&self, argv: &[&str]) -> Session {
+        let argv = argv.iter().map(|&a| a.to_owned()).collect();
+        Session::begin(self, &Command { argv, ..Command::default() })
+    }
+
     pub(crate) fn stop(&self, grace_ms: u32) -> Observed {
         self.ensure(Goal::Absent { grace_ms }, None).expect("stopped")
     }
@@ -192,8 +280,7 @@ impl World {
     }
 
     pub(crate) fn exec(&self, argv: &[&str]) -> Outcome {
-        let argv = argv.iter().map(|&a| a.to_owned()).collect();
-        Session::begin(self, &Command { argv, ..Command::default() }).finish()
+        self.begin(argv).finish()
     }
 
     /// Runs a shell script inside; it must succeed.
@@ -254,7 +341,11 @@ impl Session {
     /// Reads once; tells whether there can be more.
     pub(crate) fn turn(&mut self) -> bool {
         let mut piece = [0; 65536];
-        let n = self.stream.read(&mut piece).expect("heard in time");
+        let n = match self.stream.read(&mut piece) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            other => other.expect("heard in time"),
+        };
         self.decoder.push(&piece[..n]);
         while let Some(frame) = self.decoder.next_frame().expect("a frame") {
             match frame.tag {
@@ -275,6 +366,11 @@ impl Session {
         while !self.output().contains(text) {
             assert!(self.turn(), "it ended before {text:?}: {:?}", self.output());
         }
+    }
+    /// All output to the end of a session that has no other end.
+    pub(crate) fn drain(mut self) -> String {
+        while self.turn() {}
+        self.output()
     }
     pub(crate) fn finish(mut self) -> Outcome {
         while self.turn() {}
