@@ -25,6 +25,8 @@ pub struct Model {
     pub state: Observed,
     /// Whether init stops when it is asked to.
     pub obedient: bool,
+    /// Whether init ends as soon as it is let go.
+    pub mortal: bool,
     /// The number of the last run, which is never used again.
     pub run: u64,
 }
@@ -32,7 +34,7 @@ pub struct Model {
 impl Default for Model {
     fn default() -> Self {
         let state = Observed { mounted: true, grouped: true, ..Observed::default() };
-        Self { state, obedient: true, run: 0 }
+        Self { state, obedient: true, mortal: false, run: 0 }
     }
 }
 
@@ -66,6 +68,9 @@ impl Model {
                     monitor.running = true;
                     monitor.started_unix_ms = 1;
                     monitor.booted = true;
+                    if self.mortal {
+                        self.end(Cause::Exited, Ended::Code(1));
+                    }
                 }
             }
             Step::AskInit(_) => {

@@ -41,6 +41,8 @@ pub mod host;
 pub mod init_plan;
 pub mod plan;
 pub mod service;
+#[cfg(test)]
+mod service_tests;
 pub mod session;
 
 use std::sync::Arc;

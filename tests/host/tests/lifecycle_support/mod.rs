@@ -332,7 +332,7 @@ impl Session {
         Self::over(world.host.exec(world.ct, command).expect("a session"))
     }
     pub(crate) fn over(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
         Self { stream, decoder: Decoder::default(), seen: BTreeMap::new(), ended: None }
     }
     pub(crate) fn send(&mut self, frame: &Frame) {
@@ -344,7 +344,8 @@ impl Session {
         let n = match self.stream.read(&mut piece) {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return true,
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
-            other => other.expect("heard in time"),
+            Err(e) => panic!("not heard in time: {e}: {:?}", self.output()),
+            Ok(n) => n,
         };
         self.decoder.push(&piece[..n]);
         while let Some(frame) = self.decoder.next_frame().expect("a frame") {

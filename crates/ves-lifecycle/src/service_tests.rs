@@ -1,0 +1,273 @@
+//! The service over real gRPC on a socket, with a node in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use ves_daemon::{App, FenceStore};
+use ves_host::init::report::{Cause, Ended};
+use ves_proto::common::{ExitStatus, Fence, exit_status::How};
+use ves_proto::lifecycle::exec_request::Part as Ask;
+use ves_proto::lifecycle::exec_response::Part as Say;
+use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
+use ves_proto::lifecycle::{self as pb, EndReason, Phase};
+use ves_proto::{Fault, Reason};
+use ves_types::CtId;
+
+use crate::config::Config;
+use crate::fake::FakeHost;
+use crate::service::Service;
+
+type Client = LifecycleServiceClient<ves_daemon::client::Traced>;
+
+struct Node {
+    client: Client,
+    host: Arc<FakeHost>,
+    _dir: tempfile::TempDir,
+}
+
+/// A served node.
+fn node(config: Config) -> Node {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let host = Arc::new(FakeHost::new());
+    let fences = FenceStore::open(dir.path().join("fence")).expect("fences");
+    let service = Service::new(Arc::clone(&host) as Arc<dyn crate::host::Host>, fences, config);
+    service.resume();
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let app = App {
+        routes: crate::api::routes(service),
+        policy: crate::api::POLICY,
+        services: crate::api::SERVICES,
+        operators: Vec::new(),
+    };
+    tokio::spawn(ves_daemon::serve_on(listener, app, std::future::pending()));
+    let client = LifecycleServiceClient::new(ves_daemon::client::channel(&socket));
+    Node { client, host, _dir: dir }
+}
+
+const CT: u32 = 9450;
+
+fn ct() -> CtId {
+    CT.try_into().expect("valid")
+}
+
+fn want(generation: u64, phase: Phase) -> pb::EnsureContainerRequest {
+    pb::EnsureContainerRequest {
+        fence: Some(Fence { ct: CT, generation, epoch: 1 }),
+        spec: Some(pb::ContainerSpec {
+            id_slot: 20,
+            hostname: "web".to_owned(),
+            ..Default::default()
+        }),
+        phase: phase.into(),
+        grace_ms: 100,
+    }
+}
+
+impl Node {
+    async fn ensure(&mut self, generation: u64, phase: Phase) -> Result<pb::Container, Fault> {
+        let answer = self.client.ensure_container(want(generation, phase)).await;
+        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+    }
+    async fn get(&mut self) -> pb::Container {
+        let request = pb::GetContainerRequest { ct: CT };
+        self.client.get_container(request).await.expect("there").into_inner()
+    }
+    async fn exec(
+        &mut self,
+        argv: &[&str],
+    ) -> Result<(tokio::sync::mpsc::Sender<pb::ExecRequest>, Streaming<pb::ExecResponse>), Fault>
+    {
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let argv = argv.iter().map(ToString::to_string).collect();
+        let start = pb::ExecStart { ct: CT, argv, ..Default::default() };
+        sender.send(ask(Ask::Start(start))).await.expect("queued");
+        let answer = self.client.exec(ReceiverStream::new(receiver)).await.map_err(Fault::from)?;
+        Ok((sender, answer.into_inner()))
+    }
+}
+
+fn ask(part: Ask) -> pb::ExecRequest {
+    pb::ExecRequest { part: Some(part) }
+}
+
+async fn next(stream: &mut Streaming<pb::ExecResponse>) -> Say {
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message());
+    message.await.expect("in time").expect("no fault").expect("more").part.expect("known")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_and_down_with_growing_incarnations() {
+    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let first = node.get().await;
+    assert_eq!((first.phase(), first.end()), (Phase::Absent, EndReason::Unspecified));
+    let mut last = first.incarnation;
+    for round in 0..3 {
+        for phase in [Phase::Created, Phase::Running, Phase::Frozen, Phase::Running] {
+            let container = node.ensure(round, phase).await.expect("done");
+            assert_eq!((container.phase(), container.generation), (phase, round));
+            assert!(container.incarnation >= last);
+        }
+        let running = node.get().await.incarnation;
+        let ended = node.ensure(round, Phase::Absent).await.expect("done");
+        assert_eq!((ended.phase(), ended.end()), (Phase::Absent, EndReason::Stopped));
+        assert!(ended.incarnation > running, "an end is a new one");
+        last = ended.incarnation;
+        assert_eq!(node.get().await, ended, "what was told is remembered");
+    }
+    let list = node.client.list_containers(pb::ListContainersRequest {}).await.expect("listed");
+    assert_eq!(list.into_inner().containers, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_change_nothing() {
+    let mut node = node(Config::default());
+    node.host.change(ct(), |m| m.state.mounted = false);
+    let reason = |r: Result<pb::Container, Fault>| r.map_err(|f| f.reason);
+    assert_eq!(reason(node.ensure(9, Phase::Running).await), Err(Reason::NotMounted));
+    assert_eq!(reason(node.ensure(9, Phase::Frozen).await), Err(Reason::NotRunning));
+    assert_eq!(reason(node.ensure(9, Phase::Unspecified).await), Err(Reason::MissingField));
+    assert_eq!(node.host.done(), []);
+    // What was refused was not accepted.
+    node.host.change(ct(), |m| m.state.mounted = true);
+    node.ensure(3, Phase::Running).await.expect("done");
+    assert_eq!(reason(node.ensure(2, Phase::Absent).await), Err(Reason::StaleGeneration));
+    let bare = pb::EnsureContainerRequest { spec: None, ..want(3, Phase::Created) };
+    let fault = Fault::from(node.client.ensure_container(bare).await.expect_err("refused"));
+    assert_eq!(fault.reason, Reason::MissingField);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_ends_at_once_is_a_fault_with_its_status() {
+    let mut node = node(Config::default());
+    node.host.change(ct(), |m| m.mortal = true);
+    let fault = node.ensure(1, Phase::Running).await.expect_err("it ended");
+    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "status 1"));
+    assert_eq!(node.get().await.end(), EndReason::Exited);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_at_any_step_is_made_good_by_asking_again() {
+    for fail in 0..8 {
+        let mut node = node(Config { settle_ms: 0, ..Config::default() });
+        node.host.fail_after(fail);
+        let mut failures = 0;
+        for phase in [Phase::Created, Phase::Running, Phase::Frozen, Phase::Absent] {
+            while let Err(fault) = node.ensure(1, phase).await {
+                assert_eq!(fault.reason, Reason::HostFailed, "{fault}");
+                assert!(fault.facts.contains_key("step"));
+                failures += 1;
+            }
+            assert_eq!(node.get().await.phase(), phase, "after a failure at {fail}");
+        }
+        assert_eq!(failures, 1, "{:?}", node.host.done());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_hear_the_present_and_each_change() {
+    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
+    let mut watch = watch.expect("watched").into_inner();
+    let mut hear = async || {
+        let message = tokio::time::timeout(Duration::from_secs(10), watch.message());
+        message.await.expect("in time").expect("no fault").expect("more")
+    };
+    let present = hear().await;
+    assert_eq!((present.ct, present.phase()), (CT, Phase::Running));
+    node.host.end(ct(), Cause::Rebooted, Ended::Signal(1));
+    let ended = hear().await;
+    assert_eq!((ended.phase(), ended.end()), (Phase::Absent, EndReason::Rebooted));
+    assert_eq!(ended.end_status, Some(ExitStatus { how: Some(How::Signal(1)) }));
+    assert!(ended.incarnation > present.incarnation);
+    node.ensure(1, Phase::Created).await.expect("done");
+    assert_eq!(hear().await.phase(), Phase::Created);
+    node.ensure(1, Phase::Running).await.expect("done");
+    assert_eq!(hear().await.phase(), Phase::Running);
+    node.ensure(1, Phase::Absent).await.expect("done");
+    let mut last = hear().await;
+    while last.phase() != Phase::Absent {
+        last = hear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_run_and_their_ends_are_exact() {
+    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let fault = node.exec(&["true"]).await.expect_err("it does not run");
+    assert_eq!(fault.reason, Reason::NotRunning);
+    node.ensure(1, Phase::Running).await.expect("done");
+    let (_sender, mut stream) = node.exec(&["exit", "7"]).await.expect("started");
+    assert_eq!(next(&mut stream).await, Say::Started(true));
+    let mut said = next(&mut stream).await;
+    while !matches!(said, Say::Exit(_)) {
+        said = next(&mut stream).await;
+    }
+    assert_eq!(said, Say::Exit(ExitStatus { how: Some(How::Code(7)) }));
+    assert!(stream.message().await.expect("no fault").is_none(), "the exit is the last");
+    let fault = node.exec(&["nonsense"]).await.expect_err("there is none");
+    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::CommandUnknown, "127"));
+
+    let (sender, mut stream) = node.exec(&["cat"]).await.expect("started");
+    assert_eq!(next(&mut stream).await, Say::Started(true));
+    sender.send(ask(Ask::Stdin("hello".into()))).await.expect("sent");
+    assert_eq!(next(&mut stream).await, Say::Stdout("hello".into()));
+    sender.send(ask(Ask::Signal(15))).await.expect("sent");
+    let killed = ExitStatus { how: Some(How::Signal(15)) };
+    assert_eq!(next(&mut stream).await, Say::Exit(killed));
+
+    let (sender, mut stream) = node.exec(&["cat"]).await.expect("started");
+    drop(sender);
+    assert_eq!(next(&mut stream).await, Say::Started(true));
+    let ended = ExitStatus { how: Some(How::Code(0)) };
+    assert_eq!(next(&mut stream).await, Say::Exit(ended), "the caller said all it had");
+
+    node.ensure(1, Phase::Frozen).await.expect("done");
+    let fault = node.exec(&["true"]).await.expect_err("it is frozen");
+    assert_eq!(fault.reason, Reason::NotRunning);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
+    let mut node = node(Config { settle_ms: 0, max_sessions: 1, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let start = |scrollback_only| {
+        let start = pb::ConsoleStart { ct: CT, size: None, scrollback_only };
+        pb::ConsoleRequest { part: Some(pb::console_request::Part::Start(start)) }
+    };
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    sender.send(start(false)).await.expect("queued");
+    let attached = node.client.console(ReceiverStream::new(receiver)).await;
+    let mut attached = attached.expect("attached").into_inner();
+    let message = attached.message().await.expect("no fault").expect("output");
+    assert_eq!(message.output, "booted\r\n");
+    let stdin = pb::console_request::Part::Stdin("x".into());
+    sender.send(pb::ConsoleRequest { part: Some(stdin) }).await.expect("sent");
+    assert_eq!(attached.message().await.expect("no fault").expect("echo").output, "x");
+    let fault = node.exec(&["true"]).await.expect_err("one is the most");
+    assert_eq!(fault.reason, Reason::TooMany);
+    drop((sender, attached));
+    // Its place is free again as soon as the server has noticed.
+    let mut end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut again = loop {
+        match node.client.console(tokio_stream::once(start(true))).await {
+            Ok(stream) => break stream.into_inner(),
+            Err(status) => {
+                assert_eq!(Fault::from(status).reason, Reason::TooMany);
+                assert!(tokio::time::Instant::now() < end, "its place is never free");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut text = Vec::new();
+    while let Some(message) = again.message().await.expect("no fault") {
+        text.extend(message.output);
+        assert!(tokio::time::Instant::now() < end);
+    }
+    assert_eq!(text, b"booted\r\n");
+}
