@@ -160,7 +160,15 @@ impl Host for NodeHost {
         let dir = self.layout.ct_dir(ct);
         match step {
             Step::SpawnMonitor(spec) => self.spawn(ct, spec),
-            Step::Release => monitor::ask(ct, &dir, Request::Release).map(drop),
+            Step::Release => {
+                let released = monitor::ask(ct, &dir, Request::Release).map(drop);
+                if matches!(released, Err(Error::Start { .. })) {
+                    // The process is dead and its monitor about to end; whoever looks next must not
+                    // take it for one that still waits.
+                    monitor::await_end(ct, &dir, DIE)?;
+                }
+                released
+            }
             Step::AskInit(kind) => self.ask(ct, *kind),
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)

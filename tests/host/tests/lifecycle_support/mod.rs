@@ -37,23 +37,29 @@ pub(crate) fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// The program under test, built once.
+/// The program that makes containers.
 pub(crate) fn ves_init() -> PathBuf {
+    built("ves-init")
+}
+
+/// A program under test; both are built once.
+pub(crate) fn built(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let exe = std::env::current_exe().expect("a test knows its own path");
-            // target/<profile>/deps/test-0123
-            let bin = exe.ancestors().nth(2).expect("it is in deps").join("ves-init");
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let release = exe.ancestors().nth(2).is_some_and(|dir| dir.ends_with("release"));
-            let mut command = std::process::Command::new(cargo);
-            command.args(["build", "--quiet", "--package", "ves-init"]);
-            command.args(release.then_some("--release"));
-            assert!(command.status().expect("cargo runs").success(), "ves-init is built");
-            bin
-        })
-        .clone()
+    let dir = BUILT.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("VES_BIN_DIR") {
+            return dir.into();
+        }
+        let exe = std::env::current_exe().expect("a test knows its own path");
+        // target/<profile>/deps/test-0123
+        let dir = exe.ancestors().nth(2).expect("it is in deps").to_owned();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = std::process::Command::new(cargo);
+        command.args(["build", "--quiet", "-p", "ves-init", "-p", "ves-lifecycled"]);
+        command.args(dir.ends_with("release").then_some("--release"));
+        assert!(command.status().expect("cargo runs").success(), "the programs are built");
+        dir
+    });
+    dir.join(name)
 }
 
 /// A container without processes: a mounted volume and control groups.
