@@ -117,9 +117,9 @@ fn render_ended(ended: Ended) -> ExitStatus {
     ExitStatus { how: Some(how) }
 }
 
-fn render(container: Container) -> pb::Container {
+fn render(container: &Container) -> pb::Container {
     let Container { ct, generation, phase, init_pid, started_unix_ms, end, incarnation, booted } =
-        container;
+        *container;
     let phase = match phase {
         Phase::Absent => pb::Phase::Absent,
         Phase::Created => pb::Phase::Created,
@@ -251,7 +251,7 @@ impl LifecycleService for Api {
         let fence = parse_fence(fence)?;
         let goal = parse_goal(phase, grace_ms)?;
         let spec = spec.map(parse_spec).transpose()?;
-        Ok(Response::new(render(self.service.ensure(fence, Desired { goal, spec }).await?)))
+        Ok(Response::new(render(&self.service.ensure(fence, Desired { goal, spec }).await?)))
     }
 
     async fn get_container(
@@ -259,7 +259,7 @@ impl LifecycleService for Api {
         request: Request<pb::GetContainerRequest>,
     ) -> Result<Response<pb::Container>, Status> {
         let pb::GetContainerRequest { ct } = request.into_inner();
-        Ok(Response::new(render(self.service.get(parse_ct(ct)?).await?)))
+        Ok(Response::new(render(&self.service.get(parse_ct(ct)?).await?)))
     }
 
     async fn list_containers(
@@ -267,7 +267,7 @@ impl LifecycleService for Api {
         request: Request<pb::ListContainersRequest>,
     ) -> Result<Response<pb::ListContainersResponse>, Status> {
         let pb::ListContainersRequest {} = request.into_inner();
-        let containers = self.service.list().await?.into_iter().map(render).collect();
+        let containers = self.service.list().await?.iter().map(render).collect();
         Ok(Response::new(pb::ListContainersResponse { containers }))
     }
 
@@ -286,7 +286,7 @@ impl LifecycleService for Api {
             let mut batch = present;
             loop {
                 for container in batch {
-                    if sender.send(Ok(render(container))).await.is_err() {
+                    if sender.send(Ok(render(&container))).await.is_err() {
                         return;
                     }
                 }

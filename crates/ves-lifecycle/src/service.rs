@@ -306,7 +306,7 @@ impl Inner {
             generation: self.fences.accepted(ct).map_or(Generation(0), |(g, _)| g),
             phase,
             init_pid: monitor.as_ref().map(|m| m.init_pid),
-            started_unix_ms: started.or(end.map(|e| e.started_unix_ms)).unwrap_or_default(),
+            started_unix_ms: started.or_else(|| end.map(|e| e.started_unix_ms)).unwrap_or_default(),
             end,
             incarnation,
             booted: monitor.is_some_and(|m| m.booted),

@@ -1,5 +1,6 @@
 //! The lifecycle daemon as a process with its own few capabilities: it makes and ends containers, and
 //! being killed concerns none of them.
+#![allow(clippy::disallowed_methods, reason = "it runs the daemon")]
 
 mod lifecycle_support;
 

@@ -1,5 +1,10 @@
 //! Inits of real distributions as PID 1: they boot, say so, run commands, stop when asked, halt and
 //! reboot from inside. Templates are built once by mmdebstrap into the target directory.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "it builds templates, waits with deadlines, and tells times"
+)]
 
 mod lifecycle_support;
 

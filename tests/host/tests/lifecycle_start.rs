@@ -1,4 +1,5 @@
 //! Starting, stopping, ending and finding again, on the real kernel with a busybox root.
+#![allow(clippy::disallowed_methods, reason = "tests look, wait and look again")]
 
 mod lifecycle_support;
 

@@ -54,6 +54,6 @@ pub(super) fn freeze(hierarchies: &Hierarchies, ct: CtId, freeze: bool) -> Resul
         if Instant::now() > end {
             return Err(Error::Silent { ct, what: "freeze or thaw" });
         }
-        std::thread::sleep(Duration::from_millis(2));
+        super::pause();
     }
 }

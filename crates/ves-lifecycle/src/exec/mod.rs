@@ -226,3 +226,10 @@ impl Host for NodeHost {
 fn group(ct: CtId) -> String {
     layout::cgroup(ct)
 }
+
+/// A moment between two looks at something that gives no event: a lock that is let go, a version 1
+/// freezer.
+#[expect(clippy::disallowed_methods, reason = "each caller has a condition and a deadline")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
+}

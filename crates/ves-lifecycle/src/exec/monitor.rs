@@ -75,7 +75,7 @@ fn reach(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<UnixStream>,
         if Instant::now() > end {
             return Err(Error::Silent { ct, what });
         }
-        std::thread::sleep(Duration::from_millis(1));
+        super::pause();
     }
 }
 
@@ -175,7 +175,7 @@ fn settle(ct: CtId, dir: &Path) -> Result<(), Error> {
         if Instant::now() > end {
             return Err(Error::Silent { ct, what: "end" });
         }
-        std::thread::sleep(Duration::from_millis(1));
+        super::pause();
     }
     Ok(())
 }

@@ -1,6 +1,12 @@
 //! A container's surroundings for lifecycle tests: volume, groups, directories; all gone with it.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "each test file uses a part of it; tests start processes and wait with deadlines"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
