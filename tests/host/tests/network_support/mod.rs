@@ -57,6 +57,10 @@ pub fn on_a_new_node(test: impl FnOnce(&Node) + Send + 'static) {
     let name = std::thread::current().name().unwrap_or("node").to_owned();
     let node = std::thread::Builder::new().name(name).spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        // A new namespace begins with the IPv4 settings of the machine's own.
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{setting}"), "0").expect("it is ours");
+        }
         ves_kit::run("ip", &["link", "set", "lo", "up"]);
         ves_kit::run("ip", &["addr", "add", NODE_V4, "dev", "lo"]);
         ves_kit::run("ip", &["addr", "add", NODE_V6, "dev", "lo", "nodad"]);
