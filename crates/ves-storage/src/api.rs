@@ -58,6 +58,8 @@ type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const QUEUE: usize = 16;
 /// The most bytes of one message of an archive.
 const PIECE: usize = 256 << 10;
+/// How long a sender of an archive may be silent.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// The smallest volume that is worth a call: less than any golden image.
 const LEAST_VOLUME: u64 = 16 << 20;
 
@@ -153,7 +155,14 @@ async fn carry(
 ) {
     use pb::import_template_request::Part;
     loop {
-        let piece = match incoming.message().await {
+        let Ok(message) = tokio::time::timeout(PATIENCE, incoming.message()).await else {
+            let why = format!("no piece of the archive came for {} s", PATIENCE.as_secs());
+            let fault = Fault::new(Reason::Timeout, why).fact("what", "the archive");
+            // Nobody reads any more if this is not heard.
+            to.send(Err(fault)).await.ok();
+            return;
+        };
+        let piece = match message {
             Ok(None) => return,
             Ok(Some(pb::ImportTemplateRequest { part: Some(Part::Data(data)) }))
                 if data.len() <= PIECE =>

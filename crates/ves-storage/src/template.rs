@@ -45,6 +45,9 @@ pub struct Build {
 /// The most packages one build may name.
 const MAX_PACKAGES: usize = 500;
 
+/// The most templates that are made at once.
+const MAX_AT_ONCE: usize = 4;
+
 impl Build {
     /// Checks the words of a request.
     ///
@@ -137,13 +140,17 @@ impl Uses {
     /// Begins to make or remove a template.
     ///
     /// # Errors
-    /// `TEMPLATE_IN_USE` while anybody does anything with it.
+    /// `TEMPLATE_IN_USE` while anybody does anything with it, `TOO_MANY` while many are made.
     pub fn alone(&self, name: &TemplateName, what: &'static str) -> Result<InUse, Fault> {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match uses.get(name) {
             Some(Use::Read(_)) => return Err(in_use(name, "being copied")),
             Some(Use::Alone(what)) => return Err(in_use(name, what)),
             None => {}
+        }
+        if uses.values().filter(|u| matches!(u, Use::Alone(_))).count() >= MAX_AT_ONCE {
+            let message = format!("{MAX_AT_ONCE} templates are being made; wait for one of them");
+            return Err(Fault::new(Reason::TooMany, message).fact("limit", MAX_AT_ONCE));
         }
         uses.insert(name.clone(), Use::Alone(what));
         Ok(InUse { uses: self.clone(), name: name.clone() })
@@ -210,5 +217,15 @@ mod tests {
         assert_eq!(uses.read(&name).map_err(|f| f.reason).err(), Some(Reason::TemplateInUse));
         drop(c);
         uses.read(&name).expect("free");
+    }
+
+    #[test]
+    fn only_some_are_made_at_once() {
+        let uses = Uses::default();
+        let make = |n: usize| uses.alone(&format!("t{n}").parse().expect("a name"), "being made");
+        let made: Vec<_> = (0..MAX_AT_ONCE).map(|n| make(n).expect("free")).collect();
+        assert_eq!(make(99).map_err(|f| f.reason).err(), Some(Reason::TooMany));
+        drop(made);
+        make(99).expect("free again");
     }
 }

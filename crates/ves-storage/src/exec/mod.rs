@@ -126,13 +126,12 @@ impl<B: Backend> RealHost<B> {
             // The image is sparse: what was never written reads as zeros already.
             .flag("noinit_itable")?
             .mount(attr::NODEV)?;
-        let change = Change {
-            propagation: Some(Propagation::Private),
-            idmap: Some(ids.as_fd()),
-            ..Change::default()
-        };
-        mount::change(&tree, change, &root.display().to_string())?;
-        Ok(mount::attach(&tree, &root)?)
+        let what = root.display().to_string();
+        mount::change(&tree, Change { idmap: Some(ids.as_fd()), ..Change::default() }, &what)?;
+        mount::attach(&tree, &root)?;
+        // On a shared parent it became shared.
+        let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        Ok(mount::change(&tree, change, &what)?)
     }
 
     fn unmount(&self, ct: CtId) -> Result<(), StorageError> {

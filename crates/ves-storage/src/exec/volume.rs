@@ -193,9 +193,8 @@ impl Images {
         let record = serde_json::to_vec(&VolumeRecord { ct, record: record.clone() })
             .map_err(std::io::Error::from)
             .attempt(what)?;
-        rustix::fs::fsetxattr(clone, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
-            .attempt(what)?;
-        Ok(clone.sync_data().attempt(what)?)
+        Ok(rustix::fs::fsetxattr(clone, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
+            .attempt(what)?)
     }
 
     /// The loop device of an image.
@@ -357,19 +356,20 @@ impl Backend for Images {
     }
 
     fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
-        let new = self.new_path(ct);
-        ext4::grow_unmounted(&new, blocks)?;
-        let what = || format!("sync {}", new.display());
-        Ok(File::open(&new).and_then(|f| f.sync_data()).attempt(what)?)
+        Ok(ext4::grow_unmounted(&self.new_path(ct), blocks)?)
     }
 
     fn publish(&self, ct: CtId) -> Result<(), StorageError> {
         let (new, path) = (self.new_path(ct), self.path(ct));
-        match std::fs::rename(&new, &path) {
-            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => {}
-            other => other.attempt(|| format!("move the clone to {}", path.display()))?,
-        }
-        Ok(sync_dir(&self.pool.volumes())?)
+        let what = || format!("move the clone to {}", path.display());
+        let clone = match File::open(&new) {
+            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => return Ok(()),
+            other => other.attempt(what)?,
+        };
+        // All of the clone before its name. The name itself may come later: until something in the
+        // volume is synced, which syncs the name too, it can be made again from its template.
+        clone.sync_all().attempt(what)?;
+        Ok(std::fs::rename(&new, &path).attempt(what)?)
     }
 
     fn discard(&self, ct: CtId) -> Result<(), StorageError> {
