@@ -61,15 +61,21 @@ fn verdict(result: Result<Proven, HostError>) -> Proven {
     result.unwrap_or_else(|e| failed(&e))
 }
 
-/// Removes scratch groups whose maker is gone.
+/// Removes scratch groups whose maker is gone, where nothing runs in them any more.
 fn remove_leftovers(host: &KernelHost) -> Result<(), HostError> {
     for dir in host.hierarchies.dirs(CGROUP_ROOT) {
         for child in cgroup::children(&dir)? {
             let name = child.file_name().and_then(|n| n.to_str());
             let maker = name.and_then(|n| n.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
             if maker.is_some_and(|pid: u32| !host.proc.join(pid.to_string()).exists()) {
-                tracing::info!(group = %child.display(), "remove the group of an old self-test");
-                cgroup::remove(&child)?;
+                // What its maker had started may still be ending; the next start tries again.
+                match cgroup::remove(&child) {
+                    Ok(()) => tracing::info!(group = %child.display(), "removed an old self-test"),
+                    Err(e) => tracing::warn!(
+                        group = %child.display(), error = ves_proto::fault::chain(&e),
+                        "remove the group of an old self-test, ignoring"
+                    ),
+                }
             }
         }
     }
