@@ -7,7 +7,7 @@
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtAddress, ParseError};
 
-use crate::model::{Action, DEFAULT_GRACE_MS, Presence, Record, RunState, Spec};
+use crate::model::{Action, DEFAULT_GRACE_MS, Otherwise, Presence, Record, RunState, Spec};
 use crate::plan::Phase;
 use crate::spec::{self, Effect, Field};
 
@@ -228,6 +228,12 @@ pub fn set(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Acti
         old_spec: Box::new(old_spec),
         old_running: Box::new(old_running),
         restart,
+        otherwise: match request.set_mode() {
+            _ if !request.save || !up => Otherwise::Refuse,
+            pb::SetMode::Unspecified => Otherwise::Refuse,
+            pb::SetMode::Restart => Otherwise::Restart,
+            pb::SetMode::Ignore => Otherwise::Later,
+        },
     })
 }
 

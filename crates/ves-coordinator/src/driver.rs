@@ -134,6 +134,15 @@ impl Coordinator {
                 self.finish(op, record, Some(&seen), Some(fault)).await;
                 true
             }
+            (Err(Stopped::Failed(fault)), None) if fault.reason == Reason::NeedsRestart => {
+                match op.action.other_way() {
+                    Some(action) => {
+                        self.go_other_way(op, record, action, &fault).await;
+                        false
+                    }
+                    None => self.turn_back(op, record, Stopped::Failed(fault)).await,
+                }
+            }
             (Err(stopped), None) => self.turn_back(op, record, stopped).await,
             (Err(Stopped::Cancelled), Some(_)) => false,
             (Err(Stopped::Failed(second)), Some(why)) => {
@@ -146,6 +155,19 @@ impl Coordinator {
                 true
             }
         }
+    }
+
+    /// Begins a change anew in the way the caller wants where it cannot be made at once.
+    async fn go_other_way(&self, op: &OpRecord, mut record: Record, action: Action, fault: &Fault) {
+        tracing::info!(reason = %fault, "going the other way");
+        stage::enter(&action, 0, &mut record);
+        let line = format!("instead: {fault}");
+        let update = move |op: &mut OpRecord| {
+            op.action = action.clone();
+            op.stage = 1;
+            op.steps.push(line.clone());
+        };
+        self.store(op, update, Some(Some(record))).await;
     }
 
     /// Begins to undo, or says that there is no way back; true: that was the end.

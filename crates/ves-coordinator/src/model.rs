@@ -287,6 +287,8 @@ pub enum Action {
         old_running: Box<Spec>,
         /// Stop it before and start it after.
         restart: bool,
+        /// What is done where a service says that it cannot make the change while it runs.
+        otherwise: Otherwise,
     },
     /// Takes it away.
     Destroy,
@@ -335,6 +337,43 @@ impl Action {
             | Self::Repair
             | Self::TemplateBuild { .. } => 0,
         }
+    }
+}
+
+/// What becomes of a change that a service refuses with `NEEDS_RESTART`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Otherwise {
+    /// It fails.
+    #[default]
+    Refuse,
+    /// The container is restarted with it.
+    Restart,
+    /// It waits for the next start.
+    Later,
+}
+
+impl Action {
+    /// The other way to do this where a service says that it needs a restart, if the caller wants
+    /// one.
+    #[must_use]
+    pub fn other_way(&self) -> Option<Self> {
+        let Self::Set { spec, old_spec, old_running, restart: false, otherwise, .. } = self else {
+            return None;
+        };
+        let (running, restart) = match otherwise {
+            Otherwise::Refuse => return None,
+            Otherwise::Restart => (spec, true),
+            Otherwise::Later => (old_running, false),
+        };
+        Some(Self::Set {
+            spec: spec.clone(),
+            running: running.clone(),
+            old_spec: old_spec.clone(),
+            old_running: old_running.clone(),
+            restart,
+            otherwise: Otherwise::Refuse,
+        })
     }
 }
 

@@ -323,8 +323,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
 
 fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mut steps = no_processes(desired, observed);
-    if observed.volume.is_some_and(|v| v.mounted) {
-        steps.push(ensure_volume(desired, observed, false));
+    if let Some(seen) = observed.volume.filter(|v| v.mounted) {
+        let volume = VolumeWish { size: seen.size, ..desired.volume.clone() };
+        steps.push(Step::EnsureVolume { volume, mounted: false });
     }
     steps.extend(no_limits(desired, observed));
     if observed.volume.is_some() {
@@ -337,6 +338,13 @@ fn bring_down(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mounted = desired.run == RunState::Mounted;
     let mut steps = no_processes(desired, observed);
     if !volume_is_right(desired, observed, mounted) {
+        // Not every host can let a mounted volume grow: first it is unmounted, then it grows.
+        if let Some(seen) = observed.volume.filter(|v| v.mounted && !mounted)
+            && seen.size < desired.volume.size
+        {
+            let volume = VolumeWish { size: seen.size, ..desired.volume.clone() };
+            steps.push(Step::EnsureVolume { volume, mounted: false });
+        }
         steps.push(ensure_volume(desired, observed, mounted));
     }
     steps.extend(no_limits(desired, observed));

@@ -10,7 +10,7 @@
 //!  stop, umount      ─ [stopped | mounted] ─ done       undo: [running again, if it still runs]
 //!  restart           ─ [mounted] ─ [running] ─ done     undo: [stopped]
 //!  set               ─ [new values] ─ done              undo: [old values]
-//!  set with restart  ─ [mounted] ─ [new values] ─ [running] ─ done   undo: [old values]
+//!  set with restart  ─ [stopped] ─ [new values] ─ [running] ─ done   undo: [old values]
 //!  destroy           ─ [gone] ─ record removed          undo: none, it is repeated
 //! ```
 
@@ -51,7 +51,8 @@ pub fn enter(action: &Action, stage: u32, record: &mut Record) {
         (Action::Stop { .. } | Action::Umount, _) => record.set_run(RunState::Stopped),
         // The volume stays mounted: it is needed again at once.
         (Action::Restart { .. }, _) => record.set_run(RunState::Mounted),
-        (Action::Set { restart: true, .. }, 0) => record.set_run(RunState::Mounted),
+        // Not only mounted: what changes may be the volume.
+        (Action::Set { restart: true, .. }, 0) => record.set_run(RunState::Stopped),
         (Action::Set { restart: true, .. }, 2) => record.set_run(RunState::Running),
         (Action::Set { spec, running, .. }, _) => {
             record.set_specs((**spec).clone(), (**running).clone());

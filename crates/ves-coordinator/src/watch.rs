@@ -5,13 +5,15 @@
 //! here: how a container is stopped or started.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, lifecycle, network, resources, storage};
 use ves_types::{Bytes, CtAddress, CtId, Generation};
 
-use crate::model::{Action, Presence, RunState};
+use crate::ledger::Index;
+use crate::model::{Action, Presence, Record, RunState};
 use crate::peers::{ask, fault_of, seen_process};
 use crate::plan::{Desired, End, GroupSeen, LinkSeen, Observed, Phase, VolumeSeen, plan};
 use crate::service::{Caller, Coordinator, enter_first, idle};
@@ -20,6 +22,12 @@ use crate::service::{Caller, Coordinator, enter_first, idle};
 const LIST: Duration = Duration::from_secs(60);
 /// How long to wait before lifecycle is asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Whether a record is still the very one, and nobody works on its container.
+fn untouched(index: &Index, record: &Arc<Record>) -> bool {
+    index.container(record.id).is_ok_and(|now| Arc::ptr_eq(now, record))
+        && index.at_work(record.id).is_none()
+}
 
 impl Coordinator {
     /// Follows lifecycle for ever.
@@ -69,7 +77,7 @@ impl Coordinator {
     fn saw(&self, container: &lifecycle::Container) -> Result<(), Fault> {
         let ct = parse_ct(container.ct)?;
         let process = seen_process(container);
-        let Ok(record) = self.ledger().read().container(ct).map(std::sync::Arc::clone) else {
+        let Ok(record) = self.ledger().read().container(ct).map(Arc::clone) else {
             if process.phase != Phase::Absent {
                 tracing::warn!(%ct, "lifecycle has processes of a container nobody knows");
             }
@@ -102,7 +110,7 @@ impl Coordinator {
             revisions.borrow_and_update();
             let (record, working) = {
                 let index = self.ledger().read();
-                let Ok(record) = index.container(ct).map(std::sync::Arc::clone) else { return };
+                let Ok(record) = index.container(ct).map(Arc::clone) else { return };
                 (record, index.at_work(ct).is_some())
             };
             if record.run != RunState::Running || record.presence != Presence::Present {
@@ -164,9 +172,10 @@ impl Coordinator {
     /// Looks at everything once and mends what is not as it should be. Waits for the services.
     pub(crate) async fn mend(&self) {
         let mut pause = PAUSE.0;
-        let all = loop {
+        let (idle_then, all) = loop {
+            let idle_then = self.idle_records();
             match self.look_at_all().await {
-                Ok(all) => break all,
+                Ok(all) => break (idle_then, all),
                 Err(fault) => {
                     tracing::warn!(error = %fault, "the services cannot be looked at yet");
                     tokio::time::sleep(pause).await;
@@ -174,12 +183,11 @@ impl Coordinator {
                 }
             }
         };
-        let records: Vec<_> =
-            self.ledger().read().containers().map(std::sync::Arc::clone).collect();
-        for record in records {
+        for record in idle_then {
             let ct = record.id;
             let seen = all.get(&ct).cloned().unwrap_or_default();
-            if self.ledger().read().at_work(ct).is_some() {
+            // What was touched since the look is in the hands of who touched it.
+            if !untouched(&self.ledger().read(), &record) {
                 continue;
             }
             self.sight().look(ct, &seen);
@@ -192,13 +200,12 @@ impl Coordinator {
                 continue;
             }
             tracing::info!(%ct, "not as it should be, mending");
-            let generation = record.generation;
             let begun = self
                 .transact(move |index, change| {
-                    if index.container(ct)?.generation != generation || idle(index, ct).is_err() {
+                    if !untouched(index, &record) {
                         return Ok(None);
                     }
-                    let record = (**index.container(ct)?).clone();
+                    let record = Record::clone(&record);
                     let key = String::new();
                     Ok(Some(enter_first(record, Action::Repair, "node", key, change).id))
                 })
@@ -208,6 +215,11 @@ impl Coordinator {
                 Err(fault) => tracing::error!(%ct, error = %fault, "mending could not be stored"),
             }
         }
+    }
+
+    fn idle_records(&self) -> Vec<Arc<Record>> {
+        let index = self.ledger().read();
+        index.containers().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone).collect()
     }
 
     async fn look_at_all(&self) -> Result<HashMap<CtId, Observed>, Fault> {

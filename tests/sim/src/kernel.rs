@@ -104,6 +104,8 @@ pub struct State {
     pub cts: BTreeMap<u32, Ct>,
     /// Templates by name.
     pub templates: BTreeSet<String>,
+    /// Whether volumes grow only while they are not mounted.
+    pub stiff: bool,
     /// Changes asked for, in order.
     pub log: Vec<String>,
     fences: BTreeMap<(Service, u32), (Generation, Epoch)>,
@@ -353,6 +355,9 @@ pub fn ensure_volume(
         Some(volume) => {
             if spec.size_bytes < volume.size {
                 return Err(fault(Reason::WouldShrink, ct, "its volume would shrink"));
+            }
+            if state.stiff && volume.mounted && spec.size_bytes > volume.size {
+                return Err(fault(Reason::NeedsRestart, ct, "its volume is mounted"));
             }
             if volume.mounted && !spec.mounted && alive {
                 return Err(fault(Reason::Mounted, ct, "processes use its volume"));

@@ -138,6 +138,37 @@ fn volumes_grow_and_stay_grown() {
 }
 
 #[test]
+fn what_a_service_cannot_do_while_it_runs() {
+    let sim = Sim::new();
+    sim.kernel().state().stiff = true;
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let grow = |gib: u64, mode: pb::SetMode| {
+        Command::update("101", |r| {
+            r.update_mask = strings(&["disk_bytes"]);
+            r.spec = Some(pb::ContainerSpec { disk_bytes: gib << 30, ..Default::default() });
+            r.save = true;
+            r.set_mode = mode.into();
+        })
+    };
+    let size = || sim.kernel().ct(101).volume.expect("there").size >> 30;
+    let fault = sim.run(&grow(3, pb::SetMode::Unspecified)).expect_err("refused");
+    assert_eq!((fault.reason, size()), (Reason::NeedsRestart, 2));
+    assert_eq!(sim.get("101").expect("there").spec.expect("set").disk_bytes, 2 << 30);
+    sim.run(&grow(3, pb::SetMode::Ignore)).expect("later");
+    assert_eq!((size(), sim.kernel().ct(101).process.starts), (2, 1));
+    let ct = sim.get("101").expect("there");
+    assert_eq!(ct.spec.expect("set").disk_bytes, 3 << 30);
+    assert_eq!(ct.running_spec.expect("differs").disk_bytes, 2 << 30);
+    sim.run(&grow(4, pb::SetMode::Restart)).expect("restarted");
+    assert_eq!((size(), sim.kernel().ct(101).process.starts), (4, 2));
+    sim.run(&grow(5, pb::SetMode::Ignore)).expect("later");
+    sim.run(&Command::stop("101")).expect("stopped");
+    assert_eq!(size(), 5);
+    sim.run(&Command::start("101")).expect("started");
+}
+
+#[test]
 fn mounted_without_running() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
