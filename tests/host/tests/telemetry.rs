@@ -18,7 +18,7 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     node.template("telemetry", &Rootfs::busybox());
     let ct = node.ct();
     let address = node::ipv4(ct);
-    node.ok(&format!("create {ct} --ostemplate telemetry --ipadd {address} --diskspace 64M"));
+    node.ok(&format!("create {ct} --ostemplate telemetry --ipadd {address} --diskspace 256M"));
     let started = node
         .virtctl()
         .args(["start", &ct.to_string()])
