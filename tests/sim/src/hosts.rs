@@ -1,7 +1,7 @@
 //! The real services on their own fake hosts, where the models would show only what we believe.
 //!
-//! Storage is a model still, and says nothing of the others' kernels; a container's processes,
-//! namespace and groups are tied together as the one kernel would.
+//! Each host is a kernel of its own: that one's processes hold another's volume is what the models
+//! of [`crate::kernel`] know.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use ves_daemon::{App, FenceStore};
 use ves_lifecycle::fake::FakeHost as Processes;
 use ves_network::fake::FakeHost as Links;
 use ves_resources::fake::FakeHost as Groups;
+use ves_storage::fake::FakeHost as Volumes;
+use ves_storage::host::Host as _;
 use ves_types::layout::Service;
-
-use crate::kernel::Kernel;
-use crate::models;
 
 /// The fake hosts; they outlive the services.
 #[derive(Debug, Clone)]
 pub struct Hosts {
+    /// Storage's, whose volumes grow only while they are not mounted.
+    pub volumes: Arc<Volumes>,
     /// Lifecycle's.
     pub processes: Arc<Processes>,
     /// Network's.
@@ -28,7 +29,10 @@ pub struct Hosts {
 
 impl Default for Hosts {
     fn default() -> Self {
+        let volumes = Volumes::without_online_growth();
+        volumes.add_template(&"trixie".parse().expect("a name"));
         Self {
+            volumes: Arc::new(volumes),
             processes: Arc::new(Processes::new()),
             links: Arc::new(Links::with_every_netns()),
             groups: Arc::new(Groups::new(ves_resources::fake::node_v1())),
@@ -37,11 +41,22 @@ impl Default for Hosts {
 }
 
 impl Hosts {
+    /// Whether nothing of any container is left.
+    pub fn is_clean(&self) -> bool {
+        let links = self.links.state().containers.values().all(|c| c.link.is_none());
+        self.volumes.volumes().is_ok_and(|v| v.is_empty()) && self.groups.is_clean() && links
+    }
+
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
-    pub fn app(&self, service: Service, kernel: &Arc<Kernel>, dir: &Path) -> App {
+    pub fn app(&self, service: Service, dir: &Path) -> App {
         let fences = || FenceStore::open(dir.join("fence").join(service.name())).expect("opened");
         match service {
-            Service::Storage | Service::Coordinator => models::app(Service::Storage, kernel),
+            Service::Storage | Service::Coordinator => {
+                let host = Arc::<Volumes>::clone(&self.volumes);
+                let fences = dir.join("fence").join(service.name());
+                let service = ves_storage::service::Service::new(host, fences);
+                ves_storage::api::app(service.expect("fences can be kept"))
+            }
             Service::Network => {
                 let config = ves_network::config::Config::default();
                 let host = Arc::<Links>::clone(&self.links);

@@ -68,7 +68,7 @@ impl Shared {
     fn app(&self, service: Service) -> App {
         match &self.hosts {
             _ if service == Service::Coordinator => {}
-            Some(hosts) => return hosts.app(service, &self.kernel, self.layout.run_dir()),
+            Some(hosts) => return hosts.app(service, self.layout.run_dir()),
             None => return models::app(service, &self.kernel),
         }
         let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -133,9 +133,9 @@ impl Sim {
         Self::with(Shelf::File, None, |_| {})
     }
 
-    /// The same, with the real services on their fake hosts, and the state in a file.
+    /// The same, with the real services on their fake hosts.
     pub fn with_services() -> Self {
-        Self::with(Shelf::File, Some(Hosts::default()), |_| {})
+        Self::with(Shelf::Memory(MemoryStore::default()), Some(Hosts::default()), |_| {})
     }
 
     /// The fake hosts of real services.

@@ -42,9 +42,8 @@ fn life(sim: &Sim, between: impl Fn()) {
     between();
     sim.until("it is seen to be stopped", || sim.state("101") == pb::ContainerState::Stopped);
     sim.run(&Command::delete("101")).expect("destroyed");
-    assert!(sim.hosts().groups.is_clean());
+    assert!(sim.hosts().is_clean());
     assert!(links(sim).is_empty());
-    assert!(sim.kernel().is_clean());
 }
 
 #[test]
@@ -83,4 +82,68 @@ fn reboot_and_halt_inside() {
             .is_ok_and(|c| c.state() == pb::ContainerState::Stopped && c.operation.is_empty())
     });
     assert!(sim.hosts().groups.is_clean());
+}
+
+/// A life in which every command may fail, and is repeated then.
+fn tolerant_life(sim: &Sim, what: &str) -> usize {
+    let grown = || {
+        Command::update("101", |r| {
+            r.add_addresses = addresses(&["192.0.2.2"]);
+            r.update_mask = addresses(&["disk_bytes", "limits.cpus"]);
+            r.spec = Some(pb::ContainerSpec {
+                disk_bytes: 3 << 30,
+                limits: Some(ves_proto::common::Limits { cpus: Some(2), ..Default::default() }),
+                ..Default::default()
+            });
+            r.save = true;
+            r.set_mode = pb::SetMode::Restart.into();
+        })
+    };
+    let commands: [&dyn Fn() -> Command; 5] = [
+        &|| Command::create(101, |s| s.addresses = addresses(&["192.0.2.1"])),
+        &|| Command::start("101"),
+        &grown,
+        &|| Command::stop("101"),
+        &|| Command::delete("101"),
+    ];
+    let mut failures = 0;
+    for (i, command) in commands.iter().enumerate() {
+        if let Err(fault) = sim.run(&command()) {
+            failures += 1;
+            let second = sim.run(&command());
+            assert!(second.is_ok(), "{what}, command {i}: {fault}, again: {second:?}");
+        }
+    }
+    sim.until(what, || sim.hosts().is_clean());
+    failures
+}
+
+#[test]
+fn each_step_of_each_host_failing_once() {
+    type Fail = fn(&Sim, usize);
+    let hosts: [(&str, Fail); 4] = [
+        ("storage", |sim, n| sim.hosts().volumes.fail_after(u64::try_from(n).expect("small"))),
+        ("lifecycle", |sim, n| sim.hosts().processes.fail_after(n)),
+        ("resources", |sim, n| {
+            sim.hosts().groups.fail(n, ves_resources::fake::Fault::Before);
+        }),
+        ("network", |sim, n| sim.hosts().links.state().fail_after = Some(n)),
+    ];
+    for (name, fail) in hosts {
+        let mut quiet = 0;
+        let mut failed = 0;
+        // Until the life is over before the failing step comes.
+        for n in 0.. {
+            let sim = Sim::with_services();
+            fail(&sim, n);
+            match tolerant_life(&sim, &format!("{name}, step {n}")) {
+                0 => quiet += 1,
+                _ => failed += 1,
+            }
+            if quiet >= 3 {
+                break;
+            }
+        }
+        assert!(failed > 3, "{name}: {failed}");
+    }
 }
