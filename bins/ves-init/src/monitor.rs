@@ -513,6 +513,8 @@ impl Monitor {
                 started_unix_ms: self.started_unix_ms,
                 ended_unix_ms: now_ms(),
             };
+            // What it said last is the first thing people want to read; its lack hinders nothing.
+            std::fs::write(report::last_words(&self.plan.dir), self.ring.contents()).ok();
             // A record that cannot be written is reconstructed from the one of the state.
             if write_record(report::exit(&self.plan.dir), &record).is_err() {
                 self.guard.state = None;

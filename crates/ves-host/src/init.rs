@@ -5,6 +5,7 @@
 //! carries descriptors. Never here: which steps there are and in which order; that is planned.
 
 pub mod channel;
+pub mod dev;
 pub mod etc;
 pub mod frame;
 pub mod perform;

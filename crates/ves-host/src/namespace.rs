@@ -410,10 +410,15 @@ pub fn exec(
 
 /// Gives back to all signals their default actions and unblocks them.
 pub fn reset_signals() {
-    // SAFETY: default actions run no code of ours; the set is initialised by sigemptyset.
+    // SAFETY: default actions run no code of ours; the kernel's structure of an action is at most
+    // four words, and zero in all of them is the default; the set is initialised by sigemptyset.
     unsafe {
+        // By the system call, as the C library keeps two signals to itself, which would stay
+        // ignored where whoever started the daemon ignored them.
+        let default: [u64; 4] = [0; 4];
         for signal in 1..65 {
-            libc::signal(signal, libc::SIG_DFL);
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8usize);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

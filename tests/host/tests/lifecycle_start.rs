@@ -103,9 +103,10 @@ fn an_init_that_ends_at_once_or_cannot_execute_is_told() {
     let world = World::new(9403, |root| {
         std::fs::write(root.join("bin/plain"), "no program").expect("written");
     });
-    world.start_only(world.script("exit 4"));
+    world.start_only(world.script("echo last words; exit 4"));
     let last = world.ended().last.expect("it ended");
     assert_eq!((last.cause, last.ended), (Cause::Exited, Ended::Code(4)));
+    assert!(world.scrollback().contains("last words"), "the console can be read afterwards");
     world.start_only(world.script("kill -9 $$; exit 0"));
     assert_eq!(world.ended().last.map(|l| l.ended), Some(Ended::Code(0)), "pid 1 is immune");
     assert!(world.observe().last.expect("there").incarnation > last.incarnation);

@@ -13,14 +13,14 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::UnmountFlags;
-use rustix::process::{Gid, Resource, Rlimit, Uid};
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use super::report::Failure;
-use super::{InitStep, Limited, ProcessLimit, Side, channel, etc};
+use super::{InitStep, Limited, ProcessLimit, Side, channel, dev, etc};
 use crate::error::{Attempt, HostError};
 use crate::mount::{self, Change, FsContext, attr};
 use crate::namespace::{self, Child, Forked, How};
@@ -230,7 +230,7 @@ fn perform_outer(
             Ok(())
         }
         (InitStep::MakeDev { owner }, _) => {
-            outer.dev = Some(make_dev(*owner)?);
+            outer.dev = Some(dev::make(*owner)?);
             Ok(())
         }
         (InitStep::OpenGroups { v1, v2 }, _) => {
@@ -293,65 +293,14 @@ pub fn limit(limits: &[ProcessLimit]) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The file system of /dev. It belongs to the node's user namespace, where device nodes work, and
-/// its files to the container's root; nobody inside can make further nodes.
-fn make_dev(owner: u32) -> Result<OwnedFd, HostError> {
-    let owner_text = owner.to_string();
-    let dev = FsContext::new("tmpfs")?
-        .set("source", "dev")?
-        .set("mode", "0755")?
-        .set("uid", &owner_text)?
-        .set("gid", &owner_text)?
-        .set("size", "1m")?
-        .set("nr_inodes", "4096")?
-        .mount(attr::NOSUID | attr::NOEXEC)?;
-    let own = |name: &str, group: u32| {
-        let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner + group));
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&dev, name, Some(user), Some(group), flags)
-            .attempt(|| format!("give /dev/{name} to user {owner}"))
-    };
-    rustix::process::umask(Mode::empty());
-    let node = |name: &str, kind, mode, device, group| {
-        rustix::fs::mknodat(&dev, name, kind, Mode::from_raw_mode(mode), device)
-            .attempt(|| format!("make /dev/{name}"))?;
-        own(name, group)
-    };
-    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
-        let device = rustix::fs::makedev(1, minor);
-        node(name, FileType::CharacterDevice, 0o666, device, 0)?;
-    }
-    node("tty", FileType::CharacterDevice, 0o666, rustix::fs::makedev(5, 0), TTY_GROUP)?;
-    node("console", FileType::RegularFile, 0o600, 0, 0)?;
-    for dir in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, dir, Mode::from_raw_mode(0o755))
-            .attempt(|| format!("make /dev/{dir}"))?;
-        own(dir, 0)?;
-    }
-    for (name, to) in [
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("core", "/proc/kcore"),
-    ] {
-        rustix::fs::symlinkat(to, &dev, name).attempt(|| format!("make /dev/{name}"))?;
-        own(name, 0)?;
-    }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok(dev)
-}
-
-/// The group of terminals in every distribution that has one.
-const TTY_GROUP: u32 = 5;
-
 struct Inner<'a> {
     outer: &'a Outer,
     channel: &'a OwnedFd,
     console: Option<Pty>,
     notify: Option<UnixDatagram>,
     warnings: Vec<String>,
+    /// The empty directory that covers what is masked.
+    cover: Option<OwnedFd>,
 }
 
 /// The child's side: returns only when a step failed, or the monitor is gone.
@@ -368,7 +317,8 @@ fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Result<(), Fai
     if !begin().map_err(|e| failure("begin", &e))? {
         return Ok(());
     }
-    let mut this = Inner { outer, channel, console: None, notify: None, warnings: Vec::new() };
+    let mut this =
+        Inner { outer, channel, console: None, notify: None, warnings: Vec::new(), cover: None };
     for step in steps.iter().filter(|s| s.side() == Side::Inner) {
         match this.perform(step) {
             Ok(true) => {}
@@ -477,22 +427,29 @@ impl Inner<'_> {
         Ok(())
     }
 
-    fn mask(&self, at: &str) -> Result<(), HostError> {
-        let root = self.root()?;
+    fn mask(&mut self, at: &str) -> Result<(), HostError> {
+        let Some(root) = self.outer.root.as_ref() else { return no("a root") };
         let Some(part) = existing(root, at)? else { return Ok(()) };
         let stat = rustix::fs::fstat(&part).attempt(|| format!("look at /{at}"))?;
-        let cover = if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            FsContext::new("tmpfs")?
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let null = place(root, "dev/null", false)?;
+            let cover = mount::clone_tree_at(null, Path::new(""), false)?;
+            return mount::attach_at(cover, part, Path::new(""));
+        }
+        // One empty directory covers all.
+        let cover = match &self.cover {
+            Some(cover) => mount::clone_tree_at(cover, Path::new(""), false)?,
+            None => FsContext::new("tmpfs")?
                 .set("source", "tmpfs")?
                 .set("size", "4k")?
                 .set("nr_inodes", "2")?
                 .set("mode", "0555")?
                 .flag("ro")?
-                .mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?
-        } else {
-            mount::clone_tree_at(place(root, "dev/null", false)?, Path::new(""), false)?
+                .mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?,
         };
-        mount::attach_at(cover, part, Path::new(""))
+        mount::attach_at(&cover, part, Path::new(""))?;
+        self.cover = Some(cover);
+        Ok(())
     }
 
     fn enter_root(&self) -> Result<(), HostError> {

@@ -25,6 +25,11 @@ pub fn exit(dir: &Path) -> PathBuf {
     dir.join("exit.json")
 }
 
+/// The last of what was printed on the console of a run that ended.
+pub fn last_words(dir: &Path) -> PathBuf {
+    dir.join("console.log")
+}
+
 /// What init is, as far as it matters for stopping and for knowing that it booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

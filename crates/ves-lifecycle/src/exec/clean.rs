@@ -33,6 +33,11 @@ pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
     }))
 }
 
+/// What a run that ended printed last; `None` where nothing is kept.
+pub(super) fn last_words(dir: &Path) -> Result<Option<Vec<u8>>, HostError> {
+    file::read_if_exists(&report::last_words(dir), MOST)
+}
+
 /// Whether a run left something.
 pub(super) fn leftovers(dir: &Path, netns: &Path) -> bool {
     [report::socket(dir), report::state(dir), netns.to_owned()]
@@ -89,7 +94,7 @@ fn kill_stray(ct: CtId, state: &StateRecord, most: Duration) -> Result<(), Error
 
 /// Forgets how it last ended, and the directory if nobody else has something in it.
 pub(super) fn forget(dir: &Path) -> Result<(), HostError> {
-    for path in [report::exit(dir), report::lock(dir)] {
+    for path in [report::exit(dir), report::lock(dir), report::last_words(dir)] {
         file::remove_if_exists(&path)?;
     }
     match std::fs::remove_dir(dir) {

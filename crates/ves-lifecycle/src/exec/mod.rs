@@ -198,7 +198,23 @@ impl Host for NodeHost {
     }
 
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
-        monitor::connect(ct, &self.layout.ct_dir(ct), Request::Console { scrollback_only })
+        let dir = self.layout.ct_dir(ct);
+        match monitor::connect(ct, &dir, Request::Console { scrollback_only }) {
+            Err(Error::Gone { .. }) => {
+                let words = clean::last_words(&dir).about(ct, "read its last words")?;
+                let words = words.ok_or(Error::Gone { ct })?;
+                let what = || "show the last words".to_owned();
+                let (near, mut far) = UnixStream::pair().attempt(what).about(ct, "attach")?;
+                // A reader may be slow, or leave.
+                std::thread::spawn(move || {
+                    for piece in words.chunks(ves_host::init::frame::LONGEST) {
+                        far.write_all(&Frame::new(Tag::Output, piece).encode()).ok();
+                    }
+                });
+                Ok(near)
+            }
+            other => other,
+        }
     }
 
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
