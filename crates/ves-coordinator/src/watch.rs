@@ -16,7 +16,7 @@ use crate::ledger::Index;
 use crate::model::{Action, Presence, Record, RunState};
 use crate::peers::{ask, fault_of, seen_process};
 use crate::plan::{Desired, End, GroupSeen, LinkSeen, Observed, Phase, VolumeSeen, plan};
-use crate::service::{Caller, Coordinator, enter_first, idle};
+use crate::service::{Caller, Coordinator, enter_first, idle, now_ms};
 
 /// How long a list of everything may take.
 const LIST: Duration = Duration::from_secs(60);
@@ -28,6 +28,10 @@ fn untouched(index: &Index, record: &Arc<Record>) -> bool {
     index.container(record.id).is_ok_and(|now| Arc::ptr_eq(now, record))
         && index.at_work(record.id).is_none()
 }
+
+/// A container that reboots sooner after its start waits for the rest of this, so that one that
+/// does nothing else fills no logs.
+const LEAST_RUN_MS: i64 = 1_000;
 
 impl Coordinator {
     /// Follows lifecycle for ever.
@@ -136,6 +140,13 @@ impl Coordinator {
             }
             let rebooted =
                 process.end == End::Rebooted && process.incarnation != record.seen_incarnation;
+            let ran_ms =
+                process.started_unix_ms.map_or(LEAST_RUN_MS, |t| now_ms().saturating_sub(t));
+            if rebooted && (0..LEAST_RUN_MS).contains(&ran_ms) {
+                let rest = u64::try_from(LEAST_RUN_MS.saturating_sub(ran_ms)).unwrap_or(0);
+                tokio::time::sleep(Duration::from_millis(rest)).await;
+                continue;
+            }
             let action = if rebooted {
                 Action::Restart { grace_ms: 0, wait: false }
             } else {
