@@ -108,34 +108,43 @@ impl Storage {
         )
     }
     pub(crate) fn loops(&self) -> Vec<String> {
-        let dir = self.dir.dir().to_str().expect("test paths are text").to_owned();
-        let all = run("losetup", &["-l", "-n", "-O", "NAME,BACK-FILE"]);
-        all.lines().filter(|l| l.contains(&dir)).map(str::to_owned).collect()
+        loops_of(&self.dir)
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let run_dir = self.dir.layout().run_dir().to_owned();
-        for point in table.lines().filter_map(|l| l.split(' ').nth(4)) {
-            if Path::new(point).starts_with(&run_dir) {
-                ves_host::mount::unmount(Path::new(point), true).ok();
-            }
+        clean(&self.dir);
+    }
+}
+
+/// The loop devices of files below a test's directory, with those files.
+pub(crate) fn loops_of(dir: &TestLayout) -> Vec<String> {
+    let dir = dir.dir().to_str().expect("test paths are text").to_owned();
+    let all = run("losetup", &["-l", "-n", "-O", "NAME,BACK-FILE"]);
+    all.lines().filter(|l| l.contains(&dir)).map(str::to_owned).collect()
+}
+
+/// Takes away what a test may have left: mounts, devices, the pool.
+pub(crate) fn clean(dir: &TestLayout) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for point in table.lines().filter_map(|l| l.split(' ').nth(4)) {
+        if Path::new(point).starts_with(dir.layout().run_dir()) {
+            ves_host::mount::unmount(Path::new(point), true).ok();
         }
-        let volumes = self.dir.layout().state_dir().join("storage/pool/volumes");
-        for line in self.loops() {
-            let inside = volumes.to_str().is_some_and(|v| line.contains(v));
-            let number = line.split_whitespace().next().and_then(|n| n.strip_prefix("/dev/loop"));
-            if let (true, Some(Ok(number))) = (inside, number.map(str::parse)) {
-                ves_host::loopdev::detach(number).ok();
-            }
+    }
+    let volumes = dir.layout().state_dir().join("storage/pool/volumes");
+    for line in loops_of(dir) {
+        let inside = volumes.to_str().is_some_and(|v| line.contains(v));
+        let number = line.split_whitespace().next().and_then(|n| n.strip_prefix("/dev/loop"));
+        if let (true, Some(Ok(number))) = (inside, number.map(str::parse)) {
+            ves_host::loopdev::detach(number).ok();
         }
-        // Devices and mounts end asynchronously.
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while Pool::detach(self.dir.layout()).is_err() && std::time::Instant::now() < end {
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
-        }
+    }
+    // Devices and mounts end asynchronously.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while Pool::detach(dir.layout()).is_err() && std::time::Instant::now() < end {
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
     }
 }
 
