@@ -98,7 +98,7 @@ async fn import(daemon: &Daemon, name: &str, bytes: &[u8]) -> Result<pb::Templat
             return Ok(template);
         }
     }
-    panic!("the last message carries the template");
+    Err(Fault::new(Reason::Bug, "the last message carries no template"))
 }
 
 #[test]

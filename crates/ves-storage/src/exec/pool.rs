@@ -137,6 +137,9 @@ impl Pool {
             }
         } else {
             mount_image(number, &dir)?;
+            // In use, it is only marked to go with its last user: whoever unmounts the pool leaves
+            // no device behind.
+            loopdev::detach(number)?;
         }
         let reflink = shares_blocks(&dir)?;
         Ok(Self { dir, reflink, own: true, limit: None }.ready()?)
