@@ -173,7 +173,9 @@ impl TestNode {
             line.split(|c: char| !(c.is_ascii_alphanumeric() || "-.:".contains(c))).collect();
         let named = |word: String| words.contains(&word.as_str());
         match kind {
-            Kind::Mount | Kind::Loop | Kind::Process | Kind::File => line.contains(dir),
+            // Monitors of containers do not say whose they are.
+            Kind::Process => line.contains(dir) || sweep::runs_from(line, self.stack.bin_dir()),
+            Kind::Mount | Kind::Loop | Kind::File => line.contains(dir),
             Kind::Descriptors => true,
             Kind::Cgroup | Kind::Link | Kind::Route | Kind::Neighbour | Kind::Nft | Kind::Bpf => {
                 ids.iter().any(|ct| {
@@ -250,7 +252,12 @@ impl Drop for TestNode {
             }
         }
         self.tear_down();
-        let mine = |kind, line: &str| kind != Kind::Descriptors && self.owns(kind, line);
+        let dir = self.dir().to_str().unwrap_or_default();
+        let mine = |kind, line: &str| match kind {
+            Kind::Descriptors => false,
+            Kind::Process => line.contains(dir),
+            _ => self.owns(kind, line),
+        };
         match sweep::sweep(self.layout(), &mine) {
             Ok(swept) if swept.is_empty() => {}
             Ok(swept) => eprintln!("swept away: {}", swept.join(", ")),

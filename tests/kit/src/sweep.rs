@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use ves_types::layout::Layout;
 
 use crate::Inventory;
 use crate::inventory::Kind;
+use crate::stack;
 
 /// How long processes may take to die and their groups to become empty.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,7 +37,8 @@ pub fn sweep(layout: &Layout, mine: &dyn Fn(Kind, &str) -> bool) -> anyhow::Resu
         }
     };
     let groups: Vec<PathBuf> = lines(Kind::Cgroup).into_iter().map(PathBuf::from).collect();
-    note(processes(&groups, &lines(Kind::Process))?, "processes");
+    let monitors = monitors(layout);
+    note(processes(&groups, &lines(Kind::Process), &monitors)?, "processes");
     for link in lines(Kind::Link) {
         let name = link.split_whitespace().next().unwrap_or_default().to_owned();
         // It may go by itself in this moment, with its network namespace.
@@ -54,7 +57,7 @@ pub fn sweep(layout: &Layout, mine: &dyn Fn(Kind, &str) -> bool) -> anyhow::Resu
 }
 
 /// Kills what is in the control groups and the processes the inventory saw.
-fn processes(groups: &[PathBuf], lines: &[String]) -> anyhow::Result<usize> {
+fn processes(groups: &[PathBuf], lines: &[String], monitors: &[PathBuf]) -> anyhow::Result<usize> {
     let end = Instant::now() + PATIENCE;
     let mut killed = 0;
     loop {
@@ -67,6 +70,8 @@ fn processes(groups: &[PathBuf], lines: &[String]) -> anyhow::Result<usize> {
             let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
             pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
         }
+        let holders = monitors.iter().filter_map(|socket| stack::listener(socket));
+        pids.extend(holders.filter_map(|pid| i32::try_from(pid).ok()));
         pids.sort_unstable();
         pids.dedup();
         if pids.is_empty() {
@@ -82,6 +87,24 @@ fn processes(groups: &[PathBuf], lines: &[String]) -> anyhow::Result<usize> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The sockets of the monitors of this node's containers.
+fn monitors(layout: &Layout) -> Vec<PathBuf> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    entries(&layout.cts_dir())
+        .flat_map(|ct| entries(&ct.path()).collect::<Vec<_>>())
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Whether a line of [`Kind::Process`] is about a program in `dir`.
+pub fn runs_from(line: &str, dir: &Path) -> bool {
+    let pid = line.split_whitespace().next().unwrap_or_default();
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    exe.parent() == Some(&dir)
 }
 
 /// Whether the process is still the one that the inventory saw.

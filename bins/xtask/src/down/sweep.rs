@@ -9,7 +9,7 @@ use std::path::Path;
 use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
 use ves_kit::stack::program;
-use ves_kit::sweep::{remove, run, sweep};
+use ves_kit::sweep::{remove, run, runs_from, sweep};
 use ves_types::address::{ROUTE_PROTOCOL, ROUTE_PROTOCOL_NAME};
 use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Layout, Service};
 
@@ -87,7 +87,12 @@ fn ours(layout: &Layout, purge: bool, kind: Kind, line: &str) -> bool {
         Kind::Neighbour => is_host_link(after("dev")),
         Kind::Nft => line.starts_with("table inet ves"),
         Kind::Bpf => Path::new(line).starts_with(BPF),
-        Kind::Process => word(1) != "virtctl" && names(line, run),
+        Kind::Process => {
+            let from = |dir: &Path| runs_from(line, dir);
+            // A monitor does not say whose it is.
+            let monitor = word(1) == "ves-init" && (from(&bin_dir()) || from(&state.join("bin")));
+            word(1) != "virtctl" && (monitor || names(line, run))
+        }
         Kind::File => purge || Path::new(line).starts_with(run) || !kept(layout, Path::new(line)),
         Kind::Descriptors => false,
     }
