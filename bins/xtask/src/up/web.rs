@@ -92,6 +92,11 @@ INIT
 fi
 "#;
 
+/// Whether the server answers now.
+pub(crate) fn serves(address: IpAddr) -> bool {
+    http::get(address, Duration::from_secs(3)).is_ok_and(|page| page.starts_with(GREETING))
+}
+
 /// Asks the server until it answers, and hands back its line.
 ///
 /// # Errors
