@@ -24,7 +24,7 @@ fn two_hundred_lives_leave_nothing() {
     let live = || {
         node.ok(&format!(
             "create {ct} --ostemplate busybox --hostname c{ct} --ipadd {v4} --ipadd {v6} \
-             --diskspace 64M --ram 64M --cpulimit 50 --numproc 50"
+             --diskspace 128M --ram 64M --cpulimit 50 --numproc 50"
         ));
         node.ok(&format!("start {ct}"));
         assert_eq!(node.ok(&format!("exec {ct} hostname")).trim(), format!("c{ct}"));
