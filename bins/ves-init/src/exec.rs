@@ -296,7 +296,7 @@ fn unified(mount: &Path, group: &str, init_pid: u32) -> Result<File, HostError> 
     let inner = text.lines().find_map(|line| line.strip_prefix("0::/")).map(Path::new);
     let plain = |path: &&Path| path.components().all(|c| matches!(c, Component::Normal(_)));
     let chosen = inner.filter(plain).filter(|path| path.starts_with(group));
-    let dir = mount.join(chosen.unwrap_or(Path::new(group)));
+    let dir = mount.join(chosen.unwrap_or_else(|| Path::new(group)));
     File::open(&dir).attempt(|| format!("open {}", dir.display()))
 }
 

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -277,7 +277,7 @@ impl Monitor {
             incarnation: self.plan.incarnation,
             started_unix_ms: self.started_unix_ms,
         };
-        write_record(report::state(&self.plan.dir), &record)
+        write_record(&report::state(&self.plan.dir), &record)
     }
 
     fn serve(mut self) {
@@ -516,7 +516,7 @@ impl Monitor {
             // What it said last is the first thing people want to read; its lack hinders nothing.
             std::fs::write(report::last_words(&self.plan.dir), self.ring.contents()).ok();
             // A record that cannot be written is reconstructed from the one of the state.
-            if write_record(report::exit(&self.plan.dir), &record).is_err() {
+            if write_record(&report::exit(&self.plan.dir), &record).is_err() {
                 self.guard.state = None;
             }
         }
@@ -529,13 +529,13 @@ impl Monitor {
     }
 }
 
-fn write_record(path: PathBuf, record: &impl serde::Serialize) -> Result<(), HostError> {
-    let mut new = path.clone().into_os_string();
+fn write_record(path: &Path, record: &impl serde::Serialize) -> Result<(), HostError> {
+    let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let bytes = serde_json::to_vec(record).unwrap_or_default();
     // The directory is volatile: whole or not at all matters, surviving a power cut does not.
     std::fs::write(&new, bytes)
-        .and_then(|()| std::fs::rename(&new, &path))
+        .and_then(|()| std::fs::rename(&new, path))
         .attempt(|| format!("write {}", path.display()))
 }
 

@@ -1,5 +1,9 @@
 //! Starting, stopping, ending and finding again, on the real kernel with a busybox root.
-#![allow(clippy::disallowed_methods, reason = "tests look, wait and look again")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests look, wait and look again, and tell times"
+)]
 
 mod lifecycle_support;
 
@@ -327,4 +331,29 @@ fn the_fake_node_agrees() {
             assert_eq!(plain(real), plain(model), "after {step} towards {goal:?}");
         }
     }
+}
+
+#[test]
+fn a_start_is_quick() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9415, |_| {});
+    let spec = Spec { init: vec!["/bin/true".to_owned()], ..world.spec() };
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        for step in [Step::SpawnMonitor(Box::new(spec.clone())), Step::Release] {
+            world.host.apply(world.ct, &step).expect("done");
+        }
+        world.host.apply(world.ct, &Step::AwaitEnd { ms: 10_000 }).expect("waited");
+        times.push(begun.elapsed());
+        for step in [Step::Cleanup, Step::Forget] {
+            world.host.apply(world.ct, &step).expect("done");
+        }
+    }
+    times.sort();
+    eprintln!("start, /bin/true as init, end: median {:?}, best {:?}", times[10], times[0]);
+    // Builds without optimisation on a busy machine included; what it is in earnest, the bench says.
+    assert!(times[10] < Duration::from_secs(1), "{times:?}");
 }
