@@ -259,10 +259,17 @@ impl Monitor {
             init_pid: self.pid(),
             started_unix_ms: self.started_unix_ms,
             booted: self.booted,
-            kind: self.kind,
+            // A script that was init may have executed another one since.
+            kind: if self.started_unix_ms == 0 { self.kind } else { self.kind_now() },
             incarnation: self.plan.incarnation,
             memo: self.plan.memo.clone(),
         }
+    }
+
+    /// What init is by the name of its executable, which is not opened.
+    fn kind_now(&self) -> InitKind {
+        let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap_or_default();
+        InitKind::of(&exe.to_string_lossy())
     }
 
     /// Writes down which process is init, for whoever finds the monitor dead.
@@ -492,8 +499,7 @@ impl Monitor {
     fn release(&mut self) -> Result<(), Failure> {
         self.waiting.release()?;
         self.started_unix_ms = now_ms();
-        let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap_or_default();
-        self.kind = InitKind::of(&exe.to_string_lossy());
+        self.kind = self.kind_now();
         // Only systemd is known to tell when it is done; of others it is known that they execute.
         self.booted = self.kind != InitKind::Systemd;
         // The record serves a monitor that is killed; without it the end's time is less exact.
