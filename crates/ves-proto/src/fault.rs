@@ -84,7 +84,9 @@ impl Fault {
             },
             None => {
                 let reason = match status.code() {
-                    Code::Unavailable => Reason::PeerDown,
+                    // Every status a peer of ours makes carries its reason; what is bare was made by
+                    // the transport when the peer went away.
+                    Code::Unavailable | Code::Unknown => Reason::PeerDown,
                     Code::Unimplemented => Reason::NotBuilt,
                     Code::DeadlineExceeded => Reason::Timeout,
                     Code::Cancelled | Code::Aborted => Reason::Cancelled,
@@ -92,7 +94,6 @@ impl Fault {
                     Code::InvalidArgument | Code::OutOfRange => Reason::BadValue,
                     Code::ResourceExhausted => Reason::TooMany,
                     Code::Ok
-                    | Code::Unknown
                     | Code::NotFound
                     | Code::AlreadyExists
                     | Code::FailedPrecondition

@@ -222,8 +222,9 @@ impl IdSlot {
     pub const MAPPED: u32 = 65_535;
     /// The first slot that is given out; ranges below may be distribution subordinate ids.
     pub const FIRST: u32 = 16;
-    /// The last slot: the range must stay below `u32::MAX`, which means "no id".
-    pub const LAST: u32 = 65_534;
+    /// The last slot. The one above it belongs to the unpacker of archives, and that above to
+    /// `u32::MAX`, which means "no id".
+    pub const LAST: u32 = 65_533;
 
     /// The slot's number.
     pub const fn get(self) -> u32 {
@@ -244,7 +245,7 @@ impl TryFrom<u32> for IdSlot {
     fn try_from(n: u32) -> Result<Self, ParseError> {
         match n {
             Self::FIRST..=Self::LAST => Ok(Self(n)),
-            _ => Err(ParseError::new("id slot", n, "it must be from 16 to 65534")),
+            _ => Err(ParseError::new("id slot", n, "it must be from 16 to 65533")),
         }
     }
 }

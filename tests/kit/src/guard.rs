@@ -77,7 +77,7 @@ impl TestId {
     /// # Panics
     /// Never: the slots of all test ids are valid.
     pub fn slot(&self) -> IdSlot {
-        IdSlot::try_from(30_000 + self.ct.get()).expect("the range of slots reaches 65534")
+        IdSlot::try_from(30_000 + self.ct.get()).expect("the range of slots reaches 65533")
     }
 }
 

@@ -26,7 +26,8 @@ use rustix::fs::{Mode, OFlags};
 /// The first argument that makes the daemon's executable the confined process.
 pub const HELPER: &str = "unpack-helper";
 
-/// The last range of 65536 ids below the one that holds "no id".
+/// The last range of 65536 ids below the one that holds "no id"; `ves_types::IdSlot::LAST` is below
+/// it, so no container has it.
 const BASE: u32 = 65_534 * 65_536;
 const COUNT: u32 = 65_535;
 /// Address space: what decoders need, and no bomb.

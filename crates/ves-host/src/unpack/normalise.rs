@@ -12,7 +12,11 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
+use self::pax::Extended;
+pub(super) use self::pax::pairs as pax_pairs;
 use super::{Contents, Init, Limits, Refused, decompress};
+
+mod pax;
 
 /// The greatest owner that is mapped into a container.
 const MAX_ID: u64 = 65_534;
@@ -30,19 +34,6 @@ enum Kind {
     Fifo,
     /// Known, and left out.
     Skipped,
-}
-
-/// What extended headers said about the next entry.
-#[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    size: Option<u64>,
-    mtime: Option<u64>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: bool,
 }
 
 struct Normaliser<'a, W: Write> {
@@ -154,7 +145,7 @@ impl<W: Write> Normaliser<'_, W> {
             }
             EntryType::XHeader => {
                 let data = self.extension(&raw_name, size, input)?;
-                return read_pax(&data, extended, &raw_name);
+                return extended.read(&data, &raw_name);
             }
             EntryType::XGlobalHeader => {
                 // Comments, such as git's commit id; nothing in it that an entry must have.
@@ -444,13 +435,13 @@ impl<W: Write> Normaliser<'_, W> {
         // The root of the tree has a name too.
         let path: &[u8] = if e.path.is_empty() { b"./" } else { e.path };
         if path.len() > 99 {
-            pax_record(&mut pax, b"path", path);
+            pax::record(&mut pax, b"path", path);
         }
         if link.len() > 99 {
-            pax_record(&mut pax, b"linkpath", link);
+            pax::record(&mut pax, b"linkpath", link);
         }
         for (name, value) in e.xattrs {
-            pax_record(&mut pax, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
+            pax::record(&mut pax, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
         }
         if !pax.is_empty() {
             let header =
@@ -568,68 +559,6 @@ fn plain_header(e: &Entry<'_>, kind: EntryType, size: u64, link: &[u8]) -> Heade
     header.set_size(size);
     header.set_cksum();
     header
-}
-
-/// Appends "LENGTH KEY=VALUE\n", where the length counts itself.
-fn pax_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    out.extend_from_slice(format!("{length} ").as_bytes());
-    out.extend_from_slice(key);
-    out.push(b'=');
-    out.extend_from_slice(value);
-    out.push(b'\n');
-}
-
-/// The records of an extended header, as pairs.
-pub(super) fn pax_pairs(data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
-    let mut pairs = Vec::new();
-    let mut rest = data;
-    while !rest.is_empty() && rest.first() != Some(&0) {
-        let blank = rest.iter().position(|b| *b == b' ')?;
-        let length: usize = std::str::from_utf8(rest.get(..blank)?).ok()?.parse().ok()?;
-        let record = rest.get(blank + 1..length)?.strip_suffix(b"\n")?;
-        let equals = record.iter().position(|b| *b == b'=')?;
-        pairs.push((record.get(..equals)?, record.get(equals + 1..)?));
-        rest = rest.get(length..)?;
-    }
-    Some(pairs)
-}
-
-fn read_pax(data: &[u8], extended: &mut Extended, entry: &[u8]) -> Result<(), Refused> {
-    let bad = || Refused::bad(entry, "its extended header is malformed");
-    let number =
-        |v: &[u8]| std::str::from_utf8(v).ok().and_then(|t| t.parse::<u64>().ok()).ok_or_else(bad);
-    for (key, value) in pax_pairs(data).ok_or_else(bad)? {
-        match key {
-            b"path" => extended.path = Some(value.to_vec()),
-            b"linkpath" => extended.link = Some(value.to_vec()),
-            b"uid" => extended.uid = Some(number(value)?),
-            b"gid" => extended.gid = Some(number(value)?),
-            b"size" => extended.size = Some(number(value)?),
-            b"mtime" => {
-                // Seconds with a fraction; before 1970 counts as 1970.
-                let whole = value.split(|b| *b == b'.').next().unwrap_or_default();
-                extended.mtime = Some(number(whole).unwrap_or_default());
-            }
-            _ if key.starts_with(b"GNU.sparse.") => extended.sparse = true,
-            _ => {
-                let kept = key
-                    .strip_prefix(b"SCHILY.xattr.")
-                    .filter(|name| *name == b"security.capability" || name.starts_with(b"user."));
-                if let Some(name) = kept {
-                    if name.len() > 255 || name.contains(&0) {
-                        return Err(bad());
-                    }
-                    extended.xattrs.push((name.to_vec(), value.to_vec()));
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn dir(name: &str) -> Raw {
 
 fn pax(key: &str, value: &[u8]) -> Raw {
     let mut data = Vec::new();
-    super::pax_record(&mut data, key.as_bytes(), value);
+    super::pax::record(&mut data, key.as_bytes(), value);
     Raw { data, ..raw("pax", b'x') }
 }
 
