@@ -185,7 +185,11 @@ pub fn render_row(row: UbcRow) -> pb::UbcRow {
 pub fn parse_row(row: pb::UbcRow) -> Result<UbcRow, Fault> {
     let kind = row.enforcement();
     let pb::UbcRow { resource, held, maxheld, value, failcnt, enforcement: _, why } = row;
-    let pb::UbcValue { barrier, limit } = value.ok_or_else(|| Fault::missing("value"))?;
+    // A row that tells of the node, not of a container, has no levels.
+    let value = value.map_or_else(UbcValue::default, |pb::UbcValue { barrier, limit }| UbcValue {
+        barrier: Limit::from_wire(barrier),
+        limit: Limit::from_wire(limit),
+    });
     let enforcement = match kind {
         pb::Enforcement::Hard => Enforcement::Hard,
         pb::Enforcement::Bounded => Enforcement::Bounded,
@@ -197,7 +201,7 @@ pub fn parse_row(row: pb::UbcRow) -> Result<UbcRow, Fault> {
         resource: resource.parse().map_err(|e| Fault::bad_value("resource", &e))?,
         held,
         maxheld,
-        value: UbcValue { barrier: Limit::from_wire(barrier), limit: Limit::from_wire(limit) },
+        value,
         failcnt,
         enforcement,
     })
@@ -239,6 +243,18 @@ mod tests {
             UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited },
         );
         assert_eq!(parse_limits(Some(render_limits(&limits))), Ok(limits));
+    }
+
+    #[test]
+    fn a_row_of_the_node_has_no_levels() {
+        let row = pb::UbcRow {
+            resource: "numproc".to_owned(),
+            enforcement: pb::Enforcement::Hard.into(),
+            ..pb::UbcRow::default()
+        };
+        let read = parse_row(row).expect("capabilities are sent so");
+        assert_eq!((read.value, read.enforcement), (UbcValue::default(), Enforcement::Hard));
+        assert!(parse_row(pb::UbcRow::default()).is_err(), "it says nothing");
     }
 
     #[test]
