@@ -98,6 +98,9 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
     let mut words: Vec<&str> = Vec::new();
     if host {
         tool::apt(PACKAGES)?;
+        crate::up::make_account()?;
+        // Tests start the daemons as processes; nextest builds only what it runs itself.
+        tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--bins"]))?;
     } else {
         let why = if args.no_host { "--no-host was said" } else { "this is not root" };
         ensure!(args.no_host || !tool::ci(), "CI must run the tests of the real kernel: {why}");

@@ -18,7 +18,9 @@ use serde_json::Value;
 use ves_kit::stack::{Stack, Started};
 use ves_types::layout::Layout;
 
-pub(crate) use machine::{bin_dir, cargo, description, require_root, target_dir, watch};
+pub(crate) use machine::{
+    bin_dir, cargo, description, make_account, require_root, target_dir, watch,
+};
 pub(crate) use progress::{Line, Steps};
 pub(crate) use virtctl::Virtctl;
 
@@ -127,7 +129,10 @@ pub(crate) fn programs(
     let remedy = "a Debian mirror must be reachable; or install what is named yourself";
     steps.step("packages", remedy, |line| machine::packages(packages, line))?;
     steps.step("build", "mend what cargo reports", machine::build)?;
-    steps.step("account", "create the system user `ves` by hand", machine::user)?;
+    steps.step("account", "create the system user `ves` by hand", |_| {
+        let said = if machine::make_account()? { "created `ves`" } else { "`ves` is there" };
+        Ok(((), said.to_owned()))
+    })?;
     Ok(bin_dir())
 }
 

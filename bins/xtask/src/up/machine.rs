@@ -11,6 +11,7 @@ use ves_kit::stack;
 use ves_types::layout::{COORDINATOR_USER, Service};
 
 use super::progress::Line;
+use crate::tool;
 
 /// The Debian packages Ves needs on a node, with a program of each: no program, no package.
 const PACKAGES: [(&str, &str); 6] = [
@@ -107,19 +108,19 @@ pub(crate) fn build(line: &Line) -> anyhow::Result<((), String)> {
     Ok(((), note))
 }
 
-/// Creates the coordinator's system account where it is missing.
+/// Creates the coordinator's system account where it is missing; says whether it was.
 ///
 /// # Errors
 /// useradd that fails.
-pub(crate) fn user(line: &Line) -> anyhow::Result<((), String)> {
+pub(crate) fn make_account() -> anyhow::Result<bool> {
     if stack::account(COORDINATOR_USER)?.is_some() {
-        return Ok(((), format!("`{COORDINATOR_USER}` is there")));
+        return Ok(false);
     }
     let mut add = Command::new("useradd");
     add.args(["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]);
     add.args(["--shell", "/usr/sbin/nologin", COORDINATOR_USER]);
-    watch(&mut add, line)?;
-    Ok(((), format!("created `{COORDINATOR_USER}`")))
+    tool::quietly(add)?;
+    Ok(true)
 }
 
 /// Runs a program, shows the last line it said, and hands back all of it.
