@@ -39,21 +39,28 @@ fn args() -> anyhow::Result<Args> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Args { floor, template, rounds } = args()?;
+    let args = args()?;
     let node = Node::connect();
+    let measured = all(&node, args).await;
+    node.clean().await?;
+    measured
+}
+
+async fn all(node: &Node, args: Args) -> anyhow::Result<()> {
+    let Args { floor, template, rounds } = args;
     let work = Work::new()?;
 
     println!("## One start of `/bin/true` as init\n");
     let archive = work.dir().join("template.tar.zst");
     node.export(&template, &archive).await?;
     let rootfs = work.unpack(&archive)?;
-    println!("{}\n", starts(&node, &work, &floor, &template, rounds).await?);
+    println!("{}\n", starts(node, &work, &floor, &template, rounds).await?);
 
     println!("## One create from the template ({} of files)\n", work.size(&rootfs)?);
-    println!("{}\n", creates(&node, &work, &archive, &template, rounds.div_ceil(4)).await?);
+    println!("{}\n", creates(node, &work, &archive, &template, rounds.div_ceil(4)).await?);
 
     println!("## One call\n");
-    println!("{}", hops(&node, &template, rounds * 20).await?);
+    println!("{}", hops(node, &template, rounds * 20).await?);
     Ok(())
 }
 

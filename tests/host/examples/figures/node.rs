@@ -1,7 +1,9 @@
 //! The node that is measured, through its public API only.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -28,6 +30,8 @@ use crate::PATIENCE;
 pub(crate) struct Node {
     coordinator: Traced,
     service: Traced,
+    /// Containers that were made and not yet destroyed.
+    made: Mutex<BTreeSet<u32>>,
 }
 
 impl Node {
@@ -36,6 +40,7 @@ impl Node {
         Self {
             coordinator: channel(&layout.socket(Service::Coordinator)),
             service: channel(&layout.socket(Service::Network)),
+            made: Mutex::default(),
         }
     }
 
@@ -78,6 +83,7 @@ impl Node {
         let operation = self.containers().create_container(request).await?.into_inner();
         let done = self.done(operation).await?;
         succeeded(&done)?;
+        self.made().insert(done.ct);
         Ok(done.ct)
     }
 
@@ -121,7 +127,22 @@ impl Node {
         }
         let request = DeleteContainerRequest { ct: ct.to_string(), ..Default::default() };
         let operation = self.containers().delete_container(request).await?.into_inner();
-        succeeded(&self.done(operation).await?)
+        succeeded(&self.done(operation).await?)?;
+        self.made().remove(&ct);
+        Ok(())
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Destroys what a measurement that failed has left.
+    pub(crate) async fn clean(&self) -> anyhow::Result<()> {
+        let left: Vec<u32> = self.made().iter().copied().collect();
+        for ct in left {
+            self.destroy(ct).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn get(&self, ct: u32) -> anyhow::Result<Duration> {
