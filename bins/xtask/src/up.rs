@@ -130,7 +130,7 @@ pub(crate) fn programs(
     steps.step("packages", remedy, |line| machine::packages(packages, line))?;
     steps.step("build", "mend what cargo reports", machine::build)?;
     steps.step("account", "create the system user `ves` by hand", |_| {
-        let said = if machine::make_account()? { "created `ves`" } else { "`ves` is there" };
+        let said = if make_account()? { "created `ves`" } else { "`ves` is there" };
         Ok(((), said.to_owned()))
     })?;
     Ok(bin_dir())
