@@ -84,6 +84,7 @@ const RULES: &[(&str, Rule)] = &[
     ("main.rs only starts", source::main_length),
     ("nothing is left undone", source::undone),
     ("no path of a developer's machine", source::absolute),
+    ("no host that serves packages", source::mirrors),
     ("calls carry no paths or devices", contract::no_paths),
     ("reasons are documented", contract::reasons),
     ("public calls are tested", contract::tested),

@@ -24,8 +24,13 @@ fn template(suite: &str, packages: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    let mirror = std::env::var("VES_MIRROR");
-    let mirror = mirror.unwrap_or_else(|_| "http://mirror.example/debian".to_owned());
+    let mirror = match need::mirror(suite) {
+        Ok(mirror) => mirror,
+        Err(lack) => {
+            ves_kit::check(&[Err(lack)]);
+            return None;
+        }
+    };
     let new = path.with_extension("new.tar");
     let include = format!("--include={packages}");
     let to = new.to_str().expect("text");

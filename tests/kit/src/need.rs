@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 /// Whose fault it is that something is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,43 @@ pub fn path(path: &str) -> Result<(), Lack> {
     kernel(path, Path::new(path).exists(), "there is no such file")
 }
 
+/// The Debian mirror apt is configured with, where it serves a suite; apt's own downloader asks, so
+/// that a proxy apt goes through is gone through here as well.
+///
+/// # Errors
+/// The lack.
+pub fn mirror(suite: &str) -> Result<String, Lack> {
+    let what = format!("a Debian mirror with {suite}");
+    let lacking = |why: &str| Lack { kind: Kind::Setup, what: what.clone(), why: why.to_owned() };
+    let format = "$(REPO_URI) $(ORIGIN) $(CODENAME)";
+    let targets = Command::new("apt-get")
+        .args(["indextargets", "--format", format, "Created-By: Packages"])
+        .output()
+        .map_err(|e| lacking(&format!("apt-get cannot be asked: {e}")))?;
+    let mirror = parse_mirror(&String::from_utf8_lossy(&targets.stdout)).ok_or_else(|| {
+        lacking("apt knows of none; add one to its sources, run `apt-get update`")
+    })?;
+    let release = format!("{}/dists/{suite}/InRelease", mirror.trim_end_matches('/'));
+    let dir = tempfile::tempdir().map_err(|e| lacking(&e.to_string()))?;
+    let asked = Command::new("/usr/lib/apt/apt-helper")
+        .args(["-oAcquire::Retries=0", "-oAcquire::http::Timeout=20", "download-file", &release])
+        .arg(dir.path().join("InRelease"))
+        .output()
+        .map_err(|e| lacking(&format!("apt-helper cannot be started: {e}")))?;
+    if asked.status.success() {
+        return Ok(mirror);
+    }
+    Err(lacking(
+        String::from_utf8_lossy(&asked.stderr).trim().lines().last().unwrap_or("no answer"),
+    ))
+}
+
+/// The first mirror of Debian itself among apt's index targets.
+fn parse_mirror(targets: &str) -> Option<String> {
+    let line = targets.lines().find(|l| l.contains(" Debian ") && !l.contains("security"))?;
+    line.split(' ').next().map(str::to_owned)
+}
+
 /// Whether the test may go on. If not, the skip is recorded, or under `VES_STRICT=1` fails the test
 /// where it was avoidable. Use it through [`need!`](crate::need!).
 ///
@@ -164,6 +202,14 @@ mod tests {
         assert_eq!((lack.kind, lack.what.as_str()), (Kind::Setup, "no-such-program"));
         assert_eq!(filesystem("no-such-fs").expect_err("unknown").kind, Kind::Kernel);
         assert!(check(&[Ok(()), Ok(())]));
+    }
+
+    #[test]
+    fn the_mirror_is_of_debian_itself() {
+        let targets = "http://a.example/debian-security/ Debian trixie-security\n\
+                       http://b.example/tools/ Tools trixie\nhttp://c.example/debian/ Debian trixie\n";
+        assert_eq!(parse_mirror(targets).as_deref(), Some("http://c.example/debian/"));
+        assert_eq!(parse_mirror(""), None);
     }
 
     #[test]

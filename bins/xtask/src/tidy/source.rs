@@ -120,14 +120,60 @@ pub(super) fn undone(tree: &Tree) -> Vec<Problem> {
 
 /// A clone works wherever it is put.
 pub(super) fn absolute(tree: &Tree) -> Vec<Problem> {
-    let place = ["/wo", "rk/"].concat();
+    let place = ["/wo", "rk"].concat();
     let mut problems = Vec::new();
     for file in &tree.files {
-        for (n, _) in file.text.lines().enumerate().filter(|(_, line)| line.contains(&place)) {
+        let lines = file.text.lines().enumerate();
+        for (n, _) in lines.filter(|(_, line)| has_path(line, &place)) {
             problems.push(Problem::new(
                 format!("{}:{}", file.path, n + 1),
                 format!("{place} exists on one machine only"),
             ));
+        }
+    }
+    problems
+}
+
+/// Whether a line has `place` as the beginning of an absolute path, quoted in whatever way.
+fn has_path(line: &str, place: &str) -> bool {
+    let of_a_name = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    line.match_indices(place).any(|(at, _)| {
+        let before = line.get(..at).and_then(|l| l.chars().next_back());
+        let mut after = line.get(at + place.len()..).unwrap_or_default().chars();
+        // A full stop ends a sentence, unless a name goes on behind it.
+        let goes_on = match after.next() {
+            Some('.') => after.next().is_some_and(of_a_name),
+            next => next.is_some_and(of_a_name),
+        };
+        !before.is_some_and(|c| of_a_name(c) || c == '/') && !goes_on
+    })
+}
+
+/// Hosts that serve packages. In pieces, since this file is checked too.
+fn package_hosts() -> [String; 8] {
+    [
+        ["debian", ".org"],
+        ["ubuntu", ".com"],
+        ["index.crates", ".io"],
+        ["static.crates", ".io"],
+        ["pypi", ".org"],
+        ["pythonhosted", ".org"],
+        ["registry.npm", "js.org"],
+        ["proxy.go", "lang.org"],
+    ]
+    .map(|w| w.concat())
+}
+
+/// Where packages come from is the machine's configuration, never the tree's.
+pub(super) fn mirrors(tree: &Tree) -> Vec<Problem> {
+    let hosts = package_hosts();
+    let mut problems = Vec::new();
+    for file in &tree.files {
+        for (n, line) in file.text.lines().enumerate() {
+            if let Some(host) = hosts.iter().find(|host| line.contains(host.as_str())) {
+                let what = format!("{host}: ask apt or cargo which mirror this machine uses");
+                problems.push(Problem::new(format!("{}:{}", file.path, n + 1), what));
+            }
         }
     }
     problems

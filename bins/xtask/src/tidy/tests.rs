@@ -146,7 +146,18 @@ fn nothing_is_left_undone_and_no_path_is_of_one_machine() {
     good(source::undone, &tree(&[("a.rs", "// a method\n")]));
     let path = ["/wo", "rk/x"].concat();
     bad(source::absolute, &tree(&[("a.md", &path)]), &["a.md:1"]);
-    good(source::absolute, &tree(&[("a.md", "/workspace/x")]));
+    let place = ["/wo", "rk"].concat();
+    for quoted in ["\"P\"", "'P'", "`P`", "(P)", "in P.", "P", "A=P:", "P,"] {
+        let text = quoted.replace('P', &place);
+        bad(source::absolute, &tree(&[("a.md", &text)]), &["a.md:1"]);
+    }
+    for other in ["/workspace/x", "P-load", "net/P", "a/bP/c", "P.d/x"] {
+        let text = other.replace('P', &place);
+        good(source::absolute, &tree(&[("a.md", &text)]));
+    }
+    let host = ["http://deb.debian", ".org/debian"].concat();
+    bad(source::mirrors, &tree(&[("a.rs", &format!("x\n\"{host}\""))]), &["a.rs:2"]);
+    good(source::mirrors, &tree(&[("a.rs", "http://mirror.example/debian")]));
 }
 
 #[test]
