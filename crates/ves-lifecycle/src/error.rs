@@ -96,7 +96,11 @@ impl From<Error> for Fault {
                 Self::host(&error).fact("ct", ct).fact("step", what).fact_errno(source.errno())
             }
             Error::Node(source) => Self::host(&error).fact_errno(source.errno()),
-            Error::Undying { ct } => Self::host(&error).fact("ct", ct).fact("step", "kill"),
+            Error::Undying { ct } => {
+                Self::new(Reason::WillNotStop, ves_proto::fault::chain(&error))
+                    .fact("ct", ct)
+                    .fact("step", "kill")
+            }
             Error::Injected { ct, step } => Self::host(&error).fact("ct", ct).fact("step", step),
         }
     }

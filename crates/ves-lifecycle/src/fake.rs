@@ -27,6 +27,8 @@ pub struct Model {
     pub obedient: bool,
     /// Whether init ends as soon as it is let go.
     pub mortal: bool,
+    /// Whether nothing kills its processes.
+    pub undying: bool,
     /// The number of the last run, which is never used again.
     pub run: u64,
 }
@@ -34,7 +36,7 @@ pub struct Model {
 impl Default for Model {
     fn default() -> Self {
         let state = Observed { mounted: true, grouped: true, ..Observed::default() };
-        Self { state, obedient: true, mortal: false, run: 0 }
+        Self { state, obedient: true, mortal: false, undying: false, run: 0 }
     }
 }
 
@@ -145,6 +147,11 @@ impl FakeHost {
         self.change(ct, |model| model.end(cause, ended));
     }
 
+    /// Whether a container has a monitor.
+    pub fn monitored(&self, ct: CtId) -> bool {
+        self.node().models.get(&ct).is_some_and(|m| m.state.monitor.is_some())
+    }
+
     /// The steps done so far, as they are logged.
     pub fn done(&self) -> Vec<(CtId, String)> {
         self.node().done.clone()
@@ -176,7 +183,11 @@ impl Host for FakeHost {
             Some(n) => node.fail_after = Some(n - 1),
             None => {}
         }
-        node.models.entry(ct).or_default().apply(step);
+        let model = node.models.entry(ct).or_default();
+        if model.undying && *step == Step::Kill {
+            return Err(Error::Undying { ct });
+        }
+        model.apply(step);
         node.done.push((ct, step.to_string()));
         node.tell(ct);
         Ok(())

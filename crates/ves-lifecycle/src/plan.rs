@@ -364,7 +364,7 @@ mod tests {
                 let Ok(steps) = plan(&desired, &state) else { continue };
                 planned += 1;
                 for obedient in bools() {
-                    let mut model = Model { state: state.clone(), obedient, mortal: false, run: 0 };
+                    let mut model = Model { state: state.clone(), obedient, ..Model::default() };
                     for step in &steps {
                         model.apply(step);
                     }
@@ -384,7 +384,7 @@ mod tests {
                 let Ok(steps) = plan(&desired, &state) else { continue };
                 for stop in 0..=steps.len() {
                     let mut model =
-                        Model { state: state.clone(), obedient: false, mortal: false, run: 0 };
+                        Model { state: state.clone(), obedient: false, ..Model::default() };
                     for step in &steps[..stop] {
                         model.apply(step);
                     }

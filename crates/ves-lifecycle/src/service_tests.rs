@@ -150,6 +150,20 @@ async fn an_init_that_ends_at_once_is_a_fault_with_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_killed_will_not_stop_and_is_not_forgotten() {
+    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    node.host.change(ct(), |m| (m.obedient, m.undying) = (false, true));
+    let fault = node.ensure(1, Phase::Absent).await.expect_err("it lives");
+    assert_eq!((fault.reason, fault.facts["step"].as_str()), (Reason::WillNotStop, "kill"));
+    assert_eq!(fault.facts["ct"], CT.to_string());
+    assert_eq!(node.get().await.phase(), Phase::Running);
+    node.host.change(ct(), |m| m.undying = false);
+    node.ensure(1, Phase::Absent).await.expect("it died after all");
+    assert_eq!(node.get().await.phase(), Phase::Absent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_is_made_good_by_asking_again() {
     for fail in 0..8 {
         let mut node = node(Config { settle_ms: 0, ..Config::default() });
