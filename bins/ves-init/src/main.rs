@@ -1,7 +1,7 @@
 //! Performs a list of init steps and execs; monitors what it started.
 //!
-//! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor` makes a
-//! container and stays its parent, `exec` runs a command inside one. What to do comes as data.
+//! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID` makes
+//! a container and stays its parent (the number is for `ps`; the plan comes by stdin), `exec` runs a command inside one. What to do comes as data.
 
 mod console;
 mod exec;

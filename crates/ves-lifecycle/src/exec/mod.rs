@@ -75,7 +75,7 @@ impl NodeHost {
             u64::try_from(now).unwrap_or_default().max(last.map_or(0, |l| l.incarnation + 1));
         let memo = serde_json::to_string(spec).unwrap_or_default();
         let plan = MonitorPlan { dir, incarnation, memo, steps };
-        match self.start_monitor(&plan).about(ct, "start its monitor")? {
+        match self.start_monitor(ct, &plan).about(ct, "start its monitor")? {
             Created::Waiting { warnings, .. } => {
                 for warning in warnings {
                     tracing::warn!(%ct, %warning, "started in spite of a failure");
@@ -87,10 +87,12 @@ impl NodeHost {
         }
     }
 
-    fn start_monitor(&self, plan: &MonitorPlan) -> Result<Created, HostError> {
+    fn start_monitor(&self, ct: CtId, plan: &MonitorPlan) -> Result<Created, HostError> {
         let (report, write) = std::io::pipe().attempt(|| "make a pipe".to_owned())?;
         let mut child = Cmd::new(&self.ves_init)
             .arg("monitor")
+            // For people who look at the list of processes.
+            .arg(ct.to_string())
             .stdin(sealed(&serde_json::to_vec(plan).unwrap_or_default())?)
             .spawn(Stdio::from(OwnedFd::from(write)), Stdio::null())?;
         // It forks and ends at once; what it left behind reports.
