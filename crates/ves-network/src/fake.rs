@@ -32,6 +32,8 @@ pub struct State {
     pub fail_after: Option<usize>,
     /// Whether the step that fails takes effect before it does.
     pub fail_after_effect: bool,
+    /// What the node lacks, without which no source can be allowed.
+    pub lacks: Option<&'static str>,
     /// Whether looking fails.
     pub unreadable: bool,
     /// The words of every step that was begun.
@@ -182,6 +184,10 @@ impl Session for FakeSession {
         let fails = self.host.state().fails(step.to_string());
         if fails && !self.host.state().fail_after_effect {
             return Err(refused(Errno::IO).into());
+        }
+        if let (Change::AllowSources(_), Some(lacks)) = (&step.change, self.host.state().lacks) {
+            let (feature, why) = (lacks.to_owned(), "the fake has none".to_owned());
+            return Err(HostError::Lacks { feature, why }.into());
         }
         if let Change::AddRoute(address) = &step.change
             && let Some(holder) = self.holder(*address)

@@ -2,6 +2,7 @@
 
 use ves_host::init::report::{Cause, Ended};
 use ves_proto::coordinator as pb;
+use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::CtId;
@@ -51,6 +52,57 @@ fn a_life() {
     let sim = Sim::with_services();
     life(&sim, || {});
     life(&sim, || {});
+}
+
+/// What a node that lacks a feature says, and that it is left as it was.
+fn lacking(sim: &Sim, command: &Command, feature: &str) {
+    let fault: Fault = sim.run(command).expect_err("it cannot be had");
+    assert_eq!((fault.reason, fault.code()), (Reason::KernelLacks, tonic::Code::Unimplemented));
+    assert_eq!(fault.facts.get("feature").map(String::as_str), Some(feature), "{fault:?}");
+    let host = sim.hosts();
+    sim.until("all is taken back", || {
+        let idle = sim.get("101").is_ok_and(|c| c.state() == pb::ContainerState::Stopped);
+        let link = host.links.state().container(ct()).link.is_some();
+        let sources = !host.links.state().container(ct()).sources.is_empty();
+        let monitor = host.processes.monitored(ct());
+        idle && !link && !sources && !monitor
+    });
+}
+
+#[test]
+fn without_ipv6_a_container_with_such_an_address_is_refused_and_nothing_is_left() {
+    let sim = Sim::with_services();
+    sim.hosts().links.state().container(ct()).ipv6 = false;
+    sim.run(&Command::create(101, |s| s.addresses = addresses(&["2001:db8::1"]))).expect("created");
+    lacking(&sim, &Command::start("101"), "IPv6");
+    let drop = pb::ContainerSpec { addresses: addresses(&["192.0.2.1"]), ..Default::default() };
+    sim.run(&Command::set("101", &["addresses"], drop)).expect("set");
+    sim.run(&Command::start("101")).expect("started");
+    // A change that needs it is taken back, and what runs goes on.
+    let more = Command::update("101", |r| {
+        r.add_addresses = addresses(&["2001:db8::1"]);
+        r.save = true;
+    });
+    assert_eq!(sim.run(&more).expect_err("no IPv6").reason, Reason::KernelLacks);
+    let spec = sim.get("101").expect("there").spec.expect("set");
+    assert_eq!(spec.addresses, ["192.0.2.1"]);
+    assert_eq!(links(&sim), ["192.0.2.1"]);
+    sim.run(&Command::stop("101")).expect("stopped");
+    sim.run(&Command::delete("101")).expect("destroyed");
+    assert!(sim.hosts().is_clean());
+}
+
+#[test]
+fn without_nft_no_container_starts_unguarded_and_nothing_is_left() {
+    let sim = Sim::with_services();
+    sim.hosts().links.state().lacks = Some("nft");
+    sim.run(&Command::create(101, |s| s.addresses = addresses(&["192.0.2.1"]))).expect("created");
+    lacking(&sim, &Command::start("101"), "nft");
+    sim.hosts().links.state().lacks = None;
+    sim.run(&Command::start("101")).expect("started");
+    sim.run(&Command::stop("101")).expect("stopped");
+    sim.run(&Command::delete("101")).expect("destroyed");
+    assert!(sim.hosts().is_clean());
 }
 
 #[test]
