@@ -226,6 +226,25 @@ mod tests {
     use super::*;
     use ves_proto::{Fault, Reason, network};
 
+    /// The services a daemon lists.
+    async fn reflected(channel: crate::client::Traced) -> Vec<String> {
+        use tonic_reflection::pb::v1;
+        use v1::server_reflection_request::MessageRequest;
+        use v1::server_reflection_response::MessageResponse;
+        let request = v1::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+        let answers = client.server_reflection_info(tokio_stream::iter([request])).await;
+        let mut answers = answers.expect("answered").into_inner();
+        let answer = answers.message().await.expect("no fault").expect("an answer");
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            return Vec::new();
+        };
+        list.service.into_iter().map(|s| s.name).collect()
+    }
+
     /// A daemon without services of its own, on a socket in a directory of the test's.
     #[tokio::test]
     async fn answers_health_refuses_what_has_no_row_and_drains() {
@@ -254,6 +273,11 @@ mod tests {
             answer.status(),
             tonic_health::pb::health_check_response::ServingStatus::Serving
         );
+
+        let listed = reflected(channel.clone()).await;
+        for name in ["ves.network.v1.NetworkService", "grpc.health.v1.Health"] {
+            assert!(listed.iter().any(|l| l == name), "{name}: {listed:?}");
+        }
 
         let mut client = network::network_service_client::NetworkServiceClient::new(channel);
         let status = client.list_interfaces(network::ListInterfacesRequest {}).await;

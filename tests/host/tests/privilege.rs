@@ -55,6 +55,26 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
         }
     }
 
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        for (service, names) in [
+            (Service::Storage, ves_storage::api::SERVICES),
+            (Service::Network, ves_network::api::SERVICES),
+            (Service::Resources, &[ves_resources::api::NAME]),
+            (Service::Lifecycle, ves_lifecycle::api::SERVICES),
+            (Service::Coordinator, ves_coordinator::api::SERVICES),
+        ] {
+            let channel = ves_daemon::client::channel(&node.layout().socket(service));
+            let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+            for name in names.iter().copied().chain([""]) {
+                let request = tonic_health::pb::HealthCheckRequest { service: name.to_owned() };
+                let answer = health.check(request).await.expect(name).into_inner();
+                let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
+                assert_eq!(answer.status(), serving, "{} {name}", service.name());
+            }
+        }
+    });
+
     for service in Service::ALL {
         let socket = node.layout().socket(service);
         let there = std::fs::symlink_metadata(&socket).expect("it is bound");
