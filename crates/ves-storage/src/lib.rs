@@ -14,6 +14,16 @@
 //! it. ext4 fixes the number of inodes per group when it is made, so a template has one golden
 //! image for each number that was asked for.
 //!
+//! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `exec`:
+//! that trait is the seam, and `plan` and `service` know of files no more than its steps say. There
+//! is none today, and the steps carry over one by one: `MakeVariant` = a thin volume with the golden
+//! file system, deactivated and read-only; `Clone` and `Copy` = a thin snapshot of it under a
+//! temporary name, the record in a tag; `Publish` = rename, after removal of what bears the name;
+//! `DropUnfinished` and `Delete` = remove; `Extend` = lvextend; `Attach` and `Detach` = activate and
+//! deactivate; `Refresh` = nothing, as the kernel sees the new length at once; `GrowClone`, `Mount`,
+//! `Grow` and `Unmount` = as now, on the volume's device. `Usage` and `PoolFacts` would come from the
+//! thin pool's report.
+//!
 //! Invariants: a volume never shrinks; an image is deleted only when no device shows it; nothing
 //! that is not ours is touched; the promised sizes stay within the pool; no archive is read outside
 //! of confinement, and no path inside a volume is opened by this process.
