@@ -1,10 +1,13 @@
 //! The fence: the newest generation and epoch a service accepted for each container.
 //!
-//! One small JSON file a container, replaced whole. It is not synced: a fence that a power cut
-//! loses lets an older decision in, which the coordinator, itself restarted, no longer makes.
+//! One small JSON file a container, replaced whole: its contents are synced before they get its
+//! name, so a power cut leaves the old or the new fence. The name is not synced: a fence that is
+//! lost lets an older decision in, which the coordinator, itself restarted, no longer makes. An
+//! empty file says nothing, and counts as none.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -41,7 +44,9 @@ impl FenceStore {
             let entry = entry?;
             if let Some(ct) = entry.file_name().to_str().and_then(|n| n.parse().ok()) {
                 let record = std::fs::read(entry.path())?;
-                known.insert(ct, serde_json::from_slice(&record).ok());
+                if !record.is_empty() {
+                    known.insert(ct, serde_json::from_slice(&record).ok());
+                }
             }
         }
         Ok(Self { dir, known: Mutex::new(known) })
@@ -84,7 +89,9 @@ impl FenceStore {
         let path = self.dir.join(fence.ct.to_string());
         let new = self.dir.join(format!("{}.new", fence.ct));
         let write = || {
-            std::fs::write(&new, serde_json::to_vec(&record)?)?;
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec(&record)?)?;
+            file.sync_data()?;
             std::fs::rename(&new, &path)
         };
         write().map_err(|e| {
@@ -132,6 +139,16 @@ mod tests {
         store.admit(&fence(3)).expect("the same again");
         store.forget(fence(3).ct);
         open().admit(&fence(1)).expect("forgotten");
+    }
+
+    #[test]
+    fn an_empty_file_is_no_fence() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("101"), b"").expect("written");
+        let store = FenceStore::open(dir.path().to_owned()).expect("opened");
+        assert_eq!(store.accepted(fence(1).ct), None);
+        store.admit(&fence(1)).expect("nothing was accepted");
+        store.accept(&fence(1)).expect("written over");
     }
 
     #[test]
