@@ -1,9 +1,11 @@
 //! What can go wrong, and what of it the caller hears.
 
+use std::path::PathBuf;
+
 use ves_host::HostError;
 use ves_host::unpack::Refused;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, TemplateName};
+use ves_types::{Bytes, CtId, TemplateName};
 
 use crate::plan::Refusal;
 
@@ -36,6 +38,21 @@ pub enum StorageError {
         /// Free bytes.
         free: u64,
     },
+    /// What a volume is made from is larger than it.
+    #[error("the template needs a volume of at least {}, not {}", Bytes(*need), Bytes(*want))]
+    TooSmall {
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes that are wanted.
+        want: u64,
+    },
+    /// There were volumes, and the pool they were in is not there.
+    #[error(
+        "the pool is gone: there were volumes, and {} is not there; mount or restore it, and start \
+         again",
+        .0.display()
+    )]
+    PoolGone(PathBuf),
     /// There is no such template.
     #[error("there is no template {0}; `virtctl template list` shows those there are")]
     TemplateUnknown(TemplateName),
@@ -88,6 +105,10 @@ impl StorageError {
                 .fact("why", format!("its SHA-256 is {got}, not {want}")),
             Self::InUse { ct } => of(Reason::Mounted).fact("ct", ct),
             Self::NoRoom { free } => of(Reason::PoolFull).fact("free_bytes", free),
+            Self::TooSmall { need, want } => {
+                of(Reason::VolumeTooSmall).fact("need_bytes", need).fact("want_bytes", want)
+            }
+            Self::PoolGone(_) => of(Reason::HostFailed).fact("step", step),
             Self::TemplateUnknown(name) => of(Reason::TemplateUnknown).fact("template", name),
             Self::TemplateExists(name) => of(Reason::TemplateExists).fact("template", name),
             Self::Record { record, .. } => of(Reason::RecordCorrupt).fact("record", record),

@@ -180,7 +180,8 @@ impl Service {
     /// All volumes, by container.
     ///
     /// # Errors
-    /// What could not be found out. One that is removed meanwhile is left out, a foreign one too.
+    /// What could not be found out. One that is removed meanwhile is left out; so is one that is
+    /// foreign or cannot be looked at.
     pub fn list(&self) -> Result<Vec<Volume>, Fault> {
         let mut all = Vec::new();
         let mut cts = self.host.volumes().map_err(|e| observing(&e))?;
@@ -188,10 +189,8 @@ impl Service {
         for ct in cts {
             match self.look(ct) {
                 Ok(volume) => all.extend(volume),
-                Err(fault) if fault.reason == Reason::ForeignContents => {
-                    tracing::warn!(%ct, %fault, "leave out of the list");
-                }
-                Err(fault) => return Err(fault),
+                // One bad volume hides no other.
+                Err(fault) => tracing::warn!(%ct, %fault, "leave out of the list"),
             }
         }
         Ok(all)

@@ -9,10 +9,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
 use ves_host::mount::{self, Change, FsContext, Propagation, attr};
 use ves_host::{Attempt, Cmd, HostError, file};
+use ves_types::CtId;
 use ves_types::layout::{Layout, Service};
 
 use crate::config::{Config, PoolKind};
@@ -43,6 +45,8 @@ pub fn directory(path: &Path) -> Result<(), HostError> {
 
 /// Makes what was renamed or made in a directory durable.
 pub fn sync_dir(path: &Path) -> Result<(), HostError> {
+    #[cfg(test)]
+    SYNCED.with_borrow_mut(|all| all.push(path.to_owned()));
     File::open(path).and_then(|d| d.sync_all()).attempt(|| format!("sync {}", path.display()))
 }
 
@@ -89,6 +93,30 @@ fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
     (base.join("pool.img"), base.join("pool"), base)
 }
 
+/// Whether a name is taken, be it by a symbolic link to nothing.
+fn is_there(path: &Path) -> Result<bool, HostError> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true).attempt(|| format!("look at {}", path.display())),
+    }
+}
+
+/// Whether decisions about volumes were ever accepted here.
+fn had_volumes(fences: &Path) -> Result<bool, HostError> {
+    let what = || format!("list {}", fences.display());
+    let entries = match std::fs::read_dir(fences) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.attempt(what)?,
+    };
+    for entry in entries {
+        let name = entry.attempt(what)?.file_name();
+        if name.to_str().is_some_and(|n| n.parse::<CtId>().is_ok()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Pool {
     /// Attaches the pool; makes it where there is none.
     ///
@@ -101,11 +129,14 @@ impl Pool {
         let plain =
             |reflink| Self { dir: dir.clone(), reflink, own: false, limit: config.pool_bytes };
         let mounted = mount::is_mount_point(&dir)?;
-        if !image.exists() {
+        if !is_there(&image)? {
             if mounted {
                 return Err(StorageError::Foreign(format!("what is mounted on {}", dir.display())));
             }
-            let used = dir.join("volumes").exists();
+            let used = is_there(&dir.join("volumes"))?;
+            if !used && had_volumes(&base.join("fence"))? {
+                return Err(StorageError::PoolGone(image));
+            }
             let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
             if used || reflink || config.pool == PoolKind::ImageCopy {
                 return Ok(plain(reflink).ready()?);
@@ -124,7 +155,13 @@ impl Pool {
                 }
             }
         }
-        let number = attach_image(&image)?;
+        let number = match attach_image(&image) {
+            // A symbolic link to what is not mounted.
+            Err(e) if e.is(rustix::io::Errno::NOENT) && !image.exists() => {
+                return Err(StorageError::PoolGone(image));
+            }
+            other => other?,
+        };
         let device = loopdev::device_number(number)?;
         if mounted {
             let there = std::fs::metadata(&dir).attempt(|| format!("look at {}", dir.display()))?;
@@ -258,7 +295,7 @@ fn make_image(image: &Path, fs: &str, bytes: Option<u64>) -> Result<(), HostErro
     };
     cmd.arg(&new).run()?;
     pool.sync_all().attempt(what)?;
-    std::fs::rename(&new, image).attempt(what)?;
+    renameat_with(CWD, &new, CWD, image, RenameFlags::NOREPLACE).attempt(what)?;
     sync_dir(image.parent().unwrap_or_else(|| Path::new("/")))
 }
 
@@ -295,4 +332,56 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
         }
     }
     Err(failed.unwrap_or_else(|| HostError::parse("mount the pool", "no file system")))
+}
+
+#[cfg(test)]
+thread_local! {
+    static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// How often this thread synced a directory.
+#[cfg(test)]
+pub fn synced(path: &Path) -> usize {
+    SYNCED.with_borrow(|all| all.iter().filter(|p| *p == path).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(dir: &tempfile::TempDir) -> (Layout, PathBuf) {
+        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
+        let base = layout.service_dir(Service::Storage);
+        std::fs::create_dir_all(base.join("fence")).expect("made");
+        (layout, base)
+    }
+
+    #[test]
+    fn a_pool_on_a_disk_that_is_not_mounted_is_not_made_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (layout, base) = layout(&dir);
+        let image = base.join("pool.img");
+        std::os::unix::fs::symlink(dir.path().join("disk/pool.img"), &image).expect("made");
+        for pool in [PoolKind::Auto, PoolKind::ImageCopy] {
+            let error =
+                Pool::open(&Config { pool, ..Config::default() }, &layout).expect_err("gone");
+            assert!(matches!(error, StorageError::PoolGone(_)), "{error} is another failure");
+        }
+        assert!(image.is_symlink());
+    }
+
+    #[test]
+    fn where_volumes_were_no_empty_pool_is_made() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (layout, base) = layout(&dir);
+        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
+        let fence = base.join("fence/101");
+        std::fs::write(&fence, b"{}").expect("written");
+        let error = Pool::open(&config, &layout).expect_err("gone");
+        assert!(error.to_string().contains("mount or restore it"), "{error}");
+        std::fs::rename(&fence, base.join("fence/other")).expect("renamed");
+        Pool::open(&config, &layout).expect("a first pool");
+        std::fs::write(&fence, b"{}").expect("written");
+        Pool::open(&config, &layout).expect("the same pool");
+    }
 }

@@ -71,15 +71,21 @@ impl Templates {
         let what = || format!("list {}", dir.display());
         for entry in std::fs::read_dir(&dir).attempt(what)? {
             let entry = entry.attempt(what)?;
-            let unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
-            if unfinished {
-                tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
-                remove_dir(&entry.path())?;
-            } else {
-                for file in files(&entry.path())?.into_keys().filter(|f| f.ends_with(".new")) {
-                    discard(&entry.path().join(file))?;
-                }
+            // One that cannot be swept is in nobody's way but its own.
+            if let Err(error) = Self::sweep_one(&entry) {
+                tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
             }
+        }
+        Ok(())
+    }
+
+    fn sweep_one(entry: &std::fs::DirEntry) -> Result<(), HostError> {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
+            return remove_dir(&entry.path());
+        }
+        for file in files(&entry.path())?.into_keys().filter(|f| f.ends_with(".new")) {
+            discard(&entry.path().join(file))?;
         }
         Ok(())
     }
@@ -104,11 +110,7 @@ impl Templates {
         }))
     }
 
-    /// All templates, by name.
-    ///
-    /// # Errors
-    /// What could not be found out.
-    pub(super) fn list(&self) -> Result<Vec<Template>, StorageError> {
+    fn names(&self) -> Result<Vec<TemplateName>, HostError> {
         let dir = self.pool.templates();
         let what = || format!("list {}", dir.display());
         let mut names = Vec::new();
@@ -117,25 +119,45 @@ impl Templates {
             names.extend(name.to_str().and_then(|n| n.parse::<TemplateName>().ok()));
         }
         names.sort();
+        Ok(names)
+    }
+
+    /// All templates, by name; one that cannot be understood is left out.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub(super) fn list(&self) -> Result<Vec<Template>, StorageError> {
         let mut all = Vec::new();
-        for name in names {
-            if let Some(record) = self.record(&name)? {
-                all.push(self.describe(name, record)?);
+        for name in self.names()? {
+            let described = self
+                .record(&name)
+                .and_then(|r| r.map(|r| self.describe(name.clone(), r)).transpose());
+            match described {
+                Ok(template) => all.extend(template),
+                Err(error) => tracing::warn!(%name, %error, "leave out of the list"),
             }
         }
         Ok(all)
     }
 
-    /// Bytes all templates take.
+    /// Bytes all templates take, also of those that cannot be understood.
     ///
     /// # Errors
     /// What could not be found out.
     pub(super) fn allocated(&self) -> Result<u64, StorageError> {
-        Ok(self.list()?.iter().map(|t| t.allocated).sum())
+        let mut sum = 0;
+        for name in self.names()? {
+            sum += self.takes(&name)?;
+        }
+        Ok(sum)
+    }
+
+    fn takes(&self, name: &TemplateName) -> Result<u64, HostError> {
+        Ok(files(&self.path(name))?.values().map(|m| m.blocks() * 512).sum())
     }
 
     fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, StorageError> {
-        let allocated = files(&self.path(&name))?.values().map(|m| m.blocks() * 512).sum();
+        let allocated = self.takes(&name)?;
         let TemplateRecord { content_bytes, content_inodes, init, os, sha256, created_unix } = r;
         Ok(Template {
             name,
@@ -410,4 +432,29 @@ fn make_golden(
         }
     }
     Err(Refused::NoRoom.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use ves_types::layout::Layout;
+
+    use super::*;
+    use crate::config::{Config, PoolKind};
+
+    #[test]
+    fn a_bad_template_stops_only_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
+        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
+        let pool = Arc::new(Pool::open(&config, &layout).expect("a pool"));
+        let bad = pool.templates().join("bad");
+        std::fs::create_dir(&bad).expect("made");
+        std::fs::write(bad.join(RECORD), vec![b'{'; 8192]).expect("written");
+        let templates = Templates::new(pool, Limits::default(), None, PathBuf::new());
+        templates.sweep().expect("swept");
+        assert_eq!(templates.list().expect("listed"), []);
+        assert!(templates.allocated().expect("counted") >= 8192);
+        let name = "bad".parse().expect("a name");
+        assert!(matches!(templates.facts(&name), Err(StorageError::Record { .. })));
+    }
 }

@@ -166,11 +166,16 @@ impl Images {
     }
 
     /// A clone of an image beside the volume's place.
-    fn clone_file(&self, ct: CtId, from: &Path, bytes: u64) -> Result<File, HostError> {
+    fn clone_file(&self, ct: CtId, from: &Path, bytes: u64) -> Result<File, StorageError> {
         let new = self.new_path(ct);
         let what = || format!("clone {} to {}", from.display(), new.display());
-        file::remove_if_exists(&new)?;
         let source = File::open(from).attempt(what)?;
+        // Cut short, it would be no file system.
+        let need = source.metadata().attempt(what)?.len();
+        if need > bytes {
+            return Err(StorageError::TooSmall { need, want: bytes });
+        }
+        file::remove_if_exists(&new)?;
         let target = OpenOptions::new()
             .read(true)
             .write(true)
@@ -227,6 +232,24 @@ impl Images {
         Ok(())
     }
 
+    fn sweep_one(
+        &self,
+        entry: &std::fs::DirEntry,
+        images: &mut HashMap<FileId, CtId>,
+    ) -> Result<(), HostError> {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { return Ok(()) };
+        if let Some(ct) = observe::parse_image_name(name) {
+            if let Some(image) = self.open(ct, false)? {
+                images.insert(FileId::of(&image)?, ct);
+            }
+        } else if name.strip_suffix(".new").and_then(observe::parse_image_name).is_some() {
+            tracing::info!(name, "throw away an unfinished clone");
+            discard(&entry.path())?;
+        }
+        Ok(())
+    }
+
     /// Removes what a crash left: unfinished clones, and devices nobody uses.
     ///
     /// # Errors
@@ -237,15 +260,9 @@ impl Images {
         let mut images = HashMap::new();
         for entry in std::fs::read_dir(&volumes).attempt(what)? {
             let entry = entry.attempt(what)?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if let Some(ct) = observe::parse_image_name(name) {
-                if let Some(image) = self.open(ct, false)? {
-                    images.insert(FileId::of(&image)?, ct);
-                }
-            } else if name.strip_suffix(".new").and_then(observe::parse_image_name).is_some() {
-                tracing::info!(name, "throw away an unfinished clone");
-                discard(&entry.path())?;
+            // One that cannot be looked at is told when it is asked for; the others are served.
+            if let Err(error) = self.sweep_one(&entry, &mut images) {
+                tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
             }
         }
         let pool = self.pool.device()?;
@@ -363,13 +380,17 @@ impl Backend for Images {
         let (new, path) = (self.new_path(ct), self.path(ct));
         let what = || format!("move the clone to {}", path.display());
         let clone = match File::open(&new) {
-            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => return Ok(()),
-            other => other.attempt(what)?,
+            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => None,
+            other => Some(other.attempt(what)?),
         };
-        // All of the clone before its name. The name itself may come later: until something in the
-        // volume is synced, which syncs the name too, it can be made again from its template.
-        clone.sync_all().attempt(what)?;
-        Ok(std::fs::rename(&new, &path).attempt(what)?)
+        if let Some(clone) = clone {
+            // All of the clone before its name.
+            clone.sync_all().attempt(what)?;
+            std::fs::rename(&new, &path).attempt(what)?;
+        }
+        // Whoever was told that there is a volume never has it made again: its name must last, also
+        // where it was moved here by a call that did not end.
+        Ok(sync_dir(&self.pool.volumes())?)
     }
 
     fn discard(&self, ct: CtId) -> Result<(), StorageError> {
@@ -452,5 +473,60 @@ fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
             }
         }
         at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ves_types::layout::Layout;
+
+    use super::*;
+    use crate::config::{Config, PoolKind};
+    use crate::exec::pool::synced;
+
+    fn images() -> (Images, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
+        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
+        let pool = Pool::open(&config, &layout).expect("a pool");
+        (Images::new(Arc::new(pool)), dir)
+    }
+
+    fn ct() -> CtId {
+        CtId::try_from(9301).expect("valid")
+    }
+
+    #[test]
+    fn a_published_volume_keeps_its_name_over_a_power_cut() {
+        let (images, _dir) = images();
+        std::fs::write(images.new_path(ct()), b"a clone").expect("written");
+        let before = synced(&images.pool.volumes());
+        images.publish(ct()).expect("published");
+        assert!(images.path(ct()).exists());
+        assert_eq!(synced(&images.pool.volumes()), before + 1);
+        images.publish(ct()).expect("found published");
+        assert_eq!(synced(&images.pool.volumes()), before + 2, "the first call may have died");
+    }
+
+    #[test]
+    fn a_golden_image_is_not_cut_short() {
+        let (images, dir) = images();
+        let golden = dir.path().join("golden.img");
+        std::fs::write(&golden, [1; 8192]).expect("written");
+        let error = images.clone_file(ct(), &golden, 4096).expect_err("it does not fit");
+        assert!(
+            matches!(error, StorageError::TooSmall { need: 8192, want: 4096 }),
+            "{error} is another failure"
+        );
+        assert!(!images.new_path(ct()).exists());
+        images.clone_file(ct(), &golden, 8192).expect("it fits");
+    }
+
+    #[test]
+    fn a_bad_image_does_not_stop_the_sweep() {
+        let (images, _dir) = images();
+        std::os::unix::fs::symlink("/nowhere", images.path(ct())).expect("made");
+        images.sweep().expect("swept");
+        assert!(images.look(ct()).is_ok_and(|s| matches!(s.image, Image::Foreign(_))));
     }
 }
