@@ -74,7 +74,8 @@ impl Coordinator {
             self.ledger().transact(move |index, change| Ok(after_boot(index, &boot, change)))?;
         for id in old {
             if let Err(fault) = self.take_up(&id) {
-                tracing::error!(operation = %id, error = %fault, "it cannot be gone on with");
+                let own = self.clone();
+                tokio::spawn(async move { own.end_lost(&id, fault).await });
             }
         }
         tokio::spawn(self.clone().start_in_order(starting));

@@ -22,7 +22,7 @@ use ves_types::CtId;
 
 use crate::model::{Action, OpId, OpRecord, OpState, Problem, Progress, Record};
 use crate::peers::deadline;
-use crate::plan::{Desired, End, Observed, Phase, Refusal, Step, plan};
+use crate::plan::{Desired, End, Observed, Phase, Refusal, Step, foreign_message, plan};
 use crate::service::{Coordinator, now_ms};
 use crate::stage::{self, Undo};
 
@@ -52,7 +52,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Fault {
         Refusal::VolumeLost(ct) => {
             Fault::new(Reason::VolumeUnknown, refusal.to_string()).fact("ct", ct)
         }
+        Refusal::Foreign(ct, what) => foreign(*ct, what),
     }
+}
+
+/// The fault of leftovers of an earlier container.
+pub(crate) fn foreign(ct: CtId, what: &[&str]) -> Fault {
+    Fault::new(Reason::ForeignContents, foreign_message(ct, what))
+        .fact("ct", ct)
+        .fact("what", what.join(", "))
 }
 
 impl Coordinator {
@@ -84,8 +92,7 @@ impl Coordinator {
             let (op, record) = match current {
                 Ok(current) => current,
                 Err(fault) => {
-                    tracing::error!(error = %fault, "an operation has lost its container");
-                    return;
+                    return self.end_lost(id, fault).await;
                 }
             };
             let result = self.settle(&op, &record).await;
@@ -93,6 +100,16 @@ impl Coordinator {
                 return;
             }
         }
+    }
+
+    /// Stores the end of an operation whose container's record cannot be read: nothing is done to
+    /// the container.
+    pub(crate) async fn end_lost(&self, id: &OpId, fault: Fault) {
+        tracing::error!(operation = %id, error = %fault, "an operation has lost its container");
+        let op = self.ledger().read().operation(id).map(|op| OpRecord::clone(op));
+        // One that cannot be read itself is no operation that somebody waits for.
+        let Ok(op) = op else { return };
+        self.store(&op, move |op| end(op, Some(&fault)), None).await;
     }
 
     /// Stores what follows from a settled or failed stage; true: that was the end.

@@ -87,12 +87,16 @@ impl Index {
         }
     }
 
-    /// The lowest id from 101 on that no container has.
+    /// The lowest id from 101 on that no container has and is not in `except`.
     ///
     /// # Errors
     /// `IDS_EXHAUSTED`.
-    pub fn free_id(&self) -> Result<CtId, Fault> {
-        let taken = |ct| self.containers.contains_key(&ct) || self.corrupt.contains_key(&ct);
+    pub fn free_id(&self, except: &BTreeSet<CtId>) -> Result<CtId, Fault> {
+        let taken = |ct| {
+            self.containers.contains_key(&ct)
+                || self.corrupt.contains_key(&ct)
+                || except.contains(&ct)
+        };
         (101..=CtId::MAX)
             .filter_map(|n| CtId::try_from(n).ok())
             .find(|ct| !taken(*ct))
@@ -112,10 +116,10 @@ impl Index {
             .ok_or_else(|| exhausted("ranges of user ids"))
     }
 
-    /// The generation a new container begins with: services may remember those of one that is gone
-    /// and had the same id.
-    pub const fn first_generation(&self) -> Generation {
-        self.floor.next()
+    /// The generation a new container begins with at `now_ms`: after those of all that are gone, since
+    /// services may remember them; the clock where the store does not.
+    pub fn first_generation(&self, now_ms: i64) -> Generation {
+        self.floor.next().max(Generation(u64::try_from(now_ms).unwrap_or(0)))
     }
 
     /// Refuses an id that is in use.

@@ -154,6 +154,13 @@ pub struct Record {
     pub run: RunState,
     /// Grows with each change.
     pub generation: Generation,
+    /// Its first generation: unix time in milliseconds, so that of two lives of one id the later has
+    /// the greater ones, also where the store was lost in between.
+    #[serde(default)]
+    pub birth: Generation,
+    /// Its create has not succeeded yet: what carries a generation before `birth` is somebody else's.
+    #[serde(default)]
+    pub unborn: bool,
     /// Whose it is.
     pub epoch: Epoch,
     /// When each service's share changed.
@@ -187,6 +194,13 @@ impl Record {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Makes a record that nobody has seen yet begin after `generation`, if it does not already.
+    pub fn be_born_after(&mut self, generation: Generation) {
+        self.birth = self.birth.max(generation.next());
+        self.generation = self.birth;
+        self.since = Since::all(self.birth);
     }
 
     /// Makes it be up so far from the next generation on.

@@ -24,6 +24,8 @@ use crate::plan::{
     VolumeWish,
 };
 
+/// The largest answer: a list of ten thousand containers' groups takes about 10 MiB.
+const ANSWER: usize = 64 << 20;
 /// How long a question may take.
 const QUESTION: Duration = Duration::from_secs(20);
 /// How long a small change may take.
@@ -48,10 +50,14 @@ impl Peers {
     /// The services of this layout. Inside a tokio runtime.
     pub fn new(layout: &Layout) -> Self {
         Self {
-            storage: StorageServiceClient::new(channel(&layout.socket(Service::Storage))),
-            network: NetworkServiceClient::new(channel(&layout.socket(Service::Network))),
-            resources: ResourcesServiceClient::new(channel(&layout.socket(Service::Resources))),
-            lifecycle: LifecycleServiceClient::new(channel(&layout.socket(Service::Lifecycle))),
+            storage: StorageServiceClient::new(channel(&layout.socket(Service::Storage)))
+                .max_decoding_message_size(ANSWER),
+            network: NetworkServiceClient::new(channel(&layout.socket(Service::Network)))
+                .max_decoding_message_size(ANSWER),
+            resources: ResourcesServiceClient::new(channel(&layout.socket(Service::Resources)))
+                .max_decoding_message_size(ANSWER),
+            lifecycle: LifecycleServiceClient::new(channel(&layout.socket(Service::Lifecycle)))
+                .max_decoding_message_size(ANSWER),
         }
     }
 

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! A volume that is missing is made only while the container is being created. Later it is a loss,
-//! which no plan may paper over with an empty volume.
+//! which no plan may paper over with an empty volume. What is there already while the container is
+//! being created, from before its birth, is left from another life of the id: it is neither adopted
+//! nor taken away.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -64,6 +66,9 @@ pub struct Desired {
     pub run: RunState,
     /// When each share changed.
     pub since: Since,
+    /// What carries an older generation is not this container's. 0 once it was created: a service
+    /// that has lost its fence is then told again.
+    pub birth: Generation,
     /// Its volume.
     pub volume: VolumeWish,
     /// Its limits.
@@ -88,6 +93,7 @@ impl Desired {
             presence: record.presence,
             run: record.run,
             since: record.since,
+            birth: if record.unborn { record.birth } else { Generation(0) },
             volume: VolumeWish {
                 template: spec.template.clone(),
                 size: spec.disk,
@@ -105,7 +111,7 @@ impl Desired {
                 shm: spec.limits.limit_bytes(UbcResource::Shmpages),
             },
             addresses: spec.addresses.iter().copied().collect(),
-            residue: record.residue,
+            residue: record.residue && !record.unborn,
             grace_ms,
         }
     }
@@ -114,7 +120,7 @@ impl Desired {
 /// A volume as storage shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VolumeSeen {
-    /// Last accepted.
+    /// Last accepted; 0 where storage does not know, as of a volume it has no fence of.
     pub generation: Generation,
     /// Its size.
     pub size: Bytes,
@@ -293,13 +299,25 @@ impl Step {
 }
 
 /// Why there is no plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The volume of a container that was created is not there.
     #[error(
         "container {0} has lost its volume; restore it from a backup, or destroy the container"
     )]
     VolumeLost(CtId),
+    /// Something of another life of the id is there.
+    #[error("{}", foreign_message(*.0, .1))]
+    Foreign(CtId, Vec<&'static str>),
+}
+
+/// What to say of leftovers: they may be somebody's files.
+pub fn foreign_message(ct: CtId, what: &[&str]) -> String {
+    format!(
+        "there is something of an earlier container {ct} ({}), which is left alone; save what is \
+         of use in it and clear it with `virtctl destroy {ct}`, or choose another id",
+        what.join(", ")
+    )
 }
 
 /// The steps that lead from `observed` to `desired`; none where it is so already.
@@ -308,8 +326,12 @@ pub enum Refusal {
 /// [`Refusal`] where no step of ours could lead there without harm.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     match (desired.presence, desired.run) {
-        (Presence::Deleting, _) => Ok(take_away(desired, observed)),
+        (Presence::Deleting, _) => Ok(take_away(desired, &observed.own(desired.birth))),
         (Presence::Creating | Presence::Present, run) => {
+            let foreign = observed.before(desired.birth);
+            if !foreign.is_empty() {
+                return Err(Refusal::Foreign(desired.ct, foreign));
+            }
             if observed.volume.is_none() && desired.presence == Presence::Present {
                 return Err(Refusal::VolumeLost(desired.ct));
             }
@@ -420,6 +442,47 @@ fn ensure_volume(desired: &Desired, observed: &Observed, mounted: bool) -> Step 
 }
 
 impl Observed {
+    /// What is there and was last asked for with a generation before `birth`.
+    pub fn before(&self, birth: Generation) -> Vec<&'static str> {
+        let Self { volume, group, process, link } = self;
+        let all = [
+            ("volume", volume.map(|v| v.generation)),
+            ("control groups", group.map(|g| g.generation)),
+            ("processes", (process.phase != Phase::Absent).then_some(process.generation)),
+            ("link", link.as_ref().map(|l| l.generation)),
+        ];
+        let old = all.into_iter().filter(|(_, g)| g.is_some_and(|g| g < birth));
+        old.map(|(what, _)| what).collect()
+    }
+
+    /// All that is there.
+    pub fn everything(&self) -> Vec<&'static str> {
+        self.before(Generation(u64::MAX))
+    }
+
+    /// The newest generation that a service has accepted.
+    pub fn newest(&self) -> Generation {
+        let Self { volume, group, process, link } = self;
+        let volume = volume.map_or(Generation(0), |v| v.generation);
+        let group = group.map_or(Generation(0), |g| g.generation);
+        let link = link.as_ref().map_or(Generation(0), |l| l.generation);
+        volume.max(group).max(link).max(process.generation)
+    }
+
+    /// The same without what is from before `birth`; nothing where processes are.
+    fn own(&self, birth: Generation) -> Self {
+        if self.process.phase != Phase::Absent && self.process.generation < birth {
+            return Self::default();
+        }
+        let Self { volume, group, process, link } = self.clone();
+        Self {
+            volume: volume.filter(|v| v.generation >= birth),
+            group: group.filter(|g| g.generation >= birth),
+            process,
+            link: link.filter(|l| l.generation >= birth),
+        }
+    }
+
     /// What the services are expected to show after `step`, asked for with `generation`.
     #[must_use]
     pub fn after(mut self, step: &Step, generation: Generation) -> Self {

@@ -3,6 +3,7 @@
 use super::*;
 
 const OLD: Generation = Generation(3);
+const BIRTH: Generation = Generation(5);
 const NOW: Generation = Generation(7);
 
 fn address(n: u8) -> CtAddress {
@@ -16,6 +17,7 @@ fn desired(presence: Presence, run: RunState, residue: bool) -> Desired {
         presence,
         run,
         since: Since::all(NOW),
+        birth: Generation(0),
         volume: VolumeWish {
             template: "trixie".parse().expect("valid"),
             size: Bytes::gib(2),
@@ -43,7 +45,12 @@ fn wishes() -> Vec<Desired> {
     for presence in [Presence::Creating, Presence::Present, Presence::Deleting] {
         for run in [RunState::Stopped, RunState::Mounted, RunState::Running] {
             for residue in [false, true] {
-                all.push(desired(presence, run, residue));
+                let wish = desired(presence, run, residue);
+                // A present container is born by being created.
+                if presence != Presence::Present && !residue {
+                    all.push(Desired { birth: BIRTH, ..wish.clone() });
+                }
+                all.push(wish);
             }
         }
     }
@@ -103,7 +110,15 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
     let volume =
         |mounted| seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size);
     match (wish.presence, wish.run) {
-        (Presence::Deleting, _) => nothing_runs && seen.volume.is_none(),
+        (Presence::Deleting, _) => {
+            let foreign = |g: Generation| g < wish.birth;
+            let runs = seen.process.phase != Phase::Absent;
+            (runs && foreign(seen.process.generation))
+                || (!runs
+                    && seen.link.as_ref().is_none_or(|l| foreign(l.generation))
+                    && seen.group.is_none_or(|g| foreign(g.generation))
+                    && seen.volume.is_none_or(|v| foreign(v.generation)))
+        }
         (_, RunState::Stopped) => nothing_runs && volume(false),
         (_, RunState::Mounted) => nothing_runs && volume(true),
         (_, RunState::Running) => {
@@ -119,12 +134,45 @@ fn lost(wish: &Desired, seen: &Observed) -> bool {
     wish.presence == Presence::Present && seen.volume.is_none()
 }
 
+fn foreign(wish: &Desired, seen: &Observed) -> bool {
+    let runs = seen.process.phase != Phase::Absent;
+    wish.presence != Presence::Deleting
+        && (seen.volume.is_some_and(|v| v.generation < wish.birth)
+            || seen.group.is_some_and(|g| g.generation < wish.birth)
+            || seen.link.as_ref().is_some_and(|l| l.generation < wish.birth)
+            || (runs && seen.process.generation < wish.birth))
+}
+
+#[test]
+fn what_is_from_before_the_birth_is_never_touched() {
+    let mut spared = 0;
+    each(|wish, sight| {
+        let Ok(steps) = plan(wish, sight) else { return };
+        if wish.birth != BIRTH {
+            return;
+        }
+        let old_runs = sight.process.phase != Phase::Absent && sight.process.generation == OLD;
+        assert!(!old_runs || steps.is_empty(), "{sight:?}\n{steps:?}");
+        if sight.volume.is_some_and(|v| v.generation == OLD) {
+            spared += 1;
+            assert_eq!(wish.presence, Presence::Deleting, "adopts: {sight:?}");
+            let touches = |s: &Step| s.service() == "storage";
+            assert!(!steps.iter().any(touches), "{sight:?}\n{steps:?}");
+        }
+        if sight.group.is_some_and(|g| g.generation == OLD) {
+            assert!(!steps.contains(&Step::RemoveLimits), "{sight:?}\n{steps:?}");
+        }
+    });
+    assert!(spared > 100, "{spared}");
+}
+
 #[test]
 fn goal_and_fixed_point() {
     let mut plans = 0;
     each(|wish, sight| {
         let Ok(steps) = plan(wish, sight) else {
-            assert!(lost(wish, sight), "refused {wish:?} seeing {sight:?}");
+            let fine = lost(wish, sight) || foreign(wish, sight);
+            assert!(fine, "refused {wish:?} seeing {sight:?}");
             return;
         };
         plans += 1;
@@ -201,6 +249,10 @@ fn refusal_names_the_loss_and_plans_are_deterministic() {
         assert_eq!(plan(wish, sight), plan(&wish.clone(), &sight.clone()));
         if lost(wish, sight) {
             assert_eq!(plan(wish, sight), Err(Refusal::VolumeLost(wish.ct)));
+        }
+        if foreign(wish, sight) {
+            let refusal = plan(wish, sight).expect_err("refused");
+            assert!(refusal.to_string().contains("`virtctl destroy 101`"), "{refusal}");
         }
     });
 }

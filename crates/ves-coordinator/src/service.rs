@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::Instrument;
 use ves_daemon::blocking;
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::layout::Layout;
-use ves_types::{CtId, Epoch};
+use ves_types::{CtId, Epoch, Generation};
 
 use crate::config::Config;
 use crate::ledger::{Change, Index, Ledger};
@@ -22,6 +22,9 @@ use crate::plan::{Desired, Phase, plan};
 use crate::sight::Sight;
 use crate::store::Store;
 use crate::{spec, stage};
+
+/// How long a look for leftovers may take before a create goes on without.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// The coordinator. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -179,21 +182,112 @@ impl Coordinator {
     /// Begins the making of a container.
     ///
     /// # Errors
-    /// `CONTAINER_EXISTS`, `NAME_TAKEN`, `ADDRESS_TAKEN`, `IDS_EXHAUSTED`, `BAD_VALUE`.
+    /// `CONTAINER_EXISTS`, `NAME_TAKEN`, `ADDRESS_TAKEN`, `IDS_EXHAUSTED`, `BAD_VALUE`, and
+    /// `FOREIGN_CONTENTS` where something of an earlier container with this id is there.
     pub async fn create(
         &self,
         caller: Caller,
         request: pb::CreateContainerRequest,
     ) -> Result<pb::Operation, Fault> {
         let pb::CreateContainerRequest { id, spec, request_id: _, dry_run } = request;
-        if dry_run {
-            let record = {
+        let key = caller.key()?;
+        let mut full = BTreeSet::new();
+        let (op, new) = loop {
+            if let Some(op) = self.ledger().read().request(&key).filter(|_| !dry_run) {
+                return Ok(op.render());
+            }
+            let mut record = {
                 let index = self.ledger().read();
-                let record = new_record(&index, id, spec)?;
-                free(&index, &record)?;
+                let record = new_record(&index, id, &full, spec.clone(), now_ms())?;
+                if dry_run {
+                    free(&index, &record)?;
+                }
                 record
             };
-            return self.dry_run(&caller, record, Action::Create).await;
+            match self.nothing_left(record.id).await {
+                Ok(newest) => record.be_born_after(newest),
+                Err(fault) if id == 0 && fault.reason == Reason::ForeignContents => {
+                    full.insert(record.id);
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            }
+            if dry_run {
+                return self.dry_run(&caller, record, Action::Create).await;
+            }
+            let (principal, key) = (caller.principal.clone(), key.clone());
+            let begun = self
+                .transact(move |index, change| {
+                    if let Some(op) = index.request(&key) {
+                        return Ok(Some((op.render(), None)));
+                    }
+                    if id == 0 && index.vacant(record.id).is_err() {
+                        return Ok(None);
+                    }
+                    index.vacant(record.id)?;
+                    record.slot = index.free_slot()?;
+                    record.be_born_after(index.first_generation(0));
+                    let op = enter_first(record, Action::Create, &principal, key, change);
+                    Ok(Some((op.render(), Some(op.id))))
+                })
+                .await?;
+            if let Some(begun) = begun {
+                break begun;
+            }
+        };
+        self.carry_out(new);
+        Ok(op)
+    }
+
+    /// Refuses an id of which a service shows something; otherwise the newest generation they know.
+    /// A service that is away is no answer: the operation looks again, and waits for it.
+    async fn nothing_left(&self, ct: CtId) -> Result<Generation, Fault> {
+        match tokio::time::timeout(FIRST_LOOK, self.peers().observe(ct)).await {
+            Ok(Ok(seen)) => match seen.everything() {
+                what if what.is_empty() => Ok(seen.newest()),
+                what => Err(crate::driver::foreign(ct, &what)),
+            },
+            Ok(Err(fault)) if fault.reason == Reason::ForeignContents => Err(fault),
+            Ok(Err(_)) | Err(_) => Ok(Generation(0)),
+        }
+    }
+
+    /// Begins to take a container away; of an id nobody knows, what the services show of it.
+    ///
+    /// # Errors
+    /// `CONTAINER_UNKNOWN` where there is nothing at all, `RUNNING`, `MOUNTED`, `BUSY`.
+    pub async fn destroy(
+        &self,
+        caller: Caller,
+        ct: String,
+        dry_run: bool,
+    ) -> Result<pb::Operation, Fault> {
+        let begun = self.begin(caller.clone(), ct.clone(), dry_run, crate::admit::destroy).await;
+        let unknown = match begun {
+            Err(fault) if fault.reason == Reason::ContainerUnknown => fault,
+            begun => return begun,
+        };
+        let id = ct.parse::<CtId>().ok();
+        let Some(id) = id.filter(|id| self.ledger().read().vacant(*id).is_ok()) else {
+            return Err(unknown);
+        };
+        let volume = self.peers().volume(id).await?;
+        let seen = self.peers().observe(id).await?;
+        if seen.everything().is_empty() {
+            return Err(unknown);
+        }
+        let template = volume.map_or_else(|| "unknown".to_owned(), |v| v.template);
+        let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
+        let mut record = {
+            let index = self.ledger().read();
+            new_record(&index, id.get(), &BTreeSet::new(), Some(given), now_ms())?
+        };
+        record.be_born_after(seen.newest());
+        // Whatever it is, it is what shall go.
+        record.unborn = false;
+        record.residue = true;
+        if dry_run {
+            return self.dry_run(&caller, record, Action::Destroy).await;
         }
         let (op, new) = self
             .transact(move |index, change| {
@@ -201,8 +295,10 @@ impl Coordinator {
                 if let Some(op) = index.request(&key) {
                     return Ok((op.render(), None));
                 }
-                let record = new_record(index, id, spec)?;
-                let op = enter_first(record, Action::Create, &caller.principal, key, change);
+                index.vacant(id)?;
+                record.slot = index.free_slot()?;
+                record.be_born_after(index.first_generation(0));
+                let op = enter_first(record, Action::Destroy, &caller.principal, key, change);
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
@@ -397,14 +493,20 @@ pub(crate) fn enter_first(
     op
 }
 
-fn new_record(index: &Index, id: u32, given: Option<pb::ContainerSpec>) -> Result<Record, Fault> {
+fn new_record(
+    index: &Index,
+    id: u32,
+    except: &BTreeSet<CtId>,
+    given: Option<pb::ContainerSpec>,
+    now_ms: i64,
+) -> Result<Record, Fault> {
     let id = match id {
-        0 => index.free_id()?,
+        0 => index.free_id(except)?,
         n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
     };
     let spec = spec::parse(id, given)?;
     index.vacant(id)?;
-    let generation = index.first_generation();
+    let generation = index.first_generation(now_ms);
     Ok(Record {
         id,
         slot: index.free_slot()?,
@@ -413,9 +515,11 @@ fn new_record(index: &Index, id: u32, given: Option<pb::ContainerSpec>) -> Resul
         presence: Presence::Creating,
         run: RunState::Stopped,
         generation,
+        birth: generation,
+        unborn: true,
         epoch: Epoch(1),
         since: Since::all(generation),
-        created_unix: now_ms().div_euclid(1000),
+        created_unix: now_ms.div_euclid(1000),
         seen_incarnation: 0,
         residue: false,
         problem: None,

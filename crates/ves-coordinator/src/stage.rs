@@ -13,6 +13,9 @@
 //!  set with restart  ─ [stopped] ─ [new values] ─ [running] ─ done   undo: [old values]
 //!  destroy           ─ [gone] ─ record removed          undo: none, it is repeated
 //! ```
+//!
+//! The step lines of an operation are stored with its stages: those since the last stage are lost
+//! with the daemon. What was done is then seen again, not read there.
 
 use crate::model::{Action, Presence, Record, RunState};
 use crate::plan::{Observed, Phase};
@@ -109,7 +112,10 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
 pub fn settled(mut record: Record) -> Option<Record> {
     match record.presence {
         Presence::Deleting => return None,
-        Presence::Creating => record.presence = Presence::Present,
+        Presence::Creating => {
+            record.presence = Presence::Present;
+            record.unborn = false;
+        }
         Presence::Present => {}
     }
     if record.run != RunState::Running {

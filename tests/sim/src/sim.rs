@@ -196,6 +196,12 @@ impl Sim {
         }
     }
 
+    /// A real service's fences are lost while it is down.
+    pub fn lose_fences(&self, service: Service) {
+        let dir = self.shared.layout.run_dir().join("fence").join(service.name());
+        std::fs::remove_dir_all(dir).expect("they were kept");
+    }
+
     /// Kills a daemon.
     pub fn kill(&self, service: Service) {
         self.shared.kill(service);

@@ -61,6 +61,8 @@ fn ten_thousand_containers() {
             presence: Presence::Present,
             run: RunState::Stopped,
             generation: Generation(1),
+            birth: Generation(1),
+            unborn: false,
             epoch: Epoch(1),
             since: Since::default(),
             created_unix: 0,

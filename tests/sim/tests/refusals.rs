@@ -223,3 +223,22 @@ fn corrupt_records_are_named_and_harm_nobody_else() {
     sim.run(&Command::create(0, |_| {})).expect("created");
     assert_ne!(slot(103), slot(101), "a lost record keeps its id slot");
 }
+
+#[test]
+fn an_operation_without_a_readable_container_ends() {
+    use ves_coordinator::store::Key;
+    use ves_types::layout::Service;
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.kernel().hold(101, true);
+    let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
+    let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
+    sim.kill(Service::Coordinator);
+    let ct = ves_types::CtId::try_from(101).expect("valid");
+    sim.store().spoil(Key::container(ct), b"{");
+    sim.start_daemon(Service::Coordinator);
+    let end = sim.end_of(&op.id);
+    assert_eq!(end.state(), pb::OperationState::Failed);
+    assert_eq!(end.fault.expect("says so").reason, "RECORD_CORRUPT");
+    sim.kernel().hold(101, false);
+}

@@ -95,7 +95,7 @@ impl ContainerService for Api {
     ) -> Result<Response<pb::Operation>, Status> {
         let caller = caller(&request, |r| &r.request_id);
         let pb::DeleteContainerRequest { ct, request_id: _, dry_run } = request.into_inner();
-        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit::destroy).await?))
+        Ok(Response::new(self.0.destroy(caller, ct, dry_run).await?))
     }
 
     async fn start_container(

@@ -17,6 +17,11 @@ impl MemoryStore {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         rows.insert(key, bytes.to_vec());
     }
+
+    /// Loses every row, as a node that was set up anew.
+    pub fn lose(&self) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 impl Store for MemoryStore {
