@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use ves_proto::storage::{ImportTemplateRequest, import_template_request};
 
@@ -21,7 +26,7 @@ pub(crate) enum Source {
     /// A file or stdin.
     Archive(Box<dyn Read + Send>),
     /// A tree of files.
-    Directory(PathBuf),
+    Directory(File),
 }
 
 impl Source {
@@ -34,7 +39,7 @@ impl Source {
             |e: std::io::Error| Failure::local(&format!("cannot import {}", path.display()), &e);
         let file = File::open(path).map_err(wrong)?;
         if file.metadata().map_err(wrong)?.is_dir() {
-            return Ok(Self::Directory(path.to_owned()));
+            return Ok(Self::Directory(file));
         }
         Ok(Self::Archive(Box::new(file)))
     }
@@ -73,56 +78,143 @@ impl Source {
             Self::Archive(mut from) => std::io::copy(&mut from, to).map(drop),
             Self::Directory(root) => {
                 let mut archive = tar::Builder::new(to);
-                archive.follow_symlinks(false);
-                archive.sparse(false);
-                append(&mut archive, &root, Path::new(""), &mut BTreeMap::new())?;
+                append(&mut archive, &root, Path::new(""), &mut Links::new())?;
                 archive.finish()
             }
         }
     }
 }
 
-/// Appends what is in `root/dir`, in the order of names; hard links as such, sockets not at all.
+/// What was appended so far of files with several names: the first name.
+type Links = BTreeMap<(u64, u64), PathBuf>;
+
+/// Appends what is in `dir`, in the order of names; hard links as such, sockets not at all. Each
+/// file is opened once, below the descriptor of its directory and following no link: what is put into
+/// its place meanwhile is not looked at.
 fn append<W: Write>(
     archive: &mut tar::Builder<W>,
-    root: &Path,
-    dir: &Path,
-    links: &mut BTreeMap<(u64, u64), PathBuf>,
+    dir: &File,
+    inside: &Path,
+    links: &mut Links,
 ) -> std::io::Result<()> {
-    let mut names: Vec<_> = std::fs::read_dir(root.join(dir))?
-        .map(|entry| entry.map(|e| e.file_name()))
-        .collect::<Result<_, _>>()?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
     names.sort();
     for name in names {
-        let inside = dir.join(&name);
-        let path = root.join(&inside);
-        let metadata = path.symlink_metadata()?;
-        if metadata.file_type().is_socket() {
-            continue;
-        }
-        if metadata.is_dir() {
-            archive.append_dir(&inside, &path)?;
-            append(archive, root, &inside, links)?;
-            continue;
-        }
-        if metadata.nlink() > 1 {
-            match links.entry((metadata.dev(), metadata.ino())) {
-                Entry::Occupied(first) => {
-                    let mut header = tar::Header::new_gnu();
-                    header.set_metadata(&metadata);
-                    header.set_entry_type(tar::EntryType::Link);
-                    header.set_size(0);
-                    archive.append_link(&mut header, &inside, first.get())?;
-                    continue;
-                }
-                Entry::Vacant(place) => {
-                    place.insert(inside.clone());
-                }
-            }
-        }
-        archive.append_path_with_name(&path, &inside)?;
+        let path = inside.join(&name);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = match rustix::fs::openat(dir, &name, flags, Mode::empty()) {
+            Ok(place) => File::from(place),
+            Err(Errno::NOENT) => continue, // it went since the directory was read
+            Err(e) => return Err(e.into()),
+        };
+        append_one(archive, &place, &path, links)?;
     }
     Ok(())
+}
+
+/// Appends the file behind a descriptor that names it without having opened it.
+fn append_one<W: Write>(
+    archive: &mut tar::Builder<W>,
+    place: &File,
+    path: &Path,
+    links: &mut Links,
+) -> std::io::Result<()> {
+    let metadata = place.metadata()?;
+    let kind = metadata.file_type();
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&metadata);
+    header.set_size(0);
+    if kind.is_socket() {
+        return Ok(());
+    }
+    if kind.is_dir() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = File::from(rustix::fs::openat(place, ".", flags, Mode::empty())?);
+        append_attributes(archive, &dir)?;
+        archive.append_data(&mut header, path, std::io::empty())?;
+        return append(archive, &dir, path, links);
+    }
+    if metadata.nlink() > 1 {
+        match links.entry((metadata.dev(), metadata.ino())) {
+            Entry::Occupied(first) => {
+                header.set_entry_type(tar::EntryType::Link);
+                return archive.append_link(&mut header, path, first.get());
+            }
+            Entry::Vacant(place) => {
+                place.insert(path.to_owned());
+            }
+        }
+    }
+    if kind.is_symlink() {
+        let target = rustix::fs::readlinkat(place, "", Vec::new())?;
+        let target = OsString::from_vec(target.into_bytes());
+        return archive.append_link(&mut header, path, Path::new(&target));
+    }
+    if kind.is_file() {
+        // The same file, whatever its name means by now.
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+        append_attributes(archive, &file)?;
+        header.set_size(metadata.len());
+        let data = Exactly { file, left: metadata.len() };
+        return archive.append_data(&mut header, path, data);
+    }
+    if kind.is_char_device() || kind.is_block_device() {
+        header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+        header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+    }
+    archive.append_data(&mut header, path, std::io::empty())
+}
+
+/// The greatest value of an attribute, and list of names.
+const ATTRIBUTES: usize = 64 * 1024;
+
+/// Appends the attributes a template keeps, as a record for the entry that comes next.
+fn append_attributes<W: Write>(archive: &mut tar::Builder<W>, file: &File) -> std::io::Result<()> {
+    let mut names = vec![0; ATTRIBUTES];
+    let length = match rustix::fs::flistxattr(file, names.as_mut_slice()) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(e) => return Err(e.into()),
+    };
+    let mut records = Vec::new();
+    for name in names.get(..length).unwrap_or_default().split(|b| *b == 0) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        if name != "security.capability" && !name.starts_with("user.") {
+            continue;
+        }
+        let mut value = vec![0; ATTRIBUTES];
+        match rustix::fs::fgetxattr(file, name, value.as_mut_slice()) {
+            Ok(length) => value.truncate(length),
+            Err(Errno::NODATA) => continue, // it went since the names were read
+            Err(e) => return Err(e.into()),
+        }
+        records.push((format!("SCHILY.xattr.{name}"), value));
+    }
+    archive.append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))
+}
+
+/// As many bytes of a file as were announced, though it may grow or shrink meanwhile.
+struct Exactly {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let got = (&mut self.file).take(self.left).read(buffer)?;
+        if got == 0 && self.left > 0 && !buffer.is_empty() {
+            let why = "a file became shorter while it was read";
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, why));
+        }
+        self.left -= u64::try_from(got).unwrap_or(self.left);
+        Ok(got)
+    }
 }
 
 /// Makes messages of what is written.
@@ -150,7 +242,7 @@ impl Write for Pieces {
         let part = Some(import_template_request::Part::Data(data.into()));
         self.requests
             .blocking_send(ImportTemplateRequest { part })
-            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+            .map_err(|_| ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -168,8 +260,8 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", root.join("link")).expect("a link");
         let socket = std::os::unix::net::UnixListener::bind(root.join("socket")).expect("a socket");
         let mut archive = tar::Builder::new(Vec::new());
-        archive.follow_symlinks(false);
-        append(&mut archive, root, Path::new(""), &mut BTreeMap::new()).expect("it is readable");
+        let dir = File::open(root).expect("opened");
+        append(&mut archive, &dir, Path::new(""), &mut Links::new()).expect("it is readable");
         drop(socket);
         let bytes = archive.into_inner().expect("a whole archive");
         let mut reader = tar::Archive::new(bytes.as_slice());
@@ -192,5 +284,97 @@ mod tests {
                 ("link".to_owned(), tar::EntryType::Symlink, Some("/nowhere".to_owned())),
             ]
         );
+    }
+
+    /// Path, kind, attributes and contents of all in an archive of a directory.
+    type Entries = Vec<(String, tar::EntryType, Vec<(String, Vec<u8>)>, Vec<u8>)>;
+
+    fn archived(root: &Path) -> Entries {
+        let mut archive = tar::Builder::new(Vec::new());
+        let dir = File::open(root).expect("opened");
+        append(&mut archive, &dir, Path::new(""), &mut Links::new()).expect("it is readable");
+        let bytes = archive.into_inner().expect("a whole archive");
+        let mut reader = tar::Archive::new(bytes.as_slice());
+        let mut all = Vec::new();
+        for entry in reader.entries().expect("an archive") {
+            let mut entry = entry.expect("an entry");
+            let path = entry.path().expect("a path").display().to_string();
+            let mut attributes = Vec::new();
+            for record in entry.pax_extensions().expect("readable").into_iter().flatten() {
+                let record = record.expect("a record");
+                let key = record.key().expect("text").to_owned();
+                attributes.push((key, record.value_bytes().to_vec()));
+            }
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data).expect("whole");
+            all.push((path, entry.header().entry_type(), attributes, data));
+        }
+        all
+    }
+
+    #[test]
+    fn attributes_stay_with_their_file() {
+        // Beside the test's program: the file system of temporary files may keep none.
+        let program = std::env::current_exe().expect("named");
+        let dir = tempfile::tempdir_in(program.parent().expect("in a directory")).expect("made");
+        let long = "n".repeat(150);
+        for name in ["a", "b", &long] {
+            std::fs::write(dir.path().join(name), name).expect("a file");
+        }
+        for name in ["a", &long] {
+            let set = rustix::fs::setxattr(
+                dir.path().join(name),
+                "user.note",
+                b"x=\0y",
+                rustix::fs::XattrFlags::empty(),
+            );
+            let there = set != Err(Errno::OPNOTSUPP);
+            let what = "a file system with attributes of users";
+            ves_kit::need!(ves_kit::need::kernel(what, there, "that of the test's program is not"));
+            set.expect("set");
+        }
+        let note = vec![("SCHILY.xattr.user.note".to_owned(), b"x=\0y".to_vec())];
+        let regular = tar::EntryType::Regular;
+        let entry = |name: &str, notes| (name.to_owned(), regular, notes, name.into());
+        let want = [entry("a", note.clone()), entry("b", vec![]), entry(&long, note)];
+        assert_eq!(archived(dir.path()), want);
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["root", "root/d", "outside"] {
+            std::fs::create_dir(at(name)).expect("made");
+        }
+        std::fs::write(at("root/d/own"), "own").expect("a file");
+        std::fs::write(at("outside/secret"), "secret").expect("a file");
+        std::os::unix::fs::symlink(at("outside"), at("other")).expect("a link");
+        let (from, to) = (at("root/d"), at("other"));
+        let stop = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    let cwd = rustix::fs::CWD;
+                    rustix::fs::renameat_with(cwd, &from, cwd, &to, flags).expect("swapped");
+                }
+            });
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            let mut seen = std::collections::BTreeSet::new();
+            for n in 0.. {
+                if (n >= 500 && seen.len() > 1) || std::time::Instant::now() > end {
+                    break;
+                }
+                let entries = archived(&at("root"));
+                seen.insert(entries.iter().map(|e| e.0.clone()).collect::<Vec<_>>());
+            }
+            stop.store(true, Ordering::Relaxed);
+            seen
+        });
+        let link = vec!["d".to_owned()];
+        let whole = vec!["d".to_owned(), "d/own".to_owned()];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [link, whole]);
     }
 }
