@@ -84,6 +84,8 @@ impl Fault {
             },
             None => {
                 let reason = match status.code() {
+                    // A reset or an end of the connection, seen by this side of it.
+                    Code::Internal | Code::Cancelled if broken(status) => Reason::PeerDown,
                     // Every status a peer of ours makes carries its reason; what is bare was made by
                     // the transport when the peer went away.
                     Code::Unavailable | Code::Unknown => Reason::PeerDown,
@@ -130,6 +132,20 @@ impl Fault {
             retry_after: None,
         }
     }
+}
+
+/// Whether this side's transport made the status because the connection broke: such a status has a
+/// source, which none that came over the wire has. Its own clock running out is something else.
+fn broken(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    let made_here = next.is_some();
+    while let Some(source) = next {
+        if source.is::<tonic::TimeoutExpired>() {
+            return false;
+        }
+        next = source.source();
+    }
+    made_here
 }
 
 /// `error` and its sources, joined by colons.
@@ -247,6 +263,22 @@ mod tests {
                 Fault::from_message(fault.to_message())
             );
         }
+    }
+
+    #[test]
+    fn a_broken_connection_is_a_peer_that_is_down() {
+        let made_here = |code| {
+            let mut status = Status::new(code, "h2 protocol error");
+            let source: std::sync::Arc<dyn std::error::Error + Send + Sync> =
+                std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+            status.set_source(source);
+            Fault::from(status).reason
+        };
+        for code in [Code::Internal, Code::Cancelled, Code::Unknown, Code::Unavailable] {
+            assert_eq!(made_here(code), Reason::PeerDown, "{code:?}");
+        }
+        assert_eq!(Fault::from(Status::cancelled("by the peer")).reason, Reason::Cancelled);
+        assert_eq!(Fault::from(Status::internal("malformed")).reason, Reason::Bug);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(crate) enum Pace {
     Slow,
     /// As `Slow`, but the first watch is cut off after one piece.
     Cut,
+    /// As `Slow`, but the coordinator dies in the first watch after one piece.
+    Dies,
     /// Never done.
     Never,
     /// End with this reason.
@@ -51,6 +53,10 @@ pub(crate) struct State {
     pub(crate) pace: Pace,
     /// What the next calls fail with.
     pub(crate) faults: VecDeque<Fault>,
+    /// How many of the next calls it dies in, before it answers them.
+    pub(crate) deaths: usize,
+    /// Connections, each of which can be torn.
+    relays: Vec<tokio::task::AbortHandle>,
     /// Each request, as `Debug` shows it.
     pub(crate) calls: Vec<String>,
     /// What arrived by stdin of each session, and of imports.
@@ -60,6 +66,13 @@ pub(crate) struct State {
     pub(crate) parents: Vec<String>,
     pub(crate) page: usize,
     pub(crate) watches: usize,
+}
+
+impl State {
+    /// Tears all connections, as the end of the process does.
+    fn die(&mut self) {
+        self.relays.drain(..).for_each(|relay| relay.abort());
+    }
 }
 
 #[derive(Clone, Default)]
@@ -72,6 +85,10 @@ impl Api {
     fn called(&self, request: &impl std::fmt::Debug) -> Result<(), Status> {
         let mut state = self.state();
         state.calls.push(format!("{request:?}"));
+        if state.deaths > 0 {
+            state.deaths -= 1;
+            state.die();
+        }
         state.faults.pop_front().map_or(Ok(()), |fault| Err(fault.into()))
     }
     fn find(&self, ct: &str) -> Result<Container, Status> {
@@ -102,7 +119,7 @@ impl Api {
         };
         match pace {
             Pace::AtOnce => {}
-            Pace::Slow | Pace::Cut | Pace::Never => {
+            Pace::Slow | Pace::Cut | Pace::Dies | Pace::Never => {
                 operation.state = OperationState::Running.into();
                 operation.ended_unix_ms = 0;
                 operation.progress = Some(Progress { what: "begin".into(), done: 0, total: 0 });
@@ -475,6 +492,16 @@ impl OperationService for Api {
             items.push(Err(Fault::new(Reason::Starting, "stopping").into()));
             return Ok(Response::new(Box::pin(tokio_stream::iter(items))));
         }
+        if pace == Pace::Dies && watches == 1 {
+            items.truncate(1);
+            let api = self.clone();
+            let dies = tokio_stream::once(()).filter_map(move |()| {
+                api.state().die();
+                None
+            });
+            let stream = tokio_stream::iter(items).chain(dies).chain(tokio_stream::pending());
+            return Ok(Response::new(Box::pin(stream)));
+        }
         operation.state = OperationState::Succeeded.into();
         operation.ended_unix_ms = 1_002_500;
         items.push(Ok(operation));
@@ -567,6 +594,19 @@ impl NodeService for Api {
 }
 
 /// A running fake and its directory.
+/// Hands on each connection to the server behind, so that it can be torn.
+async fn relay(near: tokio::net::UnixListener, behind: PathBuf, api: Api) {
+    while let Ok((mut from, _)) = near.accept().await {
+        let behind = behind.clone();
+        let relay = tokio::spawn(async move {
+            let Ok(mut to) = tokio::net::UnixStream::connect(behind).await else { return };
+            // However it ends, both ends are closed.
+            tokio::io::copy_bidirectional(&mut from, &mut to).await.ok();
+        });
+        api.state().relays.push(relay.abort_handle());
+    }
+}
+
 pub(crate) struct Fake {
     api: Api,
     dir: tempfile::TempDir,
@@ -601,9 +641,13 @@ impl Fake {
     pub(crate) fn listen(&self) {
         let runtime = self.runtime.as_ref().expect("it is taken on drop only");
         let api = self.api.clone();
-        let socket = self.socket();
-        let listener = runtime.block_on(async { tokio::net::UnixListener::bind(socket) });
-        let incoming = UnixListenerStream::new(listener.expect("a socket"));
+        let bind = |socket| {
+            let listener = runtime.block_on(async { tokio::net::UnixListener::bind(socket) });
+            listener.expect("a socket")
+        };
+        let (near, behind) = (bind(self.socket()), self.dir.path().join("behind"));
+        let incoming = UnixListenerStream::new(bind(behind.clone()));
+        runtime.spawn(relay(near, behind, api.clone()));
         runtime.spawn(
             tonic::transport::Server::builder()
                 .add_service(ContainerServiceServer::new(api.clone()))

@@ -482,6 +482,31 @@ fn progress_without_a_terminal_is_lines() {
 }
 
 #[test]
+fn a_coordinator_that_dies_in_a_call_is_asked_again() {
+    let fake = Fake::started();
+    // A read, and changes, which carry a request id.
+    for line in ["list -a", "start 102", "stop 101", "set 101 --name other --save", "destroy 102"] {
+        fake.calls();
+        fake.state().deaths = 2;
+        let (status, _, stderr) = run(&fake, line);
+        assert_eq!(status, 0, "{line}: {stderr}");
+        let calls = fake.calls();
+        assert!(calls.len() > 2 && calls.iter().take(3).all(|c| *c == calls[0]), "{calls:?}");
+        assert!(line.starts_with("list") || calls[0].contains("request_id"), "{calls:?}");
+    }
+    // In the middle of a watch.
+    fake.state().pace = Pace::Dies;
+    let (status, _, stderr) = run(&fake, "start 102");
+    assert_eq!((status, fake.state().watches), (0, 2), "{stderr}");
+    // A session is not begun twice.
+    fake.calls();
+    fake.state().deaths = 1;
+    let (status, _, stderr) = run(&fake, "exec 101 -- true");
+    assert_ne!(status, 0, "{stderr}");
+    assert_eq!(fake.calls().len(), 1);
+}
+
+#[test]
 fn a_restarting_coordinator_is_waited_for() {
     // A watch that is cut off is taken up again.
     let fake = Fake::started();
