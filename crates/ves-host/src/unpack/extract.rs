@@ -18,6 +18,9 @@ use tar::{EntryType, Header};
 use super::normalise::pax_pairs;
 use super::{Refused, decompress};
 
+/// The most bytes an extended header may have.
+const MAX_EXTENSION: u64 = 1 << 20;
+
 struct Extractor<'a> {
     root: &'a OwnedFd,
     /// The directory used last; archives go directory by directory.
@@ -48,8 +51,16 @@ pub(super) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
         }
         let size = header.entry_size().map_err(|e| failed(e, b"", "read a header"))?;
         if header.entry_type() == EntryType::XHeader {
+            // No clean archive has one; what follows it would be taken for headers.
+            if size > MAX_EXTENSION {
+                return Err(failed(
+                    io::Error::from(io::ErrorKind::InvalidData),
+                    b"",
+                    "read an extended header of",
+                ));
+            }
             let mut data = Vec::new();
-            let padded = size.min(1 << 20).next_multiple_of(512);
+            let padded = size.next_multiple_of(512);
             input
                 .by_ref()
                 .take(padded)
@@ -279,4 +290,37 @@ fn copy(input: &mut impl Read, file: &mut File, size: u64, path: &[u8]) -> Resul
     let padding = size.next_multiple_of(512) - size;
     io::copy(&mut input.take(padding), &mut io::sink()).map_err(|e| failed(e, path, "read"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extended_header_that_is_too_long_is_not_cut() {
+        let header = |kind, name: &[u8], size| {
+            let mut header = Header::new_ustar();
+            for (to, from) in header.as_old_mut().name.iter_mut().zip(name) {
+                *to = *from;
+            }
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_size(size);
+            header.set_cksum();
+            header.as_bytes().to_vec()
+        };
+        // Its value holds an entry at the place where reading would go on if it were cut.
+        let mut archive = header(EntryType::XHeader, b"pax", MAX_EXTENSION + 512);
+        archive.resize(archive.len() + (1 << 20), 0);
+        archive.extend(header(EntryType::Directory, b"evil", 0));
+        archive.extend([0; 1024]);
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = OwnedFd::from(File::open(dir.path()).expect("opened"));
+        let refused = extract(io::Cursor::new(archive), &root).expect_err("too long");
+        assert!(matches!(refused, Refused::Io { .. }), "{refused} is another failure");
+        assert!(!dir.path().join("evil").exists());
+    }
 }

@@ -20,7 +20,7 @@ mod pax;
 
 /// The greatest owner that is mapped into a container.
 const MAX_ID: u64 = 65_534;
-/// The most bytes one extended header may have.
+/// The most bytes the extended headers of one entry may have.
 const MAX_EXTENSION: u64 = 64 << 10;
 const BLOCK: u64 = 512;
 /// Emptied: systemd makes one at the first start.
@@ -43,6 +43,8 @@ struct Normaliser<'a, W: Write> {
     os_release: Option<Vec<u8>>,
     bytes: u64,
     inodes: u64,
+    /// Bytes that were read over.
+    passed: u64,
     devices_skipped: u64,
     keys_skipped: bool,
     output: &'a mut W,
@@ -66,6 +68,7 @@ pub fn normalise(
         os_release: None,
         bytes: 4096,
         inodes: 1,
+        passed: 0,
         devices_skipped: 0,
         keys_skipped: false,
         output,
@@ -368,11 +371,12 @@ impl<W: Write> Normaliser<'_, W> {
     }
 
     /// Reads over `size` bytes, with padding, that are not wanted.
-    fn pass(&self, size: u64, input: &mut impl Read, entry: &[u8]) -> Result<(), Refused> {
-        if size > self.limits.bytes {
+    fn pass(&mut self, size: u64, input: &mut impl Read, entry: &[u8]) -> Result<(), Refused> {
+        self.passed = self.passed.saturating_add(size);
+        if self.passed > self.limits.bytes {
             return Err(Refused::too_large(
                 entry,
-                format!("it has more than {} bytes", self.limits.bytes),
+                format!("what is left out has more than {} bytes", self.limits.bytes),
             ));
         }
         skip(size.saturating_add(padding(size)), input, entry)

@@ -1,8 +1,9 @@
 //! Extended headers of an archive: what they say of the next entry, read and written.
 //!
-//! Nothing is judged here but their form.
+//! Nothing is judged here but their form and their length.
 
 use super::super::Refused;
+use super::MAX_EXTENSION;
 
 /// What extended headers said about the next entry.
 #[derive(Default)]
@@ -15,11 +16,18 @@ pub(super) struct Extended {
     pub(super) mtime: Option<u64>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: bool,
+    /// Bytes of all headers of this entry.
+    bytes: u64,
 }
 
 impl Extended {
     /// Takes over what a header of the entry `entry` says.
     pub(super) fn read(&mut self, data: &[u8], entry: &[u8]) -> Result<(), Refused> {
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
+        if self.bytes > MAX_EXTENSION {
+            let limit = format!("its extended headers have more than {MAX_EXTENSION} bytes");
+            return Err(Refused::too_large(entry, limit));
+        }
         let bad = || Refused::bad(entry, "its extended header is malformed");
         let number = |v: &[u8]| {
             std::str::from_utf8(v).ok().and_then(|t| t.parse::<u64>().ok()).ok_or_else(bad)

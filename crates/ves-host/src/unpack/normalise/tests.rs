@@ -227,6 +227,15 @@ fn bombs() {
     large(&[pax("path", &[b'x'; 256]), file("x", b"")], "255");
     large(&[Raw { size: Some(1 << 30), ..raw("pax", b'x') }], "extended header");
     large(&[Raw { size: Some(1 << 30), ..raw("L", b'L') }], "extended header");
+    // Each header by itself is small enough.
+    let mut many = vec![pax("SCHILY.xattr.user.x", &[b'x'; 40 << 10]); 2];
+    judge(&archive(&[many[..1].to_vec(), vec![file("x", b"")]].concat())).expect("one is good");
+    many.push(file("x", b""));
+    large(&many, "its extended headers");
+    // So is each of what is left out.
+    let key = |n: u32| file(&format!("etc/ssh/ssh_host_{n}_key"), &vec![0; 600 << 10]);
+    judge(&archive(&[key(1)])).expect("one is good");
+    large(&[key(1), key(2)], "left out");
     let endless: Vec<_> = (0..200).map(|_| pax("comment", b"x")).collect();
     large(&endless, "headers");
     // Small when compressed.
