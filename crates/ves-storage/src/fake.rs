@@ -11,7 +11,7 @@ use ves_host::{HostError, ext4};
 use ves_types::{CtId, TemplateName};
 
 use crate::error::StorageError;
-use crate::host::{Host, Source, Template, Usage};
+use crate::host::{Each, Host, Seen, Source, Template, Usage};
 use crate::plan::{
     DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step, TemplateFacts,
     golden_bytes,
@@ -88,6 +88,22 @@ impl Model {
             online_growth,
             pool,
         }
+    }
+
+    /// What is told of it.
+    fn seen(&self, ct: CtId) -> Seen {
+        let mounted = matches!(self.mount, Mount::Ours { .. });
+        let usage = match &self.image {
+            Image::Ours { record, bytes, .. } => Usage {
+                allocated: 1 << 20,
+                used: mounted.then_some(200 << 20),
+                inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
+                used_inodes: mounted.then_some(10_011),
+                device: self.device.map(|_| 0x700 + u64::from(ct.get())),
+            },
+            Image::Absent | Image::Foreign(_) => Usage::default(),
+        };
+        Seen { image: self.image.clone(), mounted, usage }
     }
 
     /// What a step does; `golden` is the length of the template's golden image by inodes per group.
@@ -198,6 +214,7 @@ struct Node {
     pool: Option<PoolFacts>,
     fail_after: Option<u64>,
     applied: Vec<(CtId, String)>,
+    asked: Vec<&'static str>,
 }
 
 /// A node in memory.
@@ -257,6 +274,11 @@ impl FakeHost {
     /// The steps applied until now, as text.
     pub fn applied(&self) -> Vec<(CtId, String)> {
         self.node().applied.clone()
+    }
+
+    /// What was asked since this was last called, a word a call.
+    pub fn asked(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.node().asked)
     }
 
     /// The machine was switched off and on: mounts and devices are gone.
@@ -328,7 +350,8 @@ impl Node {
 
 impl Host for FakeHost {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
-        let node = self.node();
+        let mut node = self.node();
+        node.asked.push("observe");
         let facts = template.and_then(|t| node.templates.get(t)).map(|(_, facts)| facts.clone());
         let model = node.volumes.get(&ct).cloned().unwrap_or_default();
         Ok(model.observed(facts, self.online_growth, node.pool()))
@@ -364,30 +387,21 @@ impl Host for FakeHost {
         })
     }
 
-    fn usage(&self, ct: CtId) -> Result<Usage, StorageError> {
-        let node = self.node();
-        let Some(Model { image: Image::Ours { record, bytes, .. }, device, mount, .. }) =
-            node.volumes.get(&ct)
-        else {
-            return Ok(Usage::default());
-        };
-        let mounted = matches!(mount, Mount::Ours { .. });
-        Ok(Usage {
-            allocated: 1 << 20,
-            used: mounted.then_some(200 << 20),
-            inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
-            used_inodes: mounted.then_some(10_011),
-            device: device.map(|_| 0x700 + u64::from(ct.get())),
-        })
+    fn look(&self, ct: CtId) -> Result<Seen, StorageError> {
+        let mut node = self.node();
+        node.asked.push("look");
+        Ok(node.volumes.get(&ct).cloned().unwrap_or_default().seen(ct))
     }
 
-    fn volumes(&self) -> Result<Vec<CtId>, StorageError> {
-        let node = self.node();
+    fn look_all(&self) -> Result<Each<Seen>, StorageError> {
+        let mut node = self.node();
+        node.asked.push("look at all");
         let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);
-        Ok(there.map(|(ct, _)| *ct).collect())
+        Ok(there.map(|(ct, v)| (*ct, Ok(v.seen(*ct)))).collect())
     }
 
     fn pool(&self) -> Result<PoolFacts, StorageError> {
+        self.node().asked.push("pool");
         Ok(self.node().pool())
     }
 

@@ -6,7 +6,7 @@ use ves_host::unpack::{Feed, Init};
 use ves_types::{CtId, TemplateName};
 
 use crate::error::StorageError;
-use crate::plan::{Observed, PoolFacts, Step};
+use crate::plan::{Image, Observed, PoolFacts, Step};
 use crate::template::{Build, Progress};
 
 /// What a volume uses, for people.
@@ -22,6 +22,21 @@ pub struct Usage {
     pub used_inodes: Option<u64>,
     /// The device's number, where it is active.
     pub device: Option<u64>,
+}
+
+/// Something of each container; what cannot be found out of one says nothing of the others.
+pub type Each<T> = Vec<(CtId, Result<T, StorageError>)>;
+
+/// A volume by itself, without the pool and the templates: what it costs to see does not grow with
+/// the number of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The image.
+    pub image: Image,
+    /// Whether it is mounted by us.
+    pub mounted: bool,
+    /// What it uses.
+    pub usage: Usage,
 }
 
 /// A template, for people.
@@ -62,7 +77,7 @@ pub enum Source<'a> {
 /// The host, as far as storage is concerned. Synchronous; the callers hold the container's lock or
 /// the template's.
 pub trait Host: Send + Sync + 'static {
-    /// The volume as it is; `template` is looked at where it is given.
+    /// The volume as it is, with the pool, for planning; `template` is looked at where it is given.
     ///
     /// # Errors
     /// What could not be found out.
@@ -72,16 +87,16 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// What failed; what was done before stays done.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError>;
-    /// What the volume uses.
+    /// One volume by itself.
     ///
     /// # Errors
     /// What could not be found out.
-    fn usage(&self, ct: CtId) -> Result<Usage, StorageError>;
-    /// All containers that have an image.
+    fn look(&self, ct: CtId) -> Result<Seen, StorageError>;
+    /// All that have an image, by container; for each, what [`Self::look`] answers.
     ///
     /// # Errors
-    /// What could not be found out.
-    fn volumes(&self) -> Result<Vec<CtId>, StorageError>;
+    /// What could not be found out about all of them.
+    fn look_all(&self) -> Result<Each<Seen>, StorageError>;
     /// The pool's room.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, TemplateName};
 
 use crate::error::StorageError;
-use crate::host::{Host, Source, Template, Usage};
-use crate::plan::{self, Desired, Image, Mount, Observed, PoolFacts, Record, Step};
+use crate::host::{Host, Seen, Source, Template, Usage};
+use crate::plan::{self, Desired, Image, PoolFacts, Record, Step};
 use crate::template::{InUse, Progress, Uses};
 
 /// A volume, for the caller.
@@ -184,10 +184,8 @@ impl Service {
     /// foreign or cannot be looked at.
     pub fn list(&self) -> Result<Vec<Volume>, Fault> {
         let mut all = Vec::new();
-        let mut cts = self.host.volumes().map_err(|e| observing(&e))?;
-        cts.sort_unstable();
-        for ct in cts {
-            match self.look(ct) {
+        for (ct, seen) in self.host.look_all().map_err(|e| observing(&e))? {
+            match self.describe(ct, seen) {
                 Ok(volume) => all.extend(volume),
                 // One bad volume hides no other.
                 Err(fault) => tracing::warn!(%ct, %fault, "leave out of the list"),
@@ -197,8 +195,15 @@ impl Service {
     }
 
     fn look(&self, ct: CtId) -> Result<Option<Volume>, Fault> {
-        let Observed { image, mount, .. } =
-            self.host.observe(ct, None).map_err(|e| observing(&e))?;
+        self.describe(ct, self.host.look(ct))
+    }
+
+    fn describe(
+        &self,
+        ct: CtId,
+        seen: Result<Seen, StorageError>,
+    ) -> Result<Option<Volume>, Fault> {
+        let Seen { image, mounted, usage } = seen.map_err(|e| observing(&e))?;
         match image {
             Image::Absent => Ok(None),
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),
@@ -207,8 +212,8 @@ impl Service {
                 generation: self.fences.accepted(ct).map_or_else(Generation::default, |a| a.0),
                 record,
                 bytes,
-                usage: self.host.usage(ct).map_err(|e| observing(&e))?,
-                mounted: matches!(mount, Mount::Ours { .. }),
+                usage,
+                mounted,
             })),
         }
     }

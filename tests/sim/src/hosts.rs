@@ -44,7 +44,7 @@ impl Hosts {
     /// Whether nothing of any container is left.
     pub fn is_clean(&self) -> bool {
         let links = self.links.state().containers.values().all(|c| c.link.is_none());
-        self.volumes.volumes().is_ok_and(|v| v.is_empty()) && self.groups.is_clean() && links
+        self.volumes.look_all().is_ok_and(|v| v.is_empty()) && self.groups.is_clean() && links
     }
 
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.

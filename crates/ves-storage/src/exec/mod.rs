@@ -23,7 +23,7 @@ use self::template::Templates;
 use self::volume::{Backend, Images, Seen};
 use crate::config::Config;
 use crate::error::StorageError;
-use crate::host::{Host, Source, Template, Usage};
+use crate::host::{self, Each, Host, Source, Template, Usage};
 use crate::observe;
 use crate::plan::{Image, Mount, Observed, PoolFacts, Step};
 use crate::template::Progress;
@@ -93,6 +93,29 @@ impl<B: Backend> RealHost<B> {
             return Ok((Mount::Foreign(format!("what is in {}", root.display())), true));
         }
         Ok((Mount::None, true))
+    }
+
+    /// What is told of a volume.
+    fn describe(&self, ct: CtId, seen: Seen) -> Result<host::Seen, StorageError> {
+        let (mount, _) = self.mounted(ct, &seen)?;
+        let mut usage = Usage {
+            allocated: seen.allocated,
+            device: seen.device.as_ref().map(|d| d.number),
+            ..Usage::default()
+        };
+        if let Image::Ours { record, bytes, blocks } = &seen.image {
+            let reach = ext4::usable_blocks(*bytes, record.inodes_per_group).max(*blocks);
+            usage.inodes = Some(ext4::groups(reach * ext4::BLOCK) * record.inodes_per_group);
+        }
+        let mounted = matches!(mount, Mount::Ours { .. });
+        if mounted {
+            let root = self.layout.ct_root(ct);
+            let fs = rustix::fs::statvfs(&root)
+                .attempt(|| format!("ask for the usage of {}", root.display()))?;
+            usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
+            usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
+        }
+        Ok(host::Seen { image: seen.image, mounted, usage })
     }
 
     fn promised(&self) -> Result<u64, StorageError> {
@@ -220,30 +243,13 @@ impl<B: Backend> Host for RealHost<B> {
         }
     }
 
-    fn usage(&self, ct: CtId) -> Result<Usage, StorageError> {
-        let seen = self.backend.look(ct)?;
-        let (mount, _) = self.mounted(ct, &seen)?;
-        let mut usage = Usage {
-            allocated: seen.allocated,
-            device: seen.device.map(|d| d.number),
-            ..Usage::default()
-        };
-        if let Image::Ours { record, bytes, blocks } = seen.image {
-            let reach = ext4::usable_blocks(bytes, record.inodes_per_group).max(blocks);
-            usage.inodes = Some(ext4::groups(reach * ext4::BLOCK) * record.inodes_per_group);
-        }
-        if matches!(mount, Mount::Ours { .. }) {
-            let root = self.layout.ct_root(ct);
-            let fs = rustix::fs::statvfs(&root)
-                .attempt(|| format!("ask for the usage of {}", root.display()))?;
-            usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
-            usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
-        }
-        Ok(usage)
+    fn look(&self, ct: CtId) -> Result<host::Seen, StorageError> {
+        self.describe(ct, self.backend.look(ct)?)
     }
 
-    fn volumes(&self) -> Result<Vec<CtId>, StorageError> {
-        self.backend.list()
+    fn look_all(&self) -> Result<Each<host::Seen>, StorageError> {
+        let all = self.backend.look_all()?.into_iter();
+        Ok(all.map(|(ct, seen)| (ct, seen.and_then(|s| self.describe(ct, s)))).collect())
     }
 
     fn pool(&self) -> Result<PoolFacts, StorageError> {

@@ -16,6 +16,7 @@ use ves_types::CtId;
 
 use super::pool::{Pool, discard, sync_dir, until};
 use crate::error::StorageError;
+use crate::host::Each;
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
 use crate::plan::{Image, Record};
 
@@ -61,6 +62,11 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// What could not be found out.
     fn look(&self, ct: CtId) -> Result<Seen, StorageError>;
+    /// All volumes, by container.
+    ///
+    /// # Errors
+    /// What could not be found out about all of them.
+    fn look_all(&self) -> Result<Each<Seen>, StorageError>;
     /// Makes a volume from a golden image, beside its place.
     ///
     /// # Errors
@@ -202,8 +208,14 @@ impl Images {
             .attempt(what)?)
     }
 
-    /// The loop device of an image.
-    fn device(&self, ct: CtId, image: &File) -> Result<Option<u32>, HostError> {
+    /// The loop device of an image, which is looked for among all or, where that is given, among
+    /// those of a moment ago.
+    fn device(
+        &self,
+        ct: CtId,
+        image: &File,
+        attached: Option<&HashMap<FileId, u32>>,
+    ) -> Result<Option<u32>, HostError> {
         let id = FileId::of(image)?;
         let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(&ct).copied();
         if let Some(number) = known
@@ -211,13 +223,75 @@ impl Images {
         {
             return Ok(Some(number));
         }
-        let found = loopdev::all()?.into_iter().find(|(_, file)| *file == id).map(|(n, _)| n);
+        let found = match attached.map(|all| all.get(&id).copied()) {
+            None => loopdev::all()?.into_iter().find(|(_, file)| *file == id).map(|(n, _)| n),
+            // It may have another file by now.
+            Some(Some(number)) if loopdev::backing(number)? == Some(id) => Some(number),
+            Some(_) => None,
+        };
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
             Some(number) => devices.insert(ct, number),
             None => devices.remove(&ct),
         };
         Ok(found)
+    }
+
+    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<Seen, StorageError> {
+        let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
+        let path = self.path(ct);
+        let foreign = |why: String| Seen {
+            image: Image::Foreign(format!("{} ({why})", path.display())),
+            unfinished,
+            device: None,
+            allocated: 0,
+        };
+        let image = match self.open(ct, false) {
+            Err(e) if e.is(Errno::LOOP) => return Ok(foreign("a symbolic link".to_owned())),
+            other => other?,
+        };
+        let Some(image) = image else {
+            return Ok(Seen { image: Image::Absent, unfinished, device: None, allocated: 0 });
+        };
+        let meta = image.metadata().attempt(|| format!("look at {}", path.display()))?;
+        if !meta.is_file() {
+            return Ok(foreign("no file".to_owned()));
+        }
+        let mut value = [0u8; 1024];
+        let record = match rustix::fs::fgetxattr(&image, RECORD_ATTRIBUTE, &mut value) {
+            Err(Errno::NODATA) => return Ok(foreign("it has no record".to_owned())),
+            Err(Errno::RANGE) => Err("it is too long".to_owned()),
+            other => {
+                let n = other.attempt(|| format!("read the record of {}", path.display()))?;
+                observe::parse_volume_record(ct, value.get(..n).unwrap_or_default())
+            }
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => return Ok(foreign(format!("its record: {why}"))),
+        };
+        let number = self.device(ct, &image, attached)?;
+        let device = match number {
+            None => None,
+            Some(n) => Some(Device {
+                path: loopdev::path(n),
+                number: loopdev::device_number(n)?,
+                bytes: loopdev::size(n)?,
+            }),
+        };
+        // The kernel changes a mounted file system's superblock in the device's cache first.
+        let superblock = match &device {
+            None => ext4::inspect(&image)?,
+            Some(device) => {
+                let what = || format!("open {}", device.path.display());
+                ext4::inspect(&File::open(&device.path).attempt(what)?)?
+            }
+        };
+        let Some(superblock) = superblock else {
+            return Ok(foreign("it holds no ext4".to_owned()));
+        };
+        let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
+        Ok(Seen { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
     fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), StorageError> {
@@ -296,60 +370,14 @@ impl Backend for Images {
     }
 
     fn look(&self, ct: CtId) -> Result<Seen, StorageError> {
-        let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
-        let path = self.path(ct);
-        let foreign = |why: String| Seen {
-            image: Image::Foreign(format!("{} ({why})", path.display())),
-            unfinished,
-            device: None,
-            allocated: 0,
-        };
-        let image = match self.open(ct, false) {
-            Err(e) if e.is(Errno::LOOP) => return Ok(foreign("a symbolic link".to_owned())),
-            other => other?,
-        };
-        let Some(image) = image else {
-            return Ok(Seen { image: Image::Absent, unfinished, device: None, allocated: 0 });
-        };
-        let meta = image.metadata().attempt(|| format!("look at {}", path.display()))?;
-        if !meta.is_file() {
-            return Ok(foreign("no file".to_owned()));
-        }
-        let mut value = [0u8; 1024];
-        let record = match rustix::fs::fgetxattr(&image, RECORD_ATTRIBUTE, &mut value) {
-            Err(Errno::NODATA) => return Ok(foreign("it has no record".to_owned())),
-            Err(Errno::RANGE) => Err("it is too long".to_owned()),
-            other => {
-                let n = other.attempt(|| format!("read the record of {}", path.display()))?;
-                observe::parse_volume_record(ct, value.get(..n).unwrap_or_default())
-            }
-        };
-        let record = match record {
-            Ok(record) => record,
-            Err(why) => return Ok(foreign(format!("its record: {why}"))),
-        };
-        let number = self.device(ct, &image)?;
-        let device = match number {
-            None => None,
-            Some(n) => Some(Device {
-                path: loopdev::path(n),
-                number: loopdev::device_number(n)?,
-                bytes: loopdev::size(n)?,
-            }),
-        };
-        // The kernel changes a mounted file system's superblock in the device's cache first.
-        let superblock = match &device {
-            None => ext4::inspect(&image)?,
-            Some(device) => {
-                let what = || format!("open {}", device.path.display());
-                ext4::inspect(&File::open(&device.path).attempt(what)?)?
-            }
-        };
-        let Some(superblock) = superblock else {
-            return Ok(foreign("it holds no ext4".to_owned()));
-        };
-        let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
-        Ok(Seen { image, unfinished, device, allocated: meta.blocks() * 512 })
+        self.see(ct, None)
+    }
+
+    fn look_all(&self) -> Result<Each<Seen>, StorageError> {
+        let mut cts = self.list()?;
+        cts.sort_unstable();
+        let attached = loopdev::all()?.into_iter().map(|(number, file)| (file, number)).collect();
+        Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
     fn make(
@@ -409,7 +437,7 @@ impl Backend for Images {
 
     fn activate(&self, ct: CtId) -> Result<(), StorageError> {
         let image = self.need(ct)?;
-        if self.device(ct, &image)?.is_none() {
+        if self.device(ct, &image, None)?.is_none() {
             // The volume's own file system has a page cache; a second one would only cost memory.
             let number = loopdev::attach(&image, true)?;
             self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(ct, number);
@@ -419,7 +447,7 @@ impl Backend for Images {
 
     fn refresh(&self, ct: CtId) -> Result<(), StorageError> {
         let image = self.need(ct)?;
-        match self.device(ct, &image)? {
+        match self.device(ct, &image, None)? {
             Some(number) => Ok(loopdev::refresh_size(number)?),
             None => Ok(()),
         }
@@ -427,7 +455,7 @@ impl Backend for Images {
 
     fn deactivate(&self, ct: CtId) -> Result<(), StorageError> {
         let Some(image) = self.open(ct, false)? else { return Ok(()) };
-        match self.device(ct, &image)? {
+        match self.device(ct, &image, None)? {
             Some(number) => self.release(ct, number, FileId::of(&image)?),
             None => Ok(()),
         }
@@ -435,7 +463,7 @@ impl Backend for Images {
 
     fn remove(&self, ct: CtId) -> Result<(), StorageError> {
         if let Some(image) = self.open(ct, false)?
-            && self.device(ct, &image)?.is_some()
+            && self.device(ct, &image, None)?.is_some()
         {
             return Err(StorageError::InUse { ct });
         }

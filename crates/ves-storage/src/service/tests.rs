@@ -142,3 +142,21 @@ fn templates_are_made_once_and_not_removed_while_read() {
     let fault = f.service.ensure(&fence(101, 1), &wish(1)).expect_err("no template");
     assert_eq!(fault.reason, Reason::TemplateUnknown);
 }
+
+#[test]
+fn a_list_looks_once_however_many_there_are() {
+    let f = fixture();
+    for ct in 101..=140 {
+        f.service
+            .ensure(&fence(ct, 1), &Desired { mounted: ct % 2 == 0, ..wish(1) })
+            .expect("made");
+    }
+    f.host.asked();
+    let listed = f.service.list().expect("listed");
+    assert_eq!(f.host.asked(), ["look at all"], "neither the pool nor each volume by itself");
+    assert_eq!(listed.len(), 40);
+    for volume in listed {
+        assert_eq!(f.service.get(volume.ct).expect("there"), volume);
+        assert_eq!(f.host.asked(), ["look"]);
+    }
+}
