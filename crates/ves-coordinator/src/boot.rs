@@ -46,6 +46,7 @@ fn after_boot(index: &Index, boot: &str, change: &mut Change) -> Vec<OpId> {
         } else {
             if record.run != RunState::Stopped {
                 record.set_run(RunState::Stopped);
+                record.release();
             }
             change.containers.push(record);
         }

@@ -89,6 +89,9 @@ impl Coordinator {
                     .map(|op| OpRecord::clone(op))
                     .and_then(|op| index.container(ct).map(|record| (op, Record::clone(record))))
             };
+            if current.as_ref().is_ok_and(|(op, _)| op.state != OpState::Running) {
+                return;
+            }
             let (op, record) = match current {
                 Ok(current) => current,
                 Err(fault) => {
@@ -231,6 +234,7 @@ impl Coordinator {
         let record = match seen {
             Some(seen) => {
                 record.seen_incarnation = seen.process.incarnation;
+                record.release();
                 stage::settled(record)
             }
             None => Some(record),
@@ -242,8 +246,8 @@ impl Coordinator {
         self.store(op, update, Some(record)).await;
     }
 
-    /// Stores a change of the operation and of its container, until that succeeds: there is no
-    /// going on without. `record`: unchanged, gone, or new.
+    /// Stores a change of the operation and of its container, as often as the store fails: there is
+    /// no going on without. What it refuses ends the operation. `record`: unchanged, gone, or new.
     async fn store(
         &self,
         op: &OpRecord,
@@ -252,11 +256,23 @@ impl Coordinator {
     ) {
         let update = Arc::new(update);
         let mut pause = PAUSE.0;
+        let mut refused = None;
         loop {
             let (id, record, update) = (op.id.clone(), record.clone(), Arc::clone(&update));
+            let why = refused.clone();
             let result = self
                 .transact(move |index, change| {
                     let mut new = OpRecord::clone(index.operation(&id)?);
+                    if let Some(why) = why {
+                        end(&mut new, Some(&why));
+                        if let Some(Ok(record)) = new.ct.map(|ct| index.container(ct)) {
+                            let mut record = Record::clone(record);
+                            record.problem = Some(Problem::from(&why));
+                            change.containers.push(record);
+                        }
+                        change.operations.push(new);
+                        return Ok(());
+                    }
                     update(&mut new);
                     match (record, new.ct) {
                         (Some(Some(record)), _) => change.containers.push(record),
@@ -269,6 +285,14 @@ impl Coordinator {
                 .await;
             match result {
                 Ok(()) => return,
+                Err(fault) if fault.reason != Reason::HostFailed && refused.is_none() => {
+                    tracing::error!(error = %fault, "an operation's change is refused");
+                    refused = Some(fault);
+                }
+                Err(fault) if fault.reason != Reason::HostFailed => {
+                    tracing::error!(error = %fault, "an operation's end is refused");
+                    return;
+                }
                 Err(fault) => {
                     tracing::error!(error = %fault, "storing an operation failed, trying again");
                     tokio::time::sleep(pause).await;

@@ -223,10 +223,10 @@ impl Index {
 
     fn put_container(&mut self, new: Record) {
         let ct = new.id;
-        if let Some(old) = self.containers.get(&ct)
-            && let Some(name) = &old.spec.name
-        {
-            self.names.remove(name);
+        if let Some(old) = self.containers.get(&ct) {
+            for name in old.spec.name.iter().chain(&old.held.names) {
+                self.names.remove(name);
+            }
         }
         if let Some(name) = &new.spec.name {
             self.names.insert(name.clone(), ct);
@@ -245,7 +245,7 @@ impl Index {
 
     fn remove_container(&mut self, ct: CtId) {
         let Some(old) = self.containers.remove(&ct) else { return };
-        if let Some(name) = &old.spec.name {
+        for name in old.spec.name.iter().chain(&old.held.names) {
             self.names.remove(name);
         }
         self.slots.remove(&old.slot.get());
@@ -459,7 +459,7 @@ fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
 fn claims_of(record: &Record) -> BTreeSet<Key> {
     let mut claims: BTreeSet<Key> =
         record.owned_addresses().into_iter().map(Key::address).collect();
-    claims.extend(record.spec.name.as_ref().map(Key::name));
+    claims.extend(record.spec.name.iter().chain(&record.held.names).map(Key::name));
     claims.insert(Key::slot(record.slot));
     claims
 }

@@ -174,6 +174,21 @@ pub struct Record {
     pub residue: bool,
     /// Why it is not what it should be.
     pub problem: Option<Problem>,
+    /// What it had before the change under way.
+    #[serde(default)]
+    pub held: Held,
+}
+
+/// What a change under way takes from a container: nobody else's until the change has succeeded, so
+/// that it can be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Addresses.
+    pub addresses: Vec<CtAddress>,
+    /// Names.
+    pub names: Vec<CtName>,
+    /// What it ran with, where that differed from what is saved.
+    pub running: Option<Box<Spec>>,
 }
 
 impl Record {
@@ -187,9 +202,10 @@ impl Record {
         Fence { ct: self.id, generation: self.generation, epoch: self.epoch }
     }
 
-    /// Addresses that are its own: saved ones and those it runs with.
+    /// Addresses that are its own: saved ones, those it runs with, and those of before a change.
     pub fn owned_addresses(&self) -> Vec<CtAddress> {
         let mut all = self.spec.addresses.clone();
+        all.extend(self.held.addresses.iter().copied());
         all.extend(self.running.iter().flat_map(|r| r.addresses.iter().copied()));
         all.sort_unstable();
         all.dedup();
@@ -213,9 +229,27 @@ impl Record {
             self.since.process = self.generation;
             self.since.link = self.generation;
         } else {
-            self.running = None;
+            self.hold();
+            if let Some(running) = self.running.take() {
+                self.held.running = Some(Box::new(running));
+            }
         }
         self.problem = None;
+    }
+
+    /// Keeps what it has until the change that begins has succeeded or was taken back.
+    fn hold(&mut self) {
+        self.held.addresses = self.owned_addresses();
+        if let Some(name) = &self.spec.name
+            && !self.held.names.contains(name)
+        {
+            self.held.names.push(name.clone());
+        }
+    }
+
+    /// Gives up what it had before a change that is over.
+    pub fn release(&mut self) {
+        self.held = Held::default();
     }
 
     /// Makes every service be asked again.
@@ -232,6 +266,7 @@ impl Record {
 
     /// Gives it these specifications; `running` is kept only where it differs.
     pub fn set_specs(&mut self, spec: Spec, running: Spec) {
+        self.hold();
         let before = self.effective().clone();
         self.generation = self.generation.next();
         self.running = (self.run == RunState::Running && running != spec).then_some(running);

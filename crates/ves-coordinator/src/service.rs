@@ -16,7 +16,9 @@ use ves_types::{CtId, Epoch, Generation};
 
 use crate::config::Config;
 use crate::ledger::{Change, Index, Ledger};
-use crate::model::{Action, OpId, OpRecord, OpState, Presence, Progress, Record, RunState, Since};
+use crate::model::{
+    Action, Held, OpId, OpRecord, OpState, Presence, Progress, Record, RunState, Since,
+};
 use crate::peers::Peers;
 use crate::plan::{Desired, Phase, plan};
 use crate::sight::Sight;
@@ -523,6 +525,7 @@ fn new_record(
         seen_incarnation: 0,
         residue: false,
         problem: None,
+        held: Held::default(),
     })
 }
 

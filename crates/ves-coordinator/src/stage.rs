@@ -87,6 +87,7 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
                 return Undo::Onward;
             }
             record.set_run(RunState::Running);
+            record.running = record.held.running.take().map(|spec| *spec);
         }
         Action::Set { old_spec, old_running, restart, .. } => {
             let mut spec = (**old_spec).clone();

@@ -69,6 +69,7 @@ fn ten_thousand_containers() {
             seen_incarnation: 0,
             residue: false,
             problem: None,
+            held: ves_coordinator::model::Held::default(),
         };
         let key = Key::container(id);
         batch.claims.push((Key::slot(record.slot), id));
@@ -140,6 +141,8 @@ fn watches_resume() {
         .map(|e| (e.container.as_ref().map_or(0, |c| c.id), e.deleted, e.initial))
         .collect();
     assert_eq!(told, [(101, true, false), (102, false, false)], "each once, as it is now");
+    assert_eq!(events[0].revision, last, "a break between the two loses neither");
+    assert!(events[1].revision > last);
     // Of another life of the coordinator nothing is known: everything anew.
     sim.restart(Service::Coordinator);
     sim.until("it is back", || sim.get("102").is_ok());

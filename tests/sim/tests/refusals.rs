@@ -242,3 +242,56 @@ fn an_operation_without_a_readable_container_ends() {
     assert_eq!(end.fault.expect("says so").reason, "RECORD_CORRUPT");
     sim.kernel().hold(101, false);
 }
+
+#[test]
+fn what_a_change_takes_is_nobody_elses_until_it_succeeds() {
+    let sim = Sim::new();
+    let web = |id| Command::create(id, |s| s.name = "web".into());
+    let at = |id| Command::create(id, |s| s.addresses = strings(&["192.0.2.1"]));
+    let first = Command::create(101, |s| {
+        s.name = "web".into();
+        s.addresses = strings(&["192.0.2.1"]);
+    });
+    sim.run(&first).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let change = || {
+        Command::update("101", |r| {
+            r.update_mask = strings(&["name"]);
+            r.spec = Some(pb::ContainerSpec { name: "shop".into(), ..Default::default() });
+            r.remove_addresses = strings(&["all"]);
+            r.save = true;
+        })
+    };
+    sim.kernel().script(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
+    sim.kernel().hold(101, true);
+    let op = sim.ask(|| change().send(sim.containers())).expect("begun");
+    refused(&sim, &web(102), Reason::NameTaken, &[("holder", "101")]);
+    refused(&sim, &at(102), Reason::AddressTaken, &[("holder", "101")]);
+    sim.kernel().hold(101, false);
+    assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Failed);
+    let spec = sim.get("web").expect("named as before").spec.expect("set");
+    assert_eq!(spec.addresses, ["192.0.2.1"]);
+    assert_eq!(sim.get("shop").expect_err("given back").reason, Reason::ContainerUnknown);
+    sim.run(&change()).expect("changed");
+    assert_eq!(sim.get("web").expect_err("given up").reason, Reason::ContainerUnknown);
+    sim.run(&web(102)).expect("free now");
+    sim.run(&at(103)).expect("free now");
+}
+
+#[test]
+fn a_stop_that_fails_keeps_what_was_not_saved() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let unsaved = Command::update("101", |r| {
+        r.add_addresses = strings(&["192.0.2.1"]);
+    });
+    sim.run(&unsaved).expect("set");
+    sim.kernel().script(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
+    sim.run(&Command::stop("101")).expect_err("as scripted");
+    let running = sim.get("101").expect("there").running_spec.expect("as before");
+    assert_eq!(running.addresses, ["192.0.2.1"]);
+    assert_eq!(sim.kernel().ct(101).link.expect("up").len(), 1);
+    sim.run(&Command::stop("101")).expect("stopped");
+    sim.run(&Command::create(102, |s| s.addresses = strings(&["192.0.2.1"]))).expect("free now");
+}

@@ -235,7 +235,11 @@ impl Watcher {
         let (cts, revision) = changed
             .unwrap_or_else(|| (index.containers().map(|r| r.id).collect(), index.revision()));
         drop(index);
+        // Who resumes in the middle of these is told all of them again.
+        let before = if initial { 0 } else { self.at };
+        let last = cts.last().copied();
         for ct in cts {
+            let revision = if Some(ct) == last { revision } else { before };
             let record = self.coordinator.ledger().read().container(ct).map(std::sync::Arc::clone);
             let (container, deleted) = match record {
                 Ok(record) => (self.coordinator.render(&record), false),
