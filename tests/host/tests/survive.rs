@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ves_kit::stack::{READY, program};
+use ves_kit::stack::{READY, Started, program};
 use ves_kit::{Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
 use ves_types::layout::{self, Service};
@@ -80,6 +80,48 @@ fn daemons_die_under_traffic_and_nobody_notices() {
     let answered = traffic.answered.into_inner();
     assert!(lost.is_empty(), "{} of {answered} requests were lost: {lost:?}", lost.len());
     println!("{} kills, {answered} requests answered, none lost", ROUNDS * Service::ALL.len());
+}
+
+#[test]
+fn programs_are_replaced_under_traffic_and_nobody_notices() {
+    need!(node::node());
+    let node = TestNode::start_from_copies();
+    node.template("web", &web_rootfs());
+    let ct = node.ct();
+    let address: IpAddr = node::ipv4(ct).into();
+    node.ok(&format!(
+        "create {ct} --ostemplate web --ipadd {address} --diskspace 128M --ram 128M --numproc 60"
+    ));
+    node.ok(&format!("start {ct}"));
+    http::get_within(address, Duration::from_secs(20)).expect("the web server answers");
+
+    let traffic = Traffic::default();
+    std::thread::scope(|scope| {
+        let _ends = StopAtEnd(&traffic);
+        scope.spawn(|| traffic.ask(address));
+        let before = Facts::of(&node, ct);
+        let programs = node.stack().bin_dir();
+        for name in Service::ALL.into_iter().map(program).chain(["ves-init"]) {
+            // As a package manager does it: a new file in the old one's place.
+            let new = programs.join("new");
+            std::fs::copy(programs.join(name), &new).expect("copied");
+            std::fs::rename(&new, programs.join(name)).expect("replaced");
+        }
+        for service in Service::ALL {
+            let started = node.stack().start(service).expect("started again");
+            assert_eq!(started, Started::Upgraded, "{}", program(service));
+            node.stack().wait_ready(service, READY).expect("listening again");
+            let now = Facts::of(&node, ct);
+            assert_eq!(now, before, "after the upgrade of {}", program(service));
+            traffic.answers(ANSWERS, &format!("after the upgrade of {}", program(service)));
+        }
+        Session::open(&node, ct).echo("after the upgrade");
+    });
+    let lost = traffic.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(lost.is_empty(), "{} requests were lost: {lost:?}", lost.len());
+    // What is new can end what the old began.
+    node.ok(&format!("restart {ct}"));
+    http::get_within(address, Duration::from_secs(20)).expect("the web server answers");
 }
 
 #[test]

@@ -76,7 +76,27 @@ impl TestNode {
     /// As [`Self::start`].
     #[track_caller]
     pub fn start_with(sections: &str) -> Self {
+        Self::start_from(TestLayout::new(), bin_dir(), sections)
+    }
+
+    /// The same from copies of the programs in a directory of its own, which may be replaced.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[track_caller]
+    pub fn start_from_copies() -> Self {
         let dir = TestLayout::new();
+        let copies = dir.dir().join("bin");
+        std::fs::create_dir(&copies).expect("a directory for programs");
+        let programs = Service::ALL.into_iter().map(stack::program).chain(["ves-init", "virtctl"]);
+        for name in programs {
+            std::fs::copy(bin_dir().join(name), copies.join(name)).expect("a copy");
+        }
+        Self::start_from(dir, copies, "")
+    }
+
+    #[track_caller]
+    fn start_from(dir: TestLayout, programs: PathBuf, sections: &str) -> Self {
         // The coordinator's user must get through to its socket.
         run("chmod", &["0755", dir.dir().to_str().expect("test paths are text")]);
         let configs = dir.dir().join("etc");
@@ -88,7 +108,7 @@ impl TestNode {
             std::fs::write(configs.join(format!("{}.toml", service.name())), text)
                 .expect("a configuration file");
         }
-        let stack = Stack::new(dir.layout().clone(), bin_dir(), dir.dir().join("logs"));
+        let stack = Stack::new(dir.layout().clone(), programs, dir.dir().join("logs"));
         let mut stack = stack.with_configs(configs);
         stack.prepare().expect("directories for the daemons");
         let node = Self { stack, ids: Mutex::default(), dir };
