@@ -14,9 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -37,6 +37,13 @@ use crate::link::Link;
 const OOM_SCORE: &str = "-900";
 /// The most clients at once; each is a descriptor.
 const MOST_CLIENTS: usize = 64;
+/// The most of them at the console, so that who asks or tells something always finds a place.
+const MOST_CONSOLES: usize = 32;
+/// How much the container may print and say in each [`TICK`]. The work of passing it on is the node's.
+const MOST_PER_TICK: usize = 1024 * 1024;
+const TICK: Duration = Duration::from_millis(100);
+/// How long all clients together may take for the last of the console.
+const LAST: Duration = Duration::from_secs(1);
 /// The most input that waits for the console.
 const MOST_INPUT: usize = 64 * 1024;
 
@@ -145,7 +152,7 @@ fn prepare(
         plan: plan.clone(),
         waiting,
         listener,
-        _lock: lock,
+        lock,
         guard: std::mem::take(guard),
         clients: Vec::new(),
         ring: Ring::default(),
@@ -155,6 +162,7 @@ fn prepare(
         kind: InitKind::Other,
         asked: false,
         killed: false,
+        allowance: Allowance::new(),
     };
     monitor.record().map_err(failed)?;
     Ok(Some(monitor))
@@ -208,8 +216,12 @@ enum Role {
     Follower,
     /// It looks at the console.
     Console,
+    /// It gets the scroll-back, then the end.
+    Scrollback,
     /// It gets what is queued, then the end.
     Leaving,
+    /// It is closed now.
+    Dropped,
 }
 
 #[derive(Debug)]
@@ -223,8 +235,8 @@ struct Monitor {
     plan: MonitorPlan,
     waiting: Waiting,
     listener: UnixListener,
-    /// Held for as long as the monitor lives.
-    _lock: OwnedFd,
+    /// Held until there is nothing left of the run.
+    lock: OwnedFd,
     guard: Guard,
     clients: Vec<Client>,
     ring: Ring,
@@ -236,6 +248,30 @@ struct Monitor {
     kind: InitKind,
     asked: bool,
     killed: bool,
+    allowance: Allowance,
+}
+
+/// How much of what the container prints and says is still served in this tick.
+#[derive(Debug)]
+struct Allowance {
+    ends: Instant,
+    left: usize,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { ends: Instant::now() + TICK, left: MOST_PER_TICK }
+    }
+    /// How long to serve nothing of it; `None` where it may be served.
+    fn pause(&mut self, now: Instant) -> Option<Duration> {
+        if now >= self.ends {
+            *self = Self { ends: now + TICK, left: MOST_PER_TICK };
+        }
+        (self.left == 0).then(|| self.ends.saturating_duration_since(now))
+    }
+    fn spend(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
 }
 
 /// What woke the loop.
@@ -308,8 +344,8 @@ impl Monitor {
                 self.serve_client(index, *flags);
             }
             self.clients.retain(|c| {
-                let done = c.role == Role::Leaving && c.link.is_idle();
-                !c.link.is_gone() && !done
+                let leaves = matches!(c.role, Role::Leaving | Role::Scrollback);
+                !c.link.is_gone() && c.role != Role::Dropped && !(leaves && c.link.is_idle())
             });
             if woken.knock {
                 self.admit();
@@ -323,8 +359,10 @@ impl Monitor {
         }
     }
 
-    fn wait(&self) -> rustix::io::Result<Woken> {
-        let mut console = PollFlags::IN;
+    fn wait(&mut self) -> rustix::io::Result<Woken> {
+        let pause = self.allowance.pause(Instant::now());
+        let mut console = PollFlags::empty();
+        console.set(PollFlags::IN, pause.is_none());
         console.set(PollFlags::OUT, !self.input.is_empty());
         let mut fds = vec![
             PollFd::new(&self.waiting.child.pidfd, PollFlags::IN),
@@ -333,14 +371,15 @@ impl Monitor {
         ];
         for client in &self.clients {
             // Who types faster than the terminal takes it waits.
-            let read = client.role != Role::Leaving
+            let read = !matches!(client.role, Role::Leaving | Role::Scrollback)
                 && (client.role != Role::Console || self.input.len() < MOST_INPUT);
             fds.push(PollFd::new(&client.link.stream, client.link.interest(read)));
         }
-        if let Some(notify) = &self.waiting.notify {
+        if let Some(notify) = self.waiting.notify.as_ref().filter(|_| pause.is_none()) {
             fds.push(PollFd::new(notify, PollFlags::IN));
         }
-        poll(&mut fds, None)?;
+        let pause = pause.map(|pause| Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() });
+        poll(&mut fds, pause.as_ref())?;
         let mut flags = fds.iter().map(PollFd::revents);
         let mut next = || flags.next().unwrap_or(PollFlags::empty());
         let (ended, console, knock) = (!next().is_empty(), next(), !next().is_empty());
@@ -363,13 +402,14 @@ impl Monitor {
             return false;
         };
         let bytes = piece.get(..n).unwrap_or_default();
+        self.allowance.spend(n);
         self.ring.push(bytes);
         let frame = Frame::new(Tag::Output, bytes);
         for client in self.clients.iter_mut().filter(|c| c.role == Role::Console) {
             if client.link.is_full() {
-                // A watcher that does not look must not hold up the container; it can come back
-                // for what is still in the scroll-back.
-                client.role = Role::Leaving;
+                // A watcher that does not look must hold up neither the container nor a place; it
+                // can come back for what is still in the scroll-back.
+                client.role = Role::Dropped;
             } else {
                 client.link.send(&frame);
             }
@@ -381,6 +421,8 @@ impl Monitor {
     fn hear(&mut self) {
         let mut text = [0; 4096];
         let Some(Ok(n)) = self.waiting.notify.as_ref().map(|s| s.recv(&mut text)) else { return };
+        // The shortest packet costs as much work as some bytes.
+        self.allowance.spend(n.max(1024));
         let text = text.get(..n).unwrap_or_default();
         if text.split(|b| *b == b'\n').any(|line| line == b"READY=1") && !self.booted {
             self.booted = true;
@@ -433,7 +475,8 @@ impl Monitor {
                         pty::resize(&self.waiting.console.master, rows, cols).ok();
                     }
                 }
-                _ => client.role = Role::Leaving,
+                // Nobody who understands the other side says this.
+                _ => client.role = Role::Dropped,
             }
         }
         self.type_input_now();
@@ -478,12 +521,19 @@ impl Monitor {
                 return;
             }
             Request::Console { scrollback_only } => {
+                let at_it = |c: &&Client| matches!(c.role, Role::Console | Role::Scrollback);
+                if self.clients.iter().filter(at_it).count() >= MOST_CONSOLES {
+                    if let Some(client) = self.clients.get_mut(index) {
+                        client.role = Role::Dropped;
+                    }
+                    return;
+                }
                 let contents = self.ring.contents();
                 if let Some(client) = self.clients.get_mut(index) {
                     for piece in contents.chunks(LONGEST) {
                         client.link.send(&Frame::new(Tag::Output, piece));
                     }
-                    client.role = if scrollback_only { Role::Leaving } else { Role::Console };
+                    client.role = if scrollback_only { Role::Scrollback } else { Role::Console };
                 }
                 return;
             }
@@ -527,10 +577,26 @@ impl Monitor {
             }
         }
         self.guard.clean();
-        for client in std::mem::take(&mut self.clients) {
-            if client.role == Role::Console && !client.link.is_idle() {
-                client.link.finish(1);
+        // From now on another may begin.
+        drop(self.lock);
+        // All at once, so that the slow do not keep each other, and the rest is closed.
+        let end = Instant::now() + LAST;
+        self.clients.retain(|c| matches!(c.role, Role::Console | Role::Scrollback));
+        loop {
+            self.clients.retain(|c| !c.link.is_gone() && !c.link.is_idle());
+            let left = end.saturating_duration_since(Instant::now());
+            if self.clients.is_empty() || left.is_zero() {
+                return;
             }
+            let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let mut fds: Vec<_> =
+                self.clients.iter().map(|c| PollFd::new(&c.link.stream, PollFlags::OUT)).collect();
+            match poll(&mut fds, Some(&left)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            drop(fds);
+            self.clients.iter_mut().for_each(|c| c.link.flush());
         }
     }
 }
@@ -547,4 +613,22 @@ fn write_record(path: &Path, record: &impl serde::Serialize) -> Result<(), HostE
 
 fn signal_of(number: u32) -> Option<Signal> {
     i32::try_from(number).ok().and_then(namespace::signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_prints_too_much_waits_for_the_next_tick() {
+        let mut allowance = Allowance::new();
+        let begun = allowance.ends;
+        assert_eq!(allowance.pause(begun), None);
+        allowance.spend(MOST_PER_TICK - 1);
+        assert_eq!(allowance.pause(begun), None);
+        allowance.spend(16 * 1024);
+        assert_eq!(allowance.pause(begun), Some(TICK));
+        assert_eq!(allowance.pause(begun + TICK / 2), Some(TICK / 2));
+        assert_eq!(allowance.pause(begun + TICK), None);
+    }
 }

@@ -357,3 +357,24 @@ fn a_start_is_quick() {
     // Builds without optimisation on a busy machine included; what it is in earnest, the bench says.
     assert!(times[10] < Duration::from_secs(1), "{times:?}");
 }
+
+#[test]
+fn watchers_of_the_console_leave_room_for_control() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9445, |_| {});
+    // More than a connection takes, so that those who do not look stay behind.
+    world.start(world.script("while :; do echo 0123456789012345678901234567890123456789; done"));
+    let mut watchers: Vec<_> =
+        (0..80).map(|n| world.host.console(world.ct, n % 2 == 0).expect("a connection")).collect();
+    for _ in 0..3 {
+        assert!(world.observe().monitor.is_some_and(|m| m.running));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    watchers.truncate(20);
+    let begun = std::time::Instant::now();
+    let observed = world.stop(0);
+    assert_eq!((observed.monitor, observed.leftovers), (None, false));
+    assert!(begun.elapsed() < Duration::from_secs(10), "the slow keep nobody");
+}
