@@ -18,12 +18,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use ves_host::init::frame::{Decoder, Frame, Tag};
@@ -37,6 +38,12 @@ use crate::link::Link;
 
 /// The most input that waits for the command.
 const MOST_INPUT: usize = 256 * 1024;
+/// How long it may take until the command executes. The daemon is a little more patient.
+const START: Duration = Duration::from_secs(10);
+/// How long the killed may take to die; the frozen of version 1 do not before they are thawed.
+const DIE: Duration = Duration::from_secs(1);
+/// The most a terminal keeps of what was written before the end.
+const MOST_TERMINAL: u64 = 128 * 1024;
 
 /// What those on the way inside tell the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,7 +90,7 @@ fn supervise(session: OwnedFd) -> Result<(), HostError> {
     let link = Link::new(UnixStream::from(session)).attempt(|| "set up the session".to_owned())?;
     let mut session = Session { link, input: Vec::new(), input_ends: false };
     let Some(plan) = session.plan()? else { return Ok(()) };
-    match start(&plan) {
+    match start(&plan, &session.link.stream) {
         Ok(running) => {
             session.link.send(&Frame::new(Tag::Started, []));
             session.run(running, plan.terminal.is_some())
@@ -132,6 +139,9 @@ impl Session {
     }
 
     fn run(mut self, mut running: Running, terminal: bool) -> Result<(), HostError> {
+        // What came together with the plan.
+        self.obey(&running, terminal);
+        self.feed(&mut running, terminal);
         loop {
             let ended = self.turn(&mut running, terminal)?;
             if self.link.is_gone() {
@@ -142,7 +152,7 @@ impl Session {
                 return Ok(());
             }
             if ended && let Some(ended) = namespace::reap(&running.child)? {
-                self.drain(&mut running);
+                self.drain(&mut running, terminal);
                 self.link.send(&Frame::json(Tag::Ended, &ended));
                 self.link.finish(30);
                 return Ok(());
@@ -239,35 +249,52 @@ impl Session {
     }
 
     /// Passes on what is there of each output, once.
-    fn read(&mut self, running: &mut Running) -> bool {
-        let mut some = false;
+    fn read(&mut self, running: &mut Running) {
         for (place, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
-            let Some(fd) = place else { continue };
-            let mut piece = [0; 32 * 1024];
-            match rustix::io::read(fd, &mut piece) {
-                Ok(n @ 1..) => {
-                    some = true;
-                    self.link.send(&Frame::new(tag, piece.get(..n).unwrap_or_default()));
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // The end; a terminal says it with an error.
-                Ok(0) | Err(_) => *place = None,
-            }
+            pass_on(&mut self.link, place, tag, u64::MAX);
         }
-        some
     }
 
-    /// Passes on all that was written before the end. Who still holds the other ends is not waited
-    /// for.
-    fn drain(&mut self, running: &mut Running) {
-        while !self.link.is_gone() && self.read(running) {
-            while self.link.is_full() && !self.link.is_gone() {
-                let mut fds = [PollFd::new(&self.link.stream, PollFlags::OUT)];
-                if poll(&mut fds, None).is_err() {
-                    return;
+    /// Passes on what was written before the end and is still on its way. Who still holds the other
+    /// ends is neither waited for nor heard, however much it writes.
+    fn drain(&mut self, running: &mut Running, terminal: bool) {
+        for (place, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
+            let Some(fd) = place else { continue };
+            // A terminal does not tell all that it keeps, but keeps little.
+            let there = if terminal { Ok(MOST_TERMINAL) } else { rustix::io::ioctl_fionread(fd) };
+            let mut left = there.unwrap_or_default();
+            while left > 0 && !self.link.is_gone() {
+                match pass_on(&mut self.link, place, tag, left) {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
                 }
-                self.link.flush();
+                while self.link.is_full() && !self.link.is_gone() {
+                    let mut fds = [PollFd::new(&self.link.stream, PollFlags::OUT)];
+                    match poll(&mut fds, None) {
+                        Ok(_) | Err(Errno::INTR) => self.link.flush(),
+                        Err(_) => return,
+                    }
+                }
             }
+        }
+    }
+}
+
+/// Passes on at most `most` bytes of an output; answers how many, and takes it away at its end.
+fn pass_on(link: &mut Link, place: &mut Option<OwnedFd>, tag: Tag, most: u64) -> u64 {
+    let Some(fd) = place else { return 0 };
+    let mut piece = [0; 32 * 1024];
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(piece.len());
+    match rustix::io::read(fd, piece.get_mut(..most).unwrap_or_default()) {
+        Ok(n @ 1..) => {
+            link.send(&Frame::new(tag, piece.get(..n).unwrap_or_default()));
+            u64::try_from(n).unwrap_or_default()
+        }
+        Err(Errno::AGAIN | Errno::INTR) => 0,
+        // The end; a terminal says it with an error.
+        Ok(0) | Err(_) => {
+            *place = None;
+            0
         }
     }
 }
@@ -275,16 +302,24 @@ impl Session {
 /// A monitor's init, held by a descriptor.
 fn target(plan: &ExecPlan) -> Result<(Status, OwnedFd), HostError> {
     let what = || "ask the monitor for init".to_owned();
-    let mut stream = UnixStream::connect(report::socket(&plan.dir)).attempt(what)?;
+    let mut stream = match UnixStream::connect(report::socket(&plan.dir)) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Err(Errno::NOTCONN).attempt(what);
+        }
+        other => other.attempt(what)?,
+    };
     let request = Frame::json(Tag::Request, &Request::Pidfd).encode();
     stream.write_all(&request).attempt(what)?;
+    if !channel::wait(&stream, START)? {
+        return Err(Errno::TIMEDOUT).attempt(what);
+    }
     let packet = channel::receive(&stream)?;
     let mut decoder = Decoder::default();
     decoder.push(&packet.bytes);
     let answer = decoder.next_frame().ok().flatten().and_then(|frame| frame.parse());
     match (answer, packet.fds.into_iter().next()) {
         (Some(Answer::Status(status)), Some(pidfd)) if status.running => Ok((status, pidfd)),
-        _ => Err(std::io::Error::from(ErrorKind::NotConnected)).attempt(|| "enter it".to_owned()),
+        _ => Err(Errno::NOTCONN).attempt(|| "enter it".to_owned()),
     }
 }
 
@@ -300,9 +335,38 @@ fn unified(mount: &Path, group: &str, init_pid: u32) -> Result<File, HostError> 
     File::open(&dir).attempt(|| format!("open {}", dir.display()))
 }
 
-fn start(plan: &ExecPlan) -> Result<Running, Failure> {
+/// The node's user that is root of the container. Its map never changes, and where its number
+/// belongs to another process by now, entering fails.
+fn owner(init_pid: u32) -> Result<u32, HostError> {
+    let path = format!("/proc/{init_pid}/uid_map");
+    let text = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
+    let base = text.split_ascii_whitespace().nth(1).and_then(|base| base.parse().ok());
+    base.ok_or_else(|| HostError::parse(format!("read {path}"), &text))
+}
+
+/// Starts the command, unless `peer` leaves before it executes.
+fn start(plan: &ExecPlan, peer: &UnixStream) -> Result<Running, Failure> {
     let failed = |e: HostError| perform::failure("enter the container", &e);
     let (status, pidfd) = target(plan).map_err(failed)?;
+    start_in(plan, peer, &status, &pidfd).map_err(|failure| {
+        if channel::wait(&pidfd, Duration::ZERO).unwrap_or(false) {
+            // Whatever it was that failed then.
+            return perform::failure(
+                "enter the container",
+                &HostError::Sys { what: "enter it".to_owned(), source: Errno::NOTCONN.into() },
+            );
+        }
+        failure
+    })
+}
+
+fn start_in(
+    plan: &ExecPlan,
+    peer: &UnixStream,
+    status: &Status,
+    pidfd: &OwnedFd,
+) -> Result<Running, Failure> {
+    let failed = |e: HostError| perform::failure("enter the container", &e);
     perform::limit(&plan.limits).map_err(failed)?;
     let mut groups = Vec::new();
     for dir in &plan.groups {
@@ -315,10 +379,16 @@ fn start(plan: &ExecPlan) -> Result<Running, Failure> {
     let unified = unified.transpose().map_err(failed)?;
     let (mut near, mut far) = (Vec::new(), Vec::new());
     if plan.terminal.is_none() {
+        let owner = owner(status.init_pid).map_err(failed)?;
         for number in 0..3 {
             let pipe = pipe_with(PipeFlags::CLOEXEC).attempt(|| "make a pipe".to_owned());
             let (read, write) = pipe.map_err(failed)?;
             let (ours, theirs) = if number == 0 { (write, read) } else { (read, write) };
+            // So that it can be opened again inside, as /dev/stdout and the like.
+            let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner));
+            rustix::fs::fchown(&theirs, Some(user), Some(group))
+                .attempt(|| "give a pipe to the container".to_owned())
+                .map_err(failed)?;
             nonblocking(&ours).map_err(failed)?;
             near.push(ours);
             far.push(theirs);
@@ -329,7 +399,7 @@ fn start(plan: &ExecPlan) -> Result<Running, Failure> {
     let helper = match namespace::fork(how).map_err(failed)? {
         Forked::Parent(helper) => helper,
         Forked::Child => {
-            let inside = Inside { plan, groups: &groups, pidfd: &pidfd, speak: &speak, io: &far };
+            let inside = Inside { plan, groups: &groups, pidfd, speak: &speak, io: &far };
             if let Err(failure) = inside.go() {
                 let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
                 // The supervisor may be gone; then nobody wants to know.
@@ -339,12 +409,25 @@ fn start(plan: &ExecPlan) -> Result<Running, Failure> {
         }
     };
     drop((speak, far, groups));
-    let heard = listen(&hear);
+    let mut heard = Heard::default();
+    if !heard.listen(&hear, Some(peer), START).map_err(failed)? {
+        end(&helper);
+        // What it said last, its child above all.
+        heard.listen(&hear, None, DIE).ok();
+        if let Some(child) = &heard.child {
+            end(child);
+        }
+        return Err(Failure {
+            step: "enter the container".to_owned(),
+            message: "the container does not let a command start (is it frozen?)".to_owned(),
+            errno: Errno::TIMEDOUT.raw_os_error(),
+        });
+    }
     // It ended when all was heard.
-    if channel::wait(&helper.pidfd, std::time::Duration::from_secs(10)).unwrap_or(false) {
+    if channel::wait(&helper.pidfd, START).unwrap_or(false) {
         namespace::reap(&helper).ok();
     }
-    let (child, master) = heard?;
+    let (child, master) = heard.outcome()?;
     let mut near = near.into_iter();
     match master {
         Some(master) => {
@@ -365,40 +448,82 @@ fn nonblocking(fd: impl AsFd) -> Result<(), HostError> {
         .attempt(|| "set up a descriptor".to_owned())
 }
 
-/// Hears all that is told until the command executes, which closes the channel.
-fn listen(hear: &OwnedFd) -> Result<(Child, Option<OwnedFd>), Failure> {
-    let (mut child, mut master, mut failed) = (None, None, None);
-    loop {
-        let packet =
-            channel::receive(hear).map_err(|e| perform::failure("enter the container", &e))?;
-        if packet.bytes.is_empty() {
-            break;
-        }
-        let fd = packet.fds.into_iter().next();
-        match (serde_json::from_slice(&packet.bytes), fd) {
-            (Ok(Word::Born(pid)), Some(pidfd)) => {
-                child = Pid::from_raw(pid).map(|pid| Child { pid, pidfd });
+/// Kills one on the way inside. One that is frozen dies when it is thawed.
+fn end(child: &Child) {
+    rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
+    if channel::wait(&child.pidfd, DIE).unwrap_or(false) {
+        namespace::reap(child).ok();
+    }
+}
+
+/// What those on the way inside told.
+#[derive(Debug, Default)]
+struct Heard {
+    child: Option<Child>,
+    master: Option<OwnedFd>,
+    failed: Option<Failure>,
+}
+
+impl Heard {
+    /// Hears all that is told until the command executes, which closes the channel; answers whether
+    /// that came in time and before `peer` left.
+    fn listen(
+        &mut self,
+        hear: &OwnedFd,
+        peer: Option<&UnixStream>,
+        most: Duration,
+    ) -> Result<bool, HostError> {
+        let end = Instant::now() + most;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds = vec![PollFd::new(hear, PollFlags::IN)];
+            // Of the peer only its end is of interest.
+            fds.extend(peer.map(|peer| PollFd::new(peer, PollFlags::empty())));
+            match poll(&mut fds, Some(&left)) {
+                Err(Errno::INTR) => continue,
+                other => other.attempt(|| "wait for the command".to_owned())?,
+            };
+            if fds.first().is_none_or(|fd| fd.revents().is_empty()) {
+                return Ok(false);
             }
-            (Ok(Word::Terminal), Some(fd)) => master = Some(fd),
-            (Ok(Word::Failed(failure)), _) => failed = Some(failure),
-            _ => {}
+            let packet = channel::receive(hear)?;
+            if packet.bytes.is_empty() {
+                return Ok(true);
+            }
+            let fd = packet.fds.into_iter().next();
+            match (serde_json::from_slice(&packet.bytes), fd) {
+                (Ok(Word::Born(pid)), Some(pidfd)) => {
+                    self.child = Pid::from_raw(pid).map(|pid| Child { pid, pidfd });
+                }
+                (Ok(Word::Terminal), Some(fd)) => self.master = Some(fd),
+                (Ok(Word::Failed(failure)), _) => self.failed = Some(failure),
+                _ => {}
+            }
         }
     }
-    match (failed, child) {
-        (None, Some(child)) => Ok((child, master)),
-        (Some(failure), child) => {
-            if let Some(child) = child {
-                // It ends by itself; until then its number is not free.
-                channel::wait(&child.pidfd, std::time::Duration::from_secs(10)).ok();
-                namespace::reap(&child).ok();
+
+    /// The command, or why there is none.
+    fn outcome(self) -> Result<(Child, Option<OwnedFd>), Failure> {
+        match (self.failed, self.child) {
+            (None, Some(child)) => Ok((child, self.master)),
+            (Some(failure), child) => {
+                if let Some(child) = child {
+                    // It ends by itself; until then its number is not free.
+                    channel::wait(&child.pidfd, START).ok();
+                    namespace::reap(&child).ok();
+                }
+                Err(failure)
             }
-            Err(failure)
+            (None, None) => Err(Failure {
+                step: "enter the container".to_owned(),
+                message: "the helper died".to_owned(),
+                errno: 0,
+            }),
         }
-        (None, None) => Err(Failure {
-            step: "enter the container".to_owned(),
-            message: "the helper died".to_owned(),
-            errno: 0,
-        }),
     }
 }
 
@@ -424,6 +549,10 @@ impl Inside<'_> {
             }
             Forked::Child => {
                 self.prepare().map_err(failed)?;
+                if channel::wait(self.speak, Duration::ZERO).map_err(failed)? {
+                    // The supervisor has given up; nobody would ever hear of the command.
+                    namespace::leave(127);
+                }
                 Err(self.execute())
             }
         }

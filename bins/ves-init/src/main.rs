@@ -11,6 +11,7 @@ mod monitor;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    ves_host::init::perform::remember_program();
     match std::env::args().nth(1).as_deref() {
         Some("monitor") => monitor::main(),
         Some("exec") => exec::main(),

@@ -97,7 +97,11 @@ pub fn single_threaded() -> bool {
 /// # Errors
 /// [`HostError::Sys`] also when this process has several threads.
 pub fn fork(how: How<'_>) -> Result<Forked, HostError> {
-    let what = || "make a child process in new namespaces".to_owned();
+    let what = || {
+        let place = if how.new.is_empty() { "" } else { " in new namespaces" };
+        let group = if how.group.is_some() { " in a control group" } else { "" };
+        format!("make a child process{place}{group}")
+    };
     if !single_threaded() {
         return Err(io::Error::other("the process has several threads")).attempt(what);
     }

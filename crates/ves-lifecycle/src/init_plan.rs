@@ -33,8 +33,9 @@ pub const DEFAULT_INIT: &str = "/sbin/init";
 
 const PLAIN: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
-/// What /proc and /sys tell about the node or do to it, and no container needs. Most is refused to
-/// it by ownership already; this is the second wall.
+/// What /proc and /sys tell about the node or do to it, and no container needs. This guards against
+/// accidents; ownership is the wall: the container's root can take away or go around mounts made in
+/// its own user namespace.
 const MASKED: [&str; 18] = [
     "proc/acpi",
     "proc/kcore",
@@ -56,7 +57,8 @@ const MASKED: [&str; 18] = [
     "sys/kernel/tracing",
 ];
 
-/// What may be read only. Of /proc/sys, what belongs to namespaces of the container stays writable.
+/// What may be read only, against accidents as above. Of /proc/sys, what belongs to namespaces of the
+/// container stays writable.
 const READ_ONLY: [(&str, &[&str]); 4] = [
     (
         "proc/sys",

@@ -9,7 +9,9 @@
 //! slows the other side. Never here: what a session may do; that is the helper's business.
 
 use std::os::unix::net::UnixStream as StdStream;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -25,6 +27,9 @@ use ves_types::CtId;
 use crate::error::{About, Error};
 use crate::plan::Observed;
 
+/// How long it may take until a command executes. Its helper gives up a little earlier, and knows
+/// more about why.
+const START: Duration = Duration::from_secs(15);
 /// How many answers wait for a slow caller.
 const QUEUE: usize = 16;
 
@@ -106,7 +111,9 @@ impl Started {
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, Fault> {
         let mut this = Self::new(ct, stream, permit)?;
-        let first = this.frames.next().await.about(ct, "start a command inside")?;
+        let first = tokio::time::timeout(START, this.frames.next()).await;
+        let first = first.map_err(|_| Error::Silent { ct, what: "start a command" })?;
+        let first = first.about(ct, "start a command inside")?;
         match first {
             Some(Frame { tag: Tag::Started, .. }) => Ok(this),
             Some(frame) => Err(match frame.parse::<Failure>() {
@@ -199,8 +206,10 @@ fn helper_died(ct: CtId) -> Fault {
 
 /// Why a command could not be started.
 fn failed(ct: CtId, failure: &Failure) -> Fault {
-    const ENOENT: i32 = 2;
-    const ENOTCONN: i32 = 107;
+    const ENOENT: i32 = Errno::NOENT.raw_os_error();
+    const ENOTCONN: i32 = Errno::NOTCONN.raw_os_error();
+    const EAGAIN: i32 = Errno::AGAIN.raw_os_error();
+    const ETIMEDOUT: i32 = Errno::TIMEDOUT.raw_os_error();
     let Failure { step, message, errno } = failure;
     if let Some(command) = step.strip_prefix("execute ") {
         // The statuses shells give.
@@ -213,10 +222,18 @@ fn failed(ct: CtId, failure: &Failure) -> Fault {
             .fact("status", status)
             .fact("errno", errno);
     }
-    if *errno == ENOTCONN || message.contains("not connected") {
-        return not_running(ct);
-    }
-    Fault::new(Reason::HostFailed, format!("container {ct}: {step}: {message}"))
+    let (reason, message) = match *errno {
+        ENOTCONN => return not_running(ct),
+        ETIMEDOUT => (Reason::Timeout, format!("{step}: {message}")),
+        // Only making a process fails so on this way.
+        EAGAIN => (
+            Reason::TooMany,
+            "the container has reached its process limit; raise --numproc or end processes inside"
+                .to_owned(),
+        ),
+        _ => (Reason::HostFailed, format!("{step}: {message}")),
+    };
+    Fault::new(reason, format!("container {ct}: {message}"))
         .fact("ct", ct)
         .fact("step", step)
         .fact("errno", errno)

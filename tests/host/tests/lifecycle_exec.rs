@@ -8,7 +8,9 @@ use lifecycle_support::{Session, World, alive, needs};
 use ves_host::init::frame::{Frame, Tag};
 use ves_host::init::report::Ended;
 use ves_kit::wait_until;
+use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
+use ves_lifecycle::plan::Step;
 
 const IDLE: &str = "while :; do sleep 0.2; done";
 
@@ -330,4 +332,82 @@ fn terminals_are_counted_and_shared_memory_is_bounded() {
     assert_eq!(failure.expect_err("no third").errno, 28);
     let full = world.exec(&["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=2"]);
     assert_eq!(full.ended, Ok(Ended::Code(1)));
+}
+
+#[test]
+fn outputs_can_be_opened_by_their_names() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9440, |_| {});
+    world.start(world.script(IDLE));
+    let script = "echo x > /dev/stdout; echo y > /dev/stderr; echo z > /proc/self/fd/1";
+    let outcome = world.exec(&["sh", "-c", script]);
+    let both = (outcome.output.as_slice(), outcome.error.as_slice());
+    assert_eq!(both, (&b"x\nz\n"[..], &b"y\n"[..]));
+    let mut session = world.begin(&["sh", "-c", "cat /dev/stdin"]);
+    session.send(&Frame::new(Tag::Input, b"hello".to_vec()));
+    session.send(&Frame::new(Tag::InputEnd, []));
+    assert_eq!(session.finish().text(), "hello");
+}
+
+#[test]
+fn a_command_ends_whoever_goes_on_writing() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9441, |_| {});
+    world.start(world.script(IDLE));
+    let begun = std::time::Instant::now();
+    let outcome = world.exec(&["sh", "-c", "yes & sleep 0.1; exit 3"]);
+    assert_eq!(outcome.ended, Ok(Ended::Code(3)));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(!outcome.output.is_empty(), "what was written before is there");
+}
+
+#[test]
+fn a_frozen_container_starts_no_command_and_none_is_left() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9442, |_| {});
+    world.start(world.script("exec sleep 600"));
+    let before = world.count_pids();
+    world.host.apply(world.ct, &Step::Freeze).expect("frozen");
+    let left = world.begin(&["true"]);
+    drop(left);
+    let failure = world.exec(&["touch", "/tmp/late"]).ended.expect_err("it is frozen");
+    assert!(failure.message.contains("is it frozen?"), "{failure:?}");
+    world.host.apply(world.ct, &Step::Thaw).expect("thawed");
+    wait_until(Duration::from_secs(10), "all are gone", || world.count_pids() == before);
+    assert_eq!(world.exec(&["test", "-e", "/tmp/late"]).ended, Ok(Ended::Code(1)));
+}
+
+#[test]
+fn a_link_to_the_program_that_enters_is_no_program() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9443, |root| {
+        std::os::unix::fs::symlink("/proc/self/exe", root.join("bin/bash")).expect("linked");
+    });
+    world.start(world.script(IDLE));
+    let failure = world.exec(&["/bin/bash", "exec"]).ended.expect_err("it is refused");
+    assert_eq!((failure.step.as_str(), failure.errno), ("execute /bin/bash", 13));
+    let mut shell = Session::begin(&world, &with_terminal(&[]));
+    shell.until("# ");
+    shell.send(&Frame::new(Tag::Input, b"exit 4\n".to_vec()));
+    assert_eq!(shell.finish().ended, Ok(Ended::Code(4)), "the next shell is taken");
+}
+
+#[test]
+fn a_full_container_says_so() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9444, |_| {});
+    world.start(world.script("exec sleep 600"));
+    world.limit_pids(1);
+    let failure = world.exec(&["true"]).ended.expect_err("there is no room");
+    assert_eq!((failure.step.as_str(), failure.errno), ("enter the container", 11), "{failure:?}");
 }

@@ -11,11 +11,12 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::UnmountFlags;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
@@ -59,19 +60,25 @@ impl Waiting {
     /// Lets it become init, and waits until it executes.
     ///
     /// # Errors
-    /// Why it could not.
+    /// Why it could not; it is killed then.
     pub fn release(&self) -> Result<(), Failure> {
         let failed = |e: HostError| failure("execute init", &e);
-        channel::send(&self.channel, b"go", &[]).map_err(failed)?;
-        if !channel::wait(&self.channel, PREPARE).map_err(failed)? {
-            return Err(late("execute init"));
-        }
-        let packet = channel::receive(&self.channel).map_err(failed)?;
-        match serde_json::from_slice(&packet.bytes) {
-            Ok(Word::Failed(failure)) => Err(failure),
-            // The end without a word: it executes.
-            Ok(Word::Waiting(_)) | Err(_) => Ok(()),
-        }
+        let go = || {
+            channel::send(&self.channel, b"go", &[]).map_err(failed)?;
+            if !channel::wait(&self.channel, PREPARE).map_err(failed)? {
+                return Err(late("execute init"));
+            }
+            let packet = channel::receive(&self.channel).map_err(failed)?;
+            match serde_json::from_slice(&packet.bytes) {
+                Ok(Word::Failed(failure)) => Err(failure),
+                // The end without a word: it executes.
+                Ok(Word::Waiting(_)) | Err(_) => Ok(()),
+            }
+        };
+        go().inspect_err(|_| {
+            // It may yet execute; nobody would know then that it runs. The monitor reaps it.
+            rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL).ok();
+        })
     }
 }
 
@@ -185,7 +192,7 @@ fn greet(child: Child, near: OwnedFd, prepare: &str) -> Result<Waiting, Failure>
 /// Kills a process and waits for it.
 fn end(child: &Child) {
     // It may have died by itself.
-    rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).ok();
+    rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
     if channel::wait(&child.pidfd, PREPARE).unwrap_or(false) {
         namespace::reap(child).ok();
     }
@@ -499,6 +506,23 @@ impl Inner<'_> {
     }
 }
 
+/// The file this program is, by device and inode.
+static OWN: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Remembers which file this program is, to be called on the node.
+pub fn remember_program() {
+    if let Ok(stat) = rustix::fs::stat("/proc/self/exe") {
+        OWN.get_or_init(|| (stat.st_dev, stat.st_ino));
+    }
+}
+
+/// Whether a path leads to this program, by a link to /proc/self/exe. A guard against accidents:
+/// a tenant can change the link in time. That this program's file belongs to the node's root, who
+/// is nobody inside, is the wall.
+fn leads_here(path: &str) -> bool {
+    rustix::fs::stat(path).is_ok_and(|s| OWN.get() == Some(&(s.st_dev, s.st_ino)))
+}
+
 /// Executes a program by its path, with default signal actions. Returns only the reason why it
 /// could not.
 pub fn execute(path: &str, argv: &[String], env: &[(String, String)]) -> HostError {
@@ -509,6 +533,7 @@ pub fn execute(path: &str, argv: &[String], env: &[(String, String)]) -> HostErr
         Ok::<(CString, Vec<_>, Vec<_>), _>((text(path)?, argv, env))
     };
     let source = match strings() {
+        Ok(_) if leads_here(path) => rustix::io::Errno::ACCESS.into(),
         Ok((path, argv, env)) => {
             namespace::reset_signals();
             namespace::exec(&path, &argv, &env)
