@@ -227,3 +227,72 @@ fn two_volumes_of_a_template_are_two_systems() {
     storage.service.remove(&fence(other.ct())).expect("removed");
     assert_eq!(storage.service.list().expect("listed").len(), 1);
 }
+
+/// Begins an archive; when the confined process has changed its user, kills the one that waits for
+/// it and waits for its end.
+struct Killer {
+    marker: String,
+    begun: bool,
+    outlived: bool,
+}
+
+/// The children of a process.
+fn children(pid: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|t| std::fs::read_to_string(t.path().join("children")).ok())
+        .flat_map(|c| c.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+impl ves_host::unpack::Feed for Killer {
+    fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Ok(Some(vec![b'x'; 100]));
+        }
+        let read = |pid: &str, file| {
+            std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+        };
+        let confined = || {
+            let waiting =
+                children("self").into_iter().find(|p| read(p, "cmdline").contains(&self.marker))?;
+            let inner = children(&waiting).into_iter().next()?;
+            // It reads the archive, so it is done with preparing itself.
+            let status = read(&inner, "status");
+            let ready = status.contains("Uid:\t4294836224\t")
+                && status.contains("CapPrm:\t000000008000001b");
+            ready.then_some((waiting, inner))
+        };
+        let mut found = None;
+        ves_kit::wait_until(std::time::Duration::from_secs(10), "the archive is read", || {
+            found = confined();
+            found.is_some()
+        });
+        let (waiting, inner) = found.expect("waited for");
+        ves_kit::run("kill", &["-KILL", &waiting]);
+        ves_kit::wait_until(
+            std::time::Duration::from_secs(10),
+            "the confined process ends",
+            || {
+                !Path::new(&format!("/proc/{inner}")).exists()
+                    || read(&inner, "status").contains("State:\tZ")
+            },
+        );
+        self.outlived = false;
+        Ok(None)
+    }
+}
+
+#[test]
+fn the_confined_process_dies_with_the_one_that_waits_for_it() {
+    if !needs() {
+        return;
+    }
+    let dir = ves_kit::TestLayout::new();
+    let output = std::fs::File::create(dir.dir().join("out")).expect("made");
+    let limits = ves_host::unpack::Limits { depth: 63, inodes: 424_242, ..Default::default() };
+    let mut feed = Killer { marker: "424242".to_owned(), begun: false, outlived: true };
+    let ended =
+        ves_host::unpack::normalise_to(&storage_support::unpacker(), &mut feed, &output, limits);
+    assert!(ended.is_err() && !feed.outlived, "{ended:?}");
+}

@@ -91,7 +91,7 @@ fn enter(device: Option<&Path>) -> Result<OwnedFd, HostError> {
     // SAFETY: no thread shares anything with this one, there is only one.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
         .attempt(|| "make namespaces".to_owned())?;
-    fork_into_pid_namespace()?;
+    let parent = fork_into_pid_namespace()?;
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "open the root".to_owned())?;
     let change =
@@ -128,22 +128,25 @@ fn enter(device: Option<&Path>) -> Result<OwnedFd, HostError> {
     rustix::thread::set_thread_res_gid(gid, gid, gid).attempt(|| "change the group".to_owned())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).attempt(|| "change the user".to_owned())?;
     keep_capabilities()?;
+    // A change of user or user namespace undoes it.
+    bind_to_life_of(&parent)?;
     mount::open_beneath(&target, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, true)
 }
 
-/// Only children are in a new pid namespace. The parent waits and ends as its child does.
-fn fork_into_pid_namespace() -> Result<(), HostError> {
+/// Only children are in a new pid namespace. The parent waits and ends as its child does; what the
+/// child gets reads its end when the parent has ended.
+fn fork_into_pid_namespace() -> Result<OwnedFd, HostError> {
+    let (parent, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .attempt(|| "make a pipe".to_owned())?;
     // SAFETY: there is one thread, so the child may do everything its parent may.
     let pid = unsafe { libc::fork() };
     if pid < 0 {
         return Err(io::Error::last_os_error()).attempt(|| "fork".to_owned());
     }
     if pid == 0 {
-        // The confined one never outlives the one that waits for it.
-        return rustix::process::set_parent_process_death_signal(Some(
-            rustix::process::Signal::KILL,
-        ))
-        .attempt(|| "bind to the parent's life".to_owned());
+        drop(held);
+        bind_to_life_of(&parent)?;
+        return Ok(parent);
     }
     let status = loop {
         match waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty()) {
@@ -154,6 +157,20 @@ fn fork_into_pid_namespace() -> Result<(), HostError> {
     };
     // SAFETY: ends this process at once, without running anything the child runs too.
     unsafe { libc::_exit(status) }
+}
+
+/// The confined one never outlives the one that waits for it. Its parent's number tells it nothing,
+/// being of another pid namespace: the pipe says whether the parent ended before.
+fn bind_to_life_of(parent: &OwnedFd) -> Result<(), HostError> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let what = || "bind to the parent's life".to_owned();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .attempt(what)?;
+    let mut pipe = [PollFd::new(parent, PollFlags::IN)];
+    match poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).attempt(what)? {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)).attempt(what),
+    }
 }
 
 fn limits() -> Result<(), HostError> {

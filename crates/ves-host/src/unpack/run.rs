@@ -4,12 +4,19 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sha2::{Digest as _, Sha256};
 
 use super::{Contents, HELPER, Limits, Refused, Report};
 use crate::cmd::{Cmd, describe, tail};
 use crate::error::{Attempt, HostError};
+
+/// How long an archive may take, from its first byte to its last: the largest over a slow line.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
 /// The SHA-256 of what was fed, in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +45,41 @@ fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostErro
     Cmd::new(program).arg(HELPER).args(args).stdin(Stdio::piped()).spawn(stdout, Stdio::piped())
 }
 
+/// Ends a child that is still there when the patience is. The sender is dropped to stop watching;
+/// the answer is whether it was too slow.
+fn watch(
+    child: &Child,
+    patience: Duration,
+) -> Result<(mpsc::Sender<()>, JoinHandle<bool>), HostError> {
+    let child = pidfd_open(Pid::from_child(child), PidfdFlags::empty())
+        .attempt(|| "watch the unpacker".to_owned())?;
+    let (stop, stopped) = mpsc::channel();
+    let watching = std::thread::spawn(move || {
+        let late = stopped.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+        if late {
+            // It may just have ended by itself.
+            pidfd_send_signal(&child, Signal::KILL).ok();
+        }
+        late
+    });
+    Ok((stop, watching))
+}
+
 /// Feeds the child and hears its report. A child that ends early breaks the pipe: its report says
 /// why, and the rest of the feed is not read.
 fn converse(
     mut child: Child,
     feed: &mut (impl Feed + ?Sized),
+    patience: Duration,
 ) -> Result<(Option<Contents>, Digest), Refused> {
+    let (stop, watching) = match watch(&child, patience) {
+        Ok(watch) => watch,
+        Err(error) => {
+            // The failure to watch is the one to tell.
+            child.kill().and_then(|()| child.wait()).ok();
+            return Err(error.into());
+        }
+    };
     let mut hash = Sha256::new();
     let mut broke_off = None;
     if let Some(mut pipe) = child.stdin.take() {
@@ -68,6 +104,14 @@ fn converse(
         stderr.take(1 << 20).read_to_end(&mut said).attempt(|| "hear the unpacker".to_owned())?;
     }
     let status = child.wait().attempt(|| "wait for the unpacker".to_owned())?;
+    drop(stop);
+    if watching.join().unwrap_or(false) {
+        return Err(HostError::Deadline {
+            program: HELPER.to_owned(),
+            seconds: patience.as_secs(),
+        }
+        .into());
+    }
     if let Some(source) = broke_off {
         return Err(Refused::Io { what: "receive the archive".to_owned(), source });
     }
@@ -111,7 +155,7 @@ pub fn normalise_to(
     let limits = serde_json::to_string(&limits).unwrap_or_default();
     let stdout = output.try_clone().attempt(|| "open the clean archive".to_owned())?;
     let child = start(program, &["normalise", &limits], stdout.into())?;
-    let (contents, digest) = converse(child, feed)?;
+    let (contents, digest) = converse(child, feed, PATIENCE)?;
     let contents = contents.ok_or_else(|| HostError::parse("hear the unpacker", "no contents"))?;
     Ok((contents, digest))
 }
@@ -123,5 +167,22 @@ pub fn normalise_to(
 pub fn extract_into(program: &Path, device: &Path, archive: &File) -> Result<(), Refused> {
     let device = device.to_string_lossy();
     let child = start(program, &["extract", &device], Stdio::null())?;
-    converse(child, &mut &*archive).map(drop)
+    converse(child, &mut &*archive, PATIENCE).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_conversation_has_an_end() {
+        let child = Cmd::new("/bin/sleep").arg("600").stdin(Stdio::piped());
+        let child = child.spawn(Stdio::null(), Stdio::piped()).expect("started");
+        let late = converse(child, &mut io::empty(), Duration::from_millis(50));
+        let late = late.expect_err("it says nothing");
+        assert!(
+            matches!(late, Refused::Host(HostError::Deadline { .. })),
+            "{late} is another failure"
+        );
+    }
 }
