@@ -511,7 +511,9 @@ impl Monitor {
                 rustix::process::pidfd_send_signal(&self.waiting.child.pidfd, Signal::KILL).ok();
             }
             Request::Pidfd => {
-                let frame = Frame::json(Tag::Answer, &Answer::Status(self.status())).encode();
+                // One packet with the descriptor, so without what may be long.
+                let status = Status { memo: String::new(), ..self.status() };
+                let frame = Frame::json(Tag::Answer, &Answer::Status(status)).encode();
                 if let Some(client) = self.clients.get_mut(index) {
                     let fd = self.waiting.child.pidfd.as_fd();
                     // The peer is new, so there is room for one frame; else it asks again.

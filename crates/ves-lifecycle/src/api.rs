@@ -7,7 +7,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{Policy, Role};
-use ves_host::init::frame::{Frame, Tag};
+use ves_host::init::frame::{Frame, LONGEST, Tag};
 use ves_host::init::report::{Cause, Ended};
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
 use ves_proto::convert::{parse_ct, parse_fence, parse_slot};
@@ -33,6 +33,10 @@ pub const POLICY: Policy = &[
     ("/ves.lifecycle.v1.LifecycleService/Exec", COORDINATOR),
     ("/ves.lifecycle.v1.LifecycleService/Console", COORDINATOR),
 ];
+
+/// The most bytes of a command and its environment: with what else its helper is told, they are one
+/// frame. Two thirds of it, as a variable is told as a pair.
+const COMMAND_MAX: usize = LONGEST / 3 * 2;
 
 /// The most words of an init, name servers and search domains a container has.
 const WORDS_MAX: usize = 64;
@@ -166,6 +170,12 @@ fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
     if argv.first().is_some_and(String::is_empty) {
         return Err(bad("start.argv", "the name of a command must not be empty"));
     }
+    // As they travel to the helper, where quotes and control characters take more room.
+    let bytes = serde_json::to_vec(&(&argv, &env)).unwrap_or_default().len();
+    if bytes > COMMAND_MAX {
+        let why = "the command and its environment are too long; use runscript for long scripts";
+        return Err(bad("start.argv", why).fact("limit", COMMAND_MAX));
+    }
     let env = env
         .into_iter()
         .map(|text| match text.split_once('=') {
@@ -178,20 +188,27 @@ fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
     Ok((ct, Command { argv, env, terminal: tty.map(parse_size), bare: bare_env }))
 }
 
-fn exec_frame(request: pb::ExecRequest) -> Option<Frame> {
+/// Input in as many frames as it needs.
+fn input(bytes: &[u8]) -> Vec<Frame> {
+    bytes.chunks(LONGEST).map(|piece| Frame::new(Tag::Input, piece)).collect()
+}
+
+fn exec_frame(request: pb::ExecRequest) -> Vec<Frame> {
     use pb::exec_request::Part;
-    Some(match request.part? {
-        // Only the first message may be one.
-        Part::Start(_) => return None,
-        Part::Stdin(bytes) => Frame::new(Tag::Input, bytes),
-        Part::StdinClosed(false) => return None,
-        Part::StdinClosed(true) => Frame::new(Tag::InputEnd, []),
-        Part::Resize(size) => {
+    match request.part {
+        // Only the first message may be a start.
+        None | Some(Part::Start(_) | Part::StdinClosed(false)) => Vec::new(),
+        Some(Part::Stdin(bytes)) => input(&bytes),
+        Some(Part::StdinClosed(true)) => vec![Frame::new(Tag::InputEnd, [])],
+        Some(Part::Resize(size)) => {
             let (rows, cols) = parse_size(size);
-            Frame::resize(rows, cols)
+            vec![Frame::resize(rows, cols)]
         }
-        Part::Signal(signal) => Frame::new(Tag::Signal, [u8::try_from(signal).ok()?]),
-    })
+        Some(Part::Signal(signal)) => {
+            let number = u8::try_from(signal).ok();
+            number.map(|number| Frame::new(Tag::Signal, [number])).into_iter().collect()
+        }
+    }
 }
 
 fn exec_answer(frame: Frame) -> Option<pb::ExecResponse> {
@@ -212,16 +229,16 @@ fn exec_answer(frame: Frame) -> Option<pb::ExecResponse> {
     Some(pb::ExecResponse { part: Some(part) })
 }
 
-fn console_frame(request: pb::ConsoleRequest) -> Option<Frame> {
+fn console_frame(request: pb::ConsoleRequest) -> Vec<Frame> {
     use pb::console_request::Part;
-    Some(match request.part? {
-        Part::Start(_) => return None,
-        Part::Stdin(bytes) => Frame::new(Tag::Input, bytes),
-        Part::Resize(size) => {
+    match request.part {
+        None | Some(Part::Start(_)) => Vec::new(),
+        Some(Part::Stdin(bytes)) => input(&bytes),
+        Some(Part::Resize(size)) => {
             let (rows, cols) = parse_size(size);
-            Frame::resize(rows, cols)
+            vec![Frame::resize(rows, cols)]
         }
-    })
+    }
 }
 
 fn console_answer(frame: Frame) -> Option<pb::ConsoleResponse> {
@@ -399,8 +416,24 @@ mod tests {
         assert!(field(start(&[], &[])).is_ok());
         assert_eq!(field(start(&[""], &[])), Err("start.argv".to_owned()));
         assert_eq!(field(start(&["a\0"], &[])), Err("start.argv".to_owned()));
+        let long = "x".repeat(COMMAND_MAX);
+        assert_eq!(field(start(&["sh", "-c", &long], &[])), Err("start.argv".to_owned()));
+        let quotes = "\"".repeat(COMMAND_MAX / 2);
+        assert_eq!(field(start(&["sh", "-c", &quotes], &[])), Err("start.argv".to_owned()));
+        let most = "x".repeat(COMMAND_MAX - 100);
+        assert!(field(start(&["sh", "-c", &most], &[])).is_ok());
         assert_eq!(field(start(&["a"], &["=x"])), Err("start.env".to_owned()));
         assert_eq!(field(start(&["a"], &["novalue"])), Err("start.env".to_owned()));
+    }
+
+    #[test]
+    fn input_of_any_length_is_frames() {
+        use pb::exec_request::Part;
+        let bytes: Vec<u8> = (0..=255).cycle().take(LONGEST * 2 + 1).collect();
+        let request = pb::ExecRequest { part: Some(Part::Stdin(bytes.clone().into())) };
+        let frames = exec_frame(request);
+        assert!(frames.iter().all(|f| f.tag == Tag::Input && f.payload.len() <= LONGEST));
+        assert_eq!(frames.into_iter().flat_map(|f| f.payload).collect::<Vec<_>>(), bytes);
     }
 
     #[test]

@@ -144,7 +144,15 @@ impl Service {
         blocking(move || {
             let mut all = Vec::new();
             for ct in this.inner.host.list()? {
-                let container = this.inner.look(ct)?;
+                // One that cannot be looked at must not hide the others.
+                let container = match this.inner.look(ct) {
+                    Ok(container) => container,
+                    Err(error) => {
+                        let error = ves_proto::fault::chain(&error);
+                        tracing::warn!(%ct, "leave out of the list: {error}");
+                        continue;
+                    }
+                };
                 if container.phase != Phase::Absent || container.end.is_some() {
                     all.push(container);
                 }

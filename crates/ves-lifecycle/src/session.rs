@@ -90,7 +90,12 @@ impl Frames {
                     return Err(ves_host::HostError::parse("read a session", &e.to_string()));
                 }
             }
-            match self.read.read(&mut piece).await.attempt(|| "read a session".to_owned())? {
+            let read = match self.read.read(&mut piece).await {
+                // The other side ended without having read all that was sent to it.
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
+                other => other.attempt(|| "read a session".to_owned())?,
+            };
+            match read {
                 0 => return Ok(None),
                 n => self.decoder.push(piece.get(..n).unwrap_or_default()),
             }
@@ -138,7 +143,7 @@ impl Started {
     pub fn drive<Q, A>(
         self,
         mut requests: impl Stream<Item = Result<Q, Status>> + Send + Unpin + 'static,
-        to_frame: impl Fn(Q) -> Option<Frame> + Send + Sync + 'static,
+        to_frame: impl Fn(Q) -> Vec<Frame> + Send + Sync + 'static,
         to_answer: impl Fn(Frame) -> Option<A> + Send + Sync + 'static,
     ) -> mpsc::Receiver<Result<A, Status>>
     where
@@ -178,9 +183,10 @@ impl Started {
                 while let Some(request) = requests.next().await {
                     // An error here is a caller that disappeared.
                     let Ok(request) = request else { return };
-                    let Some(frame) = to_frame(request) else { continue };
-                    if write.write_all(&frame.encode()).await.is_err() {
-                        return std::future::pending().await;
+                    for frame in to_frame(request) {
+                        if write.write_all(&frame.encode()).await.is_err() {
+                            return std::future::pending().await;
+                        }
                     }
                 }
                 // The caller has nothing more to say but still listens.
