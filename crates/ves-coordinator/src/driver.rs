@@ -325,10 +325,13 @@ impl Coordinator {
                 self.ledger().progress(&op.id, |op| {
                     op.progress = Progress { what: step.to_string(), done, total };
                 });
-                self.perform(op, record.fence(), step).await?;
+                let remark = self.perform(op, record.fence(), step).await?;
                 started |=
                     matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
-                self.ledger().progress(&op.id, |op| op.steps.push(step.to_string()));
+                self.ledger().progress(&op.id, |op| {
+                    op.steps.push(step.to_string());
+                    op.steps.extend(remark.map(str::to_owned));
+                });
             }
             // Everything that might have been left was taken away once.
             desired.residue = false;
@@ -361,7 +364,12 @@ impl Coordinator {
     }
 
     /// Performs a step, waiting for a service that is away or still busy with an earlier call.
-    async fn perform(&self, op: &OpRecord, fence: Fence, step: &Step) -> Result<(), Stopped> {
+    async fn perform(
+        &self,
+        op: &OpRecord,
+        fence: Fence,
+        step: &Step,
+    ) -> Result<Option<&'static str>, Stopped> {
         let span = tracing::info_span!(
             "step",
             otel.name = format!("step {step}"),
@@ -375,7 +383,10 @@ impl Coordinator {
         let mut away_since = None;
         loop {
             let call = self.peers().apply(fence, step).instrument(span.clone());
-            let Err(fault) = call.await else { return Ok(()) };
+            let fault = match call.await {
+                Ok(remark) => return Ok(remark),
+                Err(fault) => fault,
+            };
             let until = match fault.reason {
                 // What it is busy with is a call of ours from before a restart: it may take as long
                 // as the call itself.

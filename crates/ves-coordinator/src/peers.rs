@@ -118,11 +118,11 @@ impl Peers {
         answer.as_ref().map(seen_link).transpose()
     }
 
-    /// Performs one step.
+    /// Performs one step, and answers what is worth telling beyond that it was done.
     ///
     /// # Errors
     /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
-    pub async fn apply(&self, fence: Fence, step: &Step) -> Result<(), Fault> {
+    pub async fn apply(&self, fence: Fence, step: &Step) -> Result<Option<&'static str>, Fault> {
         let service = step.service();
         let within = deadline(step);
         let fence = Some(render_fence(fence));
@@ -146,13 +146,18 @@ impl Peers {
                 ask(service, within, self.resources.clone().remove_limits(request)).await.map(drop)
             }
             Step::CreateProcess(wish) => {
-                self.ensure(fence, Some(wish), lifecycle::Phase::Created, 0, within).await
+                let phase = lifecycle::Phase::Created;
+                self.ensure(fence, Some(wish), phase, 0, within).await.map(drop)
             }
             Step::RunProcess(wish) => {
-                self.ensure(fence, Some(wish), lifecycle::Phase::Running, 0, within).await
+                let phase = lifecycle::Phase::Running;
+                self.ensure(fence, Some(wish), phase, 0, within).await.map(drop)
             }
             Step::StopProcess { grace_ms } => {
-                self.ensure(fence, None, lifecycle::Phase::Absent, *grace_ms, within).await
+                let phase = lifecycle::Phase::Absent;
+                let end = self.ensure(fence, None, phase, *grace_ms, within).await?.end();
+                let killed = *grace_ms > 0 && end == lifecycle::EndReason::Killed;
+                return Ok(killed.then_some("lifecycle: init did not stop in time and was killed"));
             }
             Step::EnsureLink { addresses } => {
                 let addresses = addresses.iter().map(ToString::to_string).collect();
@@ -164,7 +169,8 @@ impl Peers {
                 let request = network::RemoveInterfaceRequest { fence };
                 ask(service, within, self.network.clone().remove_interface(request)).await.map(drop)
             }
-        }
+        }?;
+        Ok(None)
     }
 
     async fn ensure(
@@ -174,11 +180,11 @@ impl Peers {
         phase: lifecycle::Phase,
         grace_ms: u32,
         within: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<lifecycle::Container, Fault> {
         let spec = wish.map(render_process);
         let phase = phase.into();
         let request = lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms };
-        ask("lifecycle", within, self.lifecycle.clone().ensure_container(request)).await.map(drop)
+        ask("lifecycle", within, self.lifecycle.clone().ensure_container(request)).await
     }
 }
 

@@ -319,6 +319,8 @@ fn containers_that_misbehave_harm_only_themselves() {
     let mut err = stop.0.stderr.take().expect("piped");
     std::io::Read::read_to_string(&mut err, &mut wrong).expect("readable");
     assert!(stop.0.wait().expect("it ends").success(), "{said}{wrong}");
+    let told = node.ok("operation list -o json");
+    assert!(told.contains("did not stop in time and was killed"), "{told}");
     assert_eq!(status(&node, stubborn), format!("CTID {stubborn} exist unmounted down"));
     before.unchanged();
 
