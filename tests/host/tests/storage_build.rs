@@ -1,50 +1,42 @@
-//! Templates from packages, with the daemon's capabilities only; needs a Debian mirror.
+//! A template from packages, built by the daemon with its capabilities only, and its init as PID 1.
+//!
+//! sysvinit's; `cargo xtask up` builds and boots the one with systemd.
 
-mod storage_support;
+use std::time::Duration;
 
-use std::time::{Duration, Instant};
+use ves_kit::{TestNode, need, node, wait_until};
 
-use storage_support::{Storage, name, needs};
-use ves_host::unpack::Init;
-use ves_storage::host::Source;
-use ves_storage::plan;
-use ves_storage::template::{Build, BuildInit};
-
-fn build(init: BuildInit, suite: &str) {
-    if !needs() {
-        return;
-    }
-    let storage = Storage::new();
-    let build = Build::parse(suite.to_owned(), init, vec!["busybox".to_owned()]).expect("words");
-    let told = std::sync::Mutex::new(0);
-    let tell = |_| *told.lock().expect("no panic") += 1;
-    let template =
-        storage.service.make_template(&name("debian"), Source::Build(build), &tell).expect("built");
-    assert!(*told.lock().expect("no panic") > 4, "progress is told");
-    let want = if init == BuildInit::Systemd { Init::Systemd } else { Init::Sysvinit };
-    assert_eq!(template.init, want);
-    assert!(template.os.as_deref().is_some_and(|os| os.contains("Debian")), "{template:?}");
-    let desired = plan::Desired { template: name("debian"), ..storage.desired(10 << 10) };
-    let start = Instant::now();
-    storage
-        .service
-        .ensure(&storage.fence(), &plan::Desired { bytes: 2 << 30, ..desired })
-        .expect("made");
-    assert!(start.elapsed() < Duration::from_secs(5), "creating is no copying");
-    let root = storage.root();
-    assert_eq!(std::fs::read(root.join("etc/machine-id")).expect("there"), b"");
-    let init = std::fs::symlink_metadata(root.join("usr/sbin/init")).expect("there");
-    assert!(init.is_symlink() == (want == Init::Systemd));
-}
+const SUITE: &str = "trixie";
 
 #[test]
-#[ignore = "takes a minute and a Debian mirror; `cargo xtask up` does the same"]
-fn systemd_is_built() {
-    build(BuildInit::Systemd, "trixie");
-}
+fn sysvinit_is_built_boots_and_stops() {
+    need!(
+        node::node(),
+        need::program("mmdebstrap", "mmdebstrap"),
+        need::filesystem("xfs"),
+        need::program("mkfs.xfs", "xfsprogs"),
+        need::mirror(SUITE).map(drop),
+    );
+    let node = TestNode::start();
+    let ct = node.ct();
+    let build = node.run(&format!("template build debian --suite {SUITE} --init sysvinit"));
+    let progress = String::from_utf8_lossy(&build.stderr).into_owned();
+    assert!(build.status.success(), "{progress}");
+    assert!(progress.lines().count() > 4, "progress is told: {progress}");
+    let listed = node.ok("template list -o json");
+    assert!(listed.contains("Debian") && listed.contains("sysvinit"), "{listed}");
 
-#[test]
-#[ignore = "takes a minute and a Debian mirror; `cargo xtask up` does the same"]
-fn sysvinit_is_built() {
-    build(BuildInit::Sysvinit, "trixie");
+    node.ok(&format!("create {ct} --ostemplate debian --diskspace 2G"));
+    node.ok(&format!("start {ct} --wait"));
+    let runlevel = || {
+        let out = node.run(&format!("exec {ct} runlevel"));
+        String::from_utf8_lossy(&out.stdout).trim() == "N 2"
+    };
+    wait_until(Duration::from_secs(120), "its runlevel", runlevel);
+    assert_eq!(node.ok(&format!("exec {ct} cat /proc/1/comm")).trim(), "init");
+    let id = node.run(&format!("exec {ct} cat /etc/machine-id"));
+    assert_eq!(id.stdout, b"", "two containers of a template would have one identity");
+    node.ok(&format!("stop {ct}"));
+    node.ok(&format!("destroy {ct}"));
+    node.ok("template delete debian");
 }
