@@ -42,6 +42,8 @@ const MOST_CONSOLES: usize = 32;
 /// How much the container may print and say in each [`TICK`]. The work of passing it on is the node's.
 const MOST_PER_TICK: usize = 1024 * 1024;
 const TICK: Duration = Duration::from_millis(100);
+/// How long to try for the lock.
+const LOCK: Duration = Duration::from_millis(200);
 /// How long all clients together may take for the last of the console.
 const LAST: Duration = Duration::from_secs(1);
 /// The most input that waits for the console.
@@ -195,11 +197,27 @@ fn lock(plan: &MonitorPlan) -> Result<Option<OwnedFd>, HostError> {
     let path = report::lock(&plan.dir);
     let what = || format!("lock {}", path.display());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).attempt(what)?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(fd)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(e) => Err(e).attempt(what),
+    let end = Instant::now() + LOCK;
+    loop {
+        let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).attempt(what)?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let own = rustix::fs::fstat(&fd).attempt(what)?;
+                // Who cleared up may have removed the file in between; the lock is then nobody's.
+                let there = rustix::fs::stat(&path);
+                if there.is_ok_and(|s| (s.st_dev, s.st_ino) == (own.st_dev, own.st_ino)) {
+                    return Ok(Some(fd));
+                }
+            }
+            // Who only looks whether there is a monitor holds it for a moment.
+            Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(e).attempt(what),
+        }
+        if Instant::now() > end {
+            return Ok(None);
+        }
+        let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        poll(&mut [], Some(&moment)).ok();
     }
 }
 

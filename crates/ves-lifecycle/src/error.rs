@@ -125,9 +125,13 @@ pub(crate) fn refused(ct: CtId, refusal: Refusal) -> Fault {
         Refusal::NotMounted => Reason::NotMounted,
         Refusal::NotGrouped => Reason::StartFailed,
         Refusal::NotRunning => Reason::NotRunning,
+        Refusal::Mute => Reason::Timeout,
         Refusal::NoSpec => return Fault::missing("spec"),
     };
     let fault = Fault::new(reason, format!("container {ct}: {refusal}")).fact("ct", ct);
+    if refusal == Refusal::Mute {
+        return fault.fact("what", "answer");
+    }
     if refusal == Refusal::NotGrouped {
         return fault.fact("step", "join the control groups").fact("errno", 2);
     }

@@ -81,7 +81,10 @@ impl Model {
                 }
             }
             Step::AwaitEnd { .. } => {}
-            Step::Kill => self.end(Cause::Killed, Ended::Signal(9)),
+            Step::Kill => {
+                self.state.mute = false;
+                self.end(Cause::Killed, Ended::Signal(9));
+            }
             Step::Freeze => self.state.frozen = self.state.monitor.is_some(),
             Step::Thaw => self.state.frozen = false,
             Step::Cleanup => self.state.leftovers = false,
@@ -195,7 +198,7 @@ impl Host for FakeHost {
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
         let node = self.node();
-        let there = |m: &Model| m.state.monitor.is_some() || m.state.last.is_some();
+        let there = |m: &Model| m.state.mute || m.state.monitor.is_some() || m.state.last.is_some();
         Ok(node.models.iter().filter(|(_, m)| there(m)).map(|(ct, _)| *ct).collect())
     }
 

@@ -97,8 +97,10 @@ pub struct End {
 /// What there is of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
-    /// Its monitor.
+    /// Its monitor, where that can be asked.
     pub monitor: Option<Monitor>,
+    /// Whether there is a monitor that does not answer, of which nothing else is known.
+    pub mute: bool,
     /// Whether its processes are frozen.
     pub frozen: bool,
     /// Whether something is left of a run that is over or was never begun.
@@ -165,6 +167,9 @@ pub enum Refusal {
     /// It is not running.
     #[error("it is not running; start it first")]
     NotRunning,
+    /// Its monitor does not answer.
+    #[error("its monitor does not answer; stop the container, which ends the monitor too")]
+    Mute,
     /// The specification is missing.
     #[error("the request lacks its specification")]
     NoSpec,
@@ -178,6 +183,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     let mut steps = Vec::new();
     let spec = || desired.spec.clone().ok_or(Refusal::NoSpec);
     match (desired.goal, &observed.monitor) {
+        (Goal::Absent { .. }, _) if observed.mute => {
+            end(&mut steps, observed, 0, None);
+            steps.push(Step::Forget);
+        }
+        _ if observed.mute => return Err(Refusal::Mute),
         (Goal::Absent { grace_ms }, Some(monitor)) => {
             end(&mut steps, observed, grace_ms, Some(monitor));
             steps.push(Step::Forget);
@@ -278,6 +288,13 @@ mod tests {
 
     /// Every state that can be observed, of those that differ for the planner.
     fn states() -> Vec<Observed> {
+        let mute = |state: &Observed| Observed { mute: true, ..state.clone() };
+        let all = answering();
+        let silent: Vec<_> = all.iter().filter(|s| s.monitor.is_none()).map(mute).collect();
+        all.into_iter().chain(silent).collect()
+    }
+
+    fn answering() -> Vec<Observed> {
         let monitor = |running, slot: u32| Monitor {
             running,
             init_pid: 7,
@@ -314,6 +331,7 @@ mod tests {
                                 let monitor = monitor.clone();
                                 all.push(Observed {
                                     monitor,
+                                    mute: false,
                                     frozen,
                                     leftovers,
                                     last,
@@ -346,6 +364,9 @@ mod tests {
     /// Written without the planner.
     fn reached(desired: &Desired, state: &Observed) -> bool {
         let monitor = state.monitor.as_ref();
+        if state.mute {
+            return false;
+        }
         match desired.goal {
             Goal::Absent { .. } => monitor.is_none() && !state.leftovers && state.last.is_none(),
             Goal::Created => {
@@ -433,6 +454,20 @@ mod tests {
             assert_eq!(ask.is_some(), monitor.running);
             assert!(ask < at(|s| *s == Step::Kill));
             assert_eq!(thaw, state.frozen.then_some(0));
+        }
+    }
+
+    #[test]
+    fn a_monitor_that_does_not_answer_is_only_ended() {
+        for state in states().into_iter().filter(|s| s.mute) {
+            for desired in goals() {
+                match (plan(&desired, &state), desired.goal) {
+                    (Ok(steps), Goal::Absent { .. }) => {
+                        assert!(steps.contains(&Step::Kill) && steps.contains(&Step::Cleanup));
+                    }
+                    (planned, _) => assert_eq!(planned, Err(Refusal::Mute)),
+                }
+            }
         }
     }
 

@@ -295,7 +295,10 @@ fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
 
 impl Inner {
     fn look(&self, ct: CtId) -> Result<Container, Error> {
-        let Observed { monitor, frozen, last, .. } = self.host.observe(ct)?;
+        let Observed { monitor, mute, frozen, last, .. } = self.host.observe(ct)?;
+        if mute {
+            return Err(Error::Silent { ct, what: "tell its state" });
+        }
         let end = last.or_else(|| guard(&self.ends).get(&ct).copied());
         // A run's number is its end's; while it runs the container is at the end before.
         let incarnation = match &monitor {

@@ -285,3 +285,24 @@ async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
     }
     assert_eq!(text, b"booted\r\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_monitor_is_mute_hides_no_other() {
+    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let other = CtId::try_from(CT + 1).expect("valid");
+    node.host.change(other, |m| m.state.mute = true);
+    let list = node.client.list_containers(pb::ListContainersRequest {}).await.expect("listed");
+    let listed: Vec<_> = list.into_inner().containers.iter().map(|c| c.ct).collect();
+    assert_eq!(listed, [CT]);
+    let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
+    let first = watch.expect("watched").into_inner().message().await.expect("no fault");
+    assert_eq!(first.map(|c| c.ct), Some(CT));
+    node.host.change(ct(), |m| m.state = crate::plan::Observed { mute: true, ..m.state.clone() });
+    node.host.change(ct(), |m| m.state.monitor = None);
+    let fault = node.ensure(1, Phase::Running).await.expect_err("it does not answer");
+    assert_eq!(fault.reason, Reason::Timeout);
+    assert_eq!(node.exec(&["true"]).await.expect_err("nor here").reason, Reason::Timeout);
+    node.ensure(1, Phase::Absent).await.expect("it can be ended");
+    node.ensure(1, Phase::Running).await.expect("and begun again");
+}

@@ -39,6 +39,7 @@ const QUEUE: usize = 16;
 /// `NOT_RUNNING`.
 pub fn admit(ct: CtId, observed: &Observed) -> Result<(), Fault> {
     match &observed.monitor {
+        _ if observed.mute => Err(Error::Silent { ct, what: "tell its state" }.into()),
         Some(monitor) if monitor.running && observed.frozen => {
             let message = format!("container {ct} is paused; unpause it first");
             Err(Fault::new(Reason::NotRunning, message).fact("ct", ct))

@@ -17,7 +17,7 @@ use ves_kit::wait_until;
 use ves_lifecycle::error::Error;
 use ves_lifecycle::fake::FakeHost;
 use ves_lifecycle::host::Host;
-use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
+use ves_lifecycle::plan::{Desired, Goal, Observed, Refusal, Spec, Step, plan};
 
 /// An init that never ends by itself and obeys when asked.
 const OBEDIENT: &str = "trap 'exit 3' USR2; echo up; while :; do sleep 0.05; done";
@@ -377,4 +377,53 @@ fn watchers_of_the_console_leave_room_for_control() {
     let observed = world.stop(0);
     assert_eq!((observed.monitor, observed.leftovers), (None, false));
     assert!(begun.elapsed() < Duration::from_secs(10), "the slow keep nobody");
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_is_seen_and_can_be_ended() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9446, |_| {});
+    let init = world.start(world.script(STUBBORN));
+    world.signal_monitor(rustix::process::Signal::STOP);
+    // Even where many have knocked already.
+    let waiting: Vec<_> = (0..20).filter_map(|_| world.host.follow(world.ct).ok()).collect();
+    let seen = world.observe();
+    assert!(seen.mute && seen.monitor.is_none() && !seen.leftovers, "{seen:?}");
+    for goal in [Goal::Created, Goal::Running, Goal::Frozen] {
+        let desired = Desired { goal, spec: Some(world.spec()) };
+        assert_eq!(plan(&desired, &seen), Err(Refusal::Mute));
+    }
+    drop(waiting);
+    let after = world.stop(1000);
+    assert_eq!((after.mute, after.leftovers, after.last), (false, false, None));
+    wait_until(Duration::from_secs(10), "init died", || !alive(init));
+}
+
+#[test]
+fn a_record_that_cannot_be_understood_hinders_nothing() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9447, |_| {});
+    world.start_only(world.script("exit 4"));
+    assert!(world.ended().last.is_some());
+    let dir = world.layout().ct_dir(world.ct);
+    std::fs::write(ves_host::init::report::exit(&dir), "{").expect("written");
+    assert_eq!(world.observe().last, None);
+    assert!(dir.join("exit.json.bad").exists(), "it is kept for who wants to know");
+    world.start(world.script(STUBBORN));
+    world.stop(0);
+    // There is no monitor, but nobody may clear up while somebody holds its lock.
+    let lock = ves_host::init::report::lock(&dir);
+    let held = std::fs::File::create(&lock).expect("made");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    for step in [Step::Cleanup, Step::Forget] {
+        let refused = world.host.apply(world.ct, &step);
+        assert!(matches!(refused, Err(Error::Silent { .. })), "{refused:?}");
+    }
+    drop(held);
+    world.host.apply(world.ct, &Step::Forget).expect("done");
+    assert!(!lock.exists() && !dir.join("exit.json.bad").exists());
 }

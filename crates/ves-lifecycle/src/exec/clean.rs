@@ -1,6 +1,6 @@
 //! What runs leave behind: records, pins, sockets, and init itself where its monitor was killed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -22,9 +22,24 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HostEr
     record.map(Some).map_err(|_| HostError::parse(format!("read {}", path.display()), &text()))
 }
 
+/// Where a record of the last end is put that cannot be understood.
+fn aside(dir: &Path) -> PathBuf {
+    dir.join("exit.json.bad")
+}
+
 /// How the container last ended. A run that left only its state was cut by its monitor's death.
 pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
-    let exit: Option<ExitRecord> = read(&report::exit(dir))?;
+    let path = report::exit(dir);
+    let exit: Option<ExitRecord> = match read(&path) {
+        Err(error @ HostError::Parse { .. }) => {
+            // It helps nobody any more, and must not keep the container from being handled.
+            tracing::warn!("put aside: {error}");
+            std::fs::rename(&path, aside(dir))
+                .attempt(|| format!("put {} aside", path.display()))?;
+            None
+        }
+        other => other?,
+    };
     Ok(exit.map(|r| End {
         incarnation: r.incarnation,
         cause: r.cause,
@@ -45,9 +60,10 @@ pub(super) fn leftovers(dir: &Path, netns: &Path) -> bool {
         .any(|path| path.symlink_metadata().is_ok())
 }
 
-/// Takes away what a run left, with nobody holding the container's monitor lock.
+/// Takes away what a run left, holding the container's monitor lock.
 pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path, most: Duration) -> Result<(), Error> {
     let what = "take away what is left of it";
+    let _held = super::monitor::hold(ct, dir)?;
     // A record that cannot be read says nothing about a process, so there is none to kill.
     if let Ok(Some(state)) = read::<StateRecord>(&report::state(dir)) {
         kill_stray(ct, &state, most)?;
@@ -93,9 +109,12 @@ fn kill_stray(ct: CtId, state: &StateRecord, most: Duration) -> Result<(), Error
 }
 
 /// Forgets how it last ended, and the directory if nobody else has something in it.
-pub(super) fn forget(dir: &Path) -> Result<(), HostError> {
-    for path in [report::exit(dir), report::lock(dir), report::last_words(dir)] {
-        file::remove_if_exists(&path)?;
+pub(super) fn forget(ct: CtId, dir: &Path) -> Result<(), Error> {
+    // A monitor that opened the lock's file sees that it is another one by now.
+    let _held = super::monitor::hold(ct, dir)?;
+    let what = "forget how it last ended";
+    for path in [report::exit(dir), aside(dir), report::last_words(dir), report::lock(dir)] {
+        file::remove_if_exists(&path).about(ct, what)?;
     }
     match std::fs::remove_dir(dir) {
         Err(e)
@@ -106,6 +125,6 @@ pub(super) fn forget(dir: &Path) -> Result<(), HostError> {
         {
             Ok(())
         }
-        other => other.attempt(|| format!("remove {}", dir.display())),
+        other => other.attempt(|| format!("remove {}", dir.display())).about(ct, what),
     }
 }

@@ -25,6 +25,7 @@ use crate::error::{About, Error};
 use crate::host::Host;
 use crate::init_plan::{self, Command};
 use crate::plan::{Observed, Spec, Step};
+use monitor::Found;
 
 /// How long a monitor may take to make a container.
 const MAKE: Duration = Duration::from_secs(40);
@@ -145,16 +146,23 @@ fn sealed(bytes: &[u8]) -> Result<OwnedFd, HostError> {
 impl Host for NodeHost {
     fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
-        let monitor = monitor::find(ct, &dir)?;
+        let (monitor, mute) = match monitor::find(ct, &dir)? {
+            Found::Nothing => (None, false),
+            Found::Answers(monitor) => (Some(monitor), false),
+            Found::Mute => (None, true),
+        };
         let hierarchies = Hierarchies::detect()?;
         let root = self.layout.ct_root(ct);
         Ok(Observed {
             frozen: groups::frozen(&hierarchies, ct).about(ct, "see whether it is frozen")?,
-            leftovers: monitor.is_none() && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
+            leftovers: monitor.is_none()
+                && !mute
+                && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
             last: clean::last_end(&dir).about(ct, "read how it last ended")?,
             mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
             grouped: groups::exist(&hierarchies, ct),
             monitor,
+            mute,
         })
     }
 
@@ -179,7 +187,7 @@ impl Host for NodeHost {
             Step::Freeze => groups::freeze(&Hierarchies::detect()?, ct, true),
             Step::Thaw => groups::freeze(&Hierarchies::detect()?, ct, false),
             Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct), DIE),
-            Step::Forget => clean::forget(&dir).about(ct, "forget how it last ended"),
+            Step::Forget => clean::forget(ct, &dir),
         }
     }
 

@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal};
 use ves_host::init::channel;
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{self, Answer, Request, Status};
@@ -19,6 +22,8 @@ use crate::plan::Monitor;
 
 /// How long a monitor may take for an answer, releasing init included.
 const ANSWER: Duration = Duration::from_secs(40);
+/// How long it may take to tell its state or to obey, which is a moment's work.
+const PROMPT: Duration = Duration::from_secs(5);
 /// How long a monitor may be neither reachable nor gone.
 const BETWEEN: Duration = Duration::from_secs(10);
 
@@ -40,6 +45,28 @@ pub(super) fn read_all(mut from: impl Read + AsFd, most: Duration) -> Result<Vec
     }
 }
 
+/// Takes the container's lock, so that no monitor begins; `None` where there was never one.
+pub(super) fn hold(ct: CtId, dir: &Path) -> Result<Option<File>, Error> {
+    const WHAT: &str = "make way for who clears up";
+    let path = report::lock(dir);
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.attempt(|| format!("open {}", path.display())).about(ct, WHAT)?,
+    };
+    // Who only looks whether there is a monitor holds it for a moment.
+    let end = Instant::now() + Duration::from_secs(1);
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) if Instant::now() < end => super::pause(),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Silent { ct, what: WHAT }),
+            Err(e) => {
+                return Err(e).attempt(|| format!("lock {}", path.display())).about(ct, WHAT);
+            }
+        }
+    }
+}
+
 /// Whether a monitor holds the container's lock.
 fn locked(dir: &Path) -> Result<bool, HostError> {
     let path = report::lock(dir);
@@ -54,15 +81,27 @@ fn locked(dir: &Path) -> Result<bool, HostError> {
     }
 }
 
+/// Connects without waiting, as a monitor that does not accept would let one wait for ever.
+fn knock(socket: &Path) -> rustix::io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(socket)?)?;
+    rustix::io::ioctl_fionbio(&fd, false)?;
+    Ok(fd.into())
+}
+
 /// A connection to a live monitor, or `None` where none lives. One that is just starting or ending
 /// is waited for.
 fn reach(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<UnixStream>, Error> {
     let end = Instant::now() + BETWEEN;
     let socket = report::socket(dir);
     loop {
-        match UnixStream::connect(&socket) {
+        match knock(&socket) {
             Ok(stream) => return Ok(Some(stream)),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED) => {}
+            // So many wait at its door that it cannot have looked for long.
+            Err(Errno::AGAIN) => return Err(Error::Silent { ct, what }),
             Err(e) => {
                 return Err(e)
                     .attempt(|| format!("connect to {}", socket.display()))
@@ -125,7 +164,8 @@ fn next(
 /// Asks a monitor that must be there.
 pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Error> {
     let mut stream = connect(ct, dir, request)?;
-    let frame = next(&mut stream, &mut Decoder::default(), Instant::now() + ANSWER);
+    let most = if request == Request::Status { PROMPT } else { ANSWER };
+    let frame = next(&mut stream, &mut Decoder::default(), Instant::now() + most);
     let frame = match frame {
         Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
             return Err(Error::Silent { ct, what: "answer" });
@@ -143,14 +183,23 @@ pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Erro
     }
 }
 
+/// What there is of a monitor.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    Answers(Monitor),
+    /// One lives and does not answer.
+    Mute,
+}
+
 /// The live monitor, if there is one.
-pub(super) fn find(ct: CtId, dir: &Path) -> Result<Option<Monitor>, Error> {
+pub(super) fn find(ct: CtId, dir: &Path) -> Result<Found, Error> {
     match ask(ct, dir, Request::Status) {
         Ok(status) => {
             let Status { running, init_pid, started_unix_ms, booted, kind, incarnation, memo } =
                 status;
             let spec = serde_json::from_str(&memo).ok();
-            Ok(Some(Monitor {
+            Ok(Found::Answers(Monitor {
                 running,
                 init_pid,
                 started_unix_ms,
@@ -160,10 +209,11 @@ pub(super) fn find(ct: CtId, dir: &Path) -> Result<Option<Monitor>, Error> {
                 incarnation,
             }))
         }
-        Err(Error::Gone { .. }) => {
-            settle(ct, dir)?;
-            Ok(None)
-        }
+        Err(Error::Gone { .. }) => match settle(ct, dir) {
+            Err(Error::Silent { .. }) => Ok(Found::Mute),
+            other => other.map(|()| Found::Nothing),
+        },
+        Err(Error::Silent { .. }) => Ok(Found::Mute),
         Err(e) => Err(e),
     }
 }
@@ -203,19 +253,38 @@ pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Er
 /// Kills init, and where that does not help, the monitor, with which init dies.
 pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
     let Some(mut stream) = reach(ct, dir, "kill it")? else { return Ok(()) };
-    let peer = rustix::net::sockopt::socket_peercred(&stream)
-        .attempt(|| "ask who the monitor is".to_owned())
-        .about(ct, "kill it")?;
+    let hold = || -> rustix::io::Result<_> {
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        let pidfd = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());
+        match pidfd {
+            Err(Errno::SRCH) => Ok(None),
+            // While the connection lives, so does the monitor, and the number is its.
+            other => Ok(lives(&stream)?.then_some(other?)),
+        }
+    };
+    let held = hold().attempt(|| "hold the monitor".to_owned()).about(ct, "kill it")?;
+    let Some(pidfd) = held else { return settle(ct, dir) };
     match send(ct, &mut stream, Request::Kill) {
         Ok(()) | Err(Error::Gone { .. }) => {}
         Err(e) => return Err(e),
     }
-    if matches!(await_end(ct, dir, most), Ok(true)) {
+    let heard = next(&mut stream, &mut Decoder::default(), Instant::now() + PROMPT);
+    if heard.is_ok() && matches!(await_end(ct, dir, most), Ok(true)) {
         return Ok(());
     }
-    tracing::warn!(%ct, pid = peer.pid.as_raw_pid(), "the monitor does not obey; killing it");
-    // It held the lock when asked; a process of the same number now would be a strange accident,
-    // and the wait below would tell.
-    rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL).ok();
-    if await_end(ct, dir, most)? { Ok(()) } else { Err(Error::Undying { ct }) }
+    tracing::warn!(%ct, "the monitor does not obey; killing it");
+    // It may end by itself in this moment.
+    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).ok();
+    if channel::wait(&pidfd, most).about(ct, "wait for its monitor's end")? {
+        settle(ct, dir)
+    } else {
+        Err(Error::Undying { ct })
+    }
+}
+
+/// Whether the other side of a connection is still there.
+fn lives(stream: &UnixStream) -> rustix::io::Result<bool> {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default()))?;
+    Ok(fds.iter().all(|fd| fd.revents().is_empty()))
 }

@@ -256,10 +256,14 @@ impl World {
 
     /// Kills the monitor, which is whoever listens on its socket.
     pub(crate) fn kill_monitor(&self) {
+        self.signal_monitor(rustix::process::Signal::KILL);
+    }
+
+    pub(crate) fn signal_monitor(&self, signal: rustix::process::Signal) {
         let socket = ves_host::init::report::socket(&self.layout().ct_dir(self.ct));
         let stream = UnixStream::connect(socket).expect("it listens");
         let peer = rustix::net::sockopt::socket_peercred(&stream).expect("told");
-        rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL).expect("killed");
+        rustix::process::kill_process(peer.pid, signal).expect("killed");
     }
 
     fn pids_dir(&self) -> PathBuf {
