@@ -266,6 +266,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test plays the transport")]
     fn a_broken_connection_is_a_peer_that_is_down() {
         let made_here = |code| {
             let mut status = Status::new(code, "h2 protocol error");

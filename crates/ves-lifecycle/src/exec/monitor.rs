@@ -76,7 +76,7 @@ fn locked(dir: &Path) -> Result<bool, HostError> {
     };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(true),
         Err(e) => Err(e).attempt(|| format!("try the lock {}", path.display())),
     }
 }
