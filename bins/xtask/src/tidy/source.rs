@@ -30,8 +30,13 @@ pub(super) fn header(tree: &Tree) -> Vec<Problem> {
 
 /// No file is too long to be read at once.
 pub(super) fn length(tree: &Tree) -> Vec<Problem> {
+    length_but(tree, LONG)
+}
+
+/// The same with these excuses, none of which may be idle.
+pub(super) fn length_but(tree: &Tree, excuses: &[(&'static str, &str)]) -> Vec<Problem> {
     let lines = |f: &File| without_tests(&f.text).lines().count();
-    let excused = |path: &str| LONG.iter().any(|(p, _)| *p == path);
+    let excused = |path: &str| excuses.iter().any(|(p, _)| *p == path);
     let long = rust(tree)
         .filter(|f| !is_test(&f.path) && lines(f) > LONGEST && !excused(&f.path))
         .map(|f| {
@@ -40,7 +45,7 @@ pub(super) fn length(tree: &Tree) -> Vec<Problem> {
                 format!("{} lines without tests, {LONGEST} are the most", lines(f)),
             )
         });
-    let idle = LONG
+    let idle = excuses
         .iter()
         .filter(|(path, _)| tree.file(path).is_none_or(|f| lines(f) <= LONGEST))
         .map(|(path, _)| Problem::new(*path, "is excused for its length without need"));
