@@ -292,10 +292,14 @@ impl Signals {
                 let mut count = 0;
                 while signals.recv().await.is_some() {
                     count += 1;
-                    let forward = part(exec_request::Part::Signal(u32::from(number)));
-                    // A command that does not even read its input must not keep us from leaving.
-                    let sent = timeout(PATIENCE, requests.send(forward)).await;
-                    if count >= ours || !matches!(sent, Ok(Ok(()))) {
+                    // What is for us is not handed on: the answer to it would race with our leaving.
+                    // The session hears that its caller is gone.
+                    let stay = count < ours && {
+                        let forward = part(exec_request::Part::Signal(u32::from(number)));
+                        // A command that does not even read its input must not keep us here.
+                        matches!(timeout(PATIENCE, requests.send(forward)).await, Ok(Ok(())))
+                    };
+                    if !stay {
                         leave.send(128 + number).await.ok(); // the session is over already
                         return;
                     }

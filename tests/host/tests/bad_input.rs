@@ -256,7 +256,7 @@ fn hostile_archives_and_a_full_pool_leave_nothing() {
     refused(&node, &format!("set {first} --diskspace 9G --save"), 46, "POOL_FULL");
     let fault = refused(&node, &format!("{create} --diskspace 16M"), 46, "VOLUME_TOO_SMALL");
     assert!(fault["facts"]["need_bytes"].is_string(), "{fault}");
-    refused(&node, &format!("{create} --diskspace 128M --diskinodes 16"), 46, "NO_INODES");
+    refused(&node, &format!("{create} --diskspace 128M --diskinodes 16"), 2, "BAD_VALUE");
     before.unchanged();
     // The id is free, and so is the room.
     node.ok(&format!("{create} --diskspace 128M"));
