@@ -85,6 +85,7 @@ pub fn run<C: ServiceConfig>(
     let live = || -> Result<(), BuildError> {
         let (_lock, listener) = bind(&layout, service)?;
         privilege::keep_only(keep)?;
+        publish(&layout, service)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let guard = {
@@ -129,8 +130,22 @@ const fn service_name(service: Service) -> &'static str {
     }
 }
 
-/// Takes the daemon's lock, so that there is one of it, and binds its socket anew. A socket that is
-/// left from a daemon that was killed is replaced; anything else at its place is left alone.
+/// Where a socket is until its daemon has given up what it does not need.
+fn unpublished(socket: &Path) -> PathBuf {
+    socket.with_extension("new")
+}
+
+/// Lets callers see the socket: only now, since a caller must never meet a daemon with more power
+/// than it declares.
+fn publish(layout: &Layout, service: Service) -> Result<(), BuildError> {
+    let socket = layout.socket(service);
+    std::fs::rename(unpublished(&socket), &socket)
+        .map_err(|e| format!("publish {}: {e}", socket.display()).into())
+}
+
+/// Takes the daemon's lock, so that there is one of it, and binds its socket, not yet at its place.
+/// A socket that is left there from a daemon that was killed is replaced when the new one is
+/// published; anything else there is left alone.
 fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener), BuildError> {
     let socket = layout.socket(service);
     let dir = socket.parent().unwrap_or_else(|| Path::new("/"));
@@ -145,9 +160,14 @@ fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener)
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, e)| format!("another daemon holds {}: {e}", lock.display()))?;
     match std::fs::symlink_metadata(&socket) {
-        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(&socket)?,
+        Ok(there) if there.file_type().is_socket() => {}
         Ok(_) => return Err(format!("{} is in the way and no socket", socket.display()).into()),
         Err(_) => {}
+    }
+    let socket = unpublished(&socket);
+    match std::fs::remove_file(&socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        Ok(()) | Err(_) => {}
     }
     let listener =
         UnixListener::bind(&socket).map_err(|e| format!("bind {}: {e}", socket.display()))?;
@@ -252,6 +272,8 @@ mod tests {
         let layout = Layout::new(dir.path(), dir.path());
         let (_lock, listener) = bind(&layout, Service::Network).expect("bound");
         assert!(bind(&layout, Service::Network).is_err(), "there is one already");
+        assert!(!layout.socket(Service::Network).exists(), "nobody sees it yet");
+        publish(&layout, Service::Network).expect("published");
         listener.set_nonblocking(true).expect("set");
         let listener = tokio::net::UnixListener::from_std(listener).expect("in the runtime");
         let app = App {
