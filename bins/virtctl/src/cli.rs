@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use ves_types::{CtId, CtName, ParseError, TemplateName};
+use ves_types::{CtId, CtName, ParseError, SnapshotId, SnapshotName, TemplateName};
 
 use crate::exit;
 use crate::output::Selection;
@@ -168,6 +168,14 @@ pub(crate) enum Verb {
     Exec2(ExecArgs),
     /// Run a script of this machine inside
     Runscript(RunscriptArgs),
+    /// Take a snapshot of a container's disk, also while it runs; its parameters are not in it
+    Snapshot(SnapshotArgs),
+    /// Snapshots of a container, oldest first
+    SnapshotList(SnapshotListArgs),
+    /// Put a stopped container's disk back to a snapshot; what the disk holds now is lost
+    SnapshotSwitch(SnapshotSwitchArgs),
+    /// Delete a snapshot; the container stays as it is
+    SnapshotDelete(SnapshotOne),
     /// Attach to the console; Ctrl-] leaves it, and so do ~. and Esc . after Enter
     Console(ConsoleArgs),
     /// Containers: running ones, or all
@@ -329,6 +337,70 @@ pub(crate) struct ConsoleArgs {
     /// Print what was last on it, and end
     #[arg(long)]
     pub(crate) scrollback: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// Its name, for people; not unique
+    #[arg(long)]
+    pub(crate) name: Option<SnapshotName>,
+    /// Memory too (not built yet)
+    #[arg(long, conflicts_with = "skip_suspend")]
+    pub(crate) with_memory: bool,
+    /// Its id (not built yet: it is chosen for you)
+    #[arg(long, value_parser = snapshot_id, hide = true)]
+    pub(crate) id: Option<SnapshotId>,
+    /// What it is for (not built yet)
+    #[arg(long, hide = true)]
+    pub(crate) description: Option<String>,
+    /// Disk only, as always
+    #[arg(long, hide = true)]
+    pub(crate) skip_suspend: bool,
+    /// Not the parameters, as always
+    #[arg(long, hide = true)]
+    pub(crate) skip_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotListArgs {
+    /// Container, by id or name
+    #[arg(value_name = "CT")]
+    pub(crate) ct: Ct,
+    /// This snapshot only
+    #[arg(long, value_parser = snapshot_id)]
+    pub(crate) id: Option<SnapshotId>,
+    /// Print the names of all fields
+    #[arg(short = 'L', long)]
+    pub(crate) list_fields: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// A snapshot of a container.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotOne {
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// The snapshot's id
+    #[arg(long, value_parser = snapshot_id)]
+    pub(crate) id: SnapshotId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotSwitchArgs {
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotOne,
+    /// Do not go on with its memory, as always
+    #[arg(long, conflicts_with = "must_resume", hide = true)]
+    pub(crate) skip_resume: bool,
+    /// Fail if it has no memory (not built yet)
+    #[arg(long, hide = true)]
+    pub(crate) must_resume: bool,
+    /// Keep the parameters there are now, as always
+    #[arg(long, hide = true)]
+    pub(crate) skip_config: bool,
 }
 
 #[derive(Debug, Args)]
@@ -510,6 +582,12 @@ pub(crate) enum NodeVerb {
     },
 }
 
+/// Also as vzctl writes it, in braces, and in capitals.
+fn snapshot_id(s: &str) -> Result<SnapshotId, ParseError> {
+    let bare = s.strip_prefix('{').and_then(|s| s.strip_suffix('}')).unwrap_or(s);
+    bare.to_ascii_lowercase().parse()
+}
+
 fn variable(s: &str) -> Result<String, ParseError> {
     match s.split_once('=') {
         Some((name, _)) if !name.is_empty() && !s.contains('\0') => Ok(s.to_owned()),
@@ -567,8 +645,9 @@ mod tests {
             "virtctl unpause 101",
             "virtctl snapshot 101 --name n --with-memory",
             "virtctl snapshot-list 101",
-            "virtctl snapshot-switch 101 --id i",
-            "virtctl snapshot-delete 101 --id i",
+            "virtctl snapshot-list 101 -H -o id,name --id {019AB4A0-0000-7000-8000-00000000000F}",
+            "virtctl snapshot-switch 101 --id 019ab4a0-0000-7000-8000-00000000000f --skip-resume",
+            "virtctl snapshot-delete 101 --id {019ab4a0-0000-7000-8000-00000000000f}",
             "virtctl snapshot-mount 101 --id i --target d",
             "virtctl snapshot-umount 101 --id i",
             "virtctl migrate 101 node2 --online --times",
@@ -633,6 +712,10 @@ mod tests {
             "virtctl --quiet --verbose status 101",
             "virtctl stop 101 --timeout 0",
             "virtctl console 101 9",
+            "virtctl snapshot-switch 101",
+            "virtctl snapshot-switch 101 --id i",
+            "virtctl snapshot-delete 101 --id ../x",
+            "virtctl snapshot 101 --with-memory --skip-suspend",
             "virtctl template build T --suite trixie",
             "virtctl completion tcsh",
         ] {

@@ -13,6 +13,7 @@ use ves_daemon::client::{self, Traced};
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
 use ves_proto::coordinator::node_service_client::NodeServiceClient;
 use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
 use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 
@@ -38,6 +39,10 @@ impl Coordinator {
     /// Containers.
     pub(crate) fn containers(&self) -> ContainerServiceClient<Traced> {
         ContainerServiceClient::new(self.channel.clone())
+    }
+    /// Snapshots.
+    pub(crate) fn snapshots(&self) -> SnapshotServiceClient<Traced> {
+        SnapshotServiceClient::new(self.channel.clone())
     }
     /// Templates.
     pub(crate) fn templates(&self) -> TemplateServiceClient<Traced> {

@@ -23,7 +23,8 @@ Exit status:
   volume, 44 exists, 46 no disk space, 47 record damaged, 78 address in use, 91 no such template,
   105 disabled, 127 no such command, 131 name in use, 154 would shrink. Our own: 200 coordinator or
   service out of reach, 201 not in time, 202 cancelled, 203 decided on old facts, 204 takes a
-  restart, 205 not ours, 206 template exists, 207 template in use, 208 no such operation.";
+  restart, 205 not ours, 206 template exists, 207 template in use, 208 no such operation, 209 no such
+  snapshot.";
 
 /// The exit status of a command that failed for `reason`.
 pub(crate) const fn status(reason: Reason) -> u8 {
@@ -62,6 +63,7 @@ pub(crate) const fn status(reason: Reason) -> u8 {
         R::TemplateExists => 206,
         R::TemplateInUse => 207,
         R::OperationUnknown => 208,
+        R::SnapshotUnknown => 209,
     }
 }
 

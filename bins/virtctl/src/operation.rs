@@ -260,6 +260,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
         Column::new("started", |o: &Operation| time(o.started_unix_ms)),
         Column::new("ended", |o: &Operation| time(o.ended_unix_ms)),
         Column::right("took", |o: &Operation| duration(o).map_or(Value::Null, Value::millis)),
+        Column::new("snapshot", |o: &Operation| Value::text(&o.snapshot)),
         Column::new("principal", |o: &Operation| Value::text(&o.principal)),
         Column::new("steps", |o: &Operation| Value::texts(&o.steps)),
         Column::new("fault", |o: &Operation| match o.fault.clone() {

@@ -40,59 +40,6 @@ pub(crate) enum Unbuilt {
     Pause(Planned),
     /// Go on with a frozen container (not built yet)
     Unpause(Planned),
-    /// Take a snapshot (not built yet)
-    Snapshot {
-        #[command(flatten)]
-        ct: Planned,
-        /// Its id
-        #[arg(long)]
-        id: Option<String>,
-        /// Its name
-        #[arg(long)]
-        name: Option<String>,
-        /// What it is for
-        #[arg(long)]
-        description: Option<String>,
-        /// Memory too
-        #[arg(long, conflicts_with = "skip_suspend")]
-        with_memory: bool,
-        /// Disk only
-        #[arg(long)]
-        skip_suspend: bool,
-        /// Not the parameters
-        #[arg(long)]
-        skip_config: bool,
-    },
-    /// Snapshots of a container (not built yet)
-    SnapshotList {
-        /// Container, by id or name
-        ct: Ct,
-        /// Leave the header out
-        #[arg(short = 'H', long)]
-        no_header: bool,
-        /// Columns to show
-        #[arg(long, value_delimiter = ',')]
-        fields: Vec<String>,
-        /// This snapshot only
-        #[arg(long)]
-        id: Option<String>,
-    },
-    /// Go back to a snapshot (not built yet)
-    SnapshotSwitch {
-        #[command(flatten)]
-        snapshot: Snapshot,
-        /// Do not go on with its memory
-        #[arg(long, conflicts_with = "must_resume")]
-        skip_resume: bool,
-        /// Fail if it has no memory
-        #[arg(long)]
-        must_resume: bool,
-        /// Keep the parameters there are now
-        #[arg(long)]
-        skip_config: bool,
-    },
-    /// Delete a snapshot (not built yet)
-    SnapshotDelete(Snapshot),
     /// Mount a snapshot read-only (not built yet)
     SnapshotMount {
         #[command(flatten)]
@@ -203,10 +150,6 @@ impl Unbuilt {
             Self::Restore { .. } => "restore",
             Self::Pause(_) => "pause",
             Self::Unpause(_) => "unpause",
-            Self::Snapshot { .. } => "snapshot",
-            Self::SnapshotList { .. } => "snapshot-list",
-            Self::SnapshotSwitch { .. } => "snapshot-switch",
-            Self::SnapshotDelete(_) => "snapshot-delete",
             Self::SnapshotMount { .. } => "snapshot-mount",
             Self::SnapshotUmount(_) => "snapshot-umount",
             Self::Migrate { .. } => "migrate",

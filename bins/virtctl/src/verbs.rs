@@ -8,6 +8,7 @@ mod inside;
 mod list;
 mod node;
 mod resources;
+mod snapshot;
 mod template;
 mod top;
 
@@ -82,6 +83,7 @@ fn choose(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), Failure
         Verb::List(_)
             | Verb::Top(_)
             | Verb::Resources(_)
+            | Verb::SnapshotList(_)
             | Verb::Template(TemplateVerb::List(_))
             | Verb::Operation(OperationVerb::List(_))
             | Verb::Node(NodeVerb::List(_))
@@ -170,6 +172,10 @@ const fn name(verb: &Verb) -> &'static str {
         Verb::Exec(_) => "exec",
         Verb::Exec2(_) => "exec2",
         Verb::Runscript(_) => "runscript",
+        Verb::Snapshot(_) => "snapshot",
+        Verb::SnapshotList(_) => "snapshot-list",
+        Verb::SnapshotSwitch(_) => "snapshot-switch",
+        Verb::SnapshotDelete(_) => "snapshot-delete",
         Verb::Console(_) => "console",
         Verb::List(_) => "list",
         Verb::Top(_) => "top",
@@ -200,6 +206,10 @@ impl Context {
             Verb::Exec(args) => self.exec(args, false).await,
             Verb::Exec2(args) => self.exec(args, true).await,
             Verb::Runscript(args) => self.runscript(args).await,
+            Verb::Snapshot(args) => self.snapshot(args).await,
+            Verb::SnapshotList(args) => self.snapshot_list(args).await,
+            Verb::SnapshotSwitch(args) => self.snapshot_switch(args).await,
+            Verb::SnapshotDelete(args) => self.snapshot_delete(args).await,
             Verb::Console(args) => self.console(args).await,
             Verb::List(args) => self.list(args).await,
             Verb::Top(args) => self.top(args).await,

@@ -126,13 +126,37 @@ pub fn destroy(record: &Record, phase: Phase) -> Result<Action, Fault> {
         return Ok(Action::Destroy);
     }
     must_exist(record)?;
+    must_be_stopped(record, phase)?;
+    Ok(Action::Destroy)
+}
+
+/// snapshot, or snapshot-delete.
+///
+/// # Errors
+/// `BUSY` while it is being created, `CONTAINER_UNKNOWN` while it goes.
+pub fn snapshot(record: &Record, action: Action) -> Result<Action, Fault> {
+    must_exist(record)?;
+    Ok(action)
+}
+
+/// snapshot-switch.
+///
+/// # Errors
+/// `RUNNING`, `MOUNTED`.
+pub fn snapshot_switch(record: &Record, phase: Phase, action: Action) -> Result<Action, Fault> {
+    must_exist(record)?;
+    must_be_stopped(record, phase)?;
+    Ok(action)
+}
+
+fn must_be_stopped(record: &Record, phase: Phase) -> Result<(), Fault> {
     if record.run == RunState::Running || phase != Phase::Absent {
         return Err(refuse(Reason::Running, record, "is running; stop it first"));
     }
     if record.run == RunState::Mounted {
         return Err(refuse(Reason::Mounted, record, "is mounted; unmount it first"));
     }
-    Ok(Action::Destroy)
+    Ok(())
 }
 
 /// set.

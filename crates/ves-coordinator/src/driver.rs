@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, SnapshotId};
 
 use crate::model::{Action, OpId, OpRecord, OpState, Problem, Progress, Record};
 use crate::peers::deadline;
+use crate::plan::snapshot::SnapshotWish;
 use crate::plan::{Desired, End, Observed, Phase, Refusal, Step, foreign_message, plan};
 use crate::service::{Coordinator, now_ms};
 use crate::stage::{self, Undo};
@@ -52,8 +53,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Fault {
         Refusal::VolumeLost(ct) => {
             Fault::new(Reason::VolumeUnknown, refusal.to_string()).fact("ct", ct)
         }
+        Refusal::SnapshotUnknown(ct, id) => snapshot_unknown(*ct, *id),
         Refusal::Foreign(ct, what) => foreign(*ct, what),
     }
+}
+
+/// The fault of a snapshot that is not there.
+pub(crate) fn snapshot_unknown(ct: CtId, id: SnapshotId) -> Fault {
+    let message = Refusal::SnapshotUnknown(ct, id).to_string();
+    Fault::new(Reason::SnapshotUnknown, message).fact("ct", ct).fact("snapshot", id)
 }
 
 /// The fault of leftovers of an earlier container.
@@ -232,6 +240,11 @@ impl Coordinator {
     ) {
         let ct = record.id;
         let record = match seen {
+            // It was led nowhere: how far it is up, and what became of it meanwhile, stays to be seen.
+            Some(_) if record.snapshot.as_ref().is_some_and(SnapshotWish::stands_alone) => {
+                record.snapshot = None;
+                Some(record)
+            }
             Some(seen) => {
                 record.seen_incarnation = seen.process.incarnation;
                 record.release();
@@ -509,7 +522,13 @@ impl Coordinator {
 
 /// What has no way back is finished.
 const fn op_may_be_cancelled(op: &OpRecord) -> bool {
-    !matches!(op.action, Action::Destroy | Action::Repair)
+    !matches!(
+        op.action,
+        Action::Destroy
+            | Action::Repair
+            | Action::SnapshotSwitch { .. }
+            | Action::SnapshotDelete { .. }
+    )
 }
 
 /// The fault of an operation that somebody stopped.

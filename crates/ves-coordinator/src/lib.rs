@@ -19,7 +19,7 @@
 //! container is gone completely; a lost volume is never replaced by an empty one.
 //!
 //! In reading order: [`model`], [`spec`], [`plan`], [`stage`], [`admit`], [`store`], [`ledger`],
-//! [`service`], [`driver`], [`template`], [`watch`], [`boot`], [`sight`], [`peers`], [`api`].
+//! [`service`], [`driver`], [`template`], [`snapshot`], [`watch`], [`boot`], [`sight`], [`peers`], [`api`].
 
 #![warn(missing_docs)]
 
@@ -34,6 +34,7 @@ pub mod peers;
 pub mod plan;
 pub mod service;
 pub mod sight;
+pub mod snapshot;
 pub mod spec;
 pub mod stage;
 pub mod store;

@@ -13,9 +13,11 @@ use ves_proto::convert::{Fence, Limits};
 use ves_proto::fault::{Fault, reason_from_name};
 use ves_proto::{Reason, coordinator as pb};
 use ves_types::{
-    Bytes, CpuLimit, CtAddress, CtId, CtName, Epoch, Generation, Hostname, IdSlot, TemplateName,
-    UbcResource, UbcValue,
+    Bytes, CpuLimit, CtAddress, CtId, CtName, Epoch, Generation, Hostname, IdSlot, SnapshotId,
+    SnapshotName, TemplateName, UbcResource, UbcValue,
 };
+
+use crate::plan::snapshot::SnapshotWish;
 
 /// What a container should be, as `create` and `set` give it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +179,9 @@ pub struct Record {
     /// What it had before the change under way.
     #[serde(default)]
     pub held: Held,
+    /// What the change under way wants of its snapshots; storage knows which there are.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotWish>,
 }
 
 /// What a change under way takes from a container: nobody else's until the change has succeeded, so
@@ -245,6 +250,12 @@ impl Record {
         {
             self.held.names.push(name.clone());
         }
+    }
+
+    /// Makes it want this of its snapshots from the next generation on.
+    pub fn want_snapshot(&mut self, wish: Option<SnapshotWish>) {
+        self.generation = self.generation.next();
+        self.snapshot = wish;
     }
 
     /// Gives up what it had before a change that is over.
@@ -343,6 +354,23 @@ pub enum Action {
     Destroy,
     /// Makes it what it should be, without any change to that.
     Repair,
+    /// Takes a snapshot. Failure takes it away again.
+    Snapshot {
+        /// Its id.
+        id: SnapshotId,
+        /// Its name.
+        name: Option<SnapshotName>,
+    },
+    /// Puts the disk back to a snapshot.
+    SnapshotSwitch {
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// Deletes a snapshot.
+    SnapshotDelete {
+        /// Its id.
+        id: SnapshotId,
+    },
     /// Builds a template.
     TemplateBuild {
         /// Its name.
@@ -369,6 +397,9 @@ impl Action {
             Self::Set { .. } => "set",
             Self::Destroy => "destroy",
             Self::Repair => "repair",
+            Self::Snapshot { .. } => "snapshot",
+            Self::SnapshotSwitch { .. } => "snapshot-switch",
+            Self::SnapshotDelete { .. } => "snapshot-delete",
             Self::TemplateBuild { .. } => "template build",
         }
     }
@@ -384,7 +415,20 @@ impl Action {
             | Self::Mount
             | Self::Umount
             | Self::Repair
+            | Self::Snapshot { .. }
+            | Self::SnapshotSwitch { .. }
+            | Self::SnapshotDelete { .. }
             | Self::TemplateBuild { .. } => 0,
+        }
+    }
+
+    /// The snapshot it is about.
+    pub const fn snapshot(&self) -> Option<SnapshotId> {
+        match self {
+            Self::Snapshot { id, .. }
+            | Self::SnapshotSwitch { id }
+            | Self::SnapshotDelete { id } => Some(*id),
+            _ => None,
         }
     }
 }
@@ -525,6 +569,7 @@ impl OpRecord {
             started_unix_ms: *started_unix_ms,
             ended_unix_ms: ended_unix_ms.unwrap_or(0),
             principal: principal.clone(),
+            snapshot: action.snapshot().map(String::from).unwrap_or_default(),
         }
     }
 }

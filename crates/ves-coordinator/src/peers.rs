@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use ves_daemon::client::{Traced, channel};
-use ves_proto::convert::{Fence, render_fence, render_limits};
+use ves_proto::convert::{Fence, parse_snapshot_id, render_fence, render_limits};
 use ves_proto::fault::DOMAIN;
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::network::network_service_client::NetworkServiceClient;
@@ -17,7 +17,7 @@ use ves_proto::resources::resources_service_client::ResourcesServiceClient;
 use ves_proto::storage::storage_service_client::StorageServiceClient;
 use ves_proto::{Fault, Reason, common, lifecycle, network, resources, storage};
 use ves_types::layout::{Layout, Service};
-use ves_types::{Bytes, CtId, Generation};
+use ves_types::{Bytes, CtId, Generation, SnapshotId, SnapshotName};
 
 use crate::plan::{
     End, GroupSeen, LinkSeen, Observed, Phase, ProcessSeen, ProcessWish, Step, VolumeSeen,
@@ -66,10 +66,16 @@ impl Peers {
     /// # Errors
     /// The first service's that could not answer.
     pub async fn observe(&self, ct: CtId) -> Result<Observed, Fault> {
-        let (volume, group, process, link) =
-            tokio::join!(self.volume(ct), self.group(ct), self.process(ct), self.link(ct));
+        let (volume, snapshots, group, process, link) = tokio::join!(
+            self.volume(ct),
+            self.snapshots(ct, false),
+            self.group(ct),
+            self.process(ct),
+            self.link(ct)
+        );
         Ok(Observed {
-            volume: volume?.map(|v| seen_volume(&v)),
+            volume: volume?.map(|v| seen_volume(&v)).transpose()?,
+            snapshots: snapshots?.iter().map(seen_snapshot).collect::<Result<_, _>>()?,
             group: group?.map(|g| GroupSeen { generation: Generation(g.generation) }),
             process: process?,
             link: link?,
@@ -84,6 +90,20 @@ impl Peers {
         let mut client = self.storage.clone();
         let request = storage::GetVolumeRequest { ct: ct.get() };
         found(ask("storage", QUESTION, client.get_volume(request)).await)
+    }
+
+    /// Storage's snapshots, oldest first; where `measure` says so, with what only each has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn snapshots(
+        &self,
+        ct: CtId,
+        measure: bool,
+    ) -> Result<Vec<storage::Snapshot>, Fault> {
+        let mut client = self.storage.clone();
+        let request = storage::ListSnapshotsRequest { ct: ct.get(), measure };
+        Ok(ask("storage", QUESTION, client.list_snapshots(request)).await?.snapshots)
     }
 
     /// Resources' share.
@@ -135,6 +155,19 @@ impl Peers {
             Step::RemoveVolume => {
                 let request = storage::RemoveVolumeRequest { fence };
                 ask(service, within, self.storage.clone().remove_volume(request)).await.map(drop)
+            }
+            Step::TakeSnapshot { id, name } => {
+                let name = name.as_ref().map_or("", SnapshotName::as_str).to_owned();
+                let request = storage::EnsureSnapshotRequest { fence, id: id.to_string(), name };
+                ask(service, within, self.storage.clone().ensure_snapshot(request)).await.map(drop)
+            }
+            Step::DeleteSnapshot { id } => {
+                let request = storage::RemoveSnapshotRequest { fence, id: id.to_string() };
+                ask(service, within, self.storage.clone().remove_snapshot(request)).await.map(drop)
+            }
+            Step::RevertVolume { id } => {
+                let request = storage::RevertVolumeRequest { fence, snapshot: id.to_string() };
+                ask(service, within, self.storage.clone().revert_volume(request)).await.map(drop)
             }
             Step::EnsureLimits { limits, slot } => {
                 let limits = Some(render_limits(limits));
@@ -191,7 +224,11 @@ impl Peers {
 /// How long a step may take.
 pub fn deadline(step: &Step) -> Duration {
     match step {
-        Step::EnsureVolume { .. } | Step::RemoveVolume => VOLUME,
+        Step::EnsureVolume { .. }
+        | Step::RemoveVolume
+        | Step::TakeSnapshot { .. }
+        | Step::DeleteSnapshot { .. }
+        | Step::RevertVolume { .. } => VOLUME,
         Step::StopProcess { grace_ms } => CHANGE + Duration::from_millis(u64::from(*grace_ms)),
         Step::EnsureLimits { .. }
         | Step::RemoveLimits
@@ -271,13 +308,26 @@ fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
     }
 }
 
-fn seen_volume(volume: &storage::Volume) -> VolumeSeen {
-    VolumeSeen {
+/// What storage shows of a volume.
+///
+/// # Errors
+/// When it names a snapshot by what is no id.
+pub fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault> {
+    let reverted = |r: &storage::Reverted| {
+        let id = parse_snapshot_id("reverted", &r.snapshot)?;
+        Ok::<_, Fault>((id, Generation(r.generation)))
+    };
+    Ok(VolumeSeen {
         generation: Generation(volume.generation),
         size: Bytes(volume.size_bytes),
         mounted: volume.mounted,
         used: volume.used_bytes.map(Bytes),
-    }
+        reverted: volume.reverted.as_ref().map(reverted).transpose()?,
+    })
+}
+
+fn seen_snapshot(snapshot: &storage::Snapshot) -> Result<(SnapshotId, Generation), Fault> {
+    Ok((parse_snapshot_id("id", &snapshot.id)?, Generation(snapshot.generation)))
 }
 
 fn seen_link(link: &network::Interface) -> Result<LinkSeen, Fault> {

@@ -7,6 +7,8 @@
 //! ```text
 //! up    volume → limits → volume mounted → process created → link → process running
 //! down  process gone → link gone → volume unmounted → limits gone → volume gone
+//!       → volume as in a snapshot
+//! else  snapshot there or gone, and nothing else, be it up or down
 //! ```
 //!
 //! A volume that is missing is made only while the container is being created. Later it is a loss,
@@ -14,12 +16,19 @@
 //! being created, from before its birth, is left from another life of the id: it is neither adopted
 //! nor taken away.
 
-use std::collections::BTreeSet;
+pub mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use ves_proto::convert::Limits;
-use ves_types::{Bytes, CtAddress, CtId, Generation, Hostname, IdSlot, TemplateName, UbcResource};
+use ves_types::{
+    Bytes, CtAddress, CtId, Generation, Hostname, IdSlot, SnapshotId, SnapshotName, TemplateName,
+    UbcResource,
+};
+
+use snapshot::SnapshotWish;
 
 use crate::model::{Presence, Record, RunState, Since};
 
@@ -79,6 +88,8 @@ pub struct Desired {
     pub addresses: BTreeSet<CtAddress>,
     /// See [`Record::residue`].
     pub residue: bool,
+    /// Of its snapshots.
+    pub snapshot: Option<SnapshotWish>,
     /// How long init may take to stop; 0: not at all.
     pub grace_ms: u32,
 }
@@ -112,6 +123,7 @@ impl Desired {
             },
             addresses: spec.addresses.iter().copied().collect(),
             residue: record.residue && !record.unborn,
+            snapshot: record.snapshot.clone(),
             grace_ms,
         }
     }
@@ -128,6 +140,8 @@ pub struct VolumeSeen {
     pub mounted: bool,
     /// Bytes its files take, where it is mounted.
     pub used: Option<Bytes>,
+    /// The snapshot it was last put back to, and the generation that wanted it.
+    pub reverted: Option<(SnapshotId, Generation)>,
 }
 
 /// Control groups as resources shows them.
@@ -202,6 +216,8 @@ pub struct ProcessSeen {
 pub struct Observed {
     /// Storage.
     pub volume: Option<VolumeSeen>,
+    /// Storage: snapshots, each with the generation it was taken with.
+    pub snapshots: BTreeMap<SnapshotId, Generation>,
     /// Resources.
     pub group: Option<GroupSeen>,
     /// Lifecycle.
@@ -220,8 +236,25 @@ pub enum Step {
         /// Whether it should be mounted.
         mounted: bool,
     },
-    /// Storage: the volume is gone.
+    /// Storage: the volume and its snapshots are gone.
     RemoveVolume,
+    /// Storage: the snapshot is there.
+    TakeSnapshot {
+        /// Its id.
+        id: SnapshotId,
+        /// Its name.
+        name: Option<SnapshotName>,
+    },
+    /// Storage: the snapshot is gone.
+    DeleteSnapshot {
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// Storage: the volume holds what the snapshot holds.
+    RevertVolume {
+        /// The snapshot's id.
+        id: SnapshotId,
+    },
     /// Resources: control groups with these limits are there.
     EnsureLimits {
         /// The limits.
@@ -263,6 +296,9 @@ impl fmt::Display for Step {
                 write!(f, "storage: volume of {}, mounted", volume.size)
             }
             Self::RemoveVolume => f.write_str("storage: no volume"),
+            Self::TakeSnapshot { id, .. } => write!(f, "storage: snapshot {id}"),
+            Self::DeleteSnapshot { id } => write!(f, "storage: no snapshot {id}"),
+            Self::RevertVolume { id } => write!(f, "storage: volume as in snapshot {id}"),
             Self::EnsureLimits { .. } => f.write_str("resources: control groups and limits"),
             Self::RemoveLimits => f.write_str("resources: no control groups"),
             Self::CreateProcess(_) => f.write_str("lifecycle: namespaces, init waiting"),
@@ -290,7 +326,11 @@ impl Step {
     /// The service that is asked.
     pub const fn service(&self) -> &'static str {
         match self {
-            Self::EnsureVolume { .. } | Self::RemoveVolume => "storage",
+            Self::EnsureVolume { .. }
+            | Self::RemoveVolume
+            | Self::TakeSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::RevertVolume { .. } => "storage",
             Self::EnsureLimits { .. } | Self::RemoveLimits => "resources",
             Self::CreateProcess(_) | Self::RunProcess(_) | Self::StopProcess { .. } => "lifecycle",
             Self::EnsureLink { .. } | Self::RemoveLink => "network",
@@ -306,6 +346,9 @@ pub enum Refusal {
         "container {0} has lost its volume; restore it from a backup, or destroy the container"
     )]
     VolumeLost(CtId),
+    /// The snapshot to go back to is not there.
+    #[error("container {0} has no snapshot {1}; list them with `virtctl snapshot-list {0}`")]
+    SnapshotUnknown(CtId, SnapshotId),
     /// Something of another life of the id is there.
     #[error("{}", foreign_message(*.0, .1))]
     Foreign(CtId, Vec<&'static str>),
@@ -335,10 +378,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             if observed.volume.is_none() && desired.presence == Presence::Present {
                 return Err(Refusal::VolumeLost(desired.ct));
             }
-            Ok(match run {
+            let snapshot = snapshot::step(desired, observed)?;
+            if desired.snapshot.as_ref().is_some_and(SnapshotWish::stands_alone) {
+                return Ok(snapshot.into_iter().collect());
+            }
+            let mut steps = match run {
                 RunState::Running => bring_up(desired, observed),
                 RunState::Stopped | RunState::Mounted => bring_down(desired, observed),
-            })
+            };
+            steps.extend(snapshot);
+            Ok(steps)
         }
     }
 }
@@ -350,7 +399,7 @@ fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
         steps.push(Step::EnsureVolume { volume, mounted: false });
     }
     steps.extend(no_limits(desired, observed));
-    if observed.volume.is_some() {
+    if observed.volume.is_some() || !observed.snapshots.is_empty() {
         steps.push(Step::RemoveVolume);
     }
     steps
@@ -444,9 +493,10 @@ fn ensure_volume(desired: &Desired, observed: &Observed, mounted: bool) -> Step 
 impl Observed {
     /// What is there and was last asked for with a generation before `birth`.
     pub fn before(&self, birth: Generation) -> Vec<&'static str> {
-        let Self { volume, group, process, link } = self;
+        let Self { volume, snapshots, group, process, link } = self;
         let all = [
             ("volume", volume.map(|v| v.generation)),
+            ("snapshots", snapshots.values().min().copied()),
             ("control groups", group.map(|g| g.generation)),
             ("processes", (process.phase != Phase::Absent).then_some(process.generation)),
             ("link", link.as_ref().map(|l| l.generation)),
@@ -462,11 +512,12 @@ impl Observed {
 
     /// The newest generation that a service has accepted.
     pub fn newest(&self) -> Generation {
-        let Self { volume, group, process, link } = self;
+        let Self { volume, snapshots, group, process, link } = self;
         let volume = volume.map_or(Generation(0), |v| v.generation);
+        let snapshots = snapshots.values().max().copied().unwrap_or_default();
         let group = group.map_or(Generation(0), |g| g.generation);
         let link = link.as_ref().map_or(Generation(0), |l| l.generation);
-        volume.max(group).max(link).max(process.generation)
+        volume.max(snapshots).max(group).max(link).max(process.generation)
     }
 
     /// The same without what is from before `birth`; nothing where processes are.
@@ -474,9 +525,13 @@ impl Observed {
         if self.process.phase != Phase::Absent && self.process.generation < birth {
             return Self::default();
         }
-        let Self { volume, group, process, link } = self.clone();
+        let Self { volume, snapshots, group, process, link } = self.clone();
+        // A volume goes with its snapshots, or not at all.
+        let old =
+            volume.is_some_and(|v| v.generation < birth) || snapshots.values().any(|g| *g < birth);
         Self {
-            volume: volume.filter(|v| v.generation >= birth),
+            volume: volume.filter(|_| !old),
+            snapshots: if old { BTreeMap::new() } else { snapshots },
             group: group.filter(|g| g.generation >= birth),
             process,
             link: link.filter(|l| l.generation >= birth),
@@ -489,10 +544,25 @@ impl Observed {
         match step {
             Step::EnsureVolume { volume, mounted } => {
                 let used = self.volume.and_then(|v| v.used).filter(|_| *mounted);
-                let size = volume.size;
-                self.volume = Some(VolumeSeen { generation, size, mounted: *mounted, used });
+                let reverted = self.volume.and_then(|v| v.reverted);
+                let (size, mounted) = (volume.size, *mounted);
+                self.volume = Some(VolumeSeen { generation, size, mounted, used, reverted });
             }
-            Step::RemoveVolume => self.volume = None,
+            Step::RemoveVolume => {
+                self.volume = None;
+                self.snapshots.clear();
+            }
+            Step::TakeSnapshot { id, .. } => {
+                self.snapshots.insert(*id, generation);
+            }
+            Step::DeleteSnapshot { id } => {
+                self.snapshots.remove(id);
+            }
+            Step::RevertVolume { id } => {
+                if let Some(volume) = &mut self.volume {
+                    volume.reverted = Some((*id, generation));
+                }
+            }
             Step::EnsureLimits { .. } => self.group = Some(GroupSeen { generation }),
             Step::RemoveLimits => self.group = None,
             Step::CreateProcess(_) => {

@@ -36,8 +36,13 @@ fn desired(presence: Presence, run: RunState, residue: bool) -> Desired {
         },
         addresses: [address(1), address(2)].into(),
         residue,
+        snapshot: None,
         grace_ms: 5,
     }
+}
+
+fn id(n: u128) -> SnapshotId {
+    SnapshotId::from(n)
 }
 
 fn wishes() -> Vec<Desired> {
@@ -49,6 +54,17 @@ fn wishes() -> Vec<Desired> {
                 // A present container is born by being created.
                 if presence != Presence::Present && !residue {
                     all.push(Desired { birth: BIRTH, ..wish.clone() });
+                }
+                // What is wanted of snapshots is wanted of one that is there.
+                if presence == Presence::Present && !residue {
+                    let taken = SnapshotWish::Taken { id: id(2), name: None };
+                    let deleted = SnapshotWish::Deleted { id: id(1) };
+                    let reverted = SnapshotWish::Reverted { id: id(1), since: NOW };
+                    for snapshot in [taken, deleted, reverted] {
+                        if run == RunState::Stopped || snapshot.stands_alone() {
+                            all.push(Desired { snapshot: Some(snapshot), ..wish.clone() });
+                        }
+                    }
                 }
                 all.push(wish);
             }
@@ -63,10 +79,18 @@ fn sights() -> Vec<Observed> {
     for generation in [OLD, NOW] {
         for size in [1, 2, 3].map(Bytes::gib) {
             for mounted in [false, true] {
-                volumes.push(Some(VolumeSeen { generation, size, mounted, used: None }));
+                let (used, reverted) = (None, None);
+                volumes.push(Some(VolumeSeen { generation, size, mounted, used, reverted }));
             }
         }
     }
+    let reverted = |generation| {
+        let (size, mounted, used) = (Bytes::gib(2), false, None);
+        let reverted = Some((id(1), generation));
+        Some(VolumeSeen { generation, size, mounted, used, reverted })
+    };
+    volumes.extend([reverted(OLD), reverted(NOW)]);
+    let snapshots = [BTreeMap::new(), [(id(1), OLD)].into(), [(id(1), NOW), (id(3), NOW)].into()];
     let groups = [None, Some(GroupSeen { generation: OLD }), Some(GroupSeen { generation: NOW })];
     let mut links = vec![None];
     for generation in [OLD, NOW] {
@@ -81,7 +105,15 @@ fn sights() -> Vec<Observed> {
                 for phase in [Phase::Absent, Phase::Created, Phase::Running, Phase::Frozen] {
                     for generation in [OLD, NOW] {
                         let process = ProcessSeen { generation, phase, ..ProcessSeen::default() };
-                        all.push(Observed { volume, group, process, link: link.clone() });
+                        // Snapshots matter to storage's share only.
+                        let many = if link.is_none() { &snapshots[..] } else { &snapshots[..1] };
+                        all.extend(many.iter().map(|snapshots| Observed {
+                            volume,
+                            snapshots: snapshots.clone(),
+                            group,
+                            process,
+                            link: link.clone(),
+                        }));
                     }
                 }
             }
@@ -105,6 +137,17 @@ fn run(steps: &[Step], from: &Observed) -> Observed {
 
 /// What is wanted, said without the planner.
 fn reached(wish: &Desired, seen: &Observed) -> bool {
+    match &wish.snapshot {
+        Some(SnapshotWish::Taken { id, .. }) => return seen.snapshots.contains_key(id),
+        Some(SnapshotWish::Deleted { id }) => return !seen.snapshots.contains_key(id),
+        Some(SnapshotWish::Reverted { id, .. }) => {
+            let reverted = seen.volume.and_then(|v| v.reverted);
+            if !reverted.is_some_and(|(to, at)| to == *id && at == NOW) {
+                return false;
+            }
+        }
+        None => {}
+    }
     let nothing_runs =
         seen.process.phase == Phase::Absent && seen.link.is_none() && seen.group.is_none();
     let volume =
@@ -117,7 +160,9 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
                 || (!runs
                     && seen.link.as_ref().is_none_or(|l| foreign(l.generation))
                     && seen.group.is_none_or(|g| foreign(g.generation))
-                    && seen.volume.is_none_or(|v| foreign(v.generation)))
+                    && (seen.volume.is_some_and(|v| foreign(v.generation))
+                        || seen.snapshots.values().any(|g| foreign(*g))
+                        || (seen.volume.is_none() && seen.snapshots.is_empty())))
         }
         (_, RunState::Stopped) => nothing_runs && volume(false),
         (_, RunState::Mounted) => nothing_runs && volume(true),
@@ -134,10 +179,16 @@ fn lost(wish: &Desired, seen: &Observed) -> bool {
     wish.presence == Presence::Present && seen.volume.is_none()
 }
 
+fn no_such_snapshot(wish: &Desired, seen: &Observed) -> bool {
+    matches!(&wish.snapshot, Some(SnapshotWish::Reverted { id, .. })
+        if !seen.snapshots.contains_key(id))
+}
+
 fn foreign(wish: &Desired, seen: &Observed) -> bool {
     let runs = seen.process.phase != Phase::Absent;
     wish.presence != Presence::Deleting
         && (seen.volume.is_some_and(|v| v.generation < wish.birth)
+            || seen.snapshots.values().any(|g| *g < wish.birth)
             || seen.group.is_some_and(|g| g.generation < wish.birth)
             || seen.link.as_ref().is_some_and(|l| l.generation < wish.birth)
             || (runs && seen.process.generation < wish.birth))
@@ -171,7 +222,7 @@ fn goal_and_fixed_point() {
     let mut plans = 0;
     each(|wish, sight| {
         let Ok(steps) = plan(wish, sight) else {
-            let fine = lost(wish, sight) || foreign(wish, sight);
+            let fine = lost(wish, sight) || foreign(wish, sight) || no_such_snapshot(wish, sight);
             assert!(fine, "refused {wish:?} seeing {sight:?}");
             return;
         };
@@ -213,7 +264,22 @@ fn nothing_forbidden_is_ever_planned() {
             match step {
                 Step::RemoveVolume => {
                     assert_eq!(wish.presence, Presence::Deleting, "{why}");
+                    assert!(dead && seen.volume.is_none_or(|v| !v.mounted), "{why}");
+                    assert!(seen.volume.is_some() || !seen.snapshots.is_empty(), "{why}");
+                }
+                Step::RevertVolume { id } => {
                     assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");
+                    assert!(seen.snapshots.contains_key(id), "{why}");
+                    let wanted = matches!(&wish.snapshot, Some(SnapshotWish::Reverted { id: w, .. })
+                        if w == id);
+                    assert!(wanted, "{why}");
+                }
+                Step::DeleteSnapshot { id } => {
+                    assert_eq!(wish.snapshot, Some(SnapshotWish::Deleted { id: *id }), "{why}");
+                }
+                Step::TakeSnapshot { .. } => {
+                    assert!(seen.volume.is_some(), "of nothing: {why}");
+                    assert_eq!(steps.len(), 1, "touches something else: {why}");
                 }
                 Step::EnsureVolume { volume, mounted } => {
                     assert!(seen.volume.is_none_or(|v| v.size <= volume.size), "shrinks: {why}");
@@ -269,6 +335,7 @@ fn what_is_right_is_left_alone() {
                     size: Bytes::gib(2),
                     mounted: false,
                     used: None,
+                    reverted: None,
                 }),
                 ..Observed::default()
             },

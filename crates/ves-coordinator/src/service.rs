@@ -60,7 +60,7 @@ impl Caller {
     }
 
     /// The id is the caller's own: two callers may use the same.
-    fn key(&self) -> Result<String, Fault> {
+    pub(crate) fn key(&self) -> Result<String, Fault> {
         let id = &self.request_id;
         if id.len() > 128 || id.chars().any(char::is_control) {
             let message = "a request id has at most 128 bytes and no control characters";
@@ -526,6 +526,7 @@ fn new_record(
         residue: false,
         problem: None,
         held: Held::default(),
+        snapshot: None,
     })
 }
 

@@ -12,12 +12,15 @@
 //!  set               ─ [new values] ─ done              undo: [old values]
 //!  set with restart  ─ [stopped] ─ [new values] ─ [running] ─ done   undo: [old values]
 //!  destroy           ─ [gone] ─ record removed          undo: none, it is repeated
+//!  snapshot          ─ [taken] ─ done                   undo: [deleted]
+//!  snapshot-switch, snapshot-delete ─ [so] ─ done       undo: as it is then; each is one step
 //! ```
 //!
 //! The step lines of an operation are stored with its stages: those since the last stage are lost
 //! with the daemon. What was done is then seen again, not read there.
 
 use crate::model::{Action, Presence, Record, RunState};
+use crate::plan::snapshot::SnapshotWish;
 use crate::plan::{Observed, Phase};
 
 /// How many stages an action has.
@@ -30,6 +33,9 @@ pub const fn count(action: &Action) -> u32 {
         | Action::Stop { .. }
         | Action::Umount
         | Action::Destroy
+        | Action::Snapshot { .. }
+        | Action::SnapshotSwitch { .. }
+        | Action::SnapshotDelete { .. }
         | Action::Repair => 1,
         Action::Restart { .. } => 2,
         Action::Set { restart, .. } => {
@@ -44,6 +50,8 @@ pub const fn count(action: &Action) -> u32 {
 
 /// Changes the record to what stage `stage` (from 0) of `action` wants.
 pub fn enter(action: &Action, stage: u32, record: &mut Record) {
+    // What a failed operation could not take back is no wish of this one.
+    record.snapshot = None;
     match (action, stage) {
         (Action::Create | Action::TemplateBuild { .. }, _) => {}
         (Action::Start { .. }, _) | (Action::Restart { .. }, 1) => {
@@ -62,6 +70,17 @@ pub fn enter(action: &Action, stage: u32, record: &mut Record) {
         }
         (Action::Destroy, _) => record.delete(),
         (Action::Repair, _) => record.ask_again(),
+        (Action::Snapshot { id, name }, _) => {
+            let name = name.clone();
+            record.want_snapshot(Some(SnapshotWish::Taken { id: *id, name }));
+        }
+        (Action::SnapshotSwitch { id }, _) => {
+            let since = record.generation.next();
+            record.want_snapshot(Some(SnapshotWish::Reverted { id: *id, since }));
+        }
+        (Action::SnapshotDelete { id }, _) => {
+            record.want_snapshot(Some(SnapshotWish::Deleted { id: *id }));
+        }
     }
 }
 
@@ -104,6 +123,11 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
             record.set_specs(spec, running);
             record.ask_again();
         }
+        Action::Snapshot { id, .. } => {
+            record.want_snapshot(Some(SnapshotWish::Deleted { id: *id }));
+        }
+        // The disk is as it was or as it should be, never between.
+        Action::SnapshotSwitch { .. } | Action::SnapshotDelete { .. } => record.want_snapshot(None),
         Action::Destroy | Action::Repair | Action::TemplateBuild { .. } => return Undo::Onward,
     }
     Undo::Back
@@ -123,5 +147,6 @@ pub fn settled(mut record: Record) -> Option<Record> {
         record.residue = false;
     }
     record.problem = None;
+    record.snapshot = None;
     Some(record)
 }

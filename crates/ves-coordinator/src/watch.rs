@@ -14,8 +14,8 @@ use ves_types::{Bytes, CtAddress, CtId, Generation};
 
 use crate::ledger::Index;
 use crate::model::{Action, Presence, Record, RunState};
-use crate::peers::{ask, fault_of, seen_process};
-use crate::plan::{Desired, End, GroupSeen, LinkSeen, Observed, Phase, VolumeSeen, plan};
+use crate::peers::{ask, fault_of, seen_process, seen_volume};
+use crate::plan::{Desired, End, GroupSeen, LinkSeen, Observed, Phase, plan};
 use crate::service::{Caller, Coordinator, enter_first, idle, now_ms};
 
 /// How long a list of everything may take.
@@ -233,6 +233,7 @@ impl Coordinator {
         index.containers().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone).collect()
     }
 
+    /// All but snapshots: what is wanted of those is an operation's, which looks itself.
     async fn look_at_all(&self) -> Result<HashMap<CtId, Observed>, Fault> {
         let peers = self.peers().clone();
         let (mut s, mut r, mut l, mut n) =
@@ -245,13 +246,7 @@ impl Coordinator {
         );
         let mut all: HashMap<CtId, Observed> = HashMap::new();
         for v in volumes?.volumes {
-            let volume = VolumeSeen {
-                generation: Generation(v.generation),
-                size: Bytes(v.size_bytes),
-                mounted: v.mounted,
-                used: v.used_bytes.map(Bytes),
-            };
-            all.entry(parse_ct(v.ct)?).or_default().volume = Some(volume);
+            all.entry(parse_ct(v.ct)?).or_default().volume = Some(seen_volume(&v)?);
         }
         for g in groups?.groups {
             let group = GroupSeen { generation: Generation(g.generation) };

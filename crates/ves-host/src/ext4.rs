@@ -33,6 +33,7 @@ const RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const SUPERBLOCK_AT: u64 = 1024;
 const SUPERBLOCK_LEN: usize = 1024;
 const MAGIC: u16 = 0xEF53;
+const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_CSUM_SEED: u32 = 0x2000;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 
@@ -49,6 +50,9 @@ pub struct Superblock {
     pub uuid: [u8; 16],
     /// Whether the UUID may change without rewriting every checksum.
     pub free_uuid: bool,
+    /// Whether its journal has changes that are not made yet: it was in use when it was cloned or when
+    /// the power failed.
+    pub unclean: bool,
 }
 
 fn le32(block: &[u8], at: usize) -> u32 {
@@ -71,6 +75,7 @@ pub fn parse_superblock(block: &[u8]) -> Option<Superblock> {
         inodes: le32(block, 0).into(),
         inodes_per_group: le32(block, 0x28).into(),
         uuid: block.get(0x68..0x78)?.try_into().ok()?,
+        unclean: incompat & INCOMPAT_RECOVER != 0,
         free_uuid: incompat & INCOMPAT_CSUM_SEED != 0 && ro_compat & RO_COMPAT_METADATA_CSUM != 0,
     })
 }
@@ -177,6 +182,14 @@ pub fn grow(inside: impl AsFd, blocks: u64) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Lacks`] without resize2fs, [`HostError::Command`] when it fails.
 pub fn grow_unmounted(image: &Path, blocks: u64) -> Result<(), HostError> {
+    let file = File::open(image).attempt(|| format!("open {}", image.display()))?;
+    if inspect(&file)?.is_some_and(|s| s.unclean) {
+        // resize2fs goes on all the same, and a later replay would undo parts of its work.
+        Cmd::new(find("e2fsck", "e2fsprogs")?)
+            .args(["-p", "-E", "journal_only"])
+            .arg(image)
+            .run()?;
+    }
     // Forced: it wants a check of every file system that was mounted since the last one.
     Cmd::new(find("resize2fs", "e2fsprogs")?)
         .arg("-f")

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cmd;
 pub mod error;
 pub mod ext4;
+pub mod extent;
 pub mod file;
 pub mod init;
 pub mod loopdev;

@@ -4,8 +4,8 @@
 //! that service's `api.rs`.
 
 use ves_types::{
-    Bytes, CpuLimit, CtId, Enforcement, Epoch, Generation, IdSlot, Limit, UbcResource, UbcRow,
-    UbcValue,
+    Bytes, CpuLimit, CtId, Enforcement, Epoch, Generation, IdSlot, Limit, SnapshotId, SnapshotName,
+    UbcResource, UbcRow, UbcValue,
 };
 
 use crate::common as pb;
@@ -75,6 +75,26 @@ pub fn render_fence(fence: Fence) -> pb::Fence {
 /// `BAD_VALUE` on "id_slot".
 pub fn parse_slot(slot: u32) -> Result<IdSlot, Fault> {
     IdSlot::try_from(slot).map_err(|e| Fault::bad_value("id_slot", &e))
+}
+
+/// Reads a snapshot's id.
+///
+/// # Errors
+/// `MISSING_FIELD` or `BAD_VALUE` on `field`.
+pub fn parse_snapshot_id(field: &str, id: &str) -> Result<SnapshotId, Fault> {
+    if id.is_empty() {
+        return Err(Fault::missing(field));
+    }
+    id.parse().map_err(|e| Fault::bad_value(field, &e))
+}
+
+/// Reads a snapshot's name; empty: none.
+///
+/// # Errors
+/// `BAD_VALUE` on "name".
+pub fn parse_snapshot_name(name: &str) -> Result<Option<SnapshotName>, Fault> {
+    let name = Some(name).filter(|n| !n.is_empty());
+    name.map(|n| n.parse().map_err(|e| Fault::bad_value("name", &e))).transpose()
 }
 
 /// Limits in the vocabulary's types. UBC parameters that are not set are absent.

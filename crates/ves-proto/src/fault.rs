@@ -179,7 +179,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::TemplateUnknown
         | R::OperationUnknown
         | R::VolumeUnknown
-        | R::CommandUnknown => Code::NotFound,
+        | R::CommandUnknown
+        | R::SnapshotUnknown => Code::NotFound,
         R::ContainerExists | R::NameTaken | R::AddressTaken | R::TemplateExists => {
             Code::AlreadyExists
         }

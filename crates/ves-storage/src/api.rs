@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -9,15 +10,17 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{App, Policy, Role, blocking};
 use ves_host::unpack::{Feed, Init};
-use ves_proto::convert::{parse_ct, parse_fence, parse_slot};
+use ves_proto::convert::{
+    Fence, parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
+};
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
 use ves_types::TemplateName;
 
 use crate::host::{Source, Template};
-use crate::plan::{Desired, PoolFacts, Record};
-use crate::service::{Service, Volume};
+use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
+use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
 
 const ALLOWED: &[Role] = &[Role::Root, Role::Coordinator];
@@ -28,6 +31,10 @@ pub const POLICY: Policy = &[
     ("/ves.storage.v1.StorageService/RemoveVolume", ALLOWED),
     ("/ves.storage.v1.StorageService/GetVolume", ALLOWED),
     ("/ves.storage.v1.StorageService/ListVolumes", ALLOWED),
+    ("/ves.storage.v1.StorageService/EnsureSnapshot", ALLOWED),
+    ("/ves.storage.v1.StorageService/RemoveSnapshot", ALLOWED),
+    ("/ves.storage.v1.StorageService/ListSnapshots", ALLOWED),
+    ("/ves.storage.v1.StorageService/RevertVolume", ALLOWED),
     ("/ves.storage.v1.StorageService/BuildTemplate", ALLOWED),
     ("/ves.storage.v1.StorageService/ImportTemplate", ALLOWED),
     ("/ves.storage.v1.StorageService/ExportTemplate", ALLOWED),
@@ -93,7 +100,7 @@ fn parse_spec(spec: Option<pb::VolumeSpec>) -> Result<Desired, Fault> {
 
 fn render_volume(volume: Volume) -> pb::Volume {
     let Volume { ct, generation, record, bytes, usage, mounted } = volume;
-    let Record { template, inodes: _, inodes_per_group: _ } = record;
+    let Record { template, inodes: _, inodes_per_group: _, reverted } = record;
     let crate::host::Usage { allocated, used, inodes, used_inodes, device } = usage;
     pb::Volume {
         ct: ct.get(),
@@ -106,6 +113,37 @@ fn render_volume(volume: Volume) -> pb::Volume {
         allocated_bytes: allocated,
         mounted,
         device,
+        reverted: reverted.map(|Reverted { snapshot, generation }| pb::Reverted {
+            snapshot: snapshot.to_string(),
+            generation: generation.0,
+        }),
+    }
+}
+
+fn parse_snapshot(id: &str, name: &str, fence: &Fence) -> Result<snapshot::Desired, Fault> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(snapshot::Desired {
+        id: parse_snapshot_id("id", id)?,
+        name: parse_snapshot_name(name)?,
+        created_unix_ms: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
+        generation: fence.generation,
+    })
+}
+
+fn render_snapshot(snapshot: Snapshot) -> pb::Snapshot {
+    let Snapshot { id, seen, parent, current, own } = snapshot;
+    let snapshot::Snapshot { record, bytes, allocated } = seen;
+    let snapshot::Record { name, created_unix_ms, generation, parent: _, volume: _ } = record;
+    pb::Snapshot {
+        id: id.to_string(),
+        name: name.map(String::from).unwrap_or_default(),
+        created_unix_ms,
+        generation: generation.0,
+        parent: parent.map(String::from).unwrap_or_default(),
+        current,
+        size_bytes: bytes,
+        allocated_bytes: allocated,
+        own_bytes: own,
     }
 }
 
@@ -263,6 +301,49 @@ impl StorageService for Api {
         Ok(Response::new(pb::ListVolumesResponse { volumes }))
     }
 
+    async fn ensure_snapshot(
+        &self,
+        request: Request<pb::EnsureSnapshotRequest>,
+    ) -> Answer<pb::Snapshot> {
+        let pb::EnsureSnapshotRequest { fence, id, name } = request.into_inner();
+        let fence = parse_fence(fence)?;
+        let desired = parse_snapshot(&id, &name, &fence)?;
+        let service = self.0.clone();
+        let snapshot = blocking(move || service.ensure_snapshot(&fence, &desired)).await?;
+        Ok(Response::new(render_snapshot(snapshot)))
+    }
+
+    async fn remove_snapshot(
+        &self,
+        request: Request<pb::RemoveSnapshotRequest>,
+    ) -> Answer<pb::RemoveSnapshotResponse> {
+        let pb::RemoveSnapshotRequest { fence, id } = request.into_inner();
+        let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("id", &id)?);
+        let service = self.0.clone();
+        blocking(move || service.remove_snapshot(&fence, id)).await?;
+        Ok(Response::new(pb::RemoveSnapshotResponse {}))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<pb::ListSnapshotsRequest>,
+    ) -> Answer<pb::ListSnapshotsResponse> {
+        let pb::ListSnapshotsRequest { ct, measure } = request.into_inner();
+        let ct = parse_ct(ct)?;
+        let service = self.0.clone();
+        let snapshots = blocking(move || service.snapshots(ct, measure)).await?;
+        let snapshots = snapshots.into_iter().map(render_snapshot).collect();
+        Ok(Response::new(pb::ListSnapshotsResponse { snapshots }))
+    }
+
+    async fn revert_volume(&self, request: Request<pb::RevertVolumeRequest>) -> Answer<pb::Volume> {
+        let pb::RevertVolumeRequest { fence, snapshot } = request.into_inner();
+        let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("snapshot", &snapshot)?);
+        let service = self.0.clone();
+        let volume = blocking(move || service.revert(&fence, id)).await?;
+        Ok(Response::new(render_volume(volume)))
+    }
+
     async fn build_template(
         &self,
         request: Request<pb::BuildTemplateRequest>,
@@ -364,12 +445,13 @@ impl StorageService for Api {
         let pb::GetPoolRequest {} = request.into_inner();
         let service = self.0.clone();
         let (backend, facts) = blocking(move || service.pool()).await?;
-        let PoolFacts { size, free, promised, templates: _, overcommit_percent: _ } = facts;
+        let PoolFacts { size, free, promised, templates: _, snapshots, overcommit_percent: _ } =
+            facts;
         Ok(Response::new(pb::Pool {
             backend: backend.to_owned(),
             size_bytes: size,
             free_bytes: free,
-            promised_bytes: promised,
+            promised_bytes: promised.saturating_add(snapshots),
         }))
     }
 }

@@ -29,6 +29,8 @@ pub struct Config {
     pub pool_bytes: Option<u64>,
     /// How much may be promised, in percent of the pool.
     pub overcommit_percent: u64,
+    /// The most snapshots a container may have.
+    pub max_snapshots: usize,
     /// The Debian mirror templates are built from; absent: the first in apt's sources, else
     /// mmdebstrap's own choice.
     pub mirror: Option<String>,
@@ -45,6 +47,7 @@ impl Default for Config {
             pool: PoolKind::Auto,
             pool_bytes: None,
             overcommit_percent: 100,
+            max_snapshots: 64,
             mirror: None,
             max_template_bytes: limits.bytes,
             max_template_inodes: limits.inodes,
@@ -79,6 +82,9 @@ impl ServiceConfig for Config {
                 "max_template_bytes must be at least 1048576 and max_template_inodes 16".to_owned()
             );
         }
+        if self.max_snapshots > 1024 {
+            return Err("max_snapshots must be at most 1024".to_owned());
+        }
         match self.mirror.as_deref() {
             Some(mirror) if !crate::template::is_mirror(mirror) => {
                 Err("mirror must be an http, https or file URL without blanks".to_owned())
@@ -99,6 +105,8 @@ mod tests {
         assert!(matches!(read("pool = \"image-copy\"\npool_bytes = 2147483648"), Ok(Ok(()))));
         assert!(matches!(read("pool_bytes = 1"), Ok(Err(_))));
         assert!(matches!(read("overcommit_percent = 0"), Ok(Err(_))));
+        assert!(matches!(read("max_snapshots = 0"), Ok(Ok(()))));
+        assert!(matches!(read("max_snapshots = 1025"), Ok(Err(_))));
         assert!(matches!(read("mirror = \"--help\""), Ok(Err(_))));
         assert!(read("pool = \"zfs\"").is_err());
         assert!(read("colour = \"red\"").is_err());

@@ -152,6 +152,10 @@ impl Refusal {
             Self::InodesFixed { .. } => {
                 of(Reason::NotBuilt).fact("what", "changing the number of inodes of a volume")
             }
+            Self::NoVolume => of(Reason::VolumeUnknown),
+            Self::SnapshotUnknown(id) => of(Reason::SnapshotUnknown).fact("snapshot", id),
+            Self::TooManySnapshots(limit) => of(Reason::TooMany).fact("limit", limit),
+            Self::CopyInUse | Self::Mounted => of(Reason::Mounted),
             Self::NeedsUnmount => of(Reason::NeedsRestart).fact("field", "size_bytes"),
             Self::PoolFull { need, free } => {
                 of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)

@@ -8,10 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ves_host::unpack::{Feed, Init, Limits, normalise};
 use ves_host::{HostError, ext4};
-use ves_types::{CtId, TemplateName};
+use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::StorageError;
 use crate::host::{Each, Host, Seen, Source, Template, Usage};
+use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{
     DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step, TemplateFacts,
     golden_bytes,
@@ -24,7 +25,19 @@ struct Unfinished {
     record: Record,
     bytes: u64,
     blocks: u64,
+    contents: u64,
 }
+
+/// A snapshot, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    snapshot: Snapshot,
+    blocks: u64,
+    contents: u64,
+}
+
+/// What each image and snapshot takes in the pool.
+pub const ALLOCATED: u64 = 1 << 20;
 
 /// One volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +47,14 @@ pub struct Model {
     device: Option<u64>,
     mount: Mount,
     mount_point: bool,
+    snapshots: BTreeMap<SnapshotId, Kept>,
+    unfinished_snapshot: Option<(SnapshotId, snapshot::Record)>,
     /// Somebody else uses the device, as a container's mount namespace does.
     pub held: bool,
+    /// What the files say: a number in place of them.
+    pub contents: u64,
+    /// Whether the pool can clone what is in use.
+    pub shares_blocks: bool,
 }
 
 impl Default for Model {
@@ -46,7 +65,11 @@ impl Default for Model {
             device: None,
             mount: Mount::None,
             mount_point: false,
+            snapshots: BTreeMap::new(),
+            unfinished_snapshot: None,
             held: false,
+            contents: 0,
+            shares_blocks: true,
         }
     }
 }
@@ -66,9 +89,16 @@ impl Model {
     /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
     pub fn of(observed: &Observed, record: &Record) -> Self {
         let Observed { image, unfinished, device, mount, mount_point, .. } = observed.clone();
-        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0 };
+        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0, contents: 0 };
         let unfinished = unfinished.then(clone);
-        Self { image, unfinished, device, mount, mount_point, held: false }
+        let keep = |(id, snapshot): (&SnapshotId, &Snapshot)| {
+            let (snapshot, blocks) = (snapshot.clone(), snapshot.bytes / ext4::BLOCK);
+            (*id, Kept { snapshot, blocks, contents: u64::MAX })
+        };
+        let snapshots = observed.snapshots.iter().map(keep).collect();
+        let shares_blocks = observed.shares_blocks;
+        let model = Self { image, unfinished, device, mount, mount_point, ..Self::default() };
+        Self { snapshots, shares_blocks, ..model }
     }
 
     /// What is seen of it.
@@ -80,12 +110,17 @@ impl Model {
     ) -> Observed {
         Observed {
             image: self.image.clone(),
-            unfinished: self.unfinished.is_some(),
+            allocated: if self.image == Image::Absent { 0 } else { ALLOCATED },
+            snapshots: self.snapshots.iter().map(|(id, k)| (*id, k.snapshot.clone())).collect(),
+            foreign_snapshot: None,
+            unfinished: self.unfinished.is_some() || self.unfinished_snapshot.is_some(),
             device: self.device,
             mount: self.mount.clone(),
             mount_point: self.mount_point,
             template,
             online_growth,
+            shares_blocks: self.shares_blocks,
+            max_snapshots: crate::Config::default().max_snapshots,
             pool,
         }
     }
@@ -95,7 +130,7 @@ impl Model {
         let mounted = matches!(self.mount, Mount::Ours { .. });
         let usage = match &self.image {
             Image::Ours { record, bytes, .. } => Usage {
-                allocated: 1 << 20,
+                allocated: ALLOCATED,
                 used: mounted.then_some(200 << 20),
                 inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
                 used_inodes: mounted.then_some(10_011),
@@ -117,7 +152,10 @@ impl Model {
     ) -> Result<(), Impossible> {
         let senseless = |why| Err(Impossible::Senseless(why));
         match (step, &mut self.image) {
-            (Step::DropUnfinished, _) => self.unfinished = None,
+            (Step::DropUnfinished, _) => {
+                self.unfinished = None;
+                self.unfinished_snapshot = None;
+            }
             (Step::MakeVariant { .. }, _) => {}
             (Step::Clone { record, bytes }, _) => {
                 let Some(golden) = golden(record) else {
@@ -125,25 +163,28 @@ impl Model {
                 };
                 let blocks = ext4::usable_blocks(golden, record.inodes_per_group);
                 let bytes = *bytes;
-                self.unfinished = Some(Unfinished { record: record.clone(), bytes, blocks });
+                let record = record.clone();
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
             }
             (Step::Copy { bytes }, Image::Ours { record, blocks, .. }) => {
                 if self.device.is_some() {
                     return senseless("copy a volume in use");
                 }
                 let (record, blocks, bytes) = (record.clone(), *blocks, *bytes);
-                self.unfinished = Some(Unfinished { record, bytes, blocks });
+                let contents = self.contents;
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
             }
             (Step::GrowClone { blocks }, _) => match &mut self.unfinished {
                 Some(clone) => clone.blocks = clone.blocks.max(*blocks),
                 None => return senseless("grow no clone"),
             },
             (Step::Publish, image) => match (self.unfinished.take(), &image) {
-                (Some(Unfinished { record, bytes, blocks }), _) => {
+                (Some(Unfinished { record, bytes, blocks, contents }), _) => {
                     if self.device.is_some() {
                         return senseless("replace an image in use");
                     }
                     *image = Image::Ours { record, bytes, blocks };
+                    self.contents = contents;
                 }
                 (None, Image::Ours { .. }) => {}
                 (None, _) => return senseless("publish nothing"),
@@ -171,6 +212,37 @@ impl Model {
                     return senseless("grow beyond the device");
                 }
                 *blocks = (*blocks).max(*want);
+            }
+            (Step::Snapshot { id, record }, Image::Ours { .. }) => {
+                if self.device.is_some() && !self.shares_blocks {
+                    return senseless("copy what changes meanwhile");
+                }
+                self.unfinished_snapshot = Some((*id, record.clone()));
+            }
+            (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, .. }) => {
+                match self.unfinished_snapshot.take() {
+                    Some((new, record)) if new == *id => {
+                        let snapshot = Snapshot { record, bytes: *bytes, allocated: ALLOCATED };
+                        let (blocks, contents) = (*blocks, self.contents);
+                        self.snapshots.insert(new, Kept { snapshot, blocks, contents });
+                    }
+                    _ if self.snapshots.contains_key(id) => {}
+                    _ => return senseless("publish no snapshot"),
+                }
+            }
+            (Step::DeleteSnapshot { id }, _) => {
+                self.snapshots.remove(id);
+            }
+            (Step::Revert { to, bytes }, Image::Ours { bytes: have, .. }) => {
+                let Some(kept) = self.snapshots.get(&to.snapshot) else {
+                    return senseless("go back to no snapshot");
+                };
+                if self.device.is_some() || self.mount != Mount::None || *bytes < *have {
+                    return senseless("replace a volume in use, or by a smaller one");
+                }
+                let record = Record { reverted: Some(*to), ..kept.snapshot.record.volume.clone() };
+                let (bytes, blocks, contents) = (*bytes, kept.blocks, kept.contents);
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
             }
             (Step::Unmount, image) => {
                 if matches!(self.mount, Mount::Ours { .. }) {
@@ -257,6 +329,7 @@ impl FakeHost {
             free: size,
             promised: 0,
             templates: 0,
+            snapshots: 0,
             overcommit_percent: 100,
         });
     }
@@ -269,6 +342,21 @@ impl FakeHost {
     /// Says whether something else, such as a container, uses a volume.
     pub fn hold(&self, ct: CtId, held: bool) {
         self.node().volumes.entry(ct).or_default().held = held;
+    }
+
+    /// Writes to a volume's files: a number in their place.
+    pub fn write(&self, ct: CtId, contents: u64) {
+        self.node().volumes.entry(ct).or_default().contents = contents;
+    }
+
+    /// What was last written to a volume's files.
+    pub fn read(&self, ct: CtId) -> u64 {
+        self.node().volumes.get(&ct).map_or(0, |v| v.contents)
+    }
+
+    /// The pool cannot clone what is in use.
+    pub fn share_no_blocks(&self, ct: CtId) {
+        self.node().volumes.entry(ct).or_default().shares_blocks = false;
     }
 
     /// The steps applied until now, as text.
@@ -342,9 +430,12 @@ impl Node {
             free: 1 << 40,
             promised: 0,
             templates: 0,
+            snapshots: 0,
             overcommit_percent: 100,
         });
-        PoolFacts { promised, ..pool }
+        let kept = self.volumes.values().flat_map(|v| v.snapshots.values());
+        let snapshots = kept.map(|k| k.snapshot.allocated).sum();
+        PoolFacts { promised, snapshots, ..pool }
     }
 }
 
@@ -398,6 +489,16 @@ impl Host for FakeHost {
         node.asked.push("look at all");
         let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);
         Ok(there.map(|(ct, v)| (*ct, Ok(v.seen(*ct)))).collect())
+    }
+
+    fn snapshots(
+        &self,
+        ct: CtId,
+        measure: bool,
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError> {
+        let node = self.node();
+        let kept = node.volumes.get(&ct).map(|v| v.snapshots.iter()).into_iter().flatten();
+        Ok(kept.map(|(id, k)| (*id, k.snapshot.clone(), measure.then_some(4096))).collect())
     }
 
     fn pool(&self) -> Result<PoolFacts, StorageError> {

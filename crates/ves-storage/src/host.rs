@@ -3,9 +3,10 @@
 use std::io::Read;
 
 use ves_host::unpack::{Feed, Init};
-use ves_types::{CtId, TemplateName};
+use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::StorageError;
+use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Observed, PoolFacts, Step};
 use crate::template::{Build, Progress};
 
@@ -97,6 +98,15 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// What could not be found out about all of them.
     fn look_all(&self) -> Result<Each<Seen>, StorageError>;
+    /// A container's snapshots; where `measure` says so, with the bytes that only it has.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn snapshots(
+        &self,
+        ct: CtId,
+        measure: bool,
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError>;
     /// The pool's room.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The storage service: pools, templates and volumes of one node.
+//! The storage service: pools, templates, volumes and their snapshots of one node.
 //!
 //! ```text
 //! api ─► service ─► plan (pure)              pool     <state>/storage/pool, or pool.img mounted there
@@ -6,7 +6,7 @@
 //!           ▼                                                  golden-N.img, template.json}
 //!         Host { observe, apply }            volume   <pool>/volumes/ID.img ─► loop ─► ext4
 //!         ├─ exec (the kernel)                                  ─► <run>/ct/ID/root, idmapped
-//!         └─ fake (memory, with faults)
+//!         └─ fake (memory, with faults)      snapshot <pool>/snapshots/ID/UUID.img
 //! ```
 //!
 //! A volume is one image file with an ext4 of its own, made by sharing the blocks of its template's
@@ -14,19 +14,24 @@
 //! it. ext4 fixes the number of inodes per group when it is made, so a template has one golden
 //! image for each number that was asked for.
 //!
+//! A snapshot is an image beside, with what it is in an attribute too; it is a whole file system,
+//! needs no other image, and is never behind a device. [`plan::snapshot`] says how room is counted
+//! for it, `exec/snapshot.rs` why the container goes on while it is taken.
+//!
 //! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `exec`:
 //! that trait is the seam, and `plan` and `service` know of files no more than its steps say. There
 //! is none today, and the steps carry over one by one: `MakeVariant` = a thin volume with the golden
 //! file system, deactivated and read-only; `Clone` and `Copy` = a thin snapshot of it under a
-//! temporary name, the record in a tag; `Publish` = rename, after removal of what bears the name;
-//! `DropUnfinished` and `Delete` = remove; `Extend` = lvextend; `Attach` and `Detach` = activate and
+//! temporary name, the record in a tag, and so are `Snapshot` and `Revert`; `Publish` and
+//! `PublishSnapshot` = rename, after removal of what bears the name; `DropUnfinished`, `Delete` and
+//! `DeleteSnapshot` = remove; `Extend` = lvextend; `Attach` and `Detach` = activate and
 //! deactivate; `Refresh` = nothing, as the kernel sees the new length at once; `GrowClone`, `Mount`,
 //! `Grow` and `Unmount` = as now, on the volume's device. `Usage` and `PoolFacts` would come from the
 //! thin pool's report.
 //!
-//! Invariants: a volume never shrinks; an image is deleted only when no device shows it; nothing
-//! that is not ours is touched; the promised sizes stay within the pool; no archive is read outside
-//! of confinement, and no path inside a volume is opened by this process.
+//! Invariants: a volume never shrinks; an image is deleted or replaced only when no device shows it;
+//! nothing that is not ours is touched; the promised sizes stay within the pool; no archive is read
+//! outside of confinement, and no path inside a volume is opened by this process.
 //!
 //! Capabilities: see [`CAPABILITIES`]. Modules, in reading order:
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use ves_host::unpack::Init;
-use ves_types::{CtId, IdSlot, TemplateName};
+use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
 use crate::error::StorageError;
-use crate::plan::Record;
+use crate::plan::{Record, snapshot};
 
 /// The attribute of an image that says it is a volume, and which.
 pub const RECORD_ATTRIBUTE: &str = "user.ves.volume";
@@ -29,6 +29,48 @@ pub struct VolumeRecord {
 pub fn parse_volume_record(ct: CtId, bytes: &[u8]) -> Result<Record, String> {
     let read: VolumeRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if read.ct == ct { Ok(read.record) } else { Err(format!("it is of container {}", read.ct)) }
+}
+
+/// The attribute of an image that says it is a snapshot, and which.
+pub const SNAPSHOT_ATTRIBUTE: &str = "user.ves.snapshot";
+
+/// What the attribute holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRecord {
+    /// The container.
+    pub ct: CtId,
+    /// The snapshot; an image that was copied by hand to another name is not that one.
+    pub id: SnapshotId,
+    /// The rest.
+    pub record: snapshot::Record,
+}
+
+/// Reads the attribute.
+///
+/// # Errors
+/// In words, what is wrong with it.
+pub fn parse_snapshot_record(
+    ct: CtId,
+    id: SnapshotId,
+    bytes: &[u8],
+) -> Result<snapshot::Record, String> {
+    let read: SnapshotRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if (read.ct, read.id) == (ct, id) {
+        Ok(read.record)
+    } else {
+        Err(format!("it is of snapshot {} of container {}", read.id, read.ct))
+    }
+}
+
+/// The name of a snapshot's image.
+pub fn snapshot_name(id: SnapshotId) -> String {
+    format!("{id}.img")
+}
+
+/// The snapshot whose image has this name.
+pub fn parse_snapshot_name(name: &str) -> Option<SnapshotId> {
+    name.strip_suffix(".img")?.parse().ok()
 }
 
 /// `template.json`: what is known of a template.
@@ -151,6 +193,7 @@ mod tests {
             template: "debian".parse().expect("a name"),
             inodes: Some(100_000),
             inodes_per_group: 1248,
+            reverted: None,
         };
         let text = serde_json::to_vec(&VolumeRecord { ct: ct(7), record: record.clone() })
             .expect("it is plain data");
@@ -158,6 +201,36 @@ mod tests {
         assert!(parse_volume_record(ct(8), &text).is_err_and(|e| e.contains("container 7")));
         assert!(parse_volume_record(ct(7), b"{}").is_err());
         assert!(parse_volume_record(ct(7), b"\xff").is_err());
+        // As written before there were snapshots.
+        let old =
+            br#"{"ct":7,"record":{"template":"debian","inodes":100000,"inodes_per_group":1248}}"#;
+        assert_eq!(text, old);
+    }
+
+    #[test]
+    fn snapshot_records() {
+        let id = SnapshotId::from(5);
+        let record = snapshot::Record {
+            name: Some("before".parse().expect("a name")),
+            created_unix_ms: 1,
+            generation: ves_types::Generation(3),
+            parent: Some(SnapshotId::from(4)),
+            volume: Record {
+                template: "debian".parse().expect("a name"),
+                inodes: None,
+                inodes_per_group: 8192,
+                reverted: None,
+            },
+        };
+        let text = serde_json::to_vec(&SnapshotRecord { ct: ct(7), id, record: record.clone() })
+            .expect("it is plain data");
+        assert_eq!(parse_snapshot_record(ct(7), id, &text), Ok(record));
+        assert!(parse_snapshot_record(ct(8), id, &text).is_err_and(|e| e.contains("container 7")));
+        let other = SnapshotId::from(6);
+        assert!(parse_snapshot_record(ct(7), other, &text).is_err());
+        assert_eq!(parse_snapshot_name(&snapshot_name(id)), Some(id));
+        assert_eq!(parse_snapshot_name(&format!("{}.new", snapshot_name(id))), None);
+        assert_eq!(parse_snapshot_name("../x.img"), None);
     }
 
     #[test]

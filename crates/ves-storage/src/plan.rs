@@ -5,18 +5,23 @@
 //! mount    attach ► mount ► grow?
 //! grow     extend ► refresh ► grow, where the kernel lets us grow what is mounted; else
 //!          detach ► copy ► grow-clone ► publish
-//! remove   unmount ► detach ► drop-unfinished? ► delete ► remove-mount-point
+//! remove   unmount ► detach ► drop-unfinished? ► delete snapshots ► delete ► remove-mount-point
+//! snapshot, revert: see [`snapshot`]
 //! ```
 //!
 //! A clone is made beside its place and moved there when it is whole, so an image at its place is
 //! always complete. Never here: how any of it is done.
+
+pub mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use ves_host::ext4;
-use ves_types::{Bytes, IdSlot, TemplateName};
+use ves_types::{Bytes, Generation, IdSlot, SnapshotId, TemplateName};
+
+use snapshot::Snapshot;
 
 /// Inodes per group where no number is asked for: one for each 16 KiB, as mke2fs does.
 pub const DEFAULT_INODES_PER_GROUP: u64 = 8192;
@@ -48,6 +53,19 @@ pub struct Record {
     pub inodes: Option<u64>,
     /// What that came to for each group.
     pub inodes_per_group: u64,
+    /// The snapshot its contents were last taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverted: Option<Reverted>,
+}
+
+/// A volume was made to hold what a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reverted {
+    /// The snapshot; it may be gone by now.
+    pub snapshot: SnapshotId,
+    /// The decision that was.
+    pub generation: Generation,
 }
 
 /// What is at the image's place.
@@ -104,6 +122,9 @@ pub struct PoolFacts {
     pub promised: u64,
     /// Bytes all templates take.
     pub templates: u64,
+    /// Bytes all snapshots can come to take: theirs do not grow, but those they share become theirs
+    /// alone when the volume changes.
+    pub snapshots: u64,
     /// How much may be promised, in percent of the size.
     pub overcommit_percent: u64,
 }
@@ -116,6 +137,7 @@ impl PoolFacts {
             .unwrap_or(u64::MAX)
             .saturating_sub(self.promised)
             .saturating_sub(self.templates)
+            .saturating_sub(self.snapshots)
     }
 }
 
@@ -124,7 +146,13 @@ impl PoolFacts {
 pub struct Observed {
     /// The image.
     pub image: Image,
-    /// Whether a clone was begun and not finished.
+    /// Bytes the image takes in the pool, shared ones too.
+    pub allocated: u64,
+    /// Its snapshots.
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// What is where snapshots are and is none of ours; in a few words.
+    pub foreign_snapshot: Option<String>,
+    /// Whether a clone or a snapshot was begun and not finished.
     pub unfinished: bool,
     /// The size of the device that shows the image, where there is one.
     pub device: Option<u64>,
@@ -136,6 +164,10 @@ pub struct Observed {
     pub template: Option<TemplateFacts>,
     /// Whether a mounted file system can be grown.
     pub online_growth: bool,
+    /// Whether an image can be cloned at one moment, while it is written to.
+    pub shares_blocks: bool,
+    /// The most snapshots a volume may have.
+    pub max_snapshots: usize,
     /// The pool.
     pub pool: PoolFacts,
 }
@@ -143,7 +175,7 @@ pub struct Observed {
 /// One thing to do; doing it twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Throw away a clone that was not finished.
+    /// Throw away a clone or snapshot that was not finished.
     DropUnfinished,
     /// Make the template's golden image with so many inodes per group.
     MakeVariant {
@@ -190,6 +222,30 @@ pub enum Step {
         /// In blocks of 4 KiB.
         blocks: u64,
     },
+    /// Clone the volume as it is now to a snapshot, beside the snapshot's place.
+    Snapshot {
+        /// Its id.
+        id: SnapshotId,
+        /// What it will be.
+        record: snapshot::Record,
+    },
+    /// Move a snapshot to its place.
+    PublishSnapshot {
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// Delete a snapshot.
+    DeleteSnapshot {
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// Clone a snapshot to a volume, beside the volume's place.
+    Revert {
+        /// Which, and who decided it.
+        to: Reverted,
+        /// The clone's length.
+        bytes: u64,
+    },
     /// Unmount.
     Unmount,
     /// Take the image away from its device.
@@ -203,7 +259,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DropUnfinished => write!(f, "throw away an unfinished clone"),
+            Self::DropUnfinished => write!(f, "throw away what is unfinished"),
             Self::MakeVariant { template, inodes_per_group } => {
                 write!(
                     f,
@@ -223,6 +279,12 @@ impl fmt::Display for Step {
             Self::Refresh => write!(f, "refresh the device's size"),
             Self::Mount { slot } => write!(f, "mount for the ids from {}", slot.base()),
             Self::Grow { blocks } => write!(f, "grow the file system to {blocks} blocks"),
+            Self::Snapshot { id, .. } => write!(f, "clone the volume to snapshot {id}"),
+            Self::PublishSnapshot { id } => write!(f, "move snapshot {id} to its place"),
+            Self::DeleteSnapshot { id } => write!(f, "delete snapshot {id}"),
+            Self::Revert { to, bytes } => {
+                write!(f, "clone snapshot {} to a volume of {}", to.snapshot, Bytes(*bytes))
+            }
             Self::Unmount => write!(f, "unmount"),
             Self::Detach => write!(f, "detach the device"),
             Self::Delete => write!(f, "delete the image"),
@@ -280,6 +342,23 @@ pub enum Refusal {
         /// Bytes that are left.
         free: u64,
     },
+    /// There is no volume.
+    #[error("there is no volume")]
+    NoVolume,
+    /// There is no such snapshot.
+    #[error("there is no snapshot {0}; `virtctl snapshot-list` shows those there are")]
+    SnapshotUnknown(SnapshotId),
+    /// There are as many snapshots as there may be.
+    #[error("there are {0} snapshots already, which is the most; delete one first")]
+    TooManySnapshots(usize),
+    /// It is in use, and would change while it is copied.
+    #[error(
+        "the pool cannot share blocks, so that a snapshot is a copy that takes time; stop the          container first"
+    )]
+    CopyInUse,
+    /// It is mounted, and what is mounted is not replaced.
+    #[error("the volume is mounted; stop the container, then go back to the snapshot")]
+    Mounted,
     /// What is there is not ours.
     #[error("{0} is not ours and is left alone; move it away")]
     Foreign(String),
@@ -446,6 +525,7 @@ fn create(
         template: desired.template.clone(),
         inodes: desired.inodes,
         inodes_per_group: per_group,
+        reverted: None,
     };
     steps.push(Step::Clone { record, bytes: desired.bytes });
     let (has, reach) =
@@ -471,12 +551,15 @@ fn room(need: u64, pool: &PoolFacts) -> Result<(), Refusal> {
     if need > free { Err(Refusal::PoolFull { need, free }) } else { Ok(()) }
 }
 
-/// The steps that make a volume not be; none where there is none.
+/// The steps that make a volume and its snapshots not be; none where there are none.
 ///
 /// # Errors
 /// [`Refusal::Foreign`].
 pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
     if let Image::Foreign(what) = &observed.image {
+        return Err(Refusal::Foreign(what.clone()));
+    }
+    if let Some(what) = &observed.foreign_snapshot {
         return Err(Refusal::Foreign(what.clone()));
     }
     let mut steps = Vec::new();
@@ -491,6 +574,8 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
     if observed.unfinished {
         steps.push(Step::DropUnfinished);
     }
+    steps.extend(observed.snapshots.keys().map(|id| Step::DeleteSnapshot { id: *id }));
+    // The image goes last: as long as it is there, everybody sees that there is something to remove.
     if matches!(observed.image, Image::Ours { .. }) {
         steps.push(Step::Delete);
     }

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ves_daemon::{FenceStore, Locks};
 use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation, TemplateName};
+use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
 use crate::error::StorageError;
 use crate::host::{Host, Seen, Source, Template, Usage};
-use crate::plan::{self, Desired, Image, PoolFacts, Record, Step};
+use crate::plan::snapshot;
+use crate::plan::{self, Desired, Image, Observed, PoolFacts, Record, Reverted, Step};
 use crate::template::{InUse, Progress, Uses};
 
 /// A volume, for the caller.
@@ -33,6 +34,21 @@ pub struct Volume {
     pub usage: Usage,
     /// Whether it is mounted.
     pub mounted: bool,
+}
+
+/// A snapshot, for the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// What it is.
+    pub seen: snapshot::Snapshot,
+    /// The snapshot the volume came from when it was taken, where that is still there.
+    pub parent: Option<SnapshotId>,
+    /// Whether the volume comes from it now.
+    pub current: bool,
+    /// Bytes nothing else shares, where that was asked for and is known.
+    pub own: Option<u64>,
 }
 
 /// The service.
@@ -98,6 +114,19 @@ impl Service {
         self.look(ct)?.ok_or_else(|| unknown(ct))
     }
 
+    /// Looks, and counts as promised what calls under way have been promised.
+    fn observe(
+        &self,
+        ct: CtId,
+        template: Option<&TemplateName>,
+        reserved: &BTreeMap<CtId, u64>,
+    ) -> Result<Observed, Fault> {
+        let mut observed = self.host.observe(ct, template).map_err(|e| observing(&e))?;
+        let others: u64 = reserved.values().sum();
+        observed.pool.promised = observed.pool.promised.saturating_add(others);
+        Ok(observed)
+    }
+
     /// Plans, and reserves what the plan will take of the pool: two calls cannot be promised the
     /// same room.
     fn plan(
@@ -107,10 +136,7 @@ impl Service {
     ) -> Result<(Vec<Step>, Option<InUse>, Reserved<'_>), Fault> {
         // Held while the pool is looked at, not while anything is done to it.
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut observed =
-            self.host.observe(ct, Some(&desired.template)).map_err(|e| observing(&e))?;
-        let others: u64 = reserved.values().sum();
-        observed.pool.promised = observed.pool.promised.saturating_add(others);
+        let observed = self.observe(ct, Some(&desired.template), &reserved)?;
         let reading = match &observed.image {
             Image::Absent if observed.template.is_some() => {
                 Some(self.uses.read(&desired.template)?)
@@ -127,7 +153,97 @@ impl Service {
         Ok((steps, reading, Reserved { service: self, ct }))
     }
 
-    /// Makes a volume not exist.
+    /// Makes a snapshot exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
+    pub fn ensure_snapshot(
+        &self,
+        fence: &Fence,
+        desired: &snapshot::Desired,
+    ) -> Result<Snapshot, Fault> {
+        let ct = fence.ct;
+        let _held = self.locks.hold(ct, "EnsureSnapshot")?;
+        self.fences.admit(fence)?;
+        let (steps, _reserved) = {
+            let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+            let observed = self.observe(ct, None, &reserved)?;
+            let steps = snapshot::plan_ensure(desired, &observed).map_err(|r| r.fault(ct))?;
+            let taken = steps.iter().any(|s| matches!(s, Step::Snapshot { .. }));
+            reserved.insert(ct, if taken { observed.allocated } else { 0 });
+            (steps, Reserved { service: self, ct })
+        };
+        self.fences.accept(fence)?;
+        self.perform(ct, &steps)?;
+        let all = self.snapshots(ct, false)?;
+        all.into_iter()
+            .find(|s| s.id == desired.id)
+            .ok_or_else(|| plan::Refusal::SnapshotUnknown(desired.id).fault(ct))
+    }
+
+    /// Makes a snapshot not exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, or what failed on the host.
+    pub fn remove_snapshot(&self, fence: &Fence, id: SnapshotId) -> Result<(), Fault> {
+        let ct = fence.ct;
+        let _held = self.locks.hold(ct, "RemoveSnapshot")?;
+        self.fences.admit(fence)?;
+        let observed = self.host.observe(ct, None).map_err(|e| observing(&e))?;
+        // Also where there is nothing to do: what was asked for before must not be made after this.
+        if observed.image != Image::Absent {
+            self.fences.accept(fence)?;
+        }
+        self.perform(ct, &snapshot::plan_remove(id, &observed))
+    }
+
+    /// Makes a volume hold what a snapshot holds, once for each decision.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
+    pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
+        let ct = fence.ct;
+        let _held = self.locks.hold(ct, "RevertVolume")?;
+        self.fences.admit(fence)?;
+        let observed = self.host.observe(ct, None).map_err(|e| observing(&e))?;
+        let to = Reverted { snapshot: id, generation: fence.generation };
+        let steps = snapshot::plan_revert(to, &observed).map_err(|r| r.fault(ct))?;
+        self.fences.accept(fence)?;
+        self.perform(ct, &steps)?;
+        self.get(ct)
+    }
+
+    /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
+    /// each has.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub fn snapshots(&self, ct: CtId, measure: bool) -> Result<Vec<Snapshot>, Fault> {
+        let all = self.host.snapshots(ct, measure).map_err(|e| observing(&e))?;
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reverted = match self.host.look(ct).map_err(|e| observing(&e))?.image {
+            Image::Ours { record, .. } => record.reverted,
+            Image::Absent | Image::Foreign(_) => None,
+        };
+        let current = snapshot::current(reverted, all.iter().map(|(id, s, _)| (id, s)));
+        let there: Vec<SnapshotId> = all.iter().map(|(id, ..)| *id).collect();
+        let mut all: Vec<Snapshot> = all
+            .into_iter()
+            .map(|(id, seen, own)| Snapshot {
+                parent: seen.record.parent.filter(|p| there.contains(p)),
+                current: current == Some(id),
+                id,
+                seen,
+                own,
+            })
+            .collect();
+        all.sort_by_key(|s| s.seen.record.generation);
+        Ok(all)
+    }
+
+    /// Makes a volume and its snapshots not exist.
     ///
     /// # Errors
     /// `BUSY`, a stale fence, `FOREIGN_CONTENTS`, `MOUNTED`, or what failed on the host.
@@ -151,7 +267,8 @@ impl Service {
             let _inside = span.enter();
             // With these the host begins to count what was only promised: in one go, so that
             // nobody counts it twice.
-            let counted = matches!(step, Step::Publish | Step::Extend { .. });
+            let counted =
+                matches!(step, Step::Publish | Step::Extend { .. } | Step::PublishSnapshot { .. });
             let reserved =
                 counted.then(|| self.reserved.lock().unwrap_or_else(PoisonError::into_inner));
             let done = self.host.apply(ct, step);

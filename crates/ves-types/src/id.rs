@@ -170,6 +170,73 @@ word!(
     }
 );
 
+word!(
+    /// A snapshot's name, for people: 1 to 128 bytes of anything that can be printed. Names are not
+    /// unique.
+    SnapshotName, "snapshot name", |s| {
+        if s.is_empty() || s.len() > 128 {
+            return Err("it must have 1 to 128 bytes");
+        }
+        if s.chars().any(char::is_control) {
+            return Err("it may not hold control characters");
+        }
+        Ok(())
+    }
+);
+
+/// A snapshot's id: a UUID, written in one way only.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(u128);
+
+impl From<u128> for SnapshotId {
+    fn from(uuid: u128) -> Self {
+        Self(uuid)
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let why = "it must be a UUID: 8-4-4-4-12 digits of 0-9 a-f";
+        let bad = || ParseError::new("snapshot id", s, why);
+        let id = u128::from_str_radix(&s.replace('-', ""), 16).map(Self).map_err(|_| bad())?;
+        // Also hyphens elsewhere, capitals and a sign have gone through until here.
+        if id.to_string() == s { Ok(id) } else { Err(bad()) }
+    }
+}
+
+impl TryFrom<String> for SnapshotId {
+    type Error = ParseError;
+    fn try_from(s: String) -> Result<Self, ParseError> {
+        s.parse()
+    }
+}
+
+impl From<SnapshotId> for String {
+    fn from(id: SnapshotId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = format!("{:032x}", self.0);
+        for (part, from, to) in
+            [("", 0, 8), ("-", 8, 12), ("-", 12, 16), ("-", 16, 20), ("-", 20, 32)]
+        {
+            write!(f, "{part}{}", hex.get(from..to).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The version of a container's desired state, chosen by the coordinator and growing by each
 /// change. A service refuses one older than the last it accepted.
 #[derive(
@@ -287,6 +354,29 @@ mod tests {
             assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
         }
         "web1.example.org".parse::<Hostname>().expect("a plain host name");
+    }
+
+    #[test]
+    fn snapshots() {
+        let id = "019ab4a0-0000-7000-8000-00000000000f";
+        assert_eq!(id.parse::<SnapshotId>().expect(id).to_string(), id);
+        for bad in [
+            "",
+            "-",
+            "019ab4a0000070008000-00000000000f",
+            "019AB4A0-0000-7000-8000-00000000000f",
+            "{019ab4a0-0000-7000-8000-00000000000f}",
+            "019ab4a0-0000-7000-8000-00000000000f0",
+            "019ab4a0-0000-7000-8000-0000000000/f",
+            "+19ab4a0-0000-7000-8000-00000000000f",
+            "../../../../etc/passwd",
+        ] {
+            assert!(bad.parse::<SnapshotId>().is_err(), "{bad:?}");
+        }
+        "before the upgrade, \u{fc}".parse::<SnapshotName>().expect("people write so");
+        for bad in ["", "a\nb", "\u{1b}[31m", &"a".repeat(129)] {
+            assert!(bad.parse::<SnapshotName>().is_err(), "{bad:?}");
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! Owns the identities, quantities and limits every room speaks of, and the pure derivation of each
 //! host name and path from a [`CtId`]. Never here: async, gRPC, file access, clocks, randomness.
 //!
-//! Words: a *container* (`ct`) runs on a *node*; *template*, *volume*, *pool*; *interface*,
+//! Words: a *container* (`ct`) runs on a *node*; *template*, *volume*, *snapshot*, *pool*; *interface*,
 //! *address*, *route*; *parameter* (UBC), *limit*; *desired*, *observed*, *step*, *plan*, *refusal*,
 //! *fault*, *generation*, *epoch*.
 
@@ -16,6 +16,9 @@ pub mod quantity;
 pub mod ubc;
 
 pub use address::{CtAddress, MacAddress};
-pub use id::{CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, TemplateName};
+pub use id::{
+    CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, SnapshotId, SnapshotName,
+    TemplateName,
+};
 pub use quantity::{Bytes, CpuLimit, Limit};
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

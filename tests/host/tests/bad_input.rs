@@ -153,6 +153,8 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         format!("{create} --cpulimit none"),
         format!("set {up}"),
         format!("set {up} --numproc x --save"),
+        format!("snapshot-switch {down} --id ../../volumes/{up}"),
+        format!("snapshot-delete {up} --id x"),
     ] {
         refused(&node, &words, 2, "BAD_VALUE");
     }
@@ -170,12 +172,14 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     refused(&node, &format!("exec {up} no-such-command"), 127, "COMMAND_UNKNOWN");
     refused(&node, &format!("set {up} --diskspace 64M --save"), 154, "WOULD_SHRINK");
 
+    for verb in ["snapshot-switch", "snapshot-delete"] {
+        let words = format!("{verb} {down} --id 019ab4a0-0000-7000-8000-00000000000f");
+        refused(&node, &words, 209, "SNAPSHOT_UNKNOWN");
+    }
+
     // What is not built.
     for words in [
-        format!("snapshot {up} --name x"),
-        format!("snapshot-list {up}"),
-        format!("snapshot-switch {up} --id x"),
-        format!("snapshot-delete {up} --id x"),
+        format!("snapshot {up} --with-memory"),
         format!("migrate {up} elsewhere --online"),
         format!("checkpoint {up}"),
         format!("suspend {up}"),

@@ -5,11 +5,13 @@ mod storage_support;
 use storage_support::{Storage, needs};
 use ves_storage::fake::Model;
 use ves_storage::host::Host;
-use ves_storage::plan::{self, Desired, Image, Observed, Record, Step};
+use ves_storage::plan::{self, Desired, Image, Observed, Record, Reverted, Step, snapshot};
+use ves_types::{Generation, SnapshotId};
 
-/// What both must agree on: all but the pool, whose sizes are the machine's.
-fn comparable(observed: Observed, like: &Observed) -> Observed {
-    Observed { pool: like.pool, ..observed }
+/// What both must agree on: all but the pool and what files take in it, which are the machine's.
+fn comparable(mut observed: Observed, like: &Observed) -> Observed {
+    observed.snapshots.values_mut().for_each(|s| s.allocated = 0);
+    Observed { pool: like.pool, allocated: 0, ..observed }
 }
 
 struct Pair<'a> {
@@ -24,6 +26,7 @@ impl Pair<'_> {
     fn compare(&self, desired: &Desired, after: &str) {
         let real = self.real(desired);
         let fake = self.model.observed(real.template.clone(), real.online_growth, real.pool);
+        let fake = comparable(fake, &real);
         assert_eq!(comparable(real.clone(), &real), fake, "after {after}");
     }
     fn apply(&mut self, desired: &Desired, step: &Step) {
@@ -38,13 +41,33 @@ impl Pair<'_> {
         self.compare(desired, &step.to_string());
     }
     fn ensure(&mut self, desired: &Desired) {
-        let steps = plan::plan_ensure(desired, &self.real(desired)).expect("planned");
-        for step in &steps {
+        self.carry_out(desired, |seen| plan::plan_ensure(desired, seen));
+    }
+    fn carry_out(
+        &mut self,
+        desired: &Desired,
+        planned: impl Fn(&Observed) -> Result<Vec<Step>, plan::Refusal>,
+    ) {
+        for step in &planned(&self.real(desired)).expect("planned") {
             self.apply(desired, step);
             // Done twice, it is the same.
             self.apply(desired, step);
         }
-        assert_eq!(plan::plan_ensure(desired, &self.real(desired)), Ok(vec![]));
+        assert_eq!(planned(&self.real(desired)), Ok(vec![]));
+    }
+    fn snapshot(&mut self, desired: &Desired, n: u128, generation: u64) {
+        let wish = snapshot::Desired {
+            id: SnapshotId::from(n),
+            name: Some("before".parse().expect("a name")),
+            created_unix_ms: 1,
+            generation: Generation(generation),
+        };
+        self.carry_out(desired, |seen| snapshot::plan_ensure(&wish, seen));
+    }
+    fn revert(&mut self, desired: &Desired, n: u128, generation: u64) {
+        let (snapshot, generation) = (SnapshotId::from(n), Generation(generation));
+        let to = Reverted { snapshot, generation };
+        self.carry_out(desired, |seen| snapshot::plan_revert(to, seen));
     }
 }
 
@@ -67,17 +90,24 @@ fn real_and_fake_agree_after_every_step() {
     } else {
         vec![&off, &desired, &off, &few, &grown]
     };
-    for wish in story {
+    for (n, wish) in (1..).zip(story) {
         pair.ensure(wish);
+        // Mounted or not.
+        pair.snapshot(wish, n, 2);
     }
+    pair.ensure(&few);
+    // To one of when it was smaller, and grown again.
+    pair.revert(&few, 1, 3);
+    pair.ensure(&grown);
+    pair.snapshot(&grown, 9, 4);
+    pair.carry_out(&grown, |seen| Ok(snapshot::plan_remove(SnapshotId::from(2), seen)));
     let steps = plan::plan_remove(&pair.real(&grown)).expect("planned");
     for step in &steps {
         pair.apply(&grown, step);
-        if *step != Step::Publish {
-            pair.apply(&grown, step);
-        }
+        pair.apply(&grown, step);
     }
-    assert_eq!(pair.real(&grown).image, Image::Absent);
+    let gone = pair.real(&grown);
+    assert_eq!((gone.image, gone.snapshots.len()), (Image::Absent, 0));
     // With a number of inodes of its own.
     let counted = Desired { inodes: Some(3000), ..storage.desired(500) };
     pair.ensure(&counted);

@@ -13,8 +13,17 @@ use ves_proto::{Fault, Reason, common, lifecycle, storage};
 use ves_types::layout::Service;
 use ves_types::{Epoch, Generation};
 
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// As storage shows it.
+    pub shown: storage::Snapshot,
+    /// What is in it.
+    pub contents: u64,
+}
+
 /// A volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Volume {
     /// Where it came from.
     pub template: String,
@@ -24,6 +33,10 @@ pub struct Volume {
     pub mounted: bool,
     /// The id slot of its mount.
     pub slot: u32,
+    /// What is in it: a number in place of files.
+    pub contents: u64,
+    /// The snapshot it was put back to.
+    pub reverted: Option<storage::Reverted>,
 }
 
 /// Processes.
@@ -48,6 +61,8 @@ pub struct Process {
 pub struct Ct {
     /// Its volume.
     pub volume: Option<Volume>,
+    /// Its snapshots, by id.
+    pub snapshots: BTreeMap<String, Snapshot>,
     /// Its limits.
     pub group: Option<common::Limits>,
     /// Its processes.
@@ -61,6 +76,7 @@ pub struct Ct {
 impl Ct {
     fn is_nothing(&self) -> bool {
         self.volume.is_none()
+            && self.snapshots.is_empty()
             && self.group.is_none()
             && self.link.is_none()
             && !self.guard
@@ -309,6 +325,18 @@ impl Kernel {
         self.tell(ct);
     }
 
+    /// Something is written to a volume: a number in place of files.
+    pub fn write(&self, ct: u32, contents: u64) {
+        if let Some(volume) = &mut self.state().cts.entry(ct).or_default().volume {
+            volume.contents = contents;
+        }
+    }
+
+    /// What was last written to a volume.
+    pub fn read(&self, ct: u32) -> Option<u64> {
+        self.ct(ct).volume.map(|v| v.contents)
+    }
+
     /// A volume is lost.
     pub fn lose_volume(&self, ct: u32) {
         self.state().cts.entry(ct).or_default().volume = None;
@@ -350,6 +378,8 @@ pub fn ensure_volume(
                 size: spec.size_bytes,
                 mounted: spec.mounted,
                 slot: spec.id_slot,
+                contents: 0,
+                reverted: None,
             });
         }
         Some(volume) => {
@@ -366,6 +396,56 @@ pub fn ensure_volume(
             volume.mounted = spec.mounted;
         }
     }
+    Ok(())
+}
+
+/// What storage does when a snapshot is to be there.
+///
+/// # Errors
+/// As real storage would.
+pub fn ensure_snapshot(
+    container: &mut Ct,
+    fence: &Fence,
+    id: &str,
+    name: &str,
+) -> Result<(), Fault> {
+    let ct = fence.ct.get();
+    let Some(volume) = &container.volume else {
+        return Err(fault(Reason::VolumeUnknown, ct, "it has no volume"));
+    };
+    let shown = storage::Snapshot {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        generation: fence.generation.0,
+        size_bytes: volume.size,
+        ..storage::Snapshot::default()
+    };
+    let new = Snapshot { shown, contents: volume.contents };
+    container.snapshots.entry(id.to_owned()).or_insert(new);
+    Ok(())
+}
+
+/// What storage does when a volume is to hold what a snapshot holds.
+///
+/// # Errors
+/// As real storage would.
+pub fn revert_volume(container: &mut Ct, fence: &Fence, id: &str) -> Result<(), Fault> {
+    let ct = fence.ct.get();
+    let Some(volume) = &mut container.volume else {
+        return Err(fault(Reason::VolumeUnknown, ct, "it has no volume"));
+    };
+    let to = storage::Reverted { snapshot: id.to_owned(), generation: fence.generation.0 };
+    if volume.reverted.as_ref() == Some(&to) {
+        return Ok(());
+    }
+    let Some(snapshot) = container.snapshots.get(id) else {
+        return Err(fault(Reason::SnapshotUnknown, ct, "it has no such snapshot"));
+    };
+    if volume.mounted {
+        return Err(fault(Reason::Mounted, ct, "its volume is mounted"));
+    }
+    volume.contents = snapshot.contents;
+    volume.reverted = Some(to);
     Ok(())
 }
 

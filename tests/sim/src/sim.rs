@@ -16,6 +16,7 @@ use ves_proto::coordinator as pb;
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
 use ves_proto::coordinator::node_service_client::NodeServiceClient;
 use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
 use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Layout, Service};
@@ -239,7 +240,8 @@ impl Sim {
         self.block(async { tokio::time::sleep(Duration::from_millis(ms)).await });
     }
 
-    fn channel(&self) -> Traced {
+    /// A channel to the coordinator.
+    pub fn channel(&self) -> Traced {
         let _inside = self.runtime.as_ref().expect("until it is dropped").enter();
         channel(&self.shared.layout.socket(Service::Coordinator))
     }
@@ -251,6 +253,10 @@ impl Sim {
     /// A client of operations.
     pub fn operations(&self) -> OperationServiceClient<Traced> {
         OperationServiceClient::new(self.channel())
+    }
+    /// A client of snapshots.
+    pub fn snapshots(&self) -> SnapshotServiceClient<Traced> {
+        SnapshotServiceClient::new(self.channel())
     }
     /// A client of templates.
     pub fn templates(&self) -> TemplateServiceClient<Traced> {
@@ -316,7 +322,7 @@ impl Sim {
     /// # Errors
     /// What it is refused with, or fails with.
     pub fn run(&self, command: &Command) -> Result<pb::Operation, Fault> {
-        let op = self.ask(|| command.clone().send(self.containers()))?;
+        let op = self.ask(|| command.clone().send(self.channel()))?;
         let op = self.end_of(&op.id);
         match op.fault.clone() {
             Some(fault) => Err(Fault::from_message(fault)),
@@ -378,6 +384,12 @@ pub enum Command {
     Update(Box<pb::UpdateContainerRequest>),
     /// Destroy.
     Delete(pb::DeleteContainerRequest),
+    /// Take a snapshot.
+    Snapshot(pb::CreateSnapshotRequest),
+    /// Go back to one.
+    SnapshotSwitch(pb::SwitchSnapshotRequest),
+    /// Delete one.
+    SnapshotDelete(pb::DeleteSnapshotRequest),
 }
 
 impl Command {
@@ -387,8 +399,10 @@ impl Command {
     /// What the coordinator or the transport says.
     pub async fn send(
         self,
-        mut client: ContainerServiceClient<Traced>,
+        channel: Traced,
     ) -> Result<tonic::Response<pb::Operation>, tonic::Status> {
+        let mut client = ContainerServiceClient::new(channel.clone());
+        let mut snapshots = SnapshotServiceClient::new(channel);
         match self {
             Self::Create(r) => client.create_container(*r).await,
             Self::Start(r) => client.start_container(r).await,
@@ -396,6 +410,9 @@ impl Command {
             Self::Restart(r) => client.restart_container(r).await,
             Self::Update(r) => client.update_container(*r).await,
             Self::Delete(r) => client.delete_container(r).await,
+            Self::Snapshot(r) => snapshots.create_snapshot(r).await,
+            Self::SnapshotSwitch(r) => snapshots.switch_snapshot(r).await,
+            Self::SnapshotDelete(r) => snapshots.delete_snapshot(r).await,
         }
     }
 
@@ -444,6 +461,21 @@ impl Command {
         let mut request = pb::UpdateContainerRequest { ct, request_id, ..Default::default() };
         change(&mut request);
         Self::Update(Box::new(request))
+    }
+    /// Take a snapshot.
+    pub fn snapshot(ct: &str, name: &str) -> Self {
+        let (ct, name, request_id) = (ct.to_owned(), name.to_owned(), Self::fresh());
+        Self::Snapshot(pb::CreateSnapshotRequest { ct, name, request_id, dry_run: false })
+    }
+    /// Go back to a snapshot.
+    pub fn snapshot_switch(ct: &str, id: &str) -> Self {
+        let (ct, snapshot, request_id) = (ct.to_owned(), id.to_owned(), Self::fresh());
+        Self::SnapshotSwitch(pb::SwitchSnapshotRequest { ct, snapshot, request_id, dry_run: false })
+    }
+    /// Delete a snapshot.
+    pub fn snapshot_delete(ct: &str, id: &str) -> Self {
+        let (ct, snapshot, request_id) = (ct.to_owned(), id.to_owned(), Self::fresh());
+        Self::SnapshotDelete(pb::DeleteSnapshotRequest { ct, snapshot, request_id, dry_run: false })
     }
     /// Destroy.
     pub fn delete(ct: &str) -> Self {

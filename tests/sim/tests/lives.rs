@@ -70,7 +70,7 @@ fn destroy_clears_what_nobody_knows() {
     lose_store(&sim);
     is_foreign(&sim.run(&create(101, 1)).expect_err("it runs"));
     let dry = pb::DeleteContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
-    let dry = sim.ask(|| Command::Delete(dry.clone()).send(sim.containers())).expect("planned");
+    let dry = sim.ask(|| Command::Delete(dry.clone()).send(sim.channel())).expect("planned");
     assert_eq!(dry.steps.len(), 5, "{:?}", dry.steps);
     assert!(sim.kernel().ct(101).alive());
     let destroy = Command::delete("101");

@@ -89,14 +89,14 @@ fn dry_runs_change_nothing() {
         }))
     };
     let dry = |command: &Command| {
-        let op = sim.ask(|| command.clone().send(sim.containers())).expect("planned");
+        let op = sim.ask(|| command.clone().send(sim.channel())).expect("planned");
         assert_eq!(op.state(), pb::OperationState::Succeeded);
         op.steps
     };
     assert_eq!(dry(&create(true)), ["storage: volume of 2 GiB from trixie, not mounted"]);
     assert!(sim.get("101").is_err() && sim.kernel().state().log.is_empty());
     sim.run(&create(false)).expect("created");
-    let taken = sim.ask(|| create(true).send(sim.containers())).expect_err("there");
+    let taken = sim.ask(|| create(true).send(sim.channel())).expect_err("there");
     assert_eq!(taken.reason, Reason::ContainerExists);
     let start = pb::StartContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
     assert_eq!(dry(&Command::Start(start)).len(), 5);

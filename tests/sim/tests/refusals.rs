@@ -264,7 +264,7 @@ fn what_a_change_takes_is_nobody_elses_until_it_succeeds() {
     };
     sim.kernel().script(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
     sim.kernel().hold(101, true);
-    let op = sim.ask(|| change().send(sim.containers())).expect("begun");
+    let op = sim.ask(|| change().send(sim.channel())).expect("begun");
     refused(&sim, &web(102), Reason::NameTaken, &[("holder", "101")]);
     refused(&sim, &at(102), Reason::AddressTaken, &[("holder", "101")]);
     sim.kernel().hold(101, false);

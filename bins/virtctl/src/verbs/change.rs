@@ -9,7 +9,6 @@ use ves_types::{Enforcement, UbcResource};
 use super::Context;
 use crate::cli::{Change, CreateArgs, Ct, RestartArgs, SetArgs, StartArgs, StopArgs};
 use crate::failure::{Failure, Outcome};
-use crate::operation;
 use crate::output::{Format, took};
 use crate::params::{Params, Secret, UserPassword, Wanted, flat};
 use crate::sample::Sample;
@@ -23,20 +22,24 @@ pub(super) fn request_id() -> String {
 
 /// Calls an RPC that answers with an operation, and follows it.
 macro_rules! change {
-    ($context:ident, $dry_run:expr, $method:ident, $request:expr, $done:expr) => {{
+    ($context:ident, $dry_run:expr, $method:ident, $request:expr, $done:expr) => {
+        change!($context, $dry_run, containers.$method, $request, $done)
+    };
+    ($context:ident, $dry_run:expr, $client:ident.$method:ident, $request:expr, $done:expr) => {{
         let request = $request;
         let operation = $context
             .coordinator
             .ask(|| {
-                let mut client = $context.coordinator.containers();
+                let mut client = $context.coordinator.$client();
                 let request = request.clone();
                 async move { client.$method(request).await }
             })
             .await?;
-        let Context { coordinator, output, .. } = &$context;
-        operation::finish(coordinator, *output, operation, $dry_run, $done).await
+        let crate::verbs::Context { coordinator, output, .. } = &$context;
+        crate::operation::finish(coordinator, *output, operation, $dry_run, $done).await
     }};
 }
+pub(super) use change;
 
 /// "container 101 started".
 fn done(ct: Ct, what: &str) -> impl Fn(&Operation) -> String {

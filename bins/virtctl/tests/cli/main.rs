@@ -46,6 +46,18 @@ fn changes_say_what_was_done_and_how_long_it_took() {
         ("delete 102", "container 102 destroyed in 1.2 s\n"),
         ("mount 102", "container 102 mounted in 1.2 s\n"),
         ("umount 103", "container 103 unmounted in 1.2 s\n"),
+        (
+            "snapshot 101 --name n",
+            "container 101: snapshot 019ab4a0-0000-7000-8000-000000000001 taken in 1.2 s\n",
+        ),
+        (
+            "snapshot-switch 102 --id {019AB4A0-0000-7000-8000-000000000002}",
+            "container 102 switched to snapshot 019ab4a0-0000-7000-8000-000000000002 in 1.2 s\n",
+        ),
+        (
+            "snapshot-delete web --id 019ab4a0-0000-7000-8000-000000000002",
+            "container 101: snapshot 019ab4a0-0000-7000-8000-000000000002 deleted in 1.2 s\n",
+        ),
         ("set 101 --onboot yes --save", "container 101 changed and saved in 1.2 s\n"),
         ("set 101 --cpus 2", "container 101 changed until it stops in 1.2 s\n"),
         ("template build deb --suite trixie", "template deb built in 1.2 s\n"),
@@ -434,10 +446,9 @@ fn what_is_not_built_says_so_and_changes_nothing() {
         "restore f 101",
         "pause 101",
         "unpause 101",
-        "snapshot 101 --name n",
-        "snapshot-list 101",
-        "snapshot-switch 101 --id i",
-        "snapshot-delete 101 --id i",
+        "snapshot 101 --with-memory",
+        "snapshot 101 --name n --description d",
+        "snapshot-switch 101 --must-resume --id 019ab4a0-0000-7000-8000-000000000001",
         "snapshot-mount 101 --id i",
         "snapshot-umount 101 --id i",
         "migrate 101 n2 --online",
@@ -463,6 +474,35 @@ fn what_is_not_built_says_so_and_changes_nothing() {
         assert_eq!(fake.calls(), Vec::<String>::new(), "{line}");
     }
     assert!(run(&fake, "set 101 --netif_add eth0").2.contains("--netif_add"));
+}
+
+#[test]
+fn snapshots_in_every_form() {
+    let fake = Fake::started();
+    let (first, second) =
+        ("019ab4a0-0000-7000-8000-000000000001", "019ab4a0-0000-7000-8000-000000000002");
+    let (status, table, _) = run(&fake, "snapshot-list 101");
+    assert_eq!(status, 0);
+    let rows: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["ID", "NAME", "CREATED", "SIZE", "CURRENT", "PARENT"]);
+    assert_eq!((rows[1][0], rows[1][1], rows[1].last()), (first, "before", Some(&"-")), "{table}");
+    assert_eq!((rows[2][0], rows[2][1], rows[2].last()), (second, "-", Some(&first)), "{table}");
+    let (_, csv, _) = run(&fake, "snapshot-list 101 -o csv -H --fields id,size,current");
+    assert_eq!(csv, format!("{first},4096,no\n{second},,yes\n"));
+    let (_, one, _) = run(&fake, &format!("snapshot-list web -H -o id --id {{{second}}}"));
+    assert_eq!(one, format!("{second}\n"));
+    let all = json(&fake, "snapshot-list 101");
+    assert_eq!((&all[0]["reserved"], &all[1]["size"]), (&8192.into(), &serde_json::Value::Null));
+    assert_eq!(json(&fake, "snapshot 101")["snapshot"], first);
+    let (status, _, stderr) =
+        run(&fake, "snapshot-list 101 --id 019ab4a0-0000-7000-8000-000000000009");
+    assert!(status == 209 && stderr.contains("has no snapshot"), "{status} {stderr}");
+    assert!(run(&fake, "snapshot-list 101 -L").1.contains("reserved\n"));
+    fake.calls();
+    let (status, steps, _) = run(&fake, "snapshot 101 --name x --dry-run");
+    assert_eq!((status, steps.as_str()), (0, "snapshot step one\nsnapshot step two\n"));
+    let calls = fake.calls();
+    assert!(calls[0].contains("name: \"x\"") && calls[0].contains("dry_run: true"), "{calls:?}");
 }
 
 #[test]

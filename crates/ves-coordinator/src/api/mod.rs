@@ -1,4 +1,4 @@
-//! The public API: parse, call, render. Four services on one socket.
+//! The public API: parse, call, render. Five services on one socket.
 //!
 //! Owns the policy table. Never here: decisions; they are [`crate::admit`]'s.
 
@@ -6,6 +6,7 @@ mod containers;
 mod node;
 mod operations;
 mod sessions;
+mod snapshots;
 mod templates;
 
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use crate::service::{Caller, Coordinator};
 /// Full names of the services, for health.
 pub const SERVICES: &[&str] = &[
     "ves.coordinator.v1.ContainerService",
+    "ves.coordinator.v1.SnapshotService",
     "ves.coordinator.v1.TemplateService",
     "ves.coordinator.v1.OperationService",
     "ves.coordinator.v1.NodeService",
@@ -44,6 +46,10 @@ pub const POLICY: Policy = &[
     ("/ves.coordinator.v1.ContainerService/WatchContainers", STAFF),
     ("/ves.coordinator.v1.ContainerService/Exec", STAFF),
     ("/ves.coordinator.v1.ContainerService/Console", STAFF),
+    ("/ves.coordinator.v1.SnapshotService/CreateSnapshot", STAFF),
+    ("/ves.coordinator.v1.SnapshotService/ListSnapshots", STAFF),
+    ("/ves.coordinator.v1.SnapshotService/SwitchSnapshot", STAFF),
+    ("/ves.coordinator.v1.SnapshotService/DeleteSnapshot", STAFF),
     ("/ves.coordinator.v1.TemplateService/BuildTemplate", STAFF),
     ("/ves.coordinator.v1.TemplateService/ImportTemplate", STAFF),
     ("/ves.coordinator.v1.TemplateService/ExportTemplate", STAFF),
@@ -56,15 +62,17 @@ pub const POLICY: Policy = &[
     ("/ves.coordinator.v1.NodeService/GetNode", STAFF),
 ];
 
-/// The four services of a coordinator.
+/// The five services of a coordinator.
 pub fn routes(coordinator: &Coordinator) -> Routes {
     use pb::container_service_server::ContainerServiceServer;
     use pb::node_service_server::NodeServiceServer;
     use pb::operation_service_server::OperationServiceServer;
+    use pb::snapshot_service_server::SnapshotServiceServer;
     use pb::template_service_server::TemplateServiceServer;
     let api = Api(coordinator.clone());
     Routes::default()
         .add_service(ContainerServiceServer::new(api.clone()))
+        .add_service(SnapshotServiceServer::new(api.clone()))
         .add_service(TemplateServiceServer::new(api.clone()))
         .add_service(OperationServiceServer::new(api.clone()))
         .add_service(NodeServiceServer::new(api))

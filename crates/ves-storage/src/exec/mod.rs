@@ -2,6 +2,7 @@
 
 mod build;
 pub mod pool;
+pub mod snapshot;
 mod template;
 pub mod volume;
 
@@ -16,15 +17,17 @@ use rustix::io::Errno;
 use ves_host::mount::{self, Change, FsContext, Propagation, attr};
 use ves_host::{Attempt, HostError, ext4, loopdev};
 use ves_types::layout::Layout;
-use ves_types::{CtId, IdSlot, TemplateName};
+use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
 use self::pool::{Pool, directory};
+use self::snapshot::Snapshots;
 use self::template::Templates;
 use self::volume::{Backend, Images, Seen};
 use crate::config::Config;
 use crate::error::StorageError;
 use crate::host::{self, Each, Host, Source, Template, Usage};
 use crate::observe;
+use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Mount, Observed, PoolFacts, Step};
 use crate::template::Progress;
 
@@ -34,6 +37,7 @@ pub struct RealHost<B = Images> {
     layout: Layout,
     pool: Arc<Pool>,
     overcommit_percent: u64,
+    max_snapshots: usize,
     online_growth: bool,
     templates: Templates,
     backend: B,
@@ -52,17 +56,26 @@ impl RealHost {
         let backend = Images::new(pool.clone());
         templates.sweep()?;
         backend.sweep()?;
+        backend.sweep_snapshots()?;
         tracing::info!(backend = backend.name(), dir = %pool.dir.display(), "pool is attached");
-        let overcommit_percent = config.overcommit_percent;
+        let &Config { overcommit_percent, max_snapshots, .. } = config;
         let online_growth = ext4::may_grow_mounted()?;
         if !online_growth {
             tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
         }
-        Ok(Self { layout, pool, overcommit_percent, online_growth, templates, backend })
+        Ok(Self {
+            layout,
+            pool,
+            overcommit_percent,
+            max_snapshots,
+            online_growth,
+            templates,
+            backend,
+        })
     }
 }
 
-impl<B: Backend> RealHost<B> {
+impl<B: Backend + Snapshots> RealHost<B> {
     /// What is mounted on the container's root, and whether that directory is there.
     fn mounted(&self, ct: CtId, seen: &Seen) -> Result<(Mount, bool), HostError> {
         let root = self.layout.ct_root(ct);
@@ -157,6 +170,17 @@ impl<B: Backend> RealHost<B> {
         Ok(mount::change(&tree, change, &what)?)
     }
 
+    /// Lets a mounted volume's image hold all that was written until now.
+    fn write_out(&self, ct: CtId) -> Result<(), StorageError> {
+        let seen = self.backend.look(ct)?;
+        if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen)? {
+            let root = self.layout.ct_root(ct);
+            let what = || format!("write out what {} holds", root.display());
+            rustix::fs::syncfs(File::open(&root).attempt(what)?).attempt(what)?;
+        }
+        Ok(())
+    }
+
     fn unmount(&self, ct: CtId) -> Result<(), StorageError> {
         let root = self.layout.ct_root(ct);
         let orphan = match self.backend.look(ct)?.image {
@@ -202,25 +226,34 @@ fn orphan_device(root: &Path) -> Option<u32> {
     std::fs::read_link(link).ok()?.file_name()?.to_str()?.strip_prefix("loop")?.parse().ok()
 }
 
-impl<B: Backend> Host for RealHost<B> {
+impl<B: Backend + Snapshots> Host for RealHost<B> {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
         let seen = self.backend.look(ct)?;
         let (mount, mount_point) = self.mounted(ct, &seen)?;
+        let snapshots = self.backend.snapshots(ct)?;
         Ok(Observed {
-            unfinished: seen.unfinished,
+            allocated: seen.allocated,
+            unfinished: seen.unfinished || snapshots.unfinished,
+            snapshots: snapshots.snapshots,
+            foreign_snapshot: snapshots.foreign,
             device: seen.device.as_ref().map(|d| d.bytes),
             image: seen.image,
             mount,
             mount_point,
             template: template.map(|t| self.templates.facts(t)).transpose()?.flatten(),
             online_growth: self.online_growth,
+            shares_blocks: self.pool.reflink,
+            max_snapshots: self.max_snapshots,
             pool: self.pool()?,
         })
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError> {
         match step {
-            Step::DropUnfinished => self.backend.discard(ct),
+            Step::DropUnfinished => {
+                self.backend.discard(ct)?;
+                self.backend.discard_snapshots(ct)
+            }
             Step::MakeVariant { template, inodes_per_group } => {
                 self.templates.make_variant(template, *inodes_per_group)
             }
@@ -236,6 +269,13 @@ impl<B: Backend> Host for RealHost<B> {
             Step::Refresh => self.backend.refresh(ct),
             Step::Mount { slot } => self.mount(ct, *slot),
             Step::Grow { blocks } => self.grow(ct, *blocks),
+            Step::Snapshot { id, record } => {
+                self.write_out(ct)?;
+                self.backend.take(ct, *id, record)
+            }
+            Step::PublishSnapshot { id } => self.backend.publish_snapshot(ct, *id),
+            Step::DeleteSnapshot { id } => self.backend.delete(ct, *id),
+            Step::Revert { to, bytes } => self.backend.revert(ct, *to, *bytes),
             Step::Unmount => self.unmount(ct),
             Step::Detach => self.backend.deactivate(ct),
             Step::Delete => self.backend.remove(ct),
@@ -252,6 +292,19 @@ impl<B: Backend> Host for RealHost<B> {
         Ok(all.map(|(ct, seen)| (ct, seen.and_then(|s| self.describe(ct, s)))).collect())
     }
 
+    fn snapshots(
+        &self,
+        ct: CtId,
+        measure: bool,
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError> {
+        let seen = self.backend.snapshots(ct)?.snapshots.into_iter();
+        seen.map(|(id, snapshot)| {
+            let own = if measure { self.backend.own_bytes(ct, id)? } else { None };
+            Ok((id, snapshot, own))
+        })
+        .collect()
+    }
+
     fn pool(&self) -> Result<PoolFacts, StorageError> {
         let (size, free) = self.pool.room()?;
         Ok(PoolFacts {
@@ -259,6 +312,7 @@ impl<B: Backend> Host for RealHost<B> {
             free,
             promised: self.promised()?,
             templates: self.templates.allocated()?,
+            snapshots: self.backend.allocated()?,
             overcommit_percent: self.overcommit_percent,
         })
     }

@@ -19,7 +19,7 @@ use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::TemplateName;
 
 use super::build;
-use super::pool::{Pool, directory, discard, sync_dir, until};
+use super::pool::{Pool, directory, discard, publish, sync_dir, until};
 use crate::error::StorageError;
 use crate::host::{Source, Template};
 use crate::observe::{self, TemplateRecord};
@@ -425,9 +425,7 @@ fn make_golden(
                 return Err(e.into());
             }
             Ok(()) => {
-                image.sync_all().attempt(what)?;
-                std::fs::rename(&new, &path).attempt(what)?;
-                return Ok(sync_dir(dir)?);
+                return Ok(publish(&new, &path)?);
             }
         }
     }

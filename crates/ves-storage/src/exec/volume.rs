@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use ves_host::loopdev::{self, FileId};
 use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::CtId;
 
-use super::pool::{Pool, discard, sync_dir, until};
+use super::pool::{
+    Pool, clone_file, discard, publish, read_attribute, sync_dir, until, write_attribute,
+};
 use crate::error::StorageError;
 use crate::host::Each;
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
@@ -128,7 +129,7 @@ pub trait Backend: Send + Sync + 'static {
 /// Image files in the pool.
 #[derive(Debug)]
 pub struct Images {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     /// Where devices were last; always checked before it is believed.
     devices: Mutex<HashMap<CtId, u32>>,
 }
@@ -160,7 +161,7 @@ impl Images {
         }
     }
 
-    fn need(&self, ct: CtId) -> Result<File, StorageError> {
+    pub(super) fn need(&self, ct: CtId) -> Result<File, StorageError> {
         self.open(ct, true)?.ok_or_else(|| self.gone(ct))
     }
 
@@ -171,41 +172,18 @@ impl Images {
         }
     }
 
-    /// A clone of an image beside the volume's place.
-    fn clone_file(&self, ct: CtId, from: &Path, bytes: u64) -> Result<File, StorageError> {
-        let new = self.new_path(ct);
-        let what = || format!("clone {} to {}", from.display(), new.display());
-        let source = File::open(from).attempt(what)?;
-        // Cut short, it would be no file system.
-        let need = source.metadata().attempt(what)?.len();
-        if need > bytes {
-            return Err(StorageError::TooSmall { need, want: bytes });
-        }
-        file::remove_if_exists(&new)?;
-        let target = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .attempt(what)?;
-        if self.pool.reflink {
-            rustix::fs::ioctl_ficlone(&target, &source).attempt(what)?;
-        } else {
-            copy_sparse(&source, &target).attempt(what)?;
-        }
-        target.set_len(bytes).attempt(what)?;
+    /// Makes a clone of an image beside the volume's place, marked as the container's volume.
+    pub(super) fn clone_image(
+        &self,
+        ct: CtId,
+        from: &File,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<File, StorageError> {
+        let target = clone_file(from, &self.new_path(ct), bytes, self.pool.reflink)?;
+        let record = VolumeRecord { ct, record: record.clone() };
+        write_attribute(&target, RECORD_ATTRIBUTE, &record)?;
         Ok(target)
-    }
-
-    /// Marks a clone as the container's volume.
-    fn finish(&self, ct: CtId, clone: &File, record: &Record) -> Result<(), StorageError> {
-        let what = || format!("mark {}", self.new_path(ct).display());
-        let record = serde_json::to_vec(&VolumeRecord { ct, record: record.clone() })
-            .map_err(std::io::Error::from)
-            .attempt(what)?;
-        Ok(rustix::fs::fsetxattr(clone, RECORD_ATTRIBUTE, &record, XattrFlags::empty())
-            .attempt(what)?)
     }
 
     /// The loop device of an image, which is looked for among all or, where that is given, among
@@ -257,15 +235,10 @@ impl Images {
         if !meta.is_file() {
             return Ok(foreign("no file".to_owned()));
         }
-        let mut value = [0u8; 1024];
-        let record = match rustix::fs::fgetxattr(&image, RECORD_ATTRIBUTE, &mut value) {
-            Err(Errno::NODATA) => return Ok(foreign("it has no record".to_owned())),
-            Err(Errno::RANGE) => Err("it is too long".to_owned()),
-            other => {
-                let n = other.attempt(|| format!("read the record of {}", path.display()))?;
-                observe::parse_volume_record(ct, value.get(..n).unwrap_or_default())
-            }
+        let Some(value) = read_attribute(&image, RECORD_ATTRIBUTE)? else {
+            return Ok(foreign("it has no record".to_owned()));
         };
+        let record = value.and_then(|bytes| observe::parse_volume_record(ct, &bytes));
         let record = match record {
             Ok(record) => record,
             Err(why) => return Ok(foreign(format!("its record: {why}"))),
@@ -387,17 +360,16 @@ impl Backend for Images {
         record: &Record,
         bytes: u64,
     ) -> Result<(), StorageError> {
-        let target = self.clone_file(ct, golden, bytes)?;
-        ext4::set_uuid(&target, random_uuid()?)?;
-        self.finish(ct, &target, record)
+        let source = File::open(golden).attempt(|| format!("open {}", golden.display()))?;
+        let target = self.clone_image(ct, &source, record, bytes)?;
+        Ok(ext4::set_uuid(&target, random_uuid()?)?)
     }
 
     fn copy(&self, ct: CtId, bytes: u64) -> Result<(), StorageError> {
         let Image::Ours { record, .. } = self.look(ct)?.image else {
             return Err(self.gone(ct));
         };
-        let target = self.clone_file(ct, &self.path(ct), bytes)?;
-        self.finish(ct, &target, &record)
+        self.clone_image(ct, &self.need(ct)?, &record, bytes).map(drop)
     }
 
     fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
@@ -405,20 +377,8 @@ impl Backend for Images {
     }
 
     fn publish(&self, ct: CtId) -> Result<(), StorageError> {
-        let (new, path) = (self.new_path(ct), self.path(ct));
-        let what = || format!("move the clone to {}", path.display());
-        let clone = match File::open(&new) {
-            Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => None,
-            other => Some(other.attempt(what)?),
-        };
-        if let Some(clone) = clone {
-            // All of the clone before its name.
-            clone.sync_all().attempt(what)?;
-            std::fs::rename(&new, &path).attempt(what)?;
-        }
-        // Whoever was told that there is a volume never has it made again: its name must last, also
-        // where it was moved here by a call that did not end.
-        Ok(sync_dir(&self.pool.volumes())?)
+        // Whoever was told that there is a volume never has it made again: its name must last.
+        Ok(publish(&self.new_path(ct), &self.path(ct))?)
     }
 
     fn discard(&self, ct: CtId) -> Result<(), StorageError> {
@@ -481,29 +441,6 @@ fn random_uuid() -> Result<[u8; 16], HostError> {
         .map_err(|_| HostError::parse("make a UUID", &text))
 }
 
-/// Copies a file's data and leaves its holes.
-fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
-    use rustix::fs::{SeekFrom, copy_file_range, seek};
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut at = 0;
-    loop {
-        at = match seek(from, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => return Ok(()),
-            other => other?,
-        };
-        let end = seek(from, SeekFrom::Hole(at))?;
-        let (mut source, mut target) = (at, at);
-        while source < end {
-            let most = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
-            if copy_file_range(from, Some(&mut source), to, Some(&mut target), most)? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-        }
-        at = end;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ves_types::layout::Layout;
@@ -541,13 +478,14 @@ mod tests {
         let (images, dir) = images();
         let golden = dir.path().join("golden.img");
         std::fs::write(&golden, [1; 8192]).expect("written");
-        let error = images.clone_file(ct(), &golden, 4096).expect_err("it does not fit");
+        let (golden, new) = (File::open(&golden).expect("there"), images.new_path(ct()));
+        let error = clone_file(&golden, &new, 4096, false).expect_err("it does not fit");
         assert!(
             matches!(error, StorageError::TooSmall { need: 8192, want: 4096 }),
             "{error} is another failure"
         );
-        assert!(!images.new_path(ct()).exists());
-        images.clone_file(ct(), &golden, 8192).expect("it fits");
+        assert!(!new.exists());
+        clone_file(&golden, &new, 8192, false).expect("it fits");
     }
 
     #[test]

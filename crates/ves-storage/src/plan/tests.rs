@@ -3,22 +3,23 @@
 use super::*;
 use crate::fake::Model;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
-fn name() -> TemplateName {
+pub(super) fn name() -> TemplateName {
     "debian".parse().expect("a name")
 }
 
-fn slot(n: u32) -> IdSlot {
+pub(super) fn slot(n: u32) -> IdSlot {
     IdSlot::try_from(n).expect("in range")
 }
 
-fn record(inodes: Option<u64>) -> Record {
+pub(super) fn record(inodes: Option<u64>) -> Record {
     Record {
         template: name(),
         inodes,
         inodes_per_group: inodes
             .map_or(DEFAULT_INODES_PER_GROUP, |n| ext4::inodes_per_group(512 * MIB, n)),
+        reverted: None,
     }
 }
 
@@ -28,16 +29,17 @@ fn facts(variants: &[u64]) -> TemplateFacts {
     TemplateFacts { content_bytes, content_inodes, variants: variants.iter().map(golden).collect() }
 }
 
-const POOL: PoolFacts = PoolFacts {
+pub(super) const POOL: PoolFacts = PoolFacts {
     size: 4 << 30,
     free: 4 << 30,
     promised: 1 << 30,
     templates: 100 * MIB,
+    snapshots: 0,
     overcommit_percent: 100,
 };
 
 /// Every state, reachable or not.
-fn states() -> Vec<Observed> {
+pub(super) fn states() -> Vec<Observed> {
     let images = [
         Image::Absent,
         Image::Foreign("x".to_owned()),
@@ -67,6 +69,11 @@ fn states() -> Vec<Observed> {
                         }
                         all.push(Observed {
                             image: image.clone(),
+                            allocated: 0,
+                            snapshots: BTreeMap::new(),
+                            foreign_snapshot: None,
+                            shares_blocks: true,
+                            max_snapshots: 64,
                             unfinished: bits & 1 != 0,
                             device,
                             mount: mount.clone(),
@@ -123,18 +130,18 @@ fn is_as_desired(d: &Desired, o: &Observed) -> bool {
     right_size && right_place && !o.unfinished
 }
 
-struct World {
-    model: Model,
+pub(super) struct World {
+    pub(super) model: Model,
     template: Option<TemplateFacts>,
     before: Observed,
 }
 
 impl World {
-    fn of(o: &Observed) -> Self {
+    pub(super) fn of(o: &Observed) -> Self {
         let model = Model::of(o, &record(None));
         Self { model, template: o.template.clone(), before: o.clone() }
     }
-    fn apply(&mut self, step: &Step) {
+    pub(super) fn apply(&mut self, step: &Step) {
         if let (Step::MakeVariant { inodes_per_group, .. }, Some(t)) = (step, &mut self.template) {
             let bytes = golden_bytes(t.content_bytes, t.content_inodes, *inodes_per_group);
             t.variants.insert(*inodes_per_group, bytes);
@@ -145,9 +152,10 @@ impl World {
             panic!("{step} cannot be done to {:?}: {e:?}", self.model);
         });
     }
-    fn observed(&self) -> Observed {
-        let pool = self.before.pool;
-        self.model.observed(self.template.clone(), self.before.online_growth, pool)
+    pub(super) fn observed(&self) -> Observed {
+        let Observed { pool, online_growth, max_snapshots, .. } = self.before;
+        let seen = self.model.observed(self.template.clone(), online_growth, pool);
+        Observed { max_snapshots, ..seen }
     }
 }
 
@@ -252,9 +260,14 @@ fn the_same_question_has_the_same_answer() {
     }
 }
 
-fn fresh() -> Observed {
+pub(super) fn fresh() -> Observed {
     Observed {
         image: Image::Absent,
+        allocated: 0,
+        snapshots: BTreeMap::new(),
+        foreign_snapshot: None,
+        shares_blocks: true,
+        max_snapshots: 64,
         unfinished: false,
         device: None,
         mount: Mount::None,

@@ -160,3 +160,87 @@ fn a_list_looks_once_however_many_there_are() {
         assert_eq!(f.host.asked(), ["look"]);
     }
 }
+
+fn snapshot(n: u128, generation: u64) -> snapshot::Desired {
+    let generation = Generation(generation);
+    snapshot::Desired { id: SnapshotId::from(n), name: None, created_unix_ms: 1, generation }
+}
+
+#[test]
+fn a_snapshot_keeps_what_was_and_gives_it_back_once_for_each_decision() {
+    let f = fixture();
+    let ct = fence(101, 1).ct;
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    f.host.write(ct, 1);
+    let first = f.service.ensure_snapshot(&fence(101, 2), &snapshot(1, 2)).expect("taken");
+    assert!(first.current && first.parent.is_none() && first.own.is_none(), "{first:?}");
+    f.host.write(ct, 2);
+    let again = f.service.ensure_snapshot(&fence(101, 2), &snapshot(1, 2)).expect("there");
+    assert_eq!(again, first);
+    let second = f.service.ensure_snapshot(&fence(101, 3), &snapshot(2, 3)).expect("taken");
+    assert_eq!((second.parent, second.current), (Some(first.id), true));
+
+    let fault = f.service.revert(&fence(101, 4), first.id).expect_err("mounted");
+    assert_eq!(fault.reason, Reason::Mounted, "{fault}");
+    let off = Desired { mounted: false, ..wish(1) };
+    f.service.ensure(&fence(101, 5), &off).expect("unmounted");
+    f.service.revert(&fence(101, 6), first.id).expect("reverted");
+    assert_eq!(f.host.read(ct), 1);
+    let all = f.service.snapshots(ct, true).expect("listed");
+    assert_eq!(all.iter().map(|s| s.current).collect::<Vec<_>>(), [true, false]);
+    assert!(all.iter().all(|s| s.own.is_some()), "{all:?}");
+    f.host.write(ct, 3);
+    f.service.revert(&fence(101, 6), first.id).expect("done before");
+    assert_eq!(f.host.read(ct), 3);
+    f.service.revert(&fence(101, 7), first.id).expect("decided anew");
+    assert_eq!(f.host.read(ct), 1);
+
+    let fault = f.service.revert(&fence(101, 8), SnapshotId::from(9)).expect_err("unknown");
+    assert_eq!(fault.reason, Reason::SnapshotUnknown, "{fault}");
+    f.service.remove_snapshot(&fence(101, 9), first.id).expect("removed");
+    f.service.remove_snapshot(&fence(101, 9), first.id).expect("is not there");
+    let fault = f.service.ensure_snapshot(&fence(101, 8), &snapshot(7, 8)).expect_err("old");
+    assert_eq!(fault.reason, Reason::StaleGeneration, "{fault}");
+    let all = f.service.snapshots(ct, false).expect("listed");
+    assert_eq!(all.iter().map(|s| (s.id, s.parent)).collect::<Vec<_>>(), [(second.id, None)]);
+    f.service.remove(&fence(101, 10)).expect("removed");
+    assert_eq!(f.service.snapshots(ct, false).expect("listed"), []);
+}
+
+#[test]
+fn what_snapshots_take_is_counted() {
+    let f = fixture();
+    f.host.set_pool_bytes((1 << 30) + 2 * crate::fake::ALLOCATED);
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    for n in [1, 2] {
+        f.service.ensure_snapshot(&fence(101, 2), &snapshot(n, 2)).expect("there is room");
+    }
+    let fault = f.service.ensure_snapshot(&fence(101, 2), &snapshot(3, 2)).expect_err("full");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    f.service.remove_snapshot(&fence(101, 3), SnapshotId::from(1)).expect("removed");
+    f.service.ensure_snapshot(&fence(101, 4), &snapshot(3, 4)).expect("there is room again");
+    let fault = f.service.ensure(&fence(102, 1), &wish(1)).expect_err("full");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    assert_eq!(f.service.pool().expect("known").1.snapshots, 2 * crate::fake::ALLOCATED);
+}
+
+#[test]
+fn a_snapshot_that_fails_in_any_step_is_told_and_repaired_by_repeating() {
+    for fails in 0..3 {
+        let f = fixture();
+        f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+        f.host.fail_after(fails);
+        if let Err(fault) = f.service.ensure_snapshot(&fence(101, 2), &snapshot(1, 2)) {
+            assert_eq!(fault.reason, Reason::HostFailed);
+        }
+        f.host.fail_after(u64::MAX);
+        f.service.ensure_snapshot(&fence(101, 2), &snapshot(1, 2)).expect("repaired");
+        assert_eq!(f.service.snapshots(fence(101, 1).ct, false).expect("listed").len(), 1);
+        let off = Desired { mounted: false, ..wish(1) };
+        f.service.ensure(&fence(101, 3), &off).expect("unmounted");
+        f.host.fail_after(fails);
+        f.service.revert(&fence(101, 4), SnapshotId::from(1)).ok();
+        f.host.fail_after(u64::MAX);
+        f.service.revert(&fence(101, 4), SnapshotId::from(1)).expect("repaired");
+    }
+}

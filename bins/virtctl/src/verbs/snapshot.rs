@@ -1,0 +1,111 @@
+//! `snapshot`, `snapshot-list`, `snapshot-switch`, `snapshot-delete`.
+
+use ves_proto::coordinator::{self as api, Operation};
+use ves_proto::storage::Snapshot;
+use ves_proto::{Fault, Reason};
+
+use super::Context;
+use super::change::{change, request_id};
+use crate::cli::{Change, SnapshotArgs, SnapshotListArgs, SnapshotOne, SnapshotSwitchArgs};
+use crate::failure::Outcome;
+use crate::output::{Column, Value};
+use crate::unbuilt::not_built;
+
+/// "container 101: snapshot 019ab4a0-… taken".
+fn done(what: &str) -> impl Fn(&Operation) -> String {
+    move |o| format!("container {}: snapshot {} {what}", o.ct, o.snapshot)
+}
+
+impl Context {
+    pub(super) async fn snapshot(self, args: SnapshotArgs) -> Outcome {
+        let SnapshotArgs { change, name, with_memory, id, description, .. } = args;
+        let Change { ct, dry_run } = change;
+        for (given, option) in [
+            (with_memory, "snapshot --with-memory"),
+            (id.is_some(), "snapshot --id"),
+            (description.is_some(), "snapshot --description"),
+        ] {
+            if given {
+                return Err(not_built(option).into());
+            }
+        }
+        let request = api::CreateSnapshotRequest {
+            ct: ct.to_string(),
+            name: name.map(String::from).unwrap_or_default(),
+            request_id: request_id(),
+            dry_run,
+        };
+        change!(self, dry_run, snapshots.create_snapshot, request, done("taken"))
+    }
+
+    pub(super) async fn snapshot_switch(self, args: SnapshotSwitchArgs) -> Outcome {
+        let SnapshotSwitchArgs { snapshot: SnapshotOne { change, id }, must_resume, .. } = args;
+        let Change { ct, dry_run } = change;
+        if must_resume {
+            return Err(not_built("snapshot-switch --must-resume").into());
+        }
+        let request = api::SwitchSnapshotRequest {
+            ct: ct.to_string(),
+            snapshot: id.to_string(),
+            request_id: request_id(),
+            dry_run,
+        };
+        let done =
+            |o: &Operation| format!("container {} switched to snapshot {}", o.ct, o.snapshot);
+        change!(self, dry_run, snapshots.switch_snapshot, request, done)
+    }
+
+    pub(super) async fn snapshot_delete(self, args: SnapshotOne) -> Outcome {
+        let SnapshotOne { change: Change { ct, dry_run }, id } = args;
+        let request = api::DeleteSnapshotRequest {
+            ct: ct.to_string(),
+            snapshot: id.to_string(),
+            request_id: request_id(),
+            dry_run,
+        };
+        change!(self, dry_run, snapshots.delete_snapshot, request, done("deleted"))
+    }
+
+    pub(super) async fn snapshot_list(self, args: SnapshotListArgs) -> Outcome {
+        let SnapshotListArgs { ct, id, list_fields, list } = args;
+        if list_fields {
+            let names: String = columns().iter().map(|c| c.name.clone() + "\n").collect();
+            return self.output.print(&names);
+        }
+        let answer = self
+            .coordinator
+            .ask(|| {
+                let mut client = self.coordinator.snapshots();
+                let request = api::ListSnapshotsRequest { ct: ct.to_string() };
+                async move { client.list_snapshots(request).await }
+            })
+            .await?;
+        let mut snapshots = answer.snapshots;
+        if let Some(id) = id {
+            snapshots.retain(|s| s.id == id.to_string());
+            if snapshots.is_empty() {
+                let message =
+                    format!("container {ct} has no snapshot {id}; leave --id out to see all");
+                let fault = Fault::new(Reason::SnapshotUnknown, message);
+                return Err(fault.fact("ct", ct).fact("snapshot", id).into());
+            }
+        }
+        let usual = ["id", "name", "created", "size", "current", "parent"];
+        self.output.list(&columns(), &usual, &list.selection(self.fields), &snapshots)
+    }
+}
+
+fn columns() -> Vec<Column<Snapshot>> {
+    vec![
+        Column::new("id", |s: &Snapshot| Value::text(&s.id)),
+        Column::new("name", |s: &Snapshot| Value::text(&s.name)),
+        Column::new("created", |s: &Snapshot| Value::Time(s.created_unix_ms)),
+        // What deleting it gives back.
+        Column::right("size", |s: &Snapshot| s.own_bytes.map_or(Value::Null, Value::Bytes)),
+        // What it can come to take when the container rewrites its disk.
+        Column::right("reserved", |s: &Snapshot| Value::Bytes(s.allocated_bytes)),
+        Column::right("diskspace", |s: &Snapshot| Value::Bytes(s.size_bytes)),
+        Column::new("current", |s: &Snapshot| Value::Bool(s.current)),
+        Column::new("parent", |s: &Snapshot| Value::text(&s.parent)),
+    ]
+}

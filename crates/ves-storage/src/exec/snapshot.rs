@@ -1,0 +1,273 @@
+//! Snapshots as image files beside those of volumes: `<pool>/snapshots/CT/UUID.img`.
+//!
+//! A snapshot of a mounted volume is taken without freezing its file system: that is written out
+//! (`syncfs`), then the image is cloned while the container goes on. The clone of a whole file happens
+//! at one moment: xfs and btrfs hold the inode's lock against writers, wait for direct I/O under way
+//! and write out what the page cache has of the file, which the loop device does not use. So a snapshot
+//! holds what the disk would after a power cut at that moment; ext4's journal is replayed when it is
+//! first mounted again, and all that was written before the call is in it.
+//!
+//! Freezing (`FIFREEZE`) would spare that replay and give nothing else. But nothing thaws when its
+//! caller is killed: the container would hang until somebody came to see it. Where blocks are not
+//! shared a clone is a copy that takes time, and the planner asks for a volume that nobody uses.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use ves_host::{Attempt, HostError, extent, file};
+use ves_types::{CtId, SnapshotId};
+
+use super::pool::{
+    clone_file, directory, discard, publish, read_attribute, sync_dir, write_attribute,
+};
+use super::volume::Images;
+use crate::error::StorageError;
+use crate::observe::{self, SNAPSHOT_ATTRIBUTE, SnapshotRecord};
+use crate::plan::snapshot::{Record, Snapshot};
+use crate::plan::{self, Reverted};
+
+/// What there is of a container's snapshots.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Those that are whole.
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// Whether one was begun and not finished.
+    pub unfinished: bool,
+    /// What is none of ours.
+    pub foreign: Option<String>,
+}
+
+/// Where snapshots live. Each operation finds done what was done before.
+pub trait Snapshots {
+    /// Those of a container.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn snapshots(&self, ct: CtId) -> Result<Seen, StorageError>;
+    /// Bytes those of all containers take, shared or not.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn allocated(&self) -> Result<u64, StorageError>;
+    /// Bytes nothing else shares with a snapshot, where that can be found out.
+    ///
+    /// # Errors
+    /// What failed.
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, StorageError>;
+    /// Clones the volume to a snapshot, beside its place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), StorageError>;
+    /// Moves a snapshot to its place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError>;
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// What failed.
+    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError>;
+    /// Throws away what is unfinished.
+    ///
+    /// # Errors
+    /// What failed.
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), StorageError>;
+    /// Clones a snapshot to a volume, beside the volume's place.
+    ///
+    /// # Errors
+    /// What failed.
+    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), StorageError>;
+}
+
+/// What is in a directory; nothing where there is none.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, HostError> {
+    let what = || format!("list {}", dir.display());
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other.attempt(what)?,
+    };
+    entries.map(|entry| Ok(entry.attempt(what)?.path())).collect()
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|n| n.to_str()).unwrap_or_default()
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    name(path).strip_suffix(".new").and_then(observe::parse_snapshot_name).is_some()
+}
+
+/// What is at a snapshot's place.
+enum There {
+    /// Nothing, or it has just been removed.
+    Nothing,
+    /// A snapshot of ours, opened for reading.
+    Ours(File, Snapshot),
+    /// Something else; in a few words, what.
+    Foreign(String),
+}
+
+fn open(ct: CtId, id: SnapshotId, path: &Path) -> Result<There, HostError> {
+    use rustix::fs::OFlags;
+    let what = || format!("open {}", path.display());
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .attempt(what);
+    let image = match opened {
+        Err(e) if e.is(Errno::NOENT) => return Ok(There::Nothing),
+        Err(e) if e.is(Errno::LOOP) => return Ok(There::Foreign("a symbolic link".to_owned())),
+        other => other?,
+    };
+    let meta = image.metadata().attempt(what)?;
+    if !meta.is_file() {
+        return Ok(There::Foreign("no file".to_owned()));
+    }
+    let Some(value) = read_attribute(&image, SNAPSHOT_ATTRIBUTE)? else {
+        return Ok(There::Foreign("it has no record".to_owned()));
+    };
+    let record = value.and_then(|bytes| observe::parse_snapshot_record(ct, id, &bytes));
+    let (bytes, allocated) = (meta.len(), meta.blocks() * 512);
+    Ok(match record {
+        Ok(record) => There::Ours(image, Snapshot { record, bytes, allocated }),
+        Err(why) => There::Foreign(format!("its record: {why}")),
+    })
+}
+
+impl Images {
+    fn snapshot_dir(&self, ct: CtId) -> PathBuf {
+        self.pool.snapshots().join(ct.to_string())
+    }
+    fn snapshot_path(&self, ct: CtId, id: SnapshotId) -> PathBuf {
+        self.snapshot_dir(ct).join(observe::snapshot_name(id))
+    }
+    fn new_snapshot_path(&self, ct: CtId, id: SnapshotId) -> PathBuf {
+        self.snapshot_dir(ct).join(format!("{}.new", observe::snapshot_name(id)))
+    }
+
+    /// Removes the directory of a container's snapshots, if there are none.
+    fn tidy(&self, ct: CtId) -> Result<(), HostError> {
+        let dir = self.snapshot_dir(ct);
+        match std::fs::remove_dir(&dir).attempt(|| format!("remove {}", dir.display())) {
+            Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTEMPTY) || e.is(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what a crash left of snapshots: unfinished ones, and directories without any.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    pub fn sweep_snapshots(&self) -> Result<(), StorageError> {
+        for dir in entries(&self.pool.snapshots())? {
+            let Ok(ct) = name(&dir).parse::<CtId>() else { continue };
+            // One that cannot be swept is in nobody's way but its own.
+            if let Err(error) = self.discard_snapshots(ct) {
+                tracing::warn!(%error, %ct, "sweep snapshots, ignoring");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshots for Images {
+    fn snapshots(&self, ct: CtId) -> Result<Seen, StorageError> {
+        let mut seen = Seen::default();
+        for path in entries(&self.snapshot_dir(ct))? {
+            if is_unfinished(&path) {
+                seen.unfinished = true;
+                continue;
+            }
+            let foreign = |why: &str| Some(format!("{} ({why})", path.display()));
+            let Some(id) = observe::parse_snapshot_name(name(&path)) else {
+                seen.foreign = foreign("no snapshot is called so");
+                continue;
+            };
+            match open(ct, id, &path)? {
+                There::Nothing => {}
+                There::Ours(_, snapshot) => {
+                    seen.snapshots.insert(id, snapshot);
+                }
+                There::Foreign(why) => {
+                    tracing::warn!(%ct, %id, %why, "leave out what is no snapshot of ours");
+                    seen.foreign = foreign(&why);
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    fn allocated(&self) -> Result<u64, StorageError> {
+        let mut sum = 0u64;
+        for dir in entries(&self.pool.snapshots())? {
+            for path in entries(&dir)? {
+                // One that vanishes meanwhile takes nothing.
+                let blocks = std::fs::symlink_metadata(&path).map_or(0, |m| m.blocks());
+                if observe::parse_snapshot_name(name(&path)).is_some() {
+                    sum = sum.saturating_add(blocks * 512);
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, StorageError> {
+        Ok(match open(ct, id, &self.snapshot_path(ct, id))? {
+            There::Ours(image, _) => extent::own_bytes(&image)?,
+            There::Nothing | There::Foreign(_) => None,
+        })
+    }
+
+    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), StorageError> {
+        let image = self.need(ct)?;
+        let bytes = image.metadata().attempt(|| format!("look at the image of {ct}"))?.len();
+        directory(&self.snapshot_dir(ct))?;
+        let new = self.new_snapshot_path(ct, id);
+        let target = clone_file(&image, &new, bytes, self.pool.reflink)?;
+        let record = SnapshotRecord { ct, id, record: record.clone() };
+        Ok(write_attribute(&target, SNAPSHOT_ATTRIBUTE, &record)?)
+    }
+
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError> {
+        publish(&self.new_snapshot_path(ct, id), &self.snapshot_path(ct, id))?;
+        // It may be the first in its directory.
+        Ok(sync_dir(&self.pool.snapshots())?)
+    }
+
+    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError> {
+        file::remove_if_exists(&self.snapshot_path(ct, id))?;
+        if self.snapshot_dir(ct).exists() {
+            sync_dir(&self.snapshot_dir(ct))?;
+        }
+        Ok(self.tidy(ct)?)
+    }
+
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), StorageError> {
+        for path in entries(&self.snapshot_dir(ct))?.into_iter().filter(|p| is_unfinished(p)) {
+            tracing::info!(path = %path.display(), "throw away an unfinished snapshot");
+            discard(&path)?;
+        }
+        Ok(self.tidy(ct)?)
+    }
+
+    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), StorageError> {
+        let path = self.snapshot_path(ct, to.snapshot);
+        let gone = |why: String| StorageError::Record { record: path.display().to_string(), why };
+        let (image, snapshot) = match open(ct, to.snapshot, &path)? {
+            There::Ours(image, snapshot) => (image, snapshot),
+            There::Nothing => return Err(gone("it is gone".to_owned())),
+            There::Foreign(why) => return Err(gone(why)),
+        };
+        let record = plan::Record { reverted: Some(to), ..snapshot.record.volume };
+        self.clone_image(ct, &image, &record, bytes).map(drop)
+    }
+}

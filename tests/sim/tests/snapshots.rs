@@ -1,0 +1,296 @@
+//! Snapshots: taken while it runs, gone back to when it is stopped, each once, whatever is killed.
+
+use ves_proto::coordinator as pb;
+use ves_proto::{Fault, Reason, storage};
+use ves_sim::sim::Command;
+use ves_sim::{Mishap, Sim, Victim};
+use ves_types::layout::Service;
+
+fn list(sim: &Sim) -> Vec<storage::Snapshot> {
+    let request = pb::ListSnapshotsRequest { ct: "101".into() };
+    sim.block(sim.snapshots().list_snapshots(request)).expect("listed").into_inner().snapshots
+}
+
+fn created() -> Sim {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim
+}
+
+fn take(sim: &Sim, name: &str) -> String {
+    let op = sim.run(&Command::snapshot("101", name)).expect("taken");
+    assert_eq!((op.kind.as_str(), op.steps.as_slice()), ("snapshot", &*lines(&op)));
+    op.snapshot
+}
+
+fn lines(op: &pb::Operation) -> Vec<String> {
+    vec![format!("storage: snapshot {}", op.snapshot)]
+}
+
+#[test]
+fn taken_while_it_runs_and_gone_back_to_when_it_is_stopped() {
+    let sim = created();
+    sim.run(&Command::start("101")).expect("started");
+    sim.kernel().write(101, 1);
+    let first = take(&sim, "before");
+    sim.kernel().write(101, 2);
+    let second = take(&sim, "before");
+    let names: Vec<_> = list(&sim).into_iter().map(|s| (s.id, s.name)).collect();
+    assert_eq!(names, [(first.clone(), "before".into()), (second.clone(), "before".into())]);
+
+    let fault = sim.run(&Command::snapshot_switch("101", &first)).expect_err("it runs");
+    assert_eq!(fault.reason, Reason::Running, "{fault}");
+    assert!(fault.message.contains("stop it"), "{fault}");
+    sim.run(&Command::stop("101")).expect("stopped");
+    let op = sim.run(&Command::snapshot_switch("101", &first)).expect("switched");
+    assert_eq!((op.kind.as_str(), op.snapshot.as_str()), ("snapshot-switch", first.as_str()));
+    assert_eq!(sim.kernel().read(101), Some(1));
+    sim.kernel().write(101, 3);
+    sim.run(&Command::start("101")).expect("started");
+    assert_eq!(sim.kernel().read(101), Some(3), "it is gone back to once");
+    sim.run(&Command::stop("101")).expect("stopped");
+    sim.run(&Command::snapshot_switch("101", &first)).expect("as often as it is wanted");
+    assert_eq!(sim.kernel().read(101), Some(1));
+
+    sim.run(&Command::snapshot_delete("101", &second)).expect("deleted");
+    let fault = sim.run(&Command::snapshot_delete("101", &second)).expect_err("gone");
+    assert_eq!(fault.reason, Reason::SnapshotUnknown, "{fault}");
+    assert_eq!(list(&sim).len(), 1);
+    sim.run(&Command::delete("101")).expect("destroyed");
+    assert!(sim.kernel().is_clean());
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let sim = created();
+    let id = take(&sim, "");
+    let other = "019ab4a0-0000-7000-8000-00000000000f";
+    let refused = |command: &Command| sim.run(command).expect_err("refused").reason;
+    for command in [Command::snapshot_switch("101", other), Command::snapshot_delete("101", other)]
+    {
+        assert_eq!(refused(&command), Reason::SnapshotUnknown);
+    }
+    for bad in ["x", "../../etc/passwd", &id.to_uppercase()] {
+        assert_eq!(refused(&Command::snapshot_switch("101", bad)), Reason::BadValue, "{bad}");
+        assert_eq!(refused(&Command::snapshot_delete("101", bad)), Reason::BadValue, "{bad}");
+    }
+    assert_eq!(refused(&Command::snapshot_delete("101", "")), Reason::MissingField);
+    assert_eq!(refused(&Command::snapshot("101", "a\nb")), Reason::BadValue);
+    assert_eq!(refused(&Command::snapshot("101", &"n".repeat(200))), Reason::BadValue);
+    assert_eq!(refused(&Command::snapshot("102", "")), Reason::ContainerUnknown);
+    assert_eq!(refused(&Command::snapshot_switch("102", &id)), Reason::ContainerUnknown);
+    let mount =
+        pb::StartContainerRequest { ct: "101".into(), mount_only: true, ..Default::default() };
+    sim.run(&Command::Start(mount)).expect("mounted");
+    assert_eq!(refused(&Command::snapshot_switch("101", &id)), Reason::Mounted);
+    assert_eq!(list(&sim).len(), 1);
+    sim.kernel().lose_volume(101);
+    assert_eq!(refused(&Command::snapshot("101", "")), Reason::VolumeUnknown);
+    assert_eq!(list(&sim).len(), 1);
+    let unmount = pb::StopContainerRequest { ct: "101".into(), ..Default::default() };
+    sim.run(&Command::Stop(unmount)).ok();
+    // What is left of a lost volume goes with the container.
+    sim.run(&Command::delete("101")).ok();
+    sim.until("all is gone", || {
+        sim.run(&Command::delete("101")).ok();
+        sim.kernel().is_clean()
+    });
+}
+
+#[test]
+fn dry_runs_say_what_would_be_done() {
+    let sim = created();
+    let id = take(&sim, "");
+    let dry = |command: Command| {
+        let command = match command {
+            Command::Snapshot(r) => {
+                Command::Snapshot(pb::CreateSnapshotRequest { dry_run: true, ..r })
+            }
+            Command::SnapshotSwitch(r) => {
+                Command::SnapshotSwitch(pb::SwitchSnapshotRequest { dry_run: true, ..r })
+            }
+            Command::SnapshotDelete(r) => {
+                Command::SnapshotDelete(pb::DeleteSnapshotRequest { dry_run: true, ..r })
+            }
+            other => other,
+        };
+        sim.ask(|| command.clone().send(sim.channel())).expect("planned")
+    };
+    let op = dry(Command::snapshot("101", ""));
+    assert_eq!(op.steps, lines(&op));
+    let op = dry(Command::snapshot_switch("101", &id));
+    assert_eq!(op.steps, [format!("storage: volume as in snapshot {id}")]);
+    let op = dry(Command::snapshot_delete("101", &id));
+    assert_eq!(op.steps, [format!("storage: no snapshot {id}")]);
+    assert_eq!(list(&sim).len(), 1);
+}
+
+#[test]
+fn a_call_that_is_repeated_is_the_same_call() {
+    let sim = created();
+    let command = Command::snapshot("101", "once");
+    let first = sim.run(&command).expect("taken");
+    assert_eq!(sim.run(&command).expect("the same"), first);
+    assert_eq!(list(&sim).len(), 1);
+    let command = Command::snapshot_delete("101", &first.snapshot);
+    let deleted = sim.run(&command).expect("deleted");
+    assert_eq!(sim.run(&command).expect("the same").id, deleted.id);
+}
+
+/// A life with snapshots in which the `n`-th change has a mishap; answers with the number of changes.
+fn live_through(mishap: Option<(usize, Mishap)>) -> usize {
+    let what = format!("{mishap:?}");
+    let sim = Sim::new();
+    if let Some((n, mishap)) = mishap {
+        sim.kernel().script(n, mishap);
+    }
+    let run = |command: Command| {
+        let result = sim.run(&command);
+        assert!(result.is_ok(), "{what}, {command:?}: {result:?}");
+        result.expect("looked at above")
+    };
+    run(Command::create(101, |_| {}));
+    run(Command::start("101"));
+    sim.kernel().write(101, 1);
+    let first = run(Command::snapshot("101", "one")).snapshot;
+    let ids = |sim: &Sim| list(sim).into_iter().map(|s| s.id).collect::<Vec<_>>();
+    assert_eq!(ids(&sim), std::slice::from_ref(&first), "{what}");
+    sim.kernel().write(101, 2);
+    run(Command::stop("101"));
+    let second = run(Command::snapshot("101", "two")).snapshot;
+    run(Command::snapshot_switch("101", &first));
+    assert_eq!(sim.kernel().read(101), Some(1), "{what}");
+    sim.kernel().write(101, 5);
+    run(Command::start("101"));
+    assert_eq!(sim.kernel().read(101), Some(5), "{what}: what was done is not done again");
+    run(Command::snapshot_delete("101", &first));
+    assert_eq!(ids(&sim), [second], "{what}");
+    run(Command::stop("101"));
+    run(Command::delete("101"));
+    assert!(sim.kernel().is_clean(), "{what}: {:?}", sim.kernel().state().cts);
+    assert!(mishap.is_none() || sim.kernel().unscript(), "{what} came to pass");
+    sim.kernel().state().log.len()
+}
+
+fn each_step(mishaps: &[Mishap]) {
+    let changes = live_through(None);
+    assert!(changes > 12, "{changes}");
+    for mishap in mishaps {
+        for n in 0..changes {
+            live_through(Some((n, *mishap)));
+        }
+    }
+}
+
+#[test]
+fn storage_or_another_service_killed_at_each_step() {
+    each_step(&[Mishap::KillBefore(Victim::Service), Mishap::KillAfter(Victim::Service)]);
+}
+
+#[test]
+fn the_coordinator_killed_at_each_step() {
+    each_step(&[Mishap::KillBefore(Victim::Coordinator), Mishap::KillAfter(Victim::Coordinator)]);
+}
+
+#[test]
+fn everything_killed_at_each_step() {
+    each_step(&[Mishap::KillAfter(Victim::All)]);
+}
+
+#[test]
+fn what_fails_for_good_leaves_nothing_and_can_be_repeated() {
+    for mishap in [Mishap::FailBefore(Reason::HostFailed), Mishap::FailAfter(Reason::HostFailed)] {
+        let sim = created();
+        sim.kernel().write(101, 1);
+        sim.kernel().script(0, mishap);
+        let fault = sim.run(&Command::snapshot("101", "")).expect_err("as scripted");
+        assert_eq!(fault.reason, Reason::HostFailed);
+        assert_eq!(list(&sim), [], "{mishap:?}");
+        let id = take(&sim, "");
+        sim.kernel().write(101, 2);
+        sim.kernel().script(0, mishap);
+        sim.run(&Command::snapshot_switch("101", &id)).expect_err("as scripted");
+        assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
+        // It is not done later, behind anybody's back.
+        let contents = sim.kernel().read(101);
+        sim.run(&Command::start("101")).expect("started");
+        assert_eq!(sim.kernel().read(101), contents);
+        sim.run(&Command::stop("101")).expect("stopped");
+        sim.run(&Command::snapshot_switch("101", &id)).expect("repeated");
+        assert_eq!(sim.kernel().read(101), Some(1));
+        sim.kernel().script(0, mishap);
+        sim.run(&Command::snapshot_delete("101", &id)).expect_err("as scripted");
+        sim.run(&Command::snapshot_delete("101", &id)).ok();
+        assert_eq!(list(&sim), [], "{mishap:?}");
+        sim.run(&Command::delete("101")).expect("destroyed");
+        assert!(sim.kernel().is_clean());
+    }
+}
+
+#[test]
+fn what_a_container_does_meanwhile_is_honoured_afterwards() {
+    use ves_proto::lifecycle::EndReason;
+    for (end, state) in [
+        (EndReason::Rebooted, pb::ContainerState::Running),
+        (EndReason::Halted, pb::ContainerState::Stopped),
+    ] {
+        let sim = created();
+        sim.run(&Command::start("101")).expect("started");
+        sim.until("it is seen to run", || sim.state("101") == pb::ContainerState::Running);
+        let starts = sim.kernel().ct(101).process.starts;
+        sim.kernel().hold(101, true);
+        let command = Command::snapshot("101", "");
+        let op = sim.ask(|| command.clone().send(sim.channel())).expect("begun");
+        sim.kernel().end_inside(101, end, 0);
+        sim.pause(20);
+        sim.kernel().hold(101, false);
+        assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
+        sim.until("what it did is honoured", || {
+            sim.get("101").is_ok_and(|c| c.state() == state && c.operation.is_empty())
+        });
+        let again = u64::from(end == EndReason::Rebooted);
+        assert_eq!(sim.kernel().ct(101).process.starts, starts + again, "{end:?}");
+        assert_eq!(list(&sim).len(), 1);
+    }
+}
+
+#[test]
+fn with_the_real_storage_on_a_fake_host() {
+    // Each step fails once, at one of the first steps.
+    for fails in 0..14 {
+        let sim = Sim::with_services();
+        let ct = 101_u32.try_into().expect("valid");
+        let volumes = std::sync::Arc::clone(&sim.hosts().volumes);
+        let run = |command: Command| sim.run(&command);
+        run(Command::create(101, |_| {})).expect("created");
+        run(Command::start("101")).expect("started");
+        volumes.write(ct, 1);
+        volumes.fail_after(fails);
+        let twice = |command: &dyn Fn() -> Command| {
+            run(command()).or_else(|_| run(command())).expect("done in the end")
+        };
+        let first = twice(&|| Command::snapshot("101", "one")).snapshot;
+        volumes.write(ct, 2);
+        twice(&|| Command::snapshot("101", "two"));
+        let shown = list(&sim);
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert_eq!((shown[1].parent.as_str(), shown[1].current), (first.as_str(), true));
+        twice(&|| Command::stop("101"));
+        twice(&|| Command::snapshot_switch("101", &first));
+        assert_eq!(volumes.read(ct), 1);
+        assert!(list(&sim)[0].current && list(&sim)[0].own_bytes.is_some());
+        sim.restart(Service::Storage);
+        sim.restart(Service::Coordinator);
+        twice(&|| Command::start("101"));
+        twice(&|| Command::stop("101"));
+        twice(&|| Command::delete("101"));
+        sim.until("all is gone", || sim.hosts().is_clean());
+        let left = list_of_unknown(&sim);
+        assert_eq!(left.reason, Reason::ContainerUnknown);
+    }
+}
+
+fn list_of_unknown(sim: &Sim) -> Fault {
+    let request = pb::ListSnapshotsRequest { ct: "101".into() };
+    sim.block(sim.snapshots().list_snapshots(request)).expect_err("unknown").into()
+}
