@@ -10,7 +10,8 @@ use crate::cli::Cli;
 
 /// Verbs whose first argument is a container.
 const OF_CONTAINER: &str = "set start stop restart destroy delete mount umount status enter exec \
-                            exec2 runscript console list resources";
+                            exec2 runscript console list resources snapshot snapshot-list \
+                            snapshot-switch snapshot-delete";
 
 /// The script for `shell`.
 pub(crate) fn script(shell: Shell) -> String {

@@ -40,6 +40,10 @@ fn after_boot(index: &Index, boot: &str, change: &mut Change) -> Vec<OpId> {
         record.residue = false;
         if index.at_work(record.id).is_some() || record.presence != Presence::Present {
             record.residue = record.run == RunState::Running;
+            // It was up, and is to be again.
+            if let Some(wish) = &mut record.snapshot {
+                wish.alone = false;
+            }
             change.containers.push(record);
         } else if record.spec.onboot && !record.spec.disabled {
             starting.push(record);
@@ -92,11 +96,14 @@ impl Coordinator {
         let op = Arc::clone(self.ledger().read().operation(id)?);
         match op.ct {
             Some(ct) => {
-                // A step that was cut short is asked for again, whatever its service shows.
+                // A step that was cut short is asked for again, whatever its service shows; of a
+                // snapshot it shows all there is.
                 self.ledger().transact(move |index, change| {
                     let mut record = (**index.container(ct)?).clone();
-                    record.ask_again();
-                    change.containers.push(record);
+                    if !record.snapshot.as_ref().is_some_and(|wish| wish.alone) {
+                        record.ask_again();
+                        change.containers.push(record);
+                    }
                     Ok(())
                 })?;
                 self.carry_out(Some(id.clone()));

@@ -22,7 +22,6 @@ use ves_types::{CtId, SnapshotId};
 
 use crate::model::{Action, OpId, OpRecord, OpState, Problem, Progress, Record};
 use crate::peers::deadline;
-use crate::plan::snapshot::SnapshotWish;
 use crate::plan::{Desired, End, Observed, Phase, Refusal, Step, foreign_message, plan};
 use crate::service::{Coordinator, now_ms};
 use crate::stage::{self, Undo};
@@ -241,7 +240,7 @@ impl Coordinator {
         let ct = record.id;
         let record = match seen {
             // It was led nowhere: how far it is up, and what became of it meanwhile, stays to be seen.
-            Some(_) if record.snapshot.as_ref().is_some_and(SnapshotWish::stands_alone) => {
+            Some(_) if record.snapshot.as_ref().is_some_and(|wish| wish.alone) => {
                 record.snapshot = None;
                 Some(record)
             }

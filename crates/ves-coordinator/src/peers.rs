@@ -103,7 +103,8 @@ impl Peers {
     ) -> Result<Vec<storage::Snapshot>, Fault> {
         let mut client = self.storage.clone();
         let request = storage::ListSnapshotsRequest { ct: ct.get(), measure };
-        Ok(ask("storage", QUESTION, client.list_snapshots(request)).await?.snapshots)
+        let within = if measure { CHANGE } else { QUESTION };
+        Ok(ask("storage", within, client.list_snapshots(request)).await?.snapshots)
     }
 
     /// Resources' share.

@@ -379,7 +379,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
                 return Err(Refusal::VolumeLost(desired.ct));
             }
             let snapshot = snapshot::step(desired, observed)?;
-            if desired.snapshot.as_ref().is_some_and(SnapshotWish::stands_alone) {
+            if desired.snapshot.as_ref().is_some_and(|wish| wish.alone) {
                 return Ok(snapshot.into_iter().collect());
             }
             let mut steps = match run {

@@ -1,5 +1,6 @@
 //! The planner's laws over every combination of wishes and sights, without root or services.
 
+use super::snapshot::Want;
 use super::*;
 
 const OLD: Generation = Generation(3);
@@ -57,11 +58,12 @@ fn wishes() -> Vec<Desired> {
                 }
                 // What is wanted of snapshots is wanted of one that is there.
                 if presence == Presence::Present && !residue {
-                    let taken = SnapshotWish::Taken { id: id(2), name: None };
-                    let deleted = SnapshotWish::Deleted { id: id(1) };
-                    let reverted = SnapshotWish::Reverted { id: id(1), since: NOW };
-                    for snapshot in [taken, deleted, reverted] {
-                        if run == RunState::Stopped || snapshot.stands_alone() {
+                    let taken = SnapshotWish::taken(id(2), None);
+                    let with_all = SnapshotWish { alone: false, ..taken.clone() };
+                    let reverted = SnapshotWish::reverted(id(1), NOW);
+                    for snapshot in [taken, with_all, SnapshotWish::deleted(id(1)), reverted] {
+                        let reverts = matches!(snapshot.want, Want::Reverted { .. });
+                        if run == RunState::Stopped || !reverts {
                             all.push(Desired { snapshot: Some(snapshot), ..wish.clone() });
                         }
                     }
@@ -137,16 +139,18 @@ fn run(steps: &[Step], from: &Observed) -> Observed {
 
 /// What is wanted, said without the planner.
 fn reached(wish: &Desired, seen: &Observed) -> bool {
-    match &wish.snapshot {
-        Some(SnapshotWish::Taken { id, .. }) => return seen.snapshots.contains_key(id),
-        Some(SnapshotWish::Deleted { id }) => return !seen.snapshots.contains_key(id),
-        Some(SnapshotWish::Reverted { id, .. }) => {
-            let reverted = seen.volume.and_then(|v| v.reverted);
-            if !reverted.is_some_and(|(to, at)| to == *id && at == NOW) {
-                return false;
+    if let Some(SnapshotWish { id, want, alone }) = &wish.snapshot {
+        let reached = match want {
+            Want::Taken { .. } => seen.snapshots.contains_key(id),
+            Want::Deleted => !seen.snapshots.contains_key(id),
+            Want::Reverted { .. } => {
+                let reverted = seen.volume.and_then(|v| v.reverted);
+                reverted.is_some_and(|(to, at)| to == *id && at == NOW)
             }
+        };
+        if *alone || !reached {
+            return reached;
         }
-        None => {}
     }
     let nothing_runs =
         seen.process.phase == Phase::Absent && seen.link.is_none() && seen.group.is_none();
@@ -180,8 +184,9 @@ fn lost(wish: &Desired, seen: &Observed) -> bool {
 }
 
 fn no_such_snapshot(wish: &Desired, seen: &Observed) -> bool {
-    matches!(&wish.snapshot, Some(SnapshotWish::Reverted { id, .. })
-        if !seen.snapshots.contains_key(id))
+    wish.snapshot.as_ref().is_some_and(|w| {
+        matches!(w.want, Want::Reverted { .. }) && !seen.snapshots.contains_key(&w.id)
+    })
 }
 
 fn foreign(wish: &Desired, seen: &Observed) -> bool {
@@ -270,16 +275,19 @@ fn nothing_forbidden_is_ever_planned() {
                 Step::RevertVolume { id } => {
                     assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");
                     assert!(seen.snapshots.contains_key(id), "{why}");
-                    let wanted = matches!(&wish.snapshot, Some(SnapshotWish::Reverted { id: w, .. })
-                        if w == id);
+                    let wanted = wish
+                        .snapshot
+                        .as_ref()
+                        .is_some_and(|w| w.id == *id && matches!(w.want, Want::Reverted { .. }));
                     assert!(wanted, "{why}");
                 }
                 Step::DeleteSnapshot { id } => {
-                    assert_eq!(wish.snapshot, Some(SnapshotWish::Deleted { id: *id }), "{why}");
+                    assert_eq!(wish.snapshot, Some(SnapshotWish::deleted(*id)), "{why}");
                 }
                 Step::TakeSnapshot { .. } => {
                     assert!(seen.volume.is_some(), "of nothing: {why}");
-                    assert_eq!(steps.len(), 1, "touches something else: {why}");
+                    let alone = wish.snapshot.as_ref().is_some_and(|w| w.alone);
+                    assert!(!alone || steps.len() == 1, "touches something else: {why}");
                 }
                 Step::EnsureVolume { volume, mounted } => {
                     assert!(seen.volume.is_none_or(|v| v.size <= volume.size), "shrinks: {why}");

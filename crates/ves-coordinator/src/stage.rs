@@ -71,15 +71,14 @@ pub fn enter(action: &Action, stage: u32, record: &mut Record) {
         (Action::Destroy, _) => record.delete(),
         (Action::Repair, _) => record.ask_again(),
         (Action::Snapshot { id, name }, _) => {
-            let name = name.clone();
-            record.want_snapshot(Some(SnapshotWish::Taken { id: *id, name }));
+            record.want_snapshot(Some(SnapshotWish::taken(*id, name.clone())));
         }
         (Action::SnapshotSwitch { id }, _) => {
             let since = record.generation.next();
-            record.want_snapshot(Some(SnapshotWish::Reverted { id: *id, since }));
+            record.want_snapshot(Some(SnapshotWish::reverted(*id, since)));
         }
         (Action::SnapshotDelete { id }, _) => {
-            record.want_snapshot(Some(SnapshotWish::Deleted { id: *id }));
+            record.want_snapshot(Some(SnapshotWish::deleted(*id)));
         }
     }
 }
@@ -124,7 +123,7 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
             record.ask_again();
         }
         Action::Snapshot { id, .. } => {
-            record.want_snapshot(Some(SnapshotWish::Deleted { id: *id }));
+            record.want_snapshot(Some(SnapshotWish::deleted(*id)));
         }
         // The disk is as it was or as it should be, never between.
         Action::SnapshotSwitch { .. } | Action::SnapshotDelete { .. } => record.want_snapshot(None),

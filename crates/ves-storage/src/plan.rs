@@ -146,7 +146,8 @@ impl PoolFacts {
 pub struct Observed {
     /// The image.
     pub image: Image,
-    /// Bytes the image takes in the pool, shared ones too.
+    /// Bytes the image takes in the pool, shared ones too, or will take when all that was written is
+    /// written out.
     pub allocated: u64,
     /// Its snapshots.
     pub snapshots: BTreeMap<SnapshotId, Snapshot>,

@@ -255,6 +255,39 @@ fn what_a_container_does_meanwhile_is_honoured_afterwards() {
 }
 
 #[test]
+fn after_a_boot_in_the_middle_it_is_finished_and_the_container_is_up_again() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |s| s.onboot = true)).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    sim.kernel().hold(101, true);
+    let command = Command::snapshot("101", "");
+    let op = sim.ask(|| command.clone().send(sim.channel())).expect("begun");
+    sim.boot("boot-2");
+    sim.kernel().hold(101, false);
+    assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
+    let ids: Vec<_> = list(&sim).into_iter().map(|s| s.id).collect();
+    assert_eq!(ids, [op.snapshot]);
+    sim.until("it is up", || {
+        sim.get("101")
+            .is_ok_and(|c| c.state() == pb::ContainerState::Running && c.operation.is_empty())
+    });
+}
+
+#[test]
+fn a_coordinator_killed_in_the_middle_asks_nobody_else_again() {
+    let sim = created();
+    sim.run(&Command::start("101")).expect("started");
+    sim.until("it is seen to run", || sim.state("101") == pb::ContainerState::Running);
+    let before = sim.kernel().state().log.len();
+    sim.kernel().script(0, Mishap::KillAfter(Victim::Coordinator));
+    sim.run(&Command::snapshot("101", "")).expect("taken");
+    sim.restart(Service::Coordinator);
+    sim.until("it is back", || sim.get("101").is_ok_and(|c| c.operation.is_empty()));
+    sim.pause(100);
+    assert_eq!(sim.kernel().state().log[before..], ["EnsureSnapshot 101"]);
+}
+
+#[test]
 fn with_the_real_storage_on_a_fake_host() {
     // Each step fails once, at one of the first steps.
     for fails in 0..14 {

@@ -6,58 +6,63 @@ use ves_types::{Generation, SnapshotId, SnapshotName};
 use super::{Desired, Observed, Refusal, Step};
 use crate::model::RunState;
 
-/// What is wanted of a container's snapshots.
+/// What is wanted of one of a container's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "want")]
-pub enum SnapshotWish {
-    /// This one is there.
+pub struct SnapshotWish {
+    /// Its id.
+    pub id: SnapshotId,
+    /// What.
+    pub want: Want,
+    /// Nothing else of the container is touched for it, be it up, down or ending just now.
+    pub alone: bool,
+}
+
+/// What is wanted of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Want {
+    /// It is there.
     Taken {
-        /// Its id.
-        id: SnapshotId,
         /// Its name.
         name: Option<SnapshotName>,
     },
-    /// This one is not there.
-    Deleted {
-        /// Its id.
-        id: SnapshotId,
-    },
-    /// The disk was put back to this one.
+    /// It is not there.
+    Deleted,
+    /// The disk was put back to it.
     Reverted {
-        /// Its id.
-        id: SnapshotId,
         /// The generation that wants it: what was done with an older one does not count.
         since: Generation,
     },
 }
 
 impl SnapshotWish {
-    /// Whether nothing else of the container is touched for it, be it up, down or ending just now.
-    pub const fn stands_alone(&self) -> bool {
-        match self {
-            Self::Taken { .. } | Self::Deleted { .. } => true,
-            Self::Reverted { .. } => false,
-        }
+    /// It is there.
+    pub const fn taken(id: SnapshotId, name: Option<SnapshotName>) -> Self {
+        Self { id, want: Want::Taken { name }, alone: true }
+    }
+    /// It is not there.
+    pub const fn deleted(id: SnapshotId) -> Self {
+        Self { id, want: Want::Deleted, alone: true }
+    }
+    /// The disk was put back to it.
+    pub const fn reverted(id: SnapshotId, since: Generation) -> Self {
+        Self { id, want: Want::Reverted { since }, alone: false }
     }
 }
 
 /// What is done about snapshots; about a revert, once the container is down.
 pub(super) fn step(desired: &Desired, observed: &Observed) -> Result<Option<Step>, Refusal> {
-    let there = |id: &SnapshotId| observed.snapshots.contains_key(id);
-    Ok(match &desired.snapshot {
-        Some(SnapshotWish::Taken { id, name }) if !there(id) => {
-            Some(Step::TakeSnapshot { id: *id, name: name.clone() })
-        }
-        Some(SnapshotWish::Deleted { id }) if there(id) => Some(Step::DeleteSnapshot { id: *id }),
-        // Who is not stopped is not put back; the wish is only stored for one that is.
-        Some(SnapshotWish::Reverted { id, since }) if desired.run == RunState::Stopped => {
-            let reverted = observed.volume.and_then(|v| v.reverted);
-            match reverted {
-                Some((to, generation)) if to == *id && generation >= *since => None,
-                _ if !there(id) => return Err(Refusal::SnapshotUnknown(desired.ct, *id)),
-                _ => Some(Step::RevertVolume { id: *id }),
-            }
-        }
-        Some(_) | None => None,
+    let Some(SnapshotWish { id, want, alone: _ }) = &desired.snapshot else { return Ok(None) };
+    let (id, there) = (*id, observed.snapshots.contains_key(id));
+    Ok(match want {
+        Want::Taken { name } => (!there).then(|| Step::TakeSnapshot { id, name: name.clone() }),
+        Want::Deleted => there.then_some(Step::DeleteSnapshot { id }),
+        Want::Reverted { since } => match observed.volume.and_then(|v| v.reverted) {
+            Some((to, generation)) if to == id && generation >= *since => None,
+            // Who is up is not put back; the wish is only stored for one that is stopped.
+            _ if desired.run != RunState::Stopped => None,
+            _ if !there => return Err(Refusal::SnapshotUnknown(desired.ct, id)),
+            _ => Some(Step::RevertVolume { id }),
+        },
     })
 }

@@ -122,13 +122,25 @@ impl<B: Backend + Snapshots> RealHost<B> {
         }
         let mounted = matches!(mount, Mount::Ours { .. });
         if mounted {
-            let root = self.layout.ct_root(ct);
-            let fs = rustix::fs::statvfs(&root)
-                .attempt(|| format!("ask for the usage of {}", root.display()))?;
+            let fs = self.statvfs(ct)?;
             usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
             usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
         }
         Ok(host::Seen { image: seen.image, mounted, usage })
+    }
+
+    fn statvfs(&self, ct: CtId) -> Result<rustix::fs::StatVfs, HostError> {
+        let root = self.layout.ct_root(ct);
+        rustix::fs::statvfs(&root).attempt(|| format!("ask for the usage of {}", root.display()))
+    }
+
+    /// Bytes the image takes, or will take when what was written to it is written out.
+    fn allocated(&self, ct: CtId, seen: &Seen, mount: &Mount) -> Result<u64, HostError> {
+        if !matches!(mount, Mount::Ours { .. }) {
+            return Ok(seen.allocated);
+        }
+        let fs = self.statvfs(ct)?;
+        Ok(seen.allocated.max(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize))
     }
 
     fn promised(&self) -> Result<u64, StorageError> {
@@ -232,7 +244,7 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         let (mount, mount_point) = self.mounted(ct, &seen)?;
         let snapshots = self.backend.snapshots(ct)?;
         Ok(Observed {
-            allocated: seen.allocated,
+            allocated: self.allocated(ct, &seen, &mount)?,
             unfinished: seen.unfinished || snapshots.unfinished,
             snapshots: snapshots.snapshots,
             foreign_snapshot: snapshots.foreign,
