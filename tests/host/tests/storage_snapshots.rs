@@ -87,23 +87,27 @@ fn taken_under_load_it_is_a_sound_file_system_with_all_that_was_written_before()
                 );
             }
         });
-        for n in 1..=8u32 {
-            storage.inside(&format!("echo {n} > etc/mark"));
-            let taken = take(&storage, n.into(), n.into());
-            if taken.is_err() {
-                stop.store(true, Ordering::Relaxed);
+        let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for n in 1..=8u32 {
+                // Each falls into another moment of the load.
+                let at = format!("load/{}", n * 4);
+                wait_until(Duration::from_secs(20), "the load comes by", || {
+                    storage.root().join(&at).exists()
+                });
+                storage.inside(&format!("echo {n} > etc/mark"));
+                let taken = take(&storage, n.into(), n.into()).expect("taken under load");
+                assert!(taken.current && taken.seen.bytes == 256 << 20, "{taken:?}");
             }
-            let taken = taken.expect("taken under load");
-            assert!(taken.current && taken.seen.bytes == 256 << 20, "{taken:?}");
-        }
+        }));
         stop.store(true, Ordering::Relaxed);
         worker.join().expect("the load ran");
+        all.expect("all were taken");
     });
     let image = storage.dir.layout().state_dir();
     let image = image.join(format!("storage/pool/volumes/{}.img", storage.ct()));
     for n in (1..=8u32).rev() {
         switch(&storage, 256, n.into(), 20 - u64::from(n));
-        assert_eq!(storage.inside("cat etc/mark"), format!("{n}\n"));
+        assert_eq!(storage.inside("cat etc/mark; ls -d load"), format!("{n}\nload\n"));
         let off = plan::Desired { mounted: false, ..storage.desired(256) };
         storage.service.ensure(&at(&storage, 20 - u64::from(n)), &off).expect("unmounted");
         // Mounting has replayed its journal.
@@ -125,9 +129,20 @@ fn one_from_before_the_volume_grew_gives_back_its_files_and_keeps_the_size() {
     let storage = Storage::new();
     storage.busybox();
     storage.service.ensure(&storage.fence(), &storage.desired(256)).expect("made");
-    storage.inside("echo old > etc/mark");
+    storage.inside("echo old > etc/mark; yes old | head -c 8388608 > big; sync");
     take(&storage, 1, 1).expect("taken while it is mounted, so that its journal is not empty");
-    storage.inside("echo new > etc/mark");
+    let own = || {
+        let all = storage.service.snapshots(storage.ct(), true).expect("listed");
+        all.first().and_then(|s| s.own).expect("known of a file system with shared blocks")
+    };
+    let before = own();
+    // In the place of the old blocks, not beside them.
+    storage.inside(
+        "echo new > etc/mark; yes new | head -c 8388608 > tmp/new; \
+         dd if=tmp/new of=big bs=1048576 conv=notrunc 2>&1; sync",
+    );
+    let after = own();
+    assert!(before < 1 << 20 && after >= 8 << 20, "what changed is its own: {before} {after}");
     let off = plan::Desired { mounted: false, ..storage.desired(256) };
     storage.service.ensure(&storage.fence(), &off).expect("unmounted");
     let grown = plan::Desired { mounted: false, ..storage.desired(700) };

@@ -271,3 +271,65 @@ impl Snapshots for Images {
         self.clone_image(ct, &image, &record, bytes).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ves_types::layout::Layout;
+
+    use super::*;
+    use crate::config::{Config, PoolKind};
+    use crate::exec::pool::{Pool, synced};
+
+    fn images() -> (Images, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
+        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
+        let pool = Pool::open(&config, &layout).expect("a pool");
+        (Images::new(Arc::new(pool)), dir)
+    }
+
+    fn ct() -> CtId {
+        CtId::try_from(9302).expect("valid")
+    }
+
+    fn half(images: &Images, id: SnapshotId) {
+        directory(&images.snapshot_dir(ct())).expect("made");
+        std::fs::write(images.new_snapshot_path(ct(), id), b"an image").expect("written");
+    }
+
+    #[test]
+    fn a_published_snapshot_keeps_its_name_over_a_power_cut() {
+        let (images, _dir) = images();
+        let id = SnapshotId::from(1);
+        half(&images, id);
+        let (own, all) = (images.snapshot_dir(ct()), images.pool.snapshots());
+        for times in 1..=2 {
+            // The second finds it published: the first may have died.
+            images.publish_snapshot(ct(), id).expect("published");
+            assert!(images.snapshot_path(ct(), id).exists());
+            assert_eq!((synced(&own), synced(&all)), (times, times));
+        }
+        images.delete(ct(), id).expect("deleted");
+        assert_eq!((synced(&own), own.exists()), (3, false));
+        images.delete(ct(), id).expect("found deleted");
+    }
+
+    #[test]
+    fn a_sweep_takes_what_is_unfinished_and_nothing_else() {
+        let (images, _dir) = images();
+        half(&images, SnapshotId::from(1));
+        images.sweep_snapshots().expect("swept");
+        assert!(!images.snapshot_dir(ct()).exists());
+        half(&images, SnapshotId::from(2));
+        images.publish_snapshot(ct(), SnapshotId::from(2)).expect("published");
+        half(&images, SnapshotId::from(3));
+        let stray = images.snapshot_dir(ct()).join("notes");
+        std::fs::write(&stray, b"somebody's").expect("written");
+        assert!(images.snapshots(ct()).is_ok_and(|s| s.unfinished && s.foreign.is_some()));
+        images.sweep_snapshots().expect("swept");
+        assert!(stray.exists() && images.snapshot_path(ct(), SnapshotId::from(2)).exists());
+        assert!(images.snapshots(ct()).is_ok_and(|s| !s.unfinished));
+    }
+}
