@@ -1,12 +1,14 @@
 //! Performs a list of init steps and execs; monitors what it started.
 //!
 //! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID` makes
-//! a container and stays its parent (the number is for `ps`; the plan comes by stdin), `exec` runs a command inside one. What to do comes as data.
+//! a container and stays its parent (the number is for `ps`; the plan comes by stdin), `exec` runs a
+//! command inside one. What to do comes as data. `starter` starts both where the daemon is in a sandbox.
 
 mod console;
 mod exec;
 mod link;
 mod monitor;
+mod starter;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("monitor") => monitor::main(),
         Some("exec") => exec::main(),
+        Some("starter") => starter::main(),
         _ => ExitCode::from(64),
     }
 }

@@ -17,6 +17,17 @@ pub fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
         return Ok(());
     }
     let keep: CapsHashSet = keep.iter().copied().filter(|c| have.contains(c)).collect();
+    // Where the service manager left just these there is nothing to do, also none of the system
+    // calls for it, which its filter may refuse.
+    let is = |set, wanted: &CapsHashSet| caps::read(None, set).map(|now| now == *wanted);
+    if is(CapSet::Bounding, &keep)?
+        && is(CapSet::Permitted, &keep)?
+        && is(CapSet::Effective, &keep)?
+        && is(CapSet::Inheritable, &CapsHashSet::new())?
+        && is(CapSet::Ambient, &CapsHashSet::new())?
+    {
+        return Ok(());
+    }
     if have.contains(&Capability::CAP_SETPCAP) {
         for cap in caps::read(None, CapSet::Bounding)?.difference(&keep) {
             caps::drop(None, CapSet::Bounding, *cap)?;

@@ -1,7 +1,7 @@
 //! From command line to drained: the life of a daemon.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -175,8 +175,11 @@ fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener)
         // Anybody may knock; the gate decides by credentials.
         0o666
     } else {
+        // A service manager may have started this daemon with that group.
+        let group = std::fs::metadata(&socket).map(|there| there.gid())?;
         if let Some(user) = nix::unistd::User::from_name(COORDINATOR_USER)?
             && nix::unistd::geteuid().is_root()
+            && user.gid.as_raw() != group
         {
             chown(&socket, None, Some(user.gid.as_raw()))?;
         }

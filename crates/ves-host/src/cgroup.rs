@@ -374,12 +374,20 @@ pub fn write(path: &Path, value: &str) -> Result<(), HostError> {
     }
 }
 
-/// Makes a group and its parents; one that is there already is left as it is.
+/// Makes a group and its parents; one that is there already is left as it is. Whatever the umask,
+/// everybody may pass through: the kernel asks that of who mounts a group below as a root.
 ///
 /// # Errors
 /// [`HostError::Sys`].
 pub fn make(dir: &Path) -> Result<(), HostError> {
-    std::fs::create_dir_all(dir).attempt(|| format!("make group {}", dir.display()))
+    use std::os::unix::fs::PermissionsExt;
+    let what = || format!("make group {}", dir.display());
+    let missing: Vec<&Path> = dir.ancestors().take_while(|group| !group.exists()).collect();
+    std::fs::create_dir_all(dir).attempt(what)?;
+    for group in missing {
+        std::fs::set_permissions(group, std::fs::Permissions::from_mode(0o755)).attempt(what)?;
+    }
+    Ok(())
 }
 
 /// Removes a group and those below it, deepest first; one that is not there is no failure. The

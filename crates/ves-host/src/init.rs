@@ -33,6 +33,19 @@ pub struct MonitorPlan {
     pub steps: Vec<InitStep>,
 }
 
+/// What the starter is asked to start; the descriptors it gets come with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Launch {
+    /// `ves-init monitor`: its plan, and where it reports.
+    Monitor {
+        /// The container, for people who look at the list of processes.
+        ct: u32,
+    },
+    /// `ves-init exec`: its session.
+    Exec,
+}
+
 /// All that `ves-init exec` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

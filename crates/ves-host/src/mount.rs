@@ -18,6 +18,8 @@ use rustix::mount::{
 
 use crate::error::{Attempt, HostError};
 
+pub mod node;
+
 /// Attributes of a mount, as `mount_setattr(2)` names them.
 pub mod attr {
     /// Read-only.

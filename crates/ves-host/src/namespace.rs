@@ -251,7 +251,7 @@ pub fn pin_net(pid: Pid, at: &Path) -> Result<(), HostError> {
 /// [`HostError::Sys`].
 pub fn unpin(at: &Path) -> Result<(), HostError> {
     loop {
-        match crate::mount::unmount(at, true) {
+        match crate::mount::node::unmount(at, true) {
             Ok(()) => {}
             Err(e) if e.is(rustix::io::Errno::INVAL) || e.is(rustix::io::Errno::NOENT) => break,
             Err(e) => return Err(e),

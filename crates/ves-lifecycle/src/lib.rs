@@ -53,7 +53,9 @@ use ves_types::layout::{Layout, Service as Kind};
 /// Which of the daemons this is.
 pub const KIND: Kind = Kind::Lifecycle;
 
-/// What the daemon keeps, for itself and the monitors and helpers it starts: namespaces and mounts
+/// What the daemon keeps, for itself and the monitors and helpers it starts (where the service manager
+/// runs a starter for these, it needs and is given `SYS_ADMIN`, `SYS_CHROOT`, `DAC_OVERRIDE` and `KILL`
+/// only): namespaces and mounts
 /// (`SYS_ADMIN`, `SYS_CHROOT`), the container's identities (`SETUID`, `SETGID`, `SETPCAP`), nodes and
 /// owners in /dev (`MKNOD`, `CHOWN`, `FOWNER`), the containers' groups and maps, which belong to
 /// others (`DAC_OVERRIDE`), entering and ending processes of other users (`SYS_PTRACE`, `KILL`), and
@@ -78,6 +80,8 @@ pub const CAPABILITIES: &[Cap] = &[
 /// # Errors
 /// Where the fences cannot be read or `ves-init` is not there.
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
+    // Pins of network namespaces are the node's.
+    ves_host::mount::node::adopt();
     let ves_init = match &config.ves_init {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("ves-init"),

@@ -53,7 +53,7 @@ use crate::service::Service;
 /// * `CHOWN`: give the delegated group to the container's root;
 /// * `DAC_OVERRIDE`: make groups in a hierarchy's root, which has no write permission even for root,
 ///   and look into, count and remove groups whose owner locked everybody out;
-/// * `SYS_ADMIN`: version 1's `devices.allow` and `devices.deny` ask for it. Nothing else does.
+/// * `SYS_ADMIN`, on a node with version 1 only: its `devices.allow` and `devices.deny` ask for it. Nothing else does.
 pub const CAPABILITIES: &[Cap] = &[Cap::CAP_CHOWN, Cap::CAP_DAC_OVERRIDE, Cap::CAP_SYS_ADMIN];
 
 /// The daemon's service on this machine.

@@ -1,4 +1,5 @@
-//! What the daemon's executable does besides serving: the confined unpacker, and `--detach-pool`.
+//! What the daemon's executable does besides serving: the confined unpacker, the
+//! builder of templates, and `--detach-pool`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,6 +7,7 @@ use std::process::ExitCode;
 
 use ves_types::layout::Layout;
 
+use crate::exec::builder;
 use crate::exec::pool::Pool;
 
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
@@ -17,6 +19,9 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
     if let Some(code) = ves_host::unpack::helper(args.iter().cloned()) {
         return Some(code);
+    }
+    if args.first().is_some_and(|a| a == builder::BUILDER) {
+        return Some(builder::serve());
     }
     if args.first().is_none_or(|a| a != "--detach-pool") {
         return None;
@@ -39,7 +44,7 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
 }
 
 #[expect(clippy::print_stderr, reason = "a program's one message to whoever ran it")]
-fn complain(what: &str, code: u8) -> ExitCode {
+pub(crate) fn complain(what: &str, code: u8) -> ExitCode {
     eprintln!("ves-storaged: {what}");
     ExitCode::from(code)
 }

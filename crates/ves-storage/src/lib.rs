@@ -59,7 +59,8 @@ pub use config::Config;
 pub use helper::dispatch;
 
 /// What the service needs. The first group is its own work; the second is for the programs it runs,
-/// which install packages as root of a directory tree and write files of every owner.
+/// which install packages as root of a directory tree and write files of every owner. Where the
+/// service manager runs a builder for these, it is given the first and `SYS_CHROOT` only.
 pub const CAPABILITIES: &[Cap] = &[
     // mounts, loop devices, growing file systems, namespaces
     Cap::CAP_SYS_ADMIN,
@@ -85,6 +86,8 @@ pub const CAPABILITIES: &[Cap] = &[
 /// When the pool cannot be made or attached, or the state directory cannot be used.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
+    // The pool and volumes are mounted where the other services see them.
+    ves_host::mount::node::adopt();
     // The link also works after an upgrade has replaced the executable.
     let host = exec::RealHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
     let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");

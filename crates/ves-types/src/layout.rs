@@ -83,6 +83,14 @@ impl Layout {
         let dir = if service == Service::Coordinator { self.api_dir() } else { self.run.clone() };
         dir.join(format!("{}.sock", service.name()))
     }
+    /// The socket of who starts containers' processes outside of the lifecycle daemon's sandbox.
+    pub fn starter_socket(&self) -> PathBuf {
+        self.run.join("starter.sock")
+    }
+    /// The socket of who builds templates outside of the storage daemon's sandbox.
+    pub fn builder_socket(&self) -> PathBuf {
+        self.run.join("builder.sock")
+    }
     /// The directory of the public socket; belongs to [`COORDINATOR_USER`].
     pub fn api_dir(&self) -> PathBuf {
         self.run.join("api")

@@ -26,6 +26,10 @@ use rustix::fs::{Mode, OFlags};
 /// The first argument that makes the daemon's executable the confined process.
 pub const HELPER: &str = "unpack-helper";
 
+/// The argument after it where the daemon's sandbox has a network, IPC objects and a host name of its
+/// own: they are empty already, and new ones are refused.
+pub(super) const ALONE: &str = "alone";
+
 /// The last range of 65536 ids below the one that holds "no id"; `ves_types::IdSlot::LAST` is below
 /// it, so no container has it.
 const BASE: u32 = 65_534 * 65_536;
@@ -54,11 +58,17 @@ pub fn helper(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 
 fn run(args: impl Iterator<Item = OsString>) -> Result<Option<Contents>, Refused> {
     let args: Vec<String> = args.filter_map(|a| a.into_string().ok()).collect();
-    let unknown = || HostError::parse("start the unpacker", &args.join(" "));
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let text = args.join(" ");
+    let unknown = || HostError::parse("start the unpacker", &text);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (alone, rest) = match args.as_slice() {
+        [ALONE, rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    match rest {
         ["normalise", limits] => {
             let limits: Limits = serde_json::from_str(limits).map_err(|_| unknown())?;
-            enter(None)?;
+            enter(None, alone)?;
             // Standard output is the file for the clean archive.
             let mut out = zstd::stream::write::Encoder::new(io::stdout().lock(), 3)
                 .and_then(|mut e| e.include_checksum(true).map(|()| e))
@@ -71,7 +81,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<Option<Contents>, Refused
             Ok(Some(contents))
         }
         ["extract", device] => {
-            let root = enter(Some(Path::new(device)))?;
+            let root = enter(Some(Path::new(device)), alone)?;
             extract::extract(io::stdin().lock(), &root)?;
             Ok(None)
         }
@@ -80,14 +90,13 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<Option<Contents>, Refused
 }
 
 /// Goes into confinement; answers the new root.
-fn enter(device: Option<&Path>) -> Result<OwnedFd, HostError> {
+fn enter(device: Option<&Path>, alone: bool) -> Result<OwnedFd, HostError> {
     let ids = mount::id_map(BASE, COUNT)?;
     rustix::thread::set_no_new_privs(true).attempt(|| "give up new privileges".to_owned())?;
-    let namespaces = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWPID;
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID;
+    if !alone {
+        namespaces |= UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    }
     // SAFETY: no thread shares anything with this one, there is only one.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
         .attempt(|| "make namespaces".to_owned())?;

@@ -42,7 +42,13 @@ impl<R: Read> Feed for R {
 }
 
 fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostError> {
-    Cmd::new(program).arg(HELPER).args(args).stdin(Stdio::piped()).spawn(stdout, Stdio::piped())
+    let alone = crate::mount::node::adopt().then_some(super::confine::ALONE);
+    Cmd::new(program)
+        .arg(HELPER)
+        .args(alone)
+        .args(args)
+        .stdin(Stdio::piped())
+        .spawn(stdout, Stdio::piped())
 }
 
 /// Ends a child that is still there when the patience is. The sender is dropped to stop watching;

@@ -3,6 +3,7 @@
 mod clean;
 mod groups;
 mod monitor;
+mod starter;
 
 use std::fs::DirBuilder;
 use std::io::{Seek, Write};
@@ -10,14 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ves_host::cgroup::Hierarchies;
-use ves_host::init::MonitorPlan;
 use ves_host::init::frame::{Frame, Tag};
 use ves_host::init::report::{Created, Failure, InitKind, Request};
-use ves_host::{Attempt, Cmd, HostError};
+use ves_host::init::{Launch, MonitorPlan};
+use ves_host::{Attempt, HostError};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
 
@@ -90,14 +90,9 @@ impl NodeHost {
 
     fn start_monitor(&self, ct: CtId, plan: &MonitorPlan) -> Result<Created, HostError> {
         let (report, write) = std::io::pipe().attempt(|| "make a pipe".to_owned())?;
-        let mut child = Cmd::new(&self.ves_init)
-            .arg("monitor")
-            // For people who look at the list of processes.
-            .arg(ct.to_string())
-            .stdin(sealed(&serde_json::to_vec(plan).unwrap_or_default())?)
-            .spawn(Stdio::from(OwnedFd::from(write)), Stdio::null())?;
-        // It forks and ends at once; what it left behind reports.
-        child.wait().attempt(|| "reap the monitor's starter".to_owned())?;
+        let plan = sealed(&serde_json::to_vec(plan).unwrap_or_default())?;
+        let launch = Launch::Monitor { ct: ct.get() };
+        starter::launch(&self.layout, &self.ves_init, launch, plan, Some(write.into()))?;
         let text = monitor::read_all(&report, MAKE)?;
         serde_json::from_slice(&text)
             .map_err(|_| HostError::parse("hear from the monitor", &String::from_utf8_lossy(&text)))
@@ -233,13 +228,7 @@ impl Host for NodeHost {
         let start = || -> Result<UnixStream, HostError> {
             let (mut near, far) =
                 UnixStream::pair().attempt(|| "make a session's socket".to_owned())?;
-            let helper = Cmd::new(&self.ves_init)
-                .arg("exec")
-                .stdin(OwnedFd::from(far))
-                .spawn(Stdio::null(), Stdio::null())?;
-            // It forks and ends at once, so that nobody has to wait for a session's end.
-            let mut helper = helper;
-            helper.wait().attempt(|| "reap a session's starter".to_owned())?;
+            starter::launch(&self.layout, &self.ves_init, Launch::Exec, far.into(), None)?;
             near.write_all(&Frame::json(Tag::Request, &plan).encode())
                 .attempt(|| "tell a session's helper what to run".to_owned())?;
             Ok(near)

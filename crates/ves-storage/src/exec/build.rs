@@ -1,23 +1,27 @@
 //! Builds a template's archive from Debian packages with mmdebstrap.
 //!
 //! The packages are signed and come from the mirror the host trusts; their scripts run as root of a
-//! directory tree, with this daemon's capabilities. What comes out is judged like any archive.
+//! directory tree, by the builder. What comes out is judged like any archive.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use ves_host::cmd::{describe, find, tail};
+use ves_host::cmd::{find, tail};
 use ves_host::unpack::Feed;
 use ves_host::{Cmd, HostError};
 
 use ves_proto::{Fault, Reason};
 
+use super::builder::{Order, Worker};
 use crate::observe::{parse_build_line, parse_mirror};
 use crate::template::{Build, BuildInit, Progress};
+
+/// What of the environment a build gets.
+const PROXIES: [&str; 3] = ["http_proxy", "https_proxy", "no_proxy"];
 
 /// How long a build may take.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -86,8 +90,8 @@ const DISABLED: &[&str] = &[
 /// A running build; its archive is read as it is made.
 #[derive(Debug)]
 pub(super) struct Building {
-    child: Child,
-    stdout: ChildStdout,
+    worker: Worker,
+    stdout: File,
     said: Arc<Mutex<Vec<u8>>>,
     until: Instant,
     ended: bool,
@@ -96,17 +100,7 @@ pub(super) struct Building {
 impl Drop for Building {
     fn drop(&mut self) {
         if !self.ended {
-            // It may have ended in this moment. Its group holds apt and dpkg too.
-            let pid = Pid::from_child(&self.child);
-            kill_process_group(pid, Signal::TERM).ok();
-            // mmdebstrap cleans up its directory when it is asked to end.
-            let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
-                // Whether it ended or not, what is left of its group is killed next.
-                poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).ok();
-            }
-            kill_process_group(pid, Signal::KILL).ok();
-            self.child.wait().ok();
+            self.worker.end();
         }
     }
 }
@@ -134,13 +128,13 @@ impl Feed for Building {
             piece.truncate(n);
             return Ok(Some(piece));
         }
-        let status = self.child.wait()?;
+        let done = self.worker.wait()?;
         self.ended = true;
-        if status.success() {
+        if done.success {
             return Ok(None);
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let (status, stderr) = (describe(status), tail(&said));
+        let (status, stderr) = (done.how, tail(&said));
         let message = format!("build a template: mmdebstrap {status}: {stderr}");
         let fault = Fault::new(Reason::HostFailed, message).fact("step", "build a template");
         Err(io::Error::other(fault.fact("status", status).fact("stderr", stderr)))
@@ -160,15 +154,11 @@ fn mirror(configured: Option<&str>) -> Option<String> {
     paths.into_iter().find_map(|path| parse_mirror(&std::fs::read_to_string(path).ok()?))
 }
 
-/// Starts a build.
+/// The command of a build.
 ///
 /// # Errors
-/// When mmdebstrap is not installed or does not start.
-pub(super) fn start(
-    build: &Build,
-    configured_mirror: Option<&str>,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Building, HostError> {
+/// When mmdebstrap is not installed.
+pub(super) fn command(build: &Build, order: &Order) -> Result<Cmd, HostError> {
     let init = match build.init {
         BuildInit::Systemd => SYSTEMD,
         BuildInit::Sysvinit => SYSVINIT,
@@ -178,7 +168,6 @@ pub(super) fn start(
         .into_iter()
         .chain(build.packages.iter().map(String::as_str))
         .collect();
-    progress(Progress { what: "starting mmdebstrap".to_owned(), done: 0, total: 0 });
     let mut cmd = Cmd::new(find("mmdebstrap", "mmdebstrap")?)
         .args(["--mode=root", "--variant=minbase", "--format=tar"])
         .arg(format!("--include={}", packages.join(",")))
@@ -192,20 +181,40 @@ pub(super) fn start(
             "--dpkgopt=path-exclude=/usr/share/lintian/*",
         ])
         .arg(format!("--customize-hook={}", script(build.init)))
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    for name in ["http_proxy", "https_proxy", "no_proxy"] {
-        if let Some(value) = std::env::var_os(name) {
-            cmd = cmd.env(name, value);
-        }
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Where device nodes work and there is room: not in memory.
+        .env("TMPDIR", "/var/tmp");
+    for (name, value) in order.proxies.iter().filter(|(name, _)| PROXIES.contains(&name.as_str())) {
+        cmd = cmd.env(name, value);
     }
     cmd = cmd.arg("--").arg(&build.suite).arg("-");
-    if let Some(mirror) = mirror(configured_mirror) {
-        cmd = cmd.arg(mirror);
-    }
-    let mut child = cmd.spawn(Stdio::piped(), Stdio::piped())?;
-    let lost = || HostError::parse("start mmdebstrap", "it has no output");
-    let stdout = child.stdout.take().ok_or_else(lost)?;
-    let stderr = child.stderr.take().ok_or_else(lost)?;
+    Ok(match &order.mirror {
+        Some(mirror) => cmd.arg(mirror),
+        None => cmd,
+    })
+}
+
+/// Starts a build, by the builder that listens at `builder` where one does.
+///
+/// # Errors
+/// When mmdebstrap is not installed or does not start.
+pub(super) fn start(
+    builder: &Path,
+    build: &Build,
+    configured_mirror: Option<&str>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Building, HostError> {
+    progress(Progress { what: "starting mmdebstrap".to_owned(), done: 0, total: 0 });
+    let proxy = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+    let order = Order {
+        suite: build.suite.clone(),
+        sysvinit: build.init == BuildInit::Sysvinit,
+        packages: build.packages.clone(),
+        mirror: mirror(configured_mirror),
+        proxies: PROXIES.iter().filter_map(proxy).collect(),
+    };
+    let (worker, stdout, stderr) = Worker::start(builder, &order)?;
+    let (stdout, stderr) = (File::from(stdout), File::from(stderr));
     let said = Arc::new(Mutex::new(Vec::new()));
     let hears = said.clone();
     let (lines, heard) = std::sync::mpsc::channel();
@@ -223,7 +232,8 @@ pub(super) fn start(
             }
         }
     });
-    let building = Building { child, stdout, said, until: Instant::now() + DEADLINE, ended: false };
+    let building =
+        Building { worker, stdout, said, until: Instant::now() + DEADLINE, ended: false };
     tell(&heard, progress);
     Ok(building)
 }

@@ -1,6 +1,7 @@
 //! The real host: one mechanism a file, put together here.
 
 mod build;
+pub(crate) mod builder;
 pub mod pool;
 pub mod snapshot;
 mod template;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use ves_host::mount::{self, Change, FsContext, Propagation, attr};
+use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::{Attempt, HostError, ext4, loopdev};
 use ves_types::layout::Layout;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
@@ -52,7 +53,8 @@ impl RealHost {
     pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, StorageError> {
         let pool = Arc::new(Pool::open(config, &layout)?);
         let templates =
-            Templates::new(pool.clone(), config.limits(), config.mirror.clone(), unpacker);
+            Templates::new(pool.clone(), config.limits(), config.mirror.clone(), unpacker)
+                .built_by(layout.builder_socket());
         let backend = Images::new(pool.clone());
         templates.sweep()?;
         backend.sweep()?;
@@ -176,10 +178,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
             .mount(attr::NODEV)?;
         let what = root.display().to_string();
         mount::change(&tree, Change { idmap: Some(ids.as_fd()), ..Change::default() }, &what)?;
-        mount::attach(&tree, &root)?;
-        // On a shared parent it became shared.
-        let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
-        Ok(mount::change(&tree, change, &what)?)
+        Ok(mount::node::attach(&tree, &root)?)
     }
 
     /// Lets a mounted volume's image hold all that was written until now.
@@ -199,7 +198,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
             Image::Absent => orphan_device(&root),
             Image::Ours { .. } | Image::Foreign(_) => None,
         };
-        match mount::unmount(&root, false) {
+        match mount::node::unmount(&root, false) {
             Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOENT) => {}
             Err(e) if e.is(Errno::BUSY) => return Err(StorageError::InUse { ct }),
             other => other?,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
-use ves_host::mount::{self, Change, FsContext, Propagation, attr};
+use ves_host::mount::{self, FsContext, attr};
 use ves_host::{Attempt, Cmd, HostError, file};
 use ves_types::CtId;
 use ves_types::layout::{Layout, Service};
@@ -293,7 +293,7 @@ impl Pool {
         let (image, dir, _) = places(layout);
         let mut was = false;
         if mount::is_mount_point(&dir)? {
-            mount::unmount(&dir, false)?;
+            mount::node::unmount(&dir, false)?;
             was = true;
         }
         let backing = match File::open(&image) {
@@ -422,12 +422,7 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
             .and_then(|c| c.flag("discard"))
             .and_then(|c| c.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC));
         match tree {
-            Ok(tree) => {
-                mount::attach(&tree, dir)?;
-                let change =
-                    Change { propagation: Some(Propagation::Private), ..Change::default() };
-                return mount::change(&tree, change, &dir.display().to_string());
-            }
+            Ok(tree) => return mount::node::attach(&tree, dir),
             // The first failure tells more: that of the file system which is tried first.
             Err(e) => failed = failed.or(Some(e)),
         }

@@ -43,6 +43,8 @@ pub(super) struct Templates {
     mirror: Option<String>,
     /// The executable that becomes the confined unpacker.
     unpacker: PathBuf,
+    /// Where the builder listens, if there is one.
+    builder: PathBuf,
     /// One golden image is made at a time: a second call for it then finds it.
     making: Mutex<()>,
 }
@@ -55,7 +57,13 @@ impl Templates {
         mirror: Option<String>,
         unpacker: PathBuf,
     ) -> Self {
-        Self { pool, limits, mirror, unpacker, making: Mutex::default() }
+        let builder = PathBuf::new();
+        Self { pool, limits, mirror, unpacker, builder, making: Mutex::default() }
+    }
+
+    /// The same, with a builder that may listen at `socket`.
+    pub(super) fn built_by(self, socket: PathBuf) -> Self {
+        Self { builder: socket, ..self }
     }
 
     fn path(&self, name: &TemplateName) -> PathBuf {
@@ -265,7 +273,8 @@ impl Templates {
                 (found, digest)
             }
             Source::Build(what) => {
-                let mut feed = build::start(&what, self.mirror.as_deref(), progress)?;
+                let mut feed =
+                    build::start(&self.builder, &what, self.mirror.as_deref(), progress)?;
                 unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?
             }
         };

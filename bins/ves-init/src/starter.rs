@@ -1,0 +1,86 @@
+//! Starts monitors and helpers for the lifecycle daemon, outside of its sandbox.
+//!
+//! ```text
+//! lifecycled ── packet: words, descriptors ──▶ starter ── fork, exec ──▶ monitor | exec
+//! (sandbox)                                    (one thread)              goes on by itself
+//! ```
+//!
+//! What a container may do is bounded by what the process that makes it may do, so that cannot live
+//! in the sandbox of a daemon. The socket comes from the service manager and is root's. Never here:
+//! what is in a plan, which goes by its descriptor to who performs it; a process that stays.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use ves_host::init::{Launch, channel};
+use ves_host::namespace::{self, Forked, How};
+use ves_host::{Attempt, HostError};
+
+/// The first descriptor of a service manager: the socket.
+const SOCKET: i32 = 3;
+/// How long a peer may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Serves until it is ended.
+pub(crate) fn main() -> ExitCode {
+    let serve = || -> Result<(), HostError> {
+        let listener = namespace::inherit(SOCKET)?;
+        namespace::close_all(3, &[std::os::fd::AsFd::as_fd(&listener)])?;
+        loop {
+            match accept_with(&listener, SocketFlags::CLOEXEC) {
+                Ok(peer) => start(&peer)?,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
+            }
+        }
+    };
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed.
+fn start(peer: &OwnedFd) -> Result<(), HostError> {
+    if !channel::wait(peer, PATIENCE).unwrap_or(false) {
+        return Ok(());
+    }
+    let Ok(packet) = channel::receive(peer) else { return Ok(()) };
+    let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };
+    let child = match namespace::fork(How::default()) {
+        Ok(Forked::Child) => {
+            become_it(&launch, &packet.fds).ok();
+            namespace::leave(1)
+        }
+        Ok(Forked::Parent(child)) => child,
+        // No room for a process: the peer sees its descriptors closed.
+        Err(_) => return Ok(()),
+    };
+    drop(packet);
+    // It forks and ends at once.
+    while namespace::reap(&child)?.is_none() {
+        channel::wait(&child.pidfd, PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn become_it(launch: &Launch, fds: &[OwnedFd]) -> Result<(), HostError> {
+    for (number, fd) in (0..).zip(fds) {
+        namespace::place(fd, number)?;
+    }
+    let words = match launch {
+        Launch::Monitor { ct } => vec!["monitor".to_owned(), ct.to_string()],
+        Launch::Exec => vec!["exec".to_owned()],
+    };
+    let c = |text: String| CString::new(text).ok();
+    let argv =
+        std::iter::once("ves-init".to_owned()).chain(words).filter_map(c).collect::<Vec<_>>();
+    let env = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"];
+    let env = env.iter().filter_map(|text| c((*text).to_owned())).collect::<Vec<_>>();
+    let failed = namespace::exec(c"/proc/self/exe", &argv, &env);
+    Err(failed).attempt(|| "execute".to_owned())
+}

@@ -1,0 +1,121 @@
+//! Attaching and detaching in the node's own mount namespace, by a daemon that has one of its own.
+//!
+//! ```text
+//! node's namespace   /run ─ shared ──────────────────────┐ mounts come in, none go out
+//!      ▲ attach, unmount: a thread that enters           ▼
+//! daemon's namespace  everything read-only but its own   /run: sees what the node sees
+//! ```
+//!
+//! A service manager that gives a daemon a mount namespace of its own also hands it a descriptor of
+//! the node's, by the name [`NAME`]. A thread made for one attachment enters there; all other threads
+//! stay where they are. Without the descriptor the daemon's namespace is the node's. Never here: any
+//! other work in the node's namespace.
+
+#![allow(unsafe_code, reason = "an inherited descriptor, and a thread's own root")]
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::io::FdFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use super::{Change, Propagation};
+use crate::error::{Attempt, HostError};
+
+/// What the service manager calls the descriptor.
+pub const NAME: &str = "node-mnt";
+
+/// The first descriptor a service manager hands over.
+const FIRST: i32 = 3;
+
+static NODE: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+/// Takes the descriptor of the node's mount namespace, where one was handed over; tells whether.
+/// Call it before the first child process, which otherwise inherits it.
+pub fn adopt() -> bool {
+    NODE.get_or_init(inherited).is_some()
+}
+
+fn inherited() -> Option<OwnedFd> {
+    let variable = |name| std::env::var(name).ok();
+    if variable("LISTEN_PID")?.parse() != Ok(std::process::id()) {
+        return None;
+    }
+    let number = place(&variable("LISTEN_FDS")?, &variable("LISTEN_FDNAMES")?)?;
+    // SAFETY: the service manager opened it for this process, which takes it here, once, and nowhere
+    // else.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).ok()?;
+    Some(fd)
+}
+
+/// The number of the descriptor among those handed over.
+fn place(count: &str, names: &str) -> Option<i32> {
+    let at = i32::try_from(names.split(':').position(|name| name == NAME)?).ok()?;
+    (at < count.parse().ok()?).then_some(FIRST + at)
+}
+
+/// Does `work` in the node's mount namespace.
+fn within<T: Send>(work: impl FnOnce() -> Result<T, HostError> + Send) -> Result<T, HostError> {
+    let Some(node) = NODE.get_or_init(inherited) else { return work() };
+    let enter_and_work = || {
+        let what = || "enter the node's mount namespace".to_owned();
+        // SAFETY: only this thread's root, working directory and umask become its own; it ends here.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.attempt(what)?;
+        move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::Mount)).attempt(what)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("node-mounts".to_owned())
+            .stack_size(128 * 1024)
+            .spawn_scoped(scope, enter_and_work)
+            .attempt(|| "start a thread".to_owned())?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Attaches a detached mount at an absolute path of the node, as [`super::attach`], and keeps mounts
+/// below it to itself.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn attach(mount: impl AsFd + Sync, path: &Path) -> Result<(), HostError> {
+    within(|| {
+        super::attach(&mount, path)?;
+        // On a shared parent it became shared.
+        let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        super::change(&mount, change, &path.display().to_string())
+    })
+}
+
+/// [`super::unmount`] of an absolute path of the node.
+///
+/// # Errors
+/// As there.
+pub fn unmount(path: &Path, lazily: bool) -> Result<(), HostError> {
+    within(|| super::unmount(path, lazily))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_is_found_by_its_name() {
+        assert_eq!(place("1", "node-mnt"), Some(3));
+        assert_eq!(place("3", "api.socket::node-mnt"), Some(5));
+        assert_eq!(place("1", "other:node-mnt"), None, "named, not there");
+        assert_eq!(place("1", "node-mnt2"), None);
+        assert_eq!(place("", "node-mnt"), None);
+    }
+
+    #[test]
+    fn without_one_the_own_namespace_is_the_nodes() {
+        assert!(!adopt());
+        let error = unmount(Path::new("/nowhere/at/all"), false).expect_err("nothing there");
+        assert!(error.is(rustix::io::Errno::NOENT) || error.is(rustix::io::Errno::PERM), "{error}");
+    }
+}
