@@ -2,7 +2,8 @@
 //!
 //! The default for a node of its own. The file is locked by the daemon that has it open.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -11,7 +12,10 @@ use super::{Batch, Key, Kind, Row, Store, StoreError};
 /// A store in a file.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    database: Database,
+    /// Where it is, but for one in memory.
+    path: Option<PathBuf>,
+    /// None between a failure of the disk and the opening that succeeds after it.
+    database: Mutex<Option<Database>>,
 }
 
 const fn table(kind: Kind) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -28,7 +32,8 @@ impl EmbeddedStore {
     /// # Errors
     /// When it is no store of ours, is open elsewhere, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::prepare(Database::create(path).map_err(failed("open"))?)
+        let database = prepare(Database::create(path).map_err(failed("open"))?)?;
+        Ok(Self { path: Some(path.to_owned()), database: Mutex::new(Some(database)) })
     }
 
     /// A store of the same code without a file.
@@ -37,23 +42,38 @@ impl EmbeddedStore {
     /// As [`Self::open`].
     pub fn in_memory() -> Result<Self, StoreError> {
         let backend = redb::backends::InMemoryBackend::new();
-        Self::prepare(Database::builder().create_with_backend(backend).map_err(failed("open"))?)
+        let database = Database::builder().create_with_backend(backend).map_err(failed("open"))?;
+        Ok(Self { path: None, database: Mutex::new(Some(prepare(database)?)) })
     }
 
-    fn prepare(database: Database) -> Result<Self, StoreError> {
-        let write = database.begin_write().map_err(failed("prepare"))?;
-        for kind in Kind::ALL {
-            write.open_table(table(kind)).map_err(failed("prepare"))?;
-        }
-        write.commit().map_err(failed("prepare"))?;
-        Ok(Self { database })
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn prepare(database: Database) -> Result<Database, StoreError> {
+    let write = database.begin_write().map_err(failed("prepare"))?;
+    for kind in Kind::ALL {
+        write.open_table(table(kind)).map_err(failed("prepare"))?;
+    }
+    write.commit().map_err(failed("prepare"))?;
+    Ok(database)
+}
+
+/// Whether the disk failed an earlier write. redb then does nothing until it is opened again, which
+/// finds the last commit that is whole.
+fn failed_before(error: &StoreError) -> bool {
+    let StoreError::Failed { source, .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(redb::Error::PreviousIo))
 }
 
 impl Store for EmbeddedStore {
     fn load(&self) -> Result<Vec<Row>, StoreError> {
-        let read = self.database.begin_read().map_err(failed("read"))?;
+        let database = self.lock();
         let mut rows = Vec::new();
+        let lost = || failed("read")(redb::Error::PreviousIo);
+        let database = database.as_ref().ok_or_else(lost)?;
+        let read = database.begin_read().map_err(failed("read"))?;
         for kind in Kind::ALL {
             let table = read.open_table(table(kind)).map_err(failed("read"))?;
             for row in table.iter().map_err(failed("read"))? {
@@ -65,31 +85,47 @@ impl Store for EmbeddedStore {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let Batch { deletes, claims, puts } = batch;
-        // Dropping it without commit takes everything back.
-        let write = self.database.begin_write().map_err(failed("write to"))?;
-        for key in deletes {
-            let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-            table.remove(key.text.as_str()).map_err(failed("write to"))?;
-        }
-        for (key, ct) in claims {
-            let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-            let mine = ct.to_string();
-            let holder = table
-                .get(key.text.as_str())
-                .map_err(failed("read"))?
-                .map(|h| String::from_utf8_lossy(h.value()).into_owned());
-            if let Some(holder) = holder.filter(|h| *h != mine) {
-                return Err(StoreError::Taken { key: key.clone(), holder });
+        let mut held = self.lock();
+        if let Some(database) = &*held {
+            match commit(database, batch) {
+                Err(error) if failed_before(&error) && self.path.is_some() => {}
+                done => return done,
             }
-            table.insert(key.text.as_str(), mine.as_bytes()).map_err(failed("write to"))?;
         }
-        for (key, value) in puts {
-            let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-            table.insert(key.text.as_str(), value.as_slice()).map_err(failed("write to"))?;
-        }
-        write.commit().map_err(failed("commit to"))
+        // The disk was full, or away. It may be well by now; if not, the next one tries again. The old
+        // one holds the file's lock.
+        *held = None;
+        let path = self.path.clone().unwrap_or_default();
+        let database = held.insert(prepare(Database::open(path).map_err(failed("open"))?)?);
+        commit(database, batch)
     }
+}
+
+fn commit(database: &Database, batch: &Batch) -> Result<(), StoreError> {
+    let Batch { deletes, claims, puts } = batch;
+    // Dropping it without commit takes everything back.
+    let write = database.begin_write().map_err(failed("write to"))?;
+    for key in deletes {
+        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+        table.remove(key.text.as_str()).map_err(failed("write to"))?;
+    }
+    for (key, ct) in claims {
+        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+        let mine = ct.to_string();
+        let holder = table
+            .get(key.text.as_str())
+            .map_err(failed("read"))?
+            .map(|h| String::from_utf8_lossy(h.value()).into_owned());
+        if let Some(holder) = holder.filter(|h| *h != mine) {
+            return Err(StoreError::Taken { key: key.clone(), holder });
+        }
+        table.insert(key.text.as_str(), mine.as_bytes()).map_err(failed("write to"))?;
+    }
+    for (key, value) in puts {
+        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+        table.insert(key.text.as_str(), value.as_slice()).map_err(failed("write to"))?;
+    }
+    write.commit().map_err(failed("commit to"))
 }
 
 #[cfg(test)]
