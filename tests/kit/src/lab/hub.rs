@@ -1,0 +1,198 @@
+//! The segment: passes each frame from one port to all others, and does it badly on request.
+//!
+//! A port is a pair of unix datagram sockets, QEMU's and ours. Frames never leave this process but
+//! to those sockets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// The largest frame that is passed on; virtio-net may send 64 KiB with offloads on.
+const FRAME: usize = 70_000;
+
+/// What the segment does wrong.
+#[derive(Debug, Clone, Default)]
+pub struct Fault {
+    /// Ports that hear nobody and are heard by nobody.
+    pub cut: BTreeSet<usize>,
+    /// Sets of ports that hear each other only; empty: everybody.
+    pub partitions: Vec<BTreeSet<usize>>,
+    /// Each how many-th frame is dropped; 0: none. Counted, not drawn, so that a failure repeats.
+    pub drop_every: u64,
+    /// How long each frame is held back.
+    pub delay: Duration,
+}
+
+impl Fault {
+    fn passes(&self, from: usize, to: usize) -> bool {
+        let apart = self.partitions.iter().any(|p| p.contains(&from) != p.contains(&to));
+        !apart && !self.cut.contains(&from) && !self.cut.contains(&to)
+    }
+}
+
+/// A segment.
+#[derive(Debug)]
+pub struct Hub {
+    dir: PathBuf,
+    fault: Arc<Mutex<Fault>>,
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// QEMU's and the hub's socket of a port.
+pub fn sockets(dir: &Path, port: usize) -> (PathBuf, PathBuf) {
+    (dir.join(format!("port{port}.qemu")), dir.join(format!("port{port}.hub")))
+}
+
+impl Hub {
+    /// A segment with so many ports, whose sockets are in `dir`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn start(dir: &Path, ports: usize) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        let mut bound = Vec::new();
+        for port in 0..ports {
+            let (_, ours) = sockets(dir, port);
+            fs::remove_file(&ours).ok();
+            let socket =
+                UnixDatagram::bind(&ours).with_context(|| format!("bind {}", ours.display()))?;
+            socket.set_nonblocking(true)?;
+            bound.push((socket, sockets(dir, port).0));
+        }
+        let (stop, stopped) = UnixStream::pair()?;
+        let fault = Arc::new(Mutex::new(Fault::default()));
+        let shared = Arc::clone(&fault);
+        let thread = std::thread::Builder::new()
+            .name("segment".to_owned())
+            .spawn(move || pass_frames(&bound, &stopped, &shared))?;
+        Ok(Self { dir: dir.to_owned(), fault, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The directory of its sockets.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the segment misbehave in this way, and in no other, from now on.
+    pub fn set(&self, fault: Fault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Waits for the end of the segment, which does not come by itself.
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // Dropping our end wakes the thread.
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+fn pass_frames(ports: &[(UnixDatagram, PathBuf)], stopped: &UnixStream, fault: &Mutex<Fault>) {
+    let (mut frame, mut count) = (vec![0; FRAME], 0u64);
+    let mut late: BTreeMap<(Instant, u64), (usize, Vec<u8>)> = BTreeMap::new();
+    let send = |to: usize, bytes: &[u8]| {
+        // A port without a machine, or a machine that is slow, loses the frame, as a wire does.
+        ports[to].0.send_to(bytes, &ports[to].1).ok();
+    };
+    loop {
+        let wait = late.keys().next().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let timeout = wait.map(|w| Timespec {
+            tv_sec: i64::try_from(w.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: w.subsec_nanos().into(),
+        });
+        let mut fds: Vec<_> = ports.iter().map(|(s, _)| PollFd::new(s, PollFlags::IN)).collect();
+        fds.push(PollFd::new(stopped, PollFlags::IN));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if fds.last().is_some_and(|fd| !fd.revents().is_empty()) {
+            return;
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let now = fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (from, (socket, _)) in ports.iter().enumerate().filter(|(i, _)| ready[*i]) {
+            loop {
+                let length = match socket.recv(&mut frame) {
+                    Ok(length) => length,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => break,
+                };
+                count += 1;
+                if now.drop_every > 0 && count % now.drop_every == 0 {
+                    continue;
+                }
+                for to in (0..ports.len()).filter(|to| *to != from && now.passes(from, *to)) {
+                    if now.delay.is_zero() {
+                        send(to, &frame[..length]);
+                    } else {
+                        let at = (Instant::now() + now.delay, count << 8 | to as u64);
+                        late.insert(at, (to, frame[..length].to_vec()));
+                    }
+                }
+            }
+        }
+        while let Some(entry) = late.first_entry().filter(|e| e.key().0 <= Instant::now()) {
+            let (to, bytes) = entry.remove();
+            send(to, &bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(dir: &Path, port: usize) -> UnixDatagram {
+        let (qemu, hub) = sockets(dir, port);
+        let socket = UnixDatagram::bind(qemu).expect("bound");
+        socket.connect(hub).expect("connected");
+        socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+        socket
+    }
+
+    fn heard(at: &UnixDatagram) -> bool {
+        at.recv(&mut [0; 10]).is_ok()
+    }
+
+    #[test]
+    fn passes_frames_and_misbehaves_on_request() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let hub = Hub::start(dir.path(), 3).expect("started");
+        let [a, b, c] = [0, 1, 2].map(|port| end(dir.path(), port));
+        a.send(b"x").expect("sent");
+        assert!(heard(&b) && heard(&c), "all others hear it");
+        assert!(!heard(&a), "nobody hears himself");
+
+        hub.set(Fault { partitions: vec![[0, 1].into()], ..Fault::default() });
+        a.send(b"x").expect("sent");
+        assert!(heard(&b) && !heard(&c), "the other side hears nothing");
+
+        hub.set(Fault { cut: [1].into(), ..Fault::default() });
+        a.send(b"x").expect("sent");
+        assert!(!heard(&b) && heard(&c));
+
+        hub.set(Fault { delay: Duration::from_millis(50), ..Fault::default() });
+        let begun = Instant::now();
+        a.send(b"x").expect("sent");
+        assert!(heard(&b) && begun.elapsed() >= Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,42 @@
+//! The power goes in the middle of things, and nobody has to repair anything.
+
+use ves_kit::lab::{Cluster, story};
+use ves_lab::{FOOTPRINT, PATIENCE, running};
+
+/// Runs a command on node 1 and cuts the power when it says that it is at this step.
+fn cut_at(lab: &Cluster, step: &str, command: &str) -> anyhow::Result<()> {
+    let said = lab.node(1).sh(&format!("{command} 2>&1 | sed -u '/{step}/q'"))?;
+    assert!(said.contains(step), "{command} never came to {step}: {said}");
+    lab.power_cycle(1)
+}
+
+#[test]
+fn power_cuts_are_repaired_without_a_human() {
+    story::on(1, |lab| {
+        let node = lab.node(1);
+        let before = node.sh(FOOTPRINT)?;
+        cut_at(lab, "volume of", "virtctl create 101 --ostemplate trixie --onboot yes")?;
+        node.until("virtctl status 101 | grep -q ' exist '", PATIENCE)?;
+        node.until("virtctl create 102 --ostemplate trixie --diskspace 512M", PATIENCE)?;
+
+        node.sh("virtctl stop 101")?;
+        cut_at(lab, "init waiting", "virtctl start 101")?;
+        node.until(&running(&[101]), PATIENCE)?;
+        node.until("virtctl exec 101 systemctl is-system-running --wait", PATIENCE)?;
+
+        node.sh("virtctl exec 101 touch /kept && virtctl snapshot 101 --name whole")?;
+        cut_at(lab, "snapshot", "virtctl snapshot 101 --name torn")?;
+        node.until(&running(&[101]), PATIENCE)?;
+        node.sh("virtctl exec 101 rm /kept; virtctl stop 101")?;
+        node.until("test $(virtctl snapshot-list 101 -H | wc -l) = 2", PATIENCE)?;
+        let id = node.sh("virtctl snapshot-list 101 -H | sed -n 's/ .*whole.*//p'")?;
+        node.sh(&format!("virtctl snapshot-switch 101 --id {id} && virtctl start 101"))?;
+        assert_eq!(node.exec_in(101, "ls /kept")?.status, 0, "the snapshot has not kept it");
+
+        node.sh("virtctl stop 101; virtctl destroy 102")?;
+        cut_at(lab, "storage", "virtctl destroy 101")?;
+        node.until("test -z \"$(virtctl list -a -H)\"", PATIENCE)?;
+        node.until(&format!("test \"$({FOOTPRINT})\" = '{before}'"), PATIENCE)?;
+        Ok(())
+    });
+}
