@@ -11,7 +11,9 @@
 
 mod bench;
 mod check;
+mod deb;
 mod down;
+mod lab;
 mod step;
 mod task;
 mod test;

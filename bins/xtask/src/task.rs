@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bench, check, down, test, tidy, tool, up};
+use crate::{bench, check, deb, down, lab, test, tidy, tool, up};
 
 /// Builds, runs and checks Ves.
 #[derive(Debug, clap::Parser)]
@@ -16,6 +16,11 @@ pub(crate) enum Task {
     Check(check::Args),
     /// All tests: unit, laws, the system with fake hosts, and as root the real kernel
     Test(test::Args),
+    /// Debian packages of everything, in target/debian
+    Deb,
+    /// Debian 13 nodes in virtual machines, with our packages
+    #[command(subcommand)]
+    Lab(lab::Lab),
     /// Measure start latency, create time and hop cost, and print ratios
     Bench(bench::Args),
     /// The house rules that no other tool knows; also a step of `check`
@@ -31,6 +36,15 @@ impl Task {
             Self::Check(args) => check::run(&args),
             Self::Test(args) => test::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Deb => deb::build(&|what| println!("{what}")).map(|files| {
+                for file in files {
+                    println!("{}", file.display());
+                }
+            }),
+            Self::Lab(lab) => match lab::run(lab) {
+                Ok(code) => return code,
+                Err(error) => Err(error),
+            },
             Self::Tidy => tidy::run(&tool::root()).map(|summary| println!("{summary}")),
         };
         match done {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: all tests. As root, those of the real kernel too: they make mounts, links,
-//! loop devices and control groups with names of their own and take them away again.
+//! loop devices and control groups with names of their own and take them away again. Then the stories
+//! of the lab, on Debian 13 in virtual machines, which need no more of this machine than time.
 //!
 //! Its last line is always `N passed, N failed, N skipped`.
 
@@ -15,6 +16,9 @@ pub(crate) struct Args {
     /// Leave out the tests of the real kernel, which make containers on this machine
     #[arg(long)]
     no_host: bool,
+    /// Leave out the stories of the lab, which make virtual machines
+    #[arg(long)]
+    no_lab: bool,
     /// Further words for `cargo nextest run`, such as a part of a test's name
     #[arg(last = true)]
     nextest: Vec<String>,
@@ -95,24 +99,44 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
         _ => {}
     }
     let host = !args.no_host && tool::is_root();
-    let mut words: Vec<&str> = Vec::new();
+    let lab = !args.no_lab && tool::is_root();
+    // The lab's machines take all there is of this one: they come last, by themselves.
+    let mut words = vec!["-E"];
     if host {
         tool::apt(PACKAGES)?;
         crate::up::make_account()?;
         // Tests start the daemons as processes; nextest builds only what it runs itself.
         tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--bins"]))?;
+        words.push("not package(ves-lab)");
     } else {
         let why = if args.no_host { "--no-host was said" } else { "this is not root" };
         ensure!(args.no_host || !tool::ci(), "CI must run the tests of the real kernel: {why}");
         println!("the tests of the real kernel are skipped: {why}");
-        words.extend(["-E", "not package(ves-hosttests)"]);
+        words.push("not package(ves-hosttests) and not package(ves-lab)");
     }
-    words.extend(args.nextest.iter().map(String::as_str));
+    let chosen: Vec<_> = args.nextest.iter().map(String::as_str).collect();
+    if !chosen.is_empty() {
+        // Those that are meant may all be among the others.
+        words.push("--no-tests=pass");
+    }
+    words.extend(&chosen);
     let skips = skips.to_string_lossy();
     let disposable = if host { "1" } else { "0" };
     let strict = if host && tool::ci() { "1" } else { "0" };
     let env = [("VES_SKIPS", &*skips), ("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
-    let tests = nextest(&words, &env)?;
+    let mut tests = nextest(&words, &env)?;
+    if lab {
+        crate::lab::prepare()?;
+        // Emulated machines wait for one another more than they use the processors.
+        let mut words = vec!["-E", "package(ves-lab)", "--test-threads", crate::lab::STORIES];
+        words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
+        words.extend(&chosen);
+        tests = tests.plus(nextest(&words, &env)?);
+    } else {
+        let why = if args.no_lab { "--no-lab was said" } else { "this is not root" };
+        ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
+        println!("the stories of the lab are skipped: {why}");
+    }
     // Examples in documents have no names that nextest could choose from.
     if args.nextest.is_empty() { Ok(tests.plus(doctest()?)) } else { Ok(tests) }
 }

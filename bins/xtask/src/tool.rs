@@ -177,7 +177,8 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// The versions of cargo subcommands that are built where the machine has none.
-const CARGO_TOOLS: [(&str, &str); 2] = [("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.143")];
+const CARGO_TOOLS: [(&str, &str); 3] =
+    [("cargo-deb", "^3"), ("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.143")];
 
 /// Makes a cargo subcommand be there, built from crates.io into `target/tools` where it is not.
 ///
@@ -193,6 +194,10 @@ pub(crate) fn cargo_tool(name: &str) -> Result<()> {
     let version = CARGO_TOOLS.iter().find(|(n, _)| *n == name).map_or("*", |(_, version)| version);
     let mut install = cargo(&["install", "--locked", name, "--version", version, "--root"]);
     install.arg(&dir).arg("--target-dir").arg(&build);
+    if name == "cargo-deb" {
+        // It then compresses with the xz program, which every Debian has.
+        install.arg("--no-default-features");
+    }
     // A tool that runs for seconds is not worth minutes of optimisation.
     for (key, value) in [
         ("OPT_LEVEL", "1"),
