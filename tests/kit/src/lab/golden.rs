@@ -154,11 +154,14 @@ impl Golden {
     }
 }
 
-/// Removes golden nodes of other contents, whole or begun.
+/// Removes golden nodes of other contents, whole or begun, and what stories left that were killed.
 fn clear(cache: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("golden-") {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
+        let golden = name.starts_with("golden-");
+        if golden || name.strip_prefix("story-").is_some_and(dead) {
             Vm::at(entry.path(), "golden").power_cut()?;
             fs::remove_dir_all(entry.path())
                 .with_context(|| format!("clear {}", entry.path().display()))?;

@@ -134,10 +134,15 @@ impl Image {
         if dir.is_dir() {
             return Ok(Self::at(dir));
         }
-        let new = cache.join(format!("image-{digest}.new"));
-        if new.exists() {
-            fs::remove_dir_all(&new).with_context(|| format!("clear {}", new.display()))?;
+        // Of other recipes, or begun.
+        for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("image-") {
+                fs::remove_dir_all(entry.path())
+                    .with_context(|| format!("clear {}", entry.path().display()))?;
+            }
         }
+        let new = cache.join(format!("image-{digest}.new"));
         fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
         say("installing Debian 13 into a directory");
         let root = new.join("root");
