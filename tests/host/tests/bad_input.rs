@@ -3,12 +3,12 @@
 #![allow(clippy::disallowed_methods, reason = "it runs virtctl and waits with deadlines")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 use ves_kit::inventory::Kind;
-use ves_kit::{Inventory, Rootfs, TestNode, need, node, run, wait_until};
+use ves_kit::{Inventory, Proc, Rootfs, TestNode, need, node, run, wait_until};
 use ves_types::CtId;
 
 /// How long what must happen may take.
@@ -268,17 +268,6 @@ fn hostile_archives_and_a_full_pool_leave_nothing() {
     before.unchanged();
 }
 
-/// A child that does not outlive the test.
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn containers_that_misbehave_harm_only_themselves() {
     need!(node::node());
@@ -306,7 +295,7 @@ fn containers_that_misbehave_harm_only_themselves() {
     let mut stop = node.virtctl();
     stop.args(["stop", &stubborn.to_string(), "--timeout", "4"]);
     stop.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut stop = Reaped(stop.spawn().expect("virtctl starts"));
+    let mut stop = Proc::spawn(stop);
     wait_until(PATIENCE, "the stop is at work", || {
         node.ok("operation list -o csv -H --fields kind,state")
             .lines()
@@ -317,12 +306,12 @@ fn containers_that_misbehave_harm_only_themselves() {
         assert!(fault["facts"][fact].as_str().is_some_and(|f| !f.is_empty()), "{fact}: {fault}");
     }
     let mut said = String::new();
-    let mut out = stop.0.stdout.take().expect("piped");
+    let mut out = stop.child().stdout.take().expect("piped");
     std::io::Read::read_to_string(&mut out, &mut said).expect("readable");
     let mut wrong = String::new();
-    let mut err = stop.0.stderr.take().expect("piped");
+    let mut err = stop.child().stderr.take().expect("piped");
     std::io::Read::read_to_string(&mut err, &mut wrong).expect("readable");
-    assert!(stop.0.wait().expect("it ends").success(), "{said}{wrong}");
+    assert!(stop.child().wait().expect("it ends").success(), "{said}{wrong}");
     let told = node.ok("operation list -o json");
     assert!(told.contains("did not stop in time and was killed"), "{told}");
     assert_eq!(status(&node, stubborn), format!("CTID {stubborn} exist unmounted down"));
@@ -333,7 +322,7 @@ fn containers_that_misbehave_harm_only_themselves() {
     let mut fork = node.virtctl();
     fork.args(["exec", "-n", &bomb.to_string(), "b() { b | b & }; b; sleep 1000"]);
     fork.stdout(Stdio::null()).stderr(Stdio::null());
-    let fork = Reaped(fork.spawn().expect("virtctl starts"));
+    let fork = Proc::spawn(fork);
     wait_until(PATIENCE, "the bomb meets its limit", || {
         let rows = node.ok(&format!("resources {bomb} -o json"));
         let rows: Value = serde_json::from_str(&rows).expect("JSON");

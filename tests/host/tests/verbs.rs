@@ -4,14 +4,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
-use ves_kit::{Rootfs, TestNode, http, need, node, wait_until};
+use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
 
 /// How long what must happen may take.
@@ -48,17 +48,6 @@ fn limit(node: &TestNode, ct: CtId, name: &str) -> Value {
 
 fn runs(node: &TestNode, ct: CtId) -> bool {
     field(node, ct, "status") == "running"
-}
-
-/// A child that does not outlive the test.
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 #[test]
@@ -131,8 +120,8 @@ fn sessions_lists_and_templates() {
     // Who watches sees it start.
     let mut events = node.virtctl();
     events.args(["events", "--follow", "-o", "json"]).stdout(Stdio::piped());
-    let mut events = Reaped(events.spawn().expect("virtctl starts"));
-    let mut lines = BufReader::new(events.0.stdout.take().expect("piped")).lines();
+    let mut events = Proc::spawn(events);
+    let mut lines = BufReader::new(events.child().stdout.take().expect("piped")).lines();
     lines.next().expect("a first event").expect("readable");
     node.ok(&format!("start {ct}"));
     assert_eq!(node.ok(&format!("status {ct}")), status("mounted running"));
@@ -156,10 +145,10 @@ fn sessions_lists_and_templates() {
     assert!(environment.lines().all(|line| !line.starts_with("VES_")), "{environment}");
     let mut cat = node.virtctl();
     cat.args(["exec", &id, "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut cat = Reaped(cat.spawn().expect("virtctl starts"));
-    cat.0.stdin.take().expect("piped").write_all(&[7; 100_000]).expect("it reads");
+    let mut cat = Proc::spawn(cat);
+    cat.child().stdin.take().expect("piped").write_all(&[7; 100_000]).expect("it reads");
     let mut back = Vec::new();
-    cat.0.stdout.take().expect("piped").read_to_end(&mut back).expect("readable");
+    cat.child().stdout.take().expect("piped").read_to_end(&mut back).expect("readable");
     assert_eq!(back, [7; 100_000]);
 
     // A terminal: its size, and the status of the shell.
@@ -175,10 +164,10 @@ fn sessions_lists_and_templates() {
     };
     let mut enter = node.virtctl();
     enter.args(["enter", &id]).stdin(theirs()).stdout(theirs()).stderr(theirs());
-    let mut enter = Reaped(enter.spawn().expect("virtctl starts"));
+    let mut enter = Proc::spawn(enter);
     let mut ours = std::fs::File::from(ours);
     ours.write_all(b"stty size; exit 5\n").expect("typed");
-    assert_eq!(enter.0.wait().expect("it ends").code(), Some(5));
+    assert_eq!(enter.child().wait().expect("it ends").code(), Some(5));
     let mut screen = vec![0; 8192];
     let read = ours.read(&mut screen).expect("readable");
     let screen = String::from_utf8_lossy(screen.get(..read).unwrap_or_default()).into_owned();
