@@ -86,13 +86,6 @@ impl Hub {
     pub fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
-
-    /// Waits for the end of the segment, which does not come by itself.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-    }
 }
 
 impl Drop for Hub {
