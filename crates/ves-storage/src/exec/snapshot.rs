@@ -274,21 +274,9 @@ impl Snapshots for Images {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use ves_types::layout::Layout;
-
     use super::*;
-    use crate::config::{Config, PoolKind};
-    use crate::exec::pool::{Pool, synced};
-
-    fn images() -> (Images, tempfile::TempDir) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
-        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
-        let pool = Pool::open(&config, &layout).expect("a pool");
-        (Images::new(Arc::new(pool)), dir)
-    }
+    use crate::exec::pool::synced;
+    use crate::exec::volume::tests::images;
 
     fn ct() -> CtId {
         CtId::try_from(9302).expect("valid")

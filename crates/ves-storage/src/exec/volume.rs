@@ -442,14 +442,15 @@ fn random_uuid() -> Result<[u8; 16], HostError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ves_types::layout::Layout;
 
     use super::*;
     use crate::config::{Config, PoolKind};
     use crate::exec::pool::synced;
 
-    fn images() -> (Images, tempfile::TempDir) {
+    /// The backend on a new pool of copies, in a directory of its own.
+    pub(in crate::exec) fn images() -> (Images, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
         let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
