@@ -170,9 +170,9 @@ impl Peers {
                 let request = storage::RevertVolumeRequest { fence, snapshot: id.to_string() };
                 ask(service, within, self.storage.clone().revert_volume(request)).await.map(drop)
             }
-            Step::EnsureLimits { limits, slot } => {
+            Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
-                let request = resources::EnsureLimitsRequest { fence, limits, id_slot: slot.get() };
+                let request = resources::EnsureLimitsRequest { fence, limits };
                 ask(service, within, self.resources.clone().ensure_limits(request)).await.map(drop)
             }
             Step::RemoveLimits => {
@@ -231,7 +231,7 @@ pub fn deadline(step: &Step) -> Duration {
         | Step::DeleteSnapshot { .. }
         | Step::RevertVolume { .. } => VOLUME,
         Step::StopProcess { grace_ms } => CHANGE + Duration::from_millis(u64::from(*grace_ms)),
-        Step::EnsureLimits { .. }
+        Step::EnsureLimits(_)
         | Step::RemoveLimits
         | Step::CreateProcess(_)
         | Step::RunProcess(_)

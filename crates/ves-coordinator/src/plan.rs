@@ -256,12 +256,7 @@ pub enum Step {
         id: SnapshotId,
     },
     /// Resources: control groups with these limits are there.
-    EnsureLimits {
-        /// The limits.
-        limits: Limits,
-        /// Whose the delegated group is.
-        slot: IdSlot,
-    },
+    EnsureLimits(Limits),
     /// Resources: control groups are gone.
     RemoveLimits,
     /// Lifecycle: namespaces are there and the first process waits.
@@ -299,7 +294,7 @@ impl fmt::Display for Step {
             Self::TakeSnapshot { id, .. } => write!(f, "storage: snapshot {id}"),
             Self::DeleteSnapshot { id } => write!(f, "storage: no snapshot {id}"),
             Self::RevertVolume { id } => write!(f, "storage: volume as in snapshot {id}"),
-            Self::EnsureLimits { .. } => f.write_str("resources: control groups and limits"),
+            Self::EnsureLimits(_) => f.write_str("resources: control groups and limits"),
             Self::RemoveLimits => f.write_str("resources: no control groups"),
             Self::CreateProcess(_) => f.write_str("lifecycle: namespaces, init waiting"),
             Self::RunProcess(wish) => {
@@ -331,7 +326,7 @@ impl Step {
             | Self::TakeSnapshot { .. }
             | Self::DeleteSnapshot { .. }
             | Self::RevertVolume { .. } => "storage",
-            Self::EnsureLimits { .. } | Self::RemoveLimits => "resources",
+            Self::EnsureLimits(_) | Self::RemoveLimits => "resources",
             Self::CreateProcess(_) | Self::RunProcess(_) | Self::StopProcess { .. } => "lifecycle",
             Self::EnsureLink { .. } | Self::RemoveLink => "network",
         }
@@ -434,8 +429,7 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
         steps.push(ensure_volume(desired, observed, false));
     }
     if observed.group.is_none_or(|g| g.generation < desired.since.limits) {
-        let Desired { limits, volume, .. } = desired;
-        steps.push(Step::EnsureLimits { limits: limits.clone(), slot: volume.slot });
+        steps.push(Step::EnsureLimits(desired.limits.clone()));
     }
     if !volume_is_right(desired, observed, true) {
         steps.push(ensure_volume(desired, observed, true));
@@ -563,7 +557,7 @@ impl Observed {
                     volume.reverted = Some((*id, generation));
                 }
             }
-            Step::EnsureLimits { .. } => self.group = Some(GroupSeen { generation }),
+            Step::EnsureLimits(_) => self.group = Some(GroupSeen { generation }),
             Step::RemoveLimits => self.group = None,
             Step::CreateProcess(_) => {
                 self.process.generation = generation;

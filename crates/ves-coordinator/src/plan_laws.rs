@@ -310,7 +310,7 @@ fn nothing_forbidden_is_ever_planned() {
                     let rootless = seen.volume.is_none();
                     assert!(down || rootless || wish.presence == Presence::Deleting, "{why}");
                 }
-                Step::EnsureLimits { .. } => {}
+                Step::EnsureLimits(_) => {}
             }
             seen = seen.after(step, NOW);
         }

@@ -6,8 +6,8 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// Keeps just `keep`: out of the bounding set goes everything else, so that no program this
-/// process runs can have it either; ambient and inheritable are emptied. Without capabilities at
-/// the start it does nothing.
+/// process runs can have it either, and none is handed on to one. Without capabilities at the start
+/// it does nothing.
 ///
 /// # Errors
 /// What the kernel refused.
@@ -17,15 +17,12 @@ pub fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
         return Ok(());
     }
     let keep: CapsHashSet = keep.iter().copied().filter(|c| have.contains(c)).collect();
-    // Where the service manager left just these there is nothing to do, also none of the system
-    // calls for it, which its filter may refuse.
-    let is = |set, wanted: &CapsHashSet| caps::read(None, set).map(|now| now == *wanted);
-    if is(CapSet::Bounding, &keep)?
-        && is(CapSet::Permitted, &keep)?
-        && is(CapSet::Effective, &keep)?
-        && is(CapSet::Inheritable, &CapsHashSet::new())?
-        && is(CapSet::Ambient, &CapsHashSet::new())?
-    {
+    caps::clear(None, CapSet::Ambient)?;
+    // Where the service manager left just these, its filter may refuse the system call that changes
+    // them. What it left inheritable stays so and gives nothing: a program would have to ask for it
+    // by its file, and could not have more than this process.
+    let is_right = |set| caps::read(None, set).map(|now| now == keep);
+    if is_right(CapSet::Bounding)? && is_right(CapSet::Permitted)? && is_right(CapSet::Effective)? {
         return Ok(());
     }
     if have.contains(&Capability::CAP_SETPCAP) {
@@ -33,7 +30,6 @@ pub fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
             caps::drop(None, CapSet::Bounding, *cap)?;
         }
     }
-    caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &keep)?;
     caps::set(None, CapSet::Permitted, &keep)

@@ -8,8 +8,11 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Gid, Uid};
 
 use crate::error::{Attempt, HostError};
 
@@ -482,13 +485,18 @@ pub fn processes(dir: &Path) -> Result<Vec<u32>, HostError> {
     Ok(pids)
 }
 
-/// Gives a group or one of its files to another user and group id.
+/// Gives a version 2 group to a user and group id of the same number: its directory and the files
+/// by which an owner makes groups and moves processes below it, not those that limit it.
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub fn give(path: &Path, id: u32) -> Result<(), HostError> {
-    std::os::unix::fs::chown(path, Some(id), Some(id))
-        .attempt(|| format!("give {} to {id}", path.display()))
+pub fn delegate(group: impl AsFd, id: u32) -> Result<(), HostError> {
+    let (uid, gid) = (Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
+    for name in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        rustix::fs::chownat(&group, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .attempt(|| format!("give {name} to {id}"))?;
+    }
+    rustix::fs::fchown(&group, uid, gid).attempt(|| format!("give the group to {id}"))
 }
 
 #[cfg(test)]

@@ -141,6 +141,11 @@ pub enum InitStep {
         /// The directory in the version 2 hierarchy.
         v2: Option<PathBuf>,
     },
+    /// Give the opened version 2 group to the container's root.
+    GiveGroup {
+        /// The container's root on the node.
+        owner: u32,
+    },
     /// Make the process, in the version 2 group and in new namespaces.
     Clone {
         /// Which.
@@ -231,6 +236,7 @@ impl InitStep {
             | Self::TakeRoot(_)
             | Self::MakeDev { .. }
             | Self::OpenGroups { .. }
+            | Self::GiveGroup { .. }
             | Self::Clone { .. }
             | Self::MapIds { .. }
             | Self::ResetOom
@@ -267,6 +273,7 @@ impl fmt::Display for InitStep {
             Self::OpenGroups { v1, v2 } => {
                 write!(f, "open {} control groups", v1.len() + usize::from(v2.is_some()))
             }
+            Self::GiveGroup { owner } => write!(f, "give the control group to user {owner}"),
             Self::Clone { namespaces, creator } => {
                 write!(f, "clone into {} namespaces as user {creator}", namespaces.len())
             }

@@ -226,6 +226,9 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
             v1: groups.v1.clone(),
             v2: groups.v2.as_ref().map(|(mount, group)| mount.join(group)),
         },
+    ];
+    steps.extend(groups.v2.is_some().then_some(InitStep::GiveGroup { owner: base }));
+    steps.extend([
         InitStep::Clone {
             namespaces: Namespace::ALL.into_iter().filter(|n| *n != Namespace::Cgroup).collect(),
             creator: spec.slot.creator(),
@@ -240,7 +243,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
         InitStep::IsolateMounts,
         InitStep::AttachRoot,
         InitStep::AttachDev,
-    ];
+    ]);
     steps.extend(mounts(spec, groups.v2.is_some()));
     steps.push(InitStep::MakeConsole);
     steps.extend(READ_ONLY.map(|(at, except)| InitStep::ReadOnly {

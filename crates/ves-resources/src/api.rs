@@ -3,9 +3,7 @@
 use tonic::{Request, Response, Status};
 use ves_daemon::{Policy, Role, blocking};
 use ves_proto::common as pbc;
-use ves_proto::convert::{
-    parse_ct, parse_fence, parse_limits, parse_slot, render_limits, render_row,
-};
+use ves_proto::convert::{parse_ct, parse_fence, parse_limits, render_limits, render_row};
 use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
 use ves_types::UbcRow;
@@ -51,11 +49,10 @@ impl ResourcesService for Api {
         &self,
         request: Request<pb::EnsureLimitsRequest>,
     ) -> Result<Response<pb::Group>, Status> {
-        let pb::EnsureLimitsRequest { fence, limits, id_slot } = request.into_inner();
+        let pb::EnsureLimitsRequest { fence, limits } = request.into_inner();
         let (fence, limits) = (parse_fence(fence)?, parse_limits(limits)?);
-        let slot = parse_slot(id_slot)?;
         let service = self.service.clone();
-        let group = blocking(move || service.ensure(&fence, limits, slot)).await?;
+        let group = blocking(move || service.ensure(&fence, &limits)).await?;
         Ok(Response::new(render_group(group)))
     }
 
@@ -140,7 +137,6 @@ mod tests {
                 ubc: [("numproc".to_owned(), value)].into(),
                 ..pbc::Limits::default()
             }),
-            id_slot: 20,
         }
     }
 
@@ -172,7 +168,6 @@ mod tests {
         assert_eq!(stale.map(drop), Err(Reason::StaleGeneration));
         let bad = [
             (pb::EnsureLimitsRequest { fence: None, ..ensure(7, 3, 1) }, Reason::MissingField),
-            (pb::EnsureLimitsRequest { id_slot: 3, ..ensure(7, 3, 1) }, Reason::BadValue),
             (ensure(0, 3, 1), Reason::BadValue),
         ];
         for (request, expected) in bad {

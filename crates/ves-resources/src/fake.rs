@@ -9,12 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
+use ves_proto::convert::Limits;
 use ves_types::{CtId, UbcResource};
 
 use crate::host::Host;
-use crate::model::{
-    Cpusets, Desired, Devices, Hierarchy, Home, Node, Observed, Setting, Shared, Value,
-};
+use crate::model::{Cpusets, Devices, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
 use crate::plan::{SharedStep, Step};
 use crate::rows::{Count, Usage};
 use crate::verdict::{Proof, Proven};
@@ -89,7 +88,6 @@ pub fn nothing(node: &Node) -> Observed {
         node: node.clone(),
         made: BTreeSet::new(),
         payload: false,
-        given_to: None,
         hands_on: BTreeSet::new(),
         settings: BTreeMap::new(),
         devices: None,
@@ -161,10 +159,7 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
             if !unified {
                 return fail(Errno::NOENT);
             }
-            if !observed.payload {
-                observed.payload = true;
-                observed.given_to = Some(0);
-            }
+            observed.payload = true;
         }
         Step::Set { setting, value, .. } => {
             let level = |s| observed.settings.get(&s).cloned();
@@ -198,19 +193,12 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
                 _ => {}
             }
         }
-        Step::Give(id) => {
-            if !observed.payload {
-                return fail(Errno::NOENT);
-            }
-            observed.given_to = Some(*id);
-        }
-        Step::Record(desired) => observed.record = Some(Desired::clone(desired)),
+        Step::Record(limits) => observed.record = Some(Limits::clone(limits)),
         Step::RemovePayload => {
             if observed.populated {
                 return fail(Errno::BUSY);
             }
             observed.payload = false;
-            observed.given_to = None;
         }
         Step::Remove(h) => {
             if observed.populated || (*h == Hierarchy::V2 && observed.payload) {

@@ -13,7 +13,7 @@
 //!
 //!  version 1, one hierarchy a controller:   ves ─ ct-101        limits, device rules; root's
 //!  version 2:                               ves ─ ct-101        limits; root's
-//!                                                  └─ payload   the container's own, seen as its root
+//!                                                  └─ payload   given to the container by its monitor, seen as its root
 //! ```
 //!
 //! Invariants: a limit that stays is never absent or greater meanwhile · a group with processes is
@@ -50,11 +50,10 @@ use crate::service::Service;
 
 /// What the daemon may do beyond owning root's files:
 ///
-/// * `CHOWN`: give the delegated group to the container's root;
 /// * `DAC_OVERRIDE`: make groups in a hierarchy's root, which has no write permission even for root,
 ///   and look into, count and remove groups whose owner locked everybody out;
 /// * `SYS_ADMIN`, on a node with version 1 only: its `devices.allow` and `devices.deny` ask for it. Nothing else does.
-pub const CAPABILITIES: &[Cap] = &[Cap::CAP_CHOWN, Cap::CAP_DAC_OVERRIDE, Cap::CAP_SYS_ADMIN];
+pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE, Cap::CAP_SYS_ADMIN];
 
 /// The daemon's service on this machine.
 ///

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use ves_host::cgroup::{Controller, Version};
 use ves_proto::convert::Limits;
-use ves_types::{Bytes, CpuLimit, IdSlot, Limit, UbcResource, UbcValue};
+use ves_types::{Bytes, CpuLimit, Limit, UbcResource, UbcValue};
 
 /// A hierarchy in which a container has a group of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -262,16 +262,6 @@ pub enum Devices {
     Only(BTreeSet<DeviceRule>),
 }
 
-/// What is wanted for a container, and what was last reached for it. Kept by the service, because
-/// the kernel has no place for most of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Desired {
-    /// The limits.
-    pub limits: Limits,
-    /// To whose root the delegated group belongs.
-    pub slot: IdSlot,
-}
-
 /// A container's groups as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -281,8 +271,6 @@ pub struct Observed {
     pub made: BTreeSet<Hierarchy>,
     /// Whether the delegated group is there.
     pub payload: bool,
-    /// To which host id the delegated group belongs, where it belongs to one as a whole.
-    pub given_to: Option<u32>,
     /// The version 2 controllers the container's group hands on to the delegated one.
     pub hands_on: BTreeSet<Controller>,
     /// The settings, as far as the groups are there.
@@ -293,8 +281,9 @@ pub struct Observed {
     pub populated: bool,
     /// Memory that cannot be given back without swap: anonymous, shared and the kernel's, in bytes.
     pub unreclaimable: u64,
-    /// What was last reached.
-    pub record: Option<Desired>,
+    /// The limits that were last reached. Kept by the service, because the kernel has no place for
+    /// most of them.
+    pub record: Option<Limits>,
 }
 
 impl Observed {
@@ -304,34 +293,32 @@ impl Observed {
     }
 }
 
-/// The stored form of [`Desired`], version 1.
+/// A record of limits on disk. Version 1 also had an id slot.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
-    slot: IdSlot,
     ubc: BTreeMap<UbcResource, UbcValue>,
     cpu: Option<CpuLimit>,
     cpus: Option<u32>,
     cpu_units: Option<u32>,
 }
 
-impl Desired {
-    /// The stored form.
-    pub fn to_json(&self) -> Vec<u8> {
-        let Self { limits: Limits { ubc, cpu, cpus, cpu_units }, slot } = self.clone();
-        let stored = Stored { version: 1, slot, ubc, cpu, cpus, cpu_units };
-        // Maps with string keys, numbers and options always have a JSON form.
-        serde_json::to_vec(&stored).unwrap_or_default()
-    }
+const VERSION: u32 = 2;
 
-    /// Reads the stored form; `None` where it is damaged or of another version. What is
-    /// lost then is only what was wanted, and the next `EnsureLimits` says it again.
-    pub fn from_json(bytes: &[u8]) -> Option<Self> {
-        let Stored { version, slot, ubc, cpu, cpus, cpu_units } =
-            serde_json::from_slice(bytes).ok()?;
-        (version == 1).then_some(Self { limits: Limits { ubc, cpu, cpus, cpu_units }, slot })
-    }
+/// Limits as a record.
+pub fn write_record(limits: &Limits) -> Vec<u8> {
+    let Limits { ubc, cpu, cpus, cpu_units } = limits.clone();
+    let stored = Stored { version: VERSION, ubc, cpu, cpus, cpu_units };
+    // Maps with string keys, numbers and options always have a JSON form.
+    serde_json::to_vec(&stored).unwrap_or_default()
+}
+
+/// Limits from a record; `None` where it is damaged or of another version. What is lost then is
+/// only what was wanted, and the next `EnsureLimits` says it again.
+pub fn read_record(bytes: &[u8]) -> Option<Limits> {
+    let Stored { version, ubc, cpu, cpus, cpu_units } = serde_json::from_slice(bytes).ok()?;
+    (version == VERSION).then_some(Limits { ubc, cpu, cpus, cpu_units })
 }
 
 /// Pages as bytes, "unlimited" where that is more than a kernel counts.
@@ -365,14 +352,13 @@ mod tests {
         let mut limits = Limits { cpus: Some(2), ..Limits::default() };
         let value = UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited };
         limits.ubc.insert(UbcResource::Numproc, value);
-        let desired = Desired { limits, slot: IdSlot::try_from(20).expect("valid") };
-        let json = desired.to_json();
-        assert_eq!(Desired::from_json(&json), Some(desired));
-        assert_eq!(Desired::from_json(&json[..json.len() - 1]), None);
+        let json = write_record(&limits);
+        assert_eq!(read_record(&json), Some(limits));
+        assert_eq!(read_record(&json[..json.len() - 1]), None);
         let newer =
-            String::from_utf8(json).expect("text").replace("\"version\":1", "\"version\":2");
-        assert_eq!(Desired::from_json(newer.as_bytes()), None);
-        assert_eq!(Desired::from_json(b""), None);
+            String::from_utf8(json).expect("text").replace("\"version\":2", "\"version\":3");
+        assert_eq!(read_record(newer.as_bytes()), None);
+        assert_eq!(read_record(b""), None);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ves_host::cgroup::Controller;
+use ves_proto::convert::Limits;
 use ves_types::{CtId, Limit, UbcResource};
 
 use crate::model::{
-    Desired, DeviceRule, Devices, Hierarchy, Home, Observed, Setting, Shared, Value, render_list,
+    DeviceRule, Devices, Hierarchy, Home, Observed, Setting, Shared, Value, render_list,
 };
 use crate::target;
 
@@ -39,10 +40,8 @@ pub enum Step {
     AllowDevice(DeviceRule),
     /// Lets some devices no longer be opened.
     DenyDevice(DeviceRule),
-    /// Gives the delegated group to the container's root, by host id.
-    Give(u32),
     /// Keeps what was reached.
-    Record(Box<Desired>),
+    Record(Box<Limits>),
     /// Removes the delegated group and what the container made below it.
     RemovePayload,
     /// Removes the group from a hierarchy.
@@ -78,7 +77,6 @@ impl fmt::Display for Step {
             Self::DenyDevices => f.pad("deny all devices"),
             Self::AllowDevice(rule) => write!(f, "allow device {rule}"),
             Self::DenyDevice(rule) => write!(f, "deny device {rule}"),
-            Self::Give(id) => write!(f, "give the delegated group to {id}"),
             Self::Record(_) => f.pad("keep the limits that were reached"),
             Self::RemovePayload => f.pad("remove the delegated group"),
             Self::Remove(h) => write!(f, "remove the group from {h}"),
@@ -180,11 +178,7 @@ pub fn plan_shared(observed: &Shared) -> Vec<SharedStep> {
 ///
 /// # Errors
 /// [`Refusal`], and nothing was changed.
-pub fn plan(
-    ct: CtId,
-    desired: Option<&Desired>,
-    observed: &Observed,
-) -> Result<Vec<Step>, Refusal> {
+pub fn plan(ct: CtId, desired: Option<&Limits>, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     match desired {
         Some(desired) => plan_ensure(ct, desired, observed),
         None if observed.populated => Err(Refusal::Running(ct)),
@@ -192,9 +186,9 @@ pub fn plan(
     }
 }
 
-fn plan_ensure(ct: CtId, desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+fn plan_ensure(ct: CtId, desired: &Limits, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let node = &observed.node;
-    let want = target::target(ct, &desired.limits, node);
+    let want = target::target(ct, desired, node);
     admit(ct, desired, observed, &want)?;
     let mut steps: Vec<_> =
         node.hierarchies.difference(&observed.made).map(|h| Step::Make(*h)).collect();
@@ -207,10 +201,6 @@ fn plan_ensure(ct: CtId, desired: &Desired, observed: &Observed) -> Result<Vec<S
     }
     steps.extend(plan_settings(observed, &want));
     steps.extend(plan_devices(observed));
-    let owner = desired.slot.base();
-    if delegates && observed.given_to != Some(owner) {
-        steps.push(Step::Give(owner));
-    }
     if observed.record.as_ref() != Some(desired) {
         steps.push(Step::Record(Box::new(desired.clone())));
     }
@@ -219,7 +209,7 @@ fn plan_ensure(ct: CtId, desired: &Desired, observed: &Observed) -> Result<Vec<S
 
 fn admit(
     ct: CtId,
-    desired: &Desired,
+    desired: &Limits,
     observed: &Observed,
     want: &BTreeMap<Setting, Value>,
 ) -> Result<(), Refusal> {
@@ -227,13 +217,13 @@ fn admit(
     let lacks = |field, feature, remedy| Err(Refusal::Lacks { field, feature, remedy });
     let kernel = "run a kernel with CONFIG_CFS_BANDWIDTH and the cpu controller mounted";
     let quota = node.has(Setting::CpuMax) || node.has(Setting::CpuQuota);
-    if desired.limits.cpu.is_some() && !quota {
+    if desired.cpu.is_some() && !quota {
         return lacks("cpu_millicpus", "processor quota", kernel);
     }
-    if desired.limits.cpus.is_some() && !quota && !node.has(Setting::Cpus) {
+    if desired.cpus.is_some() && !quota && !node.has(Setting::Cpus) {
         return lacks("cpus", "choice of processors", "mount the cpuset controller");
     }
-    if desired.limits.cpu_units.is_some() && !node.has(Setting::CpuWeight) {
+    if desired.cpu_units.is_some() && !node.has(Setting::CpuWeight) {
         return lacks("cpu_units", "processor weight", "mount the cpu controller");
     }
     // Version 2 kills processes until a lowered limit is kept, version 1 refuses to lower it.
@@ -244,7 +234,7 @@ fn admit(
             .is_some_and(|have| *have > Value::Level(Limit::Max(*limit)))
         && observed.populated
     {
-        let swap = desired.limits.limit_bytes(UbcResource::Swappages);
+        let swap = desired.limit_bytes(UbcResource::Swappages);
         let room = swap.map_or(node.swap_free, |swap| swap.0.min(node.swap_free));
         let used = observed.unreclaimable.saturating_sub(room);
         if used > *limit {

@@ -4,7 +4,7 @@ use proptest::collection::btree_set;
 use proptest::option;
 use proptest::prelude::*;
 use ves_proto::convert::Limits;
-use ves_types::{CpuLimit, IdSlot, UbcValue};
+use ves_types::{CpuLimit, UbcValue};
 
 use super::*;
 use crate::fake::{node_hybrid, node_v1, node_v2, nothing, perform, perform_shared, shared_fresh};
@@ -47,11 +47,6 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-fn desired() -> impl Strategy<Value = Desired> {
-    (limits(), 16u32..60)
-        .prop_map(|(limits, slot)| Desired { limits, slot: IdSlot::try_from(slot).expect("valid") })
-}
-
 fn node() -> impl Strategy<Value = Node> {
     let whole = prop_oneof![Just(node_v1()), Just(node_v2()), Just(node_hybrid())];
     let absent = btree_set(
@@ -74,7 +69,7 @@ fn node() -> impl Strategy<Value = Node> {
 fn state() -> impl Strategy<Value = Observed> {
     let cut = any::<proptest::sample::Index>();
     let meddled = option::of((any::<proptest::sample::Index>(), 1u64..3_000, 1u64..300_000));
-    (node(), option::of((desired(), cut)), meddled, any::<bool>()).prop_map(
+    (node(), option::of((limits(), cut)), meddled, any::<bool>()).prop_map(
         |(node, reached, meddled, devices)| {
             let mut state = nothing(&node);
             if let Some((desired, cut)) = reached {
@@ -110,8 +105,7 @@ fn state() -> impl Strategy<Value = Observed> {
 }
 
 /// The goal, said without the planner and without the mapping it uses.
-fn holds(desired: &Desired, o: &Observed) -> Result<(), String> {
-    let limits = &desired.limits;
+fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
     let number =
         |r: UbcResource| limits.ubc.get(&r).map_or(Limit::UNLIMITED_TEXT, |v| v.limit.to_wire());
     let bytes =
@@ -149,13 +143,13 @@ fn holds(desired: &Desired, o: &Observed) -> Result<(), String> {
         return Err(format!("only made in {:?}", o.made));
     }
     let v2 = o.node.hierarchies.contains(&Hierarchy::V2);
-    if v2 != o.payload || v2 && o.given_to != Some(desired.slot.get() * 65_536) {
-        return Err(format!("payload {} given to {:?}", o.payload, o.given_to));
+    if v2 != o.payload {
+        return Err(format!("payload {}", o.payload));
     }
     if o.node.devices && !matches!(&o.devices, Some(Devices::Only(r)) if r.len() == 11) {
         return Err(format!("devices are {:?}", o.devices));
     }
-    if o.record.as_ref() != Some(desired) {
+    if o.record.as_ref() != Some(limits) {
         return Err("not recorded".to_owned());
     }
     Ok(())
@@ -191,7 +185,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn goal_fixed_point_and_determinism(state in state(), desired in desired()) {
+    fn goal_fixed_point_and_determinism(state in state(), desired in limits()) {
         let Ok(steps) = plan(ct(), Some(&desired), &state) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -205,7 +199,7 @@ proptest! {
     }
 
     #[test]
-    fn crash_after_any_prefix(state in state(), desired in desired()) {
+    fn crash_after_any_prefix(state in state(), desired in limits()) {
         let Ok(steps) = plan(ct(), Some(&desired), &state) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -228,7 +222,7 @@ proptest! {
 
     /// No bound is ever absent or greater than both what it was and what it becomes.
     #[test]
-    fn safety(state in state(), desired in desired()) {
+    fn safety(state in state(), desired in limits()) {
         let Ok(steps) = plan(ct(), Some(&desired), &state) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -294,13 +288,12 @@ proptest! {
     }
 }
 
-fn reached(node: &Node, limits: Limits) -> (Observed, Desired) {
-    let desired = Desired { limits, slot: IdSlot::try_from(20).expect("valid") };
+fn reached(node: &Node, limits: &Limits) -> Observed {
     let mut state = nothing(node);
-    for step in plan(ct(), Some(&desired), &state).expect("planned") {
+    for step in plan(ct(), Some(limits), &state).expect("planned") {
         perform(&mut state, &step).expect("a plan's step");
     }
-    (state, desired)
+    state
 }
 
 fn ram_and_swap(ram: u64, swap: u64) -> Limits {
@@ -309,16 +302,15 @@ fn ram_and_swap(ram: u64, swap: u64) -> Limits {
     Limits { ubc: ubc.into(), ..Limits::default() }
 }
 
-fn shown(node: &Node, from: Limits, to: Limits) -> Vec<String> {
-    let (state, desired) = reached(node, from);
-    let steps = plan(ct(), Some(&Desired { limits: to, ..desired }), &state).expect("planned");
+fn shown(node: &Node, from: &Limits, to: &Limits) -> Vec<String> {
+    let steps = plan(ct(), Some(to), &reached(node, from)).expect("planned");
     steps.iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn the_memory_pair_grows_and_shrinks_in_order() {
     let v1 = node_v1();
-    let grow = shown(&v1, ram_and_swap(100, 10), ram_and_swap(200, 10));
+    let grow = shown(&v1, &ram_and_swap(100, 10), &ram_and_swap(200, 10));
     assert_eq!(
         grow,
         [
@@ -327,7 +319,7 @@ fn the_memory_pair_grows_and_shrinks_in_order() {
             "keep the limits that were reached",
         ]
     );
-    let shrink = shown(&v1, ram_and_swap(200, 10), ram_and_swap(100, 10));
+    let shrink = shown(&v1, &ram_and_swap(200, 10), &ram_and_swap(100, 10));
     assert_eq!(
         shrink,
         [
@@ -340,17 +332,15 @@ fn the_memory_pair_grows_and_shrinks_in_order() {
 
 #[test]
 fn lowering_memory_below_what_is_in_use_is_refused() {
-    let (mut state, mut desired) = reached(&node_v2(), ram_and_swap(1000, 0));
+    let mut state = reached(&node_v2(), &ram_and_swap(1000, 0));
     state.populated = true;
     state.unreclaimable = 500 * PAGE;
-    desired.limits = ram_and_swap(400, 0);
-    let refusal = plan(ct(), Some(&desired), &state).expect_err("processes would be killed");
+    let wish = |ram, swap, state: &Observed| plan(ct(), Some(&ram_and_swap(ram, swap)), state);
+    let refusal = wish(400, 0, &state).expect_err("processes would be killed");
     assert_eq!(refusal, Refusal::InUse { ct: ct(), used: 500 * PAGE, limit: 400 * PAGE });
-    desired.limits = ram_and_swap(600, 0);
-    assert!(plan(ct(), Some(&desired), &state).is_ok());
-    desired.limits = ram_and_swap(400, 200);
+    assert!(wish(600, 0, &state).is_ok());
     state.node.swap_free = 1 << 30;
-    assert!(plan(ct(), Some(&desired), &state).is_ok(), "swap takes the rest");
+    assert!(wish(400, 200, &state).is_ok(), "swap takes the rest");
 }
 
 #[test]
@@ -358,12 +348,9 @@ fn what_the_node_cannot_keep_is_refused_by_name() {
     let mut node = node_v2();
     node.settings.remove(&Setting::CpuMax);
     node.settings.remove(&Setting::CpuWeight);
-    let refused = |limits| {
-        let desired = Desired { limits, slot: IdSlot::try_from(20).expect("valid") };
-        match plan(ct(), Some(&desired), &nothing(&node)) {
-            Err(Refusal::Lacks { field, .. }) => Some(field),
-            _ => None,
-        }
+    let refused = |limits| match plan(ct(), Some(&limits), &nothing(&node)) {
+        Err(Refusal::Lacks { field, .. }) => Some(field),
+        _ => None,
     };
     let cpu = Some(CpuLimit { millicpus: 500 });
     assert_eq!(refused(Limits { cpu, ..Limits::default() }), Some("cpu_millicpus"));

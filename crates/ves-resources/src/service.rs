@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ves_daemon::{FenceStore, Locks};
 use ves_proto::Fault;
 use ves_proto::convert::{Fence, Limits};
-use ves_types::{CtId, Enforcement, Generation, IdSlot, UbcResource, UbcRow};
+use ves_types::{CtId, Enforcement, Generation, UbcResource, UbcRow};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::model::{Desired, Observed, Setting};
+use crate::model::{Observed, Setting};
 use crate::plan::{Step, plan, plan_shared};
 use crate::verdict::{self, Proof};
 use crate::{rows, target};
@@ -121,17 +121,16 @@ impl Service {
     ///
     /// # Errors
     /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
-    pub fn ensure(&self, fence: &Fence, limits: Limits, slot: IdSlot) -> Result<Group, Fault> {
+    pub fn ensure(&self, fence: &Fence, limits: &Limits) -> Result<Group, Fault> {
         let ct = fence.ct;
         let _held = self.inner.locks.hold(ct, "EnsureLimits")?;
         self.inner.fences.admit(fence)?;
-        let desired = Desired { limits, slot };
         let _stays = self.inner.shared.read().unwrap_or_else(PoisonError::into_inner);
         let mut tries = 0;
         loop {
             make_shared(&*self.inner.host, &self.inner.making).map_err(Error::Node)?;
             let observed = self.observe(ct)?;
-            let steps = plan(ct, Some(&desired), &observed).map_err(Error::Refused)?;
+            let steps = plan(ct, Some(limits), &observed).map_err(Error::Refused)?;
             if steps.is_empty() {
                 self.inner.fences.accept(fence)?;
                 return self.group_of(ct, &observed);
@@ -201,7 +200,7 @@ impl Service {
             let mut peaks = self.inner.peaks.lock().unwrap_or_else(PoisonError::into_inner);
             usage.remember(peaks.entry(ct).or_default());
         }
-        let wanted = observed.record.as_ref().map(|r| &r.limits);
+        let wanted = observed.record.as_ref();
         let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.proof);
         let generation =

@@ -40,10 +40,6 @@ fn fence(ct: u32, generation: u64) -> Fence {
     }
 }
 
-fn slot() -> IdSlot {
-    IdSlot::try_from(20).expect("valid")
-}
-
 fn limits(numproc: u64, ram: u64) -> Limits {
     let value = |n| UbcValue { barrier: Limit::Max(n), limit: Limit::Max(n) };
     let ubc = [(UbcResource::Numproc, value(numproc)), (UbcResource::Physpages, value(ram))];
@@ -54,13 +50,13 @@ fn limits(numproc: u64, ram: u64) -> Limits {
 fn the_life_of_limits_on_every_kind_of_machine() {
     for node in [node_v1(), node_v2(), node_hybrid()] {
         let rig = Rig::new(node);
-        let group = rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+        let group = rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
         assert_eq!(group.limits, limits(10, 100));
         assert_eq!((group.rows.len(), group.generation), (21, Generation(1)));
         let steps = rig.host.log().len();
-        rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("the same again");
+        rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("the same again");
         assert_eq!(rig.host.log().len(), steps, "nothing to do");
-        rig.service.ensure(&fence(7, 2), limits(20, 100), slot()).expect("changed");
+        rig.service.ensure(&fence(7, 2), &limits(20, 100)).expect("changed");
         assert_eq!(rig.host.log().len(), steps + 2, "one setting, and the record");
         assert_eq!(rig.service.groups().expect("listed").len(), 1);
         rig.service.remove(&fence(7, 3)).expect("removed");
@@ -74,8 +70,8 @@ fn the_life_of_limits_on_every_kind_of_machine() {
 #[test]
 fn old_decisions_are_refused() {
     let rig = Rig::new(node_hybrid());
-    rig.service.ensure(&fence(7, 5), limits(10, 100), slot()).expect("made");
-    let stale = rig.service.ensure(&fence(7, 4), limits(99, 100), slot()).map_err(|f| f.reason);
+    rig.service.ensure(&fence(7, 5), &limits(10, 100)).expect("made");
+    let stale = rig.service.ensure(&fence(7, 4), &limits(99, 100)).map_err(|f| f.reason);
     assert_eq!(stale, Err(Reason::StaleGeneration));
     assert_eq!(
         rig.service.remove(&fence(7, 4)).map_err(|f| f.reason),
@@ -92,14 +88,14 @@ fn a_failure_at_any_step_is_mended_by_the_same_call() {
             for skip in 0..80 {
                 let mut rig = Rig::new(node.clone());
                 rig.host.fail(skip, fault);
-                let ensure = rig.service.ensure(&fence(7, 1), limits(10, 100), slot());
+                let ensure = rig.service.ensure(&fence(7, 1), &limits(10, 100));
                 let Err(failed) = ensure else {
                     reached_the_end = true;
                     break;
                 };
                 assert_eq!(failed.reason, Reason::HostFailed, "{failed}");
                 rig.restart();
-                let group = rig.service.ensure(&fence(7, 1), limits(10, 100), slot());
+                let group = rig.service.ensure(&fence(7, 1), &limits(10, 100));
                 assert_eq!(group.expect("mended").limits, limits(10, 100));
                 rig.host.fail(skip % 5, fault);
                 // It fails or, with fewer steps than that, does not; both end well.
@@ -117,7 +113,7 @@ fn a_failure_at_any_step_is_mended_by_the_same_call() {
 fn limits_with_processes_stay() {
     let rig = Rig::new(node_hybrid());
     let ct = fence(7, 1).ct;
-    rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
     rig.host.populate(ct, true);
     let running = rig.service.remove(&fence(7, 2)).expect_err("populated");
     assert_eq!((running.reason, running.facts["ct"].as_str()), (Reason::Running, "7"));
@@ -130,7 +126,7 @@ fn limits_with_processes_stay() {
 fn a_restart_changes_nothing_and_meddling_shows() {
     let mut rig = Rig::new(node_v1());
     let ct = fence(7, 1).ct;
-    let before = rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    let before = rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
     let steps = rig.host.log().len();
     rig.restart();
     assert_eq!(rig.host.log().len(), steps);
@@ -142,7 +138,7 @@ fn a_restart_changes_nothing_and_meddling_shows() {
     let group = rig.service.group(ct).expect("there");
     assert_eq!(group.limits.limit(UbcResource::Numproc), Limit::Unlimited, "as the kernel has it");
     assert_eq!(group.rows[4].value.limit, Limit::Max(10), "as it was wanted");
-    rig.service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("mended");
+    rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("mended");
     assert_eq!(rig.service.group(ct).expect("there").limits, limits(10, 100));
 }
 
@@ -154,7 +150,7 @@ fn rows_say_what_was_proven_and_seen() {
     rig.host.set_proof(proof);
     let service = start(&rig.host, &rig.dir);
     let ct = fence(7, 1).ct;
-    service.ensure(&fence(7, 1), limits(10, 100), slot()).expect("made");
+    service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
     let counts = |n| Usage { counts: [(UbcResource::Numfile, Count::now(n))].into(), cpu_usec: 5 };
     rig.host.set_usage(ct, counts(30));
     service.group(ct).expect("there");

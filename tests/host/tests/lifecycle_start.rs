@@ -7,7 +7,7 @@
 
 mod lifecycle_support;
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
 use lifecycle_support::{Session, World, alive, needs};
@@ -137,6 +137,18 @@ fn created_waits_and_is_let_go_with_its_network_pinned() {
     let observed = world.ensure(Goal::Created, Some(world.script(OBEDIENT))).expect("created");
     let monitor = observed.monitor.expect("it waits");
     assert!(!monitor.running && alive(monitor.init_pid));
+    if let Some(payload) = world.payload() {
+        let owner = |name: &str| {
+            let meta = std::fs::metadata(payload.join(name)).expect("there");
+            (meta.uid(), meta.gid())
+        };
+        let base = world.slot.base();
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            assert_eq!(owner(name), (base, base), "{name}");
+        }
+        assert_eq!(owner("cgroup.max.depth"), (0, 0), "its limits are not its own");
+        assert_eq!(owner(".."), (0, 0));
+    }
     // What network does between the two phases.
     let netns = world.layout().ct_netns(world.ct);
     let netns = netns.to_str().expect("text");

@@ -24,7 +24,7 @@ use ves_proto::convert::{Fence, Limits};
 use ves_resources::exec::KernelHost;
 use ves_resources::fake::FakeHost;
 use ves_resources::host::Host;
-use ves_resources::model::{Desired, Observed};
+use ves_resources::model::Observed;
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::{Group, Service};
 use ves_types::layout::{self, CGROUP_PAYLOAD};
@@ -58,7 +58,7 @@ impl Rig {
         Fence { ct: self.ct(), generation: Generation(1), epoch: Epoch(1) }
     }
     fn ensure(&self, limits: &Limits) -> Group {
-        self.service.ensure(&self.fence(), limits.clone(), self.id.slot()).expect("limits hold")
+        self.service.ensure(&self.fence(), limits).expect("limits hold")
     }
     fn group(&self) -> Group {
         self.service.group(self.ct()).expect("it is there")
@@ -278,10 +278,7 @@ fn limits_change_under_a_running_process() {
     }
     let before = witness.memory();
     limits.ubc.insert(UbcResource::Physpages, both(1 << 12));
-    let refused = rig
-        .service
-        .ensure(&rig.fence(), limits.clone(), rig.id.slot())
-        .expect_err("24 MiB do not fit in 16");
+    let refused = rig.service.ensure(&rig.fence(), &limits).expect_err("24 MiB do not fit in 16");
     assert_eq!(refused.reason, Reason::NeedsRestart, "{refused}");
     assert_eq!(witness.memory(), before, "nothing changed");
     assert!(inside.alive(), "nobody was killed");
@@ -363,8 +360,7 @@ fn a_restart_reads_the_kernel_and_plans_nothing() {
     wait_until(PATIENCE, "it joined", || rig.processes().contains(&inside.0.id()));
     rig.restart();
     let observed = rig.observe();
-    let desired = Desired { limits: limits.clone(), slot: rig.id.slot() };
-    assert_eq!(plan(rig.ct(), Some(&desired), &observed), Ok(vec![]));
+    assert_eq!(plan(rig.ct(), Some(&limits), &observed), Ok(vec![]));
     assert_eq!(plan_shared(&rig.host.observe_shared().expect("observed")), vec![]);
     let after = rig.group();
     assert_eq!((after.limits.clone(), after.generation), (before.limits, before.generation));
@@ -482,7 +478,7 @@ fn kernel_and_fake_agree() {
     let none = ubc(&[(UbcResource::Numproc, 0), (UbcResource::Physpages, 0)]);
     for limits in [Limits::default(), whole.clone(), barrier, odd, none, whole] {
         let real = rig.ensure(&limits).limits;
-        let modelled = model.ensure(&rig.fence(), limits, rig.id.slot()).expect("modelled").limits;
+        let modelled = model.ensure(&rig.fence(), &limits).expect("modelled").limits;
         assert_eq!(real, modelled);
         assert_eq!(steady(rig.observe()), steady(fake.observe(rig.ct()).expect("modelled")));
     }
@@ -516,7 +512,7 @@ fn the_capabilities_are_enough_and_all_needed() {
                 let fault = |what: &'static str| move |f| format!("{what}: {f}");
                 let (_, service) = start(&rig.layout);
                 let limits = ubc(&[(UbcResource::Numproc, 20), (UbcResource::Physpages, 1 << 14)]);
-                service.ensure(&rig.fence(), limits, rig.id.slot()).map_err(fault("ensure"))?;
+                service.ensure(&rig.fence(), &limits).map_err(fault("ensure"))?;
                 hide_payload(&rig);
                 service.group(rig.ct()).map_err(fault("observe"))?;
                 service.remove(&rig.fence()).map_err(fault("remove"))

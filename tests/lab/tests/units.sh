@@ -15,7 +15,7 @@ while read -r unit most; do
     fi
 done <<'SCORES'
 ves-coordinatord 12
-ves-resourced 13
+ves-resourced 10
 ves-networkd 24
 ves-storaged 24
 ves-lifecycled 24
@@ -52,7 +52,7 @@ while read -r unit caps; do
     ok "$unit: capabilities ($caps), filter, namespaces, read-only system"
 done <<'UNITS'
 ves-coordinatord
-ves-resourced chown dac_override
+ves-resourced dac_override
 ves-networkd net_admin sys_admin
 ves-storaged sys_admin sys_chroot setuid setgid sys_resource
 ves-lifecycled sys_admin sys_chroot dac_override kill
@@ -111,7 +111,7 @@ while read -r unit denied; do
     ok "$unit: denied are $denied"
 done <<'PROBES'
 ves-coordinatord netlink packet module ptrace reboot clock setns userns utsns mount system config sysctl homes disk chown setuid kmsg
-ves-resourced inet inet6 netlink packet module ptrace reboot clock setns userns utsns mount system config sysctl homes disk setuid kmsg
+ves-resourced inet inet6 netlink packet module ptrace reboot clock setns userns utsns mount system config sysctl homes disk chown setuid kmsg
 ves-networkd inet inet6 packet module ptrace reboot clock userns utsns mount system config homes disk chown setuid kmsg
 ves-storaged inet inet6 netlink packet module ptrace reboot clock utsns system config sysctl homes disk kmsg
 ves-lifecycled inet inet6 netlink packet module ptrace reboot clock userns utsns mount system config sysctl homes disk chown setuid kmsg

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Failure;
 use super::{InitStep, Limited, ProcessLimit, Side, channel, dev, etc};
+use crate::cgroup;
 use crate::error::{Attempt, HostError};
 use crate::mount::{self, Change, FsContext, attr};
 use crate::namespace::{self, Child, Forked, How};
@@ -253,6 +254,10 @@ fn perform_outer(
             }
             Ok(())
         }
+        (InitStep::GiveGroup { owner }, _) => match &outer.unified {
+            Some(group) => cgroup::delegate(group, *owner),
+            None => no("a version 2 group"),
+        },
         (InitStep::MapIds { base, count }, Some(child)) => {
             namespace::map_ids(child.pid, *base, *count)
         }
@@ -407,6 +412,7 @@ impl Inner<'_> {
             | InitStep::TakeRoot(_)
             | InitStep::MakeDev { .. }
             | InitStep::OpenGroups { .. }
+            | InitStep::GiveGroup { .. }
             | InitStep::Clone { .. }
             | InitStep::MapIds { .. }
             | InitStep::ResetOom

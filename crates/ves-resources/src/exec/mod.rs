@@ -11,7 +11,6 @@ mod selftest;
 mod usage;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use ves_types::CtId;
 use ves_types::layout::{self, CGROUP_PAYLOAD, CGROUP_ROOT};
 
 use crate::host::Host;
-use crate::model::{Cpusets, Desired, Hierarchy, Home, Node, Observed, Setting, Shared};
+use crate::model::{self, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared};
 use crate::observe::{self, Files};
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
@@ -29,9 +28,6 @@ use crate::verdict::Proof;
 
 /// The largest record we wrote.
 const RECORD: u64 = 64 << 10;
-
-/// The files of a delegated group that belong to whom it was given, beside its directory.
-const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
 
 /// A node's control groups in its kernel, and the limits that were reached in a directory.
 #[derive(Debug)]
@@ -213,21 +209,6 @@ impl KernelHost {
         Ok(false)
     }
 
-    /// To whom the delegated group belongs, where its directory and files agree.
-    fn given_to(&self, payload: &Path) -> Result<Option<u32>, HostError> {
-        let mut owners = BTreeSet::new();
-        let files = DELEGATED.iter().map(|name| payload.join(name));
-        for path in std::iter::once(payload.to_owned()).chain(files) {
-            let meta = match std::fs::metadata(&path) {
-                // Removed meanwhile.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                other => other.attempt(|| format!("look at {}", path.display()))?,
-            };
-            owners.extend([meta.uid(), meta.gid()]);
-        }
-        Ok(owners.first().filter(|_| owners.len() == 1).copied())
-    }
-
     fn control(&self, ct: CtId, file: &str, value: &str) -> Result<(), HostError> {
         let (_, mount) = self.home(Controller::Devices).ok_or_else(|| HostError::Lacks {
             feature: "device control".to_owned(),
@@ -267,7 +248,7 @@ impl Host for KernelHost {
     fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError> {
         let cpuset = |file: &str, set| {
             let dir = self.mount_of(Controller::Cpuset)?.join(CGROUP_ROOT);
-            cgroup::write(&dir.join(file), &crate::model::render_list(set))
+            cgroup::write(&dir.join(file), &model::render_list(set))
         };
         match step {
             SharedStep::Make(h) => cgroup::make(&self.mount(*h)?.join(CGROUP_ROOT)),
@@ -312,11 +293,6 @@ impl Host for KernelHost {
                 .map(|text| observe::parse_devices(&text)),
             None => None,
         };
-        let payload = self.payload(ct).filter(|p| p.is_dir());
-        let given_to = match &payload {
-            Some(path) => self.given_to(path)?,
-            None => None,
-        };
         let memory = self.home(Controller::Memory).map(|(home, _)| home);
         let unreclaimable = match memory {
             Some(home) => {
@@ -327,7 +303,7 @@ impl Host for KernelHost {
         };
         let path = self.record(ct);
         let record = file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
-            let record = Desired::from_json(&bytes);
+            let record = model::read_record(&bytes);
             if record.is_none() {
                 tracing::warn!(record = %path.display(), "cannot understand the record, ignoring");
             }
@@ -336,8 +312,7 @@ impl Host for KernelHost {
         Ok(Observed {
             node,
             made,
-            payload: payload.is_some(),
-            given_to,
+            payload: self.payload(ct).is_some_and(|p| p.is_dir()),
             hands_on: self.hands_on(&group)?,
             settings,
             devices,
@@ -364,17 +339,10 @@ impl Host for KernelHost {
             Step::DenyDevices => self.control(ct, "devices.deny", "a"),
             Step::AllowDevice(rule) => self.control(ct, "devices.allow", &rule.0),
             Step::DenyDevice(rule) => self.control(ct, "devices.deny", &rule.0),
-            Step::Give(id) => {
-                let payload = self.need_payload(ct)?;
-                for name in DELEGATED {
-                    cgroup::give(&payload.join(name), *id)?;
-                }
-                cgroup::give(&payload, *id)
-            }
-            Step::Record(desired) => {
+            Step::Record(limits) => {
                 let dir = &self.records;
                 std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
-                file::write_atomic(&self.record(ct), &desired.to_json())
+                file::write_atomic(&self.record(ct), &model::write_record(limits))
             }
             Step::RemovePayload => cgroup::remove(&self.need_payload(ct)?),
             Step::Remove(h) => cgroup::remove(&self.mount(*h)?.join(&group)),

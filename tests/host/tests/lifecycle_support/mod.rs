@@ -147,14 +147,15 @@ impl World {
                 }
             }
         }
-        if let Some(v2) = &self.hierarchies.v2 {
-            let payload = v2.mount.join(layout::cgroup(self.ct)).join(CGROUP_PAYLOAD);
+        if let Some(payload) = self.payload() {
             cgroup::make(&payload).expect("a payload group");
-            cgroup::give(&payload, self.slot.base()).expect("given");
-            for name in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-                cgroup::give(&payload.join(name), self.slot.base()).expect("given");
-            }
         }
+    }
+
+    /// The group that is the container's own, on a machine with version 2.
+    pub(crate) fn payload(&self) -> Option<PathBuf> {
+        let v2 = self.hierarchies.v2.as_ref()?;
+        Some(v2.mount.join(layout::cgroup(self.ct)).join(CGROUP_PAYLOAD))
     }
 
     fn clear_groups(&self) {
