@@ -5,7 +5,7 @@
 //! coordinator; the container and its console stay.
 
 use tokio_stream::{Stream, StreamExt};
-use tonic::Streaming;
+use tonic::{Response, Status, Streaming};
 use ves_proto::{Fault, Reason, coordinator as pb, lifecycle};
 use ves_types::CtId;
 
@@ -21,17 +21,6 @@ async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
     message.ok_or_else(|| Fault::missing("the first message"))
 }
 
-/// What comes after the first message. A caller that breaks off ends its side of the session.
-fn rest<T: Send + 'static, U>(
-    stream: Streaming<T>,
-    each: impl FnMut(T) -> Option<U> + Send + 'static,
-) -> impl Stream<Item = U> + Send + 'static
-where
-    U: Send + 'static,
-{
-    stream.map_while(Result::ok).filter_map(each)
-}
-
 fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
     let seen = coordinator.sight().of(record.id).process.phase;
     if record.run != RunState::Running && seen == Phase::Absent {
@@ -40,9 +29,33 @@ fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
     Ok(record.id)
 }
 
-fn no_start() -> Fault {
-    let message = "the first message of a session says what to start";
-    Fault::new(Reason::MissingField, message).fact("field", "start")
+/// What lifecycle is told, in a session that a caller has begun with one request and goes on with
+/// `rest`. Whatever id a request to start has, `for_ct` makes it be about the session's container;
+/// it is false for other requests. A caller that breaks off ends its side of the session.
+fn requests<T: Send + 'static>(
+    begin: Option<T>,
+    rest: impl Stream<Item = T> + Send + 'static,
+    for_ct: impl Fn(&mut T) -> bool + Send + 'static,
+) -> Result<impl Stream<Item = T> + Send + 'static, Fault> {
+    let start = begin.and_then(|mut request| for_ct(&mut request).then_some(request));
+    let start = start.ok_or_else(|| {
+        let message = "the first message of a session says what to start";
+        Fault::new(Reason::MissingField, message).fact("field", "start")
+    })?;
+    let rest = rest.map(move |mut request| {
+        for_ct(&mut request);
+        request
+    });
+    Ok(tokio_stream::once(start).chain(rest))
+}
+
+/// What lifecycle answers, as the caller hears it.
+fn answers<T: Send + 'static>(
+    opened: Result<Response<Streaming<T>>, Status>,
+) -> Result<Answers<T>, Fault> {
+    let fault = |status| fault_of("lifecycle", &status);
+    let answers = opened.map_err(fault)?.into_inner();
+    Ok(Box::pin(answers.map(move |message| message.map_err(|s| fault(s).into()))))
 }
 
 pub(super) async fn exec(
@@ -52,22 +65,13 @@ pub(super) async fn exec(
     use lifecycle::exec_request::Part;
     let begin = first(&mut stream).await?;
     let ct = must_run(coordinator, &*coordinator.resolve(&begin.ct)?)?;
-    // Whatever id the caller wrote there: this session is about this container.
-    let for_ct = move |request: Option<lifecycle::ExecRequest>| {
-        let mut request = request?;
-        if let Some(Part::Start(start)) = &mut request.part {
-            start.ct = ct.get();
-        }
-        Some(request)
-    };
-    let start = for_ct(begin.request)
-        .filter(|r| matches!(r.part, Some(Part::Start(_))))
-        .ok_or_else(no_start)?;
-    let outgoing =
-        tokio_stream::once(start).chain(rest(stream, move |message| for_ct(message.request)));
-    let answer = coordinator.peers().lifecycle.clone().exec(outgoing).await;
-    let answers = answer.map_err(|s| fault_of("lifecycle", &s))?.into_inner();
-    Ok(Box::pin(answers.map(|m| m.map_err(|s| fault_of("lifecycle", &s).into()))))
+    let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
+    let requests = requests(begin.request, rest, move |request| {
+        let Some(Part::Start(start)) = &mut request.part else { return false };
+        start.ct = ct.get();
+        true
+    })?;
+    answers(coordinator.peers().lifecycle.clone().exec(requests).await)
 }
 
 pub(super) async fn console(
@@ -78,19 +82,11 @@ pub(super) async fn console(
     let begin = first(&mut stream).await?;
     // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
     let ct = coordinator.resolve(&begin.ct)?.id;
-    let for_ct = move |request: Option<lifecycle::ConsoleRequest>| {
-        let mut request = request?;
-        if let Some(Part::Start(start)) = &mut request.part {
-            start.ct = ct.get();
-        }
-        Some(request)
-    };
-    let start = for_ct(begin.request)
-        .filter(|r| matches!(r.part, Some(Part::Start(_))))
-        .ok_or_else(no_start)?;
-    let outgoing =
-        tokio_stream::once(start).chain(rest(stream, move |message| for_ct(message.request)));
-    let answer = coordinator.peers().lifecycle.clone().console(outgoing).await;
-    let answers = answer.map_err(|s| fault_of("lifecycle", &s))?.into_inner();
-    Ok(Box::pin(answers.map(|m| m.map_err(|s| fault_of("lifecycle", &s).into()))))
+    let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
+    let requests = requests(begin.request, rest, move |request| {
+        let Some(Part::Start(start)) = &mut request.part else { return false };
+        start.ct = ct.get();
+        true
+    })?;
+    answers(coordinator.peers().lifecycle.clone().console(requests).await)
 }
