@@ -130,22 +130,16 @@ pub fn destroy(record: &Record, phase: Phase) -> Result<Action, Fault> {
     Ok(Action::Destroy)
 }
 
-/// snapshot, or snapshot-delete.
+/// snapshot, snapshot-switch, or snapshot-delete.
 ///
 /// # Errors
-/// `BUSY` while it is being created, `CONTAINER_UNKNOWN` while it goes.
-pub fn snapshot(record: &Record, action: Action) -> Result<Action, Fault> {
+/// `BUSY` while it is being created, `CONTAINER_UNKNOWN` while it goes; of a switch, `RUNNING` and
+/// `MOUNTED`.
+pub fn snapshot(record: &Record, phase: Phase, action: Action) -> Result<Action, Fault> {
     must_exist(record)?;
-    Ok(action)
-}
-
-/// snapshot-switch.
-///
-/// # Errors
-/// `RUNNING`, `MOUNTED`.
-pub fn snapshot_switch(record: &Record, phase: Phase, action: Action) -> Result<Action, Fault> {
-    must_exist(record)?;
-    must_be_stopped(record, phase)?;
+    if matches!(action, Action::SnapshotSwitch { .. }) {
+        must_be_stopped(record, phase)?;
+    }
     Ok(action)
 }
 

@@ -10,55 +10,28 @@ use crate::driver::snapshot_unknown;
 use crate::model::Action;
 use crate::service::{Caller, Coordinator};
 
-impl Coordinator {
-    /// Begins to take a snapshot.
-    ///
-    /// # Errors
-    /// As [`Self::begin`].
-    pub async fn take_snapshot(
-        &self,
-        caller: Caller,
-        ct: String,
-        name: Option<SnapshotName>,
-        dry_run: bool,
-    ) -> Result<pb::Operation, Fault> {
-        // Chosen once: whoever goes on with the operation takes the same one.
-        let id = SnapshotId::from(uuid::Uuid::now_v7().as_u128());
-        let action = Action::Snapshot { id, name };
-        self.begin(caller, ct, dry_run, move |record, _| admit::snapshot(record, action)).await
-    }
+/// Takes a snapshot. Its id is chosen once: whoever goes on with the operation takes the same one.
+pub fn taking(name: Option<SnapshotName>) -> Action {
+    Action::Snapshot { id: SnapshotId::from(uuid::Uuid::now_v7().as_u128()), name }
+}
 
-    /// Begins to put a disk back.
+impl Coordinator {
+    /// Begins to take a snapshot, to put a disk back to one, or to delete one.
     ///
     /// # Errors
     /// `SNAPSHOT_UNKNOWN`, `RUNNING`, `MOUNTED`, or as [`Self::begin`].
-    pub async fn switch_snapshot(
+    pub async fn begin_snapshot(
         &self,
         caller: Caller,
         ct: String,
-        id: SnapshotId,
         dry_run: bool,
+        action: Action,
     ) -> Result<pb::Operation, Fault> {
-        self.snapshot_is_there(&caller, &ct, id).await?;
-        let action = Action::SnapshotSwitch { id };
-        let admit = move |record: &_, phase| admit::snapshot_switch(record, phase, action);
+        if let Action::SnapshotSwitch { id } | Action::SnapshotDelete { id } = action {
+            self.snapshot_is_there(&caller, &ct, id).await?;
+        }
+        let admit = move |record: &_, phase| admit::snapshot(record, phase, action);
         self.begin(caller, ct, dry_run, admit).await
-    }
-
-    /// Begins to delete a snapshot.
-    ///
-    /// # Errors
-    /// `SNAPSHOT_UNKNOWN`, or as [`Self::begin`].
-    pub async fn delete_snapshot(
-        &self,
-        caller: Caller,
-        ct: String,
-        id: SnapshotId,
-        dry_run: bool,
-    ) -> Result<pb::Operation, Fault> {
-        self.snapshot_is_there(&caller, &ct, id).await?;
-        let action = Action::SnapshotDelete { id };
-        self.begin(caller, ct, dry_run, move |record, _| admit::snapshot(record, action)).await
     }
 
     /// The snapshots of a container, oldest first.

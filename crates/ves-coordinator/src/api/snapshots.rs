@@ -6,6 +6,8 @@ use ves_proto::coordinator as pb;
 use ves_proto::coordinator::snapshot_service_server::SnapshotService;
 
 use super::{Api, caller};
+use crate::model::Action;
+use crate::snapshot::taking;
 
 #[tonic::async_trait]
 impl SnapshotService for Api {
@@ -15,8 +17,8 @@ impl SnapshotService for Api {
     ) -> Result<Response<pb::Operation>, Status> {
         let caller = caller(&request, |r| &r.request_id);
         let pb::CreateSnapshotRequest { ct, name, request_id: _, dry_run } = request.into_inner();
-        let name = parse_snapshot_name(&name)?;
-        Ok(Response::new(self.0.take_snapshot(caller, ct, name, dry_run).await?))
+        let action = taking(parse_snapshot_name(&name)?);
+        Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 
     async fn list_snapshots(
@@ -34,8 +36,8 @@ impl SnapshotService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let pb::SwitchSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
-        let id = parse_snapshot_id("snapshot", &snapshot)?;
-        Ok(Response::new(self.0.switch_snapshot(caller, ct, id, dry_run).await?))
+        let action = Action::SnapshotSwitch { id: parse_snapshot_id("snapshot", &snapshot)? };
+        Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 
     async fn delete_snapshot(
@@ -45,7 +47,7 @@ impl SnapshotService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let pb::DeleteSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
-        let id = parse_snapshot_id("snapshot", &snapshot)?;
-        Ok(Response::new(self.0.delete_snapshot(caller, ct, id, dry_run).await?))
+        let action = Action::SnapshotDelete { id: parse_snapshot_id("snapshot", &snapshot)? };
+        Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 }
