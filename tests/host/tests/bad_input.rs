@@ -95,8 +95,7 @@ fn status(node: &TestNode, ct: CtId) -> String {
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("busybox", &rootfs());
+    let node = TestNode::start().with_template("busybox", &rootfs());
     let (up, down, new) = (node.ct(), node.ct(), node.ct());
     let (address, name) = (node::ipv4(up), format!("n{up}"));
     node.ok(&format!(
@@ -221,8 +220,7 @@ fn archive(file: &Path, name: &str, kind: tar::EntryType, link: &str) -> PathBuf
 #[test]
 fn hostile_archives_and_a_full_pool_leave_nothing() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("busybox", &rootfs());
+    let node = TestNode::start().with_template("busybox", &rootfs());
     let (ct, first) = (node.ct(), node.ct());
     node.ok(&format!("create {first} --ostemplate busybox --diskspace 3G"));
     let before = Before::of(&node);
@@ -271,8 +269,7 @@ fn hostile_archives_and_a_full_pool_leave_nothing() {
 #[test]
 fn containers_that_misbehave_harm_only_themselves() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("busybox", &rootfs());
+    let node = TestNode::start().with_template("busybox", &rootfs());
     let (exits, stubborn, bomb) = (node.ct(), node.ct(), node.ct());
     for (ct, hostname) in [(exits, "exits"), (stubborn, "stubborn"), (bomb, "bomb")] {
         node.ok(&format!(

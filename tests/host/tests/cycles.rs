@@ -17,8 +17,7 @@ const WARM_UP: usize = 3;
 fn two_hundred_lives_leave_nothing() {
     need!(node::node());
     let cycles = std::env::var("VES_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(CYCLES);
-    let node = TestNode::start();
-    node.template("busybox", &Rootfs::busybox());
+    let node = TestNode::start().with_template("busybox", &Rootfs::busybox());
     let ct = node.ct();
     let (v4, v6) = (node::ipv4(ct), node::ipv6(ct));
     let live = || {

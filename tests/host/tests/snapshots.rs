@@ -54,8 +54,7 @@ fn files(node: &TestNode) -> Vec<PathBuf> {
 #[test]
 fn what_was_comes_back_and_destroy_leaves_nothing() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("plain", &Rootfs::busybox());
+    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
     let ct = node.ct();
     node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
     node.ok(&format!("start {ct}"));
@@ -112,8 +111,7 @@ fn what_was_comes_back_and_destroy_leaves_nothing() {
 #[test]
 fn storage_killed_in_the_middle_leaves_only_what_was_asked_for() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("plain", &Rootfs::busybox());
+    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
     let ct = node.ct();
     node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
     node.ok(&format!("start {ct}"));

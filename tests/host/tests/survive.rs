@@ -36,8 +36,7 @@ fn web_rootfs() -> Rootfs {
 #[test]
 fn daemons_die_under_traffic_and_nobody_notices() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("web", &web_rootfs());
+    let node = TestNode::start().with_template("web", &web_rootfs());
     let ct = node.ct();
     let addresses: [IpAddr; 2] = [node::ipv4(ct).into(), node::ipv6(ct).into()];
     node.ok(&format!(
@@ -85,8 +84,7 @@ fn daemons_die_under_traffic_and_nobody_notices() {
 #[test]
 fn programs_are_replaced_under_traffic_and_nobody_notices() {
     need!(node::node());
-    let node = TestNode::start_from_copies();
-    node.template("web", &web_rootfs());
+    let node = TestNode::start_from_copies().with_template("web", &web_rootfs());
     let ct = node.ct();
     let address: IpAddr = node::ipv4(ct).into();
     node.ok(&format!(
@@ -127,8 +125,7 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
 #[test]
 fn work_that_a_crash_interrupts_is_finished() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("web", &web_rootfs());
+    let node = TestNode::start().with_template("web", &web_rootfs());
     for service in Service::ALL {
         // A little later each time, so that the crash falls into different steps.
         for pause in [0, 15, 40, 90] {

@@ -14,8 +14,8 @@ const DAEMONS: [&str; 5] =
 async fn an_operation_is_one_trace_and_daemons_report() {
     need!(node::node());
     let otlp = Otlp::start().await;
-    let node = TestNode::start_with(&format!("[telemetry]\notlp_endpoint = '{}'", otlp.endpoint()));
-    node.template("telemetry", &Rootfs::busybox());
+    let node = TestNode::start_with(&format!("[telemetry]\notlp_endpoint = '{}'", otlp.endpoint()))
+        .with_template("telemetry", &Rootfs::busybox());
     let ct = node.ct();
     let address = node::ipv4(ct);
     node.ok(&format!("create {ct} --ostemplate telemetry --ipadd {address} --diskspace 256M"));

@@ -53,8 +53,7 @@ fn runs(node: &TestNode, ct: CtId) -> bool {
 #[test]
 fn a_running_container_is_changed_without_disturbing_it() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("web", &rootfs());
+    let node = TestNode::start().with_template("web", &rootfs());
     let (ct, spare) = (node.ct(), node.ct());
     let (stays, comes): (Ipv4Addr, Ipv4Addr) = (node::ipv4(ct), node::ipv4(spare));
     node.ok(&format!(
@@ -105,8 +104,7 @@ fn a_running_container_is_changed_without_disturbing_it() {
 #[test]
 fn sessions_lists_and_templates() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("web", &rootfs());
+    let node = TestNode::start().with_template("web", &rootfs());
     let (ct, copy) = (node.ct(), node.ct());
     node.ok(&format!("create {ct} --ostemplate web --hostname one --diskspace 128M --numproc 60"));
 
@@ -202,8 +200,7 @@ fn sessions_lists_and_templates() {
 #[test]
 fn reboot_and_halt_from_inside_are_honoured() {
     need!(node::node());
-    let node = TestNode::start();
-    node.template("web", &rootfs());
+    let node = TestNode::start().with_template("web", &rootfs());
     let ct = node.ct();
     node.ok(&format!("create {ct} --ostemplate web --diskspace 128M --numproc 60"));
     node.ok(&format!("start {ct}"));

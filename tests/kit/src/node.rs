@@ -172,14 +172,16 @@ impl TestNode {
         said
     }
 
-    /// Imports a root file system as a template.
+    /// With a root file system as a template.
     ///
     /// # Panics
-    /// When that fails.
+    /// When that cannot be imported.
+    #[must_use]
     #[track_caller]
-    pub fn template(&self, name: &str, rootfs: &Rootfs) {
+    pub fn with_template(self, name: &str, rootfs: &Rootfs) -> Self {
         let archive = rootfs.tar(&self.dir().join(format!("{name}.tar.gz")));
         self.ok(&format!("template import {} --name {name}", archive.display()));
+        self
     }
 
     /// Whether a line of the inventory is about this node or a container of it.
