@@ -23,20 +23,10 @@ const ROUNDS: usize = 3;
 /// So many answers must come while a daemon is dead.
 const ANSWERS: u64 = 20;
 
-/// A busybox whose init keeps a web server running.
-fn web_rootfs() -> Rootfs {
-    let rootfs = Rootfs::busybox();
-    let inittab = rootfs.dir().join("etc/inittab");
-    let text = std::fs::read_to_string(&inittab).expect("it has one");
-    let server = "::respawn:/bin/httpd -f -p 80 -h /srv/www\n";
-    std::fs::write(inittab, text + server).expect("writable");
-    rootfs
-}
-
 #[test]
 fn daemons_die_under_traffic_and_nobody_notices() {
     need!(node::node());
-    let node = TestNode::start().with_template("web", &web_rootfs());
+    let node = TestNode::start().with_template("web", &Rootfs::web());
     let ct = node.ct();
     let addresses: [IpAddr; 2] = [node::ipv4(ct).into(), node::ipv6(ct).into()];
     node.ok(&format!(
@@ -84,7 +74,7 @@ fn daemons_die_under_traffic_and_nobody_notices() {
 #[test]
 fn programs_are_replaced_under_traffic_and_nobody_notices() {
     need!(node::node());
-    let node = TestNode::start_from_copies().with_template("web", &web_rootfs());
+    let node = TestNode::start_from_copies().with_template("web", &Rootfs::web());
     let ct = node.ct();
     let address: IpAddr = node::ipv4(ct).into();
     node.ok(&format!(
@@ -125,7 +115,7 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
 #[test]
 fn work_that_a_crash_interrupts_is_finished() {
     need!(node::node());
-    let node = TestNode::start().with_template("web", &web_rootfs());
+    let node = TestNode::start().with_template("web", &Rootfs::web());
     for service in Service::ALL {
         // A little later each time, so that the crash falls into different steps.
         for pause in [0, 15, 40, 90] {

@@ -17,14 +17,11 @@ use ves_types::CtId;
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A busybox whose init keeps a web server running and says hello on the console.
+/// A web server that says hello on the console.
 fn rootfs() -> Rootfs {
-    let rootfs = Rootfs::busybox();
-    let dir = rootfs.dir().join("etc");
-    let text = std::fs::read_to_string(dir.join("inittab")).expect("it has one");
-    let server = "::respawn:/bin/httpd -f -p 80 -h /srv/www\n";
-    std::fs::write(dir.join("inittab"), text + server).expect("writable");
-    std::fs::write(dir.join("rc"), "echo hello on the console >/dev/console\n").expect("writable");
+    let rootfs = Rootfs::web();
+    let hello = "echo hello on the console >/dev/console\n";
+    std::fs::write(rootfs.dir().join("etc/rc"), hello).expect("writable");
     rootfs
 }
 

@@ -66,6 +66,19 @@ impl Rootfs {
         run("chmod", &["1777", &format!("{text}/tmp"), &format!("{text}/var/tmp")]);
         Self { dir }
     }
+    /// The same with an init that keeps the web server running.
+    ///
+    /// # Panics
+    /// As [`Self::busybox`].
+    #[track_caller]
+    pub fn web() -> Self {
+        let rootfs = Self::busybox();
+        let inittab = rootfs.dir().join("etc/inittab");
+        let text = std::fs::read_to_string(&inittab).expect("it has one");
+        let server = "::respawn:/bin/httpd -f -p 80 -h /srv/www\n";
+        std::fs::write(inittab, text + server).expect("writable");
+        rootfs
+    }
     /// The tree, to add files to.
     pub fn dir(&self) -> &Path {
         self.dir.path()
