@@ -19,6 +19,15 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
+/// A container that runs, on a node of its own.
+fn running() -> (TestNode, CtId) {
+    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
+    let ct = node.ct();
+    node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
+    node.ok(&format!("start {ct}"));
+    (node, ct)
+}
+
 #[track_caller]
 fn snapshots(node: &TestNode, ct: CtId) -> Vec<Value> {
     json(&node.ok(&format!("snapshot-list {ct} -o json"))).as_array().expect("a list").clone()
@@ -54,10 +63,7 @@ fn files(node: &TestNode) -> Vec<PathBuf> {
 #[test]
 fn what_was_comes_back_and_destroy_leaves_nothing() {
     need!(node::node());
-    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
-    let ct = node.ct();
-    node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
-    node.ok(&format!("start {ct}"));
+    let (node, ct) = running();
     let write = |text: &str| shell(&node, ct, &format!("echo {text} > /etc/mark"));
     let read = || shell(&node, ct, "cat /etc/mark");
     write("one");
@@ -111,10 +117,7 @@ fn what_was_comes_back_and_destroy_leaves_nothing() {
 #[test]
 fn storage_killed_in_the_middle_leaves_only_what_was_asked_for() {
     need!(node::node());
-    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
-    let ct = node.ct();
-    node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
-    node.ok(&format!("start {ct}"));
+    let (node, ct) = running();
     let mut ids = Vec::new();
     for round in 0..12_u64 {
         shell(&node, ct, &format!("head -c 4194304 /dev/urandom > /etc/mark{round}"));
