@@ -308,7 +308,7 @@ fn containers_that_misbehave_harm_only_themselves() {
     let mut wrong = String::new();
     let mut err = stop.child().stderr.take().expect("piped");
     std::io::Read::read_to_string(&mut err, &mut wrong).expect("readable");
-    assert!(stop.child().wait().expect("it ends").success(), "{said}{wrong}");
+    assert!(stop.wait().success(), "{said}{wrong}");
     let told = node.ok("operation list -o json");
     assert!(told.contains("did not stop in time and was killed"), "{told}");
     assert_eq!(status(&node, stubborn), format!("CTID {stubborn} exist unmounted down"));

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
 use ves_daemon::FenceStore;
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
-use ves_kit::{TestId, TestLayout, need, wait_until};
+use ves_kit::{Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
 use ves_proto::convert::{Fence, Limits};
 use ves_resources::exec::KernelHost;
@@ -71,13 +71,13 @@ impl Rig {
         h.mount.join(layout::cgroup(self.ct()))
     }
     /// Starts a shell that joins all groups, then does this.
-    fn shell(&self, then: &str) -> Inside {
+    fn shell(&self, then: &str) -> Proc {
         let files = self.host.hierarchies().procs_files(&layout::cgroup(self.ct()), CGROUP_PAYLOAD);
         let script = format!("for f do echo $$ >\"$f\" || exit 99; done; {then}");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script, "sh"]).args(files);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Inside(command.spawn().expect("a shell starts"))
+        Proc::spawn(command)
     }
     fn processes(&self) -> Vec<u32> {
         self.dirs().iter().flat_map(|d| cgroup::processes(d).expect("read")).collect()
@@ -119,36 +119,6 @@ fn kill(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {
         // It may have gone by itself.
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
-    }
-}
-
-/// A file, until this goes.
-struct Undo(PathBuf);
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        // It may not have been made.
-        fs::remove_file(&self.0).ok();
-    }
-}
-
-/// A process in the groups; killed when dropped.
-struct Inside(Child);
-
-impl Inside {
-    fn status(mut self) -> std::process::ExitStatus {
-        self.0.wait().expect("waited for")
-    }
-    fn alive(&mut self) -> bool {
-        self.0.try_wait().expect("looked at").is_none()
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // Both fail only where it has ended by itself.
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }
 
@@ -198,7 +168,7 @@ fn numproc_bites_a_fork_bomb() {
     assert_eq!(row(&group, UbcResource::Numproc).enforcement, Enforcement::Hard);
     // At most 2^8 processes even if nothing held it.
     let bomb = "f() { [ $1 -gt 0 ] && { f $(($1-1)) & f $(($1-1)) & wait; }; }; f 7";
-    rig.shell(bomb).status();
+    rig.shell(bomb).wait();
     let row = row(&rig.group(), UbcResource::Numproc);
     assert!(row.maxheld <= 16 && row.maxheld > 4, "{row:?}");
     assert!(row.failcnt > 0, "{row:?}");
@@ -213,10 +183,10 @@ fn ram_bites_and_is_counted() {
     let limits = ubc(&[(UbcResource::Physpages, megabytes(16)), (UbcResource::Swappages, 0)]);
     rig.ensure(&limits);
     let fits = "exec dd if=/dev/zero of=/dev/null bs=4M count=1 status=none";
-    assert!(rig.shell(fits).status().success());
+    assert!(rig.shell(fits).wait().success());
     assert_eq!(row(&rig.group(), UbcResource::Physpages).failcnt, 0);
     let exceeds = "exec dd if=/dev/zero of=/dev/null bs=64M count=1 status=none";
-    assert!(!rig.shell(exceeds).status().success());
+    assert!(!rig.shell(exceeds).wait().success());
     let row = row(&rig.group(), UbcResource::Physpages);
     assert!(
         row.failcnt > 0 && row.maxheld <= megabytes(16) && row.maxheld > megabytes(8),
@@ -260,8 +230,8 @@ fn limits_change_under_a_running_process() {
     assert_eq!(witness.cpu(), (512, 150_000));
 
     // Holds 24 MiB of shared memory.
-    let file = Undo(PathBuf::from(format!("/dev/shm/ves-test-{}", rig.ct())));
-    let path = file.0.display();
+    let path = format!("/dev/shm/ves-test-{}", rig.ct());
+    let _undo = Undo::by("rm", &["-f", &path]);
     let hold = format!("dd if=/dev/zero of={path} bs=1M count=24 status=none; exec sleep 600");
     let mut inside = rig.shell(&hold);
     wait_until(PATIENCE, "the process holds its memory", || {
@@ -285,7 +255,7 @@ fn limits_change_under_a_running_process() {
 
     limits = Limits { cpus: Some(1), ..Limits::default() };
     rig.ensure(&limits);
-    let status = fs::read_to_string(format!("/proc/{}/status", inside.0.id())).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{}/status", inside.id())).expect("it runs");
     let allowed = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
     let allowed = allowed.expect("a line of status").trim().to_owned();
     assert!(allowed.parse::<u32>().is_ok(), "one processor, not {allowed}");
@@ -298,7 +268,7 @@ fn removal_waits_for_processes_and_leaves_nothing() {
     let rig = Rig::new();
     rig.ensure(&ubc(&[(UbcResource::Numproc, 20)]));
     let inside = rig.shell("exec sleep 600");
-    wait_until(PATIENCE, "it joined", || rig.processes().contains(&inside.0.id()));
+    wait_until(PATIENCE, "it joined", || rig.processes().contains(&inside.id()));
     let running = rig.service.remove(&rig.fence()).expect_err("a process is inside");
     assert_eq!(running.reason, Reason::Running);
     assert_eq!(rig.dirs().iter().filter(|d| d.is_dir()).count(), rig.dirs().len());
@@ -357,7 +327,7 @@ fn a_restart_reads_the_kernel_and_plans_nothing() {
     limits.cpus = Some(1);
     let before = rig.ensure(&limits);
     let mut inside = rig.shell("exec sleep 600");
-    wait_until(PATIENCE, "it joined", || rig.processes().contains(&inside.0.id()));
+    wait_until(PATIENCE, "it joined", || rig.processes().contains(&inside.id()));
     rig.restart();
     let observed = rig.observe();
     assert_eq!(plan(rig.ct(), Some(&limits), &observed), Ok(vec![]));
@@ -380,13 +350,13 @@ fn only_the_standard_devices_can_be_opened() {
     need!(need::root(), need::disposable(), v1());
     let rig = Rig::new();
     rig.ensure(&Limits::default());
-    assert!(rig.shell("exec 3</dev/null 4</dev/urandom").status().success());
-    assert!(!rig.shell("exec 3</dev/kmsg").status().success(), "/dev/kmsg is not for containers");
+    assert!(rig.shell("exec 3</dev/null 4</dev/urandom").wait().success());
+    assert!(!rig.shell("exec 3</dev/kmsg").wait().success(), "/dev/kmsg is not for containers");
     // Rules that somebody added go, and nothing opens up meanwhile.
     let devices = rig.dir(Controller::Devices);
     cgroup::write(&devices.join("devices.allow"), "c 1:11 r").expect("written");
     rig.ensure(&Limits::default());
-    assert!(!rig.shell("exec 3</dev/kmsg").status().success());
+    assert!(!rig.shell("exec 3</dev/kmsg").wait().success());
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn sessions_lists_and_templates() {
     let mut enter = Proc::spawn(enter);
     let mut ours = std::fs::File::from(ours);
     ours.write_all(b"stty size; exit 5\n").expect("typed");
-    assert_eq!(enter.child().wait().expect("it ends").code(), Some(5));
+    assert_eq!(enter.wait().code(), Some(5));
     let mut screen = vec![0; 8192];
     let read = ours.read(&mut screen).expect("readable");
     let screen = String::from_utf8_lossy(screen.get(..read).unwrap_or_default()).into_owned();

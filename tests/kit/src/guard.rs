@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 use ves_types::id::{CtId, IdSlot};
@@ -236,9 +236,23 @@ impl Proc {
     pub fn id(&self) -> u32 {
         self.0.id()
     }
-    /// The child, to read its output or wait for it.
+    /// The child, to read its output.
     pub const fn child(&mut self) -> &mut Child {
         &mut self.0
+    }
+    /// Whether it has not ended.
+    ///
+    /// # Panics
+    /// Never: it is a child of ours.
+    pub fn alive(&mut self) -> bool {
+        self.0.try_wait().expect("it is a child of ours").is_none()
+    }
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// Never: it is a child of ours.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.0.wait().expect("it is a child of ours")
     }
     /// Kills it the hard way now.
     pub fn kill(&mut self) {
