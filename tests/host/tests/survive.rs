@@ -8,13 +8,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ves_kit::stack::{READY, Started, program};
-use ves_kit::{Rootfs, TestNode, http, need, node, wait_until};
+use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
 use ves_types::layout::{self, Service};
 
@@ -250,7 +250,7 @@ impl Facts {
 
 /// An exec session that stays open.
 struct Session {
-    child: Child,
+    _process: Proc,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
@@ -261,10 +261,10 @@ impl Session {
         let mut command = node.virtctl();
         command.args(["exec", &ct.to_string(), "cat"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("virtctl starts");
-        let input = child.stdin.take().expect("piped");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, input, output }
+        let mut process = Proc::spawn(command);
+        let input = process.child().stdin.take().expect("piped");
+        let output = BufReader::new(process.child().stdout.take().expect("piped"));
+        Self { _process: process, input, output }
     }
 
     #[track_caller]
@@ -274,13 +274,5 @@ impl Session {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the session answers");
         assert_eq!(line.trim_end(), text);
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
