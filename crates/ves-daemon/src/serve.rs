@@ -90,7 +90,7 @@ pub fn run<C: ServiceConfig>(
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let guard = {
             let _inside = runtime.enter();
-            telemetry::init(service_name(service), &telemetry)?
+            telemetry::init(service.program(), &telemetry)?
         };
         let result = runtime.block_on(async {
             let app = build(own, layout.clone())?;
@@ -118,16 +118,6 @@ pub fn run<C: ServiceConfig>(
 #[expect(clippy::print_stderr, reason = "before and after logging there is only standard error")]
 fn complain(service: Service, what: &str) {
     eprintln!("ves-{}: {what}", service.name());
-}
-
-const fn service_name(service: Service) -> &'static str {
-    match service {
-        Service::Storage => "ves-storaged",
-        Service::Network => "ves-networkd",
-        Service::Resources => "ves-resourced",
-        Service::Lifecycle => "ves-lifecycled",
-        Service::Coordinator => "ves-coordinatord",
-    }
 }
 
 /// Where a socket is until its daemon has given up what it does not need.

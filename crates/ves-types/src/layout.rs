@@ -61,6 +61,17 @@ impl Service {
             Self::Coordinator => "coordinator",
         }
     }
+
+    /// The name of its program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Storage => "ves-storaged",
+            Self::Network => "ves-networkd",
+            Self::Resources => "ves-resourced",
+            Self::Lifecycle => "ves-lifecycled",
+            Self::Coordinator => "ves-coordinatord",
+        }
+    }
 }
 
 impl Layout {

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use ves_kit::inventory::Kind;
-use ves_kit::stack::program;
 use ves_kit::{Inventory, Rootfs, TestNode, need, node};
 use ves_types::layout::Service;
 
@@ -67,7 +66,7 @@ fn two_hundred_lives_leave_nothing() {
     before.wait_clean_of(node.layout(), Duration::from_secs(15), mine);
     for (service, pid) in Service::ALL.into_iter().zip(&daemons) {
         let now = node.stack().pid(service).expect("readable");
-        assert_eq!(now, Some(*pid), "{} is still the same process", program(service));
+        assert_eq!(now, Some(*pid), "{} is still the same process", service.program());
     }
     println!(
         "{cycles} lives in {took:.1?}, {:.0?} each",

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ves_kit::{need, node, stack};
+use ves_kit::{need, node};
 use ves_types::layout::Service;
 
 fn sample(service: Service) -> PathBuf {
@@ -14,7 +14,7 @@ fn sample(service: Service) -> PathBuf {
 
 #[track_caller]
 fn check(service: Service, config: &Path) -> Result<(), String> {
-    let mut daemon = Command::new(node::bin_dir().join(stack::program(service)));
+    let mut daemon = Command::new(node::bin_dir().join(service.program()));
     let out = daemon.arg("--check-config").arg("--config").arg(config).output().expect("starts");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     if out.status.success() { Ok(()) } else { Err(said) }

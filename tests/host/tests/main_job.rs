@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use ves_kit::stack::{Stack, listener, program};
+use ves_kit::stack::{Stack, listener};
 use ves_kit::{http, need, node};
 use ves_types::layout::{Layout, Service};
 
@@ -154,7 +154,7 @@ fn from_nothing_to_an_answering_container_and_back() {
         });
         let stack = Stack::new(layout.clone(), node::bin_dir(), log_dir());
         for service in Service::ALL {
-            assert!(stack.kill(service).expect("killed"), "{} ran", program(service));
+            assert!(stack.kill(service).expect("killed"), "{} ran", service.program());
         }
         let back = std::panic::catch_unwind(|| run("up"));
         stop.store(true, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ves_kit::stack::{READY, Started, program};
+use ves_kit::stack::{READY, Started};
 use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
 use ves_types::layout::{self, Service};
@@ -52,16 +52,16 @@ fn daemons_die_under_traffic_and_nobody_notices() {
                 let mut session = Session::open(&node, ct);
                 session.echo("before");
                 assert!(node.stack().kill(service).expect("killed"), "it ran");
-                traffic.answers(ANSWERS, &format!("while {} is dead", program(service)));
+                traffic.answers(ANSWERS, &format!("while {} is dead", service.program()));
                 if matches!(service, Service::Storage | Service::Network | Service::Resources) {
                     session.echo("while another service is dead");
                 }
-                assert_eq!(Facts::of_host(ct), before.host, "with {} dead", program(service));
+                assert_eq!(Facts::of_host(ct), before.host, "with {} dead", service.program());
                 node.stack().start(service).expect("started again");
                 node.stack().wait_ready(service, READY).expect("listening again");
                 let now = Facts::of(&node, ct);
-                assert_eq!(now, before, "round {round}, after {}", program(service));
-                traffic.answers(ANSWERS, &format!("after {} came back", program(service)));
+                assert_eq!(now, before, "round {round}, after {}", service.program());
+                traffic.answers(ANSWERS, &format!("after {} came back", service.program()));
             }
         }
     });
@@ -89,7 +89,7 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
         scope.spawn(|| traffic.ask(address));
         let before = Facts::of(&node, ct);
         let programs = node.stack().bin_dir();
-        for name in Service::ALL.into_iter().map(program).chain(["ves-init"]) {
+        for name in Service::ALL.into_iter().map(Service::program).chain(["ves-init"]) {
             // As a package manager does it: a new file in the old one's place.
             let new = programs.join("new");
             std::fs::copy(programs.join(name), &new).expect("copied");
@@ -97,11 +97,11 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
         }
         for service in Service::ALL {
             let started = node.stack().start(service).expect("started again");
-            assert_eq!(started, Started::Upgraded, "{}", program(service));
+            assert_eq!(started, Started::Upgraded, "{}", service.program());
             node.stack().wait_ready(service, READY).expect("listening again");
             let now = Facts::of(&node, ct);
-            assert_eq!(now, before, "after the upgrade of {}", program(service));
-            traffic.answers(ANSWERS, &format!("after the upgrade of {}", program(service)));
+            assert_eq!(now, before, "after the upgrade of {}", service.program());
+            traffic.answers(ANSWERS, &format!("after the upgrade of {}", service.program()));
         }
         Session::open(&node, ct).echo("after the upgrade");
     });
@@ -136,12 +136,12 @@ fn work_that_a_crash_interrupts_is_finished() {
                 // The call was cut: the work goes on, or it is to be asked for again.
                 println!(
                     "{} after {pause} ms: {}",
-                    program(service),
+                    service.program(),
                     String::from_utf8_lossy(&out.stderr).trim()
                 );
             }
             let again = !out.status.success();
-            let what = format!("{ct} runs though {} died after {pause} ms", program(service));
+            let what = format!("{ct} runs though {} died after {pause} ms", service.program());
             wait_until(Duration::from_secs(30), &what, || {
                 if again {
                     // Says that it is busy where the work goes on.

@@ -7,9 +7,6 @@ use std::time::Duration;
 use ves_kit::{Otlp, Rootfs, TestNode, need, node};
 use ves_types::layout::Service;
 
-const DAEMONS: [&str; 5] =
-    ["ves-coordinatord", "ves-lifecycled", "ves-networkd", "ves-resourced", "ves-storaged"];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_is_one_trace_and_daemons_report() {
     need!(node::node());
@@ -35,7 +32,7 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     let spans = otlp
         .wait_spans(Duration::from_secs(30), "virtctl's span and each daemon's", |spans| {
             let from = |name: &str| spans.iter().any(|s| s.service == name);
-            from("virtctl") && DAEMONS.iter().all(|d| from(d))
+            from("virtctl") && Service::ALL.into_iter().all(|s| from(s.program()))
         })
         .await;
     let root = spans
@@ -44,23 +41,24 @@ async fn an_operation_is_one_trace_and_daemons_report() {
         .expect("virtctl begins the trace");
     let trace = otlp.trace(&root.trace);
     let services: BTreeSet<_> = trace.iter().map(|s| s.service.as_str()).collect();
-    for daemon in DAEMONS {
+    for daemon in Service::ALL.map(Service::program) {
         assert!(services.contains(daemon), "{daemon} has a part in the trace: {services:?}");
     }
     let ids: BTreeSet<_> = trace.iter().map(|s| s.id.as_str()).collect();
     for span in trace.iter().filter(|s| s.id != root.id) {
         assert!(ids.contains(span.parent.as_str()), "{span:?} hangs in the air");
     }
-    for daemon in DAEMONS.iter().filter(|d| **d != "ves-coordinatord") {
+    for service in Service::ALL.into_iter().filter(|s| *s != Service::Coordinator) {
+        let daemon = service.program();
         assert!(
-            trace.iter().any(|s| s.service == *daemon && s.name == "step"),
+            trace.iter().any(|s| s.service == daemon && s.name == "step"),
             "each kernel step of {daemon} is a span: {:?}",
             trace.iter().map(|s| (&s.service, &s.name)).collect::<Vec<_>>()
         );
     }
 
     let metrics = otlp.metrics();
-    for daemon in DAEMONS {
+    for daemon in Service::ALL.map(Service::program) {
         let has = |name: &str| metrics.iter().any(|(s, m)| s == daemon && m == name);
         assert!(has("ves.rpc.calls") && has("ves.rpc.duration"), "{daemon} counts its calls");
         assert!(otlp.logs().iter().any(|l| l.service == daemon), "{daemon} sends its log");

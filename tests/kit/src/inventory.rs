@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use ves_types::layout::{CGROUP_ROOT, Layout};
 
+use crate::stack;
+
 /// A kind of thing that may be left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -38,17 +40,6 @@ pub enum Kind {
     /// How many descriptors a watched process has open.
     Descriptors,
 }
-
-/// Our programs, as `/proc/<pid>/comm` shows them (15 characters).
-const PROGRAMS: [&str; 7] = [
-    "virtctl",
-    "ves-coordinatord",
-    "ves-init",
-    "ves-lifecycled",
-    "ves-networkd",
-    "ves-resourced",
-    "ves-storaged",
-];
 
 /// A list of all that could be left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -311,8 +302,9 @@ fn processes() -> Vec<String> {
         let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let exe = exe.trim_end_matches(" (deleted)");
         let comm = read(format!("/proc/{pid}/comm"));
+        // A `comm` has 15 characters at most.
         let ours = |name: &str| {
-            PROGRAMS.iter().any(|p| name == *p || (name.len() == 15 && p.starts_with(name)))
+            stack::programs().any(|p| name == p || (name.len() == 15 && p.starts_with(name)))
         };
         let args = read(format!("/proc/{pid}/cmdline")).replace('\0', " ");
         (ours(exe) || ours(comm.trim())).then(|| format!("{pid} {} {}", comm.trim(), args.trim()))

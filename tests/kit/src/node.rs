@@ -40,8 +40,7 @@ pub fn node() -> Result<(), Lack> {
     need::program("busybox", "busybox-static")?;
     let there = matches!(stack::account(COORDINATOR_USER), Ok(Some(_)));
     need::setup("the user `ves`", there, "`cargo xtask up` creates it")?;
-    let programs = Service::ALL.into_iter().map(stack::program).chain(["ves-init", "virtctl"]);
-    for name in programs {
+    for name in stack::programs() {
         let there = bin_dir().join(name).is_file();
         need::setup(name, there, "`cargo build` makes it; VES_BIN_DIR says where")?;
     }
@@ -88,8 +87,7 @@ impl TestNode {
         let dir = TestLayout::new();
         let copies = dir.dir().join("bin");
         std::fs::create_dir(&copies).expect("a directory for programs");
-        let programs = Service::ALL.into_iter().map(stack::program).chain(["ves-init", "virtctl"]);
-        for name in programs {
+        for name in stack::programs() {
             std::fs::copy(bin_dir().join(name), copies.join(name)).expect("a copy");
         }
         Self::start_from(dir, copies, "")
@@ -222,7 +220,7 @@ impl TestNode {
         if elements || other {
             return;
         }
-        let mut networkd = Command::new(bin_dir().join(stack::program(Service::Network)));
+        let mut networkd = Command::new(bin_dir().join(Service::Network.program()));
         networkd.arg("--teardown").arg("--run-dir").arg(self.layout().run_dir());
         match networkd.output() {
             Ok(out) if out.status.success() => {}
@@ -251,7 +249,7 @@ impl Drop for TestNode {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for service in Service::ALL {
-                eprintln!("--- {}\n{}", stack::program(service), self.stack.tail(service));
+                eprintln!("--- {}\n{}", service.program(), self.stack.tail(service));
             }
         }
         // All of this is best effort: the test has said what it has to say.

@@ -29,15 +29,9 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 /// What is handed on from the caller's environment; everything else is left out.
 const ENVIRONMENT: [&str; 1] = ["VES_LOG"];
 
-/// The name of a service's program.
-pub const fn program(service: Service) -> &'static str {
-    match service {
-        Service::Storage => "ves-storaged",
-        Service::Network => "ves-networkd",
-        Service::Resources => "ves-resourced",
-        Service::Lifecycle => "ves-lifecycled",
-        Service::Coordinator => "ves-coordinatord",
-    }
+/// The programs of a node.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    Service::ALL.into_iter().map(Service::program).chain(["ves-init", "virtctl"])
 }
 
 /// What [`Stack::start`] found or did.
@@ -93,11 +87,11 @@ impl Stack {
 
     /// The file a service writes its log to.
     pub fn log(&self, service: Service) -> PathBuf {
-        self.work_dir.join(format!("{}.log", program(service)))
+        self.work_dir.join(format!("{}.log", service.program()))
     }
 
     fn pid_file(&self, service: Service) -> PathBuf {
-        self.work_dir.join(format!("{}.pid", program(service)))
+        self.work_dir.join(format!("{}.pid", service.program()))
     }
 
     /// Makes the directories the daemons expect, with their owners.
@@ -115,8 +109,7 @@ impl Stack {
         if !open_to_all(&self.bin_dir) {
             let copies = self.layout.state_dir().join("bin");
             directory(&copies, 0o755, None)?;
-            let programs = Service::ALL.into_iter().map(program).chain(["ves-init", "virtctl"]);
-            for name in programs {
+            for name in programs() {
                 copy_if_other(&self.bin_dir.join(name), &copies.join(name))?;
             }
             self.bin_dir = copies;
@@ -177,7 +170,7 @@ impl Stack {
         let end = Instant::now() + patience;
         loop {
             let Some(found) = self.find(service)? else {
-                bail!("{} ended at once; its log says:\n{}", program(service), self.tail(service));
+                bail!("{} ended at once; its log says:\n{}", service.program(), self.tail(service));
             };
             if listener(&self.layout.socket(service)) == Some(found.pid) {
                 return Ok(());
@@ -185,7 +178,7 @@ impl Stack {
             ensure!(
                 Instant::now() < end,
                 "{} does not listen on {} after {} s; its log says:\n{}",
-                program(service),
+                service.program(),
                 self.layout.socket(service).display(),
                 patience.as_secs(),
                 self.tail(service)
@@ -220,7 +213,7 @@ impl Stack {
     }
 
     fn end(&self, service: Service, signal: Signal) -> anyhow::Result<bool> {
-        let name = program(service);
+        let name = service.program();
         let found = self.find(service)?;
         if let Some(found) = &found {
             let pid = i32::try_from(found.pid).ok().and_then(Pid::from_raw).context("a pid")?;
@@ -258,7 +251,7 @@ impl Stack {
     }
 
     fn spawn(&self, service: Service) -> anyhow::Result<Child> {
-        let exe = self.bin_dir.join(program(service));
+        let exe = self.bin_dir.join(service.program());
         let log = self.log(service);
         ensure!(exe.is_file(), "{} is not there; `cargo build --release` makes it", exe.display());
         let out = OpenOptions::new()
@@ -302,7 +295,7 @@ impl Stack {
     fn find(&self, service: Service) -> anyhow::Result<Option<Found>> {
         if let Some(child) = self.children().get_mut(&service) {
             // Reaps it if it ended, so that it does not look alive below.
-            child.try_wait().with_context(|| format!("look after {}", program(service)))?;
+            child.try_wait().with_context(|| format!("look after {}", service.program()))?;
         }
         let file = self.pid_file(service);
         let text = match fs::read_to_string(&file) {
@@ -320,13 +313,13 @@ impl Stack {
         let holder = listener(&self.layout.socket(service));
         Ok(holder
             .filter(|&pid| {
-                exe(pid).is_some_and(|exe| exe.to_string_lossy().contains(program(service)))
+                exe(pid).is_some_and(|exe| exe.to_string_lossy().contains(service.program()))
             })
             .map(|pid| Found { pid, replaced: self.replaced(service, pid) }))
     }
 
     fn replaced(&self, service: Service, pid: u32) -> bool {
-        let ours = fs::metadata(self.bin_dir.join(program(service)));
+        let ours = fs::metadata(self.bin_dir.join(service.program()));
         let its = fs::metadata(format!("/proc/{pid}/exe"));
         match (ours, its) {
             (Ok(ours), Ok(its)) => {

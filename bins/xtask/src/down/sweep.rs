@@ -8,7 +8,6 @@ use std::path::Path;
 
 use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
-use ves_kit::stack::program;
 use ves_kit::sweep::{remove, run, runs_from, sweep};
 use ves_types::address::{ROUTE_PROTOCOL, ROUTE_PROTOCOL_NAME};
 use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Layout, Service};
@@ -123,7 +122,7 @@ fn is_host_link(name: &str) -> bool {
 pub(crate) fn all(layout: &Layout, purge: bool) -> anyhow::Result<Vec<String>> {
     let mine = Mine::of(layout, purge);
     let mut swept = sweep(layout, &|kind, line| mine.has(layout, kind, line))?;
-    let networkd = bin_dir().join(program(Service::Network));
+    let networkd = bin_dir().join(Service::Network.program());
     if !mine.shared_rules && layout.run_dir().is_dir() && networkd.is_file() {
         // It knows which settings of the kernel it changed, and what they were.
         let run_dir = layout.run_dir().display().to_string();

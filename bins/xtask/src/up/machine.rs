@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use ves_kit::stack;
-use ves_types::layout::{COORDINATOR_USER, Service};
+use ves_types::layout::COORDINATOR_USER;
 
 use super::progress::Line;
 use crate::tool;
@@ -95,7 +95,7 @@ pub(crate) fn build(line: &Line) -> anyhow::Result<((), String)> {
     }
     let mut command = cargo();
     command.args(["build", "--release", "--color", "never"]);
-    for program in Service::ALL.into_iter().map(stack::program).chain(["ves-init", "virtctl"]) {
+    for program in stack::programs() {
         command.args(["--package", program]);
     }
     let said = watch(&mut command, line)?;
