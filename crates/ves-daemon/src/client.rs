@@ -18,14 +18,18 @@ pub type Traced = InterceptedService<Channel, Inject>;
 
 /// A lazy channel to the service at `socket`. Must be called inside a tokio runtime.
 pub fn channel(socket: &Path) -> Traced {
+    InterceptedService::new(untraced(socket), Inject)
+}
+
+/// The same without a trace: what reports traces must not be part of one.
+pub(crate) fn untraced(socket: &Path) -> Channel {
     let socket: PathBuf = socket.to_owned();
     // The name is never looked up: the connector below knows where to go.
     let endpoint = Endpoint::from_static("http://ves.invalid");
-    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let socket = socket.clone();
         async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-    }));
-    InterceptedService::new(channel, Inject)
+    }))
 }
 
 /// Puts the current span's W3C trace context into a call's metadata.

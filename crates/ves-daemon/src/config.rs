@@ -21,8 +21,8 @@ pub trait ServiceConfig: DeserializeOwned + Default + Debug {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// Where OTLP over gRPC goes, such as `http://127.0.0.1:4317`; none: nowhere. The environment's
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` is used where this is absent.
+    /// Where OTLP over gRPC goes, such as `http://127.0.0.1:4317` or `unix:/run/otel.sock`; none:
+    /// nowhere. The environment's `OTEL_EXPORTER_OTLP_ENDPOINT` is used where this is absent.
     pub otlp_endpoint: Option<String>,
     /// Which events are logged, in `tracing` filter syntax; `VES_LOG` overrides it.
     pub log: String,

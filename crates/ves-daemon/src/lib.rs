@@ -20,6 +20,7 @@ pub mod gate;
 pub mod locks;
 pub mod peer;
 pub mod privilege;
+mod relay;
 pub mod serve;
 pub mod telemetry;
 

@@ -14,10 +14,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use ves_types::layout::{COORDINATOR_USER, Layout, Service};
 
-use crate::config::{self, ServiceConfig};
+use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
 use crate::peer::{Peers, Policy};
-use crate::{privilege, telemetry};
+use crate::telemetry::{self, Receiver};
+use crate::{privilege, relay};
 
 /// What a service failed to begin with.
 pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
@@ -71,17 +72,22 @@ pub fn run<C: ServiceConfig>(
         .config
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("/etc/ves/{}.toml", service.name())));
-    let (telemetry, own) = match config::read::<C>(&path, arguments.config.is_some()) {
-        Ok(read) => read,
+    let layout = Layout::new(arguments.run_dir, arguments.state_dir);
+    let settings = || -> Result<_, BuildError> {
+        let (telemetry, own) = config::read::<C>(&path, arguments.config.is_some())?;
+        let lent = lent(service, &layout, &telemetry)?;
+        Ok((telemetry, own, lent))
+    };
+    let (telemetry, own, lent) = match settings() {
+        Ok(settings) => settings,
         Err(e) => {
-            complain(service, &ves_proto::fault::chain(&e));
+            complain(service, &ves_proto::fault::chain(&*e));
             return ExitCode::from(BAD_CONFIG);
         }
     };
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
-    let layout = Layout::new(arguments.run_dir, arguments.state_dir);
     let live = || -> Result<(), BuildError> {
         let (_lock, listener) = bind(&layout, service)?;
         privilege::keep_only(keep)?;
@@ -90,6 +96,11 @@ pub fn run<C: ServiceConfig>(
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let guard = {
             let _inside = runtime.enter();
+            if let Some(receiver) = lent {
+                let socket = layout.telemetry_socket();
+                relay::begin(&socket, receiver)
+                    .map_err(|e| format!("listen at {}: {e}", socket.display()))?;
+            }
             telemetry::init(service.program(), &telemetry)?
         };
         let result = runtime.block_on(async {
@@ -118,6 +129,24 @@ pub fn run<C: ServiceConfig>(
 #[expect(clippy::print_stderr, reason = "before and after logging there is only standard error")]
 fn complain(service: Service, what: &str) {
     eprintln!("ves-{}: {what}", service.name());
+}
+
+/// The receiver of telemetry to which this daemon lends others its way: the coordinator's.
+fn lent(
+    service: Service,
+    layout: &Layout,
+    telemetry: &Telemetry,
+) -> Result<Option<Receiver>, BuildError> {
+    let receiver = Receiver::of(telemetry)?;
+    if service != Service::Coordinator {
+        return Ok(None);
+    }
+    let socket = layout.telemetry_socket();
+    if receiver == Some(Receiver::Unix(socket.clone())) {
+        let why = "is the coordinator's own; name where telemetry goes from there";
+        return Err(format!("telemetry.otlp_endpoint {:?} {why}", socket.display()).into());
+    }
+    Ok(receiver)
 }
 
 /// Where a socket is until its daemon has given up what it does not need.

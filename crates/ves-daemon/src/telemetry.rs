@@ -2,23 +2,27 @@
 //!
 //! One operation is one trace: `virtctl` begins it, every call carries it on, every step is a span.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{
-    ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig,
+    ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithTonicConfig,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tonic::transport::Channel;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::client;
 use crate::config::{LogFormat, Telemetry};
 
 /// Keeps telemetry going; [`Guard::flush`] sends what is left.
@@ -46,9 +50,82 @@ pub enum TelemetryError {
     /// The filter for events is malformed.
     #[error("telemetry.log {0:?}")]
     Filter(String, #[source] tracing_subscriber::filter::ParseError),
-    /// The endpoint is malformed.
-    #[error("telemetry.otlp_endpoint {0:?}")]
-    Endpoint(String, #[source] ExporterBuildError),
+    /// The endpoint is none we can send to.
+    #[error("telemetry.otlp_endpoint {0:?} is neither http://HOST:PORT nor unix:/PATH")]
+    Endpoint(String),
+    /// The environment says of the protocol what we cannot do.
+    #[error("set up OTLP as OTEL_EXPORTER_OTLP_… say")]
+    Exporter(#[from] ExporterBuildError),
+}
+
+/// Who receives telemetry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Receiver {
+    /// By TCP.
+    Net {
+        /// Its host, a name or an address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// At a socket of this node's.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Net { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Receiver {
+    /// Reads an endpoint.
+    fn parse(endpoint: &str) -> Result<Self, TelemetryError> {
+        let malformed = || TelemetryError::Endpoint(endpoint.to_owned());
+        if let Some(path) = endpoint.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return if path.is_absolute() { Ok(Self::Unix(path)) } else { Err(malformed()) };
+        }
+        let uri: http::Uri = endpoint.parse().map_err(|_| malformed())?;
+        match (uri.scheme_str(), uri.host()) {
+            (Some("http"), Some(host)) => Ok(Self::Net {
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port: uri.port_u16().unwrap_or(80),
+            }),
+            _ => Err(malformed()),
+        }
+    }
+
+    /// Who is named by the settings or the environment.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Endpoint`].
+    pub(crate) fn of(settings: &Telemetry) -> Result<Option<Self>, TelemetryError> {
+        settings
+            .otlp_endpoint
+            .clone()
+            .or_else(|| std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok())
+            .filter(|e| !e.is_empty())
+            .map(|e| Self::parse(&e))
+            .transpose()
+    }
+
+    /// A lazy channel there. Must be called inside a tokio runtime.
+    fn channel(&self) -> Result<Channel, TelemetryError> {
+        match self {
+            Self::Unix(path) => Ok(client::untraced(path)),
+            Self::Net { .. } => {
+                let uri = format!("http://{self}");
+                let endpoint = tonic::transport::Endpoint::from_shared(uri)
+                    .map_err(|_| TelemetryError::Endpoint(self.to_string()))?;
+                Ok(endpoint.connect_lazy())
+            }
+        }
+    }
 }
 
 /// Begins telemetry for the whole process, under `service` as its name. Must be called inside a
@@ -68,18 +145,12 @@ pub fn init(service: &'static str, settings: &Telemetry) -> Result<Guard, Teleme
         LogFormat::Json => stderr.json().boxed(),
     }
     .with_filter(parse(&filter)?);
-    let endpoint = settings
-        .otlp_endpoint
-        .clone()
-        .or_else(|| std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok())
-        .filter(|e| !e.is_empty());
-    let Some(endpoint) = endpoint else {
+    let Some(receiver) = Receiver::of(settings)? else {
         // A second begin in one process (a test) keeps the first.
         tracing_subscriber::registry().with(stderr).try_init().ok();
         return Ok(Guard::default());
     };
-    let (traces, metrics, logs) =
-        providers(service, &endpoint).map_err(|e| TelemetryError::Endpoint(endpoint.clone(), e))?;
+    let (traces, metrics, logs) = providers(service, &receiver.channel()?)?;
     global::set_tracer_provider(traces.clone());
     global::set_meter_provider(metrics.clone());
     // What the exporters themselves log must not be exported: it would never end.
@@ -97,12 +168,12 @@ pub fn init(service: &'static str, settings: &Telemetry) -> Result<Guard, Teleme
 
 fn providers(
     service: &'static str,
-    endpoint: &str,
+    channel: &Channel,
 ) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), ExporterBuildError> {
     let resource = Resource::builder().with_service_name(service).build();
-    let span = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let metric = MetricExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let log = LogExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+    let span = SpanExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
+    let metric = MetricExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
+    let log = LogExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
     Ok((
         SdkTracerProvider::builder()
             .with_batch_exporter(span)
@@ -114,4 +185,21 @@ fn providers(
             .build(),
         SdkLoggerProvider::builder().with_batch_exporter(log).with_resource(resource).build(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_and_nonsense_is_not() {
+        let shown = |endpoint: &str| Receiver::parse(endpoint).map(|r| r.to_string()).ok();
+        assert_eq!(shown("http://collector:4317").as_deref(), Some("collector:4317"));
+        assert_eq!(shown("http://[::1]:4317").as_deref(), Some("[::1]:4317"));
+        assert_eq!(shown("http://192.0.2.1").as_deref(), Some("192.0.2.1:80"));
+        assert_eq!(shown("unix:/run/otel.sock").as_deref(), Some("/run/otel.sock"));
+        for bad in ["https://collector", "collector:4317", "unix:otel", "unix:", "http://", ""] {
+            assert_eq!(shown(bad), None, "{bad}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! /run/ves/{storage,network,resources,lifecycle}.sock
 //! /run/ves/api/coordinator.sock   in a directory that belongs to the coordinator's user
+//! /run/ves/api/telemetry.sock     what daemons without a network report by     (coordinator)
 //! /run/ves/ct/101/root        where the volume is mounted, idmapped        (storage)
 //! /run/ves/ct/101/netns       the container's network namespace, pinned    (lifecycle)
 //! /run/ves/ct/101/...         monitor socket, state                        (lifecycle)
@@ -105,6 +106,11 @@ impl Layout {
     /// The directory of the public socket; belongs to [`COORDINATOR_USER`].
     pub fn api_dir(&self) -> PathBuf {
         self.run.join("api")
+    }
+    /// The socket by which privileged daemons, which have no network, reach the receiver of the
+    /// coordinator's telemetry.
+    pub fn telemetry_socket(&self) -> PathBuf {
+        self.api_dir().join("telemetry.sock")
     }
     /// A service's own durable directory.
     pub fn service_dir(&self, service: Service) -> PathBuf {

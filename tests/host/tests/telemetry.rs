@@ -1,5 +1,6 @@
 //! One operation is one trace, from `virtctl` through the coordinator to each kernel step, and
-//! metrics and logs of every daemon reach a real OTLP receiver.
+//! metrics and logs of every daemon reach a real OTLP receiver, those of privileged daemons through
+//! the coordinator.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,8 +12,15 @@ use ves_types::layout::Service;
 async fn an_operation_is_one_trace_and_daemons_report() {
     need!(node::node());
     let otlp = Otlp::start().await;
-    let node = TestNode::start_with(&format!("[telemetry]\notlp_endpoint = '{}'", otlp.endpoint()))
-        .with_template("telemetry", &Rootfs::busybox());
+    // As on a node with our packages: only the coordinator has a network.
+    let node = TestNode::start_with(|service, layout| {
+        let endpoint = match service {
+            Service::Coordinator => otlp.endpoint(),
+            _ => format!("unix:{}", layout.telemetry_socket().display()),
+        };
+        format!("[telemetry]\notlp_endpoint = '{endpoint}'")
+    })
+    .with_template("telemetry", &Rootfs::busybox());
     let ct = node.ct();
     let address = node::ipv4(ct);
     node.ok(&format!("create {ct} --ostemplate telemetry --ipadd {address} --diskspace 256M"));

@@ -66,7 +66,7 @@ impl TestNode {
     /// When a daemon does not come up; ask [`node`] first.
     #[track_caller]
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_with(|_, _| String::new())
     }
 
     /// The same with these sections in the configuration of each daemon.
@@ -74,7 +74,7 @@ impl TestNode {
     /// # Panics
     /// As [`Self::start`].
     #[track_caller]
-    pub fn start_with(sections: &str) -> Self {
+    pub fn start_with(sections: impl Fn(Service, &Layout) -> String) -> Self {
         Self::start_from(TestLayout::new(), bin_dir(), sections)
     }
 
@@ -90,11 +90,15 @@ impl TestNode {
         for name in stack::programs() {
             std::fs::copy(bin_dir().join(name), copies.join(name)).expect("a copy");
         }
-        Self::start_from(dir, copies, "")
+        Self::start_from(dir, copies, |_, _| String::new())
     }
 
     #[track_caller]
-    fn start_from(dir: TestLayout, programs: PathBuf, sections: &str) -> Self {
+    fn start_from(
+        dir: TestLayout,
+        programs: PathBuf,
+        sections: impl Fn(Service, &Layout) -> String,
+    ) -> Self {
         // The coordinator's user must get through to its socket.
         run("chmod", &["0755", dir.dir().to_str().expect("test paths are text")]);
         let configs = dir.dir().join("etc");
@@ -102,6 +106,7 @@ impl TestNode {
         for service in Service::ALL {
             // A small pool is enough.
             let own = if service == Service::Storage { "pool_bytes = 4294967296\n" } else { "" };
+            let sections = sections(service, dir.layout());
             let text = format!("{sections}\n[service]\n{own}");
             std::fs::write(configs.join(format!("{}.toml", service.name())), text)
                 .expect("a configuration file");

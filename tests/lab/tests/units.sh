@@ -1,6 +1,6 @@
 #!/bin/bash
 # Checks on a node with our packages, as root: scores, denials, files. One line a failure, status 1.
-# Nothing here changes the node but probe units in /run/systemd/system, which go again.
+# What it changes on the node, probe units and endpoints of telemetry, goes back.
 set -u
 bad=0
 fail() { echo "FAIL: $*"; bad=1; }
@@ -120,7 +120,32 @@ rm -f /run/systemd/system/ves-probe.service /run/ves-probe.pl /run/ves-probe.out
 systemctl daemon-reload
 systemctl reset-failed ves-probe.service 2>/dev/null
 
-# (d) what packages bring
+# (d) telemetry: as the files suggest, through the coordinator to a receiver that only takes notes
+perl -MIO::Socket::INET -e '
+    my $at = IO::Socket::INET->new(LocalAddr => "127.0.0.1:4317", Listen => 64) or die;
+    $SIG{CHLD} = "IGNORE";
+    while (my $from = $at->accept) {
+        next if fork;
+        open(my $notes, ">", "/run/ves-otlp.$$") or die;
+        while (sysread $from, my $bytes, 65536) { syswrite $notes, $bytes }
+        exit;
+    }' &
+receiver=$!
+sed -i 's/^#otlp_endpoint/otlp_endpoint/' /etc/ves/*.toml
+systemctl restart ves-{storaged,networkd,resourced,lifecycled,coordinatord}
+end=$((SECONDS + 60))
+for d in coordinatord lifecycled networkd resourced storaged; do
+    until grep -qs "ves-$d" /run/ves-otlp.*; do
+        [ $SECONDS -lt $end ] || { fail "ves-$d reports nothing"; break; }
+        sleep 0.5
+    done && ok "ves-$d reports"
+done
+sed -i 's/^otlp_endpoint/#otlp_endpoint/' /etc/ves/*.toml
+systemctl restart ves-{storaged,networkd,resourced,lifecycled,coordinatord}
+kill $receiver
+rm -f /run/ves-otlp.*
+
+# (e) what packages bring
 [ "$(ip route show proto ves 2>&1)" = "$(ip route show proto 86 2>&1)" ] && ip route show proto ves >/dev/null 2>&1 ||
     fail "iproute2 does not know the protocol ves"
 for unit in /usr/lib/systemd/system/ves-*; do

@@ -1,0 +1,123 @@
+//! The coordinator's way to the receiver of telemetry, lent to daemons that have no network.
+//!
+//! They write to a unix socket; each connection is one to the receiver. Only bytes pass: nothing here
+//! understands what a privileged daemon reports, or answers it. Who may write is told by the
+//! credentials the kernel attached to the connection.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+
+use crate::telemetry::Receiver;
+
+/// How long to wait when a connection cannot be taken, which is when descriptors have run out.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Binds the socket and relays until the runtime ends. One that an earlier daemon left is replaced;
+/// the caller sees to it that no other lives. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Error> {
+    match std::fs::remove_file(socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    // Anybody may knock, as at the public socket: a daemon that is root without power over files
+    // could not otherwise.
+    std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;
+    let receiver = Arc::new(receiver);
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((near, _)) => {
+                    let receiver = Arc::clone(&receiver);
+                    tokio::spawn(async move {
+                        // The sender notices the end of its connection and tries again.
+                        if let Err(error) = connect(near, &receiver).await {
+                            tracing::debug!(%error, %receiver, "telemetry is not relayed");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a connection for telemetry");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Whether this account may report: root, our own, and those with the group that daemons share.
+fn may_report((uid, gid): (u32, u32), (own_uid, own_gid): (u32, u32)) -> bool {
+    uid == 0 || uid == own_uid || gid == own_gid
+}
+
+async fn connect(near: UnixStream, receiver: &Receiver) -> Result<(), std::io::Error> {
+    let peer = near.peer_cred()?;
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if !may_report((peer.uid(), peer.gid()), own) {
+        tracing::warn!(uid = peer.uid(), "refused to relay telemetry");
+        return Ok(());
+    }
+    match receiver {
+        Receiver::Net { host, port } => {
+            let far = TcpStream::connect((host.as_str(), *port)).await?;
+            far.set_nodelay(true)?;
+            pass(near, far).await
+        }
+        Receiver::Unix(path) => pass(near, UnixStream::connect(path).await?).await,
+    }
+}
+
+async fn pass(
+    mut near: UnixStream,
+    mut far: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), std::io::Error> {
+    copy_bidirectional(&mut near, &mut far).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_and_a_receiver_that_is_away_ends_the_connection() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (near, far) = (dir.path().join("near"), dir.path().join("far"));
+        std::fs::write(&near, "left over").expect("written");
+        begin(&near, Receiver::Unix(far.clone())).expect("bound");
+        let mut early = UnixStream::connect(&near).await.expect("taken");
+        assert_eq!(early.read(&mut [0; 8]).await.expect("closed"), 0, "nobody is there");
+
+        let receiver = UnixListener::bind(&far).expect("bound");
+        let mut sender = UnixStream::connect(&near).await.expect("taken");
+        sender.write_all(b"spans").await.expect("written");
+        let (mut got, _) = receiver.accept().await.expect("connected");
+        let mut bytes = [0; 5];
+        got.read_exact(&mut bytes).await.expect("passed on");
+        assert_eq!(&bytes, b"spans");
+        got.write_all(b"thanks").await.expect("written");
+        drop(got);
+        let mut answer = String::new();
+        sender.read_to_string(&mut answer).await.expect("passed back");
+        assert_eq!(answer, "thanks");
+    }
+
+    #[test]
+    fn strangers_are_refused() {
+        let own = (600, 600);
+        let may = |peer| may_report(peer, own);
+        assert!(may((0, 0)) && may((600, 600)) && may((601, 600)));
+        assert!(!may((1000, 1000)) && !may((1000, 0)));
+    }
+}
