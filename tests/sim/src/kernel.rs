@@ -102,6 +102,13 @@ pub enum Mishap {
     KillAfter(Victim),
 }
 
+impl Mishap {
+    /// These daemons are killed, on either side of the effect.
+    pub const fn kills(victim: Victim) -> [Self; 2] {
+        [Self::KillBefore(victim), Self::KillAfter(victim)]
+    }
+}
+
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {

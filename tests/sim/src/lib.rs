@@ -13,4 +13,4 @@ pub mod sim;
 
 pub use hosts::Hosts;
 pub use kernel::{Kernel, Mishap, Victim};
-pub use sim::Sim;
+pub use sim::{Sim, each_step};

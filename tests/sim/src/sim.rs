@@ -22,7 +22,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::layout::{Layout, Service};
 
 use crate::hosts::Hosts;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Mishap};
 use crate::models;
 
 /// How long anything may take before a test fails.
@@ -53,6 +53,31 @@ pub struct Sim {
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
     undertaker: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Lives a life that leaves nothing, each time on a node of its own: first without a mishap, then
+/// with each of these at each of its changes.
+///
+/// # Panics
+/// When something is left, or a mishap did not come to pass.
+pub fn each_step(mishaps: &[Mishap], live: impl Fn(&Sim, Option<(usize, Mishap)>)) {
+    let through = |mishap| {
+        let sim = Sim::new();
+        if let Some((n, mishap)) = mishap {
+            sim.kernel().script(n, mishap);
+        }
+        live(&sim, mishap);
+        assert!(sim.kernel().is_clean(), "{mishap:?}: {:?}", sim.kernel().state().cts);
+        assert!(mishap.is_none() || sim.kernel().unscript(), "{mishap:?} came to pass");
+        sim.kernel().state().log.len()
+    };
+    let changes = through(None);
+    assert!(changes > 12, "{changes}");
+    for mishap in mishaps {
+        for n in 0..changes {
+            through(Some((n, *mishap)));
+        }
+    }
 }
 
 /// Whether nobody answered, or the connection was cut in the middle.

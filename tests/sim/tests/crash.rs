@@ -3,7 +3,7 @@
 use ves_proto::Reason;
 use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
-use ves_sim::{Mishap, Sim, Victim};
+use ves_sim::{Mishap, Sim, Victim, each_step};
 
 /// A life: each command and the state that follows.
 fn life() -> Vec<(Command, pb::ContainerState)> {
@@ -31,17 +31,6 @@ fn life() -> Vec<(Command, pb::ContainerState)> {
     ]
 }
 
-/// How many changes the life takes without any mishap.
-fn changes() -> usize {
-    let sim = Sim::new();
-    for (command, _) in life() {
-        sim.run(&command).expect("without mishaps");
-    }
-    let n = sim.kernel().state().log.len();
-    assert!(n > 20, "{n}");
-    n
-}
-
 fn check_set(sim: &Sim) {
     let ct = sim.kernel().ct(101);
     assert_eq!(ct.link.expect("up").len(), 2);
@@ -49,80 +38,63 @@ fn check_set(sim: &Sim) {
     assert_eq!(ct.group.expect("there").cpus, Some(2));
 }
 
-/// Lives a life in which the `n`-th change has a mishap that is no failure.
-fn live_through(n: usize, mishap: Mishap) {
-    let sim = Sim::new();
-    sim.kernel().script(n, mishap);
+/// Lives that life; a mishap in it is no failure.
+fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
     for (i, (command, state)) in life().into_iter().enumerate() {
-        let what = format!("{mishap:?} at {n}, command {i}");
+        let what = format!("{mishap:?}, command {i}");
         let result = sim.run(&command);
         assert!(result.is_ok(), "{what}: {result:?}");
         sim.until(&what, || sim.state("101") == state);
         if i == 2 {
-            check_set(&sim);
-        }
-    }
-    assert!(sim.kernel().unscript(), "{mishap:?} at {n} came to pass");
-    assert!(sim.kernel().is_clean(), "{mishap:?} at {n}: {:?}", sim.kernel().state().cts);
-}
-
-fn each_step(mishaps: &[Mishap]) {
-    let n = changes();
-    for mishap in mishaps {
-        for step in 0..n {
-            live_through(step, *mishap);
+            check_set(sim);
         }
     }
 }
 
 #[test]
 fn a_service_killed_at_each_step() {
-    each_step(&[Mishap::KillBefore(Victim::Service), Mishap::KillAfter(Victim::Service)]);
+    each_step(&Mishap::kills(Victim::Service), live_through);
 }
 
 #[test]
 fn the_coordinator_killed_at_each_step() {
-    each_step(&[Mishap::KillBefore(Victim::Coordinator), Mishap::KillAfter(Victim::Coordinator)]);
+    each_step(&Mishap::kills(Victim::Coordinator), live_through);
 }
 
 #[test]
 fn everything_killed_at_each_step() {
-    each_step(&[Mishap::KillAfter(Victim::All)]);
+    each_step(&[Mishap::KillAfter(Victim::All)], live_through);
 }
 
 #[test]
 fn a_service_away_or_busy_at_each_step() {
-    each_step(&[Mishap::FailBefore(Reason::Busy), Mishap::FailAfter(Reason::Starting)]);
+    each_step(
+        &[Mishap::FailBefore(Reason::Busy), Mishap::FailAfter(Reason::Starting)],
+        live_through,
+    );
 }
 
 /// A step that fails for good: the command fails, what was before is there, and it can be repeated.
 #[test]
 fn each_step_failing_for_good() {
-    let total = changes();
-    for after in [false, true] {
-        for n in 0..total {
-            let sim = Sim::new();
-            let reason = Reason::HostFailed;
-            let mishap = if after { Mishap::FailAfter(reason) } else { Mishap::FailBefore(reason) };
-            sim.kernel().script(n, mishap);
-            let mut before = pb::ContainerState::Unspecified;
-            let mut failures = 0;
-            for (i, (command, state)) in life().into_iter().enumerate() {
-                let what = format!("{mishap:?} at {n}, command {i}");
-                if let Err(fault) = sim.run(&command) {
-                    failures += 1;
-                    assert_eq!(fault.reason, reason, "{what}: {fault}");
-                    recovered(&sim, i, before, &what);
-                    let result = sim.run(&again(i));
-                    assert!(result.is_ok(), "{what}, again: {result:?}");
-                }
-                sim.until(&what, || sim.state("101") == state);
-                before = state;
+    let reason = Reason::HostFailed;
+    each_step(&[Mishap::FailBefore(reason), Mishap::FailAfter(reason)], |sim, mishap| {
+        let mut before = pb::ContainerState::Unspecified;
+        let mut failures = 0;
+        for (i, (command, state)) in life().into_iter().enumerate() {
+            let what = format!("{mishap:?}, command {i}");
+            if let Err(fault) = sim.run(&command) {
+                failures += 1;
+                assert_eq!(fault.reason, reason, "{what}: {fault}");
+                recovered(sim, i, before, &what);
+                let result = sim.run(&again(i));
+                assert!(result.is_ok(), "{what}, again: {result:?}");
             }
-            assert_eq!(failures, 1, "{mishap:?} at {n}");
-            assert!(sim.kernel().is_clean(), "{mishap:?} at {n}: {:?}", sim.kernel().state().cts);
+            sim.until(&what, || sim.state("101") == state);
+            before = state;
         }
-    }
+        assert_eq!(failures, usize::from(mishap.is_some()), "{mishap:?}");
+    });
 }
 
 /// The same command as a new call.

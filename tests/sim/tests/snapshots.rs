@@ -3,7 +3,7 @@
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason, storage};
 use ves_sim::sim::Command;
-use ves_sim::{Mishap, Sim, Victim};
+use ves_sim::{Mishap, Sim, Victim, each_step};
 use ves_types::layout::Service;
 
 fn list(sim: &Sim) -> Vec<storage::Snapshot> {
@@ -137,13 +137,9 @@ fn a_call_that_is_repeated_is_the_same_call() {
     assert_eq!(sim.run(&command).expect("the same").id, deleted.id);
 }
 
-/// A life with snapshots in which the `n`-th change has a mishap; answers with the number of changes.
-fn live_through(mishap: Option<(usize, Mishap)>) -> usize {
+/// A life with snapshots.
+fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
     let what = format!("{mishap:?}");
-    let sim = Sim::new();
-    if let Some((n, mishap)) = mishap {
-        sim.kernel().script(n, mishap);
-    }
     let run = |command: Command| {
         let result = sim.run(&command);
         assert!(result.is_ok(), "{what}, {command:?}: {result:?}");
@@ -154,7 +150,7 @@ fn live_through(mishap: Option<(usize, Mishap)>) -> usize {
     sim.kernel().write(101, 1);
     let first = run(Command::snapshot("101", "one")).snapshot;
     let ids = |sim: &Sim| list(sim).into_iter().map(|s| s.id).collect::<Vec<_>>();
-    assert_eq!(ids(&sim), std::slice::from_ref(&first), "{what}");
+    assert_eq!(ids(sim), std::slice::from_ref(&first), "{what}");
     sim.kernel().write(101, 2);
     run(Command::stop("101"));
     let second = run(Command::snapshot("101", "two")).snapshot;
@@ -164,37 +160,24 @@ fn live_through(mishap: Option<(usize, Mishap)>) -> usize {
     run(Command::start("101"));
     assert_eq!(sim.kernel().read(101), Some(5), "{what}: what was done is not done again");
     run(Command::snapshot_delete("101", &first));
-    assert_eq!(ids(&sim), [second], "{what}");
+    assert_eq!(ids(sim), [second], "{what}");
     run(Command::stop("101"));
     run(Command::delete("101"));
-    assert!(sim.kernel().is_clean(), "{what}: {:?}", sim.kernel().state().cts);
-    assert!(mishap.is_none() || sim.kernel().unscript(), "{what} came to pass");
-    sim.kernel().state().log.len()
-}
-
-fn each_step(mishaps: &[Mishap]) {
-    let changes = live_through(None);
-    assert!(changes > 12, "{changes}");
-    for mishap in mishaps {
-        for n in 0..changes {
-            live_through(Some((n, *mishap)));
-        }
-    }
 }
 
 #[test]
 fn storage_or_another_service_killed_at_each_step() {
-    each_step(&[Mishap::KillBefore(Victim::Service), Mishap::KillAfter(Victim::Service)]);
+    each_step(&Mishap::kills(Victim::Service), live_through);
 }
 
 #[test]
 fn the_coordinator_killed_at_each_step() {
-    each_step(&[Mishap::KillBefore(Victim::Coordinator), Mishap::KillAfter(Victim::Coordinator)]);
+    each_step(&Mishap::kills(Victim::Coordinator), live_through);
 }
 
 #[test]
 fn everything_killed_at_each_step() {
-    each_step(&[Mishap::KillAfter(Victim::All)]);
+    each_step(&[Mishap::KillAfter(Victim::All)], live_through);
 }
 
 #[test]
