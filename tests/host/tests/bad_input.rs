@@ -321,8 +321,7 @@ fn containers_that_misbehave_harm_only_themselves() {
     fork.stdout(Stdio::null()).stderr(Stdio::null());
     let fork = Proc::spawn(fork);
     wait_until(PATIENCE, "the bomb meets its limit", || {
-        let rows = node.ok(&format!("resources {bomb} -o json"));
-        let rows: Value = serde_json::from_str(&rows).expect("JSON");
+        let rows = node.json(&format!("resources {bomb}"));
         let row = rows.as_array().and_then(|r| r.iter().find(|r| r["resource"] == "numproc"));
         row.is_some_and(|row| row["failcnt"].as_u64() > Some(0))
     });

@@ -15,10 +15,6 @@ use ves_kit::{Rootfs, TestNode, need, node};
 use ves_types::CtId;
 use ves_types::layout::Service;
 
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).expect("JSON")
-}
-
 /// A container that runs, on a node of its own.
 fn running() -> (TestNode, CtId) {
     let node = TestNode::start().with_template("plain", &Rootfs::busybox());
@@ -30,12 +26,12 @@ fn running() -> (TestNode, CtId) {
 
 #[track_caller]
 fn snapshots(node: &TestNode, ct: CtId) -> Vec<Value> {
-    json(&node.ok(&format!("snapshot-list {ct} -o json"))).as_array().expect("a list").clone()
+    node.json(&format!("snapshot-list {ct}")).as_array().expect("a list").clone()
 }
 
 #[track_caller]
 fn take(node: &TestNode, ct: CtId, name: &str) -> String {
-    let op = json(&node.ok(&format!("snapshot {ct} --name {name} -o json")));
+    let op = node.json(&format!("snapshot {ct} --name {name}"));
     op["snapshot"].as_str().expect("it is named").to_owned()
 }
 
@@ -133,7 +129,8 @@ fn storage_killed_in_the_middle_leaves_only_what_was_asked_for() {
         let out = taking.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
-        ids.push(json(&said)["snapshot"].as_str().expect("named").to_owned());
+        let op: Value = serde_json::from_str(&said).expect("JSON");
+        ids.push(op["snapshot"].as_str().expect("named").to_owned());
         assert_eq!(node.ok(&format!("exec {ct} echo alive")), "alive\n");
     }
     let listed: Vec<String> =

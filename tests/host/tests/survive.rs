@@ -219,8 +219,7 @@ struct HostFacts {
 impl Facts {
     #[track_caller]
     fn of(node: &TestNode, ct: CtId) -> Self {
-        let list = node.ok("list -a -o json");
-        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let list = node.json("list -a");
         let row = list
             .as_array()
             .and_then(|rows| rows.iter().find(|row| row["ctid"].as_u64() == Some(ct.get().into())));

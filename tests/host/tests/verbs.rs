@@ -25,20 +25,16 @@ fn rootfs() -> Rootfs {
     rootfs
 }
 
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).expect("JSON")
-}
-
 /// A field of a container, by `list`.
 #[track_caller]
 fn field(node: &TestNode, ct: CtId, name: &str) -> Value {
-    json(&node.ok(&format!("list {ct} -o json --fields {name}")))[0][name].clone()
+    node.json(&format!("list {ct} --fields {name}"))[0][name].clone()
 }
 
 /// The limit of a resource, by `resources`.
 #[track_caller]
 fn limit(node: &TestNode, ct: CtId, name: &str) -> Value {
-    let rows = json(&node.ok(&format!("resources {ct} -o json")));
+    let rows = node.json(&format!("resources {ct}"));
     let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["resource"] == name));
     row.map_or(Value::Null, |row| row["limit"].clone())
 }
@@ -121,7 +117,7 @@ fn sessions_lists_and_templates() {
     node.ok(&format!("start {ct}"));
     assert_eq!(node.ok(&format!("status {ct}")), status("mounted running"));
     let seen = lines
-        .map(|line| json(&line.expect("readable")))
+        .map(|line| serde_json::from_str::<Value>(&line.expect("readable")).expect("JSON"))
         .find(|event| event["ctid"] == ct.get() && event["status"] == "running");
     assert!(seen.is_some());
     drop(events);
@@ -179,10 +175,10 @@ fn sessions_lists_and_templates() {
     );
     assert_eq!(node.ok("list -1").trim(), id);
     assert!(node.ok("list -o yaml").contains("hostname: one"));
-    let operations = json(&node.ok("operation list -o json"));
+    let operations = node.json("operation list");
     let start = operations.as_array().and_then(|all| all.iter().find(|op| op["kind"] == "start"));
     let start = start.and_then(|op| op["id"].as_str()).expect("the start is known").to_owned();
-    let start = json(&node.ok(&format!("operation show {start} -o json")));
+    let start = node.json(&format!("operation show {start}"));
     assert_eq!((&start["ctid"], &start["state"]), (&ct.get().into(), &"succeeded".into()));
 
     // A template out and in again.

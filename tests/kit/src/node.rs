@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::Value;
 use ves_types::CtId;
 use ves_types::layout::{COORDINATOR_USER, Layout, Service};
 
@@ -173,6 +174,15 @@ impl TestNode {
         let (said, wrong) = (text(&out.stdout), text(&out.stderr));
         assert!(out.status.success(), "virtctl {words}: {}\n{said}{wrong}", out.status);
         said
+    }
+
+    /// The same with `-o json`, read.
+    ///
+    /// # Panics
+    /// As [`Self::ok`], or when it printed something else.
+    #[track_caller]
+    pub fn json(&self, words: &str) -> Value {
+        serde_json::from_str(&self.ok(&format!("{words} -o json"))).expect("JSON")
     }
 
     /// With a root file system as a template.
