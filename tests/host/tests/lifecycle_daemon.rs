@@ -1,16 +1,14 @@
 //! The lifecycle daemon as a process with its own few capabilities: it makes and ends containers, and
 //! being killed concerns none of them.
-#![allow(clippy::disallowed_methods, reason = "it runs the daemon")]
 
 mod lifecycle_support;
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lifecycle_support::{World, alive, needs};
 use tonic::Streaming;
 use ves_kit::inventory::Kind;
-use ves_kit::{Inventory, Proc, wait_until};
+use ves_kit::{Inventory, Proc};
 use ves_proto::common::{ExitStatus, Fence, WindowSize, exit_status::How};
 use ves_proto::lifecycle::exec_request::Part as Ask;
 use ves_proto::lifecycle::exec_response::Part as Say;
@@ -27,19 +25,9 @@ struct Daemon {
 }
 
 fn daemon(world: &World) -> Daemon {
-    let layout = world.layout();
-    let mut command = Command::new(lifecycle_support::built("ves-lifecycled"));
-    command
-        .arg("--run-dir")
-        .arg(layout.run_dir())
-        .arg("--state-dir")
-        .arg(layout.state_dir())
-        .stdin(Stdio::null());
-    let process = Proc::spawn(command);
+    let (layout, program) = (world.layout(), lifecycle_support::built("ves-lifecycled"));
+    let process = Proc::daemon(&program, Service::Lifecycle, layout, &[]);
     let socket = layout.socket(Service::Lifecycle);
-    wait_until(Duration::from_secs(20), "the daemon listens", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    });
     Daemon { process, client: LifecycleServiceClient::new(ves_daemon::client::channel(&socket)) }
 }
 

@@ -1,15 +1,13 @@
 //! The network daemon as a process: with its few capabilities only, over its socket, killed at will.
-#![allow(clippy::disallowed_methods, reason = "it runs the daemon")]
 
 mod network_support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
-use network_support::{DEADLINE, Node, ct, on_a_new_node};
+use network_support::{Node, ct, on_a_new_node};
 use tonic::Code;
-use ves_kit::{Proc, need, node, wait_until};
+use ves_kit::{Proc, need, node};
 use ves_proto::network::network_service_client::NetworkServiceClient;
 use ves_proto::{Fault, Reason, common, network as pb};
 use ves_types::layout::Service;
@@ -19,16 +17,7 @@ const A4: &str = "192.0.2.10";
 const A6: &str = "2001:db8::10";
 
 fn start(on: &Node) -> Proc {
-    let layout = on.layout.layout();
-    let mut command = Command::new(node::bin_dir().join(PROGRAM));
-    command.arg("--run-dir").arg(layout.run_dir()).arg("--state-dir").arg(layout.state_dir());
-    command.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let daemon = Proc::spawn(command);
-    let socket = layout.socket(Service::Network);
-    wait_until(DEADLINE, "the daemon listens", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    });
-    daemon
+    Proc::daemon(&node::bin_dir().join(PROGRAM), Service::Network, on.layout.layout(), &[])
 }
 
 fn fence(generation: u64) -> Option<common::Fence> {

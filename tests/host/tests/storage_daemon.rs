@@ -22,41 +22,21 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn args(&self) -> [String; 4] {
-        let text = |path: &std::path::Path| path.to_str().expect("test paths are text").to_owned();
-        let layout = self.dir.layout();
-        [
-            "--run-dir".to_owned(),
-            text(layout.run_dir()),
-            "--state-dir".to_owned(),
-            text(layout.state_dir()),
-        ]
-    }
     fn start(&mut self) {
-        let program = daemon();
         let config = self.dir.dir().join("storage.toml");
         std::fs::write(&config, "[service]\npool_bytes = 4294967296\n").expect("written");
-        let mut args = self.args().to_vec();
-        args.extend(["--config".to_owned(), config.to_str().expect("text").to_owned()]);
+        let more = ["--config", config.to_str().expect("text")];
         self.process = None;
-        #[expect(clippy::disallowed_methods, reason = "the daemon under test")]
-        let mut command = std::process::Command::new(program);
-        command.args(args).stdin(std::process::Stdio::null());
-        self.process = Some(Proc::spawn(command));
-        let socket = self.dir.layout().socket(Service::Storage);
-        wait_until(Duration::from_secs(20), "the daemon listens", || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
+        self.process = Some(Proc::daemon(&daemon(), Service::Storage, self.dir.layout(), &more));
     }
     fn kill(&mut self) {
         self.process = None;
     }
     fn detach(&self) {
-        let program = daemon();
-        let mut args = vec!["--detach-pool".to_owned()];
-        args.extend(self.args());
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        ves_kit::run(program.to_str().expect("text"), &args);
+        let (program, layout) = (daemon(), self.dir.layout());
+        let [program, run, state] = [&*program, layout.run_dir(), layout.state_dir()]
+            .map(|path| path.to_str().expect("test paths are text"));
+        ves_kit::run(program, &["--detach-pool", "--run-dir", run, "--state-dir", state]);
     }
     fn client(&self) -> StorageServiceClient<ves_daemon::client::Traced> {
         let socket = self.dir.layout().socket(Service::Storage);

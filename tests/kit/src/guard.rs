@@ -7,7 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 use ves_types::id::{CtId, IdSlot};
-use ves_types::layout::Layout;
+use ves_types::layout::{Layout, Service};
+
+use crate::stack::{READY, listener};
+use crate::wait::wait_until;
 
 /// Runs a program of the host and answers its standard output.
 ///
@@ -231,6 +234,21 @@ impl Proc {
             Ok(child) => Self(child),
             Err(e) => panic!("{command:?} cannot be started: {e}"),
         }
+    }
+    /// Starts a daemon of ours with these further arguments, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not come to listen.
+    #[track_caller]
+    pub fn daemon(program: &Path, service: Service, layout: &Layout, more: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.arg("--run-dir").arg(layout.run_dir()).arg("--state-dir").arg(layout.state_dir());
+        command.args(more).stdin(Stdio::null());
+        let daemon = Self::spawn(command);
+        wait_until(READY, "the daemon listens", || {
+            listener(&layout.socket(service)) == Some(daemon.id())
+        });
+        daemon
     }
     /// Its process id; no other process has it while this lives.
     pub fn id(&self) -> u32 {
