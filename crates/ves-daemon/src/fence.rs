@@ -58,6 +58,11 @@ impl FenceStore {
         known.get(&ct).copied().flatten().map(|r| (r.generation, r.epoch))
     }
 
+    /// The generation that was last accepted for the container; 0 where none was.
+    pub fn generation(&self, ct: CtId) -> Generation {
+        self.accepted(ct).map(|(generation, _)| generation).unwrap_or_default()
+    }
+
     /// Refuses what is older than what was accepted.
     ///
     /// # Errors

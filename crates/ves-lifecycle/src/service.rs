@@ -314,7 +314,7 @@ impl Inner {
         let started = monitor.as_ref().map(|m| m.started_unix_ms);
         Ok(Container {
             ct,
-            generation: self.fences.accepted(ct).map_or(Generation(0), |(g, _)| g),
+            generation: self.fences.generation(ct),
             phase,
             init_pid: monitor.as_ref().map(|m| m.init_pid),
             started_unix_ms: started.or_else(|| end.map(|e| e.started_unix_ms)).unwrap_or_default(),

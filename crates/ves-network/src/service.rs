@@ -203,10 +203,9 @@ impl Inner {
         let Some(traffic) = traffic.filter(|_| state.link.as_ref().is_some_and(|l| l.veth)) else {
             return Ok(None);
         };
-        let accepted = self.fences.accepted(ct);
         Ok(Some(Interface {
             ct,
-            generation: accepted.map(|(generation, _)| generation).unwrap_or_default(),
+            generation: self.fences.generation(ct),
             addresses: state.working(),
             traffic,
             spoofed: observed(|| "the guard's counter".to_owned(), self.host.spoofed())?,

@@ -203,8 +203,7 @@ impl Service {
         let wanted = observed.record.as_ref();
         let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.proof);
-        let generation =
-            self.inner.fences.accepted(ct).map_or(Generation(0), |(generation, _)| generation);
+        let generation = self.inner.fences.generation(ct);
         Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
     }
 

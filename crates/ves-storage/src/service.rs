@@ -326,7 +326,7 @@ impl Service {
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),
             Image::Ours { record, bytes, .. } => Ok(Some(Volume {
                 ct,
-                generation: self.fences.accepted(ct).map_or_else(Generation::default, |a| a.0),
+                generation: self.fences.generation(ct),
                 record,
                 bytes,
                 usage,
