@@ -92,29 +92,17 @@ impl From<Error> for Fault {
                 Self::new(Reason::KernelLacks, ves_proto::fault::chain(&error))
                     .fact("feature", feature)
             }
-            Error::Host { ct, what, source } => {
-                Self::host(&error).fact("ct", ct).fact("step", what).fact_errno(source.errno())
-            }
-            Error::Node(source) => Self::host(&error).fact_errno(source.errno()),
+            Error::Host { ct, what, source } => Self::host(&error)
+                .fact("ct", ct)
+                .fact("step", what)
+                .fact_if_known("errno", source.errno()),
+            Error::Node(source) => Self::host(&error).fact_if_known("errno", source.errno()),
             Error::Undying { ct } => {
                 Self::new(Reason::WillNotStop, ves_proto::fault::chain(&error))
                     .fact("ct", ct)
                     .fact("step", "kill")
             }
             Error::Injected { ct, step } => Self::host(&error).fact("ct", ct).fact("step", step),
-        }
-    }
-}
-
-trait FactErrno {
-    fn fact_errno(self, errno: Option<i32>) -> Self;
-}
-
-impl FactErrno for Fault {
-    fn fact_errno(self, errno: Option<i32>) -> Self {
-        match errno {
-            Some(errno) => self.fact("errno", errno),
-            None => self,
         }
     }
 }

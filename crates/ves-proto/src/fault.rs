@@ -45,6 +45,15 @@ impl Fault {
         self
     }
 
+    /// The same with one more fact, where it is known.
+    #[must_use]
+    pub fn fact_if_known(self, name: &str, value: Option<impl fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.fact(name, value),
+            None => self,
+        }
+    }
+
     /// A malformed value in the request's `field`.
     pub fn bad_value(field: &str, error: &ParseError) -> Self {
         Self::new(Reason::BadValue, error.to_string()).fact("field", field)

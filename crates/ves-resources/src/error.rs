@@ -75,10 +75,7 @@ impl From<Error> for Fault {
             }
             Error::Step { ct, step, source, .. } => {
                 let fault = Self::new(Reason::HostFailed, text).fact("ct", ct).fact("step", step);
-                match source.errno() {
-                    Some(errno) => fault.fact("errno", errno),
-                    None => fault,
-                }
+                fault.fact_if_known("errno", source.errno())
             }
             Error::NotKept { ct, steps } => {
                 Self::new(Reason::HostFailed, text).fact("ct", ct).fact("step", steps)

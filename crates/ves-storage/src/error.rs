@@ -123,10 +123,7 @@ fn host_fault(error: &HostError, step: &str) -> Fault {
     }
     let fault = Fault::host(error).fact("step", step);
     match error {
-        HostError::Sys { .. } => match error.errno() {
-            Some(errno) => fault.fact("errno", errno),
-            None => fault,
-        },
+        HostError::Sys { .. } => fault.fact_if_known("errno", error.errno()),
         HostError::Command { status, stderr, .. } => {
             fault.fact("status", status).fact("stderr", stderr)
         }
