@@ -196,7 +196,16 @@ impl Extractor<'_> {
             return Ok(());
         }
         let (parent, name) = self.parent_of(path)?;
-        let (uid, gid) = ids(a.owner);
+        let give_away = || {
+            let (uid, gid) = ids(a.owner);
+            rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| failed(e, path, "give away"))
+        };
+        let set_time = || {
+            let times = timestamps(a.mtime);
+            rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| failed(e, path, "set the time of"))
+        };
         match kind {
             EntryType::Regular => {
                 let fd = rustix::fs::openat(
@@ -219,15 +228,8 @@ impl Extractor<'_> {
             EntryType::Symlink => {
                 rustix::fs::symlinkat(as_path(link), &parent, name)
                     .map_err(|e| failed(e, path, "make the symbolic link"))?;
-                rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| failed(e, path, "give away"))?;
-                rustix::fs::utimensat(
-                    &parent,
-                    name,
-                    &timestamps(a.mtime),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )
-                .map_err(|e| failed(e, path, "set the time of"))
+                give_away()?;
+                set_time()
             }
             EntryType::Link => {
                 // The target's own parent is opened without following links too.
@@ -245,18 +247,11 @@ impl Extractor<'_> {
             EntryType::Fifo => {
                 rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
                     .map_err(|e| failed(e, path, "make the fifo"))?;
-                rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| failed(e, path, "give away"))?;
+                give_away()?;
                 // It was just made by us and nobody else is here, so it is no link.
                 rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(a.mode), AtFlags::empty())
                     .map_err(|e| failed(e, path, "set the mode of"))?;
-                rustix::fs::utimensat(
-                    &parent,
-                    name,
-                    &timestamps(a.mtime),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )
-                .map_err(|e| failed(e, path, "set the time of"))
+                set_time()
             }
             _ => Err(failed(io::Error::from(io::ErrorKind::InvalidData), path, "understand")),
         }
