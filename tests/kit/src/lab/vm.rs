@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -317,13 +318,14 @@ impl Vm {
     }
 
     fn agent(&self, patience: Duration) -> anyhow::Result<Qga<Wire>> {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
         let stream = UnixStream::connect(self.dir.join("agent.sock"))
             .with_context(|| format!("reach the agent of {}", self.name))?;
         stream.set_read_timeout(Some(patience))?;
         let mut agent = Qga::new(qapi::Stream::new(BufReader::new(stream.try_clone()?), stream));
         // What an earlier caller did not stay to hear comes first; the number tells ours.
-        let number = i32::try_from(std::process::id() % 1_000_000)? * 1000
-            + i32::try_from(Instant::now().elapsed().subsec_nanos() % 1000)?;
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let number = i32::try_from(std::process::id() % 1_000_000 * 1000 + call % 1000)?;
         agent.write_command(&qga::guest_sync { id: number.into() })?;
         let end = Instant::now() + patience;
         while Instant::now() < end {
