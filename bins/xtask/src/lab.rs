@@ -215,6 +215,7 @@ fn down(dir: &Path) -> Result<()> {
     }
     match fs::remove_dir_all(dir) {
         Ok(()) => println!("the lab is down"),
+    fs::remove_file(dir.with_extension("log")).ok(); // what it said is of use only while it comes up
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("no lab is up"),
         Err(e) => return Err(e).with_context(|| format!("remove {}", dir.display())),
     }
