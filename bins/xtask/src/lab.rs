@@ -21,9 +21,11 @@ use crate::{deb, tool};
 const PACKAGES: &[&str] = &[
     "ca-certificates",
     "cpio",
-    "dpkg",
     "debian-archive-keyring",
+    "dpkg",
+    "dpkg-dev",
     "e2fsprogs",
+    "gnupg",
     "gpgv",
     "mmdebstrap",
     "qemu-system-x86",
@@ -213,9 +215,9 @@ fn down(dir: &Path) -> Result<()> {
         ensure!(Instant::now() < end, "the process that carries the lab does not end");
         std::thread::sleep(Duration::from_millis(20));
     }
+    fs::remove_file(dir.with_extension("log")).ok(); // what it said is of use only while it comes up
     match fs::remove_dir_all(dir) {
         Ok(()) => println!("the lab is down"),
-    fs::remove_file(dir.with_extension("log")).ok(); // what it said is of use only while it comes up
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("no lab is up"),
         Err(e) => return Err(e).with_context(|| format!("remove {}", dir.display())),
     }
