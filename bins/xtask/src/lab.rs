@@ -203,12 +203,12 @@ fn alive(dir: &Path) -> bool {
 }
 
 fn down(dir: &Path) -> Result<()> {
-    if let Some(fd) = server(dir) {
-        // Its machines end with it; it may have ended in this moment.
-        pidfd_send_signal(&fd, Signal::KILL).ok();
-    }
     for vm in cluster::find(dir).unwrap_or_default() {
         vm.power_cut()?;
+    }
+    if let Some(fd) = server(dir) {
+        // Machines that it has yet to start end with it; it may have ended in this moment.
+        pidfd_send_signal(&fd, Signal::KILL).ok();
     }
     let end = Instant::now() + Duration::from_secs(20);
     while alive(dir) {
