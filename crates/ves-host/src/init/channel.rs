@@ -1,16 +1,19 @@
-//! Packets with descriptors between the monitor, the process that becomes init, and exec helpers.
+//! Packets with descriptors between the monitor, the process that becomes init, exec helpers, and
+//! what runs outside of a daemon's sandbox.
 //!
 //! A packet is whole or not there; descriptors that come with it are closed on exec.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+    socket_with, socketpair,
 };
 
 use crate::error::{Attempt, HostError};
@@ -27,6 +30,21 @@ const MOST_FDS: usize = 4;
 pub fn pair() -> Result<(OwnedFd, OwnedFd), HostError> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .attempt(|| "make a channel".to_owned())
+}
+
+/// A connection to who takes packets at `socket`; `None` where no socket is.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn connect(socket: &Path) -> Result<Option<OwnedFd>, HostError> {
+    let what = || format!("connect to {}", socket.display());
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let fd = socket_with(family, kind, SocketFlags::CLOEXEC, None).attempt(what)?;
+    match SocketAddrUnix::new(socket).and_then(|at| rustix::net::connect(&fd, &at)) {
+        Ok(()) => Ok(Some(fd)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(e).attempt(what),
+    }
 }
 
 /// Sends a packet; on a stream, bytes with descriptors at their first.

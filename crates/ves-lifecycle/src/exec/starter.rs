@@ -6,8 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use ves_host::init::{Launch, channel};
 use ves_host::{Attempt, Cmd, HostError};
 use ves_types::layout::Layout;
@@ -21,7 +19,7 @@ pub(super) fn launch(
     stdin: OwnedFd,
     stdout: Option<OwnedFd>,
 ) -> Result<(), HostError> {
-    if let Some(starter) = connect(&layout.starter_socket())? {
+    if let Some(starter) = channel::connect(&layout.starter_socket())? {
         let bytes = serde_json::to_vec(&launch).unwrap_or_default();
         let fds: Vec<_> = std::iter::once(&stdin).chain(&stdout).map(AsFd::as_fd).collect();
         return channel::send(&starter, &bytes, &fds);
@@ -33,21 +31,4 @@ pub(super) fn launch(
     let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
     let mut child = cmd.stdin(stdin).spawn(stdout, Stdio::null())?;
     child.wait().map(drop).attempt(|| "reap a starter".to_owned())
-}
-
-/// A connection to the starter; `None` where there is none.
-fn connect(socket: &Path) -> Result<Option<OwnedFd>, HostError> {
-    let what = || format!("connect to {}", socket.display());
-    let fd = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .attempt(what)?;
-    match SocketAddrUnix::new(socket).and_then(|address| rustix::net::connect(&fd, &address)) {
-        Ok(()) => Ok(Some(fd)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e).attempt(what),
-    }
 }

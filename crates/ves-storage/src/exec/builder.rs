@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 use ves_host::cmd::describe;
@@ -75,7 +74,7 @@ impl Worker {
         order: &Order,
     ) -> Result<(Self, OwnedFd, OwnedFd), HostError> {
         let lost = || HostError::parse("start mmdebstrap", "the order makes no sense");
-        let Some(unit) = connect(socket)? else {
+        let Some(unit) = channel::connect(socket)? else {
             let cmd = super::build::command(&order.build().ok_or_else(lost)?, order)?;
             let mut child = cmd.spawn(Stdio::piped(), Stdio::piped())?;
             let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -127,18 +126,6 @@ fn end(child: &mut Child) {
     }
     kill_process_group(pid, Signal::KILL).ok();
     child.wait().ok();
-}
-
-/// A connection to the unit; `None` where there is none.
-fn connect(socket: &Path) -> Result<Option<OwnedFd>, HostError> {
-    let what = || format!("connect to {}", socket.display());
-    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let fd = rustix::net::socket_with(kind.0, kind.1, kind.2, None).attempt(what)?;
-    match SocketAddrUnix::new(socket).and_then(|address| rustix::net::connect(&fd, &address)) {
-        Ok(()) => Ok(Some(fd)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e).attempt(what),
-    }
 }
 
 /// The builder's whole life: one order, by the connection that is standard input.
