@@ -12,6 +12,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Attempt, HostError};
+use crate::namespace;
 
 pub mod route;
 
@@ -224,20 +225,11 @@ pub fn in_netns<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<T, HostError> + Send,
 ) -> Result<T, HostError> {
-    let enter_and_work = || {
+    namespace::on_own_thread("netns", || {
         use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
             .attempt(|| "enter a network namespace".to_owned())?;
         work()
-    };
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("netns".to_owned())
-            .stack_size(128 * 1024)
-            .spawn_scoped(scope, enter_and_work)
-            .attempt(|| "start a thread".to_owned())?
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

@@ -22,6 +22,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::{Change, Propagation};
 use crate::error::{Attempt, HostError};
+use crate::namespace;
 
 /// What the service manager calls the descriptor.
 pub const NAME: &str = "node-mnt";
@@ -59,21 +60,12 @@ fn place(count: &str, names: &str) -> Option<i32> {
 /// Does `work` in the node's mount namespace.
 fn within<T: Send>(work: impl FnOnce() -> Result<T, HostError> + Send) -> Result<T, HostError> {
     let Some(node) = NODE.get_or_init(inherited) else { return work() };
-    let enter_and_work = || {
+    namespace::on_own_thread("node-mounts", || {
         let what = || "enter the node's mount namespace".to_owned();
         // SAFETY: only this thread's root, working directory and umask become its own; it ends here.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.attempt(what)?;
         move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::Mount)).attempt(what)?;
         work()
-    };
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("node-mounts".to_owned())
-            .stack_size(128 * 1024)
-            .spawn_scoped(scope, enter_and_work)
-            .attempt(|| "start a thread".to_owned())?
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
