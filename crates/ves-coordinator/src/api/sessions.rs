@@ -30,13 +30,15 @@ fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
 }
 
 /// What lifecycle is told, in a session that a caller has begun with one request and goes on with
-/// `rest`. Whatever id a request to start has, `for_ct` makes it be about the session's container;
-/// it is false for other requests. A caller that breaks off ends its side of the session.
+/// `rest`. `id` finds the container's id in a request to start, and in no other: whatever is there,
+/// the session is about `ct`. A caller that breaks off ends its side of the session.
 fn requests<T: Send + 'static>(
+    ct: CtId,
     begin: Option<T>,
     rest: impl Stream<Item = T> + Send + 'static,
-    for_ct: impl Fn(&mut T) -> bool + Send + 'static,
+    id: impl Fn(&mut T) -> Option<&mut u32> + Send + 'static,
 ) -> Result<impl Stream<Item = T> + Send + 'static, Fault> {
+    let for_ct = move |request: &mut T| id(request).map(|id| *id = ct.get()).is_some();
     let start = begin.and_then(|mut request| for_ct(&mut request).then_some(request));
     let start = start.ok_or_else(|| {
         let message = "the first message of a session says what to start";
@@ -66,10 +68,9 @@ pub(super) async fn exec(
     let begin = first(&mut stream).await?;
     let ct = must_run(coordinator, &*coordinator.resolve(&begin.ct)?)?;
     let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
-    let requests = requests(begin.request, rest, move |request| {
-        let Some(Part::Start(start)) = &mut request.part else { return false };
-        start.ct = ct.get();
-        true
+    let requests = requests(ct, begin.request, rest, |request| match &mut request.part {
+        Some(Part::Start(start)) => Some(&mut start.ct),
+        _ => None,
     })?;
     answers(coordinator.peers().lifecycle.clone().exec(requests).await)
 }
@@ -83,10 +84,9 @@ pub(super) async fn console(
     // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
     let ct = coordinator.resolve(&begin.ct)?.id;
     let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
-    let requests = requests(begin.request, rest, move |request| {
-        let Some(Part::Start(start)) = &mut request.part else { return false };
-        start.ct = ct.get();
-        true
+    let requests = requests(ct, begin.request, rest, |request| match &mut request.part {
+        Some(Part::Start(start)) => Some(&mut start.ct),
+        _ => None,
     })?;
     answers(coordinator.peers().lifecycle.clone().console(requests).await)
 }
