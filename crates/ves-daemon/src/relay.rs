@@ -24,11 +24,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the socket cannot be made.
 pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Error> {
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(socket)?;
+    let listener = crate::serve::replace(socket)?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
     // Anybody may knock, as at the public socket: a daemon that is root without power over files
     // could not otherwise.
     std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;

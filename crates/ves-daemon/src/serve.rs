@@ -184,12 +184,7 @@ fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener)
         Err(_) => {}
     }
     let socket = unpublished(&socket);
-    match std::fs::remove_file(&socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        Ok(()) | Err(_) => {}
-    }
-    let listener =
-        UnixListener::bind(&socket).map_err(|e| format!("bind {}: {e}", socket.display()))?;
+    let listener = replace(&socket).map_err(|e| format!("bind {}: {e}", socket.display()))?;
     let mode = if service == Service::Coordinator {
         // Anybody may knock; the gate decides by credentials.
         0o666
@@ -206,6 +201,15 @@ fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener)
     };
     std::fs::set_permissions(&socket, Permissions::from_mode(mode))?;
     Ok((lock, listener))
+}
+
+/// Binds a socket in the place of one that an earlier daemon left.
+pub(crate) fn replace(socket: &Path) -> Result<UnixListener, std::io::Error> {
+    match std::fs::remove_file(socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    UnixListener::bind(socket)
 }
 
 /// Resolves when the process is asked to end.
