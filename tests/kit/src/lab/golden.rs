@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use super::hub::{Hub, sockets};
-use super::image::{Image, run};
+use super::image::{Image, run, short};
 use super::vm::{Shape, Vm};
 
 /// The name of the saved state.
@@ -72,8 +72,7 @@ impl Golden {
         for file in files {
             digest.update(fs::read(file).with_context(|| format!("read {}", file.display()))?);
         }
-        let digest: String = digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-        let name = format!("golden-{digest}");
+        let name = format!("golden-{}", short(digest));
         let dir = cache.join(&name);
         if !dir.is_dir() {
             clear(cache)?;
@@ -142,15 +141,7 @@ impl Golden {
             "systemctl --failed --no-pager; journalctl -b -p warning --no-pager | tail -40",
             PATIENCE,
         )?;
-        ensure!(
-            out.status == 0,
-            "{fault} (status {}):\n{}{}\n{}",
-            out.status,
-            out.stdout,
-            out.stderr,
-            state.stdout
-        );
-        Ok(())
+        bail!("{fault} (status {}):\n{}{}\n{}", out.status, out.stdout, out.stderr, state.stdout)
     }
 }
 

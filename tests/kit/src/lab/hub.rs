@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -123,12 +122,7 @@ fn pass_frames(ports: &[(UnixDatagram, PathBuf)], stopped: &UnixStream, fault: &
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let now = fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (from, (socket, _)) in ports.iter().enumerate().filter(|(i, _)| ready[*i]) {
-            loop {
-                let length = match socket.recv(&mut frame) {
-                    Ok(length) => length,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => break,
-                };
+            while let Ok(length) = socket.recv(&mut frame) {
                 count += 1;
                 if now.drop_every > 0 && count % now.drop_every == 0 {
                     continue;

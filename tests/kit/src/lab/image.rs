@@ -172,8 +172,7 @@ impl Image {
         let recipe = format!(
             "{SUITE}\n{PACKAGES:?}\n{MASKED:?}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n3"
         );
-        let digest: String =
-            Sha256::digest(recipe).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let digest = short(Sha256::new().chain_update(recipe));
         let dir = cache.join(format!("image-{digest}"));
         if dir.is_dir() {
             return Ok(Self::at(dir));
@@ -214,6 +213,11 @@ impl Image {
     }
 }
 
+/// A digest as a part of a name.
+pub(super) fn short(digest: Sha256) -> String {
+    digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// The Debian mirror apt is configured with.
 fn mirror() -> anyhow::Result<String> {
     crate::need::mirror(SUITE).map_err(|lack| anyhow::anyhow!("{}: {}", lack.what, lack.why))
@@ -223,19 +227,22 @@ fn bootstrap(root: &Path) -> anyhow::Result<()> {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let script = format!("chroot \"$1\" sh -c {}", quoted(CUSTOMIZE));
     let mirrored = format!("sh -c {} sh \"$1\" {SUITE} {}", quoted(MIRROR), quoted(MIRRORED));
-    let mut command = Command::new("mmdebstrap");
+    let mut command = mmdebstrap(&PACKAGES.join(","));
     command
-        .args(["--variant=minbase", "--format=directory"])
-        .arg(format!("--include={}", PACKAGES.join(",")))
-        .arg("--dpkgopt=path-exclude=/usr/share/doc/*")
-        .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
-        .arg("--dpkgopt=path-exclude=/usr/share/man/*")
+        .arg("--format=directory")
         .arg(format!("--customize-hook={mirrored}"))
-        .arg(format!("--customize-hook={script}"))
-        .arg(SUITE)
-        .arg(root)
-        .arg(mirror()?);
-    run(&mut command).map(drop)
+        .arg(format!("--customize-hook={script}"));
+    run(command.arg(SUITE).arg(root).arg(mirror()?)).map(drop)
+}
+
+/// The beginning of a command that makes a small Debian with these packages and without documents.
+fn mmdebstrap(packages: &str) -> Command {
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--variant=minbase", &format!("--include={packages}")]);
+    for documents in ["doc", "locale", "man"] {
+        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{documents}/*"));
+    }
+    command
 }
 
 /// Writes what makes the directory a node, then the disk, the kernel and the initrd beside it.
@@ -358,14 +365,8 @@ pub fn template(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     }
     say("making a template of Debian 13");
     let new = cache.join("trixie.new.tar.zst");
-    run(Command::new("mmdebstrap")
-        .args(["--variant=minbase", "--include=systemd-sysv,busybox-static,iproute2,procps"])
-        .arg("--dpkgopt=path-exclude=/usr/share/doc/*")
-        .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
-        .arg("--dpkgopt=path-exclude=/usr/share/man/*")
-        .arg(SUITE)
-        .arg(&new)
-        .arg(mirror()?))?;
+    let mut command = mmdebstrap("systemd-sysv,busybox-static,iproute2,procps");
+    run(command.arg(SUITE).arg(&new).arg(mirror()?))?;
     fs::rename(&new, &path).context("put the template into its place")?;
     Ok(path)
 }
