@@ -30,6 +30,10 @@ const DEATH: Duration = Duration::from_secs(1);
 /// How long the kernel may take until what was set up works; usually microseconds.
 const USABLE: Duration = Duration::from_secs(1);
 
+/// How often a link is looked at anew because it vanished while it was being read. Once is the rule:
+/// the second look does not find it.
+const LOOKS: usize = 8;
+
 /// This machine, seen from the calling thread's network namespace.
 #[derive(Debug)]
 pub struct KernelHost {
@@ -140,7 +144,11 @@ impl KernelSession {
     fn holder(&mut self, address: CtAddress) -> Result<Option<Holder>, HostError> {
         let Some(route) = self.node.lookup(address.ip())? else { return Ok(None) };
         let name = match route.link {
-            Some(link) => self.node.name_of(link)?.unwrap_or_default(),
+            Some(link) => match self.node.name_of(link)? {
+                Some(name) => name,
+                // It vanished since, and its routes with it.
+                None => return Ok(None),
+            },
             None => String::new(),
         };
         Ok(observe::holder(self.ct, address, &route, |_| name))
@@ -158,6 +166,45 @@ impl KernelSession {
         routes.extend(socket.routes(true, Some(index))?);
         let (addresses, neighbours) = (socket.addresses(index)?, socket.neighbours(index)?);
         Ok(Some(observe::inner_end(self.ct, inner, &addresses, &neighbours, &routes)))
+    }
+
+    /// One look, which fails with `ENODEV` where an end of the link vanishes meanwhile.
+    fn look(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
+        let ct = self.ct;
+        let mut observed = Observed::nothing(ct);
+        observed.netns = self.inside.is_some();
+        observed.sources = sources.get(&ct).cloned().unwrap_or_default();
+        observed.ipv6 = settings::has_ipv6();
+
+        let host = self.node.link(&self.name)?;
+        self.index = host.as_ref().map(|l| l.index);
+        let mut inner = None;
+        if let Some(inside) = &mut self.inside {
+            observed.loopback_up = inside.socket.link("lo")?.is_some_and(|l| l.up);
+            inner = inside.socket.link(CT_LINK)?;
+            inside.index = inner.as_ref().map(|l| l.index);
+        }
+        if let Some(host) = &host {
+            let neighbours = self.node.neighbours(host.index)?;
+            let mut routes = self.node.routes(false, Some(host.index))?;
+            routes.extend(self.node.routes(true, Some(host.index))?);
+            let mut end = observe::host_end(ct, host, &neighbours, &routes);
+            if let Some(inner) = &inner {
+                end.inner = self.look_inside(host, inner)?;
+            }
+            observed.link = Some(end);
+        }
+        let ours = observed.link.as_ref();
+        observed.squatter = inner.is_some() && ours.is_none_or(|l| l.inner.is_none());
+        for address in wanted {
+            if ours.is_some_and(|l| l.routes.contains(address)) {
+                continue;
+            }
+            if let Some(holder) = self.holder(*address)? {
+                observed.holders.insert(*address, holder);
+            }
+        }
+        Ok(observed)
     }
 
     fn add_route(&mut self, address: CtAddress) -> Result<(), StepError> {
@@ -230,41 +277,13 @@ fn unless_switched_off(ct: CtId, result: Result<(), HostError>) -> Result<bool, 
 
 impl Session for KernelSession {
     fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
-        let ct = self.ct;
-        let mut observed = Observed::nothing(ct);
-        observed.netns = self.inside.is_some();
-        observed.sources = sources.get(&ct).cloned().unwrap_or_default();
-        observed.ipv6 = settings::has_ipv6();
-
-        let host = self.node.link(&self.name)?;
-        self.index = host.as_ref().map(|l| l.index);
-        let mut inner = None;
-        if let Some(inside) = &mut self.inside {
-            observed.loopback_up = inside.socket.link("lo")?.is_some_and(|l| l.up);
-            inner = inside.socket.link(CT_LINK)?;
-            inside.index = inner.as_ref().map(|l| l.index);
-        }
-        if let Some(host) = &host {
-            let neighbours = self.node.neighbours(host.index)?;
-            let mut routes = self.node.routes(false, Some(host.index))?;
-            routes.extend(self.node.routes(true, Some(host.index))?);
-            let mut end = observe::host_end(ct, host, &neighbours, &routes);
-            if let Some(inner) = &inner {
-                end.inner = self.look_inside(host, inner)?;
-            }
-            observed.link = Some(end);
-        }
-        let ours = observed.link.as_ref();
-        observed.squatter = inner.is_some() && ours.is_none_or(|l| l.inner.is_none());
-        for address in wanted {
-            if ours.is_some_and(|l| l.routes.contains(address)) {
-                continue;
-            }
-            if let Some(holder) = self.holder(*address)? {
-                observed.holders.insert(*address, holder);
+        for _ in 1..LOOKS {
+            match self.look(wanted, sources) {
+                Err(e) if e.is(Errno::NODEV) => {}
+                other => return other,
             }
         }
-        Ok(observed)
+        self.look(wanted, sources)
     }
 
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {

@@ -392,3 +392,28 @@ fn a_link_goes_with_its_namespace_or_before_it() {
         wait_until(DEADLINE, "no link is left", || !ves_kit::run("ip", &["link"]).contains("ves"));
     });
 }
+
+/// The kernel takes a link down on its own time, and whoever looks at that moment sees it or not.
+#[test]
+fn a_link_that_vanishes_while_it_is_read_is_gone() {
+    on_a_node!(|node| {
+        for _ in 0..40 {
+            let mut container = node.container(ct(9200));
+            node.ensure(container.ct, &[A4, A6]).expect("made");
+            let end = Instant::now() + DEADLINE;
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let fault = loop {
+                        match node.get(ct(9200)) {
+                            Ok(_) => assert!(Instant::now() < end, "it does not vanish"),
+                            Err(fault) => break fault,
+                        }
+                    };
+                    assert_eq!(fault.reason, Reason::ContainerUnknown, "{fault:?}");
+                });
+                container.die();
+            });
+            node.remove(ct(9200)).expect("removed");
+        }
+    });
+}
