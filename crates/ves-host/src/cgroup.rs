@@ -474,7 +474,13 @@ pub fn children(dir: &Path) -> Result<Vec<PathBuf>, HostError> {
 pub fn processes(dir: &Path) -> Result<Vec<u32>, HostError> {
     let file = dir.join("cgroup.procs");
     let mut pids = Vec::new();
-    for line in read_if_exists(&file)?.unwrap_or_default().lines() {
+    let text = match read(&file) {
+        // A threaded group, which the root of a container may make too: its processes are listed
+        // in the group above that is the root of the threads.
+        Err(e) if gone(&e) || e.is(rustix::io::Errno::OPNOTSUPP) => String::new(),
+        other => other?,
+    };
+    for line in text.lines() {
         let pid =
             line.parse().map_err(|_| HostError::parse(format!("read {}", file.display()), line))?;
         pids.push(pid);

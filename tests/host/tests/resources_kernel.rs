@@ -18,7 +18,7 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
 use ves_daemon::FenceStore;
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
-use ves_kit::{Proc, TestId, TestLayout, Undo, need, wait_until};
+use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
 use ves_proto::convert::{Fence, Limits};
 use ves_resources::exec::KernelHost;
@@ -568,6 +568,26 @@ fn a_group_is_frozen_thawed_and_killed_as_a_whole() {
         // The last of them may still be on its way out; that is waited for.
         rig.service.remove(&rig.fence()).expect("removed");
     }
+}
+
+/// Root of a container may make one in its own part, and must not blind the node by it.
+#[test]
+fn a_threaded_group_hides_no_process() {
+    need!(need::root());
+    let (id, dir) = (TestId::take(), TestLayout::new());
+    let v2 = MountGuard::mount(&["-t", "cgroup2", "none"], dir.layout().run_dir());
+    let domain = v2.point().join(format!("ves-threads-{}", id.ct()));
+    let threads = domain.join("threads");
+    fs::create_dir_all(&threads).expect("groups");
+    let path = |group: &Path| group.to_str().expect("text").to_owned();
+    let _undo = Undo::by("rmdir", &[&path(&threads), &path(&domain)]);
+    let mut command = Command::new("sleep");
+    command.arg("600");
+    let sleeper = Proc::spawn(command);
+    cgroup::write(&domain.join("cgroup.procs"), &sleeper.id().to_string()).expect("moved");
+    cgroup::write(&threads.join("cgroup.type"), "threaded").expect("made a threaded group");
+    cgroup::write(&threads.join("cgroup.threads"), &sleeper.id().to_string()).expect("moved");
+    assert_eq!(cgroup::processes(&domain).expect("readable"), [sleeper.id()]);
 }
 
 #[test]

@@ -76,6 +76,15 @@ fn limits_of_units_inside_bite_too() {
         let end = node.exec_in(101, "systemctl show -P Result hog")?;
         assert_eq!(end.stdout.trim(), "oom-kill");
         assert_eq!(node.sh("virtctl list -H -o csv --fields status")?, "running");
+
+        // A threaded group, which has no list of processes to read, hides nothing from the node.
+        let threaded = node.exec_in(
+            101,
+            "cd /sys/fs/cgroup && mkdir -p loose/threads && echo threaded > loose/threads/cgroup.type",
+        )?;
+        assert_eq!(threaded.status, 0, "{threaded:?}");
+        assert!(resource(node, "numfile", "held")? > 0);
+        node.sh("virtctl stop 101 --fast && virtctl destroy 101")?;
         Ok(())
     });
 }
