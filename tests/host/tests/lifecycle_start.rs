@@ -346,31 +346,6 @@ fn the_fake_node_agrees() {
 }
 
 #[test]
-fn a_start_is_quick() {
-    if !needs() {
-        return;
-    }
-    let world = World::new(9415, |_| {});
-    let spec = Spec { init: vec!["/bin/true".to_owned()], ..world.spec() };
-    let mut times = Vec::new();
-    for _ in 0..20 {
-        let begun = std::time::Instant::now();
-        for step in [Step::SpawnMonitor(Box::new(spec.clone())), Step::Release] {
-            world.host.apply(world.ct, &step).expect("done");
-        }
-        world.host.apply(world.ct, &Step::AwaitEnd { ms: 10_000 }).expect("waited");
-        times.push(begun.elapsed());
-        for step in [Step::Cleanup, Step::Forget] {
-            world.host.apply(world.ct, &step).expect("done");
-        }
-    }
-    times.sort();
-    eprintln!("start, /bin/true as init, end: median {:?}, best {:?}", times[10], times[0]);
-    // Builds without optimisation on a busy machine included; what it is in earnest, the bench says.
-    assert!(times[10] < Duration::from_secs(1), "{times:?}");
-}
-
-#[test]
 fn watchers_of_the_console_leave_room_for_control() {
     if !needs() {
         return;

@@ -384,19 +384,14 @@ fn what_is_used_is_counted() {
 }
 
 #[test]
-fn the_self_test_is_quick_proves_much_and_leaves_nothing() {
+fn the_self_test_proves_much_and_leaves_nothing() {
     need!(need::root(), need::disposable(), v1());
     let rig = Rig::new();
     rig.ensure(&Limits::default());
-    let start = Instant::now();
     let proof = rig.host.self_test().expect("tested");
-    let took = start.elapsed();
     for proven in [&proof.pids, &proof.memory, &proof.quota, &proof.cpuset] {
         assert!(proven.is_yes(), "{proof:?}");
     }
-    println!("self-test took {took:?}: {proof:?}");
-    // 60 to 100 ms alone; many tests may share the machine.
-    assert!(took < Duration::from_secs(3), "{took:?}");
     for dir in rig.host.hierarchies().dirs(layout::CGROUP_ROOT) {
         let own = format!("self-test-{}-", std::process::id());
         let mine = cgroup::children(&dir).expect("listed");
@@ -510,39 +505,6 @@ fn hide_payload(rig: &Rig) {
     // A new process has all of root's capabilities; this thread has few.
     let status = Command::new("/bin/chmod").arg("000").arg(&payload).status().expect("started");
     assert!(status.success());
-}
-
-/// Prints what a call costs on this machine, so that a regression is seen in a review.
-#[test]
-fn calls_are_quick() {
-    need!(need::root(), need::disposable());
-    let rig = Rig::new();
-    let limits = ubc(&[(UbcResource::Numproc, 20), (UbcResource::Physpages, 1 << 14)]);
-    let median = |what: &str, mut call: Box<dyn FnMut() + '_>, undo: Option<&dyn Fn()>| {
-        let mut times: Vec<_> = (0..15)
-            .map(|_| {
-                let start = Instant::now();
-                call();
-                let time = start.elapsed();
-                if let Some(undo) = undo {
-                    undo();
-                }
-                time
-            })
-            .collect();
-        times.sort();
-        println!("{what}: {:?}", times[7]);
-        times[7]
-    };
-    let remove = || rig.service.remove(&rig.fence()).expect("removed");
-    let make = median("make", Box::new(|| drop(rig.ensure(&limits))), Some(&remove));
-    rig.ensure(&limits);
-    let same = median("the same again", Box::new(|| drop(rig.ensure(&limits))), None);
-    let read = median("read", Box::new(|| drop(rig.group())), None);
-    // Far above what is measured, far below what would be noticed.
-    for time in [make, same, read] {
-        assert!(time < Duration::from_secs(1), "{time:?}");
-    }
 }
 
 #[test]

@@ -96,12 +96,10 @@ fn ten_thousand_containers() {
     );
     let flat = all.concat();
     assert!(flat.is_sorted() && flat.len() == 10_000);
-    let begun = std::time::Instant::now();
     let request =
         pb::ListContainersRequest { page_size: 50, page_token: "9000".into(), running_only: false };
     let page = sim.block(sim.containers().list_containers(request)).expect("a page").into_inner();
     assert_eq!(page.containers.len(), 50);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(sim.run(&Command::create(0, |_| {})).expect("created").ct, 10_101);
 }
 
