@@ -35,8 +35,14 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// How many stories are told at once: each has one machine or two, of a gigabyte and a half each.
-pub(crate) const STORIES: &str = "2";
+/// What one machine takes of this one's memory in MiB: its own, and what QEMU needs around it.
+const MACHINE: u64 = 1792;
+
+/// How many machines the largest story has.
+pub(crate) const LARGEST: u64 = 3;
+
+/// What image, golden node and the copies of two stories take on disk, in MiB.
+const DISK: u64 = 10 * 1024;
 
 /// What the lab should do.
 #[derive(Debug, clap::Subcommand)]
@@ -105,6 +111,7 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
             println!("{count} machines {done} {name}");
         }
         Lab::Run { story } => {
+            lack(LARGEST).map_or(Ok(()), |lack| bail!("{lack}"))?;
             prepare()?;
             let words =
                 ["nextest", "run", "-p", "ves-lab", "--no-capture", "--no-tests=fail", &story];
@@ -116,6 +123,35 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
 
 fn code(status: Option<i32>) -> ExitCode {
     ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(1))
+}
+
+/// What this machine lacks to carry so many machines, if anything.
+pub(crate) fn lack(machines: u64) -> Option<String> {
+    let memory = (memory(), machines * MACHINE);
+    let disk =
+        rustix::fs::statvfs(&*tool::root()).map_or(0, |fs| (fs.f_bavail * fs.f_frsize) >> 20);
+    for (what, (there, needed)) in [("memory", memory), ("disk space", (disk, DISK))] {
+        if there < needed {
+            return Some(format!(
+                "{machines} machines of the lab need {needed} MiB of {what}, and {there} are free"
+            ));
+        }
+    }
+    None
+}
+
+/// How many stories can be told at once: one for each processor, as far as memory goes.
+pub(crate) fn at_once() -> u64 {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    (memory() / (LARGEST * MACHINE)).clamp(1, processors)
+}
+
+/// Memory that is free or can be had, in MiB; 0 where the kernel does not tell.
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
 }
 
 /// Makes everything a machine of the lab begins from, where it is not there: packages of what this
@@ -130,6 +166,12 @@ pub(crate) fn prepare() -> Result<Golden> {
     tool::cargo_tool("cargo-nextest")?;
     let dir = story::cache();
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    // One at a time makes them; it goes with its process.
+    let lock = File::create(dir.join("lock")).context("make the lab's lock")?;
+    if lock.try_lock().is_err() {
+        say("waiting for another that prepares the lab");
+        lock.lock().context("wait for another that prepares the lab")?;
+    }
     let mut files = deb::build(&say)?;
     for package in files.clone() {
         files.push(deb::next(&package)?);
@@ -140,6 +182,8 @@ pub(crate) fn prepare() -> Result<Golden> {
 
 fn up(dir: &Path, nodes: u8, no_routers: bool) -> Result<()> {
     ensure!(!alive(dir), "a lab is up already; `cargo xtask lab down` ends it");
+    let machines = u64::from(nodes) + if no_routers { 0 } else { 2 };
+    lack(machines).map_or(Ok(()), |lack| bail!("{lack}"))?;
     prepare()?;
     fs::remove_dir_all(dir).ok(); // what a lab left that was killed
     fs::create_dir_all(dir)?;

@@ -122,23 +122,38 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
     words.extend(&chosen);
     let skips = skips.to_string_lossy();
     let disposable = if host { "1" } else { "0" };
-    let strict = if host && tool::ci() { "1" } else { "0" };
+    let strict = if (host || lab) && tool::ci() { "1" } else { "0" };
     let env = [("VES_SKIPS", &*skips), ("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
     let mut tests = nextest(&words, &env)?;
-    if lab {
-        crate::lab::prepare()?;
-        // Emulated machines wait for one another more than they use the processors.
-        let mut words = vec!["-E", "package(ves-lab)", "--test-threads", crate::lab::STORIES];
-        words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
-        words.extend(&chosen);
-        tests = tests.plus(nextest(&words, &env)?);
-    } else {
-        let why = if args.no_lab { "--no-lab was said" } else { "this is not root" };
+    let why = match crate::lab::lack(crate::lab::LARGEST) {
+        _ if args.no_lab => Some("--no-lab was said".to_owned()),
+        _ if !lab => Some("this is not root".to_owned()),
+        lack => lack,
+    };
+    if let Some(why) = why {
         ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
         println!("the stories of the lab are skipped: {why}");
+    } else {
+        tests = tests.plus(stories(&chosen, &env).unwrap_or_else(|error| {
+            eprintln!("error: the stories of the lab cannot be told: {error:#}");
+            Counts { failed: 1, ..Counts::default() }
+        }));
     }
     // Examples in documents have no names that nextest could choose from.
     if args.nextest.is_empty() { Ok(tests.plus(doctest()?)) } else { Ok(tests) }
+}
+
+/// The stories of the lab.
+///
+/// # Errors
+/// What is in the way of its machines.
+fn stories(chosen: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
+    crate::lab::prepare()?;
+    let at_once = crate::lab::at_once().to_string();
+    let mut words = vec!["-E", "package(ves-lab)", "--test-threads", &at_once];
+    words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
+    words.extend(chosen);
+    nextest(&words, env)
 }
 
 /// The tests of the workspace, by nextest.
