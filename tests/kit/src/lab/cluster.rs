@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -57,14 +57,36 @@ impl Cluster {
             cluster.start(port, Some(UP))?;
         }
         for (port, role) in roles.iter().enumerate() {
-            let vm = &cluster.machines[port];
-            vm.wait_agent(BOOT)?;
-            vm.sh(&become_somebody(vm.name(), port + 1)?)?;
-            if let Some(routing) = routing(*role, port + 1) {
-                vm.sh(&routing)?;
-            }
+            cluster.settle(port, *role).map_err(|e| e.context(cluster.report()))?;
         }
         Ok(cluster)
+    }
+
+    fn settle(&self, port: usize, role: Role) -> anyhow::Result<()> {
+        let vm = &self.machines[port];
+        vm.wait_agent(BOOT)?;
+        vm.set_clock()?;
+        vm.sh(&become_somebody(vm.name(), port + 1))?;
+        routing(role, port + 1).map_or(Ok(()), |routing| vm.sh(&routing).map(drop))
+    }
+
+    /// What may tell why something failed: the ends of all machines' consoles and journals.
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        for vm in &self.machines {
+            let serial = vm.serial();
+            let skip = serial.chars().count().saturating_sub(4000);
+            let tail: String = serial.chars().skip(skip).collect();
+            text += &format!("--- console of {} ---\n{tail}\n", vm.name());
+            let journal = "journalctl --no-pager -o short-monotonic -n 60; virtctl list -a";
+            text += &match vm.exec(journal, Duration::from_secs(60)) {
+                Ok(out) => {
+                    format!("--- journal of {} ---\n{}{}\n", vm.name(), out.stdout, out.stderr)
+                }
+                Err(error) => format!("--- {} does not answer: {error:#} ---\n", vm.name()),
+            };
+        }
+        text
     }
 
     fn start(&self, port: usize, snapshot: Option<&str>) -> anyhow::Result<()> {
@@ -101,8 +123,16 @@ impl Cluster {
     /// # Errors
     /// When it does not come up, with what its console said.
     pub fn power_cycle(&self, number: usize) -> anyhow::Result<()> {
+        self.node(number).power_cut()?;
+        self.power_on(number)
+    }
+
+    /// Switches a machine on whose power was cut, and waits until it has booted.
+    ///
+    /// # Errors
+    /// When it does not come up, with what its console said.
+    pub fn power_on(&self, number: usize) -> anyhow::Result<()> {
         let vm = self.node(number);
-        vm.power_cut()?;
         self.start(number - 1, None)?;
         vm.wait_boot(BOOT)
     }
@@ -139,19 +169,22 @@ pub fn find(dir: &Path) -> anyhow::Result<Vec<Vm>> {
     Ok(machines)
 }
 
-/// Commands that make a copy of the golden node a machine of its own: name, clock, addresses.
-fn become_somebody(name: &str, number: usize) -> anyhow::Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-    Ok(format!(
+/// Commands that make a copy of the golden node a machine of its own: name and addresses.
+fn become_somebody(name: &str, number: usize) -> String {
+    format!(
         "set -eu
-date -s @{now:.3} >/dev/null
 hostname {name}; echo {name} > /etc/hostname
 rm -f /etc/machine-id; systemd-machine-id-setup >/dev/null 2>&1
 echo {number} > /etc/lab-number
 systemctl restart systemd-journald lab-address
 systemctl try-restart ves-coordinatord"
-    ))
+    )
 }
+
+/// Makes a machine one without Ves, also after its next boot.
+const QUIET: &str = "systemctl list-unit-files --no-legend --state=enabled 've[s]-*' | \
+     while read -r unit _; do systemctl disable --quiet --now \"$unit\"; done
+systemctl stop 'ves-*'";
 
 /// Commands that make a machine a router in area 0.
 fn routing(role: Role, number: usize) -> Option<String> {
@@ -159,7 +192,7 @@ fn routing(role: Role, number: usize) -> Option<String> {
         Role::Node => None,
         Role::Frr => Some(format!(
             "set -eu
-systemctl stop 'ves-*'
+{QUIET}
 sed -i -e s/^ospfd=no/ospfd=yes/ -e s/^ospf6d=no/ospf6d=yes/ /etc/frr/daemons
 cat > /etc/frr/frr.conf <<'END'
 interface eth0
@@ -178,7 +211,7 @@ systemctl unmask frr 2>/dev/null; systemctl enable --quiet frr; systemctl restar
         )),
         Role::Bird => Some(format!(
             "set -eu
-systemctl stop 'ves-*'
+{QUIET}
 cat > /etc/bird/bird.conf <<'END'
 router id 10.86.0.{number};
 protocol device {{}}

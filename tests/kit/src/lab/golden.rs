@@ -64,6 +64,10 @@ impl Golden {
     /// # Errors
     /// A program that fails, or a node that does not boot or install, with what it said.
     pub fn make(cache: &Path, files: &[PathBuf], say: &dyn Fn(&str)) -> anyhow::Result<Self> {
+        clear(cache, |name| {
+            let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
+            name.strip_prefix("story-").is_some_and(dead)
+        })?;
         let image = Image::build(cache, say)?;
         let mut digest = Sha256::new();
         digest.update(format!("{}{:?}{INSTALL}{PREPARE}", image.name(), Shape::default()));
@@ -75,7 +79,7 @@ impl Golden {
         let name = format!("golden-{}", short(digest));
         let dir = cache.join(&name);
         if !dir.is_dir() {
-            clear(cache)?;
+            clear(cache, |name| name.starts_with("golden-"))?;
             let new = cache.join(format!("{name}.new"));
             fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
             symlink(format!("../{}", image.name()), new.join("image"))?;
@@ -145,14 +149,12 @@ impl Golden {
     }
 }
 
-/// Removes golden nodes of other contents, whole or begun, and what stories left that were killed.
-fn clear(cache: &Path) -> anyhow::Result<()> {
+/// Removes machines of the cache whose names are of no use any more: golden nodes of other contents,
+/// whole or begun, and what stories left that were killed.
+fn clear(cache: &Path, useless: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
         let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
-        let golden = name.starts_with("golden-");
-        if golden || name.strip_prefix("story-").is_some_and(dead) {
+        if useless(&entry.file_name().to_string_lossy()) {
             Vm::at(entry.path(), "golden").power_cut()?;
             fs::remove_dir_all(entry.path())
                 .with_context(|| format!("clear {}", entry.path().display()))?;

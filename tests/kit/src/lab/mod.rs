@@ -1,15 +1,15 @@
 //! The lab: Debian 13 nodes in virtual machines, joined by a segment of their own.
 //!
 //! ```text
-//!   image ──► base disk (read only)          hub: a thread or process that passes frames on,
+//!   image ──► base disk (read only)          hub: a thread that passes frames on,
 //!               └─ qcow2 overlay a node           drops, delays, partitions
 //!                    └─ snapshot "up"           ▲        ▲        ▲
 //!   vm: qemu ─ QMP ─ guest agent             node 1   node 2   router …
 //! ```
 //!
 //! Nodes are reached through the guest agent's port, never through their network, so a test can
-//! take that away. QEMU emulates the processor: nothing here needs `/dev/kvm`. What runs on a node
-//! is no matter of this module.
+//! take that away. QEMU emulates the processor: nothing here needs `/dev/kvm`. Stories and what they
+//! expect are no matter of this module.
 
 pub mod cluster;
 pub mod golden;

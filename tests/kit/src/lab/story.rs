@@ -1,10 +1,15 @@
 //! One story: machines from the golden node, what happens on them, and what they said if it failed.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use super::cluster::{Cluster, Role};
 use super::golden::Golden;
 use crate::need;
+
+/// How long a story may take until its machines are asked what they do: less than nextest gives it.
+const LONG: Duration = Duration::from_secs(960);
 
 /// Where `cargo xtask lab` keeps images, the golden node and what runs.
 pub fn cache() -> PathBuf {
@@ -39,26 +44,25 @@ pub fn among(roles: &[Role], story: impl FnOnce(&Cluster) -> anyhow::Result<()>)
     let dir = cache().join(format!("story-{}", std::process::id()));
     let told = golden.and_then(|golden| {
         let lab = Cluster::up(&golden, &dir, roles)?;
-        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(&lab)));
+        let told = std::thread::scope(|scope| {
+            let (done, end) = mpsc::channel::<()>();
+            // A story that hangs is ended from outside, and then nobody is left to tell.
+            let lab = &lab;
+            scope.spawn(move || {
+                if end.recv_timeout(LONG) == Err(RecvTimeoutError::Timeout) {
+                    eprintln!("after {} s:\n{}", LONG.as_secs(), lab.report());
+                }
+            });
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(lab)));
+            drop(done);
+            told
+        });
         if !matches!(told, Ok(Ok(()))) {
-            lab.nodes().iter().for_each(report);
+            eprintln!("{}", lab.report());
         }
         told.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     if let Err(error) = told {
         panic!("{error:#}");
-    }
-}
-
-/// Prints what may tell why a story failed on this machine.
-fn report(vm: &super::Vm) {
-    let serial = vm.serial();
-    let skip = serial.chars().count().saturating_sub(4000);
-    let tail: String = serial.chars().skip(skip).collect();
-    eprintln!("--- console of {} ---\n{tail}", vm.name());
-    let journal = "journalctl --no-pager -o short-monotonic -n 60; virtctl list -a";
-    match vm.exec(journal, std::time::Duration::from_secs(60)) {
-        Ok(out) => eprintln!("--- journal of {} ---\n{}{}", vm.name(), out.stdout, out.stderr),
-        Err(error) => eprintln!("--- {} does not answer: {error:#} ---", vm.name()),
     }
 }

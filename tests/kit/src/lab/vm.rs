@@ -4,13 +4,13 @@
 //! not end the machine; [`Vm::power_cut`] does.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use qapi::{Qga, Qmp, qga, qmp};
@@ -28,6 +28,12 @@ const FAULT: &str = "spare-fault";
 
 /// How long a command may take that says nothing else; emulated processors are slow.
 const COMMAND: Duration = Duration::from_secs(300);
+
+/// How long QEMU's monitor may take, which saves and loads machines.
+const MONITOR: Duration = Duration::from_secs(600);
+
+/// What a command prints on the console after its end, where one waits to cut its power.
+const ENDED: &str = "the command has ended with";
 
 type Wire = qapi::Stream<BufReader<UnixStream>, UnixStream>;
 
@@ -236,7 +242,7 @@ impl Vm {
         self.pid().is_some()
     }
 
-    /// Cuts the power: QEMU is killed, what the node had not flushed is lost.
+    /// Cuts the power: QEMU is killed, and what the node's kernel had only in its memory is lost.
     ///
     /// # Errors
     /// When it does not go.
@@ -249,6 +255,40 @@ impl Vm {
         let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience))?;
         ensure!(ended == 1, "qemu for {} does not go away", self.name);
         Ok(())
+    }
+
+    /// Runs a shell command and cuts the power in the moment in which it has printed `words`.
+    ///
+    /// # Errors
+    /// When it ends, or takes five minutes, before that.
+    pub fn cut_when(&self, command: &str, words: &str) -> anyhow::Result<()> {
+        let mut console = self.console()?;
+        console.set_read_timeout(Some(COMMAND))?;
+        // The console is a wire to here: what comes through the agent has to be asked for. The pipe
+        // makes it no terminal for the command.
+        let detached = format!(
+            "({{ {command}; echo \"{ENDED} $?\"; }} </dev/null 2>&1 | cat >/dev/hvc0) >/dev/null 2>&1 &"
+        );
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let (mut said, mut bytes) = (String::new(), [0; 4096]);
+                while !said.contains(words) && !said.contains(ENDED) {
+                    let read = console.read(&mut bytes).context(said.clone())?;
+                    ensure!(read > 0, "the machine ended by itself: {said}");
+                    said += &String::from_utf8_lossy(&bytes[..read]);
+                }
+                self.power_cut()?;
+                let mut rest = Vec::new();
+                console.read_to_end(&mut rest).ok(); // a reset connection is its end too
+                said += &String::from_utf8_lossy(&rest);
+                ensure!(!said.contains(ENDED), "it ended before the power did: {said}");
+                Ok(())
+            });
+            // The agent may or may not live to see the shell end.
+            let begun = self.exec(&detached, COMMAND);
+            let cut = watch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            cut.with_context(|| format!("on {}: {command} ({begun:?})", self.name))
+        })
     }
 
     /// Waits until the guest agent answers.
@@ -434,7 +474,7 @@ impl Vm {
     fn monitor(&self) -> anyhow::Result<Qmp<Wire>> {
         let stream = UnixStream::connect(self.dir.join("qmp.sock"))
             .with_context(|| format!("reach the monitor of {}", self.name))?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(MONITOR))?;
         let mut monitor = Qmp::new(qapi::Stream::new(BufReader::new(stream.try_clone()?), stream));
         monitor.handshake().with_context(|| format!("greet the monitor of {}", self.name))?;
         Ok(monitor)
@@ -458,12 +498,35 @@ impl Vm {
         self.human(&format!("savevm {snapshot}"))
     }
 
-    /// Takes the running machine back to `snapshot`.
+    /// Takes the running machine back to `snapshot`; only its clock goes on.
     ///
     /// # Errors
-    /// QEMU's.
+    /// QEMU's, and the node's.
     pub fn restore(&self, snapshot: &str) -> anyhow::Result<()> {
-        self.human(&format!("loadvm {snapshot}"))
+        self.human(&format!("loadvm {snapshot}"))?;
+        self.set_clock()
+    }
+
+    /// Gives the machine this one's time.
+    ///
+    /// # Errors
+    /// As [`Self::exec`].
+    pub fn set_clock(&self) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        self.sh(&format!("date -s @{now:.3}")).map(drop)
+    }
+
+    /// Fills the file system of this directory of the node to the last block; answers the shell
+    /// command that makes room again.
+    ///
+    /// # Errors
+    /// As [`Self::sh`].
+    pub fn fill(&self, dir: &str) -> anyhow::Result<String> {
+        self.sh(&format!(
+            "fallocate -l $(($(stat -f -c '%f*%S' {dir}) - 1048576)) {dir}/fill
+             ! dd if=/dev/zero of={dir}/rest bs=64k 2>/dev/null; sync"
+        ))?;
+        Ok(format!("rm {dir}/fill {dir}/rest"))
     }
 
     /// What the spare disk does wrong from now on; `None`: nothing.
