@@ -57,6 +57,19 @@ const MASKED: &[&str] = &[
     "systemd-timesyncd.service",
 ];
 
+/// Files of packages that a node does without, and those that it is to have all the same: our own
+/// pages, of which packages promise that they are there.
+const DOCUMENTS: &[&str] = &[
+    "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/man/*",
+    "path-include=/usr/share/man/man?/ves*",
+    "path-include=/usr/share/man/man?/virtctl*",
+];
+
+/// Packages of a template beside those without which there is no Debian.
+const TEMPLATE: &str = "systemd-sysv,busybox-static,iproute2,procps";
+
 /// Run in the new system: modules are kept unpacked, for decompressing them takes long on an
 /// emulated processor.
 const CUSTOMIZE: &str = r#"
@@ -170,21 +183,14 @@ impl Image {
     /// A program that is missing or fails, with the end of its output.
     pub fn build(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let recipe = format!(
-            "{SUITE}\n{PACKAGES:?}\n{MASKED:?}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n3"
+            "{SUITE}\n{PACKAGES:?}\n{DOCUMENTS:?}\n{MASKED:?}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n3"
         );
         let digest = short(Sha256::new().chain_update(recipe));
         let dir = cache.join(format!("image-{digest}"));
         if dir.is_dir() {
             return Ok(Self::at(dir));
         }
-        // Of other recipes, or begun.
-        for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("image-") {
-                fs::remove_dir_all(entry.path())
-                    .with_context(|| format!("clear {}", entry.path().display()))?;
-            }
-        }
+        clear(cache, "image-")?;
         let new = cache.join(format!("image-{digest}.new"));
         fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
         say("installing Debian 13 into a directory");
@@ -239,9 +245,7 @@ fn bootstrap(root: &Path) -> anyhow::Result<()> {
 fn mmdebstrap(packages: &str) -> Command {
     let mut command = Command::new("mmdebstrap");
     command.args(["--variant=minbase", &format!("--include={packages}")]);
-    for documents in ["doc", "locale", "man"] {
-        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{documents}/*"));
-    }
+    command.args(DOCUMENTS.iter().map(|rule| format!("--dpkgopt={rule}")));
     command
 }
 
@@ -354,19 +358,34 @@ pub(super) fn run(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// A template that containers on a node can be made from: Debian 13 with systemd, as tar.zst.
+/// A template that containers on a node can be made from: Debian 13 with systemd, as `trixie.tar.zst`
+/// in a directory under its recipe's digest.
 ///
 /// # Errors
 /// What mmdebstrap fails with.
 pub fn template(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
-    let path = cache.join("trixie.tar.zst");
-    if path.is_file() {
-        return Ok(path);
+    let digest = short(Sha256::new().chain_update(format!("{SUITE}\n{TEMPLATE}\n{DOCUMENTS:?}")));
+    let dir = cache.join(format!("template-{digest}"));
+    let name = format!("{SUITE}.tar.zst");
+    if !dir.is_dir() {
+        clear(cache, "template-")?;
+        say("making a template of Debian 13");
+        let new = cache.join(format!("template-{digest}.new"));
+        fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
+        run(mmdebstrap(TEMPLATE).arg(SUITE).arg(new.join(&name)).arg(mirror()?))?;
+        fs::rename(&new, &dir).context("put the template into its place")?;
     }
-    say("making a template of Debian 13");
-    let new = cache.join("trixie.new.tar.zst");
-    let mut command = mmdebstrap("systemd-sysv,busybox-static,iproute2,procps");
-    run(command.arg(SUITE).arg(&new).arg(mirror()?))?;
-    fs::rename(&new, &path).context("put the template into its place")?;
-    Ok(path)
+    Ok(dir.join(name))
+}
+
+/// Removes what was made of other recipes, or begun.
+fn clear(cache: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("clear {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
