@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use ves_types::layout::{Layout, Service};
 
 use crate::tool;
 
@@ -18,24 +19,33 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("virtctl", &[""]),
 ];
 
+/// What a package is in a line, where cargo-deb would take that of the package it is a variant of.
+const SYNOPSES: &[(&str, &str)] =
+    &[("common", "Account, directories and names of Ves system containers")];
+
 /// The same package with a higher version, beside it as `*.deb.next`: what an upgrade is tried with.
 ///
 /// # Errors
 /// What dpkg-deb fails with.
 pub(crate) fn next(package: &Path) -> anyhow::Result<PathBuf> {
     let next = package.with_extension("deb.next");
+    repack(package, &next, "s/^Version: .*/&+next/")?;
+    Ok(next)
+}
+
+/// Packs a package anew, with its control file changed by a script of sed.
+fn repack(package: &Path, to: &Path, change: &str) -> anyhow::Result<()> {
     let dir = package.with_extension("d");
     let script = "set -eu
 rm -rf \"$2\"
 dpkg-deb -R \"$1\" \"$2\"
-sed -i 's/^Version: .*/&+next/' \"$2/DEBIAN/control\"
+sed -i \"$4\" \"$2/DEBIAN/control\"
 # The time is in the archive: without this each would be another.
 SOURCE_DATE_EPOCH=0 dpkg-deb --root-owner-group -Zgzip -b \"$2\" \"$3\" >&2
 rm -rf \"$2\"";
     let mut shell = Command::new("sh");
-    shell.args(["-c", script, "sh"]).args([package, &dir, &next]);
-    tool::quietly(shell)?;
-    Ok(next)
+    shell.args(["-c", script, "sh"]).args([package, &dir, to]).arg(change);
+    tool::quietly(shell).map(drop)
 }
 
 /// Builds all packages and answers where they are.
@@ -73,13 +83,17 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
             );
             let text = String::from_utf8_lossy(&built.stdout).into_owned();
             let path = text.lines().last().context("cargo-deb says where the package is")?;
-            files.push(PathBuf::from(path.trim()));
+            let file = PathBuf::from(path.trim());
+            if let Some((_, synopsis)) = SYNOPSES.iter().find(|(of, _)| of == variant) {
+                repack(&file, &file, &format!("s/^Description: .*/Description: {synopsis}/"))?;
+            }
+            files.push(file);
         }
     }
     Ok(files)
 }
 
-/// Man pages and completions, as `virtctl` itself makes them.
+/// Man pages and completions: `virtctl` makes its own, daemons' are written and tell their options.
 fn documents(out: &Path) -> anyhow::Result<()> {
     let virtctl = tool::root().join("target/release/virtctl");
     let man = out.join("man");
@@ -89,10 +103,83 @@ fn documents(out: &Path) -> anyhow::Result<()> {
         command.arg("man").arg(&man);
         command
     })?;
+    let sources = tool::root().join("deploy/man");
+    let read = |name: &str| {
+        let path = sources.join(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    fs::write(man.join("ves.7"), read("ves.7")?)?;
+    let shared = read("daemon.roff")?;
+    for service in Service::ALL {
+        let program = service.program();
+        let mut command = Command::new(tool::root().join("target/release").join(program));
+        command.arg("--help");
+        let name = format!("{program}.8");
+        let written = read(&name)?;
+        let page = page(service, &written, &tool::quietly(command)?, &shared)
+            .with_context(|| format!("`{program} --help` reads otherwise than expected"))?;
+        fs::write(man.join(name), page)?;
+    }
     for shell in ["bash", "zsh", "fish"] {
         let mut command = Command::new(&virtctl);
         command.args(["completion", shell]);
         fs::write(out.join(format!("completion.{shell}")), tool::quietly(command)?)?;
     }
     Ok(())
+}
+
+/// The man page of a daemon: what is written of it, with the command line that its `--help` tells,
+/// and what holds of all daemons. `None` where the help has no options.
+fn page(service: Service, written: &str, help: &str, shared: &str) -> Option<String> {
+    let program = service.program();
+    let (before, description) = written.split_once(".SH DESCRIPTION\n")?;
+    let mut options = String::new();
+    let help = help.replace("SERVICE", service.name());
+    for line in help.split_once("\nOptions:\n")?.1.lines().map(str::trim) {
+        let (option, text) = match line.split_once("  ") {
+            Some((option, text)) if option.starts_with('-') => (option, text.trim()),
+            _ => ("", line),
+        };
+        if !option.is_empty() {
+            options += &format!(".TP\n.B {}\n", roff(option));
+        }
+        options += &format!("{}\n", roff(text));
+    }
+    let synopsis =
+        format!(".SH SYNOPSIS\n.B {}\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n", roff(program));
+    let callers = match service {
+        Service::Coordinator => "Root and the accounts the settings name may call all it offers.",
+        _ => "It is for root and the group\n.BR ves .",
+    };
+    let socket = Layout::default().socket(service);
+    let shared = shared
+        .replace("@service@", service.name())
+        .replace("@socket@", &roff(&socket.display().to_string()))
+        .replace("@callers@", callers);
+    (!options.is_empty())
+        .then(|| format!("{before}{synopsis}{description}.SH OPTIONS\n{options}{shared}"))
+}
+
+/// Words for roff: without this, `-` is a hyphen there and no minus.
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_tell_what_help_does() {
+        let help = "A daemon of Ves\n\nUsage: ves-networkd [OPTIONS]\n\nOptions:\n      \
+                    --run-dir <DIR>  Where volatile things live, if\n                       \
+                    SERVICE has any\n  -h, --help           Print help\n";
+        let written = ".SH NAME\nit\n.SH DESCRIPTION\nDoes.\n";
+        let told = page(Service::Network, written, help, "@service@ @socket@\n");
+        let page = ".SH NAME\nit\n.SH SYNOPSIS\n.B ves\\-networkd\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n\
+                    Does.\n.SH OPTIONS\n.TP\n.B \\-\\-run\\-dir <DIR>\nWhere volatile things live, if\n\
+                    network has any\n.TP\n.B \\-h, \\-\\-help\nPrint help\nnetwork /run/ves/network.sock\n";
+        assert_eq!(told.as_deref(), Some(page));
+        assert_eq!(super::page(Service::Network, written, "it is gone", ""), None);
+    }
 }
