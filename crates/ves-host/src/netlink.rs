@@ -40,6 +40,11 @@ const ACK_HAS_TLVS: u16 = 0x200;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a dump is begun again when the tables change under it.
 const DUMP_ATTEMPTS: usize = 16;
+/// What one receive has room for at first; a dump comes in pieces of at most 32 KiB.
+const ROOM: usize = 64 * 1024;
+/// The most room that is made for one answer. That about one link is greater than [`ROOM`] where
+/// somebody gave it hundreds of names; no attribute is longer than 64 KiB.
+const MOST_ROOM: usize = 1024 * 1024;
 
 /// A subsystem of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,6 +245,8 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The most bytes that are taken of one dump.
+    most: usize,
 }
 
 impl Socket {
@@ -265,7 +272,13 @@ impl Socket {
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             set_option(fd.as_fd(), option, 1).attempt(what)?;
         }
-        Ok(Self { fd, sequence: 0, buffer: vec![0; 64 * 1024] })
+        Ok(Self { fd, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX })
+    }
+
+    /// Takes no more than so many bytes of a dump, of tables that others fill. A dump of more fails
+    /// with `EOVERFLOW`, and the socket is of no use afterwards: the kernel is not done with it.
+    pub const fn bound_dumps(&mut self, bytes: usize) {
+        self.most = bytes;
     }
 
     /// Is told from now on of what happens in a multicast group.
@@ -304,8 +317,20 @@ impl Socket {
         Ok(())
     }
 
+    /// Receives one datagram whole, in a buffer that grows to what the kernel has to say.
     fn receive(&mut self, what: &str) -> Result<usize, HostError> {
+        let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
         loop {
+            let len = match rustix::net::recv(&self.fd, &mut [0_u8; 0][..], peek) {
+                Err(Errno::INTR) => continue,
+                other => other.attempt(|| what.to_owned())?.1,
+            };
+            if len > MOST_ROOM {
+                return Err(Errno::MSGSIZE).attempt(|| what.to_owned());
+            }
+            if len > self.buffer.len() {
+                self.buffer.resize(len, 0);
+            }
             match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC) {
                 Err(Errno::INTR) => {}
                 Ok((_, whole)) if whole > self.buffer.len() => {
@@ -371,7 +396,7 @@ impl Socket {
     /// Sends a dump request and returns everything; begins again while the tables change under it.
     ///
     /// # Errors
-    /// [`HostError::Sys`].
+    /// [`HostError::Sys`]; see [`Self::bound_dumps`].
     pub fn dump(&mut self, mut message: Message, what: &str) -> Result<Vec<Reply>, HostError> {
         for _ in 0..DUMP_ATTEMPTS {
             let sequence = self.next();
@@ -386,9 +411,13 @@ impl Socket {
 
     /// One dump; `None` where it was interrupted by a change.
     fn collect(&mut self, sequence: u32, what: &str) -> Result<Option<Vec<Reply>>, HostError> {
-        let (mut replies, mut whole) = (Vec::new(), true);
+        let (mut replies, mut whole, mut taken) = (Vec::new(), true, 0_usize);
         loop {
             let len = self.receive(what)?;
+            taken = taken.saturating_add(len);
+            if taken > self.most {
+                return Err(Errno::OVERFLOW).attempt(|| format!("{what}: there are too many"));
+            }
             for frame in frames(&self.buffer[..len]).filter(|f| f.sequence == sequence) {
                 whole &= frame.flags & INTERRUPTED == 0;
                 match (frame.kind, refusal(&frame)) {

@@ -73,6 +73,8 @@ impl From<Error> for Fault {
             Error::Refused(Refusal::ForeignLink { link }) => {
                 Self::new(Reason::ForeignContents, message).fact("what", link)
             }
+            Error::Refused(Refusal::Unreadable { .. }) => Self::new(Reason::HostFailed, message)
+                .fact("step", "read the container's network namespace"),
             Error::Refused(Refusal::NoIpv6 { .. }) => {
                 Self::new(Reason::KernelLacks, message).fact("feature", "IPv6")
             }

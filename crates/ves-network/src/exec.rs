@@ -20,7 +20,7 @@ use crate::error::StepError;
 use crate::host::{Host, Session, Sources};
 use crate::observe;
 use crate::plan::node::{NodeObserved, NodeStep, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
-use crate::plan::{Change, Holder, InnerEnd, Observed, Step};
+use crate::plan::{Change, Holder, HostEnd, InnerEnd, Observed, Step, Unread};
 
 pub mod settings;
 
@@ -33,6 +33,13 @@ const USABLE: Duration = Duration::from_secs(1);
 /// How often a link is looked at anew because it vanished while it was being read. Once is the rule:
 /// the second look does not find it.
 const LOOKS: usize = 8;
+
+/// How often a namespace is read anew that could not be read.
+const READS: usize = 2;
+
+/// The most bytes that are taken of each of a container's tables: some ten thousand entries, ten
+/// times as many as we would ever set. Its root may fill them with millions.
+const MOST_INSIDE: usize = 1 << 20;
 
 /// This machine, seen from the calling thread's network namespace.
 #[derive(Debug)]
@@ -75,7 +82,7 @@ impl Host for KernelHost {
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {
         let inside = match open_netns(&self.layout.ct_netns(ct))? {
             Some(netns) => {
-                let socket = RouteSocket::open_in(netns.as_fd())?;
+                let socket = RouteSocket::open_in(netns.as_fd(), MOST_INSIDE)?;
                 Some(Inside { netns, socket, index: None })
             }
             None => None,
@@ -104,6 +111,40 @@ struct Inside {
     netns: OwnedFd,
     socket: RouteSocket,
     index: Option<u32>,
+}
+
+/// What there is inside.
+struct Seen {
+    loopback_up: bool,
+    squatter: bool,
+    end: Option<InnerEnd>,
+}
+
+impl Inside {
+    /// Reads it. `host` is the node's end, and `netns` the number that the node gave to this
+    /// namespace.
+    fn look(
+        &mut self,
+        ct: CtId,
+        host: Option<&Link>,
+        netns: Option<i32>,
+    ) -> Result<Seen, HostError> {
+        let socket = &mut self.socket;
+        let loopback_up = socket.link("lo")?.is_some_and(|l| l.up);
+        let Some(inner) = socket.link(CT_LINK)? else {
+            return Ok(Seen { loopback_up, squatter: false, end: None });
+        };
+        let index = inner.index;
+        self.index = Some(index);
+        if !host.is_some_and(|host| observe::connected(host, &inner, netns)) {
+            return Ok(Seen { loopback_up, squatter: true, end: None });
+        }
+        let mut routes = socket.routes(false, Some(index))?;
+        routes.extend(socket.routes(true, Some(index))?);
+        let (addresses, neighbours) = (socket.addresses(index)?, socket.neighbours(index)?);
+        let end = observe::inner_end(ct, &inner, &addresses, &neighbours, &routes);
+        Ok(Seen { loopback_up, squatter: false, end: Some(end) })
+    }
 }
 
 /// A link of this machine for the time of one call. The numbers of both ends are kept from the last
@@ -154,22 +195,45 @@ impl KernelSession {
         Ok(observe::holder(self.ct, address, &route, |_| name))
     }
 
-    /// The other end, where it is ours.
-    fn look_inside(&mut self, host: &Link, inner: &Link) -> Result<Option<InnerEnd>, HostError> {
+    /// What can be told of the container's side. Whatever fails there is no failure of the whole,
+    /// but for `ENODEV` unless this look is the `last`: a link vanished, and is looked at anew.
+    fn look_inside(
+        &mut self,
+        host: Option<&Link>,
+        observed: &mut Observed,
+        last: bool,
+    ) -> Result<Option<InnerEnd>, HostError> {
         let Some(inside) = &mut self.inside else { return Ok(None) };
         let netns = self.node.netns_number(inside.netns.as_fd())?;
-        if !observe::connected(host, inner, netns) {
-            return Ok(None);
+        inside.index = None;
+        match inside.look(self.ct, host, netns) {
+            Ok(seen) => {
+                observed.loopback_up = seen.loopback_up;
+                observed.squatter = seen.squatter;
+                Ok(seen.end)
+            }
+            Err(e) if e.is(Errno::NODEV) && !last => Err(e),
+            Err(e) => {
+                tracing::warn!(
+                    ct = %self.ct, error = ves_proto::fault::chain(&e),
+                    "cannot read the container's network namespace, going by the node's side"
+                );
+                // What the old socket still has to say would be taken for answers.
+                inside.socket = RouteSocket::open_in(inside.netns.as_fd(), MOST_INSIDE)?;
+                let linked = host.is_some_and(|l| netns.is_some() && l.peer_netns == netns);
+                observed.unread = Some(if linked { Unread::Linked } else { Unread::Apart });
+                Ok(None)
+            }
         }
-        let (socket, index) = (&mut inside.socket, inner.index);
-        let mut routes = socket.routes(false, Some(index))?;
-        routes.extend(socket.routes(true, Some(index))?);
-        let (addresses, neighbours) = (socket.addresses(index)?, socket.neighbours(index)?);
-        Ok(Some(observe::inner_end(self.ct, inner, &addresses, &neighbours, &routes)))
     }
 
     /// One look, which fails with `ENODEV` where an end of the link vanishes meanwhile.
-    fn look(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
+    fn look(
+        &mut self,
+        wanted: &[CtAddress],
+        sources: &Sources,
+        last: bool,
+    ) -> Result<Observed, HostError> {
         let ct = self.ct;
         let mut observed = Observed::nothing(ct);
         observed.netns = self.inside.is_some();
@@ -178,24 +242,15 @@ impl KernelSession {
 
         let host = self.node.link(&self.name)?;
         self.index = host.as_ref().map(|l| l.index);
-        let mut inner = None;
-        if let Some(inside) = &mut self.inside {
-            observed.loopback_up = inside.socket.link("lo")?.is_some_and(|l| l.up);
-            inner = inside.socket.link(CT_LINK)?;
-            inside.index = inner.as_ref().map(|l| l.index);
-        }
+        let inner = self.look_inside(host.as_ref(), &mut observed, last)?;
         if let Some(host) = &host {
             let neighbours = self.node.neighbours(host.index)?;
             let mut routes = self.node.routes(false, Some(host.index))?;
             routes.extend(self.node.routes(true, Some(host.index))?);
-            let mut end = observe::host_end(ct, host, &neighbours, &routes);
-            if let Some(inner) = &inner {
-                end.inner = self.look_inside(host, inner)?;
-            }
-            observed.link = Some(end);
+            let end = observe::host_end(ct, host, &neighbours, &routes);
+            observed.link = Some(HostEnd { inner, ..end });
         }
         let ours = observed.link.as_ref();
-        observed.squatter = inner.is_some() && ours.is_none_or(|l| l.inner.is_none());
         for address in wanted {
             if ours.is_some_and(|l| l.routes.contains(address)) {
                 continue;
@@ -277,13 +332,15 @@ fn unless_switched_off(ct: CtId, result: Result<(), HostError>) -> Result<bool, 
 
 impl Session for KernelSession {
     fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
+        let mut reads = 0;
         for _ in 1..LOOKS {
-            match self.look(wanted, sources) {
+            match self.look(wanted, sources, false) {
                 Err(e) if e.is(Errno::NODEV) => {}
+                Ok(seen) if seen.unread.is_some() && reads + 1 < READS => reads += 1,
                 other => return other,
             }
         }
-        self.look(wanted, sources)
+        self.look(wanted, sources, true)
     }
 
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {

@@ -22,7 +22,8 @@ pub struct State {
     pub node: NodeObserved,
     /// Addresses of the node itself.
     pub own: BTreeSet<CtAddress>,
-    /// What there is of each container; `holders` is not used.
+    /// What there is of each container; `holders` is not used. What is inside is there and not seen
+    /// where it is `unread`.
     pub containers: BTreeMap<CtId, Observed>,
     /// How many packets the guard dropped.
     pub spoofed: u64,
@@ -36,6 +37,8 @@ pub struct State {
     pub lacks: Option<&'static str>,
     /// Whether looking fails.
     pub unreadable: bool,
+    /// Containers at which looking fails.
+    pub dark: BTreeSet<CtId>,
     /// The words of every step that was begun.
     pub journal: Vec<String>,
 }
@@ -174,9 +177,18 @@ impl FakeSession {
 
 impl Session for FakeSession {
     fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError> {
+        if self.host.state().dark.contains(&self.ct) {
+            return Err(refused(Errno::IO));
+        }
         let mut observed = self.host.state().container(self.ct).clone();
         observed.sources = sources.get(&self.ct).cloned().unwrap_or_default();
         observed.holders = wanted.iter().filter_map(|a| Some((*a, self.holder(*a)?))).collect();
+        if observed.unread.is_some() {
+            (observed.loopback_up, observed.squatter) = (false, false);
+            if let Some(link) = &mut observed.link {
+                link.inner = None;
+            }
+        }
         Ok(observed)
     }
 

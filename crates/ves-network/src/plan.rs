@@ -58,6 +58,15 @@ pub struct Desired {
     pub addresses: Vec<CtAddress>,
 }
 
+/// What is known of a container's link where its inside could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// The node's end leads into the container's namespace.
+    Linked,
+    /// There is no such link.
+    Apart,
+}
+
 /// What there is of a container's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -65,6 +74,9 @@ pub struct Observed {
     pub ct: CtId,
     /// Whether its network namespace is pinned.
     pub netns: bool,
+    /// That the inside could not be read, which the container's root can bring about. Then nothing
+    /// is known of it: no [`HostEnd::inner`], no squatter, no loopback.
+    pub unread: Option<Unread>,
     /// Whether the loopback link inside is up.
     pub loopback_up: bool,
     /// Whether a link inside has the name of ours without being the other end of ours.
@@ -85,6 +97,7 @@ impl Observed {
         Self {
             ct,
             netns: false,
+            unread: None,
             loopback_up: false,
             squatter: false,
             link: None,
@@ -96,10 +109,14 @@ impl Observed {
 
     /// Addresses that are set inside, routed outside and allowed as source. Where the container has
     /// IPv6 switched off, its IPv6 addresses count without being set inside: nothing is left to do.
+    /// Where its inside cannot be read, all count by the outside: nothing else can be done.
     pub fn working(&self) -> Vec<CtAddress> {
         let Some(link) = &self.link else { return Vec::new() };
-        let Some(inner) = &link.inner else { return Vec::new() };
         let both = link.routes.intersection(&self.sources).copied();
+        if self.unread == Some(Unread::Linked) {
+            return both.collect();
+        }
+        let Some(inner) = &link.inner else { return Vec::new() };
         let off = |a: &CtAddress| a.ip().is_ipv6() && !inner.ipv6;
         let set = |a: &CtAddress| inner.addresses.contains(&(a.ip(), a.prefix_len()));
         both.filter(|a| off(a) || set(a)).collect()
@@ -180,6 +197,15 @@ pub enum Refusal {
     ForeignLink {
         /// Its name.
         link: String,
+    },
+    /// What is inside is in the way of a link, and cannot be read.
+    #[error(
+        "the network namespace of container {ct} cannot be read, so no link can be made there; see \
+         the warning logged with this, or restart the container"
+    )]
+    Unreadable {
+        /// The container.
+        ct: CtId,
     },
     /// The node has no IPv6.
     #[error("this kernel has no IPv6, so {address} cannot be used; boot it with IPv6 on")]
@@ -314,7 +340,14 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
             return Err(Refusal::NoIpv6 { address: *address });
         }
     }
-    let wanted: BTreeSet<_> = desired.addresses.iter().copied().collect();
+    // Whatever the container's root does inside, an address is given to it and taken from it here.
+    match (observed.unread, &observed.link) {
+        (None, _) => {}
+        (Some(Unread::Linked), Some(host)) => {
+            return Ok([take(desired, observed, host), give(desired, observed, host)].concat());
+        }
+        (Some(_), _) => return Err(Refusal::Unreadable { ct: observed.ct }),
+    }
     let mut changes = Vec::new();
 
     // A link whose other end is elsewhere: of a namespace that is dying or was moved away.
@@ -334,16 +367,7 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
         changes.push(Change::CreateLink);
     }
 
-    let stale: BTreeSet<_> = observed.sources.difference(&wanted).copied().collect();
-    if !stale.is_empty() {
-        changes.push(Change::ForbidSources(stale));
-    }
-    changes.extend(host.routes.difference(&wanted).copied().map(Change::RemoveRoute));
-    changes.extend(host.neighbours.difference(&wanted).copied().map(Change::RemoveNeighbour));
-
-    if !host.configured {
-        changes.push(Change::ConfigureHostEnd);
-    }
+    changes.extend(take(desired, observed, host));
     if !inner.configured {
         changes.push(Change::ConfigureInnerEnd);
     }
@@ -351,17 +375,39 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
         changes.push(Change::LoopbackUp);
     }
     changes.extend(inside(desired, inner));
+    changes.extend(give(desired, observed, host));
+    Ok(changes)
+}
 
+/// What goes on the node, and then the node's end.
+fn take(desired: &Desired, observed: &Observed, host: &HostEnd) -> Vec<Change> {
+    let wanted: BTreeSet<_> = desired.addresses.iter().copied().collect();
+    let mut changes = Vec::new();
+    let stale: BTreeSet<_> = observed.sources.difference(&wanted).copied().collect();
+    if !stale.is_empty() {
+        changes.push(Change::ForbidSources(stale));
+    }
+    changes.extend(host.routes.difference(&wanted).copied().map(Change::RemoveRoute));
+    changes.extend(host.neighbours.difference(&wanted).copied().map(Change::RemoveNeighbour));
+    if !host.configured {
+        changes.push(Change::ConfigureHostEnd);
+    }
+    changes
+}
+
+/// What comes on the node, once all else is there.
+fn give(desired: &Desired, observed: &Observed, host: &HostEnd) -> Vec<Change> {
     let missing = |have: &BTreeSet<CtAddress>| -> Vec<CtAddress> {
         desired.addresses.iter().filter(|a| !have.contains(a)).copied().collect()
     };
-    changes.extend(missing(&host.neighbours).into_iter().map(Change::SetNeighbour));
+    let mut changes: Vec<_> =
+        missing(&host.neighbours).into_iter().map(Change::SetNeighbour).collect();
     changes.extend(missing(&host.routes).into_iter().map(Change::AddRoute));
     let allow: BTreeSet<_> = missing(&observed.sources).into_iter().collect();
     if !allow.is_empty() {
         changes.push(Change::AllowSources(allow));
     }
-    Ok(changes)
+    changes
 }
 
 /// Addresses and default routes of the container's end.

@@ -14,7 +14,7 @@ use ves_types::{CtAddress, CtId, Generation};
 
 use crate::config::Config;
 use crate::error::{Error, StepError};
-use crate::host::{Host, Session};
+use crate::host::{Host, Session, Sources};
 use crate::plan::node::NodeDesired;
 use crate::plan::{self, Desired, Observed, Step, node};
 
@@ -98,7 +98,7 @@ impl Service {
         .await
     }
 
-    /// All links, by container.
+    /// All links, by container. One that cannot be looked at is left out.
     ///
     /// # Errors
     /// A fault.
@@ -217,13 +217,22 @@ impl Inner {
         let sources = observed(|| "the guard".to_owned(), self.host.sources())?;
         let mut interfaces = Vec::new();
         for ct in containers {
-            let mut session = self.session(ct)?;
-            let what = || format!("the link of container {ct}");
-            let state = observed(what, session.observe(&[], &sources))?;
-            // One that vanished meanwhile is no part of the answer.
-            interfaces.extend(self.render(&mut *session, &state)?);
+            match self.list_one(ct, &sources) {
+                // One that vanished meanwhile is no part of the answer.
+                Ok(interface) => interfaces.extend(interface),
+                Err(e) => tracing::warn!(
+                    %ct, error = ves_proto::fault::chain(&e), "left out of the list of links"
+                ),
+            }
         }
         Ok(interfaces)
+    }
+
+    fn list_one(&self, ct: CtId, sources: &Sources) -> Result<Option<Interface>, Error> {
+        let mut session = self.session(ct)?;
+        let what = || format!("the link of container {ct}");
+        let state = observed(what, session.observe(&[], sources))?;
+        self.render(&mut *session, &state)
     }
 }
 

@@ -194,12 +194,15 @@ impl RouteSocket {
         Ok(Self { socket: Socket::open(Protocol::Route)?, news: Socket::open(Protocol::Route)? })
     }
 
-    /// Opens a socket in another network namespace.
+    /// Opens a socket in another network namespace, whose tables may be as large as somebody likes:
+    /// see [`Socket::bound_dumps`].
     ///
     /// # Errors
     /// [`HostError::Sys`].
-    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, HostError> {
-        in_netns(netns, Self::open)
+    pub fn open_in(netns: BorrowedFd<'_>, most: usize) -> Result<Self, HostError> {
+        let mut opened = in_netns(netns, Self::open)?;
+        opened.socket.bound_dumps(most);
+        Ok(opened)
     }
 
     /// Waits until `holds`, which is asked anew after each event of a multicast group; answers

@@ -68,15 +68,28 @@ prop_compose! {
     }
 }
 
+fn unread() -> impl Strategy<Value = Option<Unread>> {
+    prop_oneof![4 => Just(None), 1 => Just(Some(Unread::Linked)), 1 => Just(Some(Unread::Apart))]
+}
+
 prop_compose! {
     fn state()(
         netns: bool, loopback_up: bool, squatter: bool, link in proptest::option::of(host_end()),
-        sources in some(),
+        sources in some(), unread in unread(),
     ) -> Observed {
         let mut state = Observed {
             ct: CtId::try_from(101).expect("valid"),
-            netns, loopback_up, squatter, link, sources, holders: BTreeMap::new(), ipv6: true,
+            netns, unread, loopback_up, squatter, link, sources, holders: BTreeMap::new(), ipv6: true,
         };
+        if !netns {
+            state.unread = None;
+        } else if state.unread.is_some() {
+            (state.loopback_up, state.squatter) = (false, false);
+            match &mut state.link {
+                Some(link) => link.inner = None,
+                None => state.unread = Some(Unread::Apart),
+            }
+        }
         if let Some(link) = &mut state.link {
             if !netns {
                 link.inner = None;
@@ -96,25 +109,36 @@ fn desired() -> impl Strategy<Value = Desired> {
 /// What a user is promised after an Ensure.
 fn promised(desired: &Desired, state: &Observed) {
     let link = state.link.as_ref().expect("there is a link");
+    promised_outside(desired, state, link);
+    if state.unread.is_some() {
+        return;
+    }
     let inner = link.inner.as_ref().expect("it leads into the container");
-    assert!(link.configured && inner.configured && state.loopback_up && !state.squatter);
+    assert!(inner.configured && state.loopback_up && !state.squatter);
     for address in &desired.addresses {
-        assert!(link.routes.contains(address), "{address} is routed");
-        assert!(link.neighbours.contains(address), "{address} is reached without discovery");
-        assert!(state.sources.contains(address), "{address} may be a source");
         if address.ip().is_ipv4() || inner.ipv6 {
             assert!(inner.addresses.contains(&(address.ip(), address.prefix_len())), "{address}");
             let family = Family::of(address.ip());
             assert!(inner.gateways.contains(&family) && inner.defaults.contains(&family));
         }
     }
+    let inside = desired.addresses.iter().filter(|a| a.ip().is_ipv4() || inner.ipv6).count();
+    assert_eq!(inner.addresses.len(), inside, "just these");
+}
+
+/// The part of it that is the node's.
+fn promised_outside(desired: &Desired, state: &Observed, link: &HostEnd) {
+    assert!(link.configured);
+    for address in &desired.addresses {
+        assert!(link.routes.contains(address), "{address} is routed");
+        assert!(link.neighbours.contains(address), "{address} is reached without discovery");
+        assert!(state.sources.contains(address), "{address} may be a source");
+    }
     let count = desired.addresses.len();
     assert_eq!(
         (link.routes.len(), link.neighbours.len(), state.sources.len()),
         (count, count, count)
     );
-    let inside = desired.addresses.iter().filter(|a| a.ip().is_ipv4() || inner.ipv6).count();
-    assert_eq!(inner.addresses.len(), inside, "just these");
 }
 
 /// What must hold at every moment on the way from `start`.
@@ -138,7 +162,9 @@ fn safe(start: &Observed, desired: Option<&Desired>, state: &Observed, step: &St
         }
         _ => {}
     }
-    let connected = |o: &Observed| o.link.as_ref().is_some_and(|l| l.inner.is_some());
+    let connected = |o: &Observed| {
+        o.link.as_ref().is_some_and(|l| l.inner.is_some() || o.unread == Some(Unread::Linked))
+    };
     if desired.is_some() && connected(start) {
         assert!(connected(state), "a working link is never replaced");
         // What worked and is still wanted works at every moment.
@@ -188,7 +214,10 @@ proptest! {
 
     #[test]
     fn ensure_keeps_its_laws(start in state(), desired in desired()) {
-        if start.netns {
+        if start.netns && start.unread == Some(Unread::Apart) {
+            let refused = plan(Some(&desired), &start);
+            prop_assert_eq!(refused, Err(Refusal::Unreadable { ct: start.ct }));
+        } else if start.netns {
             crash_anywhere(&start, Some(&desired), &|state| promised(&desired, state));
         } else {
             let refused = plan(Some(&desired), &start);
@@ -210,7 +239,7 @@ proptest! {
     fn a_taken_address_changes_nothing(
         start in state(), desired in desired(), taken in some(), other in 1_u32..9,
     ) {
-        let mut start = Observed { netns: true, ..start };
+        let mut start = Observed { netns: true, unread: None, ..start };
         let holder = Holder::Container(CtId::try_from(other).expect("valid"));
         start.holders = taken.iter().map(|a| (*a, holder.clone())).collect();
         let first = desired.addresses.iter().find(|a| taken.contains(a));
@@ -232,6 +261,35 @@ fn what_is_not_ours_is_left_alone() {
     let desired = Desired { addresses: pool() };
     assert_eq!(plan(Some(&desired), &start), Err(refusal.clone()));
     assert_eq!(plan(None, &start), Err(refusal));
+}
+
+#[test]
+fn what_is_inside_is_not_touched_unseen() {
+    let mut start = Observed::nothing(CtId::try_from(101).expect("valid"));
+    (start.netns, start.unread) = (true, Some(Unread::Linked));
+    let (old, new) = (address("192.0.2.1"), address("192.0.2.2"));
+    start.sources = [old].into();
+    start.link = Some(HostEnd {
+        veth: true,
+        configured: true,
+        neighbours: [old].into(),
+        routes: [old].into(),
+        inner: None,
+    });
+    assert_eq!(start.working(), [old], "by the outside");
+    let steps = plan(Some(&Desired { addresses: vec![new] }), &start).expect("can be done");
+    let words: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        words,
+        [
+            "forbid source 192.0.2.1 from ves101",
+            "remove route 192.0.2.1 through ves101",
+            "remove neighbour 192.0.2.1 on ves101",
+            "set neighbour 192.0.2.2 on ves101",
+            "add route 192.0.2.2 through ves101",
+            "allow source 192.0.2.2 from ves101",
+        ]
+    );
 }
 
 #[test]

@@ -162,3 +162,41 @@ fn a_kernel_that_cannot_be_read_is_not_changed() {
     bench.fake.state().unreadable = false;
     bench.ensure(101, 1, &["192.0.2.1"]).expect("what was not decided on was not accepted");
 }
+
+#[test]
+fn a_container_that_cannot_be_read_costs_only_itself() {
+    let bench = Bench::new();
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    bench.ensure(102, 1, &["192.0.2.2"]).expect("made");
+    bench.fake.state().dark.insert(ct(101));
+    let listed = bench.runtime.block_on(bench.service.list()).expect("listed");
+    assert_eq!(listed.iter().map(|i| i.ct).collect::<Vec<_>>(), [ct(102)]);
+    let fault = bench.runtime.block_on(bench.service.get(ct(101))).expect_err("cannot be read");
+    assert_eq!(fault.reason, Reason::HostFailed);
+}
+
+#[test]
+fn a_container_whose_inside_cannot_be_read_is_served_by_the_outside() {
+    use crate::plan::Unread;
+    let bench = Bench::new();
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    bench.fake.state().container(ct(101)).unread = Some(Unread::Linked);
+    bench.journal();
+    let same = bench.ensure(101, 2, &["192.0.2.1"]).expect("nothing to do");
+    assert_eq!((same.addresses.len(), bench.journal()), (1, Vec::new()));
+    let changed = bench.ensure(101, 3, &["192.0.2.2"]).expect("changed outside");
+    assert_eq!(changed.addresses, ["192.0.2.2".parse().expect("an address")]);
+    assert!(!bench.journal().iter().any(|step| step.contains("in container")));
+    let listed = bench.runtime.block_on(bench.service.list()).expect("listed");
+    assert_eq!(listed, [changed]);
+    // When it can be read again, the rest is done.
+    bench.fake.state().container(ct(101)).unread = None;
+    bench.ensure(101, 3, &["192.0.2.2"]).expect("mended");
+    assert!(bench.journal().iter().any(|step| step == "add address 192.0.2.2 in container 101"));
+    // One without a link cannot get one unseen; it can go.
+    bench.fake.kill(ct(101));
+    bench.fake.state().container(ct(101)).unread = Some(Unread::Apart);
+    let fault = bench.ensure(101, 4, &["192.0.2.2"]).expect_err("nothing to stand on");
+    assert_eq!(fault.reason, Reason::HostFailed);
+    bench.remove(101, 4).expect("removed");
+}
