@@ -8,13 +8,15 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Gid, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 
 use crate::error::{Attempt, HostError};
+
+mod tree;
 
 /// The most that is read from a control file.
 const LARGEST: u64 = 1 << 20;
@@ -339,9 +341,12 @@ pub fn parse_v2_controllers(text: &str) -> BTreeSet<Controller> {
 /// [`HostError::Sys`], [`HostError::Parse`] when it is no text.
 pub fn read(path: &Path) -> Result<String, HostError> {
     let what = || format!("read {}", path.display());
+    read_text(File::open(path).attempt(what)?, what)
+}
+
+fn read_text(file: File, what: impl Fn() -> String) -> Result<String, HostError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).attempt(what)?;
-    file.take(LARGEST).read_to_end(&mut bytes).attempt(what)?;
+    file.take(LARGEST).read_to_end(&mut bytes).attempt(&what)?;
     String::from_utf8(bytes)
         .map_err(|e| HostError::parse(what(), &String::from_utf8_lossy(e.as_bytes())))
 }
@@ -399,21 +404,44 @@ pub fn make(dir: &Path) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Sys`]: `EBUSY` when there are processes in one of them.
 pub fn remove(dir: &Path) -> Result<(), HostError> {
-    for child in children(dir)? {
-        remove(&child)?;
-    }
+    tree::walk(
+        dir,
+        |_| Ok(()),
+        |parent, name| {
+            remove_one(
+                || Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?),
+                || match tree::open(parent, name) {
+                    Ok(group) => processes_at(&group, dir),
+                    Err(_) => Ok(Vec::new()), // It has gone.
+                },
+                || format!("remove group {} below {}", name.to_string_lossy(), dir.display()),
+            )
+        },
+    )?;
+    let processes = || match tree::open(CWD, dir) {
+        Ok(group) => processes_at(&group, dir),
+        Err(_) => Ok(Vec::new()),
+    };
+    remove_one(|| std::fs::remove_dir(dir), processes, || format!("remove group {}", dir.display()))
+}
+
+fn remove_one(
+    remove: impl Fn() -> std::io::Result<()>,
+    processes: impl Fn() -> Result<Vec<u32>, HostError>,
+    what: impl Fn() -> String,
+) -> Result<(), HostError> {
     let end = Instant::now() + LINGER;
     loop {
-        match std::fs::remove_dir(dir) {
+        match remove() {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e)
                 if e.kind() == ErrorKind::ResourceBusy
                     && Instant::now() < end
-                    && processes(dir)?.is_empty() =>
+                    && processes()?.is_empty() =>
             {
                 pause();
             }
-            other => return other.attempt(|| format!("remove group {}", dir.display())),
+            other => return other.attempt(what),
         }
     }
 }
@@ -467,28 +495,34 @@ pub fn children(dir: &Path) -> Result<Vec<PathBuf>, HostError> {
     Ok(found)
 }
 
-/// The processes in a group and in those below it; none where there is no such group.
+/// The processes in a group and in those below it, however deep; none where there is no such group.
 ///
 /// # Errors
 /// [`HostError::Sys`], [`HostError::Parse`].
 pub fn processes(dir: &Path) -> Result<Vec<u32>, HostError> {
-    let file = dir.join("cgroup.procs");
     let mut pids = Vec::new();
-    let text = match read(&file) {
+    let enter = |group: &OwnedFd| {
+        pids.extend(processes_at(group, dir)?);
+        Ok(())
+    };
+    tree::walk(dir, enter, |_, _| Ok(()))?;
+    Ok(pids)
+}
+
+/// The processes in one group, which is `below` or below it.
+fn processes_at(group: &OwnedFd, below: &Path) -> Result<Vec<u32>, HostError> {
+    let what = || format!("read the processes of a group in {}", below.display());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let text = match rustix::fs::openat(group, "cgroup.procs", flags, Mode::empty())
+        .attempt(what)
+        .and_then(|file| read_text(File::from(file), what))
+    {
         // A threaded group, which the root of a container may make too: its processes are listed
         // in the group above that is the root of the threads.
-        Err(e) if gone(&e) || e.is(rustix::io::Errno::OPNOTSUPP) => String::new(),
+        Err(e) if gone(&e) || e.is(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
         other => other?,
     };
-    for line in text.lines() {
-        let pid =
-            line.parse().map_err(|_| HostError::parse(format!("read {}", file.display()), line))?;
-        pids.push(pid);
-    }
-    for child in children(dir)? {
-        pids.extend(processes(&child)?);
-    }
-    Ok(pids)
+    text.lines().map(|line| line.parse().map_err(|_| HostError::parse(what(), line))).collect()
 }
 
 /// Gives a version 2 group to a user and group id of the same number: its directory and the files

@@ -14,6 +14,7 @@ use ves_types::{CtId, UbcResource};
 
 use crate::host::Host;
 use crate::model::{Cpusets, Devices, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
+use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::{Count, Usage};
 use crate::verdict::{Proof, Proven};
@@ -23,6 +24,8 @@ pub fn node_hybrid() -> Node {
     let mut node = node_v1();
     node.version = Version::Hybrid;
     node.hierarchies.insert(Hierarchy::V2);
+    let nesting = [Setting::MaxDepth, Setting::MaxDescendants];
+    node.settings.extend(nesting.map(|s| (s, Home::V2)));
     node
 }
 
@@ -221,7 +224,7 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
 /// Whether a setting is kept in this hierarchy of a machine with controllers mounted one by one.
 fn at(setting: Setting, home: Home, hierarchy: Hierarchy) -> bool {
     match home {
-        Home::V1 => hierarchy == Hierarchy::V1(setting.controller()),
+        Home::V1 => setting.controller().is_some_and(|c| hierarchy == Hierarchy::V1(c)),
         Home::V2 => hierarchy == Hierarchy::V2,
     }
 }
@@ -244,6 +247,8 @@ struct State {
     log: Vec<String>,
     /// After how many more steps which fault happens, once.
     fault: Option<(usize, Fault)>,
+    /// Containers whose use cannot be read.
+    dark: BTreeSet<CtId>,
     proof: Proof,
 }
 
@@ -269,6 +274,7 @@ impl FakeHost {
             usage: BTreeMap::new(),
             log: Vec::new(),
             fault: None,
+            dark: BTreeSet::new(),
             proof: Proof::all(),
         };
         Self { state: Mutex::new(state) }
@@ -299,6 +305,11 @@ impl FakeHost {
     /// Says what a container uses.
     pub fn set_usage(&self, ct: CtId, usage: Usage) {
         self.with(|s| s.usage.insert(ct, usage));
+    }
+
+    /// Makes what a container uses unreadable.
+    pub fn darken(&self, ct: CtId) {
+        self.with(|s| s.dark.insert(ct));
     }
 
     /// Says what the self-test proves.
@@ -391,7 +402,14 @@ impl Host for FakeHost {
             .with(|s| s.containers.iter().filter(|(_, o)| o.exists()).map(|(ct, _)| *ct).collect()))
     }
 
-    fn usage(&self, ct: CtId) -> Result<Usage, HostError> {
+    fn locks(&self) -> Result<Option<FileLocks>, HostError> {
+        Ok(Some(FileLocks::new()))
+    }
+
+    fn usage(&self, ct: CtId, _: Option<&FileLocks>) -> Result<Usage, HostError> {
+        if self.with(|s| s.dark.contains(&ct)) {
+            return Err(refused("read what it uses", Errno::IO));
+        }
         Ok(self.with(|s| {
             s.usage.get(&ct).cloned().unwrap_or_else(|| Usage {
                 counts: UbcResource::ALL.into_iter().map(|r| (r, Count::default())).collect(),

@@ -6,6 +6,7 @@ use ves_host::HostError;
 use ves_types::CtId;
 
 use crate::model::{Observed, Shared};
+use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
 use crate::verdict::Proof;
@@ -42,11 +43,16 @@ pub trait Host: Debug + Send + Sync {
     /// # Errors
     /// The host's.
     fn containers(&self) -> Result<Vec<CtId>, HostError>;
-    /// What a container uses.
+    /// The file locks of all processes of the node; `None` where the kernel does not tell.
     ///
     /// # Errors
     /// The host's.
-    fn usage(&self, ct: CtId) -> Result<Usage, HostError>;
+    fn locks(&self) -> Result<Option<FileLocks>, HostError>;
+    /// What a container uses; `locks` is what [`Self::locks`] said.
+    ///
+    /// # Errors
+    /// The host's.
+    fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError>;
     /// Tries on groups of its own what the node really enforces, and leaves nothing.
     ///
     /// # Errors

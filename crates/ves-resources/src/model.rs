@@ -65,11 +65,15 @@ pub enum Setting {
     CpuQuota,
     /// Version 2: quota and period.
     CpuMax,
+    /// Version 2: how deep groups may be nested, counted from the container's.
+    MaxDepth,
+    /// Version 2: the most groups below the container's.
+    MaxDescendants,
 }
 
 impl Setting {
     /// All of them, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::PidsMax,
         Self::Mems,
         Self::Cpus,
@@ -82,18 +86,21 @@ impl Setting {
         Self::CpuPeriod,
         Self::CpuQuota,
         Self::CpuMax,
+        Self::MaxDepth,
+        Self::MaxDescendants,
     ];
 
-    /// Whose setting it is.
-    pub const fn controller(self) -> Controller {
-        match self {
+    /// Whose setting it is; none's where it is one of version 2 itself.
+    pub const fn controller(self) -> Option<Controller> {
+        Some(match self {
             Self::PidsMax => Controller::Pids,
             Self::Mems | Self::Cpus => Controller::Cpuset,
             Self::MemoryMax | Self::MemswMax | Self::SwapMax | Self::MemoryHigh | Self::TcpMax => {
                 Controller::Memory
             }
             Self::CpuWeight | Self::CpuPeriod | Self::CpuQuota | Self::CpuMax => Controller::Cpu,
-        }
+            Self::MaxDepth | Self::MaxDescendants => return None,
+        })
     }
 
     /// Its file, where that version has it.
@@ -114,8 +121,12 @@ impl Setting {
             (Self::CpuPeriod, Home::V1) => "cpu.cfs_period_us",
             (Self::CpuQuota, Home::V1) => "cpu.cfs_quota_us",
             (Self::CpuMax, Home::V2) => "cpu.max",
+            (Self::MaxDepth, Home::V2) => "cgroup.max.depth",
+            (Self::MaxDescendants, Home::V2) => "cgroup.max.descendants",
             (Self::MemswMax | Self::TcpMax | Self::CpuPeriod | Self::CpuQuota, Home::V2)
-            | (Self::SwapMax | Self::CpuMax, Home::V1) => return None,
+            | (Self::SwapMax | Self::CpuMax | Self::MaxDepth | Self::MaxDescendants, Home::V1) => {
+                return None;
+            }
         })
     }
 
@@ -128,7 +139,9 @@ impl Setting {
             | Self::SwapMax
             | Self::MemoryHigh
             | Self::TcpMax
-            | Self::CpuQuota => Value::Level(Limit::Unlimited),
+            | Self::CpuQuota
+            | Self::MaxDepth
+            | Self::MaxDescendants => Value::Level(Limit::Unlimited),
             Self::Mems | Self::Cpus => Value::Set(BTreeSet::new()),
             Self::CpuWeight => Value::Number(match home {
                 Home::V1 => 1024,
@@ -142,6 +155,14 @@ impl Setting {
 
 /// The length of a processor time period, in microseconds; also the kernel's default.
 pub const PERIOD: u64 = 100_000;
+
+/// How deep a container's version 2 groups may be nested, its delegated group being the first level.
+/// systemd with users' sessions needs seven, and as much again in a container of its own.
+pub const MAX_DEPTH: u64 = 32;
+
+/// How many version 2 groups a container may have. systemd needs some hundred; each costs the kernel
+/// some kilobytes, and those who look at the container a read.
+pub const MAX_DESCENDANTS: u64 = 4096;
 
 /// What a setting is set to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

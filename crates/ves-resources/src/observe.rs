@@ -23,7 +23,9 @@ pub fn parse_value(setting: Setting, home: Home, text: &str) -> Option<Value> {
             let (quota, period) = text.split_once(' ')?;
             Value::Quota(parse_level(quota)?, period.parse().ok()?)
         }
-        Setting::PidsMax | Setting::CpuQuota => Value::Level(parse_level(text)?),
+        Setting::PidsMax | Setting::CpuQuota | Setting::MaxDepth | Setting::MaxDescendants => {
+            Value::Level(parse_level(text)?)
+        }
         Setting::MemoryMax
         | Setting::MemswMax
         | Setting::SwapMax
@@ -298,14 +300,15 @@ pub fn parse_sockets(sockstat: &str, sockstat6: &str) -> (u64, u64) {
     (tcp, field(sockstat, "sockets:", "used").unwrap_or(tcp))
 }
 
-/// How many of the file locks in `/proc/locks` these processes hold. A waiting one is none.
-pub fn count_locks(text: &str, pids: &BTreeSet<u32>) -> u64 {
-    let held = |line: &&str| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        words.next().is_some_and(|w| w != "->")
-            && words.nth(2).and_then(|w| w.parse().ok()).is_some_and(|pid| pids.contains(&pid))
-    };
-    text.lines().filter(held).count() as u64
+/// File locks held, by process.
+pub type FileLocks = BTreeMap<u32, u64>;
+
+/// Which process holds the lock in a line of `/proc/locks`; `None` for one that waits for it, and
+/// for one that belongs to no process.
+pub fn lock_holder(line: &str) -> Option<u32> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    words.next().filter(|w| *w != "->")?;
+    words.nth(2)?.parse().ok()
 }
 
 /// `SwapFree` of `/proc/meminfo`, in bytes.

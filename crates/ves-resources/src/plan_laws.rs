@@ -121,6 +121,8 @@ fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
     check(Setting::MemoryMax, Value::Level(bytes(ram)))?;
     check(Setting::SwapMax, Value::Level(bytes(swap)))?;
     check(Setting::MemswMax, Value::Level(bytes(ram.saturating_add(swap))))?;
+    check(Setting::MaxDepth, Value::Level(Limit::Max(32)))?;
+    check(Setting::MaxDescendants, Value::Level(Limit::Max(4096)))?;
     let quota = limits.cpu.map(|c| u64::from(c.millicpus) * 100);
     if o.node.settings.contains_key(&Setting::Cpus) {
         let have = o.settings.get(&Setting::Cpus);
@@ -178,8 +180,15 @@ fn share(o: &Observed) -> u64 {
     }
 }
 
-const BOUNDS: [Setting; 5] =
-    [Setting::PidsMax, Setting::MemoryMax, Setting::MemswMax, Setting::SwapMax, Setting::TcpMax];
+const BOUNDS: [Setting; 7] = [
+    Setting::PidsMax,
+    Setting::MemoryMax,
+    Setting::MemswMax,
+    Setting::SwapMax,
+    Setting::TcpMax,
+    Setting::MaxDepth,
+    Setting::MaxDescendants,
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]

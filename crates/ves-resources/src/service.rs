@@ -15,6 +15,7 @@ use ves_types::{CtId, Enforcement, Generation, UbcResource, UbcRow};
 use crate::error::Error;
 use crate::host::Host;
 use crate::model::{Observed, Setting};
+use crate::observe::FileLocks;
 use crate::plan::{Step, plan, plan_shared};
 use crate::verdict::{self, Proof};
 use crate::{rows, target};
@@ -133,7 +134,7 @@ impl Service {
             let steps = plan(ct, Some(limits), &observed).map_err(Error::Refused)?;
             if steps.is_empty() {
                 self.inner.fences.accept(fence)?;
-                return self.group_of(ct, &observed);
+                return self.group_of(ct, &observed, self.locks()?.as_ref());
             }
             if tries == RETRIES {
                 let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
@@ -186,16 +187,29 @@ impl Service {
     /// # Errors
     /// `CONTAINER_UNKNOWN`, `HOST_FAILED`.
     pub fn group(&self, ct: CtId) -> Result<Group, Fault> {
-        let observed = self.observe(ct)?;
-        if !observed.exists() {
-            return Err(Error::Unknown(ct).into());
-        }
-        self.group_of(ct, &observed)
+        let observed = self.look(ct)?;
+        self.group_of(ct, &observed, self.locks()?.as_ref())
     }
 
-    fn group_of(&self, ct: CtId, observed: &Observed) -> Result<Group, Fault> {
+    /// The file locks of the node, which one container may have tens of thousands of: read once for
+    /// all that is answered by it.
+    fn locks(&self) -> Result<Option<FileLocks>, Error> {
+        self.inner.host.locks().map_err(Error::Node)
+    }
+
+    fn look(&self, ct: CtId) -> Result<Observed, Error> {
+        let observed = self.observe(ct)?;
+        if observed.exists() { Ok(observed) } else { Err(Error::Unknown(ct)) }
+    }
+
+    fn group_of(
+        &self,
+        ct: CtId,
+        observed: &Observed,
+        locks: Option<&FileLocks>,
+    ) -> Result<Group, Fault> {
         let host = &*self.inner.host;
-        let mut usage = host.usage(ct).map_err(|source| Error::Observe { ct, source })?;
+        let mut usage = host.usage(ct, locks).map_err(|source| Error::Observe { ct, source })?;
         {
             let mut peaks = self.inner.peaks.lock().unwrap_or_else(PoisonError::into_inner);
             usage.remember(peaks.entry(ct).or_default());
@@ -207,18 +221,22 @@ impl Service {
         Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
     }
 
-    /// All containers' accounting, by id. One that goes meanwhile is left out.
+    /// All containers' accounting, by id. One that goes meanwhile is left out, and one that cannot be
+    /// looked at.
     ///
     /// # Errors
     /// `HOST_FAILED`.
     pub fn groups(&self) -> Result<Vec<Group>, Fault> {
         let containers = self.inner.host.containers().map_err(Error::Node)?;
-        let mut groups = Vec::new();
+        let (mut groups, locks) = (Vec::new(), self.locks()?);
         for ct in containers {
-            match self.group(ct) {
+            let observed = self.look(ct).map_err(Fault::from);
+            match observed.and_then(|o| self.group_of(ct, &o, locks.as_ref())) {
                 Ok(group) => groups.push(group),
                 Err(fault) if fault.reason == ves_proto::Reason::ContainerUnknown => {}
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    tracing::warn!(%ct, error = %fault, "left out of the list of groups");
+                }
             }
         }
         Ok(groups)
@@ -257,6 +275,7 @@ const fn field(step: &Step) -> Option<&'static str> {
         Setting::CpuWeight => "cpu_units",
         Setting::CpuPeriod | Setting::CpuQuota | Setting::CpuMax => "cpu_millicpus",
         Setting::Cpus | Setting::Mems => "cpus",
+        Setting::MaxDepth | Setting::MaxDescendants => return None,
     })
 }
 

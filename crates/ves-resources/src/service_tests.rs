@@ -171,3 +171,15 @@ fn the_second_of_two_hears_who_works() {
     let busy = rig.service.remove(&fence(7, 1)).expect_err("held");
     assert_eq!((busy.reason, busy.facts["holder"].as_str()), (Reason::Busy, "EnsureLimits"));
 }
+
+#[test]
+fn a_container_that_cannot_be_read_costs_only_itself() {
+    let rig = Rig::new(node_hybrid());
+    rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
+    rig.service.ensure(&fence(8, 1), &limits(10, 100)).expect("made");
+    rig.host.darken(fence(7, 1).ct);
+    let listed = rig.service.groups().expect("listed");
+    assert_eq!(listed.iter().map(|g| g.ct).collect::<Vec<_>>(), [fence(8, 1).ct]);
+    assert!(rig.service.group(fence(7, 1).ct).is_err());
+    rig.service.remove(&fence(7, 1)).expect("it can go");
+}

@@ -10,6 +10,7 @@
 //! | cpu units | `cpu.shares` = units × 1024 / 1000 | `cpu.weight` = units / 10 |
 //! | cpu limit | `cpu.cfs_quota_us` of a 100 ms period | `cpu.max` |
 //! | cpus | `cpuset.cpus`, else quota | `cpuset.cpus`, else quota |
+//! | always | – | `cgroup.max.depth`, `cgroup.max.descendants` |
 //!
 //! vzctl's default of 1000 units becomes the kernel's default share (1024, 100). Version 1 can
 //! limit swap only together with memory, so a container without a memory limit has no swap limit
@@ -20,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ves_proto::convert::Limits;
 use ves_types::{Bytes, CpuLimit, CtId, Limit, UbcResource, UbcValue};
 
-use crate::model::{Home, Node, PERIOD, Setting, Value, pages_to_bytes, whole_pages};
+use crate::model::{
+    Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes, whole_pages,
+};
 
 /// The most processes a Linux kernel has; a greater limit is none.
 const PIDS: u64 = 4_194_304;
@@ -53,6 +56,8 @@ pub fn target(ct: CtId, limits: &Limits, node: &Node) -> BTreeMap<Setting, Value
         Setting::CpuPeriod => Value::Number(PERIOD),
         Setting::CpuQuota => Value::Level(quota(limits, node)),
         Setting::CpuMax => Value::Quota(quota(limits, node), PERIOD),
+        Setting::MaxDepth => Value::Level(Limit::Max(MAX_DEPTH)),
+        Setting::MaxDescendants => Value::Level(Limit::Max(MAX_DESCENDANTS)),
     };
     node.settings.iter().map(|(s, home)| (*s, wanted(*s, *home))).collect()
 }

@@ -19,11 +19,13 @@ use ves_resources::plan::{Step, plan, plan_shared};
 use ves_types::{CpuLimit, CtId, Limit, UbcResource, UbcValue};
 
 /// A file of a new group: its name, its contents, and the controller that brings it.
-const FILES: [(&str, &str, Option<Controller>); 21] = [
+const FILES: [(&str, &str, Option<Controller>); 23] = [
     ("cgroup.procs", "", None),
     ("cgroup.threads", "", None),
     ("cgroup.subtree_control", "", None),
     ("cgroup.events", "populated 0\nfrozen 0\n", None),
+    ("cgroup.max.depth", "max\n", None),
+    ("cgroup.max.descendants", "max\n", None),
     ("cpu.stat", include_str!("../../../crates/ves-resources/fixtures/v2/cpu.stat"), None),
     ("memory.max", "max\n", Some(Controller::Memory)),
     ("memory.high", "max\n", Some(Controller::Memory)),
@@ -173,6 +175,8 @@ fn limits_are_written_as_version_2_has_them() {
     assert_eq!(machine.text("cpuset.cpus"), "2-3");
     assert_eq!(machine.text("cgroup.subtree_control"), "cpu cpuset io memory pids");
     assert!(machine.group().join("payload/memory.max").exists(), "handed on");
+    let bounds = ["cgroup.max.depth", "cgroup.max.descendants"].map(|f| machine.text(f));
+    assert_eq!(bounds, ["32", "4096"], "of the group that is not delegated");
 }
 
 #[test]
@@ -219,7 +223,8 @@ fn usage_is_read_as_version_2_tells_it() {
     need!(need::root());
     let machine = Machine::new();
     machine.reach(&desired());
-    let usage = machine.host.usage(ct()).expect("read");
+    let locks = machine.host.locks().expect("read");
+    let usage = machine.host.usage(ct(), locks.as_ref()).expect("read");
     let count = |r| usage.counts.get(&r).copied().unwrap_or_default();
     assert_eq!(usage.cpu_usec, 812_345);
     let physpages = count(UbcResource::Physpages);

@@ -21,7 +21,7 @@ use ves_types::layout::{self, CGROUP_PAYLOAD, CGROUP_ROOT};
 
 use crate::host::Host;
 use crate::model::{self, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared};
-use crate::observe::{self, Files};
+use crate::observe::{self, FileLocks, Files};
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
 use crate::verdict::Proof;
@@ -89,7 +89,10 @@ impl KernelHost {
 
     /// The file of a setting of a group.
     fn setting(&self, group: &str, setting: Setting) -> Option<(Home, PathBuf)> {
-        let (home, mount) = self.home(setting.controller())?;
+        let (home, mount) = match setting.controller() {
+            Some(controller) => self.home(controller)?,
+            None => (Home::V2, self.hierarchies.v2.as_ref()?.mount.as_path()),
+        };
         Some((home, mount.join(group).join(setting.file(home)?)))
     }
 
@@ -371,8 +374,12 @@ impl Host for KernelHost {
         Ok(found.into_iter().collect())
     }
 
-    fn usage(&self, ct: CtId) -> Result<Usage, HostError> {
-        self.usage_of(&layout::cgroup(ct))
+    fn locks(&self) -> Result<Option<FileLocks>, HostError> {
+        self.all_locks()
+    }
+
+    fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError> {
+        self.usage_of(&layout::cgroup(ct), locks)
     }
 
     fn self_test(&self) -> Result<Proof, HostError> {

@@ -119,7 +119,7 @@ impl<'a> Scratch<'a> {
     /// not keep it.
     fn set(&self, setting: Setting, value: &Value) -> Result<Proven, HostError> {
         let Some((home, file)) = self.host.setting(&self.group, setting) else {
-            let controller = setting.controller().v1_name();
+            let controller = setting.controller().map_or("unified", Controller::v1_name);
             return Ok(Proven::No(format!("the {controller} controller is not mounted")));
         };
         if !file.exists() {
@@ -280,7 +280,7 @@ impl<'a> Scratch<'a> {
 
     /// What the kernel counts for a group.
     fn counted(&self) -> Result<BTreeMap<UbcResource, Proven>, HostError> {
-        let usage = self.host.usage_of(&self.group)?;
+        let usage = self.host.usage_of(&self.group, self.host.all_locks()?.as_ref())?;
         let verdict = |r| {
             if usage.counts.contains_key(&r) {
                 return Proven::Yes;

@@ -4,19 +4,25 @@
 //! reading what the group's owner may have hidden.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
-use ves_host::HostError;
 use ves_host::cgroup::{self, Controller, Hierarchies};
+use ves_host::{Attempt, HostError};
 use ves_types::UbcResource;
 
 use super::KernelHost;
-use crate::observe;
+use crate::observe::{self, FileLocks};
 use crate::rows::{Count, Usage};
 
 impl KernelHost {
     /// What a group and those below it use.
-    pub(super) fn usage_of(&self, group: &str) -> Result<Usage, HostError> {
+    pub(super) fn usage_of(
+        &self,
+        group: &str,
+        locks: Option<&FileLocks>,
+    ) -> Result<Usage, HostError> {
         let mut counts = BTreeMap::new();
         if let Some((home, _)) = self.home(Controller::Memory) {
             let files = self.files(Controller::Memory, group, observe::memory_files(home))?;
@@ -24,7 +30,15 @@ impl KernelHost {
         }
         let files = self.files(Controller::Pids, group, observe::PIDS_FILES)?;
         counts.extend(observe::pids_count(&files).map(|c| (UbcResource::Numproc, c)));
-        self.count_processes(group, &mut counts)?;
+        match members(&self.hierarchies, group) {
+            Ok(pids) => self.count_processes(&pids, locks, &mut counts),
+            // Its root makes groups below it as it likes; what the controllers count stands.
+            Err(e) => tracing::warn!(
+                group,
+                error = ves_proto::fault::chain(&e),
+                "cannot count by processes"
+            ),
+        }
         Ok(Usage { counts, cpu_usec: self.cpu_usec(group)? })
     }
 
@@ -41,18 +55,18 @@ impl KernelHost {
     /// What `/proc` tells of the processes: descriptors, sockets, queued signals, file locks.
     fn count_processes(
         &self,
-        group: &str,
+        pids: &BTreeSet<u32>,
+        locks: Option<&FileLocks>,
         counts: &mut BTreeMap<UbcResource, Count>,
-    ) -> Result<(), HostError> {
-        let pids = members(&self.hierarchies, group)?;
+    ) {
         let mut files = self.counts_descriptors().then_some(0u64);
         let mut signals = BTreeMap::new();
         let mut init: Option<(usize, u32)> = None;
-        for &pid in &pids {
+        for &pid in pids {
             let dir = self.proc.join(pid.to_string());
-            let Some(text) = cgroup::read_if_exists(&dir.join("status")).ok().flatten() else {
-                continue;
-            };
+            // A process chooses its name, and that need not be text.
+            let Ok(bytes) = std::fs::read(dir.join("status")) else { continue };
+            let text = String::from_utf8_lossy(&bytes);
             let Some(process) = observe::parse_status(&text) else { continue };
             // The kernel counts queued signals by user.
             signals.insert(process.uid, process.signals);
@@ -69,9 +83,8 @@ impl KernelHost {
             counts.insert(UbcResource::Numfile, Count::now(files));
         }
         counts.insert(UbcResource::Numsiginfo, Count::now(signals.values().sum()));
-        let locks = cgroup::read_if_exists(&self.proc.join("locks"))?;
-        if let Some(text) = locks {
-            let held = observe::count_locks(&text, &pids);
+        if let Some(locks) = locks {
+            let held = pids.iter().filter_map(|pid| locks.get(pid)).sum();
             counts.insert(UbcResource::Numflock, Count::now(held));
         }
         // Sockets are counted by network namespace; the container's is that of its first process.
@@ -85,7 +98,24 @@ impl KernelHost {
         let (tcp, all) = observe::parse_sockets(&v4, &v6);
         counts.insert(UbcResource::Numtcpsock, Count::now(tcp));
         counts.insert(UbcResource::Numothersock, Count::now(all.saturating_sub(tcp)));
-        Ok(())
+    }
+
+    /// The file locks of all processes of the node; `None` where the kernel does not tell.
+    pub(super) fn all_locks(&self) -> Result<Option<FileLocks>, HostError> {
+        let path = self.proc.join("locks");
+        let what = || format!("read {}", path.display());
+        let mut locks = FileLocks::new();
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.attempt(what)?,
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.attempt(what)?;
+            if let Some(pid) = observe::lock_holder(&String::from_utf8_lossy(&line)) {
+                *locks.entry(pid).or_default() += 1;
+            }
+        }
+        Ok(Some(locks))
     }
 
     /// Whether the size of a process's descriptor directory is the number of its descriptors; since
