@@ -281,6 +281,17 @@ impl World {
         text.trim().parse().expect("a number")
     }
 
+    /// How often a fork was refused; the kernel tells it of the group that is limited, or of the one
+    /// that forks.
+    pub(crate) fn refused_forks(&self) -> u64 {
+        let dir = self.pids_dir();
+        let count = |dir: &Path| {
+            let text = std::fs::read_to_string(dir.join("pids.events")).unwrap_or_default();
+            text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
+        };
+        [dir.join(CGROUP_PAYLOAD), dir].iter().filter_map(|dir| count(dir)).max().unwrap_or(0)
+    }
+
     pub(crate) fn begin(&self, argv: &[&str]) -> Session {
         let argv = argv.iter().map(|&a| a.to_owned()).collect();
         Session::begin(self, &Command { argv, ..Command::default() })
