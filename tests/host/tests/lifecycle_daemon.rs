@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifecycle_support::{World, alive, needs};
 use tonic::Streaming;
 use ves_kit::inventory::Kind;
-use ves_kit::{Inventory, Proc};
+use ves_kit::{Inventory, Proc, wait_until};
 use ves_proto::common::{ExitStatus, Fence, WindowSize, exit_status::How};
 use ves_proto::lifecycle::exec_request::Part as Ask;
 use ves_proto::lifecycle::exec_response::Part as Say;
@@ -25,8 +25,16 @@ struct Daemon {
 }
 
 fn daemon(world: &World) -> Daemon {
+    daemon_with(world, "")
+}
+
+/// With these settings.
+fn daemon_with(world: &World, settings: &str) -> Daemon {
     let (layout, program) = (world.layout(), lifecycle_support::built("ves-lifecycled"));
-    let process = Proc::daemon(&program, Service::Lifecycle, layout, &[]);
+    let config = layout.state_dir().join("lifecycle.toml");
+    std::fs::write(&config, format!("[service]\n{settings}")).expect("written");
+    let config = config.to_str().expect("test paths are text");
+    let process = Proc::daemon(&program, Service::Lifecycle, layout, &["--config", config]);
     let socket = layout.socket(Service::Lifecycle);
     Daemon { process, client: LifecycleServiceClient::new(ves_daemon::client::channel(&socket)) }
 }
@@ -41,7 +49,7 @@ fn want(world: &World, phase: Phase, init: &[&str]) -> pb::EnsureContainerReques
             ..Default::default()
         }),
         phase: phase.into(),
-        grace_ms: 10_000,
+        grace_ms: 60_000,
     }
 }
 
@@ -85,7 +93,12 @@ impl Daemon {
 }
 
 const INIT: &[&str] =
-    &["/bin/sh", "-c", "echo booted; trap 'exit 0' USR2; while :; do sleep 0.1; done"];
+    &["/bin/sh", "-c", "trap 'exit 0' USR2; echo booted; while :; do sleep 0.1; done"];
+
+/// Waits until the init that runs now has set its trap.
+fn booted(world: &World) {
+    wait_until(Duration::from_secs(60), "it has booted", || world.scrollback().contains("booted"));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_is_not_missed() {
@@ -123,7 +136,7 @@ async fn a_killed_daemon_is_not_missed() {
         assert_eq!((text.as_str(), status.how), ("still here\n", Some(How::Code(0))));
     }
     // The console has what was said before all that.
-    assert!(world.scrollback().contains("booted"));
+    booted(&world);
     // A reboot from inside is told by a stream that began afterwards, too.
     let watch = first.client.watch_containers(pb::WatchContainersRequest {}).await;
     let mut watch = watch.expect("watched").into_inner();
@@ -140,6 +153,7 @@ async fn a_killed_daemon_is_not_missed() {
     assert!(ended.incarnation > present.incarnation);
     let again = first.ensure(want(&world, Phase::Running, INIT)).await.expect("again");
     assert_ne!(again.init_pid, Some(init));
+    booted(&world);
     let gone = first.ensure(want(&world, Phase::Absent, &[])).await.expect("stopped");
     assert_eq!((gone.phase(), gone.end()), (Phase::Absent, EndReason::Stopped));
 }
@@ -150,9 +164,12 @@ async fn faults_say_what_is_wrong() {
         return;
     }
     let world = World::new(9461, |_| {});
-    let mut daemon = daemon(&world);
-    let fault = daemon.ensure(want(&world, Phase::Running, &["/bin/false"])).await;
+    // However slowly it ends at once: it counts as having failed to start.
+    let mut patient = daemon_with(&world, "settle_ms = 60000\n");
+    let fault = patient.ensure(want(&world, Phase::Running, &["/bin/false"])).await;
     let fault = fault.expect_err("it ends at once");
+    drop(patient);
+    let mut daemon = daemon(&world);
     assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "status 1"));
     let fault = daemon.ensure(want(&world, Phase::Running, &["/no/init"])).await;
     let fault = fault.expect_err("it is not there");
@@ -179,6 +196,7 @@ async fn cycles_leave_the_inventory_as_it_was() {
         daemon.ensure(want(&world, Phase::Running, INIT)).await.expect("running");
         let (_, status) = daemon.run(&world, &["true"]).await;
         assert_eq!(status.how, Some(How::Code(0)));
+        booted(&world);
         daemon.ensure(want(&world, Phase::Absent, &[])).await.expect("stopped");
     };
     cycle(&mut daemon).await;
