@@ -10,9 +10,10 @@ use serde_json::Value;
 use ves_kit::inventory::Kind;
 use ves_kit::{Inventory, Proc, Rootfs, TestNode, need, node, run, wait_until};
 use ves_types::CtId;
+use ves_types::layout::Service;
 
 /// How long what must happen may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An init that is busybox's, or as bad as the container's host name says.
 const INIT: &str = r#"#!/bin/sh
@@ -269,7 +270,9 @@ fn hostile_archives_and_a_full_pool_leave_nothing() {
 #[test]
 fn containers_that_misbehave_harm_only_themselves() {
     need!(node::node());
-    let node = TestNode::start().with_template("busybox", &rootfs());
+    // However slowly an init ends at once: it counts as having failed to start.
+    let node = TestNode::start_where(Service::Lifecycle, "settle_ms = 5000\n");
+    let node = node.with_template("busybox", &rootfs());
     let (exits, stubborn, bomb) = (node.ct(), node.ct(), node.ct());
     for (ct, hostname) in [(exits, "exits"), (stubborn, "stubborn"), (bomb, "bomb")] {
         node.ok(&format!(
@@ -290,7 +293,7 @@ fn containers_that_misbehave_harm_only_themselves() {
     // One that will not stop: whoever comes while it is being stopped hears of it.
     node.ok(&format!("start {stubborn}"));
     let mut stop = node.virtctl();
-    stop.args(["stop", &stubborn.to_string(), "--timeout", "4"]);
+    stop.args(["stop", &stubborn.to_string(), "--timeout", "20"]);
     stop.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut stop = Proc::spawn(stop);
     wait_until(PATIENCE, "the stop is at work", || {
