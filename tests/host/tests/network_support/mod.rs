@@ -31,7 +31,8 @@ use ves_types::{CtAddress, CtId, Epoch, Generation};
 pub const NODE_V4: &str = "203.0.113.1";
 pub const NODE_V6: &str = "2001:db8:ffff::1";
 
-pub const DEADLINE: Duration = Duration::from_secs(5);
+/// How long what must happen may take.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn ct(n: u32) -> CtId {
     CtId::try_from(n).expect("a valid id")
