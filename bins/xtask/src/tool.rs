@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -149,15 +150,11 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     let mut failure = None;
     for update in tries {
         let attempt = || -> Result<()> {
-            let apt = |args: &[&str]| {
-                let mut apt = command("apt-get", &["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]);
-                apt.args(args).env("DEBIAN_FRONTEND", "noninteractive");
-                quietly(apt)
-            };
             if update {
-                apt(&["update"])?;
+                apt_update(|apt| quietly(apt).map(drop))?;
             }
-            apt(&[&["install", "--no-install-recommends"], missing.as_slice()].concat()).map(drop)
+            let install = [&["install", "--no-install-recommends"], missing.as_slice()].concat();
+            quietly(apt_get(&install)).map(drop)
         };
         match attempt() {
             Ok(()) => return Ok(()),
@@ -168,6 +165,31 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
         Some(e) => Err(e.context(format!("cannot install {list}"))),
         None => bail!("cannot install {list}"),
     }
+}
+
+/// `apt-get` that asks nothing, waits for whoever else installs something, and asks a mirror again.
+pub(crate) fn apt_get(args: &[&str]) -> Command {
+    let mut apt = command("apt-get", &["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]);
+    apt.args(["-o", "Acquire::Retries=5"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+/// Fetches the lists of packages by `run`. The lock of the lists is not waited for by `apt-get`, and a
+/// mirror may be away for a moment, so it is tried a few times.
+///
+/// # Errors
+/// The last failure.
+pub(crate) fn apt_update(run: impl Fn(Command) -> Result<()>) -> Result<()> {
+    const TRIES: usize = 5;
+    const PAUSE: Duration = Duration::from_secs(10);
+    for _ in 1..TRIES {
+        match run(apt_get(&["update"])) {
+            Ok(()) => return Ok(()),
+            Err(e) => println!("it is tried again in {} s: {e:#}", PAUSE.as_secs()),
+        }
+        std::thread::sleep(PAUSE);
+    }
+    run(apt_get(&["update"]))
 }
 
 /// Whether this process is root.

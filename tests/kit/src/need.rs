@@ -9,6 +9,11 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+/// How often a mirror is asked, and how long to wait in between.
+const ROUNDS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Whose fault it is that something is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +127,25 @@ pub fn mirror(suite: &str) -> Result<String, Lack> {
     })?;
     let release = format!("{}/dists/{suite}/InRelease", mirror.trim_end_matches('/'));
     let dir = tempfile::tempdir().map_err(|e| lacking(&e.to_string()))?;
-    let asked = Command::new("/usr/lib/apt/apt-helper")
-        .args(["-oAcquire::Retries=0", "-oAcquire::http::Timeout=20", "download-file", &release])
-        .arg(dir.path().join("InRelease"))
-        .output()
-        .map_err(|e| lacking(&format!("apt-helper cannot be started: {e}")))?;
-    if asked.status.success() {
-        return Ok(mirror);
+    let mut why = String::new();
+    for round in 0..ROUNDS {
+        // A mirror may be away for a moment.
+        if round > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        let asked = Command::new("/usr/lib/apt/apt-helper")
+            .args(["-oAcquire::Retries=5", "-oAcquire::http::Timeout=20", "download-file"])
+            .arg(&release)
+            .arg(dir.path().join("InRelease"))
+            .output()
+            .map_err(|e| lacking(&format!("apt-helper cannot be started: {e}")))?;
+        if asked.status.success() {
+            return Ok(mirror);
+        }
+        let said = String::from_utf8_lossy(&asked.stderr);
+        why = said.trim().lines().last().unwrap_or("no answer").to_owned();
     }
-    Err(lacking(
-        String::from_utf8_lossy(&asked.stderr).trim().lines().last().unwrap_or("no answer"),
-    ))
+    Err(lacking(&why))
 }
 
 /// The first mirror of Debian itself among apt's index targets.

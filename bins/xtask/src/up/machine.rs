@@ -63,16 +63,11 @@ pub(crate) fn packages(more: &[(&str, &str)], line: &Line) -> anyhow::Result<(()
         return Ok(((), "all installed".to_owned()));
     }
     ensure!(on_path("apt-get"), "this is no Debian; install {} yourself", missing.join(", "));
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y"]);
-        apt
-    };
-    let mut install = apt();
-    install.args(["install", "--no-install-recommends"]).args(&missing);
+    let words = [&["install", "--no-install-recommends"], missing.as_slice()].concat();
+    let mut install = tool::apt_get(&words);
     if watch(&mut install, line).is_err() {
         // Most often the package lists are old or were never fetched.
-        watch(apt().arg("update"), line)?;
+        tool::apt_update(|mut update| watch(&mut update, line).map(drop))?;
         watch(&mut install, line)?;
     }
     Ok(((), format!("installed {}", missing.join(", "))))
