@@ -178,7 +178,7 @@ impl Sim {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config {
             node: Some("sim".to_owned()),
-            patience_ms: 5_000,
+            patience_ms: 30_000,
             settle_ms: 20,
             booted_within_ms: 400,
             ..Config::default()

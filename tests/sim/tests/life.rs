@@ -248,7 +248,7 @@ fn a_reboot_while_nobody_looked_is_honoured_once() {
 
 #[test]
 fn an_init_that_ends_at_once() {
-    let sim = Sim::configured(|c| c.settle_ms = 500);
+    let sim = Sim::configured(|c| c.settle_ms = 10_000);
     for (init, status) in [("/bin/false", "1"), ("/bin/late", "3")] {
         sim.run(&Command::create(101, |s| s.init = strings(&[init]))).expect("created");
         let fault = sim.run(&Command::start("101")).expect_err("no init");

@@ -148,16 +148,19 @@ fn listed_newest_first_and_watched_to_their_end() {
     assert_eq!(Fault::from(page("nonsense").expect_err("bad")).facts["field"], "page_token");
 
     sim.kernel().script(1, Mishap::KillBefore(Victim::Service));
+    // It does not get ahead of who watches.
+    sim.kernel().hold(101, true);
     let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
     let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
-    let states = sim.block(async {
-        let request = pb::WatchOperationRequest { id: op.id.clone() };
-        let stream = sim.operations().watch_operation(request).await.expect("watched");
-        stream.into_inner().map(|op| op.expect("told")).collect::<Vec<_>>().await
-    });
+    let request = pb::WatchOperationRequest { id: op.id };
+    let stream = sim.block(sim.operations().watch_operation(request)).expect("watched");
+    let mut told = stream.into_inner().map(|op| op.expect("told"));
+    let progress = |op: &pb::Operation| op.progress.as_ref().is_some_and(|p| p.total == 5);
+    while !progress(&sim.block(told.next()).expect("of five steps")) {}
+    sim.kernel().hold(101, false);
+    let states = sim.block(told.collect::<Vec<_>>());
     let last = states.last().expect("at least its end");
     assert_eq!(last.state(), pb::OperationState::Succeeded);
-    assert!(states.iter().any(|op| op.progress.as_ref().is_some_and(|p| p.total == 5)));
     for id in ["", "nonsense", "00000000-0000-7000-8000-000000000000"] {
         let id = id.to_owned();
         let get =
