@@ -6,8 +6,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
 
 /// How long what must happen may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A web server that says hello on the console.
 fn rootfs() -> Rootfs {
@@ -39,6 +40,21 @@ fn limit(node: &TestNode, ct: CtId, name: &str) -> Value {
     row.map_or(Value::Null, |row| row["limit"].clone())
 }
 
+/// Reads a terminal until its screen has this.
+#[track_caller]
+fn read_until(terminal: &mut std::fs::File, screen: &mut String, text: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !screen.contains(text) {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("short");
+        let mut fds = [PollFd::new(terminal, PollFlags::IN)];
+        assert!(poll(&mut fds, Some(&left)) != Ok(0), "no {text:?} in time: {screen:?}");
+        let mut piece = [0; 4096];
+        let read = terminal.read(&mut piece).expect("readable");
+        screen.push_str(&String::from_utf8_lossy(piece.get(..read).unwrap_or_default()));
+    }
+}
+
 fn runs(node: &TestNode, ct: CtId) -> bool {
     field(node, ct, "status") == "running"
 }
@@ -60,7 +76,7 @@ fn a_running_container_is_changed_without_disturbing_it() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let counter = match http::get(IpAddr::V4(stays), Duration::from_secs(5)) {
+                let counter = match http::get(IpAddr::V4(stays), PATIENCE) {
                     Ok(_) => &answered,
                     Err(_) => &lost,
                 };
@@ -157,12 +173,12 @@ fn sessions_lists_and_templates() {
     enter.args(["enter", &id]).stdin(theirs()).stdout(theirs()).stderr(theirs());
     let mut enter = Proc::spawn(enter);
     let mut ours = std::fs::File::from(ours);
+    let mut screen = String::new();
+    // What is typed before the prompt is thrown away by the shell's line editor.
+    read_until(&mut ours, &mut screen, "# ");
     ours.write_all(b"stty size; exit 5\n").expect("typed");
+    read_until(&mut ours, &mut screen, "33 77");
     assert_eq!(enter.wait().code(), Some(5));
-    let mut screen = vec![0; 8192];
-    let read = ours.read(&mut screen).expect("readable");
-    let screen = String::from_utf8_lossy(screen.get(..read).unwrap_or_default()).into_owned();
-    assert!(screen.contains("33 77"), "{screen}");
 
     wait_until(PATIENCE, "the console remembers", || {
         node.ok(&format!("console {ct} --scrollback")).contains("hello on the console")
