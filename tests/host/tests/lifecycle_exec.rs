@@ -127,7 +127,7 @@ fn signals_reach_the_group_and_a_lost_caller_hangs_up() {
     session.until("up");
     session.send(&Frame::new(Tag::Signal, [15]));
     assert_eq!(session.finish().ended, Ok(Ended::Signal(15)));
-    wait_until(Duration::from_secs(5), "the whole group ended", || {
+    wait_until(Duration::from_secs(60), "the whole group ended", || {
         !world.sh("ps -o args").contains("sleep 600")
     });
     // With a terminal the session is hung up, without one the command goes on.
@@ -135,13 +135,13 @@ fn signals_reach_the_group_and_a_lost_caller_hangs_up() {
     let mut session = Session::begin(&world, &with_terminal(&["sh", "-c", script]));
     session.until("up");
     drop(session);
-    wait_until(Duration::from_secs(5), "it heard", || {
+    wait_until(Duration::from_secs(60), "it heard", || {
         world.exec(&["cat", "/tmp/hup"]).text() == "hup\n"
     });
     let mut session = world.begin(&["sh", "-c", "echo up; sleep 1; touch /tmp/went-on"]);
     session.until("up");
     drop(session);
-    wait_until(Duration::from_secs(10), "it went on", || {
+    wait_until(Duration::from_secs(60), "it went on", || {
         world.exec(&["test", "-e", "/tmp/went-on"]).ended == Ok(Ended::Code(0))
     });
 }
@@ -218,10 +218,16 @@ fn what_is_masked_and_denied_is() {
         return;
     }
     let world = World::new(9436, |root| {
-        for applet in
-            ["unshare", "nsenter", "swapoff", "date", "chroot", "mknod", "dmesg", "insmod"]
-        {
+        for applet in ["nsenter", "swapoff", "date", "chroot", "mknod", "dmesg", "insmod"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).ok();
+        }
+        // That of busybox, which its shell prefers to a program, does not know all kinds.
+        std::fs::copy("/usr/bin/unshare", root.join("bin/unshare")).expect("copied");
+        let libraries = ves_kit::run("ldd", &["/usr/bin/unshare"]);
+        for path in libraries.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
+            let to = root.join(path);
+            std::fs::create_dir_all(to.parent().expect("it has one")).expect("made");
+            std::fs::copy(format!("/{path}"), to).expect("copied");
         }
     });
     world.start(world.script(IDLE));
@@ -244,21 +250,20 @@ fn what_is_masked_and_denied_is() {
         fails(&format!("echo 1 > /proc/sys/{file}"));
     }
     fails("echo 1 > /sys/kernel/mm/ksm/run");
-    for flag in ["-U", "-p -f", "-u", "-i", "-C"] {
-        let error = fails(&format!("unshare {flag} /bin/true"));
-        assert!(
-            error.contains("not permitted") || error.contains("invalid option"),
-            "{flag}: {error}"
-        );
+    for flag in ["-U", "-p -f", "-u", "-i", "-C", "-T"] {
+        let error = fails(&format!("/bin/unshare {flag} /bin/true"));
+        assert!(error.contains("not permitted"), "{flag}: {error}");
     }
     fails("mknod /root/sda b 8 0");
     fails("mknod /dev/sda b 8 0");
     let date = world.exec(&["date", "-s", "2001-01-01"]);
     assert!(String::from_utf8_lossy(&date.error).contains("not permitted"), "{date:?}");
-    fails("swapoff -a /dev/null || false");
+    // Of whoever may, the kernel would say that it is not in use.
+    let error = fails("swapoff /dev/null");
+    assert!(error.contains("not permitted"), "{error}");
     // What must work: mounts of its own, host name, its own sysctls, network in its own namespace.
     world.sh("mkdir -p /mnt/t && mount -t tmpfs t /mnt/t && touch /mnt/t/x && umount /mnt/t");
-    world.sh("unshare -m /bin/true && unshare -n /bin/true");
+    world.sh("/bin/unshare -m /bin/true && /bin/unshare -n /bin/true");
     world.sh("hostname other && hostname && echo 1 > /proc/sys/net/ipv4/ip_forward");
     world.sh("echo 2048 > /proc/sys/kernel/shmmni && ip link set lo up && ip addr add 192.0.2.1/32 dev lo");
     world.sh("touch /dev/shm/x && test -c /dev/null && echo x > /dev/null && ls /dev/mqueue");
@@ -309,7 +314,7 @@ fn many_commands_at_once_leave_no_processes() {
     for (n, session) in sessions {
         assert_eq!(session.finish().ended, Ok(Ended::Code(n)));
     }
-    wait_until(Duration::from_secs(10), "all are reaped", || world.count_pids() == before);
+    wait_until(Duration::from_secs(60), "all are reaped", || world.count_pids() == before);
 }
 
 #[test]
@@ -361,7 +366,7 @@ fn a_command_ends_whoever_goes_on_writing() {
     let begun = std::time::Instant::now();
     let outcome = world.exec(&["sh", "-c", "yes & sleep 0.1; exit 3"]);
     assert_eq!(outcome.ended, Ok(Ended::Code(3)));
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     assert!(!outcome.output.is_empty(), "what was written before is there");
 }
 
@@ -379,7 +384,7 @@ fn a_frozen_container_starts_no_command_and_none_is_left() {
     let failure = world.exec(&["touch", "/tmp/late"]).ended.expect_err("it is frozen");
     assert!(failure.message.contains("is it frozen?"), "{failure:?}");
     world.host.apply(world.ct, &Step::Thaw).expect("thawed");
-    wait_until(Duration::from_secs(10), "all are gone", || world.count_pids() == before);
+    wait_until(Duration::from_secs(60), "all are gone", || world.count_pids() == before);
     assert_eq!(world.exec(&["test", "-e", "/tmp/late"]).ended, Ok(Ended::Code(1)));
 }
 
