@@ -16,7 +16,7 @@ use ves_types::layout::{Layout, Service};
 use crate::up::{self, Line, Steps, Virtctl};
 
 /// How long the kernel may take to give back what is torn down in the background.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// In this order each daemon's users are gone before it.
 const ORDER: [Service; 5] = [

@@ -80,5 +80,5 @@ fn each_kind_is_seen_to_come_and_go() {
     std::fs::remove_file(&netns).expect("it is no mount point any more");
     std::fs::remove_dir(&point).expect("it is empty again");
     std::fs::remove_file(&image).expect("it is free again");
-    before.wait_clean_of(layout, Duration::from_secs(10), ours);
+    before.wait_clean_of(layout, Duration::from_secs(60), ours);
 }

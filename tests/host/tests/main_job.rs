@@ -18,6 +18,8 @@ use ves_kit::stack::{Stack, listener};
 use ves_kit::{http, need, node};
 use ves_types::layout::{Layout, Service};
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 const ADDRESSES: [&str; 2] = ["192.0.2.101", "2001:db8:56::101"];
 
 fn xtask() -> PathBuf {
@@ -118,7 +120,7 @@ fn from_nothing_to_an_answering_container_and_back() {
         assert!(said.contains(expected), "{expected:?} is not in:\n{said}");
     }
     for address in ADDRESSES {
-        let page = http::get_within(address.parse().expect("valid"), Duration::from_secs(5));
+        let page = http::get_within(address.parse().expect("valid"), PATIENCE);
         assert!(page.expect("an answer").starts_with("Hello from a Ves container: web1, init"));
     }
     assert_eq!(virtctl("exec 101 cat /proc/1/comm").trim(), "systemd");
@@ -144,7 +146,7 @@ fn from_nothing_to_an_answering_container_and_back() {
         scope.spawn(|| {
             let address = ADDRESSES[0].parse().expect("valid");
             while !stop.load(Ordering::Relaxed) {
-                let counter = match http::get(address, Duration::from_secs(5)) {
+                let counter = match http::get(address, PATIENCE) {
                     Ok(_) => &answered,
                     Err(_) => &lost,
                 };

@@ -264,14 +264,14 @@ impl ves_host::unpack::Feed for Killer {
             ready.then_some((waiting, inner))
         };
         let mut found = None;
-        ves_kit::wait_until(std::time::Duration::from_secs(10), "the archive is read", || {
+        ves_kit::wait_until(std::time::Duration::from_secs(60), "the archive is read", || {
             found = confined();
             found.is_some()
         });
         let (waiting, inner) = found.expect("waited for");
         ves_kit::run("kill", &["-KILL", &waiting]);
         ves_kit::wait_until(
-            std::time::Duration::from_secs(10),
+            std::time::Duration::from_secs(60),
             "the confined process ends",
             || {
                 !Path::new(&format!("/proc/{inner}")).exists()

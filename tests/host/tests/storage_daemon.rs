@@ -152,7 +152,7 @@ fn over_its_socket_killed_and_taken_away() {
             let call = pb::RemoveVolumeRequest { fence };
             daemon.client().remove_volume(call).await.expect("removed");
         });
-        wait_until(Duration::from_secs(5), "only the pool has a device", || daemon.loops() == 1);
+        wait_until(Duration::from_secs(60), "only the pool has a device", || daemon.loops() == 1);
     }
     daemon.kill();
     daemon.detach();

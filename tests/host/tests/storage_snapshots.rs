@@ -247,7 +247,7 @@ fn refusals_and_what_is_not_ours() {
     assert_eq!(fault.reason, Reason::ForeignContents, "{fault}");
     std::fs::remove_file(&foreign).expect("removed");
     storage.service.remove(&at(&storage, 5)).expect("removed");
-    wait_until(Duration::from_secs(5), "nothing is left", || files(&storage).is_empty());
+    wait_until(Duration::from_secs(60), "nothing is left", || files(&storage).is_empty());
 }
 
 #[test]

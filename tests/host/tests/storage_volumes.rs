@@ -75,7 +75,7 @@ fn created_grown_limited_and_removed() {
     storage.service.remove(&storage.fence()).expect("nothing to remove");
     let fault = storage.service.get(storage.ct()).expect_err("gone");
     assert_eq!(fault.reason, Reason::VolumeUnknown);
-    ves_kit::wait_until(Duration::from_secs(10), "nothing is left", || {
+    ves_kit::wait_until(Duration::from_secs(60), "nothing is left", || {
         Inventory::take(storage.dir.layout()).only(ours) == before
     });
     assert_eq!(storage.loops().len(), 1, "the pool's only: {:?}", storage.loops());

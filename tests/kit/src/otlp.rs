@@ -281,7 +281,7 @@ mod tests {
         };
         let request = ExportTraceServiceRequest { resource_spans: vec![group] };
         client.export(request).await.expect("kept");
-        let spans = otlp.wait_spans(Duration::from_secs(5), "a span", |s| !s.is_empty()).await;
+        let spans = otlp.wait_spans(Duration::from_secs(60), "a span", |s| !s.is_empty()).await;
         assert_eq!(spans.len(), 1);
         assert_eq!((spans[0].service.as_str(), spans[0].name.as_str()), ("virtctl", "start"));
         assert_eq!(otlp.trace(&"ab".repeat(16)).len(), 1);

@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use ves_types::layout::{COORDINATOR_USER, Layout, Service};
 
 /// How long a daemon may take to listen.
-pub const READY: Duration = Duration::from_secs(20);
+pub const READY: Duration = Duration::from_secs(60);
 /// How long a daemon may take to drain before it is killed.
 pub const DRAIN: Duration = Duration::from_secs(20);
 

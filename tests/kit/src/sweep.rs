@@ -21,7 +21,7 @@ use crate::inventory::Kind;
 use crate::stack;
 
 /// How long processes may take to die and their groups to become empty.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Removes what `mine` picks and hands back what that was, in words.
 ///

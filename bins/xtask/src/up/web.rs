@@ -94,7 +94,8 @@ fi
 
 /// Whether the server answers now.
 pub(crate) fn serves(address: IpAddr) -> bool {
-    http::get(address, Duration::from_secs(3)).is_ok_and(|page| page.starts_with(GREETING))
+    // A server that is not there refuses at once; one that is may be slow.
+    http::get(address, Duration::from_secs(30)).is_ok_and(|page| page.starts_with(GREETING))
 }
 
 /// Asks the server until it answers, and hands back its line.

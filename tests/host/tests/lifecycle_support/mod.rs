@@ -160,7 +160,7 @@ impl World {
 
     fn clear_groups(&self) {
         for dir in self.groups() {
-            let end = Instant::now() + Duration::from_secs(10);
+            let end = Instant::now() + Duration::from_secs(60);
             while cgroup::remove(&dir).is_err() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -360,7 +360,7 @@ impl Session {
         Self::over(world.host.exec(world.ct, command).expect("a session"))
     }
     pub(crate) fn over(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("set");
         Self { stream, decoder: Decoder::default(), seen: BTreeMap::new(), ended: None }
     }
     pub(crate) fn send(&mut self, frame: &Frame) {

@@ -142,7 +142,7 @@ pub(crate) fn clean(dir: &TestLayout) {
         }
     }
     // Devices and mounts end asynchronously.
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while Pool::detach(dir.layout()).is_err() && std::time::Instant::now() < end {
         std::thread::park_timeout(std::time::Duration::from_millis(20));
     }
