@@ -15,6 +15,7 @@ fn from_a_template_to_an_answering_container() {
             assert_eq!(node.sh(&format!("{place}cat /proc/1/comm"))?, "systemd");
             assert!(node.sh(&format!("{place}systemctl --version"))?.starts_with("systemd 257"));
         }
+        node.sh("vgs ves")?;
         assert!(node.sh("virtctl node capacity")?.contains("cgroup        v2\n"));
         assert_eq!(node.sh("virtctl exec 101 systemctl is-system-running")?, "running");
         serve_web(node, 101)?;

@@ -118,15 +118,6 @@ impl Cluster {
         &self.hub
     }
 
-    /// Cuts the power of a machine, switches it on again and waits until it has booted.
-    ///
-    /// # Errors
-    /// When it does not come up, with what its console said.
-    pub fn power_cycle(&self, number: usize) -> anyhow::Result<()> {
-        self.node(number).power_cut()?;
-        self.power_on(number)
-    }
-
     /// Switches a machine on whose power was cut, and waits until it has booted.
     ///
     /// # Errors
