@@ -1,10 +1,13 @@
 //! Performs a list of init steps and execs; monitors what it started.
 //!
 //! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID` makes
-//! a container and stays its parent (the number is for `ps`; the plan comes by stdin), `exec` runs a
-//! command inside one. What to do comes as data. `starter` starts both where the daemon is in a sandbox.
+//! a container and stays its parent (the number is for `ps`; the plan comes by stdin; once it is made, a
+//! second thread listens to it), `exec` runs a command inside one. What to do comes as data. `starter`
+//! starts both where the daemon is in a sandbox.
 
+mod allowance;
 mod console;
+mod ear;
 mod exec;
 mod link;
 mod monitor;

@@ -4,9 +4,10 @@
 //! start → lock → socket → steps → CREATED ──release──▶ RUNNING ──init ends──▶ exit.json → gone
 //! ```
 //!
-//! One process, one thread, one loop over descriptors. It needs no daemon: that may be killed and
-//! come back. When the monitor dies, init dies with it. Never here: decisions about when a container
-//! starts or stops.
+//! One process, one loop over descriptors, and an [`Ear`] beside it. It needs no daemon: that may be
+//! killed and come back. When the monitor dies, init dies with it. Of a container's making the loop
+//! touches bytes of the console only, and never waits for it. Never here: decisions about when a
+//! container starts or stops.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -30,7 +31,9 @@ use ves_host::init::{InitStep, MonitorPlan, channel};
 use ves_host::namespace::{self, Forked, How};
 use ves_host::{Attempt, HostError, file, pty};
 
+use crate::allowance::Allowance;
 use crate::console::Ring;
+use crate::ear::Ear;
 use crate::link::Link;
 
 /// The kernel should choose almost anybody else when memory runs out.
@@ -39,9 +42,6 @@ const OOM_SCORE: &str = "-900";
 const MOST_CLIENTS: usize = 64;
 /// The most of them at the console, so that who asks or tells something always finds a place.
 const MOST_CONSOLES: usize = 32;
-/// How much the container may print and say in each [`TICK`]. The work of passing it on is the node's.
-const MOST_PER_TICK: usize = 1024 * 1024;
-const TICK: Duration = Duration::from_millis(100);
 /// How long to try for the lock.
 const LOCK: Duration = Duration::from_millis(200);
 /// How long all clients together may take for the last of the console.
@@ -142,7 +142,7 @@ fn prepare(
         InitStep::PinNet(path) => Some(path.clone()),
         _ => None,
     });
-    let waiting = perform::launch(&plan.steps)?;
+    let mut waiting = perform::launch(&plan.steps)?;
     let state = report::state(&plan.dir);
     guard.state = Some(state);
     let flags = rustix::fs::fcntl_getfl(&waiting.console.master);
@@ -150,9 +150,13 @@ fn prepare(
         .and_then(|f| rustix::fs::fcntl_setfl(&waiting.console.master, f | OFlags::NONBLOCK))
         .attempt(|| "set up the console".to_owned())
         .map_err(failed)?;
+    // Nothing is in the socket yet: nobody of the container has executed.
+    let ear = waiting.notify.take().map(Ear::listen).transpose();
+    let ear = ear.attempt(|| "listen to init".to_owned()).map_err(failed)?;
     let monitor = Monitor {
         plan: plan.clone(),
         waiting,
+        ear,
         listener,
         lock,
         guard: std::mem::take(guard),
@@ -252,6 +256,8 @@ struct Client {
 struct Monitor {
     plan: MonitorPlan,
     waiting: Waiting,
+    /// Says when init is ready.
+    ear: Option<Ear>,
     listener: UnixListener,
     /// Held until there is nothing left of the run.
     lock: OwnedFd,
@@ -269,35 +275,12 @@ struct Monitor {
     allowance: Allowance,
 }
 
-/// How much of what the container prints and says is still served in this tick.
-#[derive(Debug)]
-struct Allowance {
-    ends: Instant,
-    left: usize,
-}
-
-impl Allowance {
-    fn new() -> Self {
-        Self { ends: Instant::now() + TICK, left: MOST_PER_TICK }
-    }
-    /// How long to serve nothing of it; `None` where it may be served.
-    fn pause(&mut self, now: Instant) -> Option<Duration> {
-        if now >= self.ends {
-            *self = Self { ends: now + TICK, left: MOST_PER_TICK };
-        }
-        (self.left == 0).then(|| self.ends.saturating_duration_since(now))
-    }
-    fn spend(&mut self, bytes: usize) {
-        self.left = self.left.saturating_sub(bytes);
-    }
-}
-
 /// What woke the loop.
 #[derive(Debug)]
 struct Woken {
     ended: bool,
     console: PollFlags,
-    notify: bool,
+    ready: bool,
     knock: bool,
     clients: Vec<PollFlags>,
 }
@@ -355,7 +338,7 @@ impl Monitor {
             if woken.console.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
                 self.read_console();
             }
-            if woken.notify {
+            if woken.ready {
                 self.hear();
             }
             for (index, flags) in woken.clients.iter().enumerate() {
@@ -393,8 +376,8 @@ impl Monitor {
                 && (client.role != Role::Console || self.input.len() < MOST_INPUT);
             fds.push(PollFd::new(&client.link.stream, client.link.interest(read)));
         }
-        if let Some(notify) = self.waiting.notify.as_ref().filter(|_| pause.is_none()) {
-            fds.push(PollFd::new(notify, PollFlags::IN));
+        if let Some(ear) = &self.ear {
+            fds.push(PollFd::new(ear, PollFlags::IN));
         }
         let pause = pause.map(|pause| Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() });
         poll(&mut fds, pause.as_ref())?;
@@ -402,7 +385,7 @@ impl Monitor {
         let mut next = || flags.next().unwrap_or(PollFlags::empty());
         let (ended, console, knock) = (!next().is_empty(), next(), !next().is_empty());
         let clients = self.clients.iter().map(|_| next()).collect();
-        Ok(Woken { ended, console, knock, clients, notify: !next().is_empty() })
+        Ok(Woken { ended, console, knock, clients, ready: !next().is_empty() })
     }
 
     fn type_input(&mut self) {
@@ -435,14 +418,9 @@ impl Monitor {
         n > 0
     }
 
-    /// Reads what init says about itself.
+    /// Takes in that init says it is ready.
     fn hear(&mut self) {
-        let mut text = [0; 4096];
-        let Some(Ok(n)) = self.waiting.notify.as_ref().map(|s| s.recv(&mut text)) else { return };
-        // The shortest packet costs as much work as some bytes.
-        self.allowance.spend(n.max(1024));
-        let text = text.get(..n).unwrap_or_default();
-        if text.split(|b| *b == b'\n').any(|line| line == b"READY=1") && !self.booted {
+        if self.ear.as_ref().is_some_and(Ear::ready) && !self.booted {
             self.booted = true;
             self.publish();
         }
@@ -633,22 +611,4 @@ fn write_record(path: &Path, record: &impl serde::Serialize) -> Result<(), HostE
 
 fn signal_of(number: u32) -> Option<Signal> {
     i32::try_from(number).ok().and_then(namespace::signal)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_prints_too_much_waits_for_the_next_tick() {
-        let mut allowance = Allowance::new();
-        let begun = allowance.ends;
-        assert_eq!(allowance.pause(begun), None);
-        allowance.spend(MOST_PER_TICK - 1);
-        assert_eq!(allowance.pause(begun), None);
-        allowance.spend(16 * 1024);
-        assert_eq!(allowance.pause(begun), Some(TICK));
-        assert_eq!(allowance.pause(begun + TICK / 2), Some(TICK / 2));
-        assert_eq!(allowance.pause(begun + TICK), None);
-    }
 }
