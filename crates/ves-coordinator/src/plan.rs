@@ -209,6 +209,8 @@ pub struct ProcessSeen {
     pub started_unix_ms: Option<i64>,
     /// Whether init says that it booted.
     pub booted: bool,
+    /// Whether nothing can be done with them but to end them.
+    pub mute: bool,
 }
 
 /// What the services show of one container.

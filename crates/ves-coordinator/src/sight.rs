@@ -13,6 +13,9 @@ use crate::model::{OpId, Presence, Record, RunState};
 use crate::plan::{Observed, Phase, ProcessSeen};
 use crate::spec;
 
+/// The problem of a container that nobody can do anything with.
+const MUTE: &str = "its monitor does not answer; stop the container, which ends the monitor too";
+
 /// What was last seen of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seen {
@@ -133,7 +136,11 @@ pub fn render(record: &Record, seen: &Seen, operation: Option<&OpId>, node: &str
         created_unix: record.created_unix,
         started_unix_ms: seen.process.started_unix_ms.filter(|_| running),
         numproc: seen.numproc.filter(|_| running),
-        problem: record.problem.as_ref().map(|p| p.message.clone()).unwrap_or_default(),
+        problem: match &record.problem {
+            Some(problem) => problem.message.clone(),
+            None if seen.process.mute => MUTE.to_owned(),
+            None => String::new(),
+        },
         operation: operation.map(|op| op.0.clone()).unwrap_or_default(),
         init_pid: seen.process.init_pid.filter(|_| running),
         disk_used_bytes: seen.used.map(|b| b.0).filter(|_| seen.mounted),

@@ -122,8 +122,17 @@ fn render_ended(ended: Ended) -> ExitStatus {
 }
 
 fn render(container: &Container) -> pb::Container {
-    let Container { ct, generation, phase, init_pid, started_unix_ms, end, incarnation, booted } =
-        *container;
+    let Container {
+        ct,
+        generation,
+        phase,
+        init_pid,
+        started_unix_ms,
+        end,
+        incarnation,
+        booted,
+        mute,
+    } = *container;
     let phase = match phase {
         Phase::Absent => pb::Phase::Absent,
         Phase::Created => pb::Phase::Created,
@@ -147,6 +156,7 @@ fn render(container: &Container) -> pb::Container {
         end_status: end.map(|end| render_ended(end.ended)),
         incarnation,
         booted,
+        mute,
     }
 }
 

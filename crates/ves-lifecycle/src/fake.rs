@@ -16,7 +16,7 @@ use ves_types::CtId;
 use crate::error::Error;
 use crate::host::Host;
 use crate::init_plan::Command;
-use crate::plan::{End, Monitor, Observed, Step};
+use crate::plan::{End, Monitor, Observed, Run, Step};
 
 /// One container in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +31,14 @@ pub struct Model {
     pub undying: bool,
     /// The number of the last run, which is never used again.
     pub run: u64,
+    /// The end of a run whose monitor was killed, which is known when it is cleared up.
+    pub cut: Option<End>,
 }
 
 impl Default for Model {
     fn default() -> Self {
         let state = Observed { mounted: true, grouped: true, ..Observed::default() };
-        Self { state, obedient: true, mortal: false, undying: false, run: 0 }
+        Self { state, obedient: true, mortal: false, undying: false, run: 0, cut: None }
     }
 }
 
@@ -81,14 +83,38 @@ impl Model {
                 }
             }
             Step::AwaitEnd { .. } => {}
-            Step::Kill => {
+            Step::Kill if self.state.mute => {
                 self.state.mute = false;
-                self.end(Cause::Killed, Ended::Signal(9));
+                // Killed with its init, the monitor neither clears up nor tells of the end.
+                self.state.leftovers = true;
+                let run = self.state.run.take().filter(|run| run.started_unix_ms != 0);
+                self.cut = run.map(|run| End {
+                    incarnation: run.incarnation,
+                    cause: Cause::Killed,
+                    ended: Ended::Signal(9),
+                    started_unix_ms: run.started_unix_ms,
+                });
             }
-            Step::Freeze => self.state.frozen = self.state.monitor.is_some(),
+            Step::Kill => self.end(Cause::Killed, Ended::Signal(9)),
+            Step::Freeze => self.state.frozen = self.state.monitor.is_some() || self.state.mute,
             Step::Thaw => self.state.frozen = false,
-            Step::Cleanup => self.state.leftovers = false,
+            Step::Cleanup => {
+                self.state.leftovers = false;
+                self.state.last = self.cut.take().or(self.state.last);
+            }
             Step::Forget => self.state.last = None,
+        }
+    }
+
+    /// Its monitor does not answer any more.
+    pub fn mute(&mut self) {
+        if let Some(monitor) = self.state.monitor.take() {
+            self.state.mute = true;
+            self.state.run = Some(Run {
+                init_pid: monitor.init_pid,
+                started_unix_ms: monitor.started_unix_ms,
+                incarnation: monitor.incarnation,
+            });
         }
     }
 
@@ -174,6 +200,10 @@ impl Node {
 impl Host for FakeHost {
     fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         Ok(self.node().models.get(&ct).cloned().unwrap_or_default().state)
+    }
+
+    fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>> {
+        cts.iter().map(|ct| self.observe(*ct)).collect()
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {

@@ -81,6 +81,17 @@ pub struct Monitor {
     pub incarnation: u64,
 }
 
+/// A run as its monitor wrote it down when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Init's process id on the node.
+    pub init_pid: u32,
+    /// When it executed; 0 while it waits.
+    pub started_unix_ms: i64,
+    /// The number of this run.
+    pub incarnation: u64,
+}
+
 /// How a container last ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
@@ -99,8 +110,10 @@ pub struct End {
 pub struct Observed {
     /// Its monitor, where that can be asked.
     pub monitor: Option<Monitor>,
-    /// Whether there is a monitor that does not answer, of which nothing else is known.
+    /// Whether there is a monitor that does not answer.
     pub mute: bool,
+    /// What is known of that one's run; `None` also where it has come to none.
+    pub run: Option<Run>,
     /// Whether its processes are frozen.
     pub frozen: bool,
     /// Whether something is left of a run that is over or was never begun.
@@ -288,9 +301,18 @@ mod tests {
 
     /// Every state that can be observed, of those that differ for the planner.
     fn states() -> Vec<Observed> {
-        let mute = |state: &Observed| Observed { mute: true, ..state.clone() };
+        let run = |started_unix_ms| Run { init_pid: 7, started_unix_ms, incarnation: 3 };
         let all = answering();
-        let silent: Vec<_> = all.iter().filter(|s| s.monitor.is_none()).map(mute).collect();
+        let still = all.iter().filter(|s| s.monitor.is_none() && !s.leftovers);
+        let silent: Vec<_> = still
+            .flat_map(|state| {
+                [None, Some(run(0)), Some(run(1))].map(|run| Observed {
+                    mute: true,
+                    run,
+                    ..state.clone()
+                })
+            })
+            .collect();
         all.into_iter().chain(silent).collect()
     }
 
@@ -332,6 +354,7 @@ mod tests {
                                 all.push(Observed {
                                     monitor,
                                     mute: false,
+                                    run: None,
                                     frozen,
                                     leftovers,
                                     last,

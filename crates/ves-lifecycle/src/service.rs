@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::{Error, refused};
 use crate::host::Host;
 use crate::init_plan::Command;
-use crate::plan::{Desired, End, Goal, Observed, Step, plan};
+use crate::plan::{Desired, End, Goal, Observed, Run, Step, plan};
 use crate::session::{self, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
@@ -58,6 +58,9 @@ pub struct Container {
     pub incarnation: u64,
     /// Whether init says that it booted.
     pub booted: bool,
+    /// Whether its monitor does not answer, so that nothing can be done but to end it. The rest is then
+    /// what was known when the run began.
+    pub mute: bool,
 }
 
 #[derive(Debug)]
@@ -143,9 +146,11 @@ impl Service {
         let this = self.clone();
         blocking(move || {
             let mut all = Vec::new();
-            for ct in this.inner.host.list()? {
+            let list = this.inner.host.list()?;
+            let seen = this.inner.host.observe_all(&list);
+            for (ct, observed) in list.into_iter().zip(seen) {
                 // One that cannot be looked at must not hide the others.
-                let container = match this.inner.look(ct) {
+                let container = match observed.map(|o| this.inner.show(ct, o)) {
                     Ok(container) => container,
                     Err(error) => {
                         let error = ves_proto::fault::chain(&error);
@@ -189,9 +194,15 @@ impl Service {
     pub async fn console(&self, ct: CtId, scrollback_only: bool) -> Result<Started, Fault> {
         let permit = self.permit()?;
         let this = self.clone();
-        let stream = blocking(move || match this.inner.host.console(ct, scrollback_only) {
-            Err(Error::Gone { .. }) => Err(session::not_running(ct)),
-            other => Ok(other?),
+        let stream = blocking(move || {
+            // It would be attached to and show nothing.
+            if this.inner.host.observe(ct)?.mute {
+                return Err(Error::Silent { ct, what: "show its console" }.into());
+            }
+            match this.inner.host.console(ct, scrollback_only) {
+                Err(Error::Gone { .. }) => Err(session::not_running(ct)),
+                other => Ok(other?),
+            }
         })
         .await?;
         Started::console(ct, stream, permit)
@@ -295,33 +306,42 @@ fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
 
 impl Inner {
     fn look(&self, ct: CtId) -> Result<Container, Error> {
-        let Observed { monitor, mute, frozen, last, .. } = self.host.observe(ct)?;
-        if mute {
-            return Err(Error::Silent { ct, what: "tell its state" });
-        }
+        Ok(self.show(ct, self.host.observe(ct)?))
+    }
+
+    fn show(&self, ct: CtId, observed: Observed) -> Container {
+        let Observed { monitor, mute, run, frozen, last, .. } = observed;
+        let booted = monitor.as_ref().is_some_and(|m| m.booted);
+        let told = monitor.map(|m| Run {
+            init_pid: m.init_pid,
+            started_unix_ms: m.started_unix_ms,
+            incarnation: m.incarnation,
+        });
+        let run = told.or(run);
         let end = last.or_else(|| guard(&self.ends).get(&ct).copied());
         // A run's number is its end's; while it runs the container is at the end before.
-        let incarnation = match &monitor {
-            Some(monitor) => monitor.incarnation.saturating_sub(1),
+        let incarnation = match run {
+            Some(run) => run.incarnation.saturating_sub(1),
             None => end.map_or(self.floor, |end| end.incarnation),
         };
-        let phase = match &monitor {
-            None => Phase::Absent,
-            Some(_) if frozen => Phase::Frozen,
-            Some(monitor) if monitor.running => Phase::Running,
-            Some(_) => Phase::Created,
+        let phase = match run {
+            None if !mute => Phase::Absent,
+            _ if frozen => Phase::Frozen,
+            Some(Run { started_unix_ms: 1.., .. }) => Phase::Running,
+            _ => Phase::Created,
         };
-        let started = monitor.as_ref().map(|m| m.started_unix_ms);
-        Ok(Container {
+        let started = run.map(|run| run.started_unix_ms);
+        Container {
             ct,
             generation: self.fences.generation(ct),
             phase,
-            init_pid: monitor.as_ref().map(|m| m.init_pid),
+            init_pid: run.map(|run| run.init_pid),
             started_unix_ms: started.or_else(|| end.map(|e| e.started_unix_ms)).unwrap_or_default(),
             end,
             incarnation,
-            booted: monitor.is_some_and(|m| m.booted),
-        })
+            booted,
+            mute,
+        }
     }
 
     /// Tells watchers what they have not heard yet.

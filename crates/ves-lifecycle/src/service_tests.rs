@@ -287,22 +287,34 @@ async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_whose_monitor_is_mute_hides_no_other() {
+async fn a_container_whose_monitor_is_mute_is_shown_and_can_be_ended() {
     let mut node = node(Config { settle_ms: 0, ..Config::default() });
-    node.ensure(1, Phase::Running).await.expect("done");
+    let before = node.ensure(1, Phase::Running).await.expect("done");
+    // One that has come to nothing yet.
     let other = CtId::try_from(CT + 1).expect("valid");
     node.host.change(other, |m| m.state.mute = true);
+    node.host.change(ct(), crate::fake::Model::mute);
     let list = node.client.list_containers(pb::ListContainersRequest {}).await.expect("listed");
-    let listed: Vec<_> = list.into_inner().containers.iter().map(|c| c.ct).collect();
-    assert_eq!(listed, [CT]);
+    let listed = list.into_inner().containers;
+    let mute = pb::Container { mute: true, booted: false, ..before };
+    assert_eq!(listed.first(), Some(&mute));
+    let blank = listed.get(1).expect("both");
+    assert_eq!((blank.ct, blank.phase(), blank.mute), (CT + 1, Phase::Created, true));
+    assert_eq!(node.get().await, mute);
     let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
     let first = watch.expect("watched").into_inner().message().await.expect("no fault");
-    assert_eq!(first.map(|c| c.ct), Some(CT));
-    node.host.change(ct(), |m| m.state = crate::plan::Observed { mute: true, ..m.state.clone() });
-    node.host.change(ct(), |m| m.state.monitor = None);
-    let fault = node.ensure(1, Phase::Running).await.expect_err("it does not answer");
-    assert_eq!(fault.reason, Reason::Timeout);
+    assert_eq!(first, Some(mute));
+    for phase in [Phase::Created, Phase::Running, Phase::Frozen] {
+        let fault = node.ensure(1, phase).await.expect_err("it does not answer");
+        assert_eq!(fault.reason, Reason::Timeout);
+    }
     assert_eq!(node.exec(&["true"]).await.expect_err("nor here").reason, Reason::Timeout);
-    node.ensure(1, Phase::Absent).await.expect("it can be ended");
+    let start = pb::ConsoleStart { ct: CT, size: None, scrollback_only: false };
+    let start = pb::ConsoleRequest { part: Some(pb::console_request::Part::Start(start)) };
+    let console = node.client.console(tokio_stream::once(start)).await;
+    assert_eq!(Fault::from(console.expect_err("nor here")).reason, Reason::Timeout);
+    let ended = node.ensure(1, Phase::Absent).await.expect("it can be ended");
+    assert_eq!((ended.phase(), ended.end(), ended.mute), (Phase::Absent, EndReason::Killed, false));
+    assert!(ended.incarnation > mute.incarnation, "an end is a new one");
     node.ensure(1, Phase::Running).await.expect("and begun again");
 }

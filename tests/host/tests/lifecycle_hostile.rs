@@ -12,8 +12,15 @@ use std::time::{Duration, Instant};
 use lifecycle_support::{World, alive, needs};
 use rustix::process::Signal;
 use ves_host::init::channel;
-use ves_host::init::report::{Cause, Ended};
-use ves_kit::wait_until;
+use ves_host::init::report::{self, Cause, Ended};
+use ves_kit::{Rootfs, TestNode, need, node, wait_until};
+use ves_lifecycle::fake::{FakeHost, Model};
+use ves_lifecycle::host::Host as _;
+use ves_lifecycle::plan::{Desired, Goal, Observed, plan};
+use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
+use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
+use ves_types::CtId;
+use ves_types::layout::Service;
 
 /// An init that never ends by itself and obeys when asked.
 const OBEDIENT: &str = "trap 'exit 3' USR2; echo up; while :; do sleep 0.05; done";
@@ -24,13 +31,8 @@ fn clinging() -> (TcpStream, TcpStream) {
     let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
     let (far, _) = listener.accept().expect("accepted");
     near.set_nonblocking(true).expect("set");
-    let full = loop {
-        match near.write(&[0; 64 * 1024]) {
-            Ok(_) => {}
-            Err(e) => break e,
-        }
-    };
-    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    let full = std::iter::repeat(()).find_map(|()| near.write_all(&[0; 64 * 1024]).err());
+    assert_eq!(full.map(|e| e.kind()), Some(ErrorKind::WouldBlock));
     let hour = Some(Duration::from_secs(3600));
     rustix::net::sockopt::set_socket_linger(&near, hour).expect("set");
     (near, far)
@@ -98,5 +100,123 @@ fn a_descriptor_that_cannot_be_closed_holds_up_no_monitor() {
         }
         wait_until(Duration::from_secs(10), "the monitor ends", || !alive(monitor));
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9471, |_| {});
+    let fake = FakeHost::new();
+    // Numbers of processes and of runs, and times, differ.
+    let plain = |mut o: Observed| {
+        if let Some(run) = &mut o.run {
+            (run.init_pid, run.incarnation) = (0, 0);
+            run.started_unix_ms = run.started_unix_ms.min(1);
+        }
+        if let Some(last) = &mut o.last {
+            (last.incarnation, last.started_unix_ms) = (0, last.started_unix_ms.min(1));
+        }
+        o
+    };
+    let ended = Desired { goal: Goal::Absent { grace_ms: 1000 }, spec: None };
+    for goal in [Goal::Created, Goal::Running] {
+        let desired = Desired { goal, spec: Some(world.script(OBEDIENT)) };
+        for step in plan(&desired, &world.observe()).expect("planned") {
+            world.host.apply(world.ct, &step).expect("done");
+            fake.apply(world.ct, &step).expect("done");
+        }
+        let init = world.observe().monitor.expect("it is there").init_pid;
+        stop_monitor(&world, init);
+        fake.change(world.ct, Model::mute);
+        let seen = world.observe();
+        assert_eq!(seen.run.map(|run| run.init_pid), Some(init));
+        let model = || plain(fake.observe(world.ct).expect("observed"));
+        assert_eq!(plain(seen.clone()), model(), "{goal:?}");
+        let steps = plan(&ended, &seen).expect("planned");
+        assert_eq!(plan(&ended, &model()), Ok(steps.clone()));
+        for step in steps {
+            world.host.apply(world.ct, &step).expect("done");
+            fake.apply(world.ct, &step).expect("done");
+            assert_eq!(plain(world.observe()), model(), "after {step} of {goal:?}");
+        }
+        wait_until(Duration::from_secs(10), "init died", || !alive(init));
+    }
+}
+
+/// Lifecycle's list and how long it took.
+fn list(node: &TestNode) -> (ListContainersResponse, Duration) {
+    let socket = node.layout().socket(Service::Lifecycle);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let begun = Instant::now();
+    let list = runtime.block_on(async {
+        let mut client = LifecycleServiceClient::new(ves_daemon::client::channel(&socket));
+        client.list_containers(ListContainersRequest {}).await.expect("listed").into_inner()
+    });
+    (list, begun.elapsed())
+}
+
+#[test]
+fn containers_whose_monitors_do_not_answer_are_listed_together_stopped_and_destroyed() {
+    need!(node::node());
+    let node = TestNode::start().with_template("web", &Rootfs::web());
+    let cts = [node.ct(), node.ct(), node.ct()];
+    for ct in cts {
+        node.ok(&format!("create {ct} --ostemplate web --diskspace 128M --ram 64M --numproc 60"));
+        node.ok(&format!("start {ct}"));
+    }
+    let monitor = |ct: CtId| {
+        let socket = report::socket(&node.layout().ct_dir(ct));
+        let stream = std::os::unix::net::UnixStream::connect(socket).expect("it listens");
+        rustix::net::sockopt::socket_peercred(&stream).expect("told").pid
+    };
+    let monitors = cts.map(monitor);
+    for pid in monitors {
+        rustix::process::kill_process(pid, Signal::STOP).expect("stopped");
+    }
+    let (list, took) = list(&node);
+    let shown: Vec<_> = list.containers.iter().map(|c| (c.ct, c.phase(), c.mute)).collect();
+    assert_eq!(shown, cts.map(|ct| (ct.get(), Phase::Running, true)));
+    assert!(list.containers.iter().all(|c| c.init_pid.is_some() && c.started_unix_ms > 0));
+    // One is waited for 5 seconds.
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    // A coordinator that knows nothing yet sees them and says what is wrong.
+    assert!(node.stack().kill(Service::Coordinator).expect("killed"));
+    node.stack().start(Service::Coordinator).expect("started");
+    let ready = Duration::from_secs(20);
+    node.stack().wait_ready(Service::Coordinator, ready).expect("listening again");
+    wait_until(Duration::from_secs(30), "the coordinator sees them", || {
+        let rows = node.json("list --fields status,problem");
+        let text = |row: &serde_json::Value, name: &str| row[name].as_str().map(str::to_owned);
+        rows.as_array().is_some_and(|rows| {
+            rows.len() == cts.len()
+                && rows.iter().all(|row| {
+                    text(row, "status").as_deref() == Some("running")
+                        && text(row, "problem").is_some_and(|p| p.contains("does not answer"))
+                })
+        })
+    });
+    let [first, second, third] = cts;
+    assert!(node.ok(&format!("status {first}")).contains("running"));
+    assert!(!node.run(&format!("exec {first} true")).status.success());
+    for (ct, verb) in [(first, "stop"), (second, "stop"), (third, "restart")] {
+        let begun = Instant::now();
+        node.ok(&format!("{verb} {ct} --fast"));
+        assert!(begun.elapsed() < Duration::from_secs(40), "{verb}: {:?}", begun.elapsed());
+    }
+    assert_eq!(
+        node.ok(&format!("status {first}")).trim(),
+        format!("CTID {first} exist unmounted down")
+    );
+    node.ok(&format!("exec {third} true"));
+    node.ok(&format!("stop {third} --fast"));
+    for ct in cts {
+        node.ok(&format!("destroy {ct}"));
+    }
+    for pid in monitors {
+        let lives = || alive(pid.as_raw_pid().cast_unsigned());
+        wait_until(Duration::from_secs(10), "no monitor is left", || !lives());
     }
 }

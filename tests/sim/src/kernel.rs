@@ -313,6 +313,7 @@ impl Kernel {
                 .map(|code| common::ExitStatus { how: Some(common::exit_status::How::Code(code)) }),
             incarnation,
             booted: running && !never,
+            mute: false,
         }
     }
 

@@ -10,7 +10,7 @@ use ves_host::{Attempt, HostError, file, namespace};
 use ves_types::CtId;
 
 use crate::error::{About, Error};
-use crate::plan::End;
+use crate::plan::{End, Run};
 
 /// The longest record.
 const MOST: u64 = 64 * 1024;
@@ -46,6 +46,16 @@ pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
         ended: r.ended,
         started_unix_ms: r.started_unix_ms,
     }))
+}
+
+/// The run whose monitor does not answer, where its init is the process it wrote down.
+pub(super) fn run(dir: &Path) -> Option<Run> {
+    // What cannot be read tells nothing, and hinders nobody from ending it.
+    let state: StateRecord = read(&report::state(dir)).ok()??;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", state.init_pid)).ok()?;
+    let StateRecord { init_pid, init_start, incarnation, started_unix_ms } = state;
+    let own = report::parse_start_ticks(&stat) == Some(init_start);
+    own.then_some(Run { init_pid, started_unix_ms, incarnation })
 }
 
 /// What a run that ended printed last; `None` where nothing is kept.

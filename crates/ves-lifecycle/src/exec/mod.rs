@@ -31,6 +31,8 @@ use monitor::Found;
 const MAKE: Duration = Duration::from_secs(40);
 /// How long the death of all processes of a container may take.
 const DIE: Duration = Duration::from_secs(30);
+/// How many monitors are asked at once; each is a descriptor.
+const LOT: usize = 256;
 /// How long a command that asks init to stop may take.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -88,6 +90,29 @@ impl NodeHost {
         }
     }
 
+    /// What there is besides the monitor.
+    fn look(&self, ct: CtId, found: Found, groups: &Hierarchies) -> Result<Observed, Error> {
+        let dir = self.layout.ct_dir(ct);
+        let (monitor, mute) = match found {
+            Found::Nothing => (None, false),
+            Found::Answers(monitor) => (Some(monitor), false),
+            Found::Mute => (None, true),
+        };
+        let root = self.layout.ct_root(ct);
+        Ok(Observed {
+            run: if mute { clean::run(&dir) } else { None },
+            frozen: groups::frozen(groups, ct).about(ct, "see whether it is frozen")?,
+            leftovers: monitor.is_none()
+                && !mute
+                && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
+            last: clean::last_end(&dir).about(ct, "read how it last ended")?,
+            mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
+            grouped: groups::exist(groups, ct),
+            monitor,
+            mute,
+        })
+    }
+
     fn start_monitor(&self, ct: CtId, plan: &MonitorPlan) -> Result<Created, HostError> {
         let (report, write) = std::io::pipe().attempt(|| "make a pipe".to_owned())?;
         let plan = sealed(&serde_json::to_vec(plan).unwrap_or_default())?;
@@ -141,24 +166,25 @@ fn sealed(bytes: &[u8]) -> Result<OwnedFd, HostError> {
 impl Host for NodeHost {
     fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
-        let (monitor, mute) = match monitor::find(ct, &dir)? {
-            Found::Nothing => (None, false),
-            Found::Answers(monitor) => (Some(monitor), false),
-            Found::Mute => (None, true),
-        };
-        let hierarchies = Hierarchies::detect()?;
-        let root = self.layout.ct_root(ct);
-        Ok(Observed {
-            frozen: groups::frozen(&hierarchies, ct).about(ct, "see whether it is frozen")?,
-            leftovers: monitor.is_none()
-                && !mute
-                && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
-            last: clean::last_end(&dir).about(ct, "read how it last ended")?,
-            mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
-            grouped: groups::exist(&hierarchies, ct),
-            monitor,
-            mute,
-        })
+        let asked = monitor::begin(ct, &dir)?;
+        let found = monitor::conclude(ct, &dir, asked, monitor::prompt())?;
+        self.look(ct, found, &Hierarchies::detect()?)
+    }
+
+    fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>> {
+        let mut all = Vec::with_capacity(cts.len());
+        let mut end = monitor::prompt();
+        for lot in cts.chunks(LOT) {
+            let asked: Vec<_> =
+                lot.iter().map(|&ct| monitor::begin(ct, &self.layout.ct_dir(ct))).collect();
+            // Where one uses up the time, the answers of the others have come in it.
+            end = monitor::still(end);
+            all.extend(lot.iter().zip(asked).map(|(&ct, asked)| {
+                let found = monitor::conclude(ct, &self.layout.ct_dir(ct), asked?, end)?;
+                self.look(ct, found, &Hierarchies::detect()?)
+            }));
+        }
+        all
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {

@@ -24,6 +24,8 @@ use crate::plan::Monitor;
 const ANSWER: Duration = Duration::from_secs(40);
 /// How long it may take to tell its state or to obey, which is a moment's work.
 const PROMPT: Duration = Duration::from_secs(5);
+/// The same of many that were asked together, after others of them have used up that time.
+const MOMENT: Duration = Duration::from_millis(200);
 /// How long a monitor may be neither reachable nor gone.
 const BETWEEN: Duration = Duration::from_secs(10);
 
@@ -161,12 +163,9 @@ fn next(
     }
 }
 
-/// Asks a monitor that must be there.
-pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Error> {
-    let mut stream = connect(ct, dir, request)?;
-    let most = if request == Request::Status { PROMPT } else { ANSWER };
-    let frame = next(&mut stream, &mut Decoder::default(), Instant::now() + most);
-    let frame = match frame {
+/// The answer to a request that was sent.
+fn answer(ct: CtId, stream: &mut UnixStream, end: Instant) -> Result<Status, Error> {
+    let frame = match next(stream, &mut Decoder::default(), end) {
         Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
             return Err(Error::Silent { ct, what: "answer" });
         }
@@ -183,6 +182,11 @@ pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Erro
     }
 }
 
+/// Asks a monitor that must be there.
+pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Error> {
+    answer(ct, &mut connect(ct, dir, request)?, Instant::now() + ANSWER)
+}
+
 /// What there is of a monitor.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -192,30 +196,83 @@ pub(super) enum Found {
     Mute,
 }
 
-/// The live monitor, if there is one.
-pub(super) fn find(ct: CtId, dir: &Path) -> Result<Found, Error> {
-    match ask(ct, dir, Request::Status) {
-        Ok(status) => {
-            let Status { running, init_pid, started_unix_ms, booted, kind, incarnation, memo } =
-                status;
-            let spec = serde_json::from_str(&memo).ok();
-            Ok(Found::Answers(Monitor {
-                running,
-                init_pid,
-                started_unix_ms,
-                booted,
-                kind,
-                spec,
-                incarnation,
-            }))
+/// A monitor that was asked for its state without waiting for anything.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It was told.
+    Told(UnixStream),
+    /// None is at the door.
+    Away,
+    /// So many wait at its door that it cannot have looked for long.
+    Mute,
+}
+
+/// Asks for the state.
+pub(super) fn begin(ct: CtId, dir: &Path) -> Result<Asked, Error> {
+    let socket = report::socket(dir);
+    let mut stream = match knock(&socket) {
+        Ok(stream) => stream,
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Asked::Away),
+        Err(Errno::AGAIN) => return Ok(Asked::Mute),
+        Err(e) => {
+            let what = || format!("connect to {}", socket.display());
+            return Err(e).attempt(what).about(ct, "ask its monitor");
         }
-        Err(Error::Gone { .. }) => match settle(ct, dir) {
-            Err(Error::Silent { .. }) => Ok(Found::Mute),
-            other => other.map(|()| Found::Nothing),
-        },
-        Err(Error::Silent { .. }) => Ok(Found::Mute),
+    };
+    // A new connection has room for it.
+    match send(ct, &mut stream, Request::Status) {
+        Ok(()) => Ok(Asked::Told(stream)),
+        Err(Error::Gone { .. }) => Ok(Asked::Away),
         Err(e) => Err(e),
     }
+}
+
+/// By when who was asked at this moment should have answered.
+pub(super) fn prompt() -> Instant {
+    Instant::now() + PROMPT
+}
+
+/// By when the next lot should have answered after one that had until `end`: whoever can answer does
+/// so in a moment.
+pub(super) fn still(end: Instant) -> Instant {
+    end.max(Instant::now() + MOMENT)
+}
+
+/// The live monitor, if there is one, by its answer before `end`.
+pub(super) fn conclude(
+    ct: CtId,
+    dir: &Path,
+    mut asked: Asked,
+    end: Instant,
+) -> Result<Found, Error> {
+    loop {
+        match asked {
+            Asked::Mute => return Ok(Found::Mute),
+            Asked::Told(mut stream) => match answer(ct, &mut stream, end) {
+                Ok(status) => return Ok(Found::Answers(understand(status))),
+                Err(Error::Silent { .. }) => return Ok(Found::Mute),
+                // It ends.
+                Err(Error::Gone { .. }) => {}
+                Err(e) => return Err(e),
+            },
+            Asked::Away => {}
+        }
+        // One that is just starting or ending is waited for.
+        if !locked(dir).about(ct, "look for its monitor")? {
+            return Ok(Found::Nothing);
+        }
+        if Instant::now() > end {
+            return Ok(Found::Mute);
+        }
+        super::pause();
+        asked = begin(ct, dir)?;
+    }
+}
+
+fn understand(status: Status) -> Monitor {
+    let Status { running, init_pid, started_unix_ms, booted, kind, incarnation, memo } = status;
+    let spec = serde_json::from_str(&memo).ok();
+    Monitor { running, init_pid, started_unix_ms, booted, kind, spec, incarnation }
 }
 
 /// Waits until a monitor that let go of its connections is gone altogether.
