@@ -157,6 +157,7 @@ impl Coordinator {
         dry_run: bool,
         admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
     ) -> Result<pb::Operation, Fault> {
+        self.sight().await_list().await;
         if dry_run {
             let record = self.resolve(&ct)?;
             idle(&self.ledger().read(), record.id)?;

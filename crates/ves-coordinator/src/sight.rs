@@ -5,13 +5,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use ves_proto::coordinator as pb;
 use ves_types::{Bytes, CtId};
 
 use crate::model::{OpId, Presence, Record, RunState};
 use crate::plan::{Observed, Phase, ProcessSeen};
 use crate::spec;
+
+/// How long after its start a daemon keeps those waiting who ask before lifecycle has told it who
+/// runs. Without lifecycle, nobody runs that can be seen.
+const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// The problem of a container that nobody can do anything with.
 const MUTE: &str = "its monitor does not answer; stop the container, which ends the monitor too";
@@ -30,12 +37,34 @@ pub struct Seen {
 }
 
 /// What was last seen of all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sight {
     seen: RwLock<HashMap<CtId, Seen>>,
+    /// Whether lifecycle has listed all.
+    listed: watch::Sender<bool>,
+    since: Instant,
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self { seen: RwLock::default(), listed: watch::Sender::default(), since: Instant::now() }
+    }
 }
 
 impl Sight {
+    /// Lifecycle has listed all.
+    pub fn has_list(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// Waits until lifecycle has listed all, for a while after the start: before that a container
+    /// that runs looks as if it did not.
+    pub async fn await_list(&self) {
+        let mut listed = self.listed.subscribe();
+        let wait = listed.wait_for(|listed| *listed);
+        tokio::time::timeout_at(self.since + FIRST_LIST, wait).await.ok(); // then without
+    }
+
     /// One container.
     pub fn of(&self, ct: CtId) -> Seen {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);

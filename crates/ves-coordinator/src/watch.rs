@@ -66,6 +66,7 @@ impl Coordinator {
         for ct in self.should_run().into_iter().filter(|ct| !listed.contains(ct)) {
             self.look_at_end(ct);
         }
+        self.sight().has_list();
         *pause = PAUSE.0;
         while let Some(container) = stream.message().await.map_err(fail)? {
             self.saw(&container)?;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ves_kit::stack::{READY, Started};
 use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
@@ -242,17 +242,10 @@ impl Facts {
         }
     }
 
-    /// Nothing of it has changed. A new coordinator says that the container runs only when lifecycle
-    /// has told it so.
+    /// Nothing of it has changed.
     #[track_caller]
     fn hold(&self, node: &TestNode, ct: CtId, when: &str) {
-        let mut now = Self::of(node, ct);
-        let end = Instant::now() + PATIENCE;
-        while now.init.is_none() && now.state == "mounted" && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-            now = Self::of(node, ct);
-        }
-        assert_eq!(now, *self, "{when}");
+        assert_eq!(Self::of(node, ct), *self, "{when}");
     }
 
     fn of_host(ct: CtId) -> HostFacts {

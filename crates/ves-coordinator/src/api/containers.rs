@@ -61,6 +61,7 @@ impl ContainerService for Api {
             "" => None,
             token => Some(token.parse::<CtId>().map_err(|_| bad_token())?),
         };
+        self.0.sight().await_list().await;
         let count = page_size(size, PAGE, PAGE);
         let page = self.0.ledger().read().page(after, count, running_only);
         if page.iter().any(|r| r.run != RunState::Stopped) {
