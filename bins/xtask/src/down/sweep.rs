@@ -89,7 +89,8 @@ fn ours(layout: &Layout, purge: bool, kind: Kind, line: &str) -> bool {
         Kind::Process => {
             let from = |dir: &Path| runs_from(line, dir);
             // A monitor does not say whose it is.
-            let monitor = word(1) == "ves-init" && (from(&bin_dir()) || from(&state.join("bin")));
+            let monitor = ["ves-init", "ves-monitor"].contains(&word(1))
+                && (from(&bin_dir()) || from(&state.join("bin")));
             word(1) != "virtctl" && (monitor || names(line, run))
         }
         Kind::File => purge || Path::new(line).starts_with(run) || !kept(layout, Path::new(line)),
