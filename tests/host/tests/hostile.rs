@@ -5,27 +5,23 @@
 #![allow(clippy::disallowed_methods, reason = "tests start processes")]
 
 mod network_support;
+mod resources_support;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
 use network_support::{Node, address, ct, on_a_new_node};
+use resources_support::{Rig, row};
 use rustix::fs::{Mode, OFlags};
-use ves_daemon::FenceStore;
 use ves_host::cgroup;
 use ves_kit::{MountGuard, Proc, Rootfs, TestId, TestLayout, TestNode, Undo, need, node};
-use ves_proto::convert::{Fence, Limits};
-use ves_resources::exec::KernelHost;
-use ves_resources::host::Host;
-use ves_resources::service::Service;
+use ves_proto::convert::Limits;
+use ves_types::UbcResource;
 use ves_types::layout::{self, CGROUP_PAYLOAD};
-use ves_types::{CtId, Epoch, Generation, UbcResource};
 
 const A4: &str = "192.0.2.10";
 const B4: &str = "192.0.2.11";
@@ -121,62 +117,6 @@ fn a_world_of_routes_inside_is_not_taken_in() {
     });
 }
 
-/// A service on the real kernel with a container id of its own; leaves nothing, also on panic.
-struct Rig {
-    id: TestId,
-    layout: TestLayout,
-    host: Arc<KernelHost>,
-    service: Service,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let (id, layout) = (TestId::take(), TestLayout::new());
-        let run = layout.layout().run_dir();
-        let host = KernelHost::detect(run.join("resources"), Duration::from_secs(20));
-        let host = Arc::new(host.expect("control groups"));
-        let fences = FenceStore::open(run.join("fence")).expect("opened");
-        let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, fences).expect("started");
-        Self { id, layout, host, service }
-    }
-    fn ct(&self) -> CtId {
-        self.id.ct()
-    }
-    fn fence(&self) -> Fence {
-        Fence { ct: self.ct(), generation: Generation(1), epoch: Epoch(1) }
-    }
-    fn dirs(&self) -> Vec<PathBuf> {
-        self.host.hierarchies().dirs(&layout::cgroup(self.ct()))
-    }
-    /// Moves a process into all groups.
-    fn take_in(&self, pid: u32) {
-        let group = layout::cgroup(self.ct());
-        for file in self.host.hierarchies().procs_files(&group, CGROUP_PAYLOAD) {
-            cgroup::write(&file, &pid.to_string()).expect("moved");
-        }
-    }
-    fn held(&self, resource: UbcResource) -> u64 {
-        let group = self.service.group(self.ct()).expect("it can be looked at");
-        group.rows.iter().find(|r| r.resource == resource).expect("all rows are there").held
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        for dir in self.dirs() {
-            scour(&dir);
-        }
-        self.host.release_shared().ok();
-    }
-}
-
-/// Removes groups by a program that goes as deep as they are.
-fn scour(dir: &Path) {
-    if dir.exists() {
-        Command::new("find").arg(dir).args(["-depth", "-type", "d", "-delete"]).output().ok();
-    }
-}
-
 /// Makes groups one in another, with the longest names; the innermost, and how many there are.
 fn nest(dir: &Path, levels: usize) -> (OwnedFd, usize) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -265,7 +205,7 @@ fn every_lock_is_counted_however_many_there_are() {
     let stdout = locker.child().stdout.as_mut().expect("it is piped");
     std::io::Read::read_exact(stdout, &mut [0]).expect("all are taken");
     rig.take_in(locker.id());
-    assert_eq!(rig.held(UbcResource::Numflock), 25_000);
+    assert_eq!(row(&rig.group(), UbcResource::Numflock).held, 25_000);
     locker.kill();
 }
 
@@ -285,7 +225,7 @@ fn a_process_whose_name_is_no_text_is_counted() {
     command.arg("600");
     let mut sleeper = Proc::spawn(command);
     rig.take_in(sleeper.id());
-    assert!(rig.held(UbcResource::Numfile) > 0);
+    assert!(row(&rig.group(), UbcResource::Numfile).held > 0);
     sleeper.kill();
 }
 

@@ -5,122 +5,32 @@
 
 #![allow(clippy::panic, clippy::disallowed_methods, reason = "tests start processes")]
 
+mod resources_support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies::{V1, auto};
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
+use resources_support::{PATIENCE, Rig, row, start};
 use ves_daemon::FenceStore;
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
-use ves_proto::convert::{Fence, Limits};
-use ves_resources::exec::KernelHost;
+use ves_proto::convert::Limits;
 use ves_resources::fake::FakeHost;
 use ves_resources::host::Host;
 use ves_resources::model::Observed;
 use ves_resources::plan::{plan, plan_shared};
-use ves_resources::service::{Group, Service};
+use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_PAYLOAD};
-use ves_types::{
-    CpuLimit, CtId, Enforcement, Epoch, Generation, Limit, UbcResource, UbcRow, UbcValue,
-};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A service on the real kernel with a container id of its own; leaves nothing, also on panic.
-struct Rig {
-    id: TestId,
-    layout: TestLayout,
-    host: Arc<KernelHost>,
-    service: Service,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let (id, layout) = (TestId::take(), TestLayout::new());
-        let (host, service) = start(&layout);
-        Self { id, layout, host, service }
-    }
-    fn restart(&mut self) {
-        (self.host, self.service) = start(&self.layout);
-    }
-    fn ct(&self) -> CtId {
-        self.id.ct()
-    }
-    fn fence(&self) -> Fence {
-        Fence { ct: self.ct(), generation: Generation(1), epoch: Epoch(1) }
-    }
-    fn ensure(&self, limits: &Limits) -> Group {
-        self.service.ensure(&self.fence(), limits).expect("limits hold")
-    }
-    fn group(&self) -> Group {
-        self.service.group(self.ct()).expect("it is there")
-    }
-    fn dirs(&self) -> Vec<PathBuf> {
-        self.host.hierarchies().dirs(&layout::cgroup(self.ct()))
-    }
-    fn dir(&self, controller: Controller) -> PathBuf {
-        let h = self.host.hierarchies().v1_with(controller).expect("version 1");
-        h.mount.join(layout::cgroup(self.ct()))
-    }
-    /// Starts a shell that joins all groups, then does this.
-    fn shell(&self, then: &str) -> Proc {
-        let files = self.host.hierarchies().procs_files(&layout::cgroup(self.ct()), CGROUP_PAYLOAD);
-        let script = format!("for f do echo $$ >\"$f\" || exit 99; done; {then}");
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", &script, "sh"]).args(files);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Proc::spawn(command)
-    }
-    fn processes(&self) -> Vec<u32> {
-        self.dirs().iter().flat_map(|d| cgroup::processes(d).expect("read")).collect()
-    }
-    fn observe(&self) -> Observed {
-        self.host.observe(self.ct()).expect("observed")
-    }
-}
-
-fn start(layout: &TestLayout) -> (Arc<KernelHost>, Service) {
-    let run = layout.layout().run_dir();
-    let host = KernelHost::detect(run.join("resources"), PATIENCE).expect("control groups");
-    let host = Arc::new(host);
-    let fences = FenceStore::open(run.join("fence")).expect("opened");
-    let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, fences).expect("started");
-    (host, service)
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            let dirs = self.dirs();
-            let pids: Vec<_> =
-                dirs.iter().flat_map(|d| cgroup::processes(d).unwrap_or_default()).collect();
-            for pid in &pids {
-                kill(*pid);
-            }
-            if pids.is_empty() && dirs.iter().all(|d| cgroup::remove(d).is_ok()) {
-                // Another test may still use it.
-                self.host.release_shared().ok();
-                return;
-            }
-        }
-    }
-}
-
-fn kill(pid: u32) {
-    if let Ok(pid) = i32::try_from(pid) {
-        // It may have gone by itself.
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
-    }
-}
+use ves_types::{CpuLimit, CtId, Enforcement, Limit, UbcResource, UbcValue};
 
 fn both(n: u64) -> UbcValue {
     UbcValue { barrier: Limit::Max(n), limit: Limit::Max(n) }
@@ -128,10 +38,6 @@ fn both(n: u64) -> UbcValue {
 
 fn ubc(pairs: &[(UbcResource, u64)]) -> Limits {
     Limits { ubc: pairs.iter().map(|(r, n)| (*r, both(*n))).collect(), ..Limits::default() }
-}
-
-fn row(group: &Group, resource: UbcResource) -> UbcRow {
-    group.rows.iter().find(|r| r.resource == resource).expect("all rows are there").clone()
 }
 
 /// What cgroups-rs reads in a group.
