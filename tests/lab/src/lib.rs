@@ -29,14 +29,10 @@ pub fn cut_at(lab: &Cluster, step: &str, kind: &str, ct: u32, more: &str) -> any
     lab.power_on(1)?;
     // The coordinator keeps operations: this one began before the boot and ends after it.
     let ended = format!(
-        "test -n \"$(virtctl operation list -o csv -H --fields kind,ctid,ended |
-            sed -n 's/^{kind},{ct},//p' | head -1)\""
-    );
-    node.until(&ended, PATIENCE)?;
-    let operation = node.sh(&format!(
         "virtctl operation list -o csv -H --fields kind,ctid,started,ended |
-             sed -n 's/^{kind},{ct},//p' | head -1"
-    ))?;
+             sed -n 's/^{kind},{ct},//p' | head -1 | grep ',.'"
+    );
+    let operation = node.until(&ended, PATIENCE)?;
     let boot = node.sh("date -u -d @$(sed -n 's/^btime //p' /proc/stat) +%FT%T")?;
     let (started, ended) = operation.split_once(',').context("a line of two times")?;
     ensure!(
