@@ -111,7 +111,7 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
             println!("{count} machines {done} {name}");
         }
         Lab::Run { story } => {
-            lack(LARGEST).map_or(Ok(()), |lack| bail!("{lack}"))?;
+            room(LARGEST)?;
             prepare()?;
             let words =
                 ["nextest", "run", "-p", "ves-lab", "--no-capture", "--no-tests=fail", &story];
@@ -125,19 +125,21 @@ fn code(status: Option<i32>) -> ExitCode {
     ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(1))
 }
 
-/// What this machine lacks to carry so many machines, if anything.
-pub(crate) fn lack(machines: u64) -> Option<String> {
+/// Whether this machine has room for so many.
+///
+/// # Errors
+/// What it lacks.
+pub(crate) fn room(machines: u64) -> Result<()> {
     let memory = (memory(), machines * MACHINE);
     let disk =
         rustix::fs::statvfs(&*tool::root()).map_or(0, |fs| (fs.f_bavail * fs.f_frsize) >> 20);
     for (what, (there, needed)) in [("memory", memory), ("disk space", (disk, DISK))] {
-        if there < needed {
-            return Some(format!(
-                "{machines} machines of the lab need {needed} MiB of {what}, and {there} are free"
-            ));
-        }
+        ensure!(
+            there >= needed,
+            "{machines} machines of the lab need {needed} MiB of {what}, and {there} are free"
+        );
     }
-    None
+    Ok(())
 }
 
 /// How many stories can be told at once: one for each processor, as far as memory goes.
@@ -183,7 +185,7 @@ pub(crate) fn prepare() -> Result<Golden> {
 fn up(dir: &Path, nodes: u8, no_routers: bool) -> Result<()> {
     ensure!(!alive(dir), "a lab is up already; `cargo xtask lab down` ends it");
     let machines = u64::from(nodes) + if no_routers { 0 } else { 2 };
-    lack(machines).map_or(Ok(()), |lack| bail!("{lack}"))?;
+    room(machines)?;
     prepare()?;
     fs::remove_dir_all(dir).ok(); // what a lab left that was killed
     fs::create_dir_all(dir)?;

@@ -125,10 +125,10 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
     let strict = if (host || lab) && tool::ci() { "1" } else { "0" };
     let env = [("VES_SKIPS", &*skips), ("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
     let mut tests = nextest(&words, &env)?;
-    let why = match crate::lab::lack(crate::lab::LARGEST) {
+    let why = match crate::lab::room(crate::lab::LARGEST) {
         _ if args.no_lab => Some("--no-lab was said".to_owned()),
         _ if !lab => Some("this is not root".to_owned()),
-        lack => lack,
+        room => room.err().map(|lack| lack.to_string()),
     };
     if let Some(why) = why {
         ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
