@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 /// The most bytes in each [`TICK`].
-pub(crate) const MOST_PER_TICK: usize = 1024 * 1024;
-pub(crate) const TICK: Duration = Duration::from_millis(100);
+const MOST_PER_TICK: usize = 1024 * 1024;
+const TICK: Duration = Duration::from_millis(100);
 
 /// How much is still served in this tick.
 #[derive(Debug)]

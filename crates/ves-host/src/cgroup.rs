@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use crate::error::{Attempt, HostError};
 
@@ -366,7 +367,7 @@ pub fn read_if_exists(path: &Path) -> Result<Option<String>, HostError> {
 /// Whether a failure means that the group or its file is not there; a file that was opened before
 /// its group went says "no such device".
 fn gone(error: &HostError) -> bool {
-    error.is(rustix::io::Errno::NOENT) || error.is(rustix::io::Errno::NODEV)
+    error.is(Errno::NOENT) || error.is(Errno::NODEV)
 }
 
 /// Writes a control file that is there, with one system call.
@@ -404,25 +405,26 @@ pub fn make(dir: &Path) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Sys`]: `EBUSY` when there are processes in one of them.
 pub fn remove(dir: &Path) -> Result<(), HostError> {
+    let inside = |group: Result<OwnedFd, Errno>| match group {
+        Ok(group) => processes_at(&group, dir),
+        Err(_) => Ok(Vec::new()), // It has gone.
+    };
     tree::walk(
         dir,
         |_| Ok(()),
         |parent, name| {
             remove_one(
                 || Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?),
-                || match tree::open(parent, name) {
-                    Ok(group) => processes_at(&group, dir),
-                    Err(_) => Ok(Vec::new()), // It has gone.
-                },
+                || inside(tree::open(parent, name)),
                 || format!("remove group {} below {}", name.to_string_lossy(), dir.display()),
             )
         },
     )?;
-    let processes = || match tree::open(CWD, dir) {
-        Ok(group) => processes_at(&group, dir),
-        Err(_) => Ok(Vec::new()),
-    };
-    remove_one(|| std::fs::remove_dir(dir), processes, || format!("remove group {}", dir.display()))
+    remove_one(
+        || std::fs::remove_dir(dir),
+        || inside(tree::open(CWD, dir)),
+        || format!("remove group {}", dir.display()),
+    )
 }
 
 fn remove_one(
@@ -519,7 +521,7 @@ fn processes_at(group: &OwnedFd, below: &Path) -> Result<Vec<u32>, HostError> {
     {
         // A threaded group, which the root of a container may make too: its processes are listed
         // in the group above that is the root of the threads.
-        Err(e) if gone(&e) || e.is(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) if gone(&e) || e.is(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         other => other?,
     };
     text.lines().map(|line| line.parse().map_err(|_| HostError::parse(what(), line))).collect()
@@ -622,7 +624,7 @@ cpu\t1\t1\t1\ncpuacct\t2\t1\t1\nblkio\t7\t1\t1\nmemory\t4\t18\t1\n";
     fn files_are_never_made() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("pids.max");
-        assert!(write(&file, "1").is_err_and(|e| e.is(rustix::io::Errno::NOENT)));
+        assert!(write(&file, "1").is_err_and(|e| e.is(Errno::NOENT)));
         assert_eq!(read_if_exists(&file).expect("absent"), None);
         make(&dir.path().join("a/b/c")).expect("made");
         assert_eq!(children(dir.path()).expect("listed").len(), 1);
