@@ -158,7 +158,9 @@ impl Vm {
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-nodefaults", "-display", "none", "-no-user-config"])
-            .args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-smp", "2"])
+            // One processor: beside another, QEMU 7.2 sometimes runs its translation of code that the
+            // other has changed since, and a kernel that patches itself dies of it (`Oops: int3`).
+            .args(["-accel", "tcg,thread=single,tb-size=256", "-cpu", "max", "-smp", "1"])
             .args(["-m", &shape.memory_mib.to_string()])
             .arg("-kernel")
             .arg(&image.kernel)
