@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use ves_kit::lab::{Cluster, Vm};
 
 /// How long emulated machines may take for what takes a moment elsewhere.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// All that containers leave on a node, one line each.
 pub const FOOTPRINT: &str = "losetup -n -O BACK-FILE; ls -d /sys/fs/cgroup/ves/ct-* 2>/dev/null; \

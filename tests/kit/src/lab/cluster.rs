@@ -11,7 +11,7 @@ use super::hub::{Hub, sockets};
 use super::vm::Vm;
 
 /// How long an emulated node may take to boot.
-const BOOT: Duration = Duration::from_secs(240);
+const BOOT: Duration = Duration::from_secs(600);
 
 /// What a machine of the lab is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub const UP: &str = "up";
 const CURRENT: &str = "golden";
 
 /// How long an emulated node may take to boot or to install packages.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What the node does with its third disk and its spare one. The disk is a tar archive of packages,
 /// of templates, and (`*.next`) of the packages with a higher version; they stay on the node for

@@ -9,7 +9,7 @@ use super::golden::Golden;
 use crate::need;
 
 /// How long a story may take until its machines are asked what they do: less than nextest gives it.
-const LONG: Duration = Duration::from_secs(960);
+const LONG: Duration = Duration::from_secs(1740);
 
 /// Where `cargo xtask lab` keeps images, the golden node and what runs.
 pub fn cache() -> PathBuf {

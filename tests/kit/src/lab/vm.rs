@@ -27,7 +27,7 @@ const SPARE: &str = "spare-disk";
 const FAULT: &str = "spare-fault";
 
 /// How long a command may take that says nothing else; emulated processors are slow.
-const COMMAND: Duration = Duration::from_secs(300);
+const COMMAND: Duration = Duration::from_secs(600);
 
 /// How long QEMU's monitor may take, which saves and loads machines.
 const MONITOR: Duration = Duration::from_secs(600);
@@ -262,7 +262,7 @@ impl Vm {
     /// Runs a shell command and cuts the power in the moment in which it has printed `words`.
     ///
     /// # Errors
-    /// When it ends, or takes five minutes, before that.
+    /// When it ends, or takes ten minutes, before that.
     pub fn cut_when(&self, command: &str, words: &str) -> anyhow::Result<()> {
         let mut console = self.console()?;
         console.set_read_timeout(Some(COMMAND))?;
