@@ -129,14 +129,27 @@ pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
 /// # Errors
 /// Without root, or when `apt-get` fails.
 pub(crate) fn apt(packages: &[&str]) -> Result<()> {
-    let installed = |package: &&&str| {
-        let query = command("dpkg-query", &["-W", "-f", "${db:Status-Status}", package]);
-        quietly(query).is_ok_and(|status| status == "installed")
+    let missing = || -> Vec<&str> {
+        let installed = |package: &str| {
+            let query = command("dpkg-query", &["-W", "-f", "${db:Status-Status}", package]);
+            quietly(query).is_ok_and(|status| status == "installed")
+        };
+        packages.iter().filter(|p| !installed(p)).copied().collect()
     };
-    let missing: Vec<_> = packages.iter().filter(|p| !installed(p)).copied().collect();
-    if missing.is_empty() {
-        return Ok(());
+    // For one package apt may take another away, such as QEMU's tools of a newer release that do not
+    // go with the release's QEMU: then that one is asked for too.
+    for _ in 0..2 {
+        match missing().as_slice() {
+            [] => return Ok(()),
+            missing => install(missing)?,
+        }
     }
+    let lost = missing();
+    ensure!(lost.is_empty(), "apt takes away again what it has installed: {}", lost.join(" "));
+    Ok(())
+}
+
+fn install(missing: &[&str]) -> Result<()> {
     let list = missing.join(" ");
     ensure!(is_root(), "missing Debian packages: run `apt-get install {list}` as root");
     println!("installing Debian packages: {list}");
@@ -153,7 +166,7 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
             if update {
                 apt_update(|apt| quietly(apt).map(drop))?;
             }
-            let install = [&["install", "--no-install-recommends"], missing.as_slice()].concat();
+            let install = [&["install", "--no-install-recommends"], missing].concat();
             quietly(apt_get(&install)).map(drop)
         };
         match attempt() {
