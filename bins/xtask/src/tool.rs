@@ -129,13 +129,7 @@ pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
 /// # Errors
 /// Without root, or when `apt-get` fails.
 pub(crate) fn apt(packages: &[&str]) -> Result<()> {
-    let missing = || -> Vec<&str> {
-        let installed = |package: &str| {
-            let query = command("dpkg-query", &["-W", "-f", "${db:Status-Status}", package]);
-            quietly(query).is_ok_and(|status| status == "installed")
-        };
-        packages.iter().filter(|p| !installed(p)).copied().collect()
-    };
+    let missing = || packages.iter().copied().filter(|p| !is_installed(p)).collect::<Vec<_>>();
     // For one package apt may take another away, such as QEMU's tools of a newer release that do not
     // go with the release's QEMU: then that one is asked for too.
     for _ in 0..2 {
@@ -149,8 +143,13 @@ pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn install(missing: &[&str]) -> Result<()> {
-    let list = missing.join(" ");
+fn is_installed(package: &str) -> bool {
+    let query = command("dpkg-query", &["-W", "-f", "${db:Status-Status}", package]);
+    quietly(query).is_ok_and(|status| status == "installed")
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
     ensure!(is_root(), "missing Debian packages: run `apt-get install {list}` as root");
     println!("installing Debian packages: {list}");
     let lists = Path::new("/var/lib/apt/lists");
@@ -166,8 +165,8 @@ fn install(missing: &[&str]) -> Result<()> {
             if update {
                 apt_update(|apt| quietly(apt).map(drop))?;
             }
-            let install = [&["install", "--no-install-recommends"], missing].concat();
-            quietly(apt_get(&install)).map(drop)
+            let words = [&["install", "--no-install-recommends"], packages].concat();
+            quietly(apt_get(&words)).map(drop)
         };
         match attempt() {
             Ok(()) => return Ok(()),
