@@ -158,8 +158,8 @@ impl Vm {
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-nodefaults", "-display", "none", "-no-user-config"])
-            // One processor: beside another, QEMU 7.2 sometimes runs its translation of code that the
-            // other has changed since, and a kernel that patches itself dies of it (`Oops: int3`).
+            // One processor: with two, a kernel that was patching itself once died (`Oops: int3`), for
+            // QEMU 7.2 seems to run its translation of code that the other has changed since.
             .args(["-accel", "tcg,thread=single,tb-size=256", "-cpu", "max", "-smp", "1"])
             .args(["-m", &shape.memory_mib.to_string()])
             .arg("-kernel")
