@@ -47,15 +47,40 @@ const MASKED: &[&str] = &[
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "bird.service",
+    "dev-hugepages.mount",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
     "frr.service",
     "fstrim.timer",
     "getty@tty1.service",
+    "modprobe@configfs.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-binfmt.service",
     "systemd-firstboot.service",
+    "systemd-logind.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
     "systemd-timesyncd.service",
 ];
+
+/// The one generator of units that a node has a use for. systemd runs all of them at each boot and
+/// each time it reads its units again, which packages make it do many times.
+const GENERATOR: &str = "systemd-fstab-generator";
+
+/// Which devices udev is told of at boot: QEMU's own, and those that units wait for. For all else that
+/// an emulated machine seems to have, it would load drivers that no node needs.
+const COLDPLUG: &str = "[Service]
+ExecStart=
+ExecStart=-udevadm trigger --action=add --subsystem-match=block --subsystem-match=virtio \
+     --subsystem-match=virtio-ports
+ExecStart=-udevadm trigger --action=add --subsystem-match=tty --sysname-match=hvc0
+";
 
 /// Files of packages that a node does without, and those that it is to have all the same: our own
 /// pages, of which packages promise that they are there.
@@ -183,7 +208,7 @@ impl Image {
     /// A program that is missing or fails, with the end of its output.
     pub fn build(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let recipe = format!(
-            "{SUITE}\n{PACKAGES:?}\n{DOCUMENTS:?}\n{MASKED:?}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n3"
+            "{SUITE}\n{PACKAGES:?}\n{DOCUMENTS:?}\n{MASKED:?}\n{GENERATOR}\n{COLDPLUG}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n4"
         );
         let digest = short(Sha256::new().chain_update(recipe));
         let dir = cache.join(format!("image-{digest}"));
@@ -252,18 +277,28 @@ fn mmdebstrap(packages: &str) -> Command {
 /// Writes what makes the directory a node, then the disk, the kernel and the initrd beside it.
 fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
     let units = root.join("etc/systemd/system");
-    for unit in MASKED {
-        let at = units.join(unit);
-        if at.symlink_metadata().is_ok() {
-            fs::remove_file(&at)?;
+    MASKED.iter().try_for_each(|unit| mask(&units.join(unit)))?;
+    let masks = root.join("etc/systemd/system-generators");
+    fs::create_dir_all(&masks)?;
+    for entry in fs::read_dir(root.join("usr/lib/systemd/system-generators"))? {
+        let name = entry?.file_name();
+        if name != GENERATOR {
+            mask(&masks.join(name))?;
         }
-        symlink("/dev/null", &at).with_context(|| format!("mask {unit}"))?;
     }
+    write(&units.join("systemd-udev-trigger.service.d/lab.conf"), COLDPLUG)?;
+    write(
+        &root.join("etc/systemd/journald.conf.d/lab.conf"),
+        "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n",
+    )?;
+    write(&root.join("etc/dpkg/dpkg.cfg.d/lab"), "force-unsafe-io\n")?;
     // The agent answers as soon as its port is there, long before the node has booted.
     write(
         &units.join("qemu-guest-agent.service.d/early.conf"),
         "[Unit]\nDefaultDependencies=no\nAfter=systemd-remount-fs.service systemd-udevd.service\n\
-         [Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga\nOOMScoreAdjust=-1000\n",
+         [Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga\nOOMScoreAdjust=-1000\n\
+         # It tells of each call, and is asked many times whether a command has ended.\n\
+         LogLevelMax=notice\n",
     )?;
     let wants = units.join("sysinit.target.wants");
     fs::create_dir_all(&wants)?;
@@ -276,6 +311,12 @@ fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
         "[Service]\nExecStart=\nExecStart=-/sbin/agetty --skip-login --noissue --login-program \
          /bin/bash --keep-baud 115200 - linux\n",
     )?;
+    let gettys = units.join("getty.target.wants");
+    fs::create_dir_all(&gettys)?;
+    symlink(
+        "/usr/lib/systemd/system/serial-getty@.service",
+        gettys.join("serial-getty@hvc0.service"),
+    )?;
     // Who this node is survives a reboot: its number is in a file, its addresses follow from it.
     write(&units.join("lab-address.service"), ADDRESS_UNIT)?;
     symlink("../lab-address.service", wants.join("lab-address.service"))?;
@@ -286,6 +327,10 @@ fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
         fs::Permissions::from_mode(0o755),
     )?;
     fs::write(root.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
+    // What is made anew after the system was replaced is as new as it.
+    for dir in ["etc", "var"] {
+        fs::write(root.join(dir).join(".updated"), "")?;
+    }
 
     let kernel = single(&root.join("boot"), "vmlinuz-")?;
     fs::copy(&kernel, dir.join("vmlinuz")).context("copy the kernel")?;
@@ -297,6 +342,14 @@ fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
         .arg(dir.join("root.raw"))
         .arg("8G"))
     .map(drop)
+}
+
+/// Puts a link into the place of a unit or generator that says that there is none.
+fn mask(at: &Path) -> anyhow::Result<()> {
+    if at.symlink_metadata().is_ok() {
+        fs::remove_file(at)?;
+    }
+    symlink("/dev/null", at).with_context(|| format!("mask {}", at.display()))
 }
 
 /// Writes a file whose directory may not be there yet.
