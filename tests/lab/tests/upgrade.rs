@@ -12,7 +12,7 @@ const DAEMONS: &str = "systemctl show -P MainPID ves-coordinatord ves-storaged v
 
 /// Asks the web server again and again.
 const GETS: &str = "systemd-run -q -u gets sh -c \
-     'while :; do curl -sSf -m 60 http://192.0.2.101; done > /run/gets 2>&1'";
+     'while :; do curl -sSf -m 60 http://192.0.2.101; sleep 0.2; done > /run/gets 2>&1'";
 
 #[test]
 fn an_upgrade_under_traffic_is_not_noticed() {
