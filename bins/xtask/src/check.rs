@@ -2,6 +2,7 @@
 //! tools, makes nothing on the machine outside `target/`.
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 
 use crate::step::{self, Outcome, Step};
 use crate::tool::{self, cargo, command};
@@ -11,8 +12,11 @@ use crate::{test, tidy};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this step; may be given more than once
-    #[arg(long, value_name = "STEP")]
+    #[arg(long, value_name = "STEP", value_parser = names())]
     only: Vec<String>,
+    /// All but this step; may be given more than once
+    #[arg(long, value_name = "STEP", conflicts_with = "only", value_parser = names())]
+    without: Vec<String>,
     /// Run the other steps too when one fails
     #[arg(long)]
     keep_going: bool,
@@ -29,12 +33,21 @@ const STEPS: &[Step] = &[
     Step { name: "deny", what: "licences, sources and known holes of dependencies", run: deny },
 ];
 
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(STEPS.iter().map(|step| step.name))
+}
+
 /// Runs all steps, the quick ones first.
 ///
 /// # Errors
 /// The first step that failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    step::run("cargo xtask check", STEPS, &args.only, args.keep_going)
+    let named = |names: &[String], name: &str| names.iter().any(|n| n == name);
+    let wanted = |name: &str| match args.only.as_slice() {
+        [] => !named(&args.without, name),
+        only => named(only, name),
+    };
+    step::run("cargo xtask check", STEPS, wanted, args.keep_going)
 }
 
 fn done() -> Outcome {
