@@ -113,6 +113,7 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
         Lab::Run { story } => {
             room(LARGEST)?;
             prepare()?;
+            tool::cargo_tool("cargo-nextest")?;
             let words =
                 ["nextest", "run", "-p", "ves-lab", "--no-capture", "--no-tests=fail", &story];
             return Ok(code(tool::cargo(&words).status().context("start cargo nextest")?.code()));
@@ -165,7 +166,6 @@ pub(crate) fn prepare() -> Result<Golden> {
     let begun = Instant::now();
     let say = |what: &str| println!("  lab, {:3} s: {what}", begun.elapsed().as_secs());
     tool::apt(PACKAGES)?;
-    tool::cargo_tool("cargo-nextest")?;
     let dir = story::cache();
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     // One at a time makes them; it goes with its process.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all tests. As root, those of the real kernel too: they make mounts, links,
 //! loop devices and control groups with names of their own and take them away again. Then the stories
-//! of the lab, on Debian 13 in virtual machines, which need no more of this machine than time.
+//! of the lab, on Debian 13 in virtual machines, which need no more of this machine than time; what
+//! their machines begin from is made while the others run.
 //!
 //! Its last line is always `N passed, N failed, N skipped`.
 
@@ -100,7 +101,7 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
     }
     let host = !args.no_host && tool::is_root();
     let lab = !args.no_lab && tool::is_root();
-    // The lab's machines take all there is of this one: they come last, by themselves.
+    // The stories' machines take all there is of this one: they come last, by themselves.
     let mut words = vec!["-E"];
     if host {
         tool::apt(PACKAGES)?;
@@ -124,31 +125,37 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
     let disposable = if host { "1" } else { "0" };
     let strict = if (host || lab) && tool::ci() { "1" } else { "0" };
     let env = [("VES_SKIPS", &*skips), ("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
-    let mut tests = nextest(&words, &env)?;
     let why = match crate::lab::room(crate::lab::LARGEST) {
         _ if args.no_lab => Some("--no-lab was said".to_owned()),
         _ if !lab => Some("this is not root".to_owned()),
         room => room.err().map(|lack| lack.to_string()),
     };
-    if let Some(why) = why {
+    let tests = if let Some(why) = why {
         ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
         println!("the stories of the lab are skipped: {why}");
+        nextest(&words, &env)?
     } else {
-        tests = tests.plus(stories(&chosen, &env).unwrap_or_else(|error| {
+        let (tests, golden) = std::thread::scope(|scope| {
+            let golden = scope.spawn(crate::lab::prepare);
+            let tests = nextest(&words, &env);
+            (tests, golden.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let tests = tests?;
+        let told = golden.and_then(|_| stories(&chosen, &env)).unwrap_or_else(|error| {
             eprintln!("error: the stories of the lab cannot be told: {error:#}");
             Counts { failed: 1, ..Counts::default() }
-        }));
-    }
+        });
+        tests.plus(told)
+    };
     // Examples in documents have no names that nextest could choose from.
     if args.nextest.is_empty() { Ok(tests.plus(doctest()?)) } else { Ok(tests) }
 }
 
-/// The stories of the lab.
+/// The stories of the lab, which begin from its golden node.
 ///
 /// # Errors
-/// What is in the way of its machines.
+/// When they do not build.
 fn stories(chosen: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
-    crate::lab::prepare()?;
     let at_once = crate::lab::at_once().to_string();
     let mut words = vec!["-E", "package(ves-lab)", "--test-threads", &at_once];
     words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));

@@ -112,11 +112,11 @@ pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
     // It holds the writing ends; the pipe ends when the child and its children do.
     drop(command);
     let mut lines = Vec::new();
-    let mut out = std::io::stdout().lock();
     for bytes in BufReader::new(reader).split(b'\n') {
         let bytes = bytes.with_context(|| format!("cannot read what `{line}` prints"))?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        writeln!(out, "{text}").context("cannot print")?;
+        // Line by line, as what is done meanwhile has something to say too.
+        writeln!(std::io::stdout(), "{text}").context("cannot print")?;
         lines.push(text);
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
