@@ -234,7 +234,7 @@ pub(crate) fn cargo_tool(name: &str) -> Result<()> {
     }
     // A tool that runs for seconds is not worth minutes of optimisation.
     for (key, value) in [
-        ("OPT_LEVEL", "1"),
+        ("OPT_LEVEL", "0"),
         ("CODEGEN_UNITS", "16"),
         ("DEBUG", "0"),
         ("LTO", "off"),
