@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use caps::Capability as Cap;
 use storage_support::{Storage, needs};
 use ves_kit::wait_until;
 use ves_proto::convert::Fence;
@@ -66,6 +67,33 @@ fn check(image: &Path) {
     let out = std::process::Command::new("e2fsck").arg("-fn").arg(image).output().expect("it runs");
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success() && !said.contains("journal"), "{}: {said}", image.display());
+}
+
+#[test]
+fn a_root_closed_to_others_is_no_obstacle() {
+    if !needs() {
+        return;
+    }
+    let storage = Storage::new();
+    storage.busybox();
+    storage.service.ensure(&storage.fence(), &storage.desired(128)).expect("made");
+    storage.inside("chmod 700 . && echo one > etc/mark");
+    // As the daemon is where the service manager runs builders for it.
+    let confined = [Cap::CAP_SYS_ADMIN, Cap::CAP_SETUID, Cap::CAP_SETGID, Cap::CAP_SYS_CHROOT];
+    let taken = std::thread::scope(|scope| {
+        let taker = scope.spawn(|| {
+            caps::set(None, caps::CapSet::Effective, &confined.into()).expect("dropped");
+            let closed = std::fs::read_dir(storage.root()).expect_err("it is closed");
+            assert_eq!(closed.kind(), std::io::ErrorKind::PermissionDenied);
+            take(&storage, 1, 1)
+        });
+        taker.join().expect("it ends")
+    });
+    taken.expect("taken");
+    storage.inside("echo two > etc/mark");
+    switch(&storage, 128, 1, 2);
+    assert_eq!(storage.inside("cat etc/mark"), "one\n");
+    storage.service.remove(&at(&storage, 3)).expect("removed");
 }
 
 #[test]

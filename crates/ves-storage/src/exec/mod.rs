@@ -9,11 +9,12 @@ pub mod volume;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::{Attempt, HostError, ext4, loopdev};
@@ -23,7 +24,7 @@ use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 use self::pool::{Pool, directory};
 use self::snapshot::Snapshots;
 use self::template::Templates;
-use self::volume::{Backend, Images, Seen};
+use self::volume::{Backend, Device, Images, Seen};
 use crate::config::Config;
 use crate::error::StorageError;
 use crate::host::{self, Each, Host, Source, Template, Usage};
@@ -165,10 +166,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
         {
             return Ok(());
         }
-        let device = seen.device.ok_or_else(|| StorageError::Record {
-            record: format!("of the volume of container {ct}"),
-            why: "it has no device".to_owned(),
-        })?;
+        let device = device(ct, &seen)?;
         let ids = mount::id_map(slot.base(), IdSlot::MAPPED)?;
         let tree = FsContext::new("ext4")?
             .set("source", &device.path)?
@@ -185,9 +183,8 @@ impl<B: Backend + Snapshots> RealHost<B> {
     fn write_out(&self, ct: CtId) -> Result<(), StorageError> {
         let seen = self.backend.look(ct)?;
         if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen)? {
-            let root = self.layout.ct_root(ct);
-            let what = || format!("write out what {} holds", root.display());
-            rustix::fs::syncfs(File::open(&root).attempt(what)?).attempt(what)?;
+            rustix::fs::syncfs(self.open_root(ct, &seen)?)
+                .attempt(|| format!("write out what container {ct} has written"))?;
         }
         Ok(())
     }
@@ -221,10 +218,34 @@ impl<B: Backend + Snapshots> RealHost<B> {
     }
 
     fn grow(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
-        let root = self.layout.ct_root(ct);
-        let what = || format!("open {}", root.display());
-        Ok(ext4::grow(File::open(&root).attempt(what)?, blocks)?)
+        Ok(ext4::grow(self.open_root(ct, &self.backend.look(ct)?)?, blocks)?)
     }
+
+    /// The root directory of a mounted volume, to speak to its file system by.
+    fn open_root(&self, ct: CtId, seen: &Seen) -> Result<OwnedFd, StorageError> {
+        let root = self.layout.ct_root(ct);
+        match File::open(&root) {
+            // Closed to all but its owner, an id of the container's and not ours; by a mount without
+            // a map of ids its owner is root.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                let tree = FsContext::new("ext4")?
+                    .set("source", &device(ct, seen)?.path)?
+                    .mount(attr::NODEV | attr::NOSUID | attr::NOEXEC)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                Ok(rustix::fs::openat(&tree, ".", flags, rustix::fs::Mode::empty())
+                    .attempt(|| format!("open the root directory of container {ct}"))?)
+            }
+            other => Ok(other.attempt(|| format!("open {}", root.display()))?.into()),
+        }
+    }
+}
+
+/// The device a volume is mounted from.
+fn device(ct: CtId, seen: &Seen) -> Result<&Device, StorageError> {
+    seen.device.as_ref().ok_or_else(|| StorageError::Record {
+        record: format!("of the volume of container {ct}"),
+        why: "it has no device".to_owned(),
+    })
 }
 
 /// The loop device that is mounted on a directory.
