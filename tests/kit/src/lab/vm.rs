@@ -167,7 +167,7 @@ impl Vm {
             .arg("-initrd")
             .arg(&image.initrd)
             // Programs at one place each time: QEMU keeps its translation of code by its address, and
-            // would translate every library again for every process (three times the work for one).
+            // would translate every library again for every process, more than half of its work.
             .args([
                 "-append",
                 "console=ttyS0 mitigations=off nokaslr norandmaps random.trust_cpu=on audit=0 quiet \
