@@ -24,7 +24,7 @@ use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 use self::pool::{Pool, directory};
 use self::snapshot::Snapshots;
 use self::template::Templates;
-use self::volume::{Backend, Device, Images, Seen};
+use self::volume::{Backend, Images, Seen};
 use crate::config::Config;
 use crate::error::StorageError;
 use crate::host::{self, Each, Host, Source, Template, Usage};
@@ -166,10 +166,8 @@ impl<B: Backend + Snapshots> RealHost<B> {
         {
             return Ok(());
         }
-        let device = device(ct, &seen)?;
         let ids = mount::id_map(slot.base(), IdSlot::MAPPED)?;
-        let tree = FsContext::new("ext4")?
-            .set("source", &device.path)?
+        let tree = file_system(ct, &seen)?
             .flag("discard")?
             // The image is sparse: what was never written reads as zeros already.
             .flag("noinit_itable")?
@@ -183,7 +181,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
     fn write_out(&self, ct: CtId) -> Result<(), StorageError> {
         let seen = self.backend.look(ct)?;
         if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen)? {
-            rustix::fs::syncfs(self.open_root(ct, &seen)?)
+            rustix::fs::syncfs(self.open_root(ct)?)
                 .attempt(|| format!("write out what container {ct} has written"))?;
         }
         Ok(())
@@ -218,18 +216,17 @@ impl<B: Backend + Snapshots> RealHost<B> {
     }
 
     fn grow(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
-        Ok(ext4::grow(self.open_root(ct, &self.backend.look(ct)?)?, blocks)?)
+        Ok(ext4::grow(self.open_root(ct)?, blocks)?)
     }
 
     /// The root directory of a mounted volume, to speak to its file system by.
-    fn open_root(&self, ct: CtId, seen: &Seen) -> Result<OwnedFd, StorageError> {
+    fn open_root(&self, ct: CtId) -> Result<OwnedFd, StorageError> {
         let root = self.layout.ct_root(ct);
         match File::open(&root) {
             // Closed to all but its owner, an id of the container's and not ours; by a mount without
             // a map of ids its owner is root.
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                let tree = FsContext::new("ext4")?
-                    .set("source", &device(ct, seen)?.path)?
+                let tree = file_system(ct, &self.backend.look(ct)?)?
                     .mount(attr::NODEV | attr::NOSUID | attr::NOEXEC)?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 Ok(rustix::fs::openat(&tree, ".", flags, rustix::fs::Mode::empty())
@@ -240,12 +237,13 @@ impl<B: Backend + Snapshots> RealHost<B> {
     }
 }
 
-/// The device a volume is mounted from.
-fn device(ct: CtId, seen: &Seen) -> Result<&Device, StorageError> {
-    seen.device.as_ref().ok_or_else(|| StorageError::Record {
+/// The file system of a volume, to be mounted from its device.
+fn file_system(ct: CtId, seen: &Seen) -> Result<FsContext, StorageError> {
+    let device = seen.device.as_ref().ok_or_else(|| StorageError::Record {
         record: format!("of the volume of container {ct}"),
         why: "it has no device".to_owned(),
-    })
+    })?;
+    Ok(FsContext::new("ext4")?.set("source", &device.path)?)
 }
 
 /// The loop device that is mounted on a directory.
