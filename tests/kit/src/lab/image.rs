@@ -300,26 +300,21 @@ fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
          # It tells of each call, and is asked many times whether a command has ended.\n\
          LogLevelMax=notice\n",
     )?;
-    let wants = units.join("sysinit.target.wants");
-    fs::create_dir_all(&wants)?;
-    symlink(
-        "/usr/lib/systemd/system/qemu-guest-agent.service",
-        wants.join("qemu-guest-agent.service"),
-    )?;
+    let packaged = Path::new("/usr/lib/systemd/system");
+    let agent = "qemu-guest-agent.service";
+    want(&units, "sysinit.target", agent, &packaged.join(agent))?;
     write(
         &units.join("serial-getty@hvc0.service.d/shell.conf"),
         "[Service]\nExecStart=\nExecStart=-/sbin/agetty --skip-login --noissue --login-program \
          /bin/bash --keep-baud 115200 - linux\n",
     )?;
-    let gettys = units.join("getty.target.wants");
-    fs::create_dir_all(&gettys)?;
-    symlink(
-        "/usr/lib/systemd/system/serial-getty@.service",
-        gettys.join("serial-getty@hvc0.service"),
-    )?;
+    // A generator would find this console, and is masked.
+    let getty = packaged.join("serial-getty@.service");
+    want(&units, "getty.target", "serial-getty@hvc0.service", &getty)?;
     // Who this node is survives a reboot: its number is in a file, its addresses follow from it.
-    write(&units.join("lab-address.service"), ADDRESS_UNIT)?;
-    symlink("../lab-address.service", wants.join("lab-address.service"))?;
+    let address = "lab-address.service";
+    write(&units.join(address), ADDRESS_UNIT)?;
+    want(&units, "sysinit.target", address, &Path::new("..").join(address))?;
     write(&units.join("lab-mirror.service"), MIRROR_UNIT)?;
     write(&root.join("usr/local/sbin/lab-address"), ADDRESS)?;
     fs::set_permissions(
@@ -350,6 +345,13 @@ fn mask(at: &Path) -> anyhow::Result<()> {
         fs::remove_file(at)?;
     }
     symlink("/dev/null", at).with_context(|| format!("mask {}", at.display()))
+}
+
+/// Has a target want a unit, which is the file `of`.
+fn want(units: &Path, target: &str, unit: &str, of: &Path) -> anyhow::Result<()> {
+    let wants = units.join(format!("{target}.wants"));
+    fs::create_dir_all(&wants)?;
+    symlink(of, wants.join(unit)).with_context(|| format!("have {target} want {unit}"))
 }
 
 /// Writes a file whose directory may not be there yet.
