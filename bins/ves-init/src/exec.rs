@@ -27,10 +27,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
+use ves_host::child::{self, Child, How, Life, Why};
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{self, Answer, Failure, Request, Status};
 use ves_host::init::{ExecPlan, channel, perform};
-use ves_host::namespace::{self, Child, Forked, How};
+use ves_host::namespace;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, pty};
 
@@ -59,18 +60,13 @@ enum Word {
 
 /// Starts the supervisor, which goes on in the background; its session is fd 0.
 pub(crate) fn main() -> ExitCode {
-    let begin = || -> Result<(), HostError> {
-        let session = namespace::inherit(0)?;
-        match namespace::fork(How::default())? {
-            Forked::Parent(_) => Ok(()),
-            Forked::Child => {
-                // Nobody is left to tell of a failure but the session, which ends.
-                supervise(session).ok();
-                namespace::leave(0)
-            }
-        }
-    };
-    if begin().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let how = How { life: Life::Free(Why::Background), ..How::default() };
+    let begun = child::fork(how, || {
+        // Nobody is left to tell of a failure but the session, which ends.
+        namespace::inherit(0).and_then(supervise).ok();
+        0
+    });
+    if begun.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn supervise(session: OwnedFd) -> Result<(), HostError> {
@@ -83,7 +79,6 @@ fn supervise(session: OwnedFd) -> Result<(), HostError> {
         namespace::place(&null, number)?;
     }
     drop(null);
-    namespace::close_all(3, &[session.as_fd()])?;
     namespace::hide()?;
     // The daemon may be better protected than a command inside should be.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
@@ -151,7 +146,7 @@ impl Session {
                 }
                 return Ok(());
             }
-            if ended && let Some(ended) = namespace::reap(&running.child)? {
+            if ended && let Some(ended) = child::reap(&running.child)? {
                 self.drain(&mut running, terminal);
                 self.link.send(&Frame::json(Tag::Ended, &ended));
                 self.link.finish(30);
@@ -395,19 +390,11 @@ fn start_in(
         }
     }
     let (hear, speak) = channel::pair().map_err(failed)?;
-    let how = How { group: unified.as_ref().map(AsFd::as_fd), ..How::default() };
-    let helper = match namespace::fork(how).map_err(failed)? {
-        Forked::Parent(helper) => helper,
-        Forked::Child => {
-            let inside = Inside { plan, groups: &groups, pidfd, speak: &speak, io: &far };
-            if let Err(failure) = inside.go() {
-                let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
-                // The supervisor may be gone; then nobody wants to know.
-                channel::send(&speak, &word, &[]).ok();
-            }
-            namespace::leave(127)
-        }
-    };
+    let inside = Inside { plan, groups: &groups, pidfd, speak: &speak, io: &far };
+    let keep = inside.held();
+    let group = unified.as_ref().map(AsFd::as_fd);
+    let helper = child::fork(How { group, keep: &keep, ..How::default() }, || inside.go());
+    let helper = helper.map_err(failed)?;
     drop((speak, far, groups));
     let mut heard = Heard::default();
     if !heard.listen(&hear, Some(peer), START).map_err(failed)? {
@@ -425,7 +412,7 @@ fn start_in(
     }
     // It ended when all was heard.
     if channel::wait(&helper.pidfd, START).unwrap_or(false) {
-        namespace::reap(&helper).ok();
+        child::reap(&helper).ok();
     }
     let (child, master) = heard.outcome()?;
     let mut near = near.into_iter();
@@ -452,7 +439,7 @@ fn nonblocking(fd: impl AsFd) -> Result<(), HostError> {
 fn end(child: &Child) {
     rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
     if channel::wait(&child.pidfd, DIE).unwrap_or(false) {
-        namespace::reap(child).ok();
+        child::reap(child).ok();
     }
 }
 
@@ -514,7 +501,7 @@ impl Heard {
                 if let Some(child) = child {
                     // It ends by itself; until then its number is not free.
                     channel::wait(&child.pidfd, START).ok();
-                    namespace::reap(&child).ok();
+                    child::reap(&child).ok();
                 }
                 Err(failure)
             }
@@ -538,35 +525,44 @@ struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    fn go(&self) -> Result<(), Failure> {
-        let failed = |e: HostError| perform::failure("enter the container", &e);
-        match self.enter().map_err(failed)? {
-            Forked::Parent(child) => {
-                let word = serde_json::to_vec(&Word::Born(child.pid.as_raw_pid()));
-                channel::send(self.speak, &word.unwrap_or_default(), &[child.pidfd.as_fd()])
-                    .map_err(failed)?;
-                namespace::leave(0)
-            }
-            Forked::Child => {
-                self.prepare().map_err(failed)?;
-                if channel::wait(self.speak, Duration::ZERO).map_err(failed)? {
-                    // The supervisor has given up; nobody would ever hear of the command.
-                    namespace::leave(127);
-                }
-                Err(self.execute())
-            }
+    /// What the helper needs.
+    fn held(&self) -> Vec<BorrowedFd<'_>> {
+        let groups = self.groups.iter().map(AsFd::as_fd);
+        [self.pidfd.as_fd(), self.speak.as_fd()]
+            .into_iter()
+            .chain(groups)
+            .chain(self.io())
+            .collect()
+    }
+
+    fn io(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.io.iter().map(AsFd::as_fd)
+    }
+
+    /// The helper: makes the command's process inside. Answers the status to exit with.
+    fn go(&self) -> i32 {
+        let make = || -> Result<(), HostError> {
+            let child = self.enter()?;
+            let word = serde_json::to_vec(&Word::Born(child.pid.as_raw_pid())).unwrap_or_default();
+            channel::send(self.speak, &word, &[child.pidfd.as_fd()])
+        };
+        match make() {
+            Ok(()) => 0,
+            Err(e) => self.tell(perform::failure("enter the container", &e)),
         }
     }
 
-    /// Goes inside; returns twice, in a helper that is half inside and in the command's process.
-    fn enter(&self) -> Result<Forked, HostError> {
+    /// Says what failed; answers the status to exit with.
+    fn tell(&self, failure: Failure) -> i32 {
+        let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
+        // The supervisor may be gone; then nobody wants to know.
+        channel::send(self.speak, &word, &[]).ok();
+        127
+    }
+
+    /// Goes inside and makes the command's process there; who did it is only half inside.
+    fn enter(&self) -> Result<Child, HostError> {
         namespace::hide()?;
-        let keep: Vec<BorrowedFd<'_>> = [self.pidfd.as_fd(), self.speak.as_fd()]
-            .into_iter()
-            .chain(self.groups.iter().map(AsFd::as_fd))
-            .chain(self.io.iter().map(AsFd::as_fd))
-            .collect();
-        namespace::close_all(3, &keep)?;
         for mut file in self.groups {
             file.write_all(b"0").attempt(|| "join a control group".to_owned())?;
         }
@@ -574,13 +570,25 @@ impl Inside<'_> {
         namespace::become_root()?;
         // The change of identity may have made it visible again.
         namespace::hide()?;
-        namespace::fork(How { sibling: true, ..How::default() })
+        let keep: Vec<_> = self.io().chain([self.speak.as_fd()]).collect();
+        let life = Life::Free(Why::Command);
+        child::fork(How { sibling: true, keep: &keep, life, ..How::default() }, || self.command())
+    }
+
+    /// The command's process: returns only why it does not execute.
+    fn command(&self) -> i32 {
+        if let Err(e) = self.prepare() {
+            return self.tell(perform::failure("enter the container", &e));
+        }
+        match channel::wait(self.speak, Duration::ZERO) {
+            Ok(false) => self.tell(self.execute()),
+            // The supervisor has given up; nobody would ever hear of the command.
+            Ok(true) => 127,
+            Err(e) => self.tell(perform::failure("enter the container", &e)),
+        }
     }
 
     fn prepare(&self) -> Result<(), HostError> {
-        let keep: Vec<BorrowedFd<'_>> =
-            self.io.iter().map(AsFd::as_fd).chain([self.speak.as_fd()]).collect();
-        namespace::close_all(3, &keep)?;
         rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
         if let Some((rows, cols)) = self.plan.terminal {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -21,6 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use ves_host::child::{self, How, Life, Why};
 use ves_host::init::frame::{Frame, LONGEST, Tag};
 use ves_host::init::perform::{self, Waiting};
 use ves_host::init::report::{
@@ -28,7 +29,7 @@ use ves_host::init::report::{
     Status,
 };
 use ves_host::init::{InitStep, MonitorPlan, channel};
-use ves_host::namespace::{self, Forked, How};
+use ves_host::namespace;
 use ves_host::{Attempt, HostError, file, pty};
 
 use crate::allowance::Allowance;
@@ -60,24 +61,25 @@ pub(crate) fn main() -> ExitCode {
 fn begin() -> Result<(), HostError> {
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).attempt(|| "read the plan".to_owned())?;
-    let report = namespace::inherit(1)?;
     let plan: MonitorPlan = match serde_json::from_slice(&text) {
         Ok(plan) => plan,
         Err(e) => {
             let failure =
                 Failure { step: "read the plan".to_owned(), message: e.to_string(), errno: 0 };
-            tell(report, &Created::Failed(failure));
+            tell(namespace::inherit(1)?, &Created::Failed(failure));
             return Ok(());
         }
     };
-    match namespace::fork(How::default())? {
-        // Whoever reaps orphans becomes the parent, so the daemon's end does not matter.
-        Forked::Parent(_) => Ok(()),
-        Forked::Child => {
+    // Whoever reaps orphans becomes the parent, so the daemon's end does not matter.
+    let how = How { life: Life::Free(Why::Background), ..How::default() };
+    child::fork(how, || {
+        // Without a way to report, nobody would ever know of the container.
+        if let Ok(report) = namespace::inherit(1) {
             run(&plan, report);
-            namespace::leave(0)
         }
-    }
+        0
+    })?;
+    Ok(())
 }
 
 /// Tells the starter what came of it. It may be gone; then the next one asks.
@@ -87,7 +89,7 @@ fn tell(report: OwnedFd, created: &Created) {
 
 fn run(plan: &MonitorPlan, report: OwnedFd) {
     let mut guard = Guard::default();
-    match prepare(plan, &report, &mut guard) {
+    match prepare(plan, &mut guard) {
         Ok(Some(mut monitor)) => {
             let created = Created::Waiting {
                 init_pid: monitor.pid(),
@@ -124,13 +126,9 @@ impl Guard {
     }
 }
 
-fn prepare(
-    plan: &MonitorPlan,
-    report: &OwnedFd,
-    guard: &mut Guard,
-) -> Result<Option<Monitor>, Failure> {
+fn prepare(plan: &MonitorPlan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
     let failed = |e: HostError| perform::failure("start the monitor", &e);
-    settle(report).map_err(failed)?;
+    settle().map_err(failed)?;
     let Some(lock) = lock(plan).map_err(failed)? else { return Ok(None) };
     let socket = report::socket(&plan.dir);
     file::remove_if_exists(&socket).map_err(failed)?;
@@ -175,7 +173,7 @@ fn prepare(
 }
 
 /// Takes leave of the one who started it.
-fn settle(report: &OwnedFd) -> Result<(), HostError> {
+fn settle() -> Result<(), HostError> {
     rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
     rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -188,7 +186,6 @@ fn settle(report: &OwnedFd) -> Result<(), HostError> {
         namespace::place(&null, number)?;
     }
     drop(null);
-    namespace::close_all(3, &[report.as_fd()])?;
     namespace::hide()?;
     rustix::thread::set_name(c"ves-monitor").attempt(|| "take a name".to_owned())?;
     // Needs a privilege that a test may lack; the monitor is then as mortal as others.
@@ -352,7 +349,7 @@ impl Monitor {
                 self.admit();
             }
             if woken.ended
-                && let Ok(Some(ended)) = namespace::reap(&self.waiting.child)
+                && let Ok(Some(ended)) = child::reap(&self.waiting.child)
             {
                 self.finish(ended);
                 return;

@@ -10,14 +10,15 @@
 //! what is in a plan, which goes by its descriptor to who performs it; a process that stays.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use ves_host::child::{self, How};
 use ves_host::init::{Launch, channel};
-use ves_host::namespace::{self, Forked, How};
+use ves_host::namespace;
 use ves_host::{Attempt, HostError};
 
 /// The first descriptor of a service manager: the socket.
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) fn main() -> ExitCode {
     let serve = || -> Result<(), HostError> {
         let listener = namespace::inherit(SOCKET)?;
-        namespace::close_all(3, &[std::os::fd::AsFd::as_fd(&listener)])?;
+        child::close_others(&[listener.as_fd()])?;
         loop {
             match accept_with(&listener, SocketFlags::CLOEXEC) {
                 Ok(peer) => start(&peer)?,
@@ -51,18 +52,16 @@ fn start(peer: &OwnedFd) -> Result<(), HostError> {
     }
     let Ok(packet) = channel::receive(peer) else { return Ok(()) };
     let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };
-    let child = match namespace::fork(How::default()) {
-        Ok(Forked::Child) => {
-            become_it(&launch, &packet.fds).ok();
-            namespace::leave(1)
-        }
-        Ok(Forked::Parent(child)) => child,
-        // No room for a process: the peer sees its descriptors closed.
-        Err(_) => return Ok(()),
-    };
+    let keep: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
+    let child = child::fork(How { keep: &keep, ..How::default() }, || {
+        become_it(&launch, &packet.fds).ok();
+        1
+    });
+    // No room for a process: the peer sees its descriptors closed.
+    let Ok(child) = child else { return Ok(()) };
     drop(packet);
     // It forks and ends at once.
-    while namespace::reap(&child)?.is_none() {
+    while child::reap(&child)?.is_none() {
         channel::wait(&child.pidfd, PATIENCE)?;
     }
     Ok(())

@@ -3,11 +3,11 @@
 //! A mount is made detached, given its id map, flags and propagation, and moved to its place last,
 //! so that nobody ever sees it half made. Never here: decisions about what is mounted where.
 
-#![allow(unsafe_code, reason = "mount_setattr and a child in a new user namespace")]
+#![allow(unsafe_code, reason = "mount_setattr")]
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,9 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
+use crate::child;
 use crate::error::{Attempt, HostError};
+use crate::namespace::{self, Namespace};
 
 pub mod node;
 
@@ -245,47 +247,13 @@ impl FsContext {
 /// # Errors
 /// [`HostError::Sys`].
 pub fn id_map(base: u32, count: u32) -> Result<OwnedFd, HostError> {
-    let what = || format!("make a user namespace for the ids from {base}");
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).attempt(what)?;
-    // SAFETY: without CLONE_VM the child has memory of its own, as after fork. It makes only system
-    // calls that are safe after a fork in a threaded process: close, read, _exit.
-    let pid =
-        unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0) };
-    if pid == 0 {
-        let mut byte = 0u8;
-        // SAFETY: see above; the buffer is one live byte. The read ends when the parent closes its
-        // end of the pipe, also by dying.
-        unsafe {
-            libc::close(write.as_raw_fd());
-            libc::read(read.as_raw_fd(), (&raw mut byte).cast(), 1);
-            libc::_exit(0);
-        }
-    }
-    if pid < 0 {
-        return Err(io::Error::last_os_error()).attempt(what);
-    }
-    drop(read);
-    let map = format!("0 {base} {count}\n");
-    let fill = || -> io::Result<OwnedFd> {
-        for name in ["uid_map", "gid_map"] {
-            // The kernel takes a map in one write only.
-            let mut file =
-                std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/{name}"))?;
-            file.write_all(map.as_bytes())?;
-        }
-        File::open(format!("/proc/{pid}/ns/user")).map(OwnedFd::from)
-    };
-    let namespace = fill();
-    drop(write);
-    let child = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    loop {
-        match rustix::process::waitpid(child, rustix::process::WaitOptions::empty()) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e).attempt(what),
-            Ok(_) => break,
-        }
-    }
-    namespace.attempt(what)
+    child::beside(&[Namespace::User], |pid| {
+        namespace::map_ids(pid, base, count)?;
+        let path = format!("/proc/{}/ns/user", pid.as_raw_pid());
+        File::open(&path)
+            .map(OwnedFd::from)
+            .attempt(|| format!("open the user namespace {path} for the ids from {base}"))
+    })
 }
 
 /// Opens `path` as a place only (`O_PATH`), resolved below `dir`: `..` beyond it, absolute links,

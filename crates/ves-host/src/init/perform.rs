@@ -23,9 +23,10 @@ use serde::{Deserialize, Serialize};
 use super::report::Failure;
 use super::{InitStep, Limited, ProcessLimit, Side, channel, dev, etc};
 use crate::cgroup;
+use crate::child::{self, Child, How, Life};
 use crate::error::{Attempt, HostError};
 use crate::mount::{self, Change, FsContext, attr};
-use crate::namespace::{self, Child, Forked, How};
+use crate::namespace;
 use crate::pty::{self, Pty};
 use crate::seccomp::Filter;
 
@@ -105,6 +106,14 @@ struct Outer {
     dev: Option<OwnedFd>,
     groups: Vec<File>,
     unified: Option<OwnedFd>,
+}
+
+impl Outer {
+    /// What the process needs of it.
+    fn held(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let places = self.root.iter().chain(&self.dev).map(AsFd::as_fd);
+        places.chain(self.groups.iter().map(AsFd::as_fd))
+    }
 }
 
 fn no<T>(what: &str) -> Result<T, HostError> {
@@ -195,7 +204,7 @@ fn end(child: &Child) {
     // It may have died by itself.
     rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
     if channel::wait(&child.pidfd, PREPARE).unwrap_or(false) {
-        namespace::reap(child).ok();
+        child::reap(child).ok();
     }
 }
 
@@ -206,24 +215,25 @@ fn clone(
     steps: &[InitStep],
 ) -> Result<(Child, OwnedFd), HostError> {
     let (near, far) = channel::pair()?;
-    let how =
-        How { new: namespaces, group: outer.unified.as_ref().map(AsFd::as_fd), sibling: false };
-    match namespace::fork_as(creator, how)? {
-        Forked::Parent(child) => Ok((child, near)),
-        Forked::Child => {
-            drop(near);
-            let status = match inner(outer, &far, steps) {
-                Ok(()) => 0,
-                Err(failure) => {
-                    let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
-                    // The monitor may be gone; then nobody wants to know.
-                    channel::send(&far, &word, &[]).ok();
-                    1
-                }
-            };
-            namespace::leave(status)
+    let keep: Vec<BorrowedFd<'_>> = outer.held().collect();
+    let how = How {
+        new: namespaces,
+        group: outer.unified.as_ref().map(AsFd::as_fd),
+        keep: &keep,
+        // The change of identity that follows undoes it, and a step does it again.
+        life: Life::BoundBy(far.as_fd()),
+        ..How::default()
+    };
+    let child = child::fork_as(creator, how, || match inner(outer, &far, steps) {
+        Ok(()) => 0,
+        Err(failure) => {
+            let word = serde_json::to_vec(&Word::Failed(failure)).unwrap_or_default();
+            // The monitor may be gone; then nobody wants to know.
+            channel::send(&far, &word, &[]).ok();
+            1
         }
-    }
+    })?;
+    Ok((child, near))
 }
 
 fn perform_outer(
@@ -319,10 +329,6 @@ struct Inner<'a> {
 fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Result<(), Failure> {
     let begin = || -> Result<bool, HostError> {
         namespace::hide()?;
-        let held = outer.root.iter().map(AsFd::as_fd).chain(outer.dev.iter().map(AsFd::as_fd));
-        let keep: Vec<BorrowedFd<'_>> =
-            held.chain(outer.groups.iter().map(AsFd::as_fd)).chain([channel.as_fd()]).collect();
-        namespace::close_all(3, &keep)?;
         rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
         Ok(channel::receive(channel)?.bytes == b"mapped")
     };
@@ -361,7 +367,7 @@ impl Inner<'_> {
     fn perform(&mut self, step: &InitStep) -> Result<bool, HostError> {
         match step {
             InitStep::BecomeRoot => namespace::become_root()?,
-            InitStep::DieWithMonitor => namespace::die_with_parent()?,
+            InitStep::DieWithMonitor => child::die_with_parent(self.channel.as_fd())?,
             InitStep::JoinGroups => {
                 for mut file in &self.outer.groups {
                     file.write_all(b"0").attempt(|| "join a control group".to_owned())?;
@@ -541,7 +547,7 @@ pub fn execute(path: &str, argv: &[String], env: &[(String, String)]) -> HostErr
     let source = match strings() {
         Ok(_) if leads_here(path) => rustix::io::Errno::ACCESS.into(),
         Ok((path, argv, env)) => {
-            namespace::reset_signals();
+            child::reset_signals();
             namespace::exec(&path, &argv, &env)
         }
         Err(e) => e,

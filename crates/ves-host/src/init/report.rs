@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::namespace::Ended;
+pub use crate::child::Ended;
 
 /// The monitor's socket.
 pub fn socket(dir: &Path) -> PathBuf {

@@ -7,18 +7,19 @@
 //!   ─► the archive
 //! ```
 
-#![allow(unsafe_code, reason = "capset, fork, prctl")]
+#![allow(unsafe_code, reason = "capset, namespaces of a process with one thread")]
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::process::{Gid, Resource, Rlimit, Uid, WaitOptions, setrlimit, waitpid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use super::{Contents, Limits, Refused, Report, extract, normalise};
+use crate::child::{self, Ended, How, Life};
 use crate::error::{Attempt, HostError};
 use crate::mount::{self, Change, FsContext, Propagation, attr};
 use rustix::fs::{Mode, OFlags};
@@ -40,57 +41,48 @@ const MEMORY: u64 = 2 << 30;
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP: what writing files of several owners takes.
 const KEPT: [u32; 5] = [0, 1, 3, 4, 31];
 
+/// What the confined process is to do.
+enum Task<'a> {
+    /// Standard output is the file for the clean archive.
+    Normalise(Limits),
+    /// Into the file system on this device.
+    Extract(&'a Path),
+}
+
 /// Becomes the confined process when the arguments (without the program's name) say so. Must be
 /// called first in `main`, while there is one thread.
 pub fn helper(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     if args.next()? != HELPER {
         return None;
     }
-    let report = match run(args) {
-        Ok(contents) => Report::Done(contents),
-        Err(refused) => Report::from(refused),
-    };
+    let args: Vec<String> = args.filter_map(|a| a.into_string().ok()).collect();
+    Some(confine(&args).unwrap_or_else(|refused| tell(Err(refused))).into())
+}
+
+/// Says what came of it; answers the status to exit with.
+fn tell(outcome: Result<Option<Contents>, Refused>) -> u8 {
+    let report = outcome.map_or_else(Report::from, Report::Done);
     let text = serde_json::to_string(&report).unwrap_or_default();
     // Without a reader there is nobody to tell.
     writeln!(io::stderr(), "{text}").ok();
-    Some(if matches!(report, Report::Done(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    u8::from(!matches!(report, Report::Done(_)))
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> Result<Option<Contents>, Refused> {
-    let args: Vec<String> = args.filter_map(|a| a.into_string().ok()).collect();
-    let text = args.join(" ");
-    let unknown = || HostError::parse("start the unpacker", &text);
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (alone, rest) = match args.as_slice() {
+/// Has a child do it in confinement; answers how that ended, having said what came of it.
+fn confine(args: &[String]) -> Result<u8, Refused> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let unknown = || HostError::parse("start the unpacker", &args.join(" "));
+    let (alone, rest) = match words.as_slice() {
         [ALONE, rest @ ..] => (true, rest),
         all => (false, all),
     };
-    match rest {
+    let task = match rest {
         ["normalise", limits] => {
-            let limits: Limits = serde_json::from_str(limits).map_err(|_| unknown())?;
-            enter(None, alone)?;
-            // Standard output is the file for the clean archive.
-            let mut out = zstd::stream::write::Encoder::new(io::stdout().lock(), 3)
-                .and_then(|mut e| e.include_checksum(true).map(|()| e))
-                .map_err(|source| Refused::Io { what: "compress".to_owned(), source })?;
-            let contents = normalise(io::stdin().lock(), &mut out, limits)?;
-            out.finish().and_then(|mut o| o.flush()).map_err(|source| Refused::Io {
-                what: "write the clean archive".to_owned(),
-                source,
-            })?;
-            Ok(Some(contents))
+            Task::Normalise(serde_json::from_str(limits).map_err(|_| unknown())?)
         }
-        ["extract", device] => {
-            let root = enter(Some(Path::new(device)), alone)?;
-            extract::extract(io::stdin().lock(), &root)?;
-            Ok(None)
-        }
-        _ => Err(unknown().into()),
-    }
-}
-
-/// Goes into confinement; answers the new root.
-fn enter(device: Option<&Path>, alone: bool) -> Result<OwnedFd, HostError> {
+        ["extract", device] => Task::Extract(Path::new(*device)),
+        _ => return Err(unknown().into()),
+    };
     let ids = mount::id_map(BASE, COUNT)?;
     rustix::thread::set_no_new_privs(true).attempt(|| "give up new privileges".to_owned())?;
     let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID;
@@ -100,7 +92,44 @@ fn enter(device: Option<&Path>, alone: bool) -> Result<OwnedFd, HostError> {
     // SAFETY: no thread shares anything with this one, there is only one.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
         .attempt(|| "make namespaces".to_owned())?;
-    let parent = fork_into_pid_namespace()?;
+    // Only children are in a new pid namespace, where this process has no number.
+    let (line, _held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .attempt(|| "make a pipe".to_owned())?;
+    let life = Life::BoundBy(line.as_fd());
+    let how = How { keep: &[ids.as_fd()], life, ..How::default() };
+    let child = child::fork(how, || tell(task.perform(&ids, line.as_fd())).into())?;
+    match child::wait(&child)? {
+        Ended::Code(status) => Ok(u8::try_from(status).unwrap_or(1)),
+        Ended::Signal(_) => Ok(1),
+    }
+}
+
+impl Task<'_> {
+    fn perform(&self, ids: &OwnedFd, line: BorrowedFd<'_>) -> Result<Option<Contents>, Refused> {
+        match self {
+            Self::Normalise(limits) => {
+                enter(None, ids, line)?;
+                let mut out = zstd::stream::write::Encoder::new(io::stdout().lock(), 3)
+                    .and_then(|mut e| e.include_checksum(true).map(|()| e))
+                    .map_err(|source| Refused::Io { what: "compress".to_owned(), source })?;
+                let contents = normalise(io::stdin().lock(), &mut out, *limits)?;
+                out.finish().and_then(|mut o| o.flush()).map_err(|source| Refused::Io {
+                    what: "write the clean archive".to_owned(),
+                    source,
+                })?;
+                Ok(Some(contents))
+            }
+            Self::Extract(device) => {
+                let root = enter(Some(device), ids, line)?;
+                extract::extract(io::stdin().lock(), &root)?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Goes into confinement; answers the new root.
+fn enter(device: Option<&Path>, ids: &OwnedFd, line: BorrowedFd<'_>) -> Result<OwnedFd, HostError> {
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "open the root".to_owned())?;
     let change =
@@ -137,49 +166,9 @@ fn enter(device: Option<&Path>, alone: bool) -> Result<OwnedFd, HostError> {
     rustix::thread::set_thread_res_gid(gid, gid, gid).attempt(|| "change the group".to_owned())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).attempt(|| "change the user".to_owned())?;
     keep_capabilities()?;
-    // A change of user or user namespace undoes it.
-    bind_to_life_of(&parent)?;
+    // The change of user has undone it.
+    child::die_with_parent(line)?;
     mount::open_beneath(&target, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, true)
-}
-
-/// Only children are in a new pid namespace. The parent waits and ends as its child does; what the
-/// child gets reads its end when the parent has ended.
-fn fork_into_pid_namespace() -> Result<OwnedFd, HostError> {
-    let (parent, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .attempt(|| "make a pipe".to_owned())?;
-    // SAFETY: there is one thread, so the child may do everything its parent may.
-    let pid = unsafe { libc::fork() };
-    if pid < 0 {
-        return Err(io::Error::last_os_error()).attempt(|| "fork".to_owned());
-    }
-    if pid == 0 {
-        drop(held);
-        bind_to_life_of(&parent)?;
-        return Ok(parent);
-    }
-    let status = loop {
-        match waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty()) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) | Ok(None) => break 1,
-            Ok(Some((_, status))) => break status.exit_status().unwrap_or(1),
-        }
-    };
-    // SAFETY: ends this process at once, without running anything the child runs too.
-    unsafe { libc::_exit(status) }
-}
-
-/// The confined one never outlives the one that waits for it. Its parent's number tells it nothing,
-/// being of another pid namespace: the pipe says whether the parent ended before.
-fn bind_to_life_of(parent: &OwnedFd) -> Result<(), HostError> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let what = || "bind to the parent's life".to_owned();
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .attempt(what)?;
-    let mut pipe = [PollFd::new(parent, PollFlags::IN)];
-    match poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).attempt(what)? {
-        0 => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)).attempt(what),
-    }
 }
 
 fn limits() -> Result<(), HostError> {
