@@ -81,6 +81,7 @@ const RULES: &[(&str, Rule)] = &[
     ("files are short", source::length),
     ("planners are pure", source::purity),
     ("unsafe code lives in ves-host", source::unsafe_code),
+    ("one place copies processes", source::copies),
     ("main.rs only starts", source::main_length),
     ("nothing is left undone", source::undone),
     ("no path of a developer's machine", source::absolute),

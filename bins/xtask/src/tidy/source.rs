@@ -93,6 +93,40 @@ pub(super) fn unsafe_code(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
+/// The system calls that copy a process. The functions for them are forbidden by clippy, which does not
+/// see numbers.
+const COPYING: &[&str] = &["SYS_clone", "SYS_clone3", "SYS_fork", "SYS_vfork"];
+
+/// Files that may name them, and why.
+const NAMES_COPYING: &[(&str, &str)] = &[
+    ("crates/ves-host/examples/floor.rs", "measures the kernel with nothing of ours in between"),
+    ("crates/ves-host/src/child.rs", "the one function that copies a process"),
+    ("crates/ves-lifecycle/src/init_plan.rs", "refuses them to containers"),
+];
+
+/// A copy holds descriptors and locks of its original until it gives them up, which one place sees to.
+pub(super) fn copies(tree: &Tree) -> Vec<Problem> {
+    copies_but(tree, NAMES_COPYING)
+}
+
+/// The same with these excuses, none of which may be idle.
+pub(super) fn copies_but(tree: &Tree, excuses: &[(&'static str, &str)]) -> Vec<Problem> {
+    let named = |f: &File| {
+        let code = code(&f.text);
+        COPYING.iter().find(|call| has_word(&code, call))
+    };
+    let excused = |path: &str| excuses.iter().any(|(p, _)| *p == path);
+    let elsewhere = rust(tree).filter(|f| !excused(&f.path)).filter_map(|f| {
+        let what = format!("{}: ves_host::child makes all children", named(f)?);
+        Some(Problem::new(&f.path, what))
+    });
+    let idle = excuses
+        .iter()
+        .filter(|(path, _)| tree.file(path).is_none_or(|f| named(f).is_none()))
+        .map(|(path, _)| Problem::new(*path, "may copy processes and does not"));
+    elsewhere.chain(idle).collect()
+}
+
 /// Programs are built from libraries, which can be tested.
 pub(super) fn main_length(tree: &Tree) -> Vec<Problem> {
     rust(tree)

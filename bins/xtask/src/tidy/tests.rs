@@ -142,6 +142,23 @@ fn unsafe_code_is_in_one_place() {
 }
 
 #[test]
+fn processes_are_copied_in_one_place() {
+    let copies = |tree: &Tree| source::copies_but(tree, &[("crates/a/src/child.rs", "why")]);
+    let text = "fn a() { syscall(libc::SYS_clone3) }\n";
+    let one = ("crates/a/src/child.rs", text);
+    let other =
+        "//! Not SYS_clone.\nconst A: &str = \"SYS_fork\";\nfn a() { SYS_clone4(SYS_close) }\n";
+    good(copies, &tree(&[one, ("crates/a/src/lib.rs", other)]));
+    for call in ["SYS_clone", "SYS_clone3", "SYS_fork", "SYS_vfork"] {
+        let text = format!("use libc::{call} as n;\n");
+        bad(copies, &tree(&[one, ("crates/ves-host/src/b.rs", &text)]), &[call]);
+        bad(copies, &tree(&[one, ("tests/host/tests/b.rs", &text)]), &["ves_host::child"]);
+    }
+    bad(copies, &tree(&[("crates/a/src/child.rs", other)]), &["does not"]);
+    bad(source::copies, &tree(&[]), &["does not", "does not", "does not"]);
+}
+
+#[test]
 fn nothing_is_left_undone_and_no_path_is_of_one_machine() {
     let word = ["TO", "DO"].concat();
     bad(source::undone, &tree(&[("a.md", &format!("x\n{word}: y\n"))]), &["a.md:2"]);
