@@ -141,6 +141,13 @@ pub enum InitStep {
         /// The directory in the version 2 hierarchy.
         v2: Option<PathBuf>,
     },
+    /// Let the version 1 group open these devices and no others, whatever it could before.
+    FilterDevices {
+        /// Its directory in the hierarchy of the devices controller.
+        group: PathBuf,
+        /// The devices, as the kernel writes them: `c 1:3 rwm`.
+        allow: Vec<String>,
+    },
     /// Give the opened version 2 group to the container's root.
     GiveGroup {
         /// The container's root on the node.
@@ -236,6 +243,7 @@ impl InitStep {
             | Self::TakeRoot(_)
             | Self::MakeDev { .. }
             | Self::OpenGroups { .. }
+            | Self::FilterDevices { .. }
             | Self::GiveGroup { .. }
             | Self::Clone { .. }
             | Self::MapIds { .. }
@@ -272,6 +280,9 @@ impl fmt::Display for InitStep {
             Self::MakeDev { owner } => write!(f, "make /dev for user {owner}"),
             Self::OpenGroups { v1, v2 } => {
                 write!(f, "open {} control groups", v1.len() + usize::from(v2.is_some()))
+            }
+            Self::FilterDevices { allow, .. } => {
+                write!(f, "let the control group open {} kinds of devices only", allow.len())
             }
             Self::GiveGroup { owner } => write!(f, "give the control group to user {owner}"),
             Self::Clone { namespaces, creator } => {

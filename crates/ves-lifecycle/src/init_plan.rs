@@ -21,6 +21,8 @@ use crate::plan::Spec;
 pub struct Groups {
     /// Its directory in each version 1 hierarchy.
     pub v1: Vec<PathBuf>,
+    /// Which of these says what devices may be opened, if one does.
+    pub devices: Option<PathBuf>,
     /// Where version 2 is mounted, and its delegated group below.
     pub v2: Option<(PathBuf, String)>,
 }
@@ -30,6 +32,22 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// What is run where nothing else is said.
 pub const DEFAULT_INIT: &str = "/sbin/init";
+
+/// The devices every container may open, where version 1 controls it: null zero full random urandom,
+/// tty console ptmx and pseudo-terminals, fuse, tun.
+pub const DEVICES: [&str; 11] = [
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+    "c 10:229 rwm",
+    "c 10:200 rwm",
+];
 
 const PLAIN: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
@@ -227,6 +245,11 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
             v2: groups.v2.as_ref().map(|(mount, group)| mount.join(group)),
         },
     ];
+    // By the monitor, since the kernel asks for CAP_SYS_ADMIN, which the resources daemon has not.
+    steps.extend(groups.devices.clone().map(|group| InitStep::FilterDevices {
+        group,
+        allow: DEVICES.map(str::to_owned).to_vec(),
+    }));
     steps.extend(groups.v2.is_some().then_some(InitStep::GiveGroup { owner: base }));
     steps.extend([
         InitStep::Clone {
@@ -397,6 +420,8 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
     let root = place(&|s| matches!(s, InitStep::BecomeRoot));
     let die = place(&|s| matches!(s, InitStep::DieWithMonitor));
     let ns = place(&|s| matches!(s, InitStep::NewGroupNamespace));
+    let clone = place(&|s| matches!(s, InitStep::Clone { .. }));
+    let devices = place(&|s| matches!(s, InitStep::FilterDevices { .. }));
     let cgroup2 = place(&|s| matches!(s, InitStep::Mount { fs, .. } if fs == "cgroup2"));
     let privileged = last(&|s| {
         is_mount(s)
@@ -421,6 +446,11 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
     before(join, ns, "groups must be joined before they become the root of what is seen")
         .or_else(|| {
             cgroup2.and_then(|_| before(ns, cgroup2, "cgroup2 shows the node without a namespace"))
+        })
+        .or_else(|| {
+            devices.and_then(|_| {
+                before(devices, clone, "devices are filtered after the first process")
+            })
         })
         .or_else(|| before(last(&is_mount), enter, "every mount must be made before the root"))
         .or_else(|| before(isolate, place(&is_mount), "mounts must be isolated before the first"))
@@ -453,13 +483,19 @@ mod tests {
 
     #[test]
     fn a_swapped_pair_that_matters_is_noticed() {
-        let steps = plan_init(ct(), &Layout::default(), &spec(), &Groups::default());
+        let groups =
+            Groups { devices: Some("/sys/fs/cgroup/devices/x".into()), ..Groups::default() };
+        let steps = plan_init(ct(), &Layout::default(), &spec(), &groups);
         assert_eq!(disorder(&steps), None);
         let at = |what: fn(&InitStep) -> bool| steps.iter().position(what).expect("there");
         let pairs = [
             (
                 at(|s| matches!(s, InitStep::JoinGroups)),
                 at(|s| matches!(s, InitStep::NewGroupNamespace)),
+            ),
+            (
+                at(|s| matches!(s, InitStep::FilterDevices { .. })),
+                at(|s| matches!(s, InitStep::Clone { .. })),
             ),
             (at(|s| matches!(s, InitStep::MakeConsole)), at(|s| matches!(s, InitStep::EnterRoot))),
             (at(|s| matches!(s, InitStep::SetHostname(_))), at(|s| matches!(s, InitStep::Drop(_)))),
@@ -530,6 +566,7 @@ mod tests {
             ptys in proptest::option::of(0u32..u32::MAX),
             shm in proptest::option::of(any::<u64>()),
             v1 in 0usize..9,
+            controlled: bool,
             unified: bool,
             servers in 0usize..3,
         ) {
@@ -542,6 +579,7 @@ mod tests {
             };
             let groups = Groups {
                 v1: vec![PathBuf::from("/sys/fs/cgroup/x/ves/ct-1"); v1],
+                devices: controlled.then(|| "/sys/fs/cgroup/x/ves/ct-1".into()),
                 v2: unified.then(|| ("/sys/fs/cgroup".into(), "ves/ct-1/payload".into())),
             };
             let steps = plan_init(ct(), &Layout::default(), &spec, &groups);
@@ -550,6 +588,8 @@ mod tests {
             // A tenant that shares a group's view with the node would see the node.
             let cgroup2 = steps.iter().any(|s| matches!(s, InitStep::Mount { fs, .. } if fs == "cgroup2"));
             prop_assert_eq!(cgroup2, unified);
+            let filtered = steps.iter().any(|s| matches!(s, InitStep::FilterDevices { .. }));
+            prop_assert_eq!(filtered, controlled);
         }
     }
 }

@@ -55,10 +55,10 @@ pub const KIND: Kind = Kind::Lifecycle;
 
 /// What the daemon keeps, for itself and the monitors and helpers it starts (where the service manager
 /// runs a starter for these, it needs and is given `SYS_ADMIN`, `SYS_CHROOT`, `DAC_OVERRIDE` and `KILL`
-/// only): namespaces and mounts
-/// (`SYS_ADMIN`, `SYS_CHROOT`), the container's identities (`SETUID`, `SETGID`, `SETPCAP`), nodes and
-/// owners in /dev (`MKNOD`, `CHOWN`, `FOWNER`), the containers' groups and maps, which belong to
-/// others (`DAC_OVERRIDE`), entering and ending processes of other users (`SYS_PTRACE`, `KILL`), and
+/// only): namespaces, mounts and what devices a group may open (`SYS_ADMIN`, `SYS_CHROOT`), the
+/// container's identities (`SETUID`, `SETGID`, `SETPCAP`), nodes and owners in /dev (`MKNOD`, `CHOWN`,
+/// `FOWNER`), the containers' groups and maps, which belong to others (`DAC_OVERRIDE`), entering and
+/// ending processes of other users (`SYS_PTRACE`, `KILL`), and
 /// limits and memory scores (`SYS_RESOURCE`).
 pub const CAPABILITIES: &[Cap] = &[
     Cap::CAP_SYS_ADMIN,

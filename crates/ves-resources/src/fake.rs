@@ -13,7 +13,7 @@ use ves_proto::convert::Limits;
 use ves_types::{CtId, UbcResource};
 
 use crate::host::Host;
-use crate::model::{Cpusets, Devices, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
+use crate::model::{Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
 use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::{Count, Usage};
@@ -40,7 +40,6 @@ pub fn node_v1() -> Node {
         version: Version::V1,
         hierarchies: Controller::ALL.into_iter().map(Hierarchy::V1).collect(),
         settings,
-        devices: true,
         controllers: BTreeSet::new(),
         cpus: (0..4).collect(),
         mems: [0].into(),
@@ -59,7 +58,6 @@ pub fn node_v2() -> Node {
         version: Version::V2,
         hierarchies: [Hierarchy::V2].into(),
         settings,
-        devices: false,
         controllers: Controller::ALL.into_iter().filter(|c| c.v2_name().is_some()).collect(),
         cpus: (0..4).collect(),
         mems: [0].into(),
@@ -93,7 +91,6 @@ pub fn nothing(node: &Node) -> Observed {
         payload: false,
         hands_on: BTreeSet::new(),
         settings: BTreeMap::new(),
-        devices: None,
         populated: false,
         unreclaimable: 0,
         record: None,
@@ -147,9 +144,6 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
                 let node = &observed.node;
                 let settings = node.settings.iter().filter(|(s, home)| at(**s, **home, *h));
                 observed.settings.extend(settings.map(|(s, home)| (*s, s.fresh(*home))));
-                if *h == Hierarchy::V1(Controller::Devices) && node.devices {
-                    observed.devices = Some(Devices::All);
-                }
             }
         }
         Step::HandOn(c) => {
@@ -183,19 +177,6 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
             let Some(slot) = observed.settings.get_mut(setting) else { return fail(Errno::NOENT) };
             slot.clone_from(value);
         }
-        Step::DenyDevices | Step::AllowDevice(_) | Step::DenyDevice(_) => {
-            let Some(devices) = &mut observed.devices else { return fail(Errno::NOENT) };
-            match (step, devices) {
-                (Step::DenyDevices, devices) => *devices = Devices::Only(BTreeSet::new()),
-                (Step::AllowDevice(rule), Devices::Only(rules)) => {
-                    rules.insert(rule.clone());
-                }
-                (Step::DenyDevice(rule), Devices::Only(rules)) => {
-                    rules.remove(rule);
-                }
-                _ => {}
-            }
-        }
         Step::Record(limits) => observed.record = Some(Limits::clone(limits)),
         Step::RemovePayload => {
             if observed.populated {
@@ -210,10 +191,8 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
             observed.made.remove(h);
             let homes = &observed.node.settings;
             observed.settings.retain(|s, _| homes.get(s).is_none_or(|home| !at(*s, *home, *h)));
-            match h {
-                Hierarchy::V2 => observed.hands_on.clear(),
-                Hierarchy::V1(Controller::Devices) => observed.devices = None,
-                Hierarchy::V1(_) => {}
+            if *h == Hierarchy::V2 {
+                observed.hands_on.clear();
             }
         }
         Step::Forget => observed.record = None,

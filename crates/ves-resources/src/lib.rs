@@ -11,14 +11,15 @@
 //!                                                        plan_shared (ves), plan (ves/ct-ID)
 //!  GetGroup ───── api ─ service: observe + usage → rows ← verdict ← self-test at start
 //!
-//!  version 1, one hierarchy a controller:   ves ─ ct-101        limits, device rules; root's
+//!  version 1, one hierarchy a controller:   ves ─ ct-101        limits; root's
 //!  version 2:                               ves ─ ct-101        limits; root's
 //!                                                  └─ payload   given to the container by its monitor, seen as its root
 //! ```
 //!
 //! Invariants: a limit that stays is never absent or greater meanwhile · a group with processes is
 //! never removed · a row promises only what this node's self-test saw · restarting changes nothing ·
-//! nothing here writes outside the hierarchies and `/run/ves/{resources,fence/resources}`.
+//! nothing here writes outside the hierarchies and `/run/ves/{resources,fence/resources}` · nothing here
+//! says which devices may be opened: a container's monitor does, as version 1 asks for `SYS_ADMIN`.
 //!
 //! Capabilities: see [`CAPABILITIES`].
 
@@ -48,12 +49,10 @@ use crate::config::Config;
 use crate::exec::KernelHost;
 use crate::service::Service;
 
-/// What the daemon may do beyond owning root's files:
-///
-/// * `DAC_OVERRIDE`: make groups in a hierarchy's root, which has no write permission even for root,
-///   and look into, count and remove groups whose owner locked everybody out;
-/// * `SYS_ADMIN`, on a node with version 1 only: its `devices.allow` and `devices.deny` ask for it. Nothing else does.
-pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE, Cap::CAP_SYS_ADMIN];
+/// What the daemon may do beyond owning root's files: `DAC_OVERRIDE`, to make groups in a hierarchy's
+/// root, which has no write permission even for root, and to look into, count and remove groups whose
+/// owner locked everybody out.
+pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE];
 
 /// The daemon's service on this machine.
 ///

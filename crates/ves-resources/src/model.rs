@@ -214,8 +214,6 @@ pub struct Node {
     pub hierarchies: BTreeSet<Hierarchy>,
     /// The settings there are, and in which version.
     pub settings: BTreeMap<Setting, Home>,
-    /// Whether device access is controlled (version 1).
-    pub devices: bool,
     /// The version 2 controllers, which groups hand on to their children.
     pub controllers: BTreeSet<Controller>,
     /// The processors containers may use.
@@ -264,25 +262,6 @@ pub struct Cpusets {
     pub mems: BTreeSet<u32>,
 }
 
-/// A rule of version 1's device control, in the kernel's own notation: `c 1:3 rwm`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeviceRule(pub String);
-
-impl fmt::Display for DeviceRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// What version 1's device control lets a group open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Devices {
-    /// Everything.
-    All,
-    /// These only.
-    Only(BTreeSet<DeviceRule>),
-}
-
 /// A container's groups as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -296,8 +275,6 @@ pub struct Observed {
     pub hands_on: BTreeSet<Controller>,
     /// The settings, as far as the groups are there.
     pub settings: BTreeMap<Setting, Value>,
-    /// What may be opened, where device access is controlled and the group is there.
-    pub devices: Option<Devices>,
     /// Whether there are processes in any of the groups.
     pub populated: bool,
     /// Memory that cannot be given back without swap: anonymous, shared and the kernel's, in bytes.

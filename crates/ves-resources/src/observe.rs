@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ves_types::{Bytes, Limit, UbcResource};
 
-use crate::model::{DeviceRule, Devices, Home, Setting, Value, render_list, whole_pages};
+use crate::model::{Home, Setting, Value, render_list, whole_pages};
 use crate::rows::Count;
 
 /// The greatest processor or memory node number we believe in.
@@ -80,17 +80,6 @@ pub fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
         set.extend(first..=last);
     }
     Some(set)
-}
-
-/// Version 1's `devices.list`.
-pub fn parse_devices(text: &str) -> Devices {
-    let rules: BTreeSet<_> = text
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .map(|l| DeviceRule(l.to_owned()))
-        .collect();
-    if rules.iter().any(|r| r.0.starts_with("a ")) { Devices::All } else { Devices::Only(rules) }
 }
 
 /// Lines of a name and a number, as `memory.stat` has them.

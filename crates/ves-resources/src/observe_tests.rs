@@ -159,15 +159,6 @@ fn settings_survive_the_kernel() {
 }
 
 #[test]
-fn device_lists() {
-    assert_eq!(parse_devices("a *:* rwm\n"), Devices::All);
-    assert_eq!(parse_devices(""), Devices::Only(BTreeSet::new()));
-    let two = parse_devices("c 1:3 rwm\nc 136:* rwm\n");
-    let rule = |r: &str| DeviceRule(r.to_owned());
-    assert_eq!(two, Devices::Only([rule("c 1:3 rwm"), rule("c 136:* rwm")].into()));
-}
-
-#[test]
 fn processes() {
     let host = parse_status(fixture!("v1", "status")).expect("recorded");
     assert_eq!(host, Process { uid: 0, ns_pids: vec![3007], signals: 0 });

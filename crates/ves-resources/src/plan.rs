@@ -11,9 +11,7 @@ use ves_host::cgroup::Controller;
 use ves_proto::convert::Limits;
 use ves_types::{CtId, Limit, UbcResource};
 
-use crate::model::{
-    DeviceRule, Devices, Hierarchy, Home, Observed, Setting, Shared, Value, render_list,
-};
+use crate::model::{Hierarchy, Home, Observed, Setting, Shared, Value, render_list};
 use crate::target;
 
 /// One change to a container's groups. Idempotent.
@@ -34,12 +32,6 @@ pub enum Step {
         /// To what.
         value: Value,
     },
-    /// Lets no device be opened, until some are allowed.
-    DenyDevices,
-    /// Lets some devices be opened.
-    AllowDevice(DeviceRule),
-    /// Lets some devices no longer be opened.
-    DenyDevice(DeviceRule),
     /// Keeps what was reached.
     Record(Box<Limits>),
     /// Removes the delegated group and what the container made below it.
@@ -74,9 +66,6 @@ impl fmt::Display for Step {
             Self::Set { setting, home, value } => {
                 write!(f, "set {} to {value}", setting.file(*home).unwrap_or("nothing"))
             }
-            Self::DenyDevices => f.pad("deny all devices"),
-            Self::AllowDevice(rule) => write!(f, "allow device {rule}"),
-            Self::DenyDevice(rule) => write!(f, "deny device {rule}"),
             Self::Record(_) => f.pad("keep the limits that were reached"),
             Self::RemovePayload => f.pad("remove the delegated group"),
             Self::Remove(h) => write!(f, "remove the group from {h}"),
@@ -133,25 +122,6 @@ pub enum Refusal {
     },
 }
 
-/// The device nodes every container has: null zero full random urandom, tty console ptmx and
-/// pseudo-terminals, fuse, tun.
-pub fn standard_devices() -> BTreeSet<DeviceRule> {
-    let rules = [
-        "c 1:3 rwm",
-        "c 1:5 rwm",
-        "c 1:7 rwm",
-        "c 1:8 rwm",
-        "c 1:9 rwm",
-        "c 5:0 rwm",
-        "c 5:1 rwm",
-        "c 5:2 rwm",
-        "c 136:* rwm",
-        "c 10:229 rwm",
-        "c 10:200 rwm",
-    ];
-    rules.into_iter().map(|r| DeviceRule(r.to_owned())).collect()
-}
-
 /// Makes the common group ready for containers.
 pub fn plan_shared(observed: &Shared) -> Vec<SharedStep> {
     let Shared { hierarchies, made, controllers, root_hands_on, hands_on, cpuset } = observed;
@@ -200,7 +170,6 @@ fn plan_ensure(ct: CtId, desired: &Limits, observed: &Observed) -> Result<Vec<St
         steps.push(Step::MakePayload);
     }
     steps.extend(plan_settings(observed, &want));
-    steps.extend(plan_devices(observed));
     if observed.record.as_ref() != Some(desired) {
         steps.push(Step::Record(Box::new(desired.clone())));
     }
@@ -277,20 +246,6 @@ fn swap_order(steps: &mut [Step], one: Setting, other: Setting) {
     if let (Some(a), Some(b)) = (at(one), at(other)) {
         steps.swap(a, b);
     }
-}
-
-fn plan_devices(observed: &Observed) -> Vec<Step> {
-    if !observed.node.devices {
-        return Vec::new();
-    }
-    let want = standard_devices();
-    let (mut steps, have) = match &observed.devices {
-        None | Some(Devices::All) => (vec![Step::DenyDevices], BTreeSet::new()),
-        Some(Devices::Only(rules)) => (Vec::new(), rules.clone()),
-    };
-    steps.extend(have.difference(&want).cloned().map(Step::DenyDevice));
-    steps.extend(want.difference(&have).cloned().map(Step::AllowDevice));
-    steps
 }
 
 fn plan_remove(observed: &Observed) -> Vec<Step> {

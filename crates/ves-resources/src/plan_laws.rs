@@ -69,39 +69,31 @@ fn node() -> impl Strategy<Value = Node> {
 fn state() -> impl Strategy<Value = Observed> {
     let cut = any::<proptest::sample::Index>();
     let meddled = option::of((any::<proptest::sample::Index>(), 1u64..3_000, 1u64..300_000));
-    (node(), option::of((limits(), cut)), meddled, any::<bool>()).prop_map(
-        |(node, reached, meddled, devices)| {
-            let mut state = nothing(&node);
-            if let Some((desired, cut)) = reached {
-                let steps = plan(ct(), Some(&desired), &state).expect("a fresh state");
-                for step in &steps[..=cut.index(steps.len())] {
-                    perform(&mut state, step).expect("a plan's step");
-                }
+    (node(), option::of((limits(), cut)), meddled).prop_map(|(node, reached, meddled)| {
+        let mut state = nothing(&node);
+        if let Some((desired, cut)) = reached {
+            let steps = plan(ct(), Some(&desired), &state).expect("a fresh state");
+            for step in &steps[..=cut.index(steps.len())] {
+                perform(&mut state, step).expect("a plan's step");
             }
-            if let Some((which, pages, number)) = meddled
-                && !state.settings.is_empty()
-            {
-                let at = which.index(state.settings.len());
-                let (setting, value) = state.settings.iter_mut().nth(at).expect("within");
-                *value = match value {
-                    // The kernel itself keeps memory with swap at or above memory.
-                    Value::Level(_) if *setting == Setting::MemswMax => {
-                        Value::Level(Limit::Unlimited)
-                    }
-                    Value::Level(_) if *setting == Setting::MemoryMax => return state,
-                    Value::Level(_) => Value::Level(Limit::Max(pages * PAGE)),
-                    Value::Number(_) => Value::Number(number.max(1000)),
-                    Value::Quota(_, _) => Value::Quota(Limit::Max(number.max(1000)), PERIOD),
-                    Value::Set(_) => Value::Set([1].into()),
-                };
-            }
-            if let (true, Some(Devices::Only(rules))) = (devices, &mut state.devices) {
-                rules.pop_first();
-                rules.insert(DeviceRule("b 7:* rwm".to_owned()));
-            }
-            state
-        },
-    )
+        }
+        if let Some((which, pages, number)) = meddled
+            && !state.settings.is_empty()
+        {
+            let at = which.index(state.settings.len());
+            let (setting, value) = state.settings.iter_mut().nth(at).expect("within");
+            *value = match value {
+                // The kernel itself keeps memory with swap at or above memory.
+                Value::Level(_) if *setting == Setting::MemswMax => Value::Level(Limit::Unlimited),
+                Value::Level(_) if *setting == Setting::MemoryMax => return state,
+                Value::Level(_) => Value::Level(Limit::Max(pages * PAGE)),
+                Value::Number(_) => Value::Number(number.max(1000)),
+                Value::Quota(_, _) => Value::Quota(Limit::Max(number.max(1000)), PERIOD),
+                Value::Set(_) => Value::Set([1].into()),
+            };
+        }
+        state
+    })
 }
 
 /// The goal, said without the planner and without the mapping it uses.
@@ -147,9 +139,6 @@ fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
     let v2 = o.node.hierarchies.contains(&Hierarchy::V2);
     if v2 != o.payload {
         return Err(format!("payload {}", o.payload));
-    }
-    if o.node.devices && !matches!(&o.devices, Some(Devices::Only(r)) if r.len() == 11) {
-        return Err(format!("devices are {:?}", o.devices));
     }
     if o.record.as_ref() != Some(limits) {
         return Err("not recorded".to_owned());
@@ -249,9 +238,6 @@ proptest! {
                 prop_assert!(bound(now.settings.get(&s)) <= allowed, "{:?} after {}", s, step);
             }
             prop_assert!(share(&now) <= share(&state).max(share(&last)), "share after {}", step);
-            if let Some(Devices::Only(_)) = state.devices {
-                prop_assert!(matches!(now.devices, Some(Devices::Only(_))), "devices after {}", step);
-            }
         }
         // The record is what was reached, so it comes last.
         let record = steps.iter().position(|s| matches!(s, Step::Record(_)));

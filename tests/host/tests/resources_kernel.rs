@@ -252,20 +252,6 @@ fn a_restart_reads_the_kernel_and_plans_nothing() {
 }
 
 #[test]
-fn only_the_standard_devices_can_be_opened() {
-    need!(need::root(), need::disposable(), v1());
-    let rig = Rig::new();
-    rig.ensure(&Limits::default());
-    assert!(rig.shell("exec 3</dev/null 4</dev/urandom").wait().success());
-    assert!(!rig.shell("exec 3</dev/kmsg").wait().success(), "/dev/kmsg is not for containers");
-    // Rules that somebody added go, and nothing opens up meanwhile.
-    let devices = rig.dir(Controller::Devices);
-    cgroup::write(&devices.join("devices.allow"), "c 1:11 r").expect("written");
-    rig.ensure(&Limits::default());
-    assert!(!rig.shell("exec 3</dev/kmsg").wait().success());
-}
-
-#[test]
 fn what_is_used_is_counted() {
     need!(need::root(), need::disposable());
     let rig = Rig::new();

@@ -264,6 +264,11 @@ fn perform_outer(
             }
             Ok(())
         }
+        (InitStep::FilterDevices { group, allow }, _) => {
+            // Nobody is in the group yet, so that what is allowed may be away for a moment.
+            cgroup::write(&group.join("devices.deny"), "a")?;
+            allow.iter().try_for_each(|rule| cgroup::write(&group.join("devices.allow"), rule))
+        }
         (InitStep::GiveGroup { owner }, _) => match &outer.unified {
             Some(group) => cgroup::delegate(group, *owner),
             None => no("a version 2 group"),
@@ -418,6 +423,7 @@ impl Inner<'_> {
             | InitStep::TakeRoot(_)
             | InitStep::MakeDev { .. }
             | InitStep::OpenGroups { .. }
+            | InitStep::FilterDevices { .. }
             | InitStep::GiveGroup { .. }
             | InitStep::Clone { .. }
             | InitStep::MapIds { .. }

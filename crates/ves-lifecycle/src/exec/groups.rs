@@ -1,9 +1,10 @@
 //! A container's control groups: where they are, whether they exist, freezing. The groups are made
-//! and limited by the resources service; nothing here changes them but freezing.
+//! and limited by the resources service, and a monitor says which devices they may open; nothing here
+//! changes them but freezing.
 
 use std::time::{Duration, Instant};
 
-use ves_host::cgroup::{self, Hierarchies};
+use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_types::CtId;
 use ves_types::layout::CGROUP_PAYLOAD;
 
@@ -19,6 +20,7 @@ pub(super) fn of(hierarchies: &Hierarchies, ct: CtId) -> Groups {
     let group = group(ct);
     Groups {
         v1: hierarchies.v1.iter().map(|h| h.mount.join(&group)).collect(),
+        devices: hierarchies.v1_with(Controller::Devices).map(|h| h.mount.join(&group)),
         v2: hierarchies.v2.as_ref().map(|h| (h.mount.clone(), format!("{group}/{CGROUP_PAYLOAD}"))),
     }
 }

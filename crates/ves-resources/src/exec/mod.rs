@@ -152,7 +152,6 @@ impl KernelHost {
             version: self.hierarchies.version(),
             hierarchies: self.mounts().map(|(h, _)| h).collect(),
             settings,
-            devices: self.hierarchies.v1_with(Controller::Devices).is_some(),
             controllers: self.v2_controllers(),
             cpus,
             mems,
@@ -210,14 +209,6 @@ impl KernelHost {
             }
         }
         Ok(false)
-    }
-
-    fn control(&self, ct: CtId, file: &str, value: &str) -> Result<(), HostError> {
-        let (_, mount) = self.home(Controller::Devices).ok_or_else(|| HostError::Lacks {
-            feature: "device control".to_owned(),
-            why: "the version 1 devices controller is not mounted".to_owned(),
-        })?;
-        cgroup::write(&mount.join(layout::cgroup(ct)).join(file), value)
     }
 }
 
@@ -291,11 +282,6 @@ impl Host for KernelHost {
                 .ok_or_else(|| HostError::parse(format!("read {}", file.display()), &text))?;
             settings.insert(setting, value);
         }
-        let devices = match self.hierarchies.v1_with(Controller::Devices) {
-            Some(h) => cgroup::read_if_exists(&h.mount.join(&group).join("devices.list"))?
-                .map(|text| observe::parse_devices(&text)),
-            None => None,
-        };
         let memory = self.home(Controller::Memory).map(|(home, _)| home);
         let unreclaimable = match memory {
             Some(home) => {
@@ -318,7 +304,6 @@ impl Host for KernelHost {
             payload: self.payload(ct).is_some_and(|p| p.is_dir()),
             hands_on: self.hands_on(&group)?,
             settings,
-            devices,
             populated: self.populated(&group)?,
             unreclaimable,
             record,
@@ -339,9 +324,6 @@ impl Host for KernelHost {
                     })?;
                 cgroup::write(&file, &observe::render_value(home, *setting, value))
             }
-            Step::DenyDevices => self.control(ct, "devices.deny", "a"),
-            Step::AllowDevice(rule) => self.control(ct, "devices.allow", &rule.0),
-            Step::DenyDevice(rule) => self.control(ct, "devices.deny", &rule.0),
             Step::Record(limits) => {
                 let dir = &self.records;
                 std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
