@@ -25,7 +25,7 @@ use super::{InitStep, Limited, ProcessLimit, Side, channel, dev, etc};
 use crate::cgroup;
 use crate::child::{self, Child, How, Life};
 use crate::error::{Attempt, HostError};
-use crate::mount::{self, Change, FsContext, attr};
+use crate::mount::{self, Change, FsContext, Propagation, attr};
 use crate::namespace;
 use crate::pty::{self, Pty};
 use crate::seccomp::Filter;
@@ -244,7 +244,16 @@ fn perform_outer(
     match (step, child) {
         (InitStep::Limit(limits), _) => limit(limits),
         (InitStep::TakeRoot(path), _) => {
-            outer.root = Some(mount::clone_tree(path, false)?);
+            let root = mount::clone_tree(path, false)?;
+            // A copy of a shared mount is its peer: what is mounted on it would come to lie on the
+            // volume too and keep it busy, and it could not become a root.
+            let alone = Change {
+                propagation: Some(Propagation::Private),
+                recursive: true,
+                ..Change::default()
+            };
+            mount::change(&root, alone, &path.display().to_string())?;
+            outer.root = Some(root);
             Ok(())
         }
         (InitStep::MakeDev { owner }, _) => {
