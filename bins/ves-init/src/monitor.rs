@@ -83,7 +83,7 @@ fn begin() -> Result<(), HostError> {
 }
 
 /// Tells the starter what came of it. It may be gone; then the next one asks.
-fn tell(report: OwnedFd, created: &Created) {
+pub(crate) fn tell(report: OwnedFd, created: &Created) {
     File::from(report).write_all(&serde_json::to_vec(created).unwrap_or_default()).ok();
 }
 

@@ -6,20 +6,28 @@
 //! ```
 //!
 //! What a container may do is bounded by what the process that makes it may do, so that cannot live
-//! in the sandbox of a daemon. The socket comes from the service manager and is root's. Never here:
-//! what is in a plan, which goes by its descriptor to who performs it; a process that stays.
+//! in the sandbox of a daemon. The socket comes from the service manager and is root's, and so does a
+//! descriptor of the node's mount namespace: a unit may have one of its own, in which volumes were late
+//! copies of the node's and pins of networks nobody's, so the starter leaves it before it starts
+//! anything. Never here: what is in a plan, which goes by its descriptor to who performs it; a process
+//! that stays.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use ves_host::child::{self, How};
-use ves_host::init::{Launch, channel};
+use ves_host::init::report::Created;
+use ves_host::init::{Launch, channel, perform};
 use ves_host::namespace;
-use ves_host::{Attempt, HostError};
+use ves_host::{Attempt, HostError, mount};
+
+use crate::monitor;
 
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;
@@ -30,10 +38,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) fn main() -> ExitCode {
     let serve = || -> Result<(), HostError> {
         let listener = namespace::inherit(SOCKET)?;
+        let place = directory(&listener).and_then(|at| mount::node::enter(&at));
+        if let Err(e) = &place {
+            complain(e);
+        }
         child::close_others(&[listener.as_fd()])?;
         loop {
             match accept_with(&listener, SocketFlags::CLOEXEC) {
-                Ok(peer) => start(&peer)?,
+                Ok(peer) => start(&peer, place.as_ref().err())?,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
             }
@@ -41,17 +53,42 @@ pub(crate) fn main() -> ExitCode {
     };
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(e) => {
+            complain(&e);
+            ExitCode::FAILURE
+        }
     }
 }
 
-/// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed.
-fn start(peer: &OwnedFd) -> Result<(), HostError> {
+#[expect(clippy::print_stderr, reason = "the service manager keeps it, and there is nothing else")]
+fn complain(error: &HostError) {
+    eprintln!("ves-starter: {}", perform::failure("", error).message);
+}
+
+/// The directory of the socket: where daemons see what they share, mounts too.
+fn directory(listener: &OwnedFd) -> Result<PathBuf, HostError> {
+    let what = || "find out where the socket is".to_owned();
+    let address = rustix::net::getsockname(listener).attempt(what)?;
+    let address = SocketAddrUnix::try_from(address).attempt(what)?;
+    let path = address.path_bytes().map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
+    let dir = path.as_deref().and_then(Path::parent).map(Path::to_owned);
+    dir.ok_or(Errno::AFNOSUPPORT).attempt(what)
+}
+
+/// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed. No container
+/// is made in a place that is `wrong` for it.
+fn start(peer: &OwnedFd, wrong: Option<&HostError>) -> Result<(), HostError> {
     if !channel::wait(peer, PATIENCE).unwrap_or(false) {
         return Ok(());
     }
     let Ok(packet) = channel::receive(peer) else { return Ok(()) };
     let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };
+    if let (Some(error), Launch::Monitor { .. }) = (wrong, launch) {
+        if let Some(report) = packet.fds.into_iter().nth(1) {
+            monitor::tell(report, &Created::Failed(perform::failure("start its monitor", error)));
+        }
+        return Ok(());
+    }
     let keep: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
     let child = child::fork(How { keep: &keep, ..How::default() }, || {
         become_it(&launch, &packet.fds).ok();

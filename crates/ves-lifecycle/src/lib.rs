@@ -81,7 +81,7 @@ pub const CAPABILITIES: &[Cap] = &[
 /// Where the fences cannot be read or `ves-init` is not there.
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
     // Pins of network namespaces are the node's.
-    ves_host::mount::node::adopt();
+    ves_host::mount::node::require(layout.run_dir())?;
     let ves_init = match &config.ves_init {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("ves-init"),

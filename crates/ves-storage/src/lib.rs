@@ -87,7 +87,7 @@ pub const CAPABILITIES: &[Cap] = &[
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The pool and volumes are mounted where the other services see them.
-    ves_host::mount::node::adopt();
+    ves_host::mount::node::require(layout.run_dir())?;
     // The link also works after an upgrade has replaced the executable.
     let host = exec::RealHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
     let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");

@@ -8,8 +8,9 @@
 //!
 //! A service manager that gives a daemon a mount namespace of its own also hands it a descriptor of
 //! the node's, by the name [`NAME`]. A thread made for one attachment enters there; all other threads
-//! stay where they are. Without the descriptor the daemon's namespace is the node's. Never here: any
-//! other work in the node's namespace.
+//! stay where they are. The starter of containers, which has no wall there, enters as a whole. Without
+//! the descriptor the daemon's namespace is the node's, and [`require`] says where it is not. Never
+//! here: any other work in the node's namespace.
 
 #![allow(unsafe_code, reason = "an inherited descriptor, and a thread's own root")]
 
@@ -17,6 +18,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::FdFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -49,6 +51,61 @@ fn inherited() -> Option<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).ok()?;
     Some(fd)
+}
+
+/// [`adopt`] for a daemon whose mounts at `path` must be the node's.
+///
+/// # Errors
+/// [`HostError::Lacks`] where a service manager gave it a mount namespace of its own and no descriptor
+/// of the node's; [`HostError::Sys`].
+pub fn require(path: &Path) -> Result<(), HostError> {
+    // By hand all may well be started in a namespace that is a slave of another.
+    let managed = std::env::var_os("NOTIFY_SOCKET").is_some();
+    if adopt() || !managed || !apart(path)? { Ok(()) } else { Err(lacking()) }
+}
+
+/// Enters the node's mount namespace with this whole process, which has one thread, by the descriptor
+/// where one was handed over. `path` is where mounts must be the node's.
+///
+/// # Errors
+/// As [`require`].
+pub fn enter(path: &Path) -> Result<(), HostError> {
+    match inherited() {
+        Some(node) => move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::Mount))
+            .attempt(|| "enter the node's mount namespace".to_owned()),
+        None if apart(path)? => Err(lacking()),
+        None => Ok(()),
+    }
+}
+
+fn lacking() -> HostError {
+    HostError::Lacks {
+        feature: "the node's mount namespace".to_owned(),
+        why: format!(
+            "the unit has one of its own, out of which no mount goes; hand over the node's \
+             (`OpenFile=/proc/1/ns/mnt:{NAME}:read-only`, which systemd knows since version 253), \
+             or take away what gives the unit one"
+        ),
+    }
+}
+
+/// Whether mounts made at `path` stay in this namespace while those of another come in: so a service
+/// manager makes one for a unit.
+fn apart(path: &Path) -> Result<bool, HostError> {
+    let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+        .attempt(|| format!("look at {}", path.display()))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .attempt(|| "read the mount table".to_owned())?;
+    Ok(is_slave(&table, stat.stx_mnt_id))
+}
+
+fn is_slave(table: &str, mount: u64) -> bool {
+    let optional = |line: &str| {
+        let (fields, _) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ');
+        (fields.next()?.parse() == Ok(mount)).then(|| fields.any(|f| f.starts_with("master:")))
+    };
+    table.lines().find_map(optional).unwrap_or(false)
 }
 
 /// The number of the descriptor among those handed over.
@@ -102,6 +159,17 @@ mod tests {
         assert_eq!(place("1", "other:node-mnt"), None, "named, not there");
         assert_eq!(place("1", "node-mnt2"), None);
         assert_eq!(place("", "node-mnt"), None);
+    }
+
+    #[test]
+    fn a_namespace_apart_shows_in_its_mounts() {
+        let table = "27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                     41 27 0:38 / /run rw shared:7 master:2 - tmpfs master:9 rw\n\
+                     42 27 0:39 /master:1 /x rw shared:8 - tmpfs master:9 rw\n";
+        assert!(is_slave(table, 41));
+        for own in [27, 42, 99] {
+            assert!(!is_slave(table, own), "{own}");
+        }
     }
 
     #[test]

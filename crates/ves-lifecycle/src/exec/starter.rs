@@ -1,13 +1,14 @@
 //! Starting `ves-init`: by the starter where the service manager runs one, else as a child.
 //!
-//! A child would be in this daemon's sandbox for good, and so would the container.
+//! A child would be in this daemon's sandbox for good, and so would the container; so a daemon in one
+//! never starts it itself.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
 use ves_host::init::{Launch, channel};
-use ves_host::{Attempt, Cmd, HostError};
+use ves_host::{Attempt, Cmd, HostError, mount};
 use ves_types::layout::Layout;
 
 /// Starts it with these as standard input and output. It forks and ends at once, so that nobody has
@@ -23,6 +24,16 @@ pub(super) fn launch(
         let bytes = serde_json::to_vec(&launch).unwrap_or_default();
         let fds: Vec<_> = std::iter::once(&stdin).chain(&stdout).map(AsFd::as_fd).collect();
         return channel::send(&starter, &bytes, &fds);
+    }
+    if mount::node::adopt() {
+        return Err(HostError::Lacks {
+            feature: "the starter of containers".to_owned(),
+            why: format!(
+                "nothing is at {}, and what this daemon starts would be in its sandbox; `systemctl \
+                 start ves-starter.socket` brings it",
+                layout.starter_socket().display()
+            ),
+        });
     }
     let cmd = match launch {
         Launch::Monitor { ct } => Cmd::new(ves_init).arg("monitor").arg(ct.to_string()),
