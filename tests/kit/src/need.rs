@@ -1,9 +1,10 @@
 //! What a test needs of the machine, and the record of tests that were skipped for want of it.
 //!
 //! A skip is written to the file named by `VES_SKIPS`, one line `test<TAB>kind<TAB>what<TAB>why`, and
-//! printed at the end of `cargo xtask test`. Where `VES_STRICT=1` is set, as that command does under
-//! `CI=true`, only what the kernel lacks may be skipped; what could have been installed or granted
-//! fails the test instead.
+//! counted and printed at the end of `cargo xtask test`. Where nobody keeps that record, a test that
+//! lacks something fails: it would otherwise look passed. Where `VES_STRICT=1` is set, as that command
+//! does under `CI=true`, only what the kernel lacks may be skipped; what could have been installed or
+//! granted fails the test instead.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -91,6 +92,15 @@ pub fn program(name: &str, package: &str) -> Result<(), Lack> {
     setup(name, there, &format!("`apt-get install {package}` brings it"))
 }
 
+/// A program of this workspace, built.
+///
+/// # Errors
+/// The lack.
+pub fn built(name: &str) -> Result<(), Lack> {
+    let there = crate::node::bin_dir().join(name).is_file();
+    setup(name, there, "`cargo build` makes it; VES_BIN_DIR says where")
+}
+
 /// A file system this kernel can mount.
 ///
 /// # Errors
@@ -154,27 +164,33 @@ fn parse_mirror(targets: &str) -> Option<String> {
     line.split(' ').next().map(str::to_owned)
 }
 
-/// Whether the test may go on. If not, the skip is recorded, or under `VES_STRICT=1` fails the test
-/// where it was avoidable. Use it through [`need!`](crate::need!).
+/// Whether the test may go on. If not, the skip is recorded; it fails where nobody keeps the record, and
+/// under `VES_STRICT=1` where the lack was avoidable. Use it through [`need!`](crate::need!).
 ///
 /// # Panics
-/// Under `VES_STRICT=1` for a [`Kind::Setup`] lack.
+/// Without `VES_SKIPS` for any lack, under `VES_STRICT=1` for a [`Kind::Setup`] lack.
 pub fn check(needs: &[Result<(), Lack>]) -> bool {
     let Some(lack) = needs.iter().find_map(|n| n.as_ref().err()) else { return true };
+    let strict = std::env::var_os("VES_STRICT").is_some_and(|v| v == "1");
+    let record = std::env::var_os("VES_SKIPS");
+    skip(lack, record.as_deref().map(Path::new), strict);
+    false
+}
+
+/// Skips the test that this thread runs.
+fn skip(lack: &Lack, to: Option<&Path>, strict: bool) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("unnamed test");
-    let strict = std::env::var_os("VES_STRICT").is_some_and(|v| v == "1");
+    let Lack { kind, what, why } = lack;
+    let to = to.unwrap_or_else(|| {
+        panic!("{test} needs {what}: {why} (`cargo xtask test` would record that it was skipped)")
+    });
     assert!(
-        !strict || lack.kind == Kind::Kernel,
-        "{test} needs {}, and where all can be had that is no reason to skip: {}",
-        lack.what,
-        lack.why
+        !strict || *kind == Kind::Kernel,
+        "{test} needs {what}, and where all can be had that is no reason to skip: {why}"
     );
-    eprintln!("skipped: {test} needs {}: {}", lack.what, lack.why);
-    if let Some(file) = std::env::var_os("VES_SKIPS") {
-        record(Path::new(&file), test, lack).expect("the file of skips can be written");
-    }
-    false
+    eprintln!("skipped: {test} needs {what}: {why}");
+    record(to, test, lack).expect("the file of skips can be written");
 }
 
 /// One line, written by one system call, so that tests of several processes can share the file.
@@ -187,7 +203,8 @@ fn record(file: &Path, test: &str, lack: &Lack) -> std::io::Result<()> {
     OpenOptions::new().append(true).create(true).open(file)?.write_all(line.as_bytes())
 }
 
-/// Goes on only if this machine has all that is named; otherwise records the skip and returns.
+/// Goes on only if this machine has all that is named; otherwise the skip is recorded and it returns, or
+/// it fails: see [`check`](crate::check).
 ///
 /// ```no_run
 /// # use ves_kit::need;
@@ -223,6 +240,19 @@ mod tests {
                        http://b.example/tools/ Tools trixie\nhttp://c.example/debian/ Debian trixie\n";
         assert_eq!(parse_mirror(targets).as_deref(), Some("http://c.example/debian/"));
         assert_eq!(parse_mirror(""), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "would record that it was skipped")]
+    fn a_skip_that_nobody_records_is_a_failure() {
+        skip(&kernel("netkit", false, "no such link kind").expect_err("lacking"), None, false);
+    }
+
+    #[test]
+    #[should_panic(expected = "no reason to skip")]
+    fn what_could_be_had_is_not_skipped_where_all_can() {
+        let lack = setup("crun", false, "install it").expect_err("lacking");
+        skip(&lack, Some(Path::new("/dev/null")), true);
     }
 
     #[test]

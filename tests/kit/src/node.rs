@@ -41,11 +41,7 @@ pub fn node() -> Result<(), Lack> {
     need::program("busybox", "busybox-static")?;
     let there = matches!(stack::account(COORDINATOR_USER), Ok(Some(_)));
     need::setup("the user `ves`", there, "`cargo xtask up` creates it")?;
-    for name in stack::programs() {
-        let there = bin_dir().join(name).is_file();
-        need::setup(name, there, "`cargo build` makes it; VES_BIN_DIR says where")?;
-    }
-    Ok(())
+    stack::programs().try_for_each(need::built)
 }
 
 /// Where the programs under test are: `VES_BIN_DIR`, or beside the test's own executable.
