@@ -1,0 +1,144 @@
+//! Inits of real distributions as PID 1: they boot, say so, run commands, stop when asked, halt and
+//! reboot from inside. Templates are built once by mmdebstrap into the target directory.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ves_host::init::report::{Cause, InitKind};
+use ves_kit::{need, wait_until};
+use ves_lifecycle::host::Host;
+use ves_lifecycle::plan::Step;
+
+use super::support::{World, needs};
+
+/// The template's archive; `None` where it cannot be built.
+fn template(suite: &str, packages: &str) -> Option<PathBuf> {
+    let name = format!("ves-lifecycle-{suite}-{}.tar", packages.split(',').next().unwrap_or(""));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    let mirror = match need::mirror(suite) {
+        Ok(mirror) => mirror,
+        Err(lack) => {
+            ves_kit::check(&[Err(lack)]);
+            return None;
+        }
+    };
+    let new = path.with_extension("new.tar");
+    let include = format!("--include={packages}");
+    let to = new.to_str().expect("text");
+    let built = std::process::Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", &include, suite, to, &mirror])
+        .output()
+        .expect("mmdebstrap starts");
+    let why = String::from_utf8_lossy(&built.stderr).into_owned();
+    let there = need::setup(&format!("a Debian mirror with {suite}"), built.status.success(), &why);
+    if !ves_kit::check(&[there]) {
+        return None;
+    }
+    std::fs::rename(&new, &path).expect("renamed");
+    Some(path)
+}
+
+fn ready() -> bool {
+    needs()
+        && ves_kit::check(&[
+            need::program("mmdebstrap", "mmdebstrap"),
+            need::program("mke2fs", "e2fsprogs"),
+        ])
+}
+
+fn boots(number: u32, suite: &str) {
+    if !ready() {
+        return;
+    }
+    let Some(tar) = template(suite, "systemd-sysv,dbus,procps") else { return };
+    let world = World::from_tar(number, &tar, |_| {});
+    let begun = std::time::Instant::now();
+    world.start(world.spec());
+    let monitor = world.observe().monitor.expect("it runs");
+    assert_eq!(monitor.kind, InitKind::Systemd);
+    assert!(!monitor.booted, "it has not said so yet");
+    let console = || world.scrollback();
+    let deadline = Duration::from_secs(180);
+    let begin = std::time::Instant::now();
+    while !world.observe().monitor.is_some_and(|m| m.booted) {
+        assert!(begin.elapsed() < deadline, "{suite} does not boot: {}", console());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    eprintln!("{suite}: booted after {:?}", begun.elapsed());
+    assert_eq!(
+        world.sh("systemd-detect-virt; cat /proc/1/comm").trim(),
+        "container-other\nsystemd"
+    );
+    assert_eq!(world.sh("hostname; stat -fc %T /sys/fs/cgroup"), "web.example.org\ncgroup2fs\n");
+    let failed = world.sh("systemctl --failed --no-legend --plain");
+    assert_eq!(failed, "", "no unit failed");
+    let state = world.exec(&["systemctl", "is-system-running"]);
+    assert_eq!(
+        state.text().trim(),
+        "running",
+        "{}",
+        world.sh("systemctl list-jobs; journalctl -b -p 4 --no-pager | tail -40")
+    );
+    // A service of its own, in a group of its own.
+    world.sh("systemd-run --wait --quiet /bin/true");
+    let group = world.sh("systemd-run --wait --pipe --quiet /bin/cat /proc/self/cgroup");
+    assert!(group.contains("0::/system.slice/run-"), "{group}");
+    for (command, cause) in
+        [("systemctl reboot", Cause::Rebooted), ("systemctl poweroff", Cause::Halted)]
+    {
+        if world.observe().monitor.is_none() {
+            world.start(world.spec());
+            wait_until(deadline, "it boots again", || {
+                world.observe().monitor.is_some_and(|m| m.booted)
+            });
+        }
+        world.exec(&["sh", "-c", command]);
+        assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
+    }
+    world.start(world.spec());
+    wait_until(deadline, "it boots again", || world.observe().monitor.is_some_and(|m| m.booted));
+    let begun = std::time::Instant::now();
+    world.host.apply(world.ct, &Step::AskInit(InitKind::Systemd)).expect("asked");
+    assert_eq!(world.ended().last.map(|l| l.cause), Some(Cause::Stopped));
+    eprintln!("{suite}: stopped after {:?}", begun.elapsed());
+}
+
+#[test]
+fn trixie_systemd() {
+    boots(9420, "trixie");
+}
+
+#[test]
+fn bookworm_systemd() {
+    boots(9421, "bookworm");
+}
+
+#[test]
+fn bookworm_sysvinit() {
+    if !ready() {
+        return;
+    }
+    let Some(tar) = template("bookworm", "sysvinit-core,procps,libpam-runtime") else { return };
+    let world = World::from_tar(9422, &tar, |_| {});
+    let up = || {
+        world.start(world.spec());
+        let monitor = world.observe().monitor.expect("it runs");
+        assert_eq!((monitor.kind, monitor.booted), (InitKind::Sysvinit, true));
+        wait_until(Duration::from_secs(120), "its runlevel", || {
+            world.exec(&["runlevel"]).text().trim() == "N 2"
+        });
+    };
+    for (command, cause) in [("reboot", Cause::Rebooted), ("poweroff", Cause::Halted)] {
+        up();
+        world.exec(&["sh", "-c", command]);
+        assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
+    }
+    up();
+    world.host.apply(world.ct, &Step::AskInit(InitKind::Sysvinit)).expect("asked");
+    let in_time = std::time::Instant::now();
+    assert_eq!(world.ended().last.map(|l| l.cause), Some(Cause::Stopped));
+    eprintln!("sysvinit: stopped after {:?}", in_time.elapsed());
+}

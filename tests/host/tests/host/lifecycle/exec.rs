@@ -1,0 +1,417 @@
+//! Commands inside, and what a container can see and do, on the real kernel.
+
+use std::time::Duration;
+
+use ves_host::init::frame::{Frame, Tag};
+use ves_host::init::report::Ended;
+use ves_kit::wait_until;
+use ves_lifecycle::host::Host;
+use ves_lifecycle::init_plan::Command;
+use ves_lifecycle::plan::Step;
+
+use super::support::{Session, World, alive, needs};
+
+const IDLE: &str = "while :; do sleep 0.2; done";
+
+fn with_terminal(argv: &[&str]) -> Command {
+    let argv = argv.iter().map(|&a| a.to_owned()).collect();
+    Command { argv, terminal: Some((31, 97)), ..Command::default() }
+}
+
+#[test]
+fn statuses_streams_and_environments_are_exact() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9430, |root| {
+        std::fs::write(root.join("bin/plain"), "no program").expect("written");
+    });
+    world.start(world.script(IDLE));
+    for code in [0, 1, 7, 126, 255] {
+        let outcome = world.exec(&["sh", "-c", &format!("exit {code}")]);
+        assert_eq!(outcome.ended, Ok(Ended::Code(code)));
+    }
+    assert_eq!(world.exec(&["sh", "-c", "kill -9 $$"]).ended, Ok(Ended::Signal(9)));
+    let outcome = world.exec(&["sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (outcome.output.as_slice(), outcome.error.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    for (command, errno) in [("nonsense", 2), ("/bin/plain", 13), ("plain", 13), ("/tmp", 13)] {
+        let failure = world.exec(&[command]).ended.expect_err("it cannot be executed");
+        assert_eq!(failure.errno, errno, "{failure:?}");
+        assert_eq!(failure.step, format!("execute {command}"));
+    }
+    let run = |env: &[(&str, &str)], bare| {
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let argv = vec!["/bin/env".to_owned()];
+        let outcome =
+            Session::begin(&world, &Command { argv, env, bare, ..Command::default() }).finish();
+        let mut lines: Vec<_> = outcome.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(run(&[("A", "b=c")], true), ["A=b=c"]);
+    let clean = run(&[("TERM", "xterm")], false);
+    let names: Vec<_> = clean.iter().filter_map(|l| l.split('=').next()).collect();
+    assert_eq!(names, ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"]);
+    assert!(clean.contains(&"TERM=xterm".to_owned()));
+    assert_eq!(world.sh("pwd").trim(), "/root");
+}
+
+#[test]
+fn input_of_any_size_comes_back_and_ends() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9431, |_| {});
+    world.start(world.script(IDLE));
+    let mut session = world.begin(&["cat"]);
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let mut writer = session.stream.try_clone().expect("cloned");
+    let data = sent.clone();
+    let feeder = std::thread::spawn(move || {
+        use std::io::Write;
+        for piece in data.chunks(40_000) {
+            writer.write_all(&Frame::new(Tag::Input, piece).encode()).expect("taken");
+        }
+        writer.write_all(&Frame::new(Tag::InputEnd, []).encode()).expect("taken");
+    });
+    while session.turn() {}
+    feeder.join().expect("all was taken");
+    let outcome = session.finish();
+    assert_eq!(outcome.ended, Ok(Ended::Code(0)));
+    assert!(outcome.output == sent, "{} bytes came back", outcome.output.len());
+    // All that was written before the end is there.
+    let long = world.exec(&["sh", "-c", "yes x | head -c 1000000; echo last >&2"]);
+    assert_eq!((long.output.len(), long.error.as_slice()), (1_000_000, &b"last\n"[..]));
+}
+
+#[test]
+fn a_terminal_is_one() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9432, |_| {});
+    world.start(world.script(IDLE));
+    let script = "tty; stty size; trap 'stty size' WINCH; trap 'echo int; exit 5' INT; \
+                  echo ready; while :; do sleep 0.1; done";
+    let mut session = Session::begin(&world, &with_terminal(&["sh", "-c", script]));
+    session.until("ready");
+    let text = session.output();
+    assert!(text.contains("/dev/pts/") && text.contains("31 97"), "{text}");
+    session.send(&Frame::resize(40, 120));
+    session.until("40 120");
+    session.send(&Frame::new(Tag::Input, b"\x03".to_vec()));
+    session.until("int");
+    assert_eq!(session.finish().ended, Ok(Ended::Code(5)));
+    // Without a command: a login shell.
+    let mut shell = Session::begin(&world, &with_terminal(&[]));
+    // What is typed before the prompt is thrown away by its line editor.
+    shell.until("# ");
+    shell.send(&Frame::new(Tag::Input, b"echo $0-$SHELL; exit 3\n".to_vec()));
+    let outcome = shell.finish();
+    assert!(outcome.text().contains("-sh-/bin/sh"), "{outcome:?}");
+    assert_eq!(outcome.ended, Ok(Ended::Code(3)));
+}
+
+#[test]
+fn signals_reach_the_group_and_a_lost_caller_hangs_up() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9433, |_| {});
+    world.start(world.script(IDLE));
+    let mut session = world.begin(&["sh", "-c", "echo up; sleep 600 | sleep 600"]);
+    session.until("up");
+    session.send(&Frame::new(Tag::Signal, [15]));
+    assert_eq!(session.finish().ended, Ok(Ended::Signal(15)));
+    wait_until(Duration::from_secs(60), "the whole group ended", || {
+        !world.sh("ps -o args").contains("sleep 600")
+    });
+    // With a terminal the session is hung up, without one the command goes on.
+    let script = "trap 'echo hup > /tmp/hup; exit' HUP; echo up; while :; do sleep 0.1; done";
+    let mut session = Session::begin(&world, &with_terminal(&["sh", "-c", script]));
+    session.until("up");
+    drop(session);
+    wait_until(Duration::from_secs(60), "it heard", || {
+        world.exec(&["cat", "/tmp/hup"]).text() == "hup\n"
+    });
+    let mut session = world.begin(&["sh", "-c", "echo up; sleep 1; touch /tmp/went-on"]);
+    session.until("up");
+    drop(session);
+    wait_until(Duration::from_secs(60), "it went on", || {
+        world.exec(&["test", "-e", "/tmp/went-on"]).ended == Ok(Ended::Code(0))
+    });
+}
+
+#[test]
+fn a_session_ends_with_its_container() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9434, |_| {});
+    world.start(world.script(IDLE));
+    let mut session = world.begin(&["sh", "-c", "echo up; sleep 600"]);
+    session.until("up");
+    world.stop(0);
+    assert_eq!(session.finish().ended, Ok(Ended::Signal(9)));
+    let failure = world.exec(&["true"]).ended.expect_err("it does not run");
+    assert_eq!(failure.step, "enter the container");
+}
+
+#[test]
+fn nothing_of_the_node_is_inside() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9435, |_| {});
+    let init = world.start(world.script(IDLE));
+    // Descriptors: the three, and that of the directory that is being listed.
+    assert_eq!(
+        world.sh("ls /proc/self/fd").split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3"]
+    );
+    assert_eq!(world.sh("ls /proc/1/fd").split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"]);
+    let targets = world.sh("for n in 0 1 2; do readlink /proc/1/fd/$n; done");
+    assert!(targets.lines().all(|t| t == "/dev/pts/0"), "{targets}");
+    // Environment of init.
+    let env = world.sh("tr '\\0' '\\n' < /proc/1/environ");
+    let mut names: Vec<_> = env.lines().filter_map(|l| l.split('=').next()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["HOME", "NOTIFY_SOCKET", "PATH", "TERM", "container"]);
+    // Mounts, groups, processes, network.
+    let mounts = world.sh("cat /proc/1/mountinfo /proc/self/mountinfo");
+    let here = world.layout().run_dir().to_str().expect("text").to_owned();
+    let sources = env!("CARGO_MANIFEST_DIR");
+    for word in
+        [here.as_str(), sources, "/tmp/ves", "/run/ves", "/home", "/var/lib", "ext4", "devtmpfs"]
+    {
+        assert!(!mounts.contains(word), "{word}: {mounts}");
+    }
+    assert!(!world.sh("cat /proc/1/cgroup").contains("ves"));
+    let pids = world.sh("ls /proc | grep -c '^[0-9]'");
+    assert!(pids.trim().parse::<u32>().expect("a number") < 10, "{pids}");
+    assert_eq!(world.sh("ls /sys/class/net").trim(), "lo");
+    // Its own identity: all namespaces differ from ours, ids are mapped, no id is ours.
+    for ns in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"] {
+        let theirs = std::fs::read_link(format!("/proc/{init}/ns/{ns}")).expect("a namespace");
+        let ours = std::fs::read_link(format!("/proc/self/ns/{ns}")).expect("a namespace");
+        assert_ne!(theirs, ours, "{ns}");
+        let exec = world.sh(&format!("readlink /proc/self/ns/{ns}"));
+        assert_eq!(exec.trim(), theirs.to_str().expect("text"), "a command is in the same {ns}");
+    }
+    let map = world.sh("cat /proc/self/uid_map");
+    let map: Vec<_> = map.split_whitespace().collect();
+    assert_eq!(map, ["0", &world.slot.base().to_string(), "65535"]);
+    let status = std::fs::read_to_string(format!("/proc/{init}/status")).expect("read");
+    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", world.slot.base())), "{status}");
+    // The helper that enters cannot be looked into: nobody undumpable is ever left inside.
+    let score = std::fs::read_to_string(format!("/proc/{init}/oom_score_adj")).expect("read");
+    assert_eq!(score.trim(), "0");
+}
+
+#[test]
+fn what_is_masked_and_denied_is() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9436, |root| {
+        for applet in ["nsenter", "swapoff", "date", "chroot", "mknod", "dmesg", "insmod"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).ok();
+        }
+        // That of busybox, which its shell prefers to a program, does not know all kinds.
+        std::fs::copy("/usr/bin/unshare", root.join("bin/unshare")).expect("copied");
+        let libraries = ves_kit::run("ldd", &["/usr/bin/unshare"]);
+        for path in libraries.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
+            let to = root.join(path);
+            std::fs::create_dir_all(to.parent().expect("it has one")).expect("made");
+            std::fs::copy(format!("/{path}"), to).expect("copied");
+        }
+    });
+    world.start(world.script(IDLE));
+    for file in ["kcore", "keys", "kallsyms", "timer_list", "sysrq-trigger", "sched_debug"] {
+        let text = world.sh(&format!("cat /proc/{file} 2>/dev/null | wc -c"));
+        assert_eq!(text.trim(), "0", "/proc/{file}");
+        let write = world.exec(&["sh", "-c", &format!("echo b > /proc/{file}")]);
+        let there = world.exec(&["test", "-c", &format!("/proc/{file}")]).ended;
+        assert!(write.ended != Ok(Ended::Code(0)) || there == Ok(Ended::Code(0)), "/proc/{file}");
+    }
+    for dir in ["/proc/acpi", "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security"] {
+        assert_eq!(world.sh(&format!("ls {dir} 2>/dev/null | wc -l")).trim(), "0", "{dir}");
+    }
+    let fails = |script: &str| {
+        let outcome = world.exec(&["sh", "-c", script]);
+        assert_ne!(outcome.ended, Ok(Ended::Code(0)), "{script}: {outcome:?}");
+        String::from_utf8_lossy(&outcome.error).into_owned()
+    };
+    for file in ["kernel/core_pattern", "kernel/panic", "vm/drop_caches", "kernel/modprobe"] {
+        fails(&format!("echo 1 > /proc/sys/{file}"));
+    }
+    fails("echo 1 > /sys/kernel/mm/ksm/run");
+    for flag in ["-U", "-p -f", "-u", "-i", "-C", "-T"] {
+        let error = fails(&format!("/bin/unshare {flag} /bin/true"));
+        assert!(error.contains("not permitted"), "{flag}: {error}");
+    }
+    fails("mknod /root/sda b 8 0");
+    fails("mknod /dev/sda b 8 0");
+    let date = world.exec(&["date", "-s", "2001-01-01"]);
+    assert!(String::from_utf8_lossy(&date.error).contains("not permitted"), "{date:?}");
+    // Of whoever may, the kernel would say that it is not in use.
+    let error = fails("swapoff /dev/null");
+    assert!(error.contains("not permitted"), "{error}");
+    // What must work: mounts of its own, host name, its own sysctls, network in its own namespace.
+    world.sh("mkdir -p /mnt/t && mount -t tmpfs t /mnt/t && touch /mnt/t/x && umount /mnt/t");
+    world.sh("/bin/unshare -m /bin/true && /bin/unshare -n /bin/true");
+    world.sh("hostname other && hostname && echo 1 > /proc/sys/net/ipv4/ip_forward");
+    world.sh("echo 2048 > /proc/sys/kernel/shmmni && ip link set lo up && ip addr add 192.0.2.1/32 dev lo");
+    world.sh("touch /dev/shm/x && test -c /dev/null && echo x > /dev/null && ls /dev/mqueue");
+    let caps =
+        world.sh("grep -E 'Cap(Bnd|Eff)|NoNewPrivs|Seccomp:' /proc/self/status /proc/1/status");
+    for (bit, name) in ves_lifecycle::init_plan::DROPPED {
+        for line in caps.lines().filter(|l| l.contains("Cap")) {
+            let hex = line.split_whitespace().last().expect("a number");
+            let bits = u64::from_str_radix(hex, 16).expect("hexadecimal");
+            assert_eq!(bits & (1 << bit), 0, "{name}: {line}");
+        }
+    }
+    assert_eq!(caps.matches("Seccomp:\t2").count(), 2, "{caps}");
+    assert_eq!(caps.matches("NoNewPrivs:\t0").count(), 2, "{caps}");
+}
+
+#[test]
+fn hostile_terminals_and_directories_do_not_confuse_a_command() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9437, |_| {});
+    world.start(world.script(IDLE));
+    // Something else in the place of the terminals: refused, and nothing hangs.
+    world.sh("mount -t tmpfs t /dev/pts && mknod /dev/pts/ptmx p");
+    let outcome = Session::begin(&world, &with_terminal(&["true"])).finish();
+    let failure = outcome.ended.expect_err("there is no terminal");
+    assert!(failure.message.contains("multiplexer"), "{failure:?}");
+    world.sh("umount /dev/pts; rm -rf /root; ln -s /nonexistent /root; true");
+    assert_eq!(world.sh("pwd").trim(), "/", "no home is no hindrance");
+    // A /proc that lies concerns nobody outside.
+    world.sh("mount -t tmpfs t /proc");
+    assert_eq!(world.exec(&["true"]).ended, Ok(Ended::Code(0)));
+    let monitor = world.observe().monitor.expect("it runs");
+    assert!(alive(monitor.init_pid));
+}
+
+#[test]
+fn many_commands_at_once_leave_no_processes() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9438, |_| {});
+    world.start(world.script("exec sleep 600"));
+    let before = world.count_pids();
+    let sessions: Vec<_> =
+        (0..20).map(|n| (n, world.begin(&["sh", "-c", &format!("sleep 0.2; exit {n}")]))).collect();
+    for (n, session) in sessions {
+        assert_eq!(session.finish().ended, Ok(Ended::Code(n)));
+    }
+    wait_until(Duration::from_secs(60), "all are reaped", || world.count_pids() == before);
+}
+
+#[test]
+fn terminals_are_counted_and_shared_memory_is_bounded() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9439, |_| {});
+    let spec = ves_lifecycle::plan::Spec {
+        max_ptys: Some(2),
+        shm_bytes: Some(1 << 20),
+        ..world.script(IDLE)
+    };
+    world.start(spec);
+    let mut open: Vec<_> = (0..2)
+        .map(|_| Session::begin(&world, &with_terminal(&["sh", "-c", "echo up; sleep 600"])))
+        .collect();
+    open.iter_mut().for_each(|s| s.until("up"));
+    let failure = Session::begin(&world, &with_terminal(&["true"])).finish().ended;
+    assert_eq!(failure.expect_err("no third").errno, 28);
+    let full = world.exec(&["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=2"]);
+    assert_eq!(full.ended, Ok(Ended::Code(1)));
+}
+
+#[test]
+fn outputs_can_be_opened_by_their_names() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9440, |_| {});
+    world.start(world.script(IDLE));
+    let script = "echo x > /dev/stdout; echo y > /dev/stderr; echo z > /proc/self/fd/1";
+    let outcome = world.exec(&["sh", "-c", script]);
+    let both = (outcome.output.as_slice(), outcome.error.as_slice());
+    assert_eq!(both, (&b"x\nz\n"[..], &b"y\n"[..]));
+    let mut session = world.begin(&["sh", "-c", "cat /dev/stdin"]);
+    session.send(&Frame::new(Tag::Input, b"hello".to_vec()));
+    session.send(&Frame::new(Tag::InputEnd, []));
+    assert_eq!(session.finish().text(), "hello");
+}
+
+#[test]
+fn a_command_ends_whoever_goes_on_writing() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9441, |_| {});
+    world.start(world.script(IDLE));
+    let begun = std::time::Instant::now();
+    let outcome = world.exec(&["sh", "-c", "yes & sleep 0.1; exit 3"]);
+    assert_eq!(outcome.ended, Ok(Ended::Code(3)));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert!(!outcome.output.is_empty(), "what was written before is there");
+}
+
+#[test]
+fn a_frozen_container_starts_no_command_and_none_is_left() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9442, |_| {});
+    world.start(world.script("exec sleep 600"));
+    let before = world.count_pids();
+    world.host.apply(world.ct, &Step::Freeze).expect("frozen");
+    let left = world.begin(&["true"]);
+    drop(left);
+    let failure = world.exec(&["touch", "/tmp/late"]).ended.expect_err("it is frozen");
+    assert!(failure.message.contains("is it frozen?"), "{failure:?}");
+    world.host.apply(world.ct, &Step::Thaw).expect("thawed");
+    wait_until(Duration::from_secs(60), "all are gone", || world.count_pids() == before);
+    assert_eq!(world.exec(&["test", "-e", "/tmp/late"]).ended, Ok(Ended::Code(1)));
+}
+
+#[test]
+fn a_link_to_the_program_that_enters_is_no_program() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9443, |root| {
+        std::os::unix::fs::symlink("/proc/self/exe", root.join("bin/bash")).expect("linked");
+    });
+    world.start(world.script(IDLE));
+    let failure = world.exec(&["/bin/bash", "exec"]).ended.expect_err("it is refused");
+    assert_eq!((failure.step.as_str(), failure.errno), ("execute /bin/bash", 13));
+    let mut shell = Session::begin(&world, &with_terminal(&[]));
+    shell.until("# ");
+    shell.send(&Frame::new(Tag::Input, b"exit 4\n".to_vec()));
+    assert_eq!(shell.finish().ended, Ok(Ended::Code(4)), "the next shell is taken");
+}
+
+#[test]
+fn a_full_container_says_so() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9444, |_| {});
+    world.start(world.script("exec sleep 600"));
+    world.limit_pids(1);
+    let failure = world.exec(&["true"]).ended.expect_err("there is no room");
+    assert_eq!((failure.step.as_str(), failure.errno), ("enter the container", 11), "{failure:?}");
+}

@@ -1,0 +1,220 @@
+//! Containers that try to stop their monitor, and monitors that have stopped, on the real kernel.
+
+use std::io::{ErrorKind, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use ves_host::init::channel;
+use ves_host::init::report::{self, Cause, Ended};
+use ves_kit::{Rootfs, TestNode, need, node, wait_until};
+use ves_lifecycle::fake::{FakeHost, Model};
+use ves_lifecycle::host::Host as _;
+use ves_lifecycle::plan::{Desired, Goal, Observed, plan};
+use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
+use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
+use ves_types::CtId;
+use ves_types::layout::Service;
+
+use super::support::{World, alive, needs};
+
+/// An init that never ends by itself and obeys when asked.
+const OBEDIENT: &str = "trap 'exit 3' USR2; echo up; while :; do sleep 0.05; done";
+
+/// A connection whose last closing lasts an hour, and its peer, which does not read.
+fn clinging() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+    let (far, _) = listener.accept().expect("accepted");
+    near.set_nonblocking(true).expect("set");
+    let full = std::iter::repeat(()).find_map(|()| near.write_all(&[0; 64 * 1024]).err());
+    assert_eq!(full.map(|e| e.kind()), Some(ErrorKind::WouldBlock));
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&near, hour).expect("set");
+    (near, far)
+}
+
+/// Stops the monitor of this init; none of its threads runs any more.
+fn stop_monitor(world: &World, init: u32) {
+    world.signal_monitor(Signal::STOP);
+    let tasks = format!("/proc/{}/task", parent(init));
+    let stands = |entry: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(entry.expect("an entry").path().join("stat"));
+        stat.expect("it lives").rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    let all = || std::fs::read_dir(&tasks).expect("it lives").all(stands);
+    wait_until(Duration::from_secs(10), "the monitor stops", all);
+}
+
+/// Sends the monitor of this init what it cannot close, as root inside can; hands back the peers.
+fn cling_to_monitor(world: &World, init: u32) -> Vec<TcpStream> {
+    let notify = UnixDatagram::unbound().expect("a socket");
+    notify.connect(format!("/proc/{init}/root/run/host/notify")).expect("it is there");
+    // So that it is not this process which closes last.
+    stop_monitor(world, init);
+    let send = |(near, far): (TcpStream, TcpStream)| {
+        channel::send(&notify, b"STATUS=x", &[near.as_fd()]).expect("sent");
+        far
+    };
+    let peers = (0..3).map(|_| send(clinging())).collect();
+    world.signal_monitor(Signal::CONT);
+    peers
+}
+
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    line.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_closed_holds_up_no_monitor() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9470, |_| {});
+    for stopped in [false, true] {
+        let init = world.start(world.script(OBEDIENT));
+        let monitor = parent(init);
+        let _peers = cling_to_monitor(&world, init);
+        let begun = Instant::now();
+        for _ in 0..3 {
+            let seen = world.observe();
+            assert!(seen.monitor.is_some_and(|m| m.running), "it answers");
+            assert_eq!(world.sh("echo hello").trim(), "hello");
+            assert!(world.scrollback().contains("up"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        if stopped {
+            let after = world.stop(5000);
+            assert!(after.monitor.is_none() && !after.mute && !after.leftovers, "{after:?}");
+        } else {
+            world.sh("kill -USR2 1");
+            let last = world.ended().last.expect("its end is noticed");
+            assert_eq!((last.cause, last.ended), (Cause::Exited, Ended::Code(3)));
+        }
+        wait_until(Duration::from_secs(10), "the monitor ends", || !alive(monitor));
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9471, |_| {});
+    let fake = FakeHost::new();
+    // Numbers of processes and of runs, and times, differ.
+    let plain = |mut o: Observed| {
+        if let Some(run) = &mut o.run {
+            (run.init_pid, run.incarnation) = (0, 0);
+            run.started_unix_ms = run.started_unix_ms.min(1);
+        }
+        if let Some(last) = &mut o.last {
+            (last.incarnation, last.started_unix_ms) = (0, last.started_unix_ms.min(1));
+        }
+        o
+    };
+    let ended = Desired { goal: Goal::Absent { grace_ms: 1000 }, spec: None };
+    for goal in [Goal::Created, Goal::Running] {
+        let desired = Desired { goal, spec: Some(world.script(OBEDIENT)) };
+        for step in plan(&desired, &world.observe()).expect("planned") {
+            world.host.apply(world.ct, &step).expect("done");
+            fake.apply(world.ct, &step).expect("done");
+        }
+        let init = world.observe().monitor.expect("it is there").init_pid;
+        stop_monitor(&world, init);
+        fake.change(world.ct, Model::mute);
+        let seen = world.observe();
+        assert_eq!(seen.run.map(|run| run.init_pid), Some(init));
+        let model = || plain(fake.observe(world.ct).expect("observed"));
+        assert_eq!(plain(seen.clone()), model(), "{goal:?}");
+        let steps = plan(&ended, &seen).expect("planned");
+        assert_eq!(plan(&ended, &model()), Ok(steps.clone()));
+        for step in steps {
+            world.host.apply(world.ct, &step).expect("done");
+            fake.apply(world.ct, &step).expect("done");
+            assert_eq!(plain(world.observe()), model(), "after {step} of {goal:?}");
+        }
+        wait_until(Duration::from_secs(10), "init died", || !alive(init));
+    }
+}
+
+/// Lifecycle's list and how long it took.
+fn list(node: &TestNode) -> (ListContainersResponse, Duration) {
+    let socket = node.layout().socket(Service::Lifecycle);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let begun = Instant::now();
+    let list = runtime.block_on(async {
+        let mut client = LifecycleServiceClient::new(ves_daemon::client::channel(&socket));
+        client.list_containers(ListContainersRequest {}).await.expect("listed").into_inner()
+    });
+    (list, begun.elapsed())
+}
+
+#[test]
+fn containers_whose_monitors_do_not_answer_are_listed_together_stopped_and_destroyed() {
+    need!(node::node());
+    let node = TestNode::start().with_template("web", &Rootfs::web());
+    let cts = [node.ct(), node.ct(), node.ct()];
+    for ct in cts {
+        node.ok(&format!("create {ct} --ostemplate web --diskspace 128M --ram 64M --numproc 60"));
+        node.ok(&format!("start {ct}"));
+    }
+    let monitor = |ct: CtId| {
+        let socket = report::socket(&node.layout().ct_dir(ct));
+        let stream = std::os::unix::net::UnixStream::connect(socket).expect("it listens");
+        rustix::net::sockopt::socket_peercred(&stream).expect("told").pid
+    };
+    let monitors = cts.map(monitor);
+    for pid in monitors {
+        rustix::process::kill_process(pid, Signal::STOP).expect("stopped");
+    }
+    let (list, took) = list(&node);
+    let shown: Vec<_> = list.containers.iter().map(|c| (c.ct, c.phase(), c.mute)).collect();
+    assert_eq!(shown, cts.map(|ct| (ct.get(), Phase::Running, true)));
+    assert!(list.containers.iter().all(|c| c.init_pid.is_some() && c.started_unix_ms > 0));
+    // One is waited for 5 seconds.
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    // A coordinator that knows nothing yet sees them and says what is wrong.
+    assert!(node.stack().kill(Service::Coordinator).expect("killed"));
+    node.stack().start(Service::Coordinator).expect("started");
+    let ready = Duration::from_secs(20);
+    node.stack().wait_ready(Service::Coordinator, ready).expect("listening again");
+    wait_until(Duration::from_secs(30), "the coordinator sees them", || {
+        let rows = node.json("list --fields status,problem");
+        let text = |row: &serde_json::Value, name: &str| row[name].as_str().map(str::to_owned);
+        rows.as_array().is_some_and(|rows| {
+            rows.len() == cts.len()
+                && rows.iter().all(|row| {
+                    text(row, "status").as_deref() == Some("running")
+                        && text(row, "problem").is_some_and(|p| p.contains("does not answer"))
+                })
+        })
+    });
+    let [first, second, third] = cts;
+    assert!(node.ok(&format!("status {first}")).contains("running"));
+    assert!(!node.run(&format!("exec {first} true")).status.success());
+    for (ct, verb) in [(first, "stop"), (second, "stop"), (third, "restart")] {
+        let begun = Instant::now();
+        node.ok(&format!("{verb} {ct} --fast"));
+        assert!(begun.elapsed() < Duration::from_secs(40), "{verb}: {:?}", begun.elapsed());
+    }
+    assert_eq!(
+        node.ok(&format!("status {first}")).trim(),
+        format!("CTID {first} exist unmounted down")
+    );
+    node.ok(&format!("exec {third} true"));
+    node.ok(&format!("stop {third} --fast"));
+    for ct in cts {
+        node.ok(&format!("destroy {ct}"));
+    }
+    for pid in monitors {
+        let lives = || alive(pid.as_raw_pid().cast_unsigned());
+        wait_until(Duration::from_secs(10), "no monitor is left", || !lives());
+    }
+}

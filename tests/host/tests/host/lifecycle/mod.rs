@@ -1,0 +1,9 @@
+//! Processes of containers: their init, commands inside, what they may try.
+
+mod daemon;
+mod distributions;
+mod exec;
+mod hostile;
+mod start;
+mod support;
+mod unit_namespaces;

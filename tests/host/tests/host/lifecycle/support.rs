@@ -1,0 +1,378 @@
+//! A container's surroundings for lifecycle tests: volume, groups, directories; all gone with it.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ves_host::cgroup::{self, Hierarchies};
+use ves_host::init::frame::{Decoder, Frame, Tag};
+use ves_host::init::report::{Ended, Failure};
+use ves_host::mount::{self, Change, FsContext, attr};
+use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout, node};
+use ves_lifecycle::exec::NodeHost;
+use ves_lifecycle::host::Host;
+use ves_lifecycle::init_plan::Command;
+use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
+use ves_types::layout::{self, CGROUP_PAYLOAD, Layout};
+use ves_types::{CtId, IdSlot};
+
+/// Whether this machine can run these tests.
+pub(crate) fn needs() -> bool {
+    use ves_kit::need;
+    ves_kit::check(&[
+        need::root(),
+        need::disposable(),
+        need::program("busybox", "busybox-static"),
+        need::path("/proc/self/ns/user"),
+        need::built("ves-init"),
+        need::built("ves-lifecycled"),
+    ])
+}
+
+/// Whether a process lives, even if only to be reaped.
+pub(crate) fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A container without processes: a mounted volume and control groups.
+pub(crate) struct World {
+    pub(crate) host: NodeHost,
+    pub(crate) ct: CtId,
+    pub(crate) slot: IdSlot,
+    pub(crate) hierarchies: Hierarchies,
+    kit: TestLayout,
+    image: Option<LoopFile>,
+}
+
+impl World {
+    /// With a busybox root that `edit` may change before it is mounted.
+    pub(crate) fn new(number: u32, edit: impl FnOnce(&Path)) -> Self {
+        let world = Self::bare(number);
+        world.mount_volume(edit);
+        world
+    }
+
+    /// With an ext4 image on a loop device as its volume, as in earnest, filled from a tar archive
+    /// that `edit` may change.
+    pub(crate) fn from_tar(number: u32, tar: &Path, edit: impl FnOnce(&Path)) -> Self {
+        let mut world = Self::bare(number);
+        let text = |p: &Path| p.to_str().expect("test paths are text").to_owned();
+        let device = LoopFile::create(&world.kit.dir().join("image"), 2 << 30);
+        ves_kit::run("mke2fs", &["-q", "-t", "ext4", "-m", "0", &text(device.device())]);
+        let staging = world.kit.dir().join("staging");
+        std::fs::create_dir_all(&staging).expect("made");
+        let mounted = MountGuard::mount(&["-t", "ext4", &text(device.device())], &staging);
+        let out = text(&staging);
+        ves_kit::run("tar", &["--numeric-owner", "--xattrs", "-C", &out, "-xf", &text(tar)]);
+        edit(&staging);
+        world.show_volume(&staging);
+        drop(mounted);
+        world.image = Some(device);
+        world
+    }
+
+    fn bare(number: u32) -> Self {
+        let ct = CtId::try_from(number).expect("a test id");
+        let slot = IdSlot::try_from(30_000 + number).expect("a test slot");
+        let kit = TestLayout::new();
+        let layout = kit.layout().clone();
+        let world = Self {
+            host: NodeHost::new(layout, node::bin_dir().join("ves-init")),
+            ct,
+            slot,
+            hierarchies: Hierarchies::detect().expect("control groups"),
+            kit,
+            image: None,
+        };
+        world.clear_groups();
+        world.make_groups();
+        world
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        self.kit.layout()
+    }
+
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        self.hierarchies.dirs(&layout::cgroup(self.ct))
+    }
+
+    fn make_groups(&self) {
+        for dir in self.groups() {
+            cgroup::make(&dir).expect("a group");
+            let parent = dir.parent().expect("it has one").to_owned();
+            let top = parent.parent().expect("the hierarchy").to_owned();
+            // A version 1 cpuset takes no process before it has processors and memory.
+            for (child, from) in [(&parent, &top), (&dir, &parent)] {
+                for name in ["cpuset.cpus", "cpuset.mems"] {
+                    let (to, from) = (child.join(name), from.join(name));
+                    if to.exists() && cgroup::read(&to).expect("readable").trim().is_empty() {
+                        let value = cgroup::read(&from).expect("readable");
+                        cgroup::write(&to, value.trim()).expect("writable");
+                    }
+                }
+            }
+        }
+        if let Some(payload) = self.payload() {
+            cgroup::make(&payload).expect("a payload group");
+        }
+    }
+
+    /// The group that is the container's own, on a machine with version 2.
+    pub(crate) fn payload(&self) -> Option<PathBuf> {
+        let v2 = self.hierarchies.v2.as_ref()?;
+        Some(v2.mount.join(layout::cgroup(self.ct)).join(CGROUP_PAYLOAD))
+    }
+
+    fn clear_groups(&self) {
+        for dir in self.groups() {
+            let end = Instant::now() + Duration::from_secs(60);
+            while cgroup::remove(&dir).is_err() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn mount_volume(&self, edit: impl FnOnce(&Path)) {
+        let rootfs = Rootfs::busybox();
+        std::fs::write(rootfs.dir().join("etc/inittab"), "::sysinit:/bin/sh /etc/rc\n")
+            .expect("written");
+        edit(rootfs.dir());
+        let volume = FsContext::new("tmpfs")
+            .and_then(|f| f.set("mode", "0755"))
+            .and_then(|f| f.mount(attr::NODEV))
+            .expect("a volume");
+        let staging = self.kit.dir().join("staging");
+        std::fs::create_dir_all(&staging).expect("made");
+        mount::attach(&volume, &staging).expect("mounted");
+        let text = |p: &Path| p.to_str().expect("test paths are text").to_owned();
+        ves_kit::run("cp", &["-a", &format!("{}/.", text(rootfs.dir())), &text(&staging)]);
+        self.show_volume(&staging);
+        mount::unmount(&staging, true).expect("unmounted");
+    }
+
+    /// Mounts a copy of what is at `staging` with the container's ids as its volume.
+    fn show_volume(&self, staging: &Path) {
+        let point = self.layout().ct_root(self.ct);
+        std::fs::create_dir_all(&point).expect("made");
+        let copy = mount::clone_tree(staging, false).expect("cloned");
+        let map = mount::id_map(self.slot.base(), IdSlot::MAPPED).expect("a map");
+        use std::os::fd::AsFd;
+        let change = Change {
+            idmap: Some(map.as_fd()),
+            propagation: Some(mount::Propagation::Private),
+            ..Change::default()
+        };
+        mount::change(&copy, change, "the volume").expect("mapped");
+        mount::attach(&copy, &point).expect("mounted");
+    }
+
+    pub(crate) fn spec(&self) -> Spec {
+        Spec {
+            slot: self.slot,
+            hostname: "web.example.org".parse().expect("a name"),
+            init: vec![],
+            nameservers: vec![],
+            search: vec![],
+            max_ptys: None,
+            shm_bytes: None,
+        }
+    }
+
+    /// A container whose init is a shell running `script`.
+    pub(crate) fn script(&self, script: &str) -> Spec {
+        let init = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        Spec { init, ..self.spec() }
+    }
+
+    pub(crate) fn observe(&self) -> Observed {
+        self.host.observe(self.ct).expect("observed")
+    }
+
+    /// Plans and performs, as the service does.
+    pub(crate) fn ensure(
+        &self,
+        goal: Goal,
+        spec: Option<Spec>,
+    ) -> Result<Observed, ves_lifecycle::error::Error> {
+        let desired = Desired { goal, spec };
+        for step in plan(&desired, &self.observe()).expect("admitted") {
+            self.host.apply(self.ct, &step)?;
+        }
+        Ok(self.observe())
+    }
+
+    pub(crate) fn start(&self, spec: Spec) -> u32 {
+        let observed = self.ensure(Goal::Running, Some(spec)).expect("started");
+        observed.monitor.expect("it runs").init_pid
+    }
+
+    /// Lets init go without expecting it to live.
+    pub(crate) fn start_only(&self, spec: Spec) {
+        self.ensure(Goal::Running, Some(spec)).expect("started");
+    }
+
+    /// The same node as another daemon sees it.
+    pub(crate) fn another_host(&self) -> NodeHost {
+        NodeHost::new(self.layout().clone(), node::bin_dir().join("ves-init"))
+    }
+
+    pub(crate) fn scrollback(&self) -> String {
+        Session::over(self.host.console(self.ct, true).expect("attached")).drain()
+    }
+
+    /// Kills the monitor, which is whoever listens on its socket.
+    pub(crate) fn kill_monitor(&self) {
+        self.signal_monitor(rustix::process::Signal::KILL);
+    }
+
+    pub(crate) fn signal_monitor(&self, signal: rustix::process::Signal) {
+        let socket = ves_host::init::report::socket(&self.layout().ct_dir(self.ct));
+        let stream = UnixStream::connect(socket).expect("it listens");
+        let peer = rustix::net::sockopt::socket_peercred(&stream).expect("told");
+        rustix::process::kill_process(peer.pid, signal).expect("killed");
+    }
+
+    fn pids_dir(&self) -> PathBuf {
+        let group = layout::cgroup(self.ct);
+        let v1 = self.hierarchies.v1_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
+        let v2 = self.hierarchies.v2_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
+        v1.or(v2).expect("a pids controller")
+    }
+    pub(crate) fn limit_pids(&self, most: u32) {
+        cgroup::write(&self.pids_dir().join("pids.max"), &most.to_string()).expect("limited");
+    }
+    pub(crate) fn count_pids(&self) -> u32 {
+        let text = cgroup::read(&self.pids_dir().join("pids.current")).expect("counted");
+        text.trim().parse().expect("a number")
+    }
+
+    /// How often a fork was refused; the kernel tells it of the group that is limited, or of the one
+    /// that forks.
+    pub(crate) fn refused_forks(&self) -> u64 {
+        let dir = self.pids_dir();
+        let count = |dir: &Path| {
+            let text = std::fs::read_to_string(dir.join("pids.events")).unwrap_or_default();
+            text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
+        };
+        [dir.join(CGROUP_PAYLOAD), dir].iter().filter_map(|dir| count(dir)).max().unwrap_or(0)
+    }
+
+    pub(crate) fn begin(&self, argv: &[&str]) -> Session {
+        let argv = argv.iter().map(|&a| a.to_owned()).collect();
+        Session::begin(self, &Command { argv, ..Command::default() })
+    }
+
+    pub(crate) fn stop(&self, grace_ms: u32) -> Observed {
+        self.ensure(Goal::Absent { grace_ms }, None).expect("stopped")
+    }
+
+    /// Waits until the container ended by itself.
+    pub(crate) fn ended(&self) -> Observed {
+        self.host.apply(self.ct, &Step::AwaitEnd { ms: 60_000 }).expect("waited");
+        self.observe()
+    }
+
+    pub(crate) fn exec(&self, argv: &[&str]) -> Outcome {
+        self.begin(argv).finish()
+    }
+
+    /// Runs a shell script inside; it must succeed.
+    #[track_caller]
+    pub(crate) fn sh(&self, script: &str) -> String {
+        let outcome = self.exec(&["/bin/sh", "-c", script]);
+        assert_eq!(outcome.ended, Ok(Ended::Code(0)), "{script}: {outcome:?}");
+        String::from_utf8_lossy(&outcome.output).into_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for step in [Step::Thaw, Step::Kill, Step::Cleanup, Step::Forget] {
+            // Best effort: what is left fails the test's own checks or the next run's.
+            if let Err(e) = self.host.apply(self.ct, &step) {
+                eprintln!("clearing up: {step}: {e}");
+            }
+        }
+        mount::unmount(&self.layout().ct_root(self.ct), true).ok();
+        self.clear_groups();
+    }
+}
+
+/// How a session went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) output: Vec<u8>,
+    pub(crate) error: Vec<u8>,
+    pub(crate) ended: Result<Ended, Failure>,
+}
+
+impl Outcome {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+}
+
+/// A session under way.
+pub(crate) struct Session {
+    pub(crate) stream: UnixStream,
+    decoder: Decoder,
+    pub(crate) seen: BTreeMap<u8, Vec<u8>>,
+    ended: Option<Result<Ended, Failure>>,
+}
+
+impl Session {
+    pub(crate) fn begin(world: &World, command: &Command) -> Self {
+        Self::over(world.host.exec(world.ct, command).expect("a session"))
+    }
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("set");
+        Self { stream, decoder: Decoder::default(), seen: BTreeMap::new(), ended: None }
+    }
+    pub(crate) fn send(&mut self, frame: &Frame) {
+        self.stream.write_all(&frame.encode()).expect("sent");
+    }
+    /// Reads once; tells whether there can be more.
+    pub(crate) fn turn(&mut self) -> bool {
+        let mut piece = [0; 65536];
+        let n = match self.stream.read(&mut piece) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(e) => panic!("not heard in time: {e}: {:?}", self.output()),
+            Ok(n) => n,
+        };
+        self.decoder.push(&piece[..n]);
+        while let Some(frame) = self.decoder.next_frame().expect("a frame") {
+            match frame.tag {
+                Tag::Ended => self.ended = Some(Ok(frame.parse().expect("an end"))),
+                Tag::Failed => self.ended = Some(Err(frame.parse().expect("a failure"))),
+                tag => self.seen.entry(tag as u8).or_default().extend(frame.payload),
+            }
+        }
+        n > 0
+    }
+    pub(crate) fn output(&self) -> String {
+        let bytes = self.seen.get(&(Tag::Output as u8)).cloned().unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+    /// Reads until the output has this.
+    #[track_caller]
+    pub(crate) fn until(&mut self, text: &str) {
+        while !self.output().contains(text) {
+            assert!(self.turn(), "it ended before {text:?}: {:?}", self.output());
+        }
+    }
+    /// All output to the end of a session that has no other end.
+    pub(crate) fn drain(mut self) -> String {
+        while self.turn() {}
+        self.output()
+    }
+    pub(crate) fn finish(mut self) -> Outcome {
+        while self.turn() {}
+        let mut take = |tag: Tag| self.seen.remove(&(tag as u8)).unwrap_or_default();
+        let (output, error) = (take(Tag::Output), take(Tag::ErrorOutput));
+        Outcome { output, error, ended: self.ended.expect("it was told how it ended") }
+    }
+}

@@ -1,0 +1,9 @@
+//! Links, addresses, routes and the guard against false sources.
+
+mod daemon;
+mod hostile;
+mod node;
+mod support;
+mod venet;
+
+pub(crate) use hostile::many_names;

@@ -1,0 +1,9 @@
+//! Pools, templates, volumes and snapshots.
+
+mod archives;
+mod build;
+mod daemon;
+mod differential;
+mod snapshots;
+pub(crate) mod support;
+mod volumes;

@@ -1,0 +1,161 @@
+//! A storage service on the real kernel, in directories of its own, without a daemon around it.
+//!
+//! Its pool is small and its loop devices are found by their backing files, so that nothing stays
+//! behind, whatever happens in between.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ves_kit::{Rootfs, TestId, TestLayout, run};
+use ves_proto::Fault;
+use ves_proto::convert::Fence;
+use ves_storage::config::{Config, PoolKind};
+use ves_storage::exec::RealHost;
+use ves_storage::exec::pool::Pool;
+use ves_storage::host::{Host, Source, Template};
+use ves_storage::plan::Desired;
+use ves_storage::service::Service;
+use ves_types::{CtId, Epoch, Generation, TemplateName};
+
+/// The service under test.
+pub(crate) struct Storage {
+    pub(crate) service: Service,
+    pub(crate) host: Arc<RealHost>,
+    pub(crate) id: TestId,
+    pub(crate) config: Config,
+    // Dropped after what is done in `drop` below.
+    pub(crate) dir: TestLayout,
+}
+
+pub(crate) fn needs() -> bool {
+    use ves_kit::need;
+    need::check(&[
+        need::root(),
+        need::disposable(),
+        need::program("mke2fs", "e2fsprogs"),
+        need::program("mkfs.xfs", "xfsprogs"),
+        need::program("busybox", "busybox-static"),
+        need::filesystem("xfs"),
+        need::path("/dev/loop-control"),
+    ])
+}
+
+pub(crate) fn unpacker() -> PathBuf {
+    env!("CARGO_BIN_EXE_unpack-helper").into()
+}
+
+impl Storage {
+    pub(crate) fn new() -> Self {
+        Self::with(Config { pool_bytes: Some(8 << 30), ..Config::default() })
+    }
+    pub(crate) fn copying() -> Self {
+        Self::with(Config {
+            pool: PoolKind::ImageCopy,
+            pool_bytes: Some(8 << 30),
+            ..Config::default()
+        })
+    }
+    pub(crate) fn with(config: Config) -> Self {
+        let (id, dir) = (TestId::take(), TestLayout::new());
+        let host = open(&config, &dir);
+        let service = service(&host, &dir);
+        Self { service, host, id, config, dir }
+    }
+    /// The same after the daemon was killed and started again.
+    pub(crate) fn restart(&mut self) {
+        self.host = open(&self.config, &self.dir);
+        self.service = service(&self.host, &self.dir);
+    }
+    pub(crate) fn ct(&self) -> CtId {
+        self.id.ct()
+    }
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.layout().ct_root(self.ct())
+    }
+    pub(crate) fn desired(&self, mib: u64) -> Desired {
+        Desired {
+            template: name("busybox"),
+            bytes: mib << 20,
+            inodes: None,
+            slot: self.id.slot(),
+            mounted: true,
+        }
+    }
+    pub(crate) fn fence(&self) -> Fence {
+        Fence { ct: self.ct(), generation: Generation(1), epoch: Epoch(1) }
+    }
+    pub(crate) fn import(&self, template: &str, archive: &Path) -> Result<Template, Fault> {
+        let mut file = File::open(archive).expect("the archive is there");
+        let source = Source::Archive { feed: &mut file, sha256: None };
+        self.service.make_template(&name(template), source, &|_| ())
+    }
+    pub(crate) fn busybox(&self) -> Template {
+        let archive = Rootfs::busybox().tar(&self.dir.dir().join("busybox.tar.gz"));
+        self.import("busybox", &archive).expect("a good archive")
+    }
+    /// Runs a script of busybox's shell in the volume with the container's root's ids.
+    pub(crate) fn inside(&self, script: &str) -> String {
+        let id = self.id.slot().base();
+        let root = self.root();
+        let root = root.to_str().expect("test paths are text");
+        let user = format!("--userspec={id}:{id}");
+        let path = "PATH=/bin:/sbin; export PATH; cd /; du() { busybox du \"$@\"; };";
+        run(
+            "chroot",
+            &[&user, "--groups=", root, "/bin/busybox", "sh", "-c", &format!("{path} {script}")],
+        )
+    }
+    pub(crate) fn loops(&self) -> Vec<String> {
+        loops_of(&self.dir)
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        clean(&self.dir);
+    }
+}
+
+/// The loop devices of files below a test's directory, with those files.
+pub(crate) fn loops_of(dir: &TestLayout) -> Vec<String> {
+    let dir = dir.dir().to_str().expect("test paths are text").to_owned();
+    let all = run("losetup", &["-l", "-n", "-O", "NAME,BACK-FILE"]);
+    all.lines().filter(|l| l.contains(&dir)).map(str::to_owned).collect()
+}
+
+/// Takes away what a test may have left: mounts, devices, the pool.
+pub(crate) fn clean(dir: &TestLayout) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for point in table.lines().filter_map(|l| l.split(' ').nth(4)) {
+        if Path::new(point).starts_with(dir.layout().run_dir()) {
+            ves_host::mount::unmount(Path::new(point), true).ok();
+        }
+    }
+    let volumes = dir.layout().state_dir().join("storage/pool/volumes");
+    for line in loops_of(dir) {
+        let inside = volumes.to_str().is_some_and(|v| line.contains(v));
+        let number = line.split_whitespace().next().and_then(|n| n.strip_prefix("/dev/loop"));
+        if let (true, Some(Ok(number))) = (inside, number.map(str::parse)) {
+            ves_host::loopdev::detach(number).ok();
+        }
+    }
+    // Devices and mounts end asynchronously.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while Pool::detach(dir.layout()).is_err() && std::time::Instant::now() < end {
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+}
+
+fn open(config: &Config, dir: &TestLayout) -> Arc<RealHost> {
+    Arc::new(RealHost::open(config, dir.layout().clone(), unpacker()).expect("a pool"))
+}
+
+fn service(host: &Arc<RealHost>, dir: &TestLayout) -> Service {
+    let host: Arc<dyn Host> = host.clone();
+    Service::new(host, dir.dir().join("fence")).expect("a directory for fences")
+}
+
+pub(crate) fn name(text: &str) -> TemplateName {
+    text.parse().expect("a template name")
+}

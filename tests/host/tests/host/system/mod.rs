@@ -1,0 +1,14 @@
+//! All daemons together, and what is true of the whole host.
+
+mod bad_input;
+mod cycles;
+mod deploy;
+mod forks;
+mod hostile;
+mod kit_inventory;
+mod main_job;
+mod privilege;
+mod snapshots;
+mod survive;
+mod telemetry;
+mod verbs;

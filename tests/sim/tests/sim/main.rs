@@ -1,0 +1,10 @@
+//! The whole system with fake hosts, one program for all of its tests.
+
+mod api;
+mod crash;
+mod life;
+mod lives;
+mod operations;
+mod refusals;
+mod services;
+mod snapshots;
