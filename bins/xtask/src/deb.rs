@@ -62,7 +62,7 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
         cargo.args(["-p", package]);
     }
     ensure!(cargo.status().context("start cargo")?.success(), "the programs do not build");
-    tool::cargo_tool("cargo-deb")?;
+    tool::tool("cargo-deb")?;
     documents(&out)?;
     let mut files = Vec::new();
     for (package, variants) in PACKAGES {

@@ -113,7 +113,7 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
         Lab::Run { story } => {
             room(LARGEST)?;
             prepare()?;
-            tool::cargo_tool("cargo-nextest")?;
+            tool::tool("cargo-nextest")?;
             let words =
                 ["nextest", "run", "-p", "ves-lab", "--no-capture", "--no-tests=fail", &story];
             return Ok(code(tool::cargo(&words).status().context("start cargo nextest")?.code()));

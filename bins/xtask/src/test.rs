@@ -168,7 +168,7 @@ fn stories(chosen: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
 /// # Errors
 /// When they do not build.
 pub(crate) fn nextest(words: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
-    tool::cargo_tool("cargo-nextest")?;
+    tool::tool("cargo-nextest")?;
     let mut run = cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
     run.args(words).envs(env.iter().copied());
     if env.iter().all(|(name, _)| *name != "VES_DISPOSABLE") {

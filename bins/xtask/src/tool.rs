@@ -28,10 +28,20 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// Where programs are that came prebuilt.
+fn prebuilt_tools() -> PathBuf {
+    tools().join("python")
+}
+
+/// Where a program is that was built from source, each version by itself.
+fn built_tool(name: &str, version: &str) -> PathBuf {
+    tools().join(format!("{name}-{version}"))
+}
+
 /// Where programs are looked for: what was installed for this repository first.
 fn search_path() -> OsString {
-    let mut dirs =
-        vec![tools().join("bin"), tools().join("node_modules/.bin"), tools().join("python/bin")];
+    let mut dirs = vec![prebuilt_tools().join("bin")];
+    dirs.extend(CARGO_TOOLS.map(|(name, version)| built_tool(name, version).join("bin")));
     dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     // Root's programs are not in everybody's path.
     dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
@@ -210,22 +220,64 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
-/// The versions of cargo subcommands that are built where the machine has none.
-const CARGO_TOOLS: [(&str, &str); 3] =
-    [("cargo-deb", "^3"), ("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.143")];
+/// Programs that come prebuilt, as pip reads it.
+const PREBUILT: &str = "bins/xtask/tools.txt";
 
-/// Makes a cargo subcommand be there, built from crates.io into `target/tools` where it is not.
+/// The versions of cargo subcommands that are built where they can be had in no other way.
+const CARGO_TOOLS: [(&str, &str); 3] =
+    [("cargo-deb", "3.8.0"), ("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.148")];
+
+/// Makes a program be there: the machine's own, or the one that comes prebuilt, or a cargo subcommand
+/// built from crates.io into `target/tools`.
 ///
 /// # Errors
-/// When building it fails.
-pub(crate) fn cargo_tool(name: &str) -> Result<()> {
+/// When none of it works.
+pub(crate) fn tool(name: &str) -> Result<()> {
+    // One that came prebuilt is of the version that the list names, which may be a newer one by now.
+    if find(name).is_some_and(|program| !program.starts_with(prebuilt_tools())) {
+        return Ok(());
+    }
+    let listed =
+        std::fs::read_to_string(root().join(PREBUILT)).context("read the list of tools")?;
+    let came = if listed.contains(name) { prebuilt(&listed) } else { Ok(()) };
     if find(name).is_some() {
         return Ok(());
     }
-    println!("{name} is not installed: building it into target/tools, once");
-    let dir = tools();
+    let Some((_, version)) = CARGO_TOOLS.iter().find(|(n, _)| *n == name) else {
+        return came.with_context(|| format!("{name} cannot be had"));
+    };
+    if let Err(why) = came {
+        println!("{name} does not come prebuilt: {why:#}");
+    }
+    println!("building {name} into target/tools, once");
+    build(name, version)
+}
+
+/// Makes the programs of the list be there, of the versions it names.
+fn prebuilt(listed: &str) -> Result<()> {
+    let dir = prebuilt_tools();
+    let stamp = dir.join("tools.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == listed) {
+        return Ok(());
+    }
+    if find("python3").is_none()
+        || quietly(command("python3", &["-m", "ensurepip", "--version"])).is_err()
+    {
+        apt(&["python3-venv"])?;
+    }
+    let mut venv = command("python3", &["-m", "venv", "--clear"]);
+    venv.arg(&dir);
+    quietly(venv)?;
+    let mut pip = command(&dir.join("bin/pip").to_string_lossy(), &["install", "--quiet"]);
+    pip.args(["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
+    pip.args(["--require-hashes", "-r", PREBUILT]);
+    quietly(pip)?;
+    std::fs::write(&stamp, listed).with_context(|| format!("write {}", stamp.display()))
+}
+
+fn build(name: &str, version: &str) -> Result<()> {
+    let dir = built_tool(name, version);
     let build = dir.join("build");
-    let version = CARGO_TOOLS.iter().find(|(n, _)| *n == name).map_or("*", |(_, version)| version);
     let mut install = cargo(&["install", "--locked", name, "--version", version, "--root"]);
     install.arg(&dir).arg("--target-dir").arg(&build);
     if name == "cargo-deb" {
@@ -246,48 +298,6 @@ pub(crate) fn cargo_tool(name: &str) -> Result<()> {
     std::fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
 }
 
-/// Makes `buf` be there: from npm where that is, else from PyPI.
-///
-/// # Errors
-/// Why neither worked.
-pub(crate) fn buf() -> Result<()> {
-    if find("buf").is_some() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(tools()).context("cannot make target/tools")?;
-    let by_npm = || {
-        let mut npm = command("npm", &["install", "--no-audit", "--no-fund", "--ignore-scripts"]);
-        npm.arg("--prefix").arg(tools()).arg("@bufbuild/buf");
-        quietly(npm)
-    };
-    let by_pip = || {
-        if find("python3").is_none()
-            || quietly(command("python3", &["-m", "ensurepip", "--version"])).is_err()
-        {
-            apt(&["python3-venv"])?;
-        }
-        let mut venv = command("python3", &["-m", "venv"]);
-        venv.arg(tools().join("python"));
-        quietly(venv)?;
-        let pip = tools().join("python/bin/pip");
-        let mut pip = command(&pip.to_string_lossy(), &["install", "--quiet"]);
-        pip.args(["--disable-pip-version-check", "--no-deps", "buf-bin"]);
-        quietly(pip)
-    };
-    let npm =
-        if find("npm").is_some() { by_npm() } else { Err(anyhow::anyhow!("npm is not installed")) };
-    if let Err(npm) = npm.and_then(|_| works())
-        && let Err(pip) = by_pip().and_then(|_| works())
-    {
-        bail!("buf cannot be had, neither from npm ({npm:#}) nor from PyPI ({pip:#})");
-    }
-    Ok(())
-}
-
-fn works() -> Result<String> {
-    quietly(command("buf", &["--version"]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +305,14 @@ mod tests {
     #[test]
     fn the_root_is_the_workspace() {
         assert!(root().join("Cargo.lock").is_file());
+    }
+
+    #[test]
+    fn what_comes_prebuilt_is_what_would_be_built() {
+        let listed = std::fs::read_to_string(root().join(PREBUILT)).expect("the list");
+        for (name, version) in CARGO_TOOLS.iter().filter(|(name, _)| listed.contains(name)) {
+            assert!(listed.contains(&format!("{name}=={version} ")), "{name} {version}");
+        }
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn record(file: &Path, test: &str, lack: &Lack) -> std::io::Result<()> {
 }
 
 /// Goes on only if this machine has all that is named; otherwise the skip is recorded and it returns, or
-/// it fails: see [`check`](crate::check).
+/// it fails: see [`check`].
 ///
 /// ```no_run
 /// # use ves_kit::need;
