@@ -14,6 +14,7 @@ mod check;
 mod deb;
 mod down;
 mod lab;
+mod part;
 mod step;
 mod task;
 mod test;

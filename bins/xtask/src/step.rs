@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::part::part;
+
 /// How a step ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -44,7 +46,7 @@ pub(crate) fn run(
     for (n, step) in steps.iter().enumerate() {
         println!("── {}/{} {}: {}", n + 1, steps.len(), step.name, step.what);
         let begin = Instant::now();
-        let outcome = (step.run)().map_err(|e| format!("{e:#}"));
+        let outcome = part(step.name, step.run).map_err(|e| format!("{e:#}"));
         if let Err(why) = &outcome {
             failures.push((step.name, why.clone()));
         }

@@ -14,7 +14,7 @@ pub(crate) enum Task {
     Down(down::Args),
     /// What a change must pass: format, lints, tests without root, documents, tidiness, licences
     Check(check::Args),
-    /// All tests: unit, laws, the system with fake hosts, and as root the real kernel and the lab
+    /// Tests: unit, laws, the system with fake hosts, and as root the real kernel and the lab
     Test(test::Args),
     /// Debian packages of everything, in target/debian
     Deb,

@@ -1,18 +1,35 @@
-//! `cargo xtask test`: all tests. As root, those of the real kernel too: they make mounts, links,
-//! loop devices and control groups with names of their own and take them away again. Then the stories
-//! of the lab, on Debian 13 in virtual machines, which need no more of this machine than time; what
-//! their machines begin from is made while the others run.
+//! `cargo xtask test`: all tests but the longest. As root, those of the real kernel too: they make mounts,
+//! links, loop devices and control groups with names of their own and take them away again. Then
+//! stories of the lab, on Debian 13 in virtual machines, which need no more of this machine than time;
+//! what their machines begin from is made while the others run. `--all` runs the longest too.
 //!
-//! Its last line is always `N passed, N failed, N skipped`.
+//! Its last line is always `N passed, N failed, N skipped`. What was skipped is listed with the reason;
+//! what took longest is listed too; where a test hangs, the machine's processes are shown before it is
+//! killed.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::part::{longest_first, part};
 use crate::tool::{self, cargo};
+use crate::up;
+
+/// The stories of the lab that are told without `--all`, in nextest's words: what native nodes cannot
+/// show. Here, and nowhere else, is decided which.
+const STORIES: &str = "test(/^(main_job|limits|power|upgrade)::/)";
+
+/// How many of the slowest tests are listed.
+const SLOWEST: usize = 20;
+
+/// After so long a test hangs: what the machine does is shown while it can be seen. It is killed
+/// later, see `.config/nextest.toml`; stories show themselves what their machines do.
+const HANGS: Duration = Duration::from_secs(300);
 
 /// What the command line may say.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Leave out the tests of the real kernel, which make containers on this machine
     #[arg(long)]
@@ -20,6 +37,9 @@ pub(crate) struct Args {
     /// Leave out the stories of the lab, which make virtual machines
     #[arg(long)]
     no_lab: bool,
+    /// Run the longest too: all stories of the lab, hundreds of containers one after another
+    #[arg(long, conflicts_with = "no_lab")]
+    all: bool,
     /// Further words for `cargo nextest run`, such as a part of a test's name
     #[arg(last = true)]
     nextest: Vec<String>,
@@ -71,49 +91,61 @@ impl Counts {
     }
 }
 
-/// Runs all tests and prints what was skipped and why, and how many passed.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Runs the tests and prints how many passed.
 ///
 /// # Errors
 /// When any failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let skips = tool::root().join("target/skipped-tests.tsv");
-    let result = all(args, &skips);
-    let text = std::fs::read_to_string(&skips).unwrap_or_default();
-    let (report, recorded) = skipped(&text);
-    print!("{report}");
-    let mut counts = result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        Counts { failed: 1, ..Counts::default() }
-    });
-    // A test that skips itself looks passed from outside.
-    counts.passed = counts.passed.saturating_sub(recorded);
-    counts.skipped += recorded;
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    let counts = all(args);
+    println!("{counts}");
     counts.into_result().map(drop)
 }
 
-fn all(args: &Args, skips: &Path) -> Result<Counts> {
-    match std::fs::remove_file(skips) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).context("cannot begin a new record of skipped tests");
-        }
-        _ => {}
+/// Runs the tests and prints what was skipped and why, and what took longest.
+pub(crate) fn all(args: &Args) -> Counts {
+    let mut told = Told::default();
+    let counts = tests(args, &mut told).unwrap_or_else(|error| {
+        println!("error: {error:#}");
+        Counts { failed: 1, ..Counts::default() }
+    });
+    told.skips.sort_unstable();
+    told.skips.iter().for_each(|skip| println!("{skip}"));
+    if told.times.len() > SLOWEST {
+        println!("\nThe slowest tests:\n{}", longest_first(told.times, SLOWEST));
     }
+    counts
+}
+
+/// What runs of nextest told beside their counts.
+#[derive(Debug, Default)]
+struct Told {
+    skips: Vec<String>,
+    times: Vec<(Duration, String)>,
+}
+
+fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
     let host = !args.no_host && tool::is_root();
     let lab = !args.no_lab && tool::is_root();
+    if host {
+        tool::apt(PACKAGES)?;
+        up::make_account()?;
+    }
+    part("tests' build", build)?;
     // The stories' machines take all there is of this one: they come last, by themselves.
     let mut words = vec!["-E"];
     if host {
-        tool::apt(PACKAGES)?;
-        crate::up::make_account()?;
-        // Tests start the daemons as processes; nextest builds only what it runs itself.
-        tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--bins"]))?;
         words.push("not package(ves-lab)");
     } else {
         let why = if args.no_host { "--no-host was said" } else { "this is not root" };
         ensure!(args.no_host || !tool::ci(), "CI must run the tests of the real kernel: {why}");
         println!("the tests of the real kernel are skipped: {why}");
-        words.push("not package(ves-hosttests) and not package(ves-lab)");
+        words.push(WITHOUT_ROOT);
     }
     let chosen: Vec<_> = args.nextest.iter().map(String::as_str).collect();
     if !chosen.is_empty() {
@@ -121,70 +153,125 @@ fn all(args: &Args, skips: &Path) -> Result<Counts> {
         words.push("--no-tests=pass");
     }
     words.extend(&chosen);
-    let skips = skips.to_string_lossy();
     let disposable = if host { "1" } else { "0" };
     let strict = if (host || lab) && tool::ci() { "1" } else { "0" };
-    let env = [("VES_SKIPS", &*skips), ("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
+    let mut env = vec![("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
+    env.extend(args.all.then_some(("VES_CYCLES", "200")));
     let why = match crate::lab::room(crate::lab::LARGEST) {
         _ if args.no_lab => Some("--no-lab was said".to_owned()),
         _ if !lab => Some("this is not root".to_owned()),
         room => room.err().map(|lack| lack.to_string()),
     };
-    let tests = if let Some(why) = why {
+    let ran = if let Some(why) = why {
         ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
         println!("the stories of the lab are skipped: {why}");
-        nextest(&words, &env)?
+        part("tests", || run_nextest(&words, &env, told))?
     } else {
-        let (tests, golden) = std::thread::scope(|scope| {
-            let golden = scope.spawn(crate::lab::prepare);
-            let tests = nextest(&words, &env);
-            (tests, golden.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let (ran, golden) = std::thread::scope(|scope| {
+            let golden = scope.spawn(|| part("lab's preparation", crate::lab::prepare));
+            let ran = part("tests", || run_nextest(&words, &env, told));
+            (ran, golden.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let tests = tests?;
-        let told = golden.and_then(|_| stories(&chosen, &env)).unwrap_or_else(|error| {
-            eprintln!("error: the stories of the lab cannot be told: {error:#}");
+        let ran = ran?;
+        let all = args.all || !chosen.is_empty();
+        let mut tell = || part("lab's stories", || stories(all, &chosen, &env, told));
+        ran.plus(golden.and_then(|_| tell()).unwrap_or_else(|error| {
+            println!("error: the stories of the lab cannot be told: {error:#}");
             Counts { failed: 1, ..Counts::default() }
-        });
-        tests.plus(told)
+        }))
     };
     // Examples in documents have no names that nextest could choose from.
-    if args.nextest.is_empty() { Ok(tests.plus(doctest()?)) } else { Ok(tests) }
+    if chosen.is_empty() { Ok(ran.plus(part("examples", doctest)?)) } else { Ok(ran) }
+}
+
+/// Builds all tests and programs at once: asked for one by one, dependencies would have other features
+/// each time and be compiled anew.
+///
+/// # Errors
+/// When they do not build.
+pub(crate) fn build() -> Result<()> {
+    tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--all-targets"]))
 }
 
 /// The stories of the lab, which begin from its golden node.
-///
-/// # Errors
-/// When they do not build.
-fn stories(chosen: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
+fn stories(all: bool, chosen: &[&str], env: &[(&str, &str)], told: &mut Told) -> Result<Counts> {
     let at_once = crate::lab::at_once().to_string();
-    let mut words = vec!["-E", "package(ves-lab)", "--test-threads", &at_once];
+    let short = format!("package(ves-lab) and {STORIES}");
+    let filter = if all { "package(ves-lab)" } else { &short };
+    let mut words = vec!["-E", filter, "--test-threads", &at_once];
     words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
     words.extend(chosen);
-    nextest(&words, env)
+    let mut counts = run_nextest(&words, env, told)?;
+    if !all {
+        // Nextest counts those that were not asked for.
+        println!("the other stories of the lab are left out: `cargo xtask test --all` tells them");
+        counts.skipped = 0;
+    }
+    Ok(counts)
 }
 
-/// The tests of the workspace, by nextest.
+/// What needs neither root nor the lab, in nextest's words.
+const WITHOUT_ROOT: &str = "not package(ves-hosttests) and not package(ves-lab)";
+
+/// The tests that need no root.
 ///
 /// # Errors
 /// When they do not build.
-pub(crate) fn nextest(words: &[&str], env: &[(&str, &str)]) -> Result<Counts> {
+pub(crate) fn without_root() -> Result<Counts> {
+    let mut told = Told::default();
+    let counts = run_nextest(&["-E", WITHOUT_ROOT], &[("VES_DISPOSABLE", "0")], &mut told)?;
+    told.skips.iter().for_each(|skip| println!("{skip}"));
+    Ok(counts)
+}
+
+/// Runs tests of the workspace by nextest.
+fn run_nextest(words: &[&str], env: &[(&str, &str)], told: &mut Told) -> Result<Counts> {
     tool::tool("cargo-nextest")?;
+    let skips = Record::begin()?;
     let mut run = cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
-    run.args(words).envs(env.iter().copied());
-    if env.iter().all(|(name, _)| *name != "VES_DISPOSABLE") {
-        run.env("VES_DISPOSABLE", "0");
+    run.args(words).envs(env.iter().copied()).env("VES_SKIPS", &skips.0);
+    run.env("VES_BIN_DIR", up::test_bin_dir());
+    let (good, lines) = tool::tee_watching(run, |line| {
+        if hangs(line) {
+            println!("{}", tool::processes());
+        }
+    })?;
+    for (took, name) in lines.iter().filter_map(|line| time(line)) {
+        // A failure is told twice.
+        if told.times.iter().all(|(_, known)| *known != name) {
+            told.times.push((took, name));
+        }
     }
-    if env.iter().all(|(name, _)| *name != "VES_SKIPS") {
-        // Without a record a test that lacks something fails.
-        run.env("VES_SKIPS", tool::root().join("target/skipped-tests.tsv"));
-    }
-    let (good, lines) = tool::tee(run)?;
+    let skipped = skips.read();
     let counts = lines.iter().rev().find_map(|line| nextest_summary(line));
     let mut counts = counts.context("the tests do not build, or none ran")?;
     if !good && counts.failed == 0 {
         counts.failed = 1;
     }
+    // A test that skips itself looks passed from outside.
+    let recorded = u32::try_from(skipped.len()).unwrap_or(u32::MAX);
+    counts.passed = counts.passed.saturating_sub(recorded);
+    counts.skipped += recorded;
+    told.skips.extend(skipped);
     Ok(counts)
+}
+
+/// The file in which tests record that they skipped themselves.
+struct Record(PathBuf);
+
+impl Record {
+    fn begin() -> Result<Self> {
+        let path = tool::root().join("target/skipped-tests.tsv");
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).context("cannot begin a new record of skipped tests")
+            }
+            _ => Ok(Self(path)),
+        }
+    }
+    fn read(&self) -> Vec<String> {
+        skipped(&std::fs::read_to_string(&self.0).unwrap_or_default())
+    }
 }
 
 /// The examples in documents.
@@ -236,19 +323,41 @@ fn libtest_summary(line: &str) -> Option<Counts> {
     Some(counts)
 }
 
-/// What the tests recorded in the kit's file, for people, and how many.
-fn skipped(text: &str) -> (String, u32) {
-    let mut lines: Vec<_> = text.lines().collect();
-    lines.sort_unstable();
-    let mut report = String::new();
-    for line in &lines {
-        let mut parts = line.split('\t');
-        let mut part = || parts.next().unwrap_or("?");
-        let (test, kind, what, why) = (part(), part(), part(), part());
-        let whose = if kind == "kernel" { "this kernel lacks" } else { "not set up:" };
-        report += &format!("skipped: {test}: {whose} {what}: {why}\n");
+/// Reads `PASS [  68.340s] (274/554) ves-hosttests::host system::cycles::two_hundred_lives`.
+fn time(line: &str) -> Option<(Duration, String)> {
+    let (status, rest) = line.trim_start().split_once('[')?;
+    // `Summary [` is not of one test.
+    if status.chars().any(|c| c.is_ascii_lowercase()) {
+        return None;
     }
-    (report, u32::try_from(lines.len()).unwrap_or(u32::MAX))
+    let (seconds, name) = rest.split_once("s] ")?;
+    let took = Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()?;
+    let name = name.trim_start();
+    let name = name.strip_prefix('(').and_then(|n| n.split_once(") ")).map_or(name, |(_, n)| n);
+    Some((took, name.to_owned()))
+}
+
+/// Whether a line says that a test runs so long that it hangs: `SLOW [>300.000s] …`, told again each
+/// time it has run a minute longer.
+fn hangs(line: &str) -> bool {
+    let slow = line.trim_start().strip_prefix("SLOW [>").and_then(|rest| rest.split_once("s]"));
+    slow.is_some_and(|(seconds, name)| {
+        let seconds = seconds.trim().parse().unwrap_or(0.0);
+        !name.contains("ves-lab") && seconds >= HANGS.as_secs_f64()
+    })
+}
+
+/// What the tests recorded in the kit's file, a line each for people.
+fn skipped(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| {
+            let mut parts = line.split('\t');
+            let mut part = || parts.next().unwrap_or("?");
+            let (test, kind, what, why) = (part(), part(), part(), part());
+            let whose = if kind == "kernel" { "this kernel lacks" } else { "not set up:" };
+            format!("skipped: {test}: {whose} {what}: {why}")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -267,14 +376,37 @@ mod tests {
     }
 
     #[test]
-    fn skips_are_told_with_their_reason() {
-        let (report, count) =
-            skipped("b\tsetup\tcrun\tinstall it\na\tkernel\tnetkit\tno such kind\n");
-        assert_eq!(count, 2);
+    fn times_are_read() {
+        let seconds = |n, name: &str| Some((Duration::from_secs(n), name.to_owned()));
         assert_eq!(
-            report,
-            "skipped: a: this kernel lacks netkit: no such kind\n\
-             skipped: b: not set up: crun: install it\n"
+            time("  PASS [  68.000s] (274/554) ves-x::host a::b"),
+            seconds(68, "ves-x::host a::b")
+        );
+        assert_eq!(
+            time("  TIMEOUT [ 600.000s] ves-x::host a::b"),
+            seconds(600, "ves-x::host a::b")
+        );
+        assert_eq!(time("  SLOW [> 60.000s] (───────) ves-x::host a::b"), None);
+        assert_eq!(time("  Summary [ 440.388s] 554 tests run: 554 passed, 0 skipped"), None);
+        assert_eq!(time("[2026] ves-storaged: listens"), None);
+    }
+
+    #[test]
+    fn a_test_that_hangs_is_seen() {
+        assert!(hangs("        SLOW [>300.000s] (───────) ves-x::host a::b"));
+        assert!(!hangs("        SLOW [> 60.000s] (───────) ves-x::host a::b"));
+        assert!(!hangs("        SLOW [>360.000s] (───────) ves-lab::lab a::b"));
+        assert!(!hangs("        PASS [ 360.000s] (274/554) ves-x::host a::b"));
+    }
+
+    #[test]
+    fn skips_are_told_with_their_reason() {
+        assert_eq!(
+            skipped("b\tsetup\tcrun\tinstall it\na\tkernel\tnetkit\tno such kind\n"),
+            [
+                "skipped: b: not set up: crun: install it",
+                "skipped: a: this kernel lacks netkit: no such kind",
+            ]
         );
     }
 

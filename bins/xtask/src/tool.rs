@@ -113,7 +113,18 @@ pub(crate) fn quietly(mut command: Command) -> Result<String> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
+pub(crate) fn tee(command: Command) -> Result<(bool, Vec<String>)> {
+    tee_watching(command, |_| ())
+}
+
+/// The same with something done after each line.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn tee_watching(
+    mut command: Command,
+    after: impl Fn(&str),
+) -> Result<(bool, Vec<String>)> {
     let line = line_of(&command);
     println!("$ {line}");
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
@@ -127,10 +138,22 @@ pub(crate) fn tee(mut command: Command) -> Result<(bool, Vec<String>)> {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         // Line by line, as what is done meanwhile has something to say too.
         writeln!(std::io::stdout(), "{text}").context("cannot print")?;
+        after(&text);
         lines.push(text);
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
     Ok((status.success(), lines))
+}
+
+/// What the machine's processes do, for people who ask why something does not end.
+pub(crate) fn processes() -> String {
+    // All but the kernel's own threads, each below the one that started it, with where it waits.
+    let words = ["--ppid", "2", "-p", "2", "--deselect", "--forest", "-ww", "-o"];
+    let mut ps = command("ps", &words);
+    ps.arg("pid,ppid,stat,wchan:24,etimes,args");
+    let all = quietly(ps).unwrap_or_else(|error| format!("{error:#}"));
+    let short = |line: &str| line.chars().take(200).collect::<String>();
+    all.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
 /// Makes Debian packages be there. Of those that are, it does nothing; asking costs a tenth of a

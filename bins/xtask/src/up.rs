@@ -19,7 +19,7 @@ use ves_kit::stack::{Stack, Started};
 use ves_types::layout::Layout;
 
 pub(crate) use machine::{
-    bin_dir, cargo, description, make_account, require_root, target_dir, watch,
+    bin_dir, cargo, description, make_account, require_root, target_dir, test_bin_dir, watch,
 };
 pub(crate) use progress::{Line, Steps};
 pub(crate) use virtctl::Virtctl;

@@ -39,6 +39,11 @@ pub(crate) fn bin_dir() -> PathBuf {
     std::env::var_os("VES_BIN_DIR").map_or_else(|| target_dir().join("release"), Into::into)
 }
 
+/// Where the programs are that tests use.
+pub(crate) fn test_bin_dir() -> PathBuf {
+    std::env::var_os("VES_BIN_DIR").map_or_else(|| target_dir().join("debug"), Into::into)
+}
+
 /// Refuses early what would fail late.
 ///
 /// # Errors
