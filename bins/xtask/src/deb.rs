@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use ves_kit::stack;
 use ves_types::layout::{Layout, Service};
 
-use crate::tool;
+use crate::{tool, up};
 
 /// Packages of this workspace that become Debian packages, with cargo-deb's variants of each.
 const PACKAGES: &[(&str, &[&str])] = &[
@@ -48,7 +49,8 @@ rm -rf \"$2\"";
     tool::quietly(shell).map(drop)
 }
 
-/// Builds all packages and answers where they are.
+/// Builds all packages and answers where they are: of release programs, unless `VES_BIN_DIR` says where
+/// others are, which are then stripped.
 ///
 /// # Errors
 /// What cargo or cargo-deb fails with.
@@ -56,18 +58,18 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
     let out = tool::root().join("target/debian");
     fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     say("building packages");
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--quiet", "-p", "ves-init"]);
-    for (package, _) in PACKAGES {
-        cargo.args(["-p", package]);
-    }
-    ensure!(cargo.status().context("start cargo")?.success(), "the programs do not build");
+    let programs = match std::env::var_os("VES_BIN_DIR") {
+        Some(dir) => stripped(Path::new(&dir), &out.join("programs"))?,
+        None => release()?,
+    };
     tool::tool("cargo-deb")?;
-    documents(&out)?;
+    documents(&programs, &out)?;
     let mut files = Vec::new();
     for (package, variants) in PACKAGES {
         for variant in *variants {
             let mut deb = tool::cargo(&["deb"]);
+            // Where cargo-deb looks for `release/` and what is in it.
+            deb.env("CARGO_TARGET_DIR", programs.parent().context("programs are in a directory")?);
             // Nodes unpack gzip many times quicker than xz; cargo-deb itself packs it slowly.
             deb.args(["--no-build", "--no-strip", "-Z", "gz", "--compress-system", "-p", package])
                 .arg("-o")
@@ -93,9 +95,32 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Builds the programs as they are to be installed, and answers where they are.
+fn release() -> anyhow::Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet"]);
+    for program in stack::programs() {
+        cargo.args(["-p", program]);
+    }
+    ensure!(cargo.status().context("start cargo")?.success(), "the programs do not build");
+    Ok(up::target_dir().join("release"))
+}
+
+/// Programs without what only a debugger reads, as `release/` in a directory.
+fn stripped(programs: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+    let to = dir.join("release");
+    fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+    for program in stack::programs() {
+        let mut strip = Command::new("strip");
+        strip.arg("-o").args([to.join(program), programs.join(program)]);
+        tool::quietly(strip)?;
+    }
+    Ok(to)
+}
+
 /// Man pages and completions: `virtctl` makes its own, daemons' are written and tell their options.
-fn documents(out: &Path) -> anyhow::Result<()> {
-    let virtctl = tool::root().join("target/release/virtctl");
+fn documents(programs: &Path, out: &Path) -> anyhow::Result<()> {
+    let virtctl = programs.join("virtctl");
     let man = out.join("man");
     fs::create_dir_all(&man)?;
     let mut command = Command::new(&virtctl);
@@ -112,7 +137,7 @@ fn documents(out: &Path) -> anyhow::Result<()> {
     let shared = read("daemon.roff")?;
     for service in Service::ALL {
         let program = service.program();
-        let mut command = Command::new(tool::root().join("target/release").join(program));
+        let mut command = Command::new(programs.join(program));
         command.arg("--help");
         let name = format!("{program}.8");
         let written = read(&name)?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bench, check, deb, down, lab, test, tidy, tool, up};
+use crate::{bench, check, ci, deb, down, lab, test, tidy, tool, up};
 
 /// Builds, runs and checks Ves.
 #[derive(Debug, clap::Parser)]
@@ -16,6 +16,8 @@ pub(crate) enum Task {
     Check(check::Args),
     /// Tests: unit, laws, the system with fake hosts, and as root the real kernel and the lab
     Test(test::Args),
+    /// What CI runs: `check`, `up` twice, `down`, `test`; and what each part took
+    Ci(ci::Args),
     /// Debian packages of everything, in target/debian
     Deb,
     /// Debian 13 nodes in virtual machines, with our packages
@@ -35,6 +37,7 @@ impl Task {
             Self::Down(args) => down::run(&args),
             Self::Check(args) => check::run(&args),
             Self::Test(args) => test::run(&args),
+            Self::Ci(args) => return ci::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Deb => deb::build(&|what| println!("{what}")).map(|files| {
                 for file in files {
