@@ -77,8 +77,8 @@ fn watch(deadline: Duration) {
     let began = std::time::Instant::now();
     while began.elapsed() < GRACE {
         // Each time, as the next part may have begun.
-        for child in children() {
-            kill_process(child, Signal::TERM).ok(); // it may have ended by itself
+        for started in descendants() {
+            kill_process(started, Signal::TERM).ok(); // it may have ended by itself
         }
         std::thread::sleep(Duration::from_secs(20));
     }
@@ -88,47 +88,60 @@ fn watch(deadline: Duration) {
     std::process::exit(1);
 }
 
-/// The processes this one has started and not waited for, but for those that clean up.
-fn children() -> Vec<Pid> {
-    let own = std::process::id().to_string();
+/// The processes this one has started, and those that they have, but for what cleans up.
+fn descendants() -> Vec<Pid> {
     let Ok(dir) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = dir.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // pid (name) state parent …, where the name may hold anything.
-        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-        parent == Some(&*own) && !words.ends_with("\0down\0")
-    })
-    .filter_map(Pid::from_raw)
-    .collect()
+    let all: Vec<(i32, i32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = Vec::new();
+    let mut next = i32::try_from(std::process::id()).map_or_else(|_| Vec::new(), |own| vec![own]);
+    while let Some(of) = next.pop() {
+        let started = all.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid);
+        let started: Vec<_> = started.filter(|pid| !cleans_up(*pid)).collect();
+        found.extend(started.iter().filter_map(|pid| Pid::from_raw(*pid)));
+        next.extend(started);
+    }
+    found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (name) state parent …, where the name may hold anything.
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn cleans_up(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|w| w.ends_with("\0down\0"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
-    fn a_child_is_seen_and_one_that_cleans_up_is_spared() {
-        let start = |words: [&str; 3]| {
-            Command::new("sh")
-                .args(["-c", "read x"])
-                .args(words)
-                .stdin(std::process::Stdio::piped())
-                .spawn()
+    fn what_was_started_is_seen_and_what_cleans_up_is_spared() {
+        // A shell that waits for one it has started; each says when it is there.
+        let start = |last: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "sh -c 'echo; read x'; true", "sh", last]);
+            let mut shell =
+                shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+            let out = shell.stdout.as_mut().expect("it is piped");
+            out.read_exact(&mut [0]).expect("the inner one is there");
+            shell
         };
-        let mut seen = start(["sh", "x", "up"]).expect("it starts");
-        let mut spared = start(["sh", "x", "down"]).expect("it starts");
-        // The words are those of the new program only once it runs.
-        while std::fs::read(format!("/proc/{}/comm", spared.id())).expect("it runs") != b"sh\n" {
-            std::thread::yield_now();
-        }
-        let pid = |id: u32| Pid::from_raw(id.cast_signed()).expect("not 0");
-        let all = children();
-        assert!(all.contains(&pid(seen.id())) && !all.contains(&pid(spared.id())), "{all:?}");
-        for child in [&mut seen, &mut spared] {
-            drop(child.stdin.take());
-            child.wait().expect("it ends");
+        let mut shells = [start("up"), start("down")];
+        let all: Vec<_> = descendants().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+        let [seen, spared] = [&shells[0], &shells[1]].map(|shell| shell.id().cast_signed());
+        let below = |pid: i32| all.iter().filter(|of| parent(**of) == Some(pid)).count();
+        assert!(all.contains(&seen) && !all.contains(&spared), "{all:?}");
+        assert_eq!((below(seen), below(spared)), (1, 0), "{all:?}");
+        for shell in &mut shells {
+            drop(shell.stdin.take());
+            shell.wait().expect("it ends");
         }
     }
 }
