@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ves_daemon::FenceStore;
-use ves_host::cgroup::{self, Controller};
+use ves_host::cgroup;
 use ves_kit::{Proc, TestId, TestLayout};
 use ves_proto::convert::{Fence, Limits};
 use ves_resources::exec::KernelHost;
@@ -49,10 +49,6 @@ impl Rig {
     }
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
         self.host.hierarchies().dirs(&layout::cgroup(self.ct()))
-    }
-    pub(crate) fn dir(&self, controller: Controller) -> PathBuf {
-        let h = self.host.hierarchies().v1_with(controller).expect("version 1");
-        h.mount.join(layout::cgroup(self.ct()))
     }
     /// Starts a shell that joins all groups, then does this.
     pub(crate) fn shell(&self, then: &str) -> Proc {
