@@ -293,6 +293,7 @@ fn prebuilt(listed: &str) -> Result<()> {
     quietly(venv)?;
     let mut pip = command(&dir.join("bin/pip").to_string_lossy(), &["install", "--quiet"]);
     pip.args(["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
+    pip.args(["--retries", "2", "--timeout", "10"]);
     pip.args(["--require-hashes", "-r", PREBUILT]);
     quietly(pip)?;
     std::fs::write(&stamp, listed).with_context(|| format!("write {}", stamp.display()))
