@@ -3,8 +3,8 @@
 //! `N passed, N failed, N skipped`.
 //!
 //! `.ci/run` has compiled all before, and says by `VES_BIN_DIR` that the main job, the tests and the lab
-//! take the same programs. A run that takes too long says which part was late, ends it, cleans up and fails, before the machine is taken away
-//! without a word. Never here: a test of its own.
+//! take the same programs. A run that takes too long says which part was late, ends it, cleans up and
+//! fails, before the machine is taken away without a word. Never here: a test of its own.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
