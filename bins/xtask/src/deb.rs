@@ -30,6 +30,10 @@ const SYNOPSES: &[(&str, &str)] =
 /// What dpkg-deb fails with.
 pub(crate) fn next(package: &Path) -> anyhow::Result<PathBuf> {
     let next = package.with_extension("deb.next");
+    let made = |path: &Path| fs::metadata(path).and_then(|about| about.modified());
+    if made(&next).is_ok_and(|next| made(package).is_ok_and(|package| package < next)) {
+        return Ok(next);
+    }
     repack(package, &next, "s/^Version: .*/&+next/")?;
     Ok(next)
 }
@@ -42,7 +46,7 @@ rm -rf \"$2\"
 dpkg-deb -R \"$1\" \"$2\"
 sed -i \"$4\" \"$2/DEBIAN/control\"
 # The time is in the archive: without this each would be another.
-SOURCE_DATE_EPOCH=0 dpkg-deb --root-owner-group -Zgzip -b \"$2\" \"$3\" >&2
+SOURCE_DATE_EPOCH=0 dpkg-deb --root-owner-group -Zgzip -z1 -b \"$2\" \"$3\" >&2
 rm -rf \"$2\"";
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).args([package, &dir, to]).arg(change);
@@ -62,6 +66,17 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
         Some(dir) => stripped(Path::new(&dir), &out.join("programs"))?,
         None => release()?,
     };
+    let stamp = out.join("made-of");
+    let made_of = inputs(&programs)?;
+    if let Ok(text) = fs::read_to_string(&stamp)
+        && let Some((of, files)) = text.split_once("\n\n")
+        && of == made_of
+    {
+        let files: Vec<_> = files.lines().map(PathBuf::from).collect();
+        if files.iter().all(|file| file.is_file()) {
+            return Ok(files);
+        }
+    }
     tool::tool("cargo-deb")?;
     documents(&programs, &out)?;
     let mut files = Vec::new();
@@ -71,9 +86,18 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
             // Where cargo-deb looks for `release/` and what is in it.
             deb.env("CARGO_TARGET_DIR", programs.parent().context("programs are in a directory")?);
             // Nodes unpack gzip many times quicker than xz; cargo-deb itself packs it slowly.
-            deb.args(["--no-build", "--no-strip", "-Z", "gz", "--compress-system", "-p", package])
-                .arg("-o")
-                .arg(&out);
+            deb.args([
+                "--no-build",
+                "--no-strip",
+                "-Z",
+                "gz",
+                "--compress-system",
+                "--fast",
+                "-p",
+                package,
+            ])
+            .arg("-o")
+            .arg(&out);
             if !variant.is_empty() {
                 deb.arg(format!("--variant={variant}"));
             }
@@ -92,7 +116,34 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
             files.push(file);
         }
     }
+    let lines: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    fs::write(&stamp, format!("{made_of}\n\n{}", lines.join("\n")))
+        .context("write down what the packages were made of")?;
     Ok(files)
+}
+
+/// What packages are made of, as it is now: each file with its size and time, for to read them takes as
+/// long as to pack them.
+fn inputs(programs: &Path) -> anyhow::Result<String> {
+    let mut files = vec![tool::root().join("bins/xtask/src/deb.rs")];
+    files.extend(stack::programs().map(|program| programs.join(program)));
+    let mut dirs = vec![tool::root().join("deploy")];
+    for (package, _) in PACKAGES {
+        files.push(tool::root().join("bins").join(package).join("Cargo.toml"));
+    }
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { dirs.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort_unstable();
+    let mut text = Vec::new();
+    for file in files {
+        let about = fs::metadata(&file).with_context(|| format!("look at {}", file.display()))?;
+        text.push(format!("{} {} {:?}", file.display(), about.len(), about.modified()?));
+    }
+    Ok(text.join("\n"))
 }
 
 /// Builds the programs as they are to be installed, and answers where they are.
@@ -112,7 +163,8 @@ fn stripped(programs: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
     for program in stack::programs() {
         let mut strip = Command::new("strip");
-        strip.arg("-o").args([to.join(program), programs.join(program)]);
+        // Their times too, by which it is known whether packages are of these.
+        strip.args(["--preserve-dates", "-o"]).args([to.join(program), programs.join(program)]);
         tool::quietly(strip)?;
     }
     Ok(to)
