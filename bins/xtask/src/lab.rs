@@ -5,19 +5,18 @@
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use anyhow::{Context, Result, ensure};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-use ves_kit::lab::{Cluster, Golden, Role, Vm, cluster, image, story};
+use ves_kit::lab::{Booted, Cluster, Golden, Machine, Role, Vm, base, cluster, story};
 
+use crate::serve::{Server, meant};
 use crate::{deb, tool};
 
-/// Debian packages the lab is made with.
+/// Debian packages that what machines begin from is made with.
 const PACKAGES: &[&str] = &[
     "ca-certificates",
     "cpio",
@@ -28,12 +27,13 @@ const PACKAGES: &[&str] = &[
     "gnupg",
     "gpgv",
     "mmdebstrap",
-    "qemu-system-x86",
-    "qemu-utils",
     "util-linux",
     "xz-utils",
     "zstd",
 ];
+
+/// And what virtual machines run in.
+const QEMU: &[&str] = &["qemu-system-x86", "qemu-utils"];
 
 /// What one machine takes of this one's memory in MiB: its own, and what QEMU needs around it.
 const MACHINE: u64 = 1792;
@@ -96,15 +96,16 @@ pub(crate) enum Lab {
 /// # Errors
 /// What failed.
 pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
-    let dir = story::cache().join("up");
+    let server = Server { command: "lab", dir: story::cache().join("up") };
     match lab {
-        Lab::Up { nodes, no_routers } => up(&dir, nodes, no_routers)?,
-        Lab::Serve { nodes, no_routers } => serve(&dir, nodes, no_routers)?,
-        Lab::Down => down(&dir)?,
-        Lab::Ssh { machine, command } => return ssh(&dir, &machine, &command),
+        Lab::Up { nodes, no_routers } => up(&server, nodes, no_routers)?,
+        Lab::Serve { nodes, no_routers } => serve(&server, nodes, no_routers)?,
+        Lab::Down => down(&server)?,
+        Lab::Ssh { machine, command } => return ssh(&server.dir, &machine, &command),
         Lab::Snapshot { name, restore } => {
-            let machines = cluster::find(&dir)?;
-            for vm in &machines {
+            let machines = cluster::find(&server.dir)?;
+            for (dir, machine) in &machines {
+                let vm = Vm::at(dir, machine);
                 if restore { vm.restore(&name)? } else { vm.save(&name)? }
             }
             let (count, done) = (machines.len(), if restore { "went back to" } else { "saved as" });
@@ -112,17 +113,14 @@ pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
         }
         Lab::Run { story } => {
             room(LARGEST)?;
-            prepare()?;
-            tool::tool("cargo-nextest")?;
-            let words =
-                ["nextest", "run", "-p", "ves-lab", "--no-capture", "--no-tests=fail", &story];
-            return Ok(code(tool::cargo(&words).status().context("start cargo nextest")?.code()));
+            prepare(&say())?;
+            return tell("ves-lab", &story, "virtual");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn code(status: Option<i32>) -> ExitCode {
+pub(crate) fn code(status: Option<i32>) -> ExitCode {
     ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(1))
 }
 
@@ -143,10 +141,10 @@ pub(crate) fn room(machines: u64) -> Result<()> {
     Ok(())
 }
 
-/// How many stories can be told at once: one for each processor, as far as memory goes.
+/// How many stories can be told at once: one more than there are processors, as far as memory goes.
 pub(crate) fn at_once() -> u64 {
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    (memory() / (LARGEST * MACHINE)).clamp(1, processors)
+    (memory() / (LARGEST * MACHINE)).clamp(1, processors + 1)
 }
 
 /// Memory that is free or can be had, in MiB; 0 where the kernel does not tell.
@@ -157,62 +155,80 @@ fn memory() -> u64 {
     kib.unwrap_or(0) / 1024
 }
 
-/// Makes everything a machine of the lab begins from, where it is not there: packages of what this
-/// workspace is now, a template, the node image, the golden node.
+/// Makes the golden node of what this workspace is now, where it is not there: packages, a template,
+/// the base. `say` hears what is being done.
 ///
 /// # Errors
 /// What failed.
-pub(crate) fn prepare() -> Result<Golden> {
-    let begun = Instant::now();
-    let say = |what: &str| println!("  lab, {:3} s: {what}", begun.elapsed().as_secs());
+pub(crate) fn golden(say: &dyn Fn(&str)) -> Result<Golden> {
     tool::apt(PACKAGES)?;
     let dir = story::cache();
-    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    // One at a time makes them; it goes with its process.
-    let lock = File::create(dir.join("lock")).context("make the lab's lock")?;
-    if lock.try_lock().is_err() {
-        say("waiting for another that prepares the lab");
-        lock.lock().context("wait for another that prepares the lab")?;
-    }
-    let mut files = deb::build(&say)?;
+    let _lock = lock(&dir, say)?;
+    story::sweep(&dir)?;
+    let mut files = deb::build(say)?;
     for package in files.clone() {
         files.push(deb::next(&package)?);
     }
-    files.push(image::template(&dir, &say)?);
-    Golden::make(&dir, &files, &say)
+    files.push(base::template(&dir, say)?);
+    Golden::make(&dir, &files, say)
 }
 
-fn up(dir: &Path, nodes: u8, no_routers: bool) -> Result<()> {
-    ensure!(!alive(dir), "a lab is up already; `cargo xtask lab down` ends it");
+/// Makes what a virtual machine begins from, where it is not there: the golden node, a machine that has
+/// booted from it. `say` hears what is being done.
+///
+/// # Errors
+/// What failed.
+pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<Booted> {
+    let golden = golden(say)?;
+    tool::apt(QEMU)?;
+    let dir = story::cache();
+    let _lock = lock(&dir, say)?;
+    Booted::make(&dir, &golden, say)
+}
+
+/// One at a time makes what machines begin from; it goes with its process.
+fn lock(dir: &Path, say: &dyn Fn(&str)) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let lock = File::create(dir.join("lock")).context("make the lab's lock")?;
+    if lock.try_lock().is_err() {
+        say("waiting for another that prepares machines");
+        lock.lock().context("wait for another that prepares machines")?;
+    }
+    Ok(lock)
+}
+
+/// Says what is being done, and after how long.
+pub(crate) fn say() -> impl Fn(&str) {
+    let begun = Instant::now();
+    move |what| println!("  {:5.1} s: {what}", begun.elapsed().as_secs_f32())
+}
+
+/// Tells one story of a package, on machines of this kind.
+///
+/// # Errors
+/// When nextest cannot be started.
+pub(crate) fn tell(package: &str, story: &str, machines: &str) -> Result<ExitCode> {
+    tool::tool("cargo-nextest")?;
+    let filter = format!("package({package}) and test({story})");
+    // With the features of the whole workspace, as its tests are built anyway.
+    let mut tell = tool::cargo(&["nextest", "run", "--workspace", "--all-features"]);
+    tell.args(["--no-capture", "--no-tests=fail", "-E", &filter]);
+    tell.env("VES_MACHINES", machines).env("VES_DISPOSABLE", "1");
+    Ok(code(tell.status().context("start cargo nextest")?.code()))
+}
+
+fn up(server: &Server, nodes: u8, no_routers: bool) -> Result<()> {
+    ensure!(!server.alive(), "a lab is up already; `cargo xtask lab down` ends it");
     let machines = u64::from(nodes) + if no_routers { 0 } else { 2 };
     room(machines)?;
-    prepare()?;
-    fs::remove_dir_all(dir).ok(); // what a lab left that was killed
-    fs::create_dir_all(dir)?;
-    // Beside the directory, which goes when the lab does.
-    let log = dir.with_extension("log");
-    let out = File::create(&log)?;
-    // Also where a build has replaced the file by now.
-    let mut serve = Command::new("/proc/self/exe");
-    serve.args(["lab", "serve", &nodes.to_string()]);
-    if no_routers {
-        serve.arg("--no-routers");
-    }
-    println!("  starting machines");
-    let (input, output) = (Stdio::null(), out.try_clone()?);
-    let mut child = serve.stdin(input).stdout(output).stderr(out).process_group(0).spawn()?;
-    fs::write(dir.join("serve.pid"), child.id().to_string())?;
-    let end = Instant::now() + Duration::from_secs(300);
-    while !dir.join("ready").exists() {
-        if child.try_wait()?.is_some() || Instant::now() > end {
-            let mut text = String::new();
-            File::open(&log)?.read_to_string(&mut text)?;
-            down(dir)?;
-            bail!("the lab did not come up:\n{text}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let names: Vec<_> = cluster::find(dir)?.iter().map(|vm| vm.name().to_owned()).collect();
+    let say = say();
+    prepare(&say)?;
+    let count = nodes.to_string();
+    let mut words = vec![count.as_str()];
+    words.extend(no_routers.then_some("--no-routers"));
+    say("starting machines");
+    server.start(&words)?;
+    let names: Vec<_> = cluster::find(&server.dir)?.into_iter().map(|(_, name)| name).collect();
     println!(
         "{} are up. `cargo xtask lab ssh 1 -- virtctl list -a` runs a command on the first, \
          `cargo xtask lab down` ends all.",
@@ -221,63 +237,26 @@ fn up(dir: &Path, nodes: u8, no_routers: bool) -> Result<()> {
     Ok(())
 }
 
-fn serve(dir: &Path, nodes: u8, no_routers: bool) -> Result<()> {
-    let mut roles = vec![Role::Node; nodes.into()];
+fn serve(server: &Server, nodes: u8, no_routers: bool) -> Result<()> {
+    let mut roles = vec![Role::NODE; nodes.into()];
     if !no_routers {
-        roles.extend([Role::Frr, Role::Bird]);
+        roles.extend([Role::FRR, Role::BIRD]);
     }
-    let golden = Golden::current(&story::cache())?;
-    let _lab = Cluster::up(&golden, dir, &roles)?;
-    fs::write(dir.join("ready"), "")?;
-    loop {
-        std::thread::park();
-    }
+    let booted = Booted::current(&story::cache())?;
+    let _lab = Cluster::emulated(&booted, &server.dir, &roles)?;
+    server.stay()
 }
 
-/// The process that carries the lab, if it runs: a descriptor and not a number, which may be another's
-/// by the time it is used.
-fn server(dir: &Path) -> Option<rustix::fd::OwnedFd> {
-    let pid: i32 = fs::read_to_string(dir.join("serve.pid")).ok()?.trim().parse().ok()?;
-    let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words = String::from_utf8_lossy(&words).into_owned();
-    words.contains("\0lab\0serve\0").then_some(fd)
-}
-
-fn alive(dir: &Path) -> bool {
-    server(dir).is_some()
-}
-
-fn down(dir: &Path) -> Result<()> {
-    for vm in cluster::find(dir).unwrap_or_default() {
-        vm.power_cut()?;
-    }
-    if let Some(fd) = server(dir) {
-        // Machines that it has yet to start end with it; it may have ended in this moment.
-        pidfd_send_signal(&fd, Signal::KILL).ok();
-    }
-    let end = Instant::now() + Duration::from_secs(20);
-    while alive(dir) {
-        ensure!(Instant::now() < end, "the process that carries the lab does not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    fs::remove_file(dir.with_extension("log")).ok(); // what it said is of use only while it comes up
-    match fs::remove_dir_all(dir) {
-        Ok(()) => println!("the lab is down"),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => println!("no lab is up"),
-        Err(e) => return Err(e).with_context(|| format!("remove {}", dir.display())),
-    }
+fn down(server: &Server) -> Result<()> {
+    let machines = cluster::find(&server.dir).unwrap_or_default().len();
+    server.end()?;
+    println!("{}", if machines == 0 { "no lab is up" } else { "the lab is down" });
     Ok(())
 }
 
 fn ssh(dir: &Path, machine: &str, command: &[String]) -> Result<ExitCode> {
-    let machines = cluster::find(dir)?;
-    let numbered = machine.parse::<usize>().ok().and_then(|n| machines.get(n.wrapping_sub(1)));
-    let named = machines.iter().find(|vm| vm.name() == machine);
-    let vm = numbered.or(named).with_context(|| {
-        let names: Vec<_> = machines.iter().map(Vm::name).collect();
-        format!("no machine {machine}; there are {}", names.join(", "))
-    })?;
+    let (dir, name) = meant(dir, machine)?;
+    let vm = &Vm::at(dir, name);
     let mut stdin = Vec::new();
     let words = match command {
         [] if std::io::stdin().is_terminal() => return console(vm),

@@ -1,4 +1,4 @@
-//! The front door of the repository: up, down, check, test, ci, deb, lab, bench, tidy.
+//! The front door of the repository: up, down, check, test, ci, deb, cluster, lab, bench, tidy.
 //!
 //! Owns what a person or a CI machine runs. Nothing here is installed on a node, and no daemon
 //! depends on it.
@@ -12,10 +12,12 @@
 mod bench;
 mod check;
 mod ci;
+mod cluster;
 mod deb;
 mod down;
 mod lab;
 mod part;
+mod serve;
 mod step;
 mod task;
 mod test;

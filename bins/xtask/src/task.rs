@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bench, check, ci, deb, down, lab, test, tidy, tool, up};
+use crate::{bench, check, ci, cluster, deb, down, lab, test, tidy, tool, up};
 
 /// Builds, runs and checks Ves.
 #[derive(Debug, clap::Parser)]
@@ -20,7 +20,10 @@ pub(crate) enum Task {
     Ci(ci::Args),
     /// Debian packages of everything, in target/debian
     Deb,
-    /// Debian 13 nodes in virtual machines, with our packages
+    /// Debian 13 nodes with our packages, each a system container of this kernel
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Debian 13 nodes with our packages, each a virtual machine
     #[command(subcommand)]
     Lab(lab::Lab),
     /// Measure start latency, create time and hop cost, and print ratios
@@ -44,6 +47,10 @@ impl Task {
                     println!("{}", file.display());
                 }
             }),
+            Self::Cluster(command) => match cluster::run(command) {
+                Ok(code) => return code,
+                Err(error) => Err(error),
+            },
             Self::Lab(lab) => match lab::run(lab) {
                 Ok(code) => return code,
                 Err(error) => Err(error),

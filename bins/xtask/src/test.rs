@@ -1,7 +1,7 @@
-//! `cargo xtask test`: all tests but the longest. As root, those of the real kernel too: they make mounts,
-//! links, loop devices and control groups with names of their own and take them away again. Then
-//! stories of the lab, on Debian 13 in virtual machines, which need no more of this machine than time;
-//! what their machines begin from is made while the others run. `--all` runs the longest too.
+//! `cargo xtask test`: all tests. As root, those of the real kernel too: they make mounts, links, loop
+//! devices and control groups with names of their own and take them away again. Then stories: on native
+//! nodes, and on virtual machines those that need more than this kernel has; what their machines begin
+//! from is made while the others run. `--all` tells the native ones on virtual machines too.
 //!
 //! Its last line is always `N passed, N failed, N skipped`. What was skipped is listed with the reason;
 //! what took longest is listed too; where a test hangs, the machine's processes are shown before it is
@@ -17,10 +17,6 @@ use crate::part::{longest_first, part};
 use crate::tool::{self, cargo};
 use crate::up;
 
-/// The stories of the lab that are told without `--all`, in nextest's words: what native nodes cannot
-/// show. Here, and nowhere else, is decided which.
-const STORIES: &str = "test(/^(main_job|limits|power|upgrade)::/)";
-
 /// How many of the slowest tests are listed.
 const SLOWEST: usize = 20;
 
@@ -31,13 +27,15 @@ const HANGS: Duration = Duration::from_secs(300);
 /// What the command line may say.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the tests of the real kernel, which make containers on this machine
+    /// Leave out the tests of the real kernel and the stories on native nodes, which make containers on
+    /// this machine
     #[arg(long)]
     no_host: bool,
-    /// Leave out the stories of the lab, which make virtual machines
+    /// Leave out the stories on virtual machines
     #[arg(long)]
     no_lab: bool,
-    /// Run the longest too: all stories of the lab, hundreds of containers one after another
+    /// Run the longest too: stories of native nodes on virtual machines as well, hundreds of containers
+    /// one after another
     #[arg(long, conflicts_with = "no_lab")]
     all: bool,
     /// Further words for `cargo nextest run`, such as a part of a test's name
@@ -137,14 +135,14 @@ fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
         up::make_account()?;
     }
     part("tests' build", build)?;
-    // The stories' machines take all there is of this one: they come last, by themselves.
+    // Stories' machines share loop devices and control groups with this one: they come last.
     let mut words = vec!["-E"];
     if host {
-        words.push("not package(ves-lab)");
+        words.push(NO_STORY);
     } else {
         let why = if args.no_host { "--no-host was said" } else { "this is not root" };
         ensure!(args.no_host || !tool::ci(), "CI must run the tests of the real kernel: {why}");
-        println!("the tests of the real kernel are skipped: {why}");
+        println!("the tests of the real kernel and stories on native nodes are skipped: {why}");
         words.push(WITHOUT_ROOT);
     }
     let chosen: Vec<_> = args.nextest.iter().map(String::as_str).collect();
@@ -157,31 +155,90 @@ fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
     let strict = if (host || lab) && tool::ci() { "1" } else { "0" };
     let mut env = vec![("VES_DISPOSABLE", disposable), ("VES_STRICT", strict)];
     env.extend(args.all.then_some(("VES_CYCLES", "200")));
-    let why = match crate::lab::room(crate::lab::LARGEST) {
+    let lacking = match crate::lab::room(crate::lab::LARGEST) {
         _ if args.no_lab => Some("--no-lab was said".to_owned()),
         _ if !lab => Some("this is not root".to_owned()),
         room => room.err().map(|lack| lack.to_string()),
     };
-    let ran = if let Some(why) = why {
-        ensure!(args.no_lab || !tool::ci(), "CI must run the stories of the lab: {why}");
-        println!("the stories of the lab are skipped: {why}");
-        part("tests", || run_nextest(&words, &env, told))?
-    } else {
-        let (ran, golden) = std::thread::scope(|scope| {
-            let golden = scope.spawn(|| part("lab's preparation", crate::lab::prepare));
-            let ran = part("tests", || run_nextest(&words, &env, told));
-            (ran, golden.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        let ran = ran?;
-        let all = args.all || !chosen.is_empty();
-        let mut tell = || part("lab's stories", || stories(all, &chosen, &env, told));
-        ran.plus(golden.and_then(|_| tell()).unwrap_or_else(|error| {
-            println!("error: the stories of the lab cannot be told: {error:#}");
-            Counts { failed: 1, ..Counts::default() }
-        }))
-    };
+    if let Some(why) = &lacking {
+        ensure!(args.no_lab || !tool::ci(), "CI must run the stories on virtual machines: {why}");
+        println!("the stories on virtual machines are skipped: {why}");
+    }
+    let kinds = Kinds { native: host, emulated: lacking.is_none(), both: args.all };
+    let (ran, prepared) = std::thread::scope(|scope| {
+        let prepared = scope.spawn(|| kinds.prepare());
+        let ran = part("tests", || run_nextest(&words, &env, told));
+        (ran, prepared.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let ran = ran?;
+    let told = prepared.and_then(|()| kinds.tell(&chosen, &env, told)).unwrap_or_else(|error| {
+        println!("error: stories cannot be told: {error:#}");
+        Counts { failed: 1, ..Counts::default() }
+    });
     // Examples in documents have no names that nextest could choose from.
+    let ran = ran.plus(told);
     if chosen.is_empty() { Ok(ran.plus(part("examples", doctest)?)) } else { Ok(ran) }
+}
+
+/// Which stories are told, and on what machines.
+#[derive(Debug, Clone, Copy)]
+struct Kinds {
+    /// Those of `tests/cluster`, on native nodes.
+    native: bool,
+    /// Those of `tests/lab`, on virtual machines.
+    emulated: bool,
+    /// Those of `tests/cluster` on virtual machines too.
+    both: bool,
+}
+
+impl Kinds {
+    /// Makes what the machines begin from.
+    fn prepare(self) -> Result<()> {
+        let say = crate::lab::say();
+        if self.native {
+            part("native nodes' preparation", || crate::cluster::prepare(&say))?;
+        }
+        if self.emulated {
+            part("virtual machines' preparation", || crate::lab::prepare(&say))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the stories: each waits for its machines most of the time, so that more are told at once
+    /// than there are processors.
+    fn tell(self, chosen: &[&str], env: &[(&str, &str)], told: &mut Told) -> Result<Counts> {
+        let filter = match (self.native, self.emulated) {
+            (true, true) => "package(ves-cluster) or package(ves-lab)",
+            (true, false) => "package(ves-cluster)",
+            (false, true) => "package(ves-lab)",
+            (false, false) => return Ok(Counts::default()),
+        };
+        let at_once = crate::lab::at_once().to_string();
+        let mut tell = |name: &str, filter: &str, machines: &str| {
+            let mut words = vec!["-E", filter, "--test-threads", &at_once];
+            words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
+            words.extend(chosen);
+            let env = [env, &[("VES_MACHINES", machines)]].concat();
+            part(name, || run_nextest(&words, &env, told))
+        };
+        // Where nodes may not be made here, also those stories that could be told on some.
+        let machines = if self.native { "" } else { "virtual" };
+        let mut counts = tell("stories", filter, machines)?;
+        if self.both {
+            counts = counts.plus(tell(
+                "native stories on virtual machines",
+                "package(ves-cluster)",
+                "virtual",
+            )?);
+        } else {
+            println!(
+                "`cargo xtask test --all` tells the stories of native nodes on virtual ones too"
+            );
+        }
+        // What a story left that was killed.
+        ves_kit::lab::story::sweep(&ves_kit::lab::story::cache())?;
+        Ok(counts)
+    }
 }
 
 /// Builds all tests and programs at once: asked for one by one, dependencies would have other features
@@ -193,25 +250,12 @@ pub(crate) fn build() -> Result<()> {
     tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--all-targets"]))
 }
 
-/// The stories of the lab, which begin from its golden node.
-fn stories(all: bool, chosen: &[&str], env: &[(&str, &str)], told: &mut Told) -> Result<Counts> {
-    let at_once = crate::lab::at_once().to_string();
-    let short = format!("package(ves-lab) and {STORIES}");
-    let filter = if all { "package(ves-lab)" } else { &short };
-    let mut words = vec!["-E", filter, "--test-threads", &at_once];
-    words.extend((!chosen.is_empty()).then_some("--no-tests=pass"));
-    words.extend(chosen);
-    let mut counts = run_nextest(&words, env, told)?;
-    if !all {
-        // Nextest counts those that were not asked for.
-        println!("the other stories of the lab are left out: `cargo xtask test --all` tells them");
-        counts.skipped = 0;
-    }
-    Ok(counts)
-}
+/// All but stories, in nextest's words.
+const NO_STORY: &str = "not package(ves-cluster) and not package(ves-lab)";
 
-/// What needs neither root nor the lab, in nextest's words.
-const WITHOUT_ROOT: &str = "not package(ves-hosttests) and not package(ves-lab)";
+/// What needs neither root nor machines, in nextest's words.
+const WITHOUT_ROOT: &str =
+    "not package(ves-hosttests) and not package(ves-cluster) and not package(ves-lab)";
 
 /// The tests that need no root.
 ///
@@ -343,7 +387,8 @@ fn hangs(line: &str) -> bool {
     let slow = line.trim_start().strip_prefix("SLOW [>").and_then(|rest| rest.split_once("s]"));
     slow.is_some_and(|(seconds, name)| {
         let seconds = seconds.trim().parse().unwrap_or(0.0);
-        !name.contains("ves-lab") && seconds >= HANGS.as_secs_f64()
+        let story = ["ves-cluster", "ves-lab"].iter().any(|package| name.contains(package));
+        !story && seconds >= HANGS.as_secs_f64()
     })
 }
 

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use ves_types::layout::{CGROUP_ROOT, Layout};
 
+use crate::lab::groups::NODE;
+use crate::loops::{self, LoopDevice};
 use crate::stack;
 
 /// A kind of thing that may be left behind.
@@ -212,14 +214,12 @@ fn mounts(mountinfo: &str) -> Vec<String> {
 }
 
 fn loops() -> Vec<String> {
-    let Ok(dir) = std::fs::read_dir("/sys/block") else { return Vec::new() };
-    dir.flatten()
-        .filter_map(|entry| {
-            let backing = read(entry.path().join("loop/backing_file"));
-            let name = entry.file_name();
-            (!backing.is_empty()).then(|| format!("{} {}", name.to_string_lossy(), backing.trim()))
-        })
-        .collect()
+    let line = |device: &LoopDevice| {
+        // Of a native node, which has a root of its own.
+        let place = if device.is_elsewhere() { "elsewhere:" } else { "" };
+        format!("{} {place}{}", device.path.trim_start_matches("/dev/"), device.file)
+    };
+    loops::all().unwrap_or_default().iter().map(line).collect()
 }
 
 fn cgroups(mountinfo: &str) -> Vec<String> {
@@ -235,7 +235,9 @@ fn cgroups(mountinfo: &str) -> Vec<String> {
                 .map(|entry| entry.path())
                 .filter(|path| {
                     let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    path.is_dir() && (name == CGROUP_ROOT || name.starts_with("ves-"))
+                    let ours = name == CGROUP_ROOT || name.starts_with("ves-");
+                    // A native node's groups are its kit's, with what runs on the node below.
+                    path.is_dir() && ours && !name.starts_with(NODE)
                 })
                 .flat_map(|path| walk(&path, &|p| p.is_dir()))
                 .collect()

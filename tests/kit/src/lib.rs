@@ -26,6 +26,7 @@ pub mod guard;
 pub mod http;
 pub mod inventory;
 pub mod lab;
+pub mod loops;
 pub mod need;
 pub mod node;
 #[cfg(feature = "otlp")]

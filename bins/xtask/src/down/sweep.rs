@@ -173,6 +173,7 @@ mod tests {
         for (kind, line) in [
             (Kind::Mount, "/run/vessel ext4 /dev/sda /"),
             (Kind::Loop, "loop0 /srv/x.img"),
+            (Kind::Loop, "loop0 elsewhere:/var/lib/ves/storage/pool.img"),
             (Kind::Cgroup, "/sys/fs/cgroup/pids/ves-test"),
             (Kind::Link, "vesuvius veth"),
             (Kind::Link, "eth0 link"),

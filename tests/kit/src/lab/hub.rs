@@ -3,7 +3,7 @@
 //! A port is a pair of unix datagram sockets, QEMU's and ours. Frames never leave this process but
 //! to those sockets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::segment::Fault;
+
 /// The largest frame that is passed on; virtio-net may send 64 KiB with offloads on.
 const FRAME: usize = 70_000;
 
@@ -22,26 +24,6 @@ const QUEUE: usize = 4096;
 
 /// How long until a machine that did not take a frame is offered it again.
 const AGAIN: Duration = Duration::from_millis(1);
-
-/// What the segment does wrong.
-#[derive(Debug, Clone, Default)]
-pub struct Fault {
-    /// Ports that hear nobody and are heard by nobody.
-    pub cut: BTreeSet<usize>,
-    /// Sets of ports that hear each other only; empty: everybody.
-    pub partitions: Vec<BTreeSet<usize>>,
-    /// Each how many-th frame is dropped; 0: none. Counted, not drawn, so that a failure repeats.
-    pub drop_every: u64,
-    /// How long each frame is held back.
-    pub delay: Duration,
-}
-
-impl Fault {
-    fn passes(&self, from: usize, to: usize) -> bool {
-        let apart = self.partitions.iter().any(|p| p.contains(&from) != p.contains(&to));
-        !apart && !self.cut.contains(&from) && !self.cut.contains(&to)
-    }
-}
 
 /// A segment.
 #[derive(Debug)]
@@ -131,10 +113,11 @@ fn pass_frames(ports: &[(UnixDatagram, PathBuf)], stopped: &UnixStream, fault: &
         for (from, (socket, _)) in ports.iter().enumerate().filter(|(i, _)| ready[*i]) {
             while let Ok(length) = socket.recv(&mut frame) {
                 count += 1;
-                if now.drop_every > 0 && count % now.drop_every == 0 {
+                if now.drop_every > 0 && count.is_multiple_of(now.drop_every.into()) {
                     continue;
                 }
-                for to in (0..ports.len()).filter(|to| *to != from && now.passes(from, *to)) {
+                for to in (0..ports.len()).filter(|to| *to != from && now.passes(from + 1, *to + 1))
+                {
                     let at = (Instant::now() + now.delay, count << 8 | to as u64);
                     late.insert(at, (to, frame[..length].to_vec()));
                 }
@@ -179,10 +162,10 @@ mod tests {
         b.send(b"2").expect("sent");
         assert_eq!((heard(&a), heard(&c)), (b'2', b'2'), "nobody hears himself");
 
-        hub.set(Fault { partitions: vec![[0, 1].into()], ..Fault::default() });
+        hub.set(Fault { partitions: vec![[1, 2].into()], ..Fault::default() });
         a.send(b"3").expect("sent");
         assert_eq!(heard(&b), b'3');
-        hub.set(Fault { cut: [1].into(), ..Fault::default() });
+        hub.set(Fault { cut: [2].into(), ..Fault::default() });
         a.send(b"4").expect("sent");
         assert_eq!(heard(&c), b'4', "the other side has not heard the one before");
 

@@ -1,77 +1,19 @@
-//! The node image: a Debian 13 system with a stock kernel, built once and kept under its recipe's
-//! digest.
+//! The disk of virtual machines: the golden node's system with what only a machine of its own needs, as
+//! one file system, and the kernel and initrd that boot it.
 //!
-//! Everything a node needs from the distribution is in it, since nodes have no way out of their
-//! segment; our own packages are not: they come in at the first start. Built without mounting
-//! anything: `mmdebstrap` into a directory, `mke2fs -d` into an image.
+//! Built by `mke2fs -d` from the golden node's directories, which are laid over each other in a mount
+//! namespace that ends with that command. Kept under its recipe's digest.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 
-/// What the node image is built from.
-const SUITE: &str = "trixie";
-
-/// Packages of a node. `qemu-guest-agent` is the way in that needs no network.
-const PACKAGES: &[&str] = &[
-    "bird2",
-    "busybox-static",
-    "curl",
-    "dbus",
-    "dmsetup",
-    "e2fsprogs",
-    "frr",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "linux-image-cloud-amd64",
-    "lvm2",
-    "mmdebstrap",
-    "nftables",
-    "procps",
-    "qemu-guest-agent",
-    "systemd-sysv",
-    "thin-provisioning-tools",
-    "udev",
-    "xfsprogs",
-    "xz-utils",
-    "zstd",
-];
-
-/// Units that only cost time here, or that a story starts when it wants them.
-const MASKED: &[&str] = &[
-    "apt-daily-upgrade.timer",
-    "apt-daily.timer",
-    "bird.service",
-    "dev-hugepages.mount",
-    "dpkg-db-backup.timer",
-    "e2scrub_all.timer",
-    "e2scrub_reap.service",
-    "frr.service",
-    "fstrim.timer",
-    "getty@tty1.service",
-    "modprobe@configfs.service",
-    "modprobe@drm.service",
-    "modprobe@efi_pstore.service",
-    "proc-sys-fs-binfmt_misc.automount",
-    "sys-kernel-config.mount",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "systemd-binfmt.service",
-    "systemd-firstboot.service",
-    "systemd-logind.service",
-    "systemd-pstore.service",
-    "systemd-random-seed.service",
-    "systemd-timesyncd.service",
-];
-
-/// The one generator of units that a node has a use for. systemd runs all of them at each boot and
-/// each time it reads its units again, which packages make it do many times.
-const GENERATOR: &str = "systemd-fstab-generator";
+use super::base::{clear, run, short, want, write};
+use super::golden::Golden;
 
 /// Which devices udev is told of at boot: QEMU's own, and those that units wait for. For all else that
 /// an emulated machine seems to have, it would load drivers that no node needs.
@@ -82,71 +24,27 @@ ExecStart=-udevadm trigger --action=add --subsystem-match=block --subsystem-matc
 ExecStart=-udevadm trigger --action=add --subsystem-match=tty --sysname-match=hvc0
 ";
 
-/// Files of packages that a node does without, and those that it is to have all the same: our own
-/// pages, of which packages promise that they are there.
-const DOCUMENTS: &[&str] = &[
-    "path-exclude=/usr/share/doc/*",
-    "path-exclude=/usr/share/locale/*",
-    "path-exclude=/usr/share/man/*",
-    "path-include=/usr/share/man/man?/ves*",
-    "path-include=/usr/share/man/man?/virtctl*",
-];
+/// The agent answers as soon as its port is there, long before the node has booted.
+const AGENT: &str = "[Unit]
+DefaultDependencies=no
+After=systemd-remount-fs.service systemd-udevd.service
+[Service]
+ExecStart=
+ExecStart=/usr/sbin/qemu-ga
+OOMScoreAdjust=-1000
+# It tells of each call, and is asked many times whether a command has ended.
+LogLevelMax=notice
+";
 
-/// Packages of a template beside those without which there is no Debian.
-const TEMPLATE: &str = "systemd-sysv,busybox-static,iproute2,procps";
+/// A root shell on the console.
+const GETTY: &str = "[Service]
+ExecStart=
+ExecStart=-/sbin/agetty --skip-login --noissue --login-program /bin/bash --keep-baud 115200 - linux
+";
 
-/// Run in the new system: modules are kept unpacked, for decompressing them takes long on an
-/// emulated processor.
-const CUSTOMIZE: &str = r#"
-set -eu
-cd /lib/modules/*
-find . -name '*.ko.xz' -print0 | xargs -0 -r xz -d
-depmod "$(basename "$PWD")"
-rm -f /boot/initrd.img* /etc/machine-id /etc/hostname
-: > /etc/machine-id
-"#;
-
-/// What a template built on a node is made of, by way of the mirror below: the smallest system, what
-/// storage adds to it for System V init, the quickest to install.
-const MIRRORED: &str = "?essential ?priority(required) apt iproute2 procps login passwd netbase \
-     util-linux sysvinit-core sysv-rc initscripts insserv startpar";
-
-/// Run beside the new system, of which `$1` is the directory and `$2` the suite: puts a mirror on it
-/// with what templates are made of, signed by a key that it trusts and nobody has any more. The node
-/// serves it to itself, as it reaches no other.
-const MIRROR: &str = r#"
-set -eu
-mirror=$1/srv/mirror/debian
-index=main/binary-amd64/Packages
-mkdir -p "$mirror/pool/partial" "$mirror/dists/$2/${index%/*}"
-APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -y --download-only --no-install-recommends \
-    -o Dir::State::status=/dev/null -o Dir::Cache::archives="$mirror/pool" install $3
-rm -rf "$mirror/pool/partial" "$mirror/pool/lock"
-cd "$mirror"
-dpkg-scanpackages -m pool > "dists/$2/$index"
-cd "dists/$2"
-cat > Release <<END
-Origin: Debian
-Suite: $2
-Codename: $2
-Date: $(date -uR)
-Architectures: amd64
-Components: main
-SHA256:
- $(sha256sum $index | cut -d' ' -f1) $(stat -c %s $index) $index
-END
-GNUPGHOME=$(mktemp -d)
-export GNUPGHOME
-gpg --quiet --batch --passphrase '' --quick-gen-key lab ed25519 sign never
-gpg --quiet --batch --clearsign --digest-algo SHA512 --output InRelease Release
-gpg --quiet --batch --armor --export > "$1/etc/apt/trusted.gpg.d/lab.asc"
-gpgconf --kill all
-rm -r Release "$GNUPGHOME"
-"#;
-
-/// Serves it. Nothing on a node needs it before a story asks.
-const MIRROR_UNIT: &str = "[Service]
-ExecStart=/usr/bin/busybox httpd -f -p 127.0.0.1:3142 -h /srv/mirror
+/// Makes one file system of layers: with a directory to lay them in, and the file to make.
+const PACK: &str = "mount -t overlay overlay -o \"lowerdir=$1\" \"$2\"
+mke2fs -q -F -t ext4 -L root -d \"$2\" \"$3\" 8G
 ";
 
 /// The first process of a node: finds the disk, which needs a module, and hands over.
@@ -202,29 +100,35 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image in `cache`, built if it is not there. `say` hears what is being done.
+    /// The disk of a golden node in `cache`, built if it is not there. `say` hears what is being done.
     ///
     /// # Errors
     /// A program that is missing or fails, with the end of its output.
-    pub fn build(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
+    pub fn build(cache: &Path, golden: &Golden, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let recipe = format!(
-            "{SUITE}\n{PACKAGES:?}\n{DOCUMENTS:?}\n{MASKED:?}\n{GENERATOR}\n{COLDPLUG}\n{CUSTOMIZE}\n{MIRRORED}\n{MIRROR}\n{MIRROR_UNIT}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n4"
+            "{}\n{COLDPLUG}\n{AGENT}\n{GETTY}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n{PACK}\n5",
+            golden.name()
         );
-        let digest = short(Sha256::new().chain_update(recipe));
-        let dir = cache.join(format!("image-{digest}"));
-        if dir.is_dir() {
-            return Ok(Self::at(dir));
+        let dir = cache.join(format!("image-{}", short(Sha256::new().chain_update(recipe))));
+        if !dir.is_dir() {
+            clear(cache, "image-")?;
+            let new = dir.with_extension("new");
+            say("making the disk of virtual machines");
+            layer(&new.join("layer"))?;
+            let root = golden.root();
+            let kernel = single(&root.join("boot"), "vmlinuz-")?;
+            fs::copy(&kernel, new.join("vmlinuz")).context("copy the kernel")?;
+            initrd(&root, &new)?;
+            let mut layers = vec![new.join("layer")];
+            layers.extend(golden.origin().layers);
+            let layers: Vec<_> = layers.iter().map(|dir| dir.to_string_lossy()).collect();
+            fs::create_dir(new.join("root"))?;
+            run(Command::new("unshare")
+                .args(["--mount", "--propagation", "private", "sh", "-ec", PACK, "sh"])
+                .args([&*layers.join(":")])
+                .args([&new.join("root"), &new.join("root.raw")]))?;
+            fs::rename(&new, &dir).context("put the disk into its place")?;
         }
-        clear(cache, "image-")?;
-        let new = cache.join(format!("image-{digest}.new"));
-        fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
-        say("installing Debian 13 into a directory");
-        let root = new.join("root");
-        bootstrap(&root)?;
-        say("making the node's disk");
-        finish(&root, &new)?;
-        fs::remove_dir_all(&root).context("remove the directory the image was made from")?;
-        fs::rename(&new, &dir).context("put the image into its place")?;
         Ok(Self::at(dir))
     }
 
@@ -244,70 +148,15 @@ impl Image {
     }
 }
 
-/// A digest as a part of a name.
-pub(super) fn short(digest: Sha256) -> String {
-    digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
-}
-
-/// The Debian mirror apt is configured with.
-fn mirror() -> anyhow::Result<String> {
-    crate::need::mirror(SUITE).map_err(|lack| anyhow::anyhow!("{}: {}", lack.what, lack.why))
-}
-
-fn bootstrap(root: &Path) -> anyhow::Result<()> {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let script = format!("chroot \"$1\" sh -c {}", quoted(CUSTOMIZE));
-    let mirrored = format!("sh -c {} sh \"$1\" {SUITE} {}", quoted(MIRROR), quoted(MIRRORED));
-    let mut command = mmdebstrap(&PACKAGES.join(","));
-    command
-        .arg("--format=directory")
-        .arg(format!("--customize-hook={mirrored}"))
-        .arg(format!("--customize-hook={script}"));
-    run(command.arg(SUITE).arg(root).arg(mirror()?)).map(drop)
-}
-
-/// The beginning of a command that makes a small Debian with these packages and without documents.
-fn mmdebstrap(packages: &str) -> Command {
-    let mut command = Command::new("mmdebstrap");
-    command.args(["--variant=minbase", &format!("--include={packages}")]);
-    command.args(DOCUMENTS.iter().map(|rule| format!("--dpkgopt={rule}")));
-    command
-}
-
-/// Writes what makes the directory a node, then the disk, the kernel and the initrd beside it.
-fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
+/// Writes what is on the disk beside the golden node's system.
+fn layer(root: &Path) -> anyhow::Result<()> {
     let units = root.join("etc/systemd/system");
-    MASKED.iter().try_for_each(|unit| mask(&units.join(unit)))?;
-    let masks = root.join("etc/systemd/system-generators");
-    fs::create_dir_all(&masks)?;
-    for entry in fs::read_dir(root.join("usr/lib/systemd/system-generators"))? {
-        let name = entry?.file_name();
-        if name != GENERATOR {
-            mask(&masks.join(name))?;
-        }
-    }
     write(&units.join("systemd-udev-trigger.service.d/lab.conf"), COLDPLUG)?;
-    write(
-        &root.join("etc/systemd/journald.conf.d/lab.conf"),
-        "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n",
-    )?;
-    write(&root.join("etc/dpkg/dpkg.cfg.d/lab"), "force-unsafe-io\n")?;
-    // The agent answers as soon as its port is there, long before the node has booted.
-    write(
-        &units.join("qemu-guest-agent.service.d/early.conf"),
-        "[Unit]\nDefaultDependencies=no\nAfter=systemd-remount-fs.service systemd-udevd.service\n\
-         [Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga\nOOMScoreAdjust=-1000\n\
-         # It tells of each call, and is asked many times whether a command has ended.\n\
-         LogLevelMax=notice\n",
-    )?;
     let packaged = Path::new("/usr/lib/systemd/system");
     let agent = "qemu-guest-agent.service";
+    write(&units.join(format!("{agent}.d/early.conf")), AGENT)?;
     want(&units, "sysinit.target", agent, &packaged.join(agent))?;
-    write(
-        &units.join("serial-getty@hvc0.service.d/shell.conf"),
-        "[Service]\nExecStart=\nExecStart=-/sbin/agetty --skip-login --noissue --login-program \
-         /bin/bash --keep-baud 115200 - linux\n",
-    )?;
+    write(&units.join("serial-getty@hvc0.service.d/shell.conf"), GETTY)?;
     // A generator would find this console, and is masked.
     let getty = packaged.join("serial-getty@.service");
     want(&units, "getty.target", "serial-getty@hvc0.service", &getty)?;
@@ -315,54 +164,15 @@ fn finish(root: &Path, dir: &Path) -> anyhow::Result<()> {
     let address = "lab-address.service";
     write(&units.join(address), ADDRESS_UNIT)?;
     want(&units, "sysinit.target", address, &Path::new("..").join(address))?;
-    write(&units.join("lab-mirror.service"), MIRROR_UNIT)?;
-    write(&root.join("usr/local/sbin/lab-address"), ADDRESS)?;
-    fs::set_permissions(
-        root.join("usr/local/sbin/lab-address"),
-        fs::Permissions::from_mode(0o755),
-    )?;
-    fs::write(root.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
-    // What is made anew after the system was replaced is as new as it.
-    for dir in ["etc", "var"] {
-        fs::write(root.join(dir).join(".updated"), "")?;
-    }
+    let program = root.join("usr/local/sbin/lab-address");
+    write(&program, ADDRESS)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    write(&root.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")
+}
 
-    let kernel = single(&root.join("boot"), "vmlinuz-")?;
-    fs::copy(&kernel, dir.join("vmlinuz")).context("copy the kernel")?;
+/// Makes the initrd in `dir` of what is in the system.
+fn initrd(root: &Path, dir: &Path) -> anyhow::Result<()> {
     let modules = single(&root.join("lib/modules"), "")?;
-    initrd(root, &modules, dir)?;
-    run(Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-L", "root", "-d"])
-        .arg(root)
-        .arg(dir.join("root.raw"))
-        .arg("8G"))
-    .map(drop)
-}
-
-/// Puts a link into the place of a unit or generator that says that there is none.
-fn mask(at: &Path) -> anyhow::Result<()> {
-    if at.symlink_metadata().is_ok() {
-        fs::remove_file(at)?;
-    }
-    symlink("/dev/null", at).with_context(|| format!("mask {}", at.display()))
-}
-
-/// Has a target want a unit, which is the file `of`.
-fn want(units: &Path, target: &str, unit: &str, of: &Path) -> anyhow::Result<()> {
-    let wants = units.join(format!("{target}.wants"));
-    fs::create_dir_all(&wants)?;
-    symlink(of, wants.join(unit)).with_context(|| format!("have {target} want {unit}"))
-}
-
-/// Writes a file whose directory may not be there yet.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-    }
-    fs::write(path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn initrd(root: &Path, modules: &Path, dir: &Path) -> anyhow::Result<()> {
     let tree = dir.join("initrd.d");
     fs::create_dir_all(&tree)?;
     fs::copy(root.join("usr/bin/busybox"), tree.join("busybox")).context("copy busybox")?;
@@ -398,49 +208,4 @@ fn single(dir: &Path, prefix: &str) -> anyhow::Result<PathBuf> {
         [one] => Ok(one.clone()),
         other => bail!("{} has {} entries {prefix}*, not one", dir.display(), other.len()),
     }
-}
-
-/// Runs a program and answers its output; on failure says the end of what it complained.
-pub(super) fn run(command: &mut Command) -> anyhow::Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let out = command.stdin(Stdio::null()).output().with_context(|| format!("start {name}"))?;
-    if !out.status.success() {
-        let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        let lines: Vec<_> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(12)..].join("\n");
-        bail!("{name} failed ({}):\n{tail}", out.status);
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
-/// A template that containers on a node can be made from: Debian 13 with systemd, as `trixie.tar.zst`
-/// in a directory under its recipe's digest.
-///
-/// # Errors
-/// What mmdebstrap fails with.
-pub fn template(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
-    let digest = short(Sha256::new().chain_update(format!("{SUITE}\n{TEMPLATE}\n{DOCUMENTS:?}")));
-    let dir = cache.join(format!("template-{digest}"));
-    let name = format!("{SUITE}.tar.zst");
-    if !dir.is_dir() {
-        clear(cache, "template-")?;
-        say("making a template of Debian 13");
-        let new = cache.join(format!("template-{digest}.new"));
-        fs::create_dir_all(&new).with_context(|| format!("make {}", new.display()))?;
-        run(mmdebstrap(TEMPLATE).arg(SUITE).arg(new.join(&name)).arg(mirror()?))?;
-        fs::rename(&new, &dir).context("put the template into its place")?;
-    }
-    Ok(dir.join(name))
-}
-
-/// Removes what was made of other recipes, or begun.
-fn clear(cache: &Path, prefix: &str) -> anyhow::Result<()> {
-    for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            fs::remove_dir_all(entry.path())
-                .with_context(|| format!("clear {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
 }

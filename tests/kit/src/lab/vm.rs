@@ -17,7 +17,9 @@ use qapi::{Qga, Qmp, qga, qmp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::image::{Image, run};
+use super::base::run;
+use super::image::Image;
+use super::machine::{ENVIRONMENT, Machine, Output, tail};
 
 /// QEMU's name of the spare disk's contents; a fault is put between it and the device. It is not
 /// there before, for QEMU 7.2 hangs on a saved state with anything in between.
@@ -52,6 +54,22 @@ impl Default for Shape {
     }
 }
 
+/// What a machine's memory is when it starts.
+#[derive(Debug, Clone, Copy)]
+pub enum Memory<'a> {
+    /// Empty: the machine boots.
+    Empty,
+    /// A file, empty too, which the machine leaves behind for others; see [`Vm::freeze`].
+    Template(&'a Path),
+    /// What another left behind in this file; what is written to it stays with the machine.
+    Copy(&'a Path),
+}
+
+/// Beside a template's memory, what its processor and devices were in.
+fn state_of(memory: &Path) -> PathBuf {
+    memory.with_extension("state")
+}
+
 /// What a disk does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFault {
@@ -59,17 +77,6 @@ pub enum DiskFault {
     Fails,
     /// It passes so many bytes a second.
     Slow(u64),
-}
-
-/// What a command on a node printed and how it ended.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// Its exit status; 128 and the signal's number where one killed it.
-    pub status: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Error output.
-    pub stderr: String,
 }
 
 /// A virtual machine.
@@ -83,10 +90,6 @@ impl Vm {
     /// A machine that is to live in `dir`, or lives there.
     pub fn at(dir: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         Self { dir: dir.into(), name: name.into() }
-    }
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
     }
     /// Its directory.
     pub fn dir(&self) -> &Path {
@@ -115,25 +118,23 @@ impl Vm {
         Ok(())
     }
 
-    /// Copies another machine's disks, with the snapshots in them.
+    /// Makes disks that begin as another machine's, which never runs again.
     ///
     /// # Errors
-    /// The kernel's.
+    /// `qemu-img`'s.
     pub fn copy_disks(&self, of: &Self) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir).with_context(|| format!("make {}", self.dir.display()))?;
         for disk in ["root.qcow2", "spare.qcow2"] {
-            // `cp` keeps holes and shares blocks where the file system can.
-            run(Command::new("cp")
-                .args(["--sparse=always", "--reflink=auto"])
+            run(Command::new("qemu-img")
+                .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
                 .arg(of.dir.join(disk))
                 .arg(self.dir.join(disk)))?;
         }
         Ok(())
     }
 
-    /// Starts QEMU; with `snapshot`, from that saved state. `payload` is a file the node sees as a
-    /// third disk, read only. `port` is its place on the segment: our socket and the hub's. The
-    /// machine ends when the thread that started it does.
+    /// Starts QEMU. `port` is its place on the segment: our socket and the hub's. The machine ends when
+    /// the thread that started it does.
     ///
     /// # Errors
     /// QEMU's own words when it does not start.
@@ -141,9 +142,8 @@ impl Vm {
         &self,
         image: &Image,
         shape: &Shape,
-        payload: &Path,
         port: (&Path, &Path),
-        snapshot: Option<&str>,
+        memory: Memory<'_>,
     ) -> anyhow::Result<()> {
         ensure!(!self.alive(), "{} runs already", self.name);
         let (near, far) = (port.0.display(), port.1.display());
@@ -160,7 +160,9 @@ impl Vm {
             .args(["-nodefaults", "-display", "none", "-no-user-config"])
             // One processor: with two, a kernel that was patching itself once died (`Oops: int3`), for
             // QEMU 7.2 seems to run its translation of code that the other has changed since.
-            .args(["-accel", "tcg,thread=single,tb-size=256", "-cpu", "max", "-smp", "1"])
+            .args(["-accel", "tcg,thread=single,tb-size=256", "-smp", "1"])
+            // Without these, the kernel does not copy byte by byte, which is what QEMU makes of them.
+            .args(["-cpu", "max,-erms,-fsrm"])
             .args(["-m", &shape.memory_mib.to_string()])
             .arg("-kernel")
             .arg(&image.kernel)
@@ -184,9 +186,6 @@ impl Vm {
             ))
             .arg("-device")
             .arg(format!("virtio-blk-pci,id=spare,drive={SPARE},werror=report,rerror=report"))
-            .arg("-drive")
-            .arg(format!("file={},format=raw,if=none,id=payload,readonly=on", payload.display()))
-            .args(["-device", "virtio-blk-pci,drive=payload"])
             .arg("-serial")
             .arg(format!("file:{}", file("serial.log")))
             .args(["-device", "virtio-serial"])
@@ -207,8 +206,16 @@ impl Vm {
             // own inside.
             .arg("virtio-net-pci,netdev=seg,mac=52:54:00:00:00:01")
             .args(["-pidfile", &file("pid")]);
-        if let Some(snapshot) = snapshot {
-            command.args(["-loadvm", snapshot]);
+        if let Memory::Template(path) | Memory::Copy(path) = memory {
+            let share = if matches!(memory, Memory::Template(_)) { "on" } else { "off" };
+            command.args(["-machine", "pc,memory-backend=ram", "-object"]).arg(format!(
+                "memory-backend-file,id=ram,size={}M,mem-path={},share={share}",
+                shape.memory_mib,
+                path.display()
+            ));
+        }
+        if matches!(memory, Memory::Copy(_)) {
+            command.args(["-incoming", "defer"]);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -219,10 +226,14 @@ impl Vm {
             .context("start qemu-system-x86_64; `apt-get install qemu-system-x86` brings it")?;
         let end = Instant::now() + Duration::from_secs(30);
         loop {
-            if UnixStream::connect(self.dir.join("agent.sock")).is_ok() {
+            let listens = |socket: &str| UnixStream::connect(self.dir.join(socket)).is_ok();
+            if listens("agent.sock") && listens("qmp.sock") {
                 // Who started it need not wait for it; a thread reaps it when it ends.
                 std::thread::spawn(move || child.wait());
-                return Ok(());
+                return match memory {
+                    Memory::Copy(path) => self.thaw(path),
+                    _ => Ok(()),
+                };
             }
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
@@ -295,6 +306,24 @@ impl Vm {
         })
     }
 
+    /// Reboots it in order and waits until it has booted again.
+    ///
+    /// # Errors
+    /// When it does not come back in time, with the end of the serial log.
+    pub fn reboot(&self, patience: Duration) -> anyhow::Result<()> {
+        let boot_id = "cat /proc/sys/kernel/random/boot_id";
+        let before = self.sh(boot_id)?;
+        self.sh("systemctl reboot")?;
+        let end = Instant::now() + patience;
+        // The agent of the old boot answers until it is ended, then nobody does for a while.
+        while self.exec(boot_id, Duration::from_secs(5)).map_or(true, |o| o.stdout.trim() == before)
+        {
+            ensure!(Instant::now() < end, "{} does not reboot: {}", self.name, self.serial());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.wait_boot(patience)
+    }
+
     /// Waits until the guest agent answers.
     ///
     /// # Errors
@@ -316,48 +345,6 @@ impl Vm {
                 self.name,
                 patience.as_secs()
             );
-        }
-    }
-
-    /// Waits until it has booted, with whatever units failed.
-    ///
-    /// # Errors
-    /// When it has not in time, with the end of the serial log.
-    pub fn wait_boot(&self, patience: Duration) -> anyhow::Result<()> {
-        self.wait_agent(patience)?;
-        self.exec("systemctl is-system-running --wait", patience).map(drop)
-    }
-
-    /// Reboots it in order and waits until it has booted again.
-    ///
-    /// # Errors
-    /// When it does not come back in time, with the end of the serial log.
-    pub fn reboot(&self, patience: Duration) -> anyhow::Result<()> {
-        let boot_id = "cat /proc/sys/kernel/random/boot_id";
-        let before = self.sh(boot_id)?;
-        self.sh("systemctl reboot")?;
-        let end = Instant::now() + patience;
-        // The agent of the old boot answers until it is ended, then nobody does for a while.
-        while self.exec(boot_id, Duration::from_secs(5)).map_or(true, |o| o.stdout.trim() == before)
-        {
-            ensure!(Instant::now() < end, "{} does not reboot: {}", self.name, self.serial());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        self.wait_boot(patience)
-    }
-
-    /// Waits until a shell command succeeds, for so long.
-    ///
-    /// # Errors
-    /// What it printed the last time.
-    pub fn until(&self, command: &str, patience: Duration) -> anyhow::Result<String> {
-        let end = Instant::now() + patience;
-        loop {
-            match self.sh(command) {
-                Ok(out) => return Ok(out),
-                Err(e) if Instant::now() > end => return Err(e.context("it did not come true")),
-                Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            }
         }
     }
 
@@ -385,96 +372,6 @@ impl Vm {
         bail!("the agent of {} does not answer", self.name)
     }
 
-    /// Runs a shell command on the node to its end.
-    ///
-    /// # Errors
-    /// When the node does not answer or the command does not end within `deadline`. A command that
-    /// fails is no error; see [`Output::status`].
-    pub fn exec(&self, command: &str, deadline: Duration) -> anyhow::Result<Output> {
-        self.exec_with(command, &[], deadline)
-    }
-
-    /// The same with bytes on standard input.
-    ///
-    /// # Errors
-    /// As [`Self::exec`].
-    pub fn exec_with(
-        &self,
-        command: &str,
-        stdin: &[u8],
-        deadline: Duration,
-    ) -> anyhow::Result<Output> {
-        let what = || format!("on {}: {command}", self.name);
-        let mut agent = self.agent(Duration::from_secs(120)).with_context(what)?;
-        let started = agent
-            .execute(&qga::guest_exec {
-                path: "/bin/bash".to_owned(),
-                arg: Some(vec!["-c".to_owned(), command.to_owned()]),
-                env: Some(
-                    [
-                        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                        "HOME=/root",
-                        "LC_ALL=C.UTF-8",
-                    ]
-                    .map(str::to_owned)
-                    .to_vec(),
-                ),
-                input_data: Some(stdin.to_vec()),
-                capture_output: Some(qga::GuestExecCaptureOutput::flag(true)),
-            })
-            .with_context(what)?;
-        let (end, mut pause) = (Instant::now() + deadline, Duration::from_millis(5));
-        loop {
-            let status =
-                agent.execute(&qga::guest_exec_status { pid: started.pid }).with_context(what)?;
-            if status.exited {
-                let text = |data: Option<Vec<u8>>| {
-                    String::from_utf8_lossy(&data.unwrap_or_default()).into_owned()
-                };
-                let code = match (status.exitcode, status.signal) {
-                    (Some(code), _) => i32::try_from(code)?,
-                    (None, Some(signal)) => 128 + i32::try_from(signal)?,
-                    (None, None) => bail!("{}: ended in no way", what()),
-                };
-                return Ok(Output {
-                    status: code,
-                    stdout: text(status.out_data),
-                    stderr: text(status.err_data),
-                });
-            }
-            ensure!(Instant::now() < end, "{}: did not end within {deadline:?}", what());
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(200));
-        }
-    }
-
-    /// Runs a shell command that must succeed; answers its standard output without the last line
-    /// end.
-    ///
-    /// # Errors
-    /// As [`Self::exec`], and when it fails, with what it printed.
-    pub fn sh(&self, command: &str) -> anyhow::Result<String> {
-        let out = self.exec(command, COMMAND)?;
-        ensure!(
-            out.status == 0,
-            "on {}: {command}: ended with status {}\n{}{}",
-            self.name,
-            out.status,
-            out.stdout,
-            out.stderr
-        );
-        Ok(out.stdout.trim_end_matches('\n').to_owned())
-    }
-
-    /// Runs a shell command in a container of the node.
-    ///
-    /// # Errors
-    /// As [`Self::exec`].
-    pub fn exec_in(&self, ct: u32, command: &str) -> anyhow::Result<Output> {
-        let quoted = command.replace('\'', "'\\''");
-        self.exec(&format!("virtctl exec {ct} -- sh -c '{quoted}'"), COMMAND)
-    }
-
     fn monitor(&self) -> anyhow::Result<Qmp<Wire>> {
         let stream = UnixStream::connect(self.dir.join("qmp.sock"))
             .with_context(|| format!("reach the monitor of {}", self.name))?;
@@ -492,6 +389,54 @@ impl Vm {
             .with_context(|| format!("{line} on {}", self.name))?;
         ensure!(said.trim().is_empty(), "{line} on {}: {}", self.name, said.trim());
         Ok(())
+    }
+
+    /// Ends a machine that was started with [`Memory::Template`] so that copies of it go on from here.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn freeze(&self, memory: &Path) -> anyhow::Result<()> {
+        let mut monitor = self.monitor()?;
+        monitor.execute(&qmp::stop {}).context("stop the machine")?;
+        self.move_state(&mut monitor, &format!("cat > '{}'", state_of(memory).display()), true)?;
+        monitor.execute(&qmp::quit {}).context("end the machine")?;
+        self.power_cut()
+    }
+
+    /// Goes on from where another machine was frozen.
+    fn thaw(&self, memory: &Path) -> anyhow::Result<()> {
+        let mut monitor = self.monitor()?;
+        self.move_state(&mut monitor, &format!("cat '{}'", state_of(memory).display()), false)?;
+        monitor.execute(&qmp::cont {}).context("let the machine go on").map(drop)
+    }
+
+    /// Has QEMU write its state, or read it, through a shell command. Memory in a shared file is none of it.
+    fn move_state(&self, monitor: &mut Qmp<Wire>, by: &str, out: bool) -> anyhow::Result<()> {
+        let what = || format!("move the state of {} by `{by}`", self.name);
+        let without_memory: qmp::migrate_set_capabilities = serde_json::from_value(
+            serde_json::json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] }),
+        )?;
+        monitor.execute(&without_memory).with_context(what)?;
+        let uri = serde_json::json!({ "uri": format!("exec:{by}") });
+        if out {
+            let migrate: qmp::migrate = serde_json::from_value(uri)?;
+            monitor.execute(&migrate).with_context(what)?;
+        } else {
+            let migrate: qmp::migrate_incoming = serde_json::from_value(uri)?;
+            monitor.execute(&migrate).with_context(what)?;
+        }
+        let end = Instant::now() + MONITOR;
+        loop {
+            let now = monitor.execute(&qmp::query_migrate {}).with_context(what)?;
+            match now.status {
+                Some(qmp::MigrationStatus::completed) => return Ok(()),
+                Some(qmp::MigrationStatus::failed) => {
+                    bail!("{}: {}", what(), now.error_desc.unwrap_or_default());
+                }
+                _ => ensure!(Instant::now() < end, "{}: it takes too long", what()),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Saves the whole running machine, disks and memory, as `snapshot` inside its disks.
@@ -518,19 +463,6 @@ impl Vm {
     pub fn set_clock(&self) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         self.sh(&format!("date -s @{now:.3}")).map(drop)
-    }
-
-    /// Fills the file system of this directory of the node to the last block; answers the shell
-    /// command that makes room again.
-    ///
-    /// # Errors
-    /// As [`Self::sh`].
-    pub fn fill(&self, dir: &str) -> anyhow::Result<String> {
-        self.sh(&format!(
-            "fallocate -l $(($(stat -f -c '%f*%S' {dir}) - 1048576)) {dir}/fill
-             ! dd if=/dev/zero of={dir}/rest bs=64k 2>/dev/null; sync"
-        ))?;
-        Ok(format!("rm {dir}/fill {dir}/rest"))
     }
 
     /// What the spare disk does wrong from now on; `None`: nothing.
@@ -582,6 +514,17 @@ impl Vm {
         monitor.execute(&set).with_context(what).map(drop)
     }
 
+    /// Gives its network device a carrier, or takes it away.
+    ///
+    /// # Errors
+    /// QEMU's.
+    pub fn plug(&self, carrier: bool) -> anyhow::Result<()> {
+        self.monitor()?
+            .execute(&qmp::set_link { name: "seg".to_owned(), up: carrier })
+            .with_context(|| format!("change the link of {}", self.name))
+            .map(drop)
+    }
+
     /// Its console, where a root shell waits.
     ///
     /// # Errors
@@ -589,5 +532,57 @@ impl Vm {
     pub fn console(&self) -> anyhow::Result<UnixStream> {
         UnixStream::connect(self.dir.join("console.sock"))
             .with_context(|| format!("reach the console of {}", self.name))
+    }
+}
+
+impl Machine for Vm {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn console_tail(&self) -> String {
+        tail(&self.serial())
+    }
+
+    fn exec_with(&self, command: &str, stdin: &[u8], deadline: Duration) -> anyhow::Result<Output> {
+        let what = || format!("on {}: {command}", self.name);
+        let mut agent = self.agent(Duration::from_secs(120)).with_context(what)?;
+        let started = agent
+            .execute(&qga::guest_exec {
+                path: "/bin/bash".to_owned(),
+                arg: Some(vec!["-c".to_owned(), command.to_owned()]),
+                env: Some(ENVIRONMENT.map(str::to_owned).to_vec()),
+                input_data: Some(stdin.to_vec()),
+                capture_output: Some(qga::GuestExecCaptureOutput::flag(true)),
+            })
+            .with_context(what)?;
+        let (end, mut pause) = (Instant::now() + deadline, Duration::from_millis(5));
+        loop {
+            let status =
+                agent.execute(&qga::guest_exec_status { pid: started.pid }).with_context(what)?;
+            if status.exited {
+                let text = |data: Option<Vec<u8>>| {
+                    String::from_utf8_lossy(&data.unwrap_or_default()).into_owned()
+                };
+                let code = match (status.exitcode, status.signal) {
+                    (Some(code), _) => i32::try_from(code)?,
+                    (None, Some(signal)) => 128 + i32::try_from(signal)?,
+                    (None, None) => bail!("{}: ended in no way", what()),
+                };
+                return Ok(Output {
+                    status: code,
+                    stdout: text(status.out_data),
+                    stderr: text(status.err_data),
+                });
+            }
+            ensure!(Instant::now() < end, "{}: did not end within {deadline:?}", what());
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    fn wait_boot(&self, patience: Duration) -> anyhow::Result<()> {
+        self.wait_agent(patience)?;
+        self.exec("systemctl is-system-running --wait", patience).map(drop)
     }
 }

@@ -1,9 +1,9 @@
 //! Limits really bite, through cgroup v2 and a file system of one's own.
 
-use ves_kit::lab::{Vm, story};
+use ves_kit::lab::{Machine, Need, story};
 
 /// One number of `virtctl resources 101 -o json`.
-fn resource(node: &Vm, row: &str, column: &str) -> anyhow::Result<u64> {
+fn resource(node: &dyn Machine, row: &str, column: &str) -> anyhow::Result<u64> {
     let rows: serde_json::Value = serde_json::from_str(&node.sh("virtctl resources 101 -o json")?)?;
     let found = rows.as_array().and_then(|rows| rows.iter().find(|r| r["resource"] == row));
     found
@@ -17,7 +17,7 @@ const FORKS: &str = "perl -e 'for (1..100) { my $p = fork; last unless defined $
 
 #[test]
 fn limits_bite() {
-    story::on(1, |lab| {
+    story::on(1, &[Need::Cgroup2], |lab| {
         let node = lab.node(1);
         node.sh("virtctl create 101 --ostemplate trixie --diskspace 256M --diskinodes 12000 \
              --ram 128M --swap 0 --numproc 60 && virtctl start 101 --wait")?;
@@ -48,7 +48,7 @@ fn limits_bite() {
 
 #[test]
 fn a_share_of_a_processor_is_no_more_than_that() {
-    story::on(1, |lab| {
+    story::on(1, &[Need::Cgroup2], |lab| {
         let node = lab.node(1);
         node.sh("virtctl create 101 --ostemplate trixie --cpulimit 20 && virtctl start 101")?;
         let spin = "timeout 8 sh -c 'while :; do :; done'";
@@ -65,7 +65,7 @@ fn a_share_of_a_processor_is_no_more_than_that() {
 
 #[test]
 fn limits_of_units_inside_bite_too() {
-    story::on(1, |lab| {
+    story::on(1, &[Need::Cgroup2], |lab| {
         let node = lab.node(1);
         node.sh("virtctl create 101 --ostemplate trixie --ram 256M && virtctl start 101 --wait")?;
         node.exec_in(

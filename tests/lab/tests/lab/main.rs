@@ -1,10 +1,8 @@
-//! Stories on Debian 13 nodes in virtual machines, one program for all.
+//! Stories that need what only a machine of its own has: Debian's kernel with its control groups,
+//! power that can be cut, disks that fail.
 
-mod build;
 mod faults;
 mod limits;
 mod main_job;
 mod power;
-mod reboot;
 mod units;
-mod upgrade;

@@ -1,14 +1,15 @@
 //! The power goes in the middle of things, and nobody has to repair anything.
 
-use ves_kit::lab::story;
-use ves_lab::{FOOTPRINT, PATIENCE, cut_at, running};
+use ves_cluster::{FOOTPRINT, PATIENCE, running};
+use ves_kit::lab::{Need, story};
+use ves_lab::cut_at;
 
 /// So much that has to be written out first that there is time to cut the power meanwhile.
 const FRESH: &str = "dd if=/dev/urandom of=/fresh bs=1M count=64";
 
 #[test]
 fn power_cuts_are_repaired_without_a_human() {
-    story::on(1, |lab| {
+    story::on(1, &[Need::Power], |lab| {
         let node = lab.node(1);
         let before = node.sh(FOOTPRINT)?;
         cut_at(lab, "volume of", "create", 101, "--ostemplate trixie")?;

@@ -1,11 +1,11 @@
 //! A template is built on a node of Debian packages, by the unit that is shut in for that.
 
+use ves_cluster::PATIENCE;
 use ves_kit::lab::story;
-use ves_lab::PATIENCE;
 
 #[test]
 fn a_template_is_built_in_the_sandbox_and_boots() {
-    story::on(1, |lab| {
+    story::on(1, &[], |lab| {
         let node = lab.node(1);
         node.sh("sed -i 's,^#mirror = .*,mirror = \"http://127.0.0.1:3142/debian\",' \
                  /etc/ves/storage.toml

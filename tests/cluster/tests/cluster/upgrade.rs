@@ -1,7 +1,7 @@
 //! Packages are upgraded while a container serves: no packet is lost and nothing in it restarts.
 
+use ves_cluster::{PATIENCE, Pings, serve_web};
 use ves_kit::lab::story;
-use ves_lab::{PATIENCE, Pings, serve_web};
 
 /// Installs the same packages with a higher version, which lie beside the first ones.
 const UPGRADE: &str = "dpkg -i /srv/payload/*.next";
@@ -16,7 +16,7 @@ const GETS: &str = "systemd-run -q -u gets sh -c \
 
 #[test]
 fn an_upgrade_under_traffic_is_not_noticed() {
-    story::on(2, |lab| {
+    story::on(2, &[], |lab| {
         let (node, client) = (lab.node(1), lab.node(2));
         node.sh("virtctl create 101 --ostemplate trixie --hostname w --ipadd 192.0.2.101 \
              --ipadd 2001:db8::101 && virtctl start 101 --wait")?;

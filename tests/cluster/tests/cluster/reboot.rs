@@ -1,8 +1,8 @@
 //! A node that is rebooted in order: containers are asked to stop, one that does not is killed, and
 //! those of `onboot` come back.
 
+use ves_cluster::{PATIENCE, running};
 use ves_kit::lab::story;
-use ves_lab::{PATIENCE, running};
 
 /// A service that leaves a mark when its container is stopped properly.
 const MARK: &str =
@@ -17,7 +17,7 @@ ln -sf hang /usr/sbin/init";
 
 #[test]
 fn a_reboot_brings_back_what_should_run_in_order() {
-    story::on(1, |lab| {
+    story::on(1, &[], |lab| {
         let node = lab.node(1);
         node.sh("printf '[service]\\nboot_parallel = 1\\n' > /etc/ves/coordinator.toml")?;
         for (ct, more) in [
@@ -34,7 +34,7 @@ fn a_reboot_brings_back_what_should_run_in_order() {
         node.exec_in(103, HANG)?;
         node.sh("virtctl stop 103 --fast && virtctl start 103")?;
         assert_eq!(node.exec_in(103, "cat /proc/1/comm")?.stdout, "init\n");
-        node.reboot(PATIENCE * 2)?;
+        lab.reboot(1, PATIENCE * 2)?;
         node.until(&running(&[101, 102, 103]), PATIENCE)?;
         let order = node.sh("virtctl list -H -o csv --fields ctid -s started")?;
         assert_eq!(order.split_whitespace().collect::<Vec<_>>(), ["102", "101", "103"]);
