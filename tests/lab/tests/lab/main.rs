@@ -4,5 +4,6 @@
 mod faults;
 mod limits;
 mod main_job;
+mod nested;
 mod power;
 mod units;
