@@ -77,15 +77,13 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Ssh { node, command } => return ssh(&server.dir, &node, &command),
         Command::Cut { a, b } => {
             ensure!(a != b, "a node always hears itself");
-            ensure!(server.alive(), "no cluster is up; `cargo xtask cluster up` starts one");
             let mut apart = cuts(&server.dir)?;
             apart.insert((a.min(b), a.max(b)));
-            cut(&server.dir, &apart)?;
+            cut(&server, &apart)?;
             println!("node {a} and node {b} do not hear each other; `cargo xtask cluster heal`");
         }
         Command::Heal => {
-            ensure!(server.alive(), "no cluster is up; `cargo xtask cluster up` starts one");
-            cut(&server.dir, &BTreeSet::new())?;
+            cut(&server, &BTreeSet::new())?;
             println!("all nodes hear each other");
         }
         Command::Down => down(&server)?,
@@ -152,7 +150,9 @@ fn cuts(dir: &Path) -> Result<BTreeSet<(usize, usize)>> {
     serde_json::from_str(&text).context("read which nodes are apart")
 }
 
-fn cut(dir: &Path, apart: &BTreeSet<(usize, usize)>) -> Result<()> {
+fn cut(server: &Server, apart: &BTreeSet<(usize, usize)>) -> Result<()> {
+    ensure!(server.alive(), "no cluster is up; `cargo xtask cluster up` starts one");
+    let dir = &server.dir;
     let nodes = cluster::find(dir)?.len();
     let known = apart.iter().all(|(a, b)| [a, b].iter().all(|n| (1..=nodes).contains(*n)));
     ensure!(known, "nodes are numbered from 1 to {nodes}");

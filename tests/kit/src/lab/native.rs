@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -158,10 +158,7 @@ impl Node {
         // An overlay without syncs says in its work directory that it was not ended in order, and is
         // not laid again; what it wrote is all there while this kernel runs.
         let work = self.dir.join("work");
-        fs::remove_dir_all(&work).or_else(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(e),
-        })?;
+        super::base::remove(&work)?;
         fs::create_dir(&work).context("make the work directory of a node")
     }
 
@@ -173,6 +170,14 @@ impl Node {
         (self.groups.holds(pid) && !has_ended(pid)).then_some(pid)
     }
 
+    /// The same as a descriptor, which stays its own whatever becomes of the number.
+    fn process(&self) -> Option<OwnedFd> {
+        let pid = self.pid()?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // The number may have become another's before there was a descriptor, not after.
+        (self.pid() == Some(pid)).then_some(process)
+    }
+
     /// Kills whatever runs in it and takes back what it had of this machine: control groups and loop
     /// devices. Its files stay.
     ///
@@ -180,15 +185,10 @@ impl Node {
     /// What does not go.
     pub fn kill(&self) -> anyhow::Result<()> {
         let mut devices = Vec::new();
-        if let Some(pid) = self.pid() {
+        if let Some(process) = self.process() {
             devices = loops(&self.dir, true)?;
-            // The number may have become another's before there was a descriptor, not after.
-            if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
-                && self.pid() == Some(pid)
-            {
-                pidfd_send_signal(&fd, Signal::KILL).ok(); // it may have ended in this moment
-                ensure!(ended(&fd, END)?, "{} does not end", self.name);
-            }
+            pidfd_send_signal(&process, Signal::KILL).ok(); // it may have ended in this moment
+            ensure!(ended(&process, END)?, "{} does not end", self.name);
         }
         self.take_back(&devices)
     }
@@ -198,11 +198,8 @@ impl Node {
     /// # Errors
     /// When it does not end, with the end of its console.
     pub(super) fn wait_end(&self, patience: Duration) -> anyhow::Result<()> {
-        if let Some(pid) = self.pid()
-            && let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
-            && self.pid() == Some(pid)
-        {
-            let ended = ended(&fd, patience)?;
+        if let Some(process) = self.process() {
+            let ended = ended(&process, patience)?;
             ensure!(ended, "{} does not go down:\n{}", self.name, self.console_tail());
         }
         self.take_back(&[])
