@@ -590,5 +590,4 @@ impl Observed {
 }
 
 #[cfg(test)]
-#[path = "plan_laws.rs"]
 mod laws;

@@ -5,7 +5,7 @@
 //!  │        │                               ┌──────┐ unix   ┌──────────────────┐ parent of
 //!  │        ▼                               │      │ socket │ ves-init monitor │──────────► init
 //!  │      Host { observe, apply }           │      │───────►│ console, state,  │
-//!  │      ├─ exec (the node)                │      │        │ exit.json        │
+//!  │      ├─ kernel (the node)              │      │        │ exit.json        │
 //!  │      └─ fake (memory, with faults)     │      │        └──────────────────┘
 //!  └─► session (exec, console) ────────────►│      │───────► ves-init exec ──setns──► command
 //!                                           └──────┘
@@ -27,22 +27,21 @@
 //! is killed; a console attachment just ends.
 //!
 //! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`init_plan`], [`host`],
-//! [`exec`], [`service`], [`session`], [`api`].
+//! [`observe`], [`kernel`], [`service`], [`session`], [`api`].
 
 #![warn(missing_docs)]
 
 pub mod api;
 pub mod config;
 pub mod error;
-pub mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod host;
 pub mod init_plan;
+pub mod kernel;
+pub mod observe;
 pub mod plan;
 pub mod service;
-#[cfg(test)]
-mod service_tests;
 pub mod session;
 
 use std::sync::Arc;
@@ -94,7 +93,7 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
         .into());
     }
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
-    let host = Arc::new(exec::NodeHost::new(layout, ves_init));
+    let host = Arc::new(kernel::KernelHost::new(layout, ves_init));
     let service = service::Service::new(host, fences, config);
     service.resume();
     Ok(App {

@@ -354,3 +354,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A node in memory, with the kernel's habits that the planner has to know, and faults on demand.
 //!
-//! Behaves as [`crate::exec::KernelHost`] does; `tests/host` compares the two.
+//! Behaves as [`crate::kernel::KernelHost`] does; `tests/host` compares the two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! What the service needs of a host: to be looked at, and to be changed by one step.
 //!
-//! Implemented by [`crate::exec::KernelHost`] and by the fake. Synchronous.
+//! Implemented by [`crate::kernel::KernelHost`] and by the fake. Synchronous.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -20,7 +20,7 @@
 //! inside can break the container's own networking only, until the next Ensure · an address that
 //! stays is not touched · no ARP, no neighbour discovery, no duplicate address detection.
 //!
-//! In reading order: [`plan`], [`plan::node`], [`host`], [`observe`], [`exec`], [`service`], [`api`].
+//! In reading order: [`plan`], [`plan::node`], [`host`], [`observe`], [`kernel`], [`service`], [`api`].
 
 #![warn(missing_docs)]
 
@@ -33,15 +33,15 @@ use ves_types::layout::{Layout, Service as Kind};
 pub mod api;
 pub mod config;
 pub mod error;
-pub mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod host;
+pub mod kernel;
 pub mod observe;
 pub mod plan;
 pub mod service;
 
-pub use exec::settings::teardown;
+pub use kernel::settings::teardown;
 
 /// What the daemon keeps: changing links, addresses, routes and nf_tables here and in the
 /// containers' namespaces (`NET_ADMIN`), entering those (`SYS_ADMIN`), and opening the pins in
@@ -58,7 +58,7 @@ pub const KIND: Kind = Kind::Network;
 /// Where the fences cannot be read.
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
-    let host = Arc::new(exec::KernelHost::new(layout));
+    let host = Arc::new(kernel::KernelHost::new(layout));
     let service = service::Service::new(host, fences, &config);
     if let Err(fault) = service.prepare_node() {
         tracing::warn!(reason = fault.reason_name(), "make the node ready: {fault}");

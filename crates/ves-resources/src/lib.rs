@@ -7,7 +7,7 @@
 //! ```text
 //!  EnsureLimits ─ api ─ service: lock → admit → observe → plan → apply each → observe
 //!                                              │         │        │
-//!                              target: limits ⇄ settings │        exec: files of the hierarchies
+//!                              target: limits ⇄ settings │      kernel: files of the hierarchies
 //!                                                        plan_shared (ves), plan (ves/ct-ID)
 //!  GetGroup ───── api ─ service: observe + usage → rows ← verdict ← self-test at start
 //!
@@ -28,10 +28,10 @@
 pub mod api;
 pub mod config;
 pub mod error;
-pub mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod host;
+pub mod kernel;
 pub mod model;
 pub mod observe;
 pub mod plan;
@@ -46,7 +46,7 @@ use ves_daemon::{App, BuildError, Cap, FenceStore};
 use ves_types::layout::{Layout, Service as Name};
 
 use crate::config::Config;
-use crate::exec::KernelHost;
+use crate::kernel::KernelHost;
 use crate::service::Service;
 
 /// What the daemon may do beyond owning root's files: `DAC_OVERRIDE`, to make groups in a hierarchy's

@@ -307,5 +307,4 @@ pub fn parse_swap_free(meminfo: &str) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "observe_tests.rs"]
 mod tests;

@@ -261,5 +261,4 @@ fn plan_remove(observed: &Observed) -> Vec<Step> {
 }
 
 #[cfg(test)]
-#[path = "plan_laws.rs"]
 mod laws;

@@ -280,5 +280,4 @@ const fn field(step: &Step) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-#[path = "service_tests.rs"]
 mod tests;

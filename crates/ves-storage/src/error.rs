@@ -11,7 +11,7 @@ use crate::plan::Refusal;
 
 /// A failure below the service.
 #[derive(Debug, thiserror::Error)]
-pub enum StorageError {
+pub enum Error {
     /// A kernel call or a program failed.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -72,7 +72,7 @@ pub enum StorageError {
     Foreign(String),
 }
 
-impl StorageError {
+impl Error {
     /// What the caller hears; `step` is what was being done.
     pub fn fault(&self, step: &str) -> Fault {
         let of = |reason| Fault::new(reason, ves_proto::fault::chain(self));

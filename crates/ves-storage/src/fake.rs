@@ -10,7 +10,7 @@ use ves_host::unpack::{Feed, Init, Limits, normalise};
 use ves_host::{HostError, ext4};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::host::{Each, Host, Seen, Source, Template, Usage};
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{
@@ -411,8 +411,8 @@ impl FakeHost {
     }
 }
 
-fn broken(what: &str) -> StorageError {
-    StorageError::Host(HostError::Sys {
+fn broken(what: &str) -> Error {
+    Error::Host(HostError::Sys {
         what: what.to_owned(),
         source: std::io::Error::from_raw_os_error(5),
     })
@@ -440,7 +440,7 @@ impl Node {
 }
 
 impl Host for FakeHost {
-    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let mut node = self.node();
         node.asked.push("observe");
         let facts = template.and_then(|t| node.templates.get(t)).map(|(_, facts)| facts.clone());
@@ -448,7 +448,7 @@ impl Host for FakeHost {
         Ok(model.observed(facts, self.online_growth, node.pool()))
     }
 
-    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError> {
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         let mut node = self.node();
         match &mut node.fail_after {
             Some(0) => {
@@ -462,7 +462,7 @@ impl Host for FakeHost {
             let (_, facts) = node
                 .templates
                 .get_mut(template)
-                .ok_or_else(|| StorageError::TemplateUnknown(template.clone()))?;
+                .ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
             let bytes = golden_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
             facts.variants.insert(*inodes_per_group, bytes);
         }
@@ -473,18 +473,18 @@ impl Host for FakeHost {
         let done = node.volumes.entry(ct).or_default().apply(step, golden);
         node.applied.push((ct, step.to_string()));
         done.map_err(|e| match e {
-            Impossible::InUse => StorageError::InUse { ct },
+            Impossible::InUse => Error::InUse { ct },
             Impossible::Senseless(why) => broken(why),
         })
     }
 
-    fn look(&self, ct: CtId) -> Result<Seen, StorageError> {
+    fn look(&self, ct: CtId) -> Result<Seen, Error> {
         let mut node = self.node();
         node.asked.push("look");
         Ok(node.volumes.get(&ct).cloned().unwrap_or_default().seen(ct))
     }
 
-    fn look_all(&self) -> Result<Each<Seen>, StorageError> {
+    fn look_all(&self) -> Result<Each<Seen>, Error> {
         let mut node = self.node();
         node.asked.push("look at all");
         let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);
@@ -495,13 +495,13 @@ impl Host for FakeHost {
         &self,
         ct: CtId,
         measure: bool,
-    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError> {
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, Error> {
         let node = self.node();
         let kept = node.volumes.get(&ct).map(|v| v.snapshots.iter()).into_iter().flatten();
         Ok(kept.map(|(id, k)| (*id, k.snapshot.clone(), measure.then_some(4096))).collect())
     }
 
-    fn pool(&self) -> Result<PoolFacts, StorageError> {
+    fn pool(&self) -> Result<PoolFacts, Error> {
         self.node().asked.push("pool");
         Ok(self.node().pool())
     }
@@ -510,7 +510,7 @@ impl Host for FakeHost {
         "fake"
     }
 
-    fn templates(&self) -> Result<Vec<Template>, StorageError> {
+    fn templates(&self) -> Result<Vec<Template>, Error> {
         Ok(self.node().templates.values().map(|(t, _)| t.clone()).collect())
     }
 
@@ -519,9 +519,9 @@ impl Host for FakeHost {
         name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, StorageError> {
+    ) -> Result<Template, Error> {
         if self.node().templates.contains_key(name) {
-            return Err(StorageError::TemplateExists(name.clone()));
+            return Err(Error::TemplateExists(name.clone()));
         }
         progress(Progress { what: "making".to_owned(), done: 0, total: 1 });
         match source {
@@ -542,18 +542,18 @@ impl Host for FakeHost {
         }
     }
 
-    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error> {
         let contents = self.node().contents.get(name).cloned();
-        let contents = contents.ok_or_else(|| StorageError::TemplateUnknown(name.clone()))?;
+        let contents = contents.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
         Ok(Box::new(std::io::Cursor::new(contents)))
     }
 
-    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError> {
+    fn remove_template(&self, name: &TemplateName) -> Result<(), Error> {
         let mut node = self.node();
         node.contents.remove(name);
         match node.templates.remove(name) {
             Some(_) => Ok(()),
-            None => Err(StorageError::TemplateUnknown(name.clone())),
+            None => Err(Error::TemplateUnknown(name.clone())),
         }
     }
 }

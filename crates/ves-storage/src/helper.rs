@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use ves_types::layout::Layout;
 
-use crate::exec::builder;
-use crate::exec::pool::Pool;
+use crate::kernel::builder;
+use crate::kernel::pool::Pool;
 
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
 /// the daemon. Must be called first in `main`, while there is one thread.

@@ -5,7 +5,7 @@ use std::io::Read;
 use ves_host::unpack::{Feed, Init};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Observed, PoolFacts, Step};
 use crate::template::{Build, Progress};
@@ -26,7 +26,7 @@ pub struct Usage {
 }
 
 /// Something of each container; what cannot be found out of one says nothing of the others.
-pub type Each<T> = Vec<(CtId, Result<T, StorageError>)>;
+pub type Each<T> = Vec<(CtId, Result<T, Error>)>;
 
 /// A volume by itself, without the pool and the templates: what it costs to see does not grow with
 /// the number of others.
@@ -82,22 +82,22 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be found out.
-    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError>;
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error>;
     /// Does one step, or finds it done.
     ///
     /// # Errors
     /// What failed; what was done before stays done.
-    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError>;
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
     /// One volume by itself.
     ///
     /// # Errors
     /// What could not be found out.
-    fn look(&self, ct: CtId) -> Result<Seen, StorageError>;
+    fn look(&self, ct: CtId) -> Result<Seen, Error>;
     /// All that have an image, by container; for each, what [`Self::look`] answers.
     ///
     /// # Errors
     /// What could not be found out about all of them.
-    fn look_all(&self) -> Result<Each<Seen>, StorageError>;
+    fn look_all(&self) -> Result<Each<Seen>, Error>;
     /// A container's snapshots; where `measure` says so, with the bytes that only it has.
     ///
     /// # Errors
@@ -106,19 +106,19 @@ pub trait Host: Send + Sync + 'static {
         &self,
         ct: CtId,
         measure: bool,
-    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError>;
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, Error>;
     /// The pool's room.
     ///
     /// # Errors
     /// What could not be found out.
-    fn pool(&self) -> Result<PoolFacts, StorageError>;
+    fn pool(&self) -> Result<PoolFacts, Error>;
     /// The pool's backend, in one word.
     fn backend(&self) -> &'static str;
     /// All templates, by name.
     ///
     /// # Errors
     /// What could not be found out.
-    fn templates(&self) -> Result<Vec<Template>, StorageError>;
+    fn templates(&self) -> Result<Vec<Template>, Error>;
     /// Makes a template that does not exist.
     ///
     /// # Errors
@@ -128,15 +128,15 @@ pub trait Host: Send + Sync + 'static {
         name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, StorageError>;
+    ) -> Result<Template, Error>;
     /// A template's contents as tar.zst.
     ///
     /// # Errors
-    /// [`StorageError::TemplateUnknown`], or what failed.
-    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError>;
+    /// [`Error::TemplateUnknown`], or what failed.
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error>;
     /// Makes a template not exist.
     ///
     /// # Errors
-    /// [`StorageError::TemplateUnknown`], or what failed.
-    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError>;
+    /// [`Error::TemplateUnknown`], or what failed.
+    fn remove_template(&self, name: &TemplateName) -> Result<(), Error>;
 }

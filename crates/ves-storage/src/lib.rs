@@ -5,7 +5,7 @@
 //!           │                                template <pool>/templates/NAME/{contents.tar.zst,
 //!           ▼                                                  golden-N.img, template.json}
 //!         Host { observe, apply }            volume   <pool>/volumes/ID.img ─► loop ─► ext4
-//!         ├─ exec (the kernel)                                  ─► <run>/ct/ID/root, idmapped
+//!         ├─ kernel (this node)                                  ─► <run>/ct/ID/root, idmapped
 //!         └─ fake (memory, with faults)      snapshot <pool>/snapshots/ID/UUID.img
 //! ```
 //!
@@ -16,9 +16,9 @@
 //!
 //! A snapshot is an image beside, with what it is in an attribute too; it is a whole file system,
 //! needs no other image, and is never behind a device. [`plan::snapshot`] says how room is counted
-//! for it, `exec/snapshot.rs` why the container goes on while it is taken.
+//! for it, `kernel/snapshot.rs` why the container goes on while it is taken.
 //!
-//! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `exec`:
+//! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `kernel`:
 //! that trait is the seam, and `plan` and `service` know of files no more than its steps say. There
 //! is none today, and the steps carry over one by one: `MakeVariant` = a thin volume with the golden
 //! file system, deactivated and read-only; `Clone` and `Copy` = a thin snapshot of it under a
@@ -40,11 +40,11 @@
 pub mod api;
 pub mod config;
 pub mod error;
-pub mod exec;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod helper;
 pub mod host;
+pub mod kernel;
 pub mod observe;
 pub mod plan;
 pub mod service;
@@ -89,7 +89,7 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The pool and volumes are mounted where the other services see them.
     ves_host::mount::node::require(layout.run_dir())?;
     // The link also works after an upgrade has replaced the executable.
-    let host = exec::RealHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
+    let host = kernel::KernelHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
     let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");
     let service = service::Service::new(Arc::new(host), dir)?;
     Ok(api::app(service))

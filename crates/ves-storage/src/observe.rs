@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use ves_host::unpack::Init;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::plan::{Record, snapshot};
 
 /// The attribute of an image that says it is a volume, and which.
@@ -94,15 +94,10 @@ pub struct TemplateRecord {
 /// Reads `template.json`.
 ///
 /// # Errors
-/// [`StorageError::Record`].
-pub fn parse_template_record(
-    name: &TemplateName,
-    bytes: &[u8],
-) -> Result<TemplateRecord, StorageError> {
-    serde_json::from_slice(bytes).map_err(|e| StorageError::Record {
-        record: format!("of template {name}"),
-        why: e.to_string(),
-    })
+/// [`Error::Record`].
+pub fn parse_template_record(name: &TemplateName, bytes: &[u8]) -> Result<TemplateRecord, Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::Record { record: format!("of template {name}"), why: e.to_string() })
 }
 
 /// The name of a golden image.

@@ -587,4 +587,4 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
 }
 
 #[cfg(test)]
-mod tests;
+mod laws;

@@ -13,7 +13,7 @@ use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::host::{Host, Seen, Source, Template, Usage};
 use crate::plan::snapshot;
 use crate::plan::{self, Desired, Image, Observed, PoolFacts, Record, Reverted, Step};
@@ -80,7 +80,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-fn observing(error: &StorageError) -> Fault {
+fn observing(error: &Error) -> Fault {
     error.fault("observe")
 }
 
@@ -315,11 +315,7 @@ impl Service {
         self.describe(ct, self.host.look(ct))
     }
 
-    fn describe(
-        &self,
-        ct: CtId,
-        seen: Result<Seen, StorageError>,
-    ) -> Result<Option<Volume>, Fault> {
+    fn describe(&self, ct: CtId, seen: Result<Seen, Error>) -> Result<Option<Volume>, Fault> {
         let Seen { image, mounted, usage } = seen.map_err(|e| observing(&e))?;
         match image {
             Image::Absent => Ok(None),

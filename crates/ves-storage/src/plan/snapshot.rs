@@ -153,4 +153,4 @@ pub fn plan_revert(to: Reverted, observed: &Observed) -> Result<Vec<Step>, Refus
 }
 
 #[cfg(test)]
-mod tests;
+mod laws;

@@ -11,9 +11,9 @@ use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{Ended, Failure};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout, node};
-use ves_lifecycle::exec::NodeHost;
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
+use ves_lifecycle::kernel::KernelHost;
 use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
 use ves_types::layout::{self, CGROUP_PAYLOAD, Layout};
 use ves_types::{CtId, IdSlot};
@@ -38,7 +38,7 @@ pub(crate) fn alive(pid: u32) -> bool {
 
 /// A container without processes: a mounted volume and control groups.
 pub(crate) struct World {
-    pub(crate) host: NodeHost,
+    pub(crate) host: KernelHost,
     pub(crate) ct: CtId,
     pub(crate) slot: IdSlot,
     pub(crate) hierarchies: Hierarchies,
@@ -79,7 +79,7 @@ impl World {
         let kit = TestLayout::new();
         let layout = kit.layout().clone();
         let world = Self {
-            host: NodeHost::new(layout, node::bin_dir().join("ves-init")),
+            host: KernelHost::new(layout, node::bin_dir().join("ves-init")),
             ct,
             slot,
             hierarchies: Hierarchies::detect().expect("control groups"),
@@ -215,8 +215,8 @@ impl World {
     }
 
     /// The same node as another daemon sees it.
-    pub(crate) fn another_host(&self) -> NodeHost {
-        NodeHost::new(self.layout().clone(), node::bin_dir().join("ves-init"))
+    pub(crate) fn another_host(&self) -> KernelHost {
+        KernelHost::new(self.layout().clone(), node::bin_dir().join("ves-init"))
     }
 
     pub(crate) fn scrollback(&self) -> String {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ves_kit::need;
-use ves_network::exec::KernelHost;
 use ves_network::fake::FakeHost;
 use ves_network::host::{Host, Sources};
+use ves_network::kernel::KernelHost;
 use ves_network::plan::node::{self, NodeDesired, NodeStep};
 use ves_network::plan::{self, Desired, Observed};
 use ves_types::CtId;

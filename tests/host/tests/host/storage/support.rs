@@ -11,9 +11,9 @@ use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
 use ves_proto::convert::Fence;
 use ves_storage::config::{Config, PoolKind};
-use ves_storage::exec::RealHost;
-use ves_storage::exec::pool::Pool;
 use ves_storage::host::{Host, Source, Template};
+use ves_storage::kernel::KernelHost;
+use ves_storage::kernel::pool::Pool;
 use ves_storage::plan::Desired;
 use ves_storage::service::Service;
 use ves_types::{CtId, Epoch, Generation, TemplateName};
@@ -21,7 +21,7 @@ use ves_types::{CtId, Epoch, Generation, TemplateName};
 /// The service under test.
 pub(crate) struct Storage {
     pub(crate) service: Service,
-    pub(crate) host: Arc<RealHost>,
+    pub(crate) host: Arc<KernelHost>,
     pub(crate) id: TestId,
     pub(crate) config: Config,
     // Dropped after what is done in `drop` below.
@@ -147,11 +147,11 @@ pub(crate) fn clean(dir: &TestLayout) {
     }
 }
 
-fn open(config: &Config, dir: &TestLayout) -> Arc<RealHost> {
-    Arc::new(RealHost::open(config, dir.layout().clone(), unpacker()).expect("a pool"))
+fn open(config: &Config, dir: &TestLayout) -> Arc<KernelHost> {
+    Arc::new(KernelHost::open(config, dir.layout().clone(), unpacker()).expect("a pool"))
 }
 
-fn service(host: &Arc<RealHost>, dir: &TestLayout) -> Service {
+fn service(host: &Arc<KernelHost>, dir: &TestLayout) -> Service {
     let host: Arc<dyn Host> = host.clone();
     Service::new(host, dir.dir().join("fence")).expect("a directory for fences")
 }

@@ -25,7 +25,7 @@ use super::pool::{
     clone_file, directory, discard, publish, read_attribute, sync_dir, write_attribute,
 };
 use super::volume::Images;
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::observe::{self, SNAPSHOT_ATTRIBUTE, SnapshotRecord};
 use crate::plan::snapshot::{Record, Snapshot};
 use crate::plan::{self, Reverted};
@@ -47,42 +47,42 @@ pub trait Snapshots {
     ///
     /// # Errors
     /// What could not be found out.
-    fn snapshots(&self, ct: CtId) -> Result<Seen, StorageError>;
+    fn snapshots(&self, ct: CtId) -> Result<Seen, Error>;
     /// Bytes those of all containers take, shared or not.
     ///
     /// # Errors
     /// What could not be found out.
-    fn allocated(&self) -> Result<u64, StorageError>;
+    fn allocated(&self) -> Result<u64, Error>;
     /// Bytes nothing else shares with a snapshot, where that can be found out.
     ///
     /// # Errors
     /// What failed.
-    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, StorageError>;
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error>;
     /// Clones the volume to a snapshot, beside its place.
     ///
     /// # Errors
     /// What failed.
-    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), StorageError>;
+    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), Error>;
     /// Moves a snapshot to its place.
     ///
     /// # Errors
     /// What failed.
-    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError>;
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
     /// Deletes a snapshot.
     ///
     /// # Errors
     /// What failed.
-    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError>;
+    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
     /// Throws away what is unfinished.
     ///
     /// # Errors
     /// What failed.
-    fn discard_snapshots(&self, ct: CtId) -> Result<(), StorageError>;
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error>;
     /// Clones a snapshot to a volume, beside the volume's place.
     ///
     /// # Errors
     /// What failed.
-    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), StorageError>;
+    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error>;
 }
 
 /// What is in a directory; nothing where there is none.
@@ -167,7 +167,7 @@ impl Images {
     ///
     /// # Errors
     /// What could not be found out.
-    pub fn sweep_snapshots(&self) -> Result<(), StorageError> {
+    pub fn sweep_snapshots(&self) -> Result<(), Error> {
         for dir in entries(&self.pool.snapshots())? {
             let Ok(ct) = name(&dir).parse::<CtId>() else { continue };
             // One that cannot be swept is in nobody's way but its own.
@@ -180,7 +180,7 @@ impl Images {
 }
 
 impl Snapshots for Images {
-    fn snapshots(&self, ct: CtId) -> Result<Seen, StorageError> {
+    fn snapshots(&self, ct: CtId) -> Result<Seen, Error> {
         let mut seen = Seen::default();
         for path in entries(&self.snapshot_dir(ct))? {
             if is_unfinished(&path) {
@@ -206,7 +206,7 @@ impl Snapshots for Images {
         Ok(seen)
     }
 
-    fn allocated(&self) -> Result<u64, StorageError> {
+    fn allocated(&self) -> Result<u64, Error> {
         let mut sum = 0u64;
         for dir in entries(&self.pool.snapshots())? {
             for path in entries(&dir)? {
@@ -220,14 +220,14 @@ impl Snapshots for Images {
         Ok(sum)
     }
 
-    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, StorageError> {
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error> {
         Ok(match open(ct, id, &self.snapshot_path(ct, id))? {
             There::Ours(image, _) => extent::own_bytes(&image)?,
             There::Nothing | There::Foreign(_) => None,
         })
     }
 
-    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), StorageError> {
+    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), Error> {
         let image = self.need(ct)?;
         let bytes = image.metadata().attempt(|| format!("look at the image of {ct}"))?.len();
         directory(&self.snapshot_dir(ct))?;
@@ -237,13 +237,13 @@ impl Snapshots for Images {
         Ok(write_attribute(&target, SNAPSHOT_ATTRIBUTE, &record)?)
     }
 
-    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError> {
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
         publish(&self.new_snapshot_path(ct, id), &self.snapshot_path(ct, id))?;
         // It may be the first in its directory.
         Ok(sync_dir(&self.pool.snapshots())?)
     }
 
-    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), StorageError> {
+    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
         file::remove_if_exists(&self.snapshot_path(ct, id))?;
         if self.snapshot_dir(ct).exists() {
             sync_dir(&self.snapshot_dir(ct))?;
@@ -251,7 +251,7 @@ impl Snapshots for Images {
         Ok(self.tidy(ct)?)
     }
 
-    fn discard_snapshots(&self, ct: CtId) -> Result<(), StorageError> {
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error> {
         for path in entries(&self.snapshot_dir(ct))?.into_iter().filter(|p| is_unfinished(p)) {
             tracing::info!(path = %path.display(), "throw away an unfinished snapshot");
             discard(&path)?;
@@ -259,9 +259,9 @@ impl Snapshots for Images {
         Ok(self.tidy(ct)?)
     }
 
-    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), StorageError> {
+    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
         let path = self.snapshot_path(ct, to.snapshot);
-        let gone = |why: String| StorageError::Record { record: path.display().to_string(), why };
+        let gone = |why: String| Error::Record { record: path.display().to_string(), why };
         let (image, snapshot) = match open(ct, to.snapshot, &path)? {
             There::Ours(image, snapshot) => (image, snapshot),
             There::Nothing => return Err(gone("it is gone".to_owned())),
@@ -275,8 +275,8 @@ impl Snapshots for Images {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::pool::synced;
-    use crate::exec::volume::tests::images;
+    use crate::kernel::pool::synced;
+    use crate::kernel::volume::tests::images;
 
     fn ct() -> CtId {
         CtId::try_from(9302).expect("valid")

@@ -10,6 +10,7 @@ use ves_host::{Attempt, HostError, file, namespace};
 use ves_types::CtId;
 
 use crate::error::{About, Error};
+use crate::observe;
 use crate::plan::{End, Run};
 
 /// The longest record.
@@ -40,12 +41,7 @@ pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
         }
         other => other?,
     };
-    Ok(exit.map(|r| End {
-        incarnation: r.incarnation,
-        cause: r.cause,
-        ended: r.ended,
-        started_unix_ms: r.started_unix_ms,
-    }))
+    Ok(exit.as_ref().map(observe::end))
 }
 
 /// The run whose monitor does not answer, where its init is the process it wrote down.
@@ -53,9 +49,7 @@ pub(super) fn run(dir: &Path) -> Option<Run> {
     // What cannot be read tells nothing, and hinders nobody from ending it.
     let state: StateRecord = read(&report::state(dir)).ok()??;
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", state.init_pid)).ok()?;
-    let StateRecord { init_pid, init_start, incarnation, started_unix_ms } = state;
-    let own = report::parse_start_ticks(&stat) == Some(init_start);
-    own.then_some(Run { init_pid, started_unix_ms, incarnation })
+    observe::run(&state, &stat)
 }
 
 /// What a run that ended printed last; `None` where nothing is kept.
@@ -105,8 +99,7 @@ fn kill_stray(ct: CtId, state: &StateRecord, most: Duration) -> Result<(), Error
     // First hold it, then see that it is the right one.
     let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", state.init_pid));
-    let start = stat.ok().and_then(|stat| report::parse_start_ticks(&stat));
-    if start != Some(state.init_start) {
+    if stat.ok().and_then(|stat| observe::run(state, &stat)).is_none() {
         return Ok(());
     }
     // It may die by itself in this moment.

@@ -26,7 +26,7 @@ use self::snapshot::Snapshots;
 use self::template::Templates;
 use self::volume::{Backend, Images, Seen};
 use crate::config::Config;
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::host::{self, Each, Host, Source, Template, Usage};
 use crate::observe;
 use crate::plan::snapshot::Snapshot;
@@ -35,7 +35,7 @@ use crate::template::Progress;
 
 /// The real host with a backend for volumes.
 #[derive(Debug)]
-pub struct RealHost<B = Images> {
+pub struct KernelHost<B = Images> {
     layout: Layout,
     pool: Arc<Pool>,
     overcommit_percent: u64,
@@ -45,13 +45,13 @@ pub struct RealHost<B = Images> {
     backend: B,
 }
 
-impl RealHost {
+impl KernelHost {
     /// Attaches the pool and sweeps what a crash left. `unpacker` is an executable whose `main`
     /// begins with [`crate::dispatch`], such as the daemon's own.
     ///
     /// # Errors
     /// What failed.
-    pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, StorageError> {
+    pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
         let pool = Arc::new(Pool::open(config, &layout)?);
         let templates =
             Templates::new(pool.clone(), config.limits(), config.mirror.clone(), unpacker)
@@ -78,7 +78,7 @@ impl RealHost {
     }
 }
 
-impl<B: Backend + Snapshots> RealHost<B> {
+impl<B: Backend + Snapshots> KernelHost<B> {
     /// What is mounted on the container's root, and whether that directory is there.
     fn mounted(&self, ct: CtId, seen: &Seen) -> Result<(Mount, bool), HostError> {
         let root = self.layout.ct_root(ct);
@@ -112,7 +112,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
     }
 
     /// What is told of a volume.
-    fn describe(&self, ct: CtId, seen: Seen) -> Result<host::Seen, StorageError> {
+    fn describe(&self, ct: CtId, seen: Seen) -> Result<host::Seen, Error> {
         let (mount, _) = self.mounted(ct, &seen)?;
         let mut usage = Usage {
             allocated: seen.allocated,
@@ -146,7 +146,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
         Ok(seen.allocated.max(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize))
     }
 
-    fn promised(&self) -> Result<u64, StorageError> {
+    fn promised(&self) -> Result<u64, Error> {
         let mut sum = 0u64;
         for ct in self.backend.list()? {
             let path = self.pool.volumes().join(observe::image_name(ct));
@@ -156,7 +156,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
         Ok(sum)
     }
 
-    fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), StorageError> {
+    fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), Error> {
         let root = self.layout.ct_root(ct);
         directory(&self.layout.ct_dir(ct))?;
         directory(&root)?;
@@ -178,7 +178,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
     }
 
     /// Lets a mounted volume's image hold all that was written until now.
-    fn write_out(&self, ct: CtId) -> Result<(), StorageError> {
+    fn write_out(&self, ct: CtId) -> Result<(), Error> {
         let seen = self.backend.look(ct)?;
         if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen)? {
             rustix::fs::syncfs(self.open_root(ct)?)
@@ -187,7 +187,7 @@ impl<B: Backend + Snapshots> RealHost<B> {
         Ok(())
     }
 
-    fn unmount(&self, ct: CtId) -> Result<(), StorageError> {
+    fn unmount(&self, ct: CtId) -> Result<(), Error> {
         let root = self.layout.ct_root(ct);
         let orphan = match self.backend.look(ct)?.image {
             Image::Absent => orphan_device(&root),
@@ -195,14 +195,14 @@ impl<B: Backend + Snapshots> RealHost<B> {
         };
         match mount::node::unmount(&root, false) {
             Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOENT) => {}
-            Err(e) if e.is(Errno::BUSY) => return Err(StorageError::InUse { ct }),
+            Err(e) if e.is(Errno::BUSY) => return Err(Error::InUse { ct }),
             other => other?,
         }
         // Nothing else knows a device whose image was deleted.
         Ok(orphan.map_or(Ok(()), loopdev::detach)?)
     }
 
-    fn remove_mount_point(&self, ct: CtId) -> Result<(), StorageError> {
+    fn remove_mount_point(&self, ct: CtId) -> Result<(), Error> {
         let gone = |path: &Path| match std::fs::remove_dir(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             other => other.attempt(|| format!("remove {}", path.display())),
@@ -215,12 +215,12 @@ impl<B: Backend + Snapshots> RealHost<B> {
         }
     }
 
-    fn grow(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
+    fn grow(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
         Ok(ext4::grow(self.open_root(ct)?, blocks)?)
     }
 
     /// The root directory of a mounted volume, to speak to its file system by.
-    fn open_root(&self, ct: CtId) -> Result<OwnedFd, StorageError> {
+    fn open_root(&self, ct: CtId) -> Result<OwnedFd, Error> {
         let root = self.layout.ct_root(ct);
         match File::open(&root) {
             // Closed to all but its owner, an id of the container's and not ours; by a mount without
@@ -238,8 +238,8 @@ impl<B: Backend + Snapshots> RealHost<B> {
 }
 
 /// The file system of a volume, to be mounted from its device.
-fn file_system(ct: CtId, seen: &Seen) -> Result<FsContext, StorageError> {
-    let device = seen.device.as_ref().ok_or_else(|| StorageError::Record {
+fn file_system(ct: CtId, seen: &Seen) -> Result<FsContext, Error> {
+    let device = seen.device.as_ref().ok_or_else(|| Error::Record {
         record: format!("of the volume of container {ct}"),
         why: "it has no device".to_owned(),
     })?;
@@ -256,8 +256,8 @@ fn orphan_device(root: &Path) -> Option<u32> {
     std::fs::read_link(link).ok()?.file_name()?.to_str()?.strip_prefix("loop")?.parse().ok()
 }
 
-impl<B: Backend + Snapshots> Host for RealHost<B> {
-    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, StorageError> {
+impl<B: Backend + Snapshots> Host for KernelHost<B> {
+    fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let seen = self.backend.look(ct)?;
         let (mount, mount_point) = self.mounted(ct, &seen)?;
         let snapshots = self.backend.snapshots(ct)?;
@@ -278,7 +278,7 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         })
     }
 
-    fn apply(&self, ct: CtId, step: &Step) -> Result<(), StorageError> {
+    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         match step {
             Step::DropUnfinished => {
                 self.backend.discard(ct)?;
@@ -313,11 +313,11 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         }
     }
 
-    fn look(&self, ct: CtId) -> Result<host::Seen, StorageError> {
+    fn look(&self, ct: CtId) -> Result<host::Seen, Error> {
         self.describe(ct, self.backend.look(ct)?)
     }
 
-    fn look_all(&self) -> Result<Each<host::Seen>, StorageError> {
+    fn look_all(&self) -> Result<Each<host::Seen>, Error> {
         let all = self.backend.look_all()?.into_iter();
         Ok(all.map(|(ct, seen)| (ct, seen.and_then(|s| self.describe(ct, s)))).collect())
     }
@@ -326,7 +326,7 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         &self,
         ct: CtId,
         measure: bool,
-    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, StorageError> {
+    ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, Error> {
         let seen = self.backend.snapshots(ct)?.snapshots.into_iter();
         seen.map(|(id, snapshot)| {
             let own = if measure { self.backend.own_bytes(ct, id)? } else { None };
@@ -335,7 +335,7 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         .collect()
     }
 
-    fn pool(&self) -> Result<PoolFacts, StorageError> {
+    fn pool(&self) -> Result<PoolFacts, Error> {
         let (size, free) = self.pool.room()?;
         Ok(PoolFacts {
             size,
@@ -351,7 +351,7 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         self.backend.name()
     }
 
-    fn templates(&self) -> Result<Vec<Template>, StorageError> {
+    fn templates(&self) -> Result<Vec<Template>, Error> {
         self.templates.list()
     }
 
@@ -360,15 +360,15 @@ impl<B: Backend + Snapshots> Host for RealHost<B> {
         name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, StorageError> {
+    ) -> Result<Template, Error> {
         self.templates.make(name, source, progress)
     }
 
-    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+    fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error> {
         self.templates.export(name)
     }
 
-    fn remove_template(&self, name: &TemplateName) -> Result<(), StorageError> {
+    fn remove_template(&self, name: &TemplateName) -> Result<(), Error> {
         self.templates.remove(name)
     }
 }

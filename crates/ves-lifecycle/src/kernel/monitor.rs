@@ -18,6 +18,7 @@ use ves_host::{Attempt, HostError};
 use ves_types::CtId;
 
 use crate::error::{About, Error};
+use crate::observe;
 use crate::plan::Monitor;
 
 /// How long a monitor may take for an answer, releasing init included.
@@ -249,7 +250,7 @@ pub(super) fn conclude(
         match asked {
             Asked::Mute => return Ok(Found::Mute),
             Asked::Told(mut stream) => match answer(ct, &mut stream, end) {
-                Ok(status) => return Ok(Found::Answers(understand(status))),
+                Ok(status) => return Ok(Found::Answers(observe::monitor(status))),
                 Err(Error::Silent { .. }) => return Ok(Found::Mute),
                 // It ends.
                 Err(Error::Gone { .. }) => {}
@@ -267,12 +268,6 @@ pub(super) fn conclude(
         super::pause();
         asked = begin(ct, dir)?;
     }
-}
-
-fn understand(status: Status) -> Monitor {
-    let Status { running, init_pid, started_unix_ms, booted, kind, incarnation, memo } = status;
-    let spec = serde_json::from_str(&memo).ok();
-    Monitor { running, init_pid, started_unix_ms, booted, kind, spec, incarnation }
 }
 
 /// Waits until a monitor that let go of its connections is gone altogether.

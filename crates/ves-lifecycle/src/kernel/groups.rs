@@ -11,6 +11,7 @@ use ves_types::layout::CGROUP_PAYLOAD;
 use super::group;
 use crate::error::{About, Error};
 use crate::init_plan::Groups;
+use crate::observe;
 
 /// How long freezing may take.
 const FREEZE: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ pub(super) fn exist(hierarchies: &Hierarchies, ct: CtId) -> bool {
 pub(super) fn frozen(hierarchies: &Hierarchies, ct: CtId) -> Result<bool, ves_host::HostError> {
     let Some(freezer) = hierarchies.freezer(&group(ct)) else { return Ok(false) };
     let text = cgroup::read_if_exists(&freezer.state)?.unwrap_or_default();
-    Ok(text.lines().any(|line| line == freezer.frozen))
+    Ok(observe::frozen(&text, freezer.frozen))
 }
 
 /// Freezes or thaws, and waits until it is so.

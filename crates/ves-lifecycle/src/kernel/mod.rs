@@ -38,12 +38,12 @@ const ASK: Duration = Duration::from_secs(10);
 
 /// This node.
 #[derive(Debug, Clone)]
-pub struct NodeHost {
+pub struct KernelHost {
     layout: Layout,
     ves_init: PathBuf,
 }
 
-impl NodeHost {
+impl KernelHost {
     /// A node with this layout, where `ves_init` makes containers.
     pub fn new(layout: Layout, ves_init: PathBuf) -> Self {
         Self { layout, ves_init }
@@ -163,7 +163,7 @@ fn sealed(bytes: &[u8]) -> Result<OwnedFd, HostError> {
     Ok(file.into())
 }
 
-impl Host for NodeHost {
+impl Host for KernelHost {
     fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
         let asked = monitor::begin(ct, &dir)?;

@@ -5,7 +5,7 @@ use super::*;
 
 macro_rules! fixture {
     ($home:literal, $name:literal) => {
-        include_str!(concat!("../fixtures/", $home, "/", $name))
+        include_str!(concat!("../../fixtures/", $home, "/", $name))
     };
 }
 

@@ -20,7 +20,7 @@ use ves_types::CtId;
 use ves_types::layout::{Layout, Service};
 
 use crate::config::{Config, PoolKind};
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::observe::knows_filesystem;
 
 /// The pool.
@@ -69,17 +69,12 @@ pub fn publish(new: &Path, path: &Path) -> Result<(), HostError> {
 
 /// Makes `new`, which need not be whole, a clone of an image: with the image's blocks where the pool
 /// shares them, of this length.
-pub fn clone_file(
-    from: &File,
-    new: &Path,
-    bytes: u64,
-    reflink: bool,
-) -> Result<File, StorageError> {
+pub fn clone_file(from: &File, new: &Path, bytes: u64, reflink: bool) -> Result<File, Error> {
     let what = || format!("clone an image to {}", new.display());
     // Cut short, it would be no file system.
     let need = from.metadata().attempt(what)?.len();
     if need > bytes {
-        return Err(StorageError::TooSmall { need, want: bytes });
+        return Err(Error::TooSmall { need, want: bytes });
     }
     file::remove_if_exists(new)?;
     let target = OpenOptions::new()
@@ -218,7 +213,7 @@ impl Pool {
     ///
     /// # Errors
     /// When it can neither be found nor made, or something else is in its place.
-    pub fn open(config: &Config, layout: &Layout) -> Result<Self, StorageError> {
+    pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
         let (image, dir, base) = places(layout);
         directory(&base)?;
         directory(&dir)?;
@@ -227,11 +222,11 @@ impl Pool {
         let mounted = mount::is_mount_point(&dir)?;
         if !is_there(&image)? {
             if mounted {
-                return Err(StorageError::Foreign(format!("what is mounted on {}", dir.display())));
+                return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
             }
             let used = is_there(&dir.join("volumes"))?;
             if !used && had_volumes(&base.join("fence"))? {
-                return Err(StorageError::PoolGone(image));
+                return Err(Error::PoolGone(image));
             }
             let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
             if used || reflink || config.pool == PoolKind::ImageCopy {
@@ -254,7 +249,7 @@ impl Pool {
         let number = match attach_image(&image) {
             // A symbolic link to what is not mounted.
             Err(e) if e.is(Errno::NOENT) && !image.exists() => {
-                return Err(StorageError::PoolGone(image));
+                return Err(Error::PoolGone(image));
             }
             other => other?,
         };
@@ -266,7 +261,7 @@ impl Pool {
             let same =
                 there.dev() == device || entry.is_some_and(|m| m.source == loopdev::path(number));
             if !same {
-                return Err(StorageError::Foreign(format!("what is mounted on {}", dir.display())));
+                return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
             }
         } else {
             mount_image(number, &dir)?;
@@ -289,7 +284,7 @@ impl Pool {
     ///
     /// # Errors
     /// `EBUSY` while a volume is attached.
-    pub fn detach(layout: &Layout) -> Result<bool, StorageError> {
+    pub fn detach(layout: &Layout) -> Result<bool, Error> {
         let (image, dir, _) = places(layout);
         let mut was = false;
         if mount::is_mount_point(&dir)? {
@@ -305,7 +300,7 @@ impl Pool {
                 loopdev::detach(number)?;
                 let gone = || Ok(loopdev::backing(number)? != Some(backing));
                 if !until(Duration::from_secs(5), gone)? {
-                    return Err(StorageError::Foreign(format!("what uses loop{number}")));
+                    return Err(Error::Foreign(format!("what uses loop{number}")));
                 }
                 was = true;
             }
@@ -461,7 +456,7 @@ mod tests {
         for pool in [PoolKind::Auto, PoolKind::ImageCopy] {
             let error =
                 Pool::open(&Config { pool, ..Config::default() }, &layout).expect_err("gone");
-            assert!(matches!(error, StorageError::PoolGone(_)), "{error} is another failure");
+            assert!(matches!(error, Error::PoolGone(_)), "{error} is another failure");
         }
         assert!(image.is_symlink());
     }

@@ -20,7 +20,7 @@ use ves_types::TemplateName;
 
 use super::build;
 use super::pool::{Pool, directory, discard, publish, sync_dir, until};
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::host::{Source, Template};
 use crate::observe::{self, TemplateRecord};
 use crate::plan::{DEFAULT_INODES_PER_GROUP, TemplateFacts, golden_bytes};
@@ -74,7 +74,7 @@ impl Templates {
     ///
     /// # Errors
     /// What could not be found out or removed.
-    pub(super) fn sweep(&self) -> Result<(), StorageError> {
+    pub(super) fn sweep(&self) -> Result<(), Error> {
         let dir = self.pool.templates();
         let what = || format!("list {}", dir.display());
         for entry in std::fs::read_dir(&dir).attempt(what)? {
@@ -98,7 +98,7 @@ impl Templates {
         Ok(())
     }
 
-    fn record(&self, name: &TemplateName) -> Result<Option<TemplateRecord>, StorageError> {
+    fn record(&self, name: &TemplateName) -> Result<Option<TemplateRecord>, Error> {
         file::read_if_exists(&self.path(name).join(RECORD), 1 << 16)?
             .map(|bytes| observe::parse_template_record(name, &bytes))
             .transpose()
@@ -108,7 +108,7 @@ impl Templates {
     ///
     /// # Errors
     /// What could not be found out.
-    pub(super) fn facts(&self, name: &TemplateName) -> Result<Option<TemplateFacts>, StorageError> {
+    pub(super) fn facts(&self, name: &TemplateName) -> Result<Option<TemplateFacts>, Error> {
         let Some(record) = self.record(name)? else { return Ok(None) };
         let sizes = files(&self.path(name))?.into_iter().map(|(n, m)| (n, m.len()));
         Ok(Some(TemplateFacts {
@@ -134,7 +134,7 @@ impl Templates {
     ///
     /// # Errors
     /// What could not be found out.
-    pub(super) fn list(&self) -> Result<Vec<Template>, StorageError> {
+    pub(super) fn list(&self) -> Result<Vec<Template>, Error> {
         let mut all = Vec::new();
         for name in self.names()? {
             let described = self
@@ -152,7 +152,7 @@ impl Templates {
     ///
     /// # Errors
     /// What could not be found out.
-    pub(super) fn allocated(&self) -> Result<u64, StorageError> {
+    pub(super) fn allocated(&self) -> Result<u64, Error> {
         let mut sum = 0;
         for name in self.names()? {
             sum += self.takes(&name)?;
@@ -164,7 +164,7 @@ impl Templates {
         Ok(files(&self.path(name))?.values().map(|m| m.blocks() * 512).sum())
     }
 
-    fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, StorageError> {
+    fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, Error> {
         let allocated = self.takes(&name)?;
         let TemplateRecord { content_bytes, content_inodes, init, os, sha256, created_unix } = r;
         Ok(Template {
@@ -192,11 +192,10 @@ impl Templates {
         &self,
         name: &TemplateName,
         inodes_per_group: u64,
-    ) -> Result<(), StorageError> {
+    ) -> Result<(), Error> {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = self.path(name);
-        let record =
-            self.record(name)?.ok_or_else(|| StorageError::TemplateUnknown(name.clone()))?;
+        let record = self.record(name)?.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
         if dir.join(observe::golden_name(inodes_per_group)).exists() {
             return Ok(());
         }
@@ -228,9 +227,9 @@ impl Templates {
         name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, StorageError> {
+    ) -> Result<Template, Error> {
         if self.path(name).exists() {
-            return Err(StorageError::TemplateExists(name.clone()));
+            return Err(Error::TemplateExists(name.clone()));
         }
         let new = self.pool.templates().join(format!("{UNFINISHED}{name}"));
         remove_dir(&new)?;
@@ -245,7 +244,7 @@ impl Templates {
             remove_dir(&new).ok();
             return Err(error);
         }
-        let gone = || StorageError::TemplateUnknown(name.clone());
+        let gone = || Error::TemplateUnknown(name.clone());
         self.describe(name.clone(), self.record(name)?.ok_or_else(gone)?)
     }
 
@@ -254,7 +253,7 @@ impl Templates {
         dir: &Path,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<(), StorageError> {
+    ) -> Result<(), Error> {
         let contents = dir.join(CONTENTS);
         let output = OpenOptions::new()
             .write(true)
@@ -268,7 +267,7 @@ impl Templates {
                 let (found, digest) =
                     unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?;
                 if let Some(want) = sha256.filter(|want| *want != digest.0) {
-                    return Err(StorageError::Hash { want, got: digest.0 });
+                    return Err(Error::Hash { want, got: digest.0 });
                 }
                 (found, digest)
             }
@@ -302,10 +301,10 @@ impl Templates {
     /// Opens a template's contents.
     ///
     /// # Errors
-    /// [`StorageError::TemplateUnknown`], or what failed.
-    pub(super) fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, StorageError> {
+    /// [`Error::TemplateUnknown`], or what failed.
+    pub(super) fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error> {
         if self.record(name)?.is_none() {
-            return Err(StorageError::TemplateUnknown(name.clone()));
+            return Err(Error::TemplateUnknown(name.clone()));
         }
         let path = self.path(name).join(CONTENTS);
         Ok(Box::new(File::open(&path).attempt(|| format!("open {}", path.display()))?))
@@ -314,12 +313,12 @@ impl Templates {
     /// Removes a template.
     ///
     /// # Errors
-    /// [`StorageError::TemplateUnknown`], or what failed.
-    pub(super) fn remove(&self, name: &TemplateName) -> Result<(), StorageError> {
+    /// [`Error::TemplateUnknown`], or what failed.
+    pub(super) fn remove(&self, name: &TemplateName) -> Result<(), Error> {
         let (path, new) =
             (self.path(name), self.pool.templates().join(format!("{UNFINISHED}{name}")));
         if !path.exists() {
-            return Err(StorageError::TemplateUnknown(name.clone()));
+            return Err(Error::TemplateUnknown(name.clone()));
         }
         remove_dir(&new)?;
         // In one go, so that nobody meets half a template.
@@ -401,7 +400,7 @@ fn make_golden(
     dir: &Path,
     (content_bytes, content_inodes): (u64, u64),
     inodes_per_group: u64,
-) -> Result<(), StorageError> {
+) -> Result<(), Error> {
     let path = dir.join(observe::golden_name(inodes_per_group));
     let new = path.with_extension("img.new");
     let what = || format!("make {}", new.display());
@@ -462,6 +461,6 @@ mod tests {
         assert_eq!(templates.list().expect("listed"), []);
         assert!(templates.allocated().expect("counted") >= 8192);
         let name = "bad".parse().expect("a name");
-        assert!(matches!(templates.facts(&name), Err(StorageError::Record { .. })));
+        assert!(matches!(templates.facts(&name), Err(Error::Record { .. })));
     }
 }

@@ -16,7 +16,7 @@ use ves_types::CtId;
 use super::pool::{
     Pool, clone_file, discard, publish, read_attribute, sync_dir, until, write_attribute,
 };
-use crate::error::StorageError;
+use crate::error::Error;
 use crate::host::Each;
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
 use crate::plan::{Image, Record};
@@ -57,73 +57,67 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be found out.
-    fn list(&self) -> Result<Vec<CtId>, StorageError>;
+    fn list(&self) -> Result<Vec<CtId>, Error>;
     /// One volume.
     ///
     /// # Errors
     /// What could not be found out.
-    fn look(&self, ct: CtId) -> Result<Seen, StorageError>;
+    fn look(&self, ct: CtId) -> Result<Seen, Error>;
     /// All volumes, by container.
     ///
     /// # Errors
     /// What could not be found out about all of them.
-    fn look_all(&self) -> Result<Each<Seen>, StorageError>;
+    fn look_all(&self) -> Result<Each<Seen>, Error>;
     /// Makes a volume from a golden image, beside its place.
     ///
     /// # Errors
     /// What failed.
-    fn make(
-        &self,
-        ct: CtId,
-        golden: &Path,
-        record: &Record,
-        bytes: u64,
-    ) -> Result<(), StorageError>;
+    fn make(&self, ct: CtId, golden: &Path, record: &Record, bytes: u64) -> Result<(), Error>;
     /// Clones the volume itself, beside its place.
     ///
     /// # Errors
     /// What failed.
-    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), StorageError>;
+    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
     /// Grows the file system of what [`Self::make`] or [`Self::copy`] made.
     ///
     /// # Errors
     /// What failed.
-    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError>;
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error>;
     /// Moves what [`Self::make`] or [`Self::copy`] made to its place.
     ///
     /// # Errors
     /// What failed.
-    fn publish(&self, ct: CtId) -> Result<(), StorageError>;
+    fn publish(&self, ct: CtId) -> Result<(), Error>;
     /// Throws away what [`Self::make`] made.
     ///
     /// # Errors
     /// What failed.
-    fn discard(&self, ct: CtId) -> Result<(), StorageError>;
+    fn discard(&self, ct: CtId) -> Result<(), Error>;
     /// Makes a volume longer.
     ///
     /// # Errors
     /// What failed.
-    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), StorageError>;
+    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
     /// Makes the device exist.
     ///
     /// # Errors
     /// What failed.
-    fn activate(&self, ct: CtId) -> Result<(), StorageError>;
+    fn activate(&self, ct: CtId) -> Result<(), Error>;
     /// Lets the device see the volume's length.
     ///
     /// # Errors
     /// What failed.
-    fn refresh(&self, ct: CtId) -> Result<(), StorageError>;
+    fn refresh(&self, ct: CtId) -> Result<(), Error>;
     /// Makes the device not exist.
     ///
     /// # Errors
-    /// [`StorageError::InUse`], or what failed.
-    fn deactivate(&self, ct: CtId) -> Result<(), StorageError>;
+    /// [`Error::InUse`], or what failed.
+    fn deactivate(&self, ct: CtId) -> Result<(), Error>;
     /// Removes a volume that is not active.
     ///
     /// # Errors
     /// What failed.
-    fn remove(&self, ct: CtId) -> Result<(), StorageError>;
+    fn remove(&self, ct: CtId) -> Result<(), Error>;
 }
 
 /// Image files in the pool.
@@ -161,12 +155,12 @@ impl Images {
         }
     }
 
-    pub(super) fn need(&self, ct: CtId) -> Result<File, StorageError> {
+    pub(super) fn need(&self, ct: CtId) -> Result<File, Error> {
         self.open(ct, true)?.ok_or_else(|| self.gone(ct))
     }
 
-    fn gone(&self, ct: CtId) -> StorageError {
-        StorageError::Record {
+    fn gone(&self, ct: CtId) -> Error {
+        Error::Record {
             record: self.path(ct).display().to_string(),
             why: format!("the image of container {ct} is gone"),
         }
@@ -179,7 +173,7 @@ impl Images {
         from: &File,
         record: &Record,
         bytes: u64,
-    ) -> Result<File, StorageError> {
+    ) -> Result<File, Error> {
         let target = clone_file(from, &self.new_path(ct), bytes, self.pool.reflink)?;
         let record = VolumeRecord { ct, record: record.clone() };
         write_attribute(&target, RECORD_ATTRIBUTE, &record)?;
@@ -215,7 +209,7 @@ impl Images {
         Ok(found)
     }
 
-    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<Seen, StorageError> {
+    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<Seen, Error> {
         let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
         let path = self.path(ct);
         let foreign = |why: String| Seen {
@@ -267,13 +261,13 @@ impl Images {
         Ok(Seen { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
-    fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), StorageError> {
+    fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), Error> {
         if !until(PATIENCE, || Ok(!loopdev::held(number)?))? {
-            return Err(StorageError::InUse { ct });
+            return Err(Error::InUse { ct });
         }
         loopdev::detach(number)?;
         if !until(PATIENCE, || Ok(loopdev::backing(number)? != Some(id)))? {
-            return Err(StorageError::InUse { ct });
+            return Err(Error::InUse { ct });
         }
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
         Ok(())
@@ -301,7 +295,7 @@ impl Images {
     ///
     /// # Errors
     /// What could not be found out or removed.
-    pub fn sweep(&self) -> Result<(), StorageError> {
+    pub fn sweep(&self) -> Result<(), Error> {
         let volumes = self.pool.volumes();
         let what = || format!("list {}", volumes.display());
         let mut images = HashMap::new();
@@ -331,7 +325,7 @@ impl Backend for Images {
         if self.pool.reflink { "image-reflink" } else { "image-copy" }
     }
 
-    fn list(&self) -> Result<Vec<CtId>, StorageError> {
+    fn list(&self) -> Result<Vec<CtId>, Error> {
         let volumes = self.pool.volumes();
         let what = || format!("list {}", volumes.display());
         let mut cts = Vec::new();
@@ -342,50 +336,44 @@ impl Backend for Images {
         Ok(cts)
     }
 
-    fn look(&self, ct: CtId) -> Result<Seen, StorageError> {
+    fn look(&self, ct: CtId) -> Result<Seen, Error> {
         self.see(ct, None)
     }
 
-    fn look_all(&self) -> Result<Each<Seen>, StorageError> {
+    fn look_all(&self) -> Result<Each<Seen>, Error> {
         let mut cts = self.list()?;
         cts.sort_unstable();
         let attached = loopdev::all()?.into_iter().map(|(number, file)| (file, number)).collect();
         Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
-    fn make(
-        &self,
-        ct: CtId,
-        golden: &Path,
-        record: &Record,
-        bytes: u64,
-    ) -> Result<(), StorageError> {
+    fn make(&self, ct: CtId, golden: &Path, record: &Record, bytes: u64) -> Result<(), Error> {
         let source = File::open(golden).attempt(|| format!("open {}", golden.display()))?;
         let target = self.clone_image(ct, &source, record, bytes)?;
         Ok(ext4::set_uuid(&target, random_uuid()?)?)
     }
 
-    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), StorageError> {
+    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
         let Image::Ours { record, .. } = self.look(ct)?.image else {
             return Err(self.gone(ct));
         };
         self.clone_image(ct, &self.need(ct)?, &record, bytes).map(drop)
     }
 
-    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), StorageError> {
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
         Ok(ext4::grow_unmounted(&self.new_path(ct), blocks)?)
     }
 
-    fn publish(&self, ct: CtId) -> Result<(), StorageError> {
+    fn publish(&self, ct: CtId) -> Result<(), Error> {
         // Whoever was told that there is a volume never has it made again: its name must last.
         Ok(publish(&self.new_path(ct), &self.path(ct))?)
     }
 
-    fn discard(&self, ct: CtId) -> Result<(), StorageError> {
+    fn discard(&self, ct: CtId) -> Result<(), Error> {
         Ok(discard(&self.new_path(ct))?)
     }
 
-    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), StorageError> {
+    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
         let what = || format!("extend {}", self.path(ct).display());
         let image = self.need(ct)?;
         if image.metadata().attempt(what)?.len() < bytes {
@@ -395,7 +383,7 @@ impl Backend for Images {
         Ok(())
     }
 
-    fn activate(&self, ct: CtId) -> Result<(), StorageError> {
+    fn activate(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
         if self.device(ct, &image, None)?.is_none() {
             // The volume's own file system has a page cache; a second one would only cost memory.
@@ -405,7 +393,7 @@ impl Backend for Images {
         Ok(())
     }
 
-    fn refresh(&self, ct: CtId) -> Result<(), StorageError> {
+    fn refresh(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
         match self.device(ct, &image, None)? {
             Some(number) => Ok(loopdev::refresh_size(number)?),
@@ -413,7 +401,7 @@ impl Backend for Images {
         }
     }
 
-    fn deactivate(&self, ct: CtId) -> Result<(), StorageError> {
+    fn deactivate(&self, ct: CtId) -> Result<(), Error> {
         let Some(image) = self.open(ct, false)? else { return Ok(()) };
         match self.device(ct, &image, None)? {
             Some(number) => self.release(ct, number, FileId::of(&image)?),
@@ -421,11 +409,11 @@ impl Backend for Images {
         }
     }
 
-    fn remove(&self, ct: CtId) -> Result<(), StorageError> {
+    fn remove(&self, ct: CtId) -> Result<(), Error> {
         if let Some(image) = self.open(ct, false)?
             && self.device(ct, &image, None)?.is_some()
         {
-            return Err(StorageError::InUse { ct });
+            return Err(Error::InUse { ct });
         }
         file::remove_if_exists(&self.path(ct))?;
         Ok(sync_dir(&self.pool.volumes())?)
@@ -447,10 +435,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::{Config, PoolKind};
-    use crate::exec::pool::synced;
+    use crate::kernel::pool::synced;
 
     /// The backend on a new pool of copies, in a directory of its own.
-    pub(in crate::exec) fn images() -> (Images, tempfile::TempDir) {
+    pub(in crate::kernel) fn images() -> (Images, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
         let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
@@ -482,7 +470,7 @@ pub(super) mod tests {
         let (golden, new) = (File::open(&golden).expect("there"), images.new_path(ct()));
         let error = clone_file(&golden, &new, 4096, false).expect_err("it does not fit");
         assert!(
-            matches!(error, StorageError::TooSmall { need: 8192, want: 4096 }),
+            matches!(error, Error::TooSmall { need: 8192, want: 4096 }),
             "{error} is another failure"
         );
         assert!(!new.exists());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::tests::{MIB, POOL, World, fresh, record, slot, states};
+use super::super::laws::{MIB, POOL, World, fresh, record, slot, states};
 use super::super::{self as plan, PoolFacts, Refusal};
 use super::*;
 
