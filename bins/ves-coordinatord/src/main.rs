@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 fn main() -> ExitCode {
-    ves_daemon::run(Service::Coordinator, ves_coordinator::CAPABILITIES, ves_coordinator::build)
+    ves_daemon::run(Daemon::Coordinator, ves_coordinator::CAPABILITIES, ves_coordinator::build)
 }

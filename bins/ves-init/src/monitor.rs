@@ -296,7 +296,7 @@ impl Monitor {
             // A script that was init may have executed another one since.
             kind: if self.started_unix_ms == 0 { self.kind } else { self.kind_now() },
             incarnation: self.plan.incarnation,
-            memo: self.plan.memo.clone(),
+            opaque_spec: self.plan.opaque_spec.clone(),
         }
     }
 
@@ -505,7 +505,7 @@ impl Monitor {
             }
             Request::Pidfd => {
                 // One packet with the descriptor, so without what may be long.
-                let status = Status { memo: String::new(), ..self.status() };
+                let status = Status { opaque_spec: String::new(), ..self.status() };
                 let frame = Frame::json(Tag::Answer, &Answer::Status(status)).encode();
                 if let Some(client) = self.clients.get_mut(index) {
                     let fd = self.waiting.child.pidfd.as_fd();

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 fn main() -> ExitCode {
-    ves_daemon::run(Service::Resources, ves_resources::CAPABILITIES, ves_resources::build)
+    ves_daemon::run(Daemon::Resources, ves_resources::CAPABILITIES, ves_resources::build)
 }

@@ -24,7 +24,7 @@ use tracing::field::Empty;
 use ves_daemon::Telemetry;
 use ves_proto::coordinator as api;
 use ves_proto::{Fault, Reason};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::cli::{Cli, Global, NodeVerb, OperationVerb, TemplateVerb, Verb};
 use crate::connect::Coordinator;
@@ -143,7 +143,7 @@ fn begin(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> Out
 
 fn socket(given: Option<String>) -> Result<PathBuf, Failure> {
     let Some(given) = given.filter(|s| !s.is_empty()) else {
-        return Ok(Layout::default().socket(Service::Coordinator));
+        return Ok(Layout::default().socket(Daemon::Coordinator));
     };
     match given.split_once(':') {
         Some(("unix", path)) => Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path))),

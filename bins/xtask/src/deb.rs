@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use ves_kit::stack;
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::{tool, up};
 
@@ -187,7 +187,7 @@ fn documents(programs: &Path, out: &Path) -> anyhow::Result<()> {
     };
     fs::write(man.join("ves.7"), read("ves.7")?)?;
     let shared = read("daemon.roff")?;
-    for service in Service::ALL {
+    for service in Daemon::ALL {
         let program = service.program();
         let mut command = Command::new(programs.join(program));
         command.arg("--help");
@@ -207,7 +207,7 @@ fn documents(programs: &Path, out: &Path) -> anyhow::Result<()> {
 
 /// The man page of a daemon: what is written of it, with the command line that its `--help` tells,
 /// and what holds of all daemons. `None` where the help has no options.
-fn page(service: Service, written: &str, help: &str, shared: &str) -> Option<String> {
+fn page(service: Daemon, written: &str, help: &str, shared: &str) -> Option<String> {
     let program = service.program();
     let (before, description) = written.split_once(".SH DESCRIPTION\n")?;
     let mut options = String::new();
@@ -225,7 +225,7 @@ fn page(service: Service, written: &str, help: &str, shared: &str) -> Option<Str
     let synopsis =
         format!(".SH SYNOPSIS\n.B {}\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n", roff(program));
     let callers = match service {
-        Service::Coordinator => "Root and the accounts the settings name may call all it offers.",
+        Daemon::Coordinator => "Root and the accounts the settings name may call all it offers.",
         _ => "It is for root and the group\n.BR ves .",
     };
     let socket = Layout::default().socket(service);
@@ -252,11 +252,11 @@ mod tests {
                     --run-dir <DIR>  Where volatile things live, if\n                       \
                     SERVICE has any\n  -h, --help           Print help\n";
         let written = ".SH NAME\nit\n.SH DESCRIPTION\nDoes.\n";
-        let told = page(Service::Network, written, help, "@service@ @socket@\n");
+        let told = page(Daemon::Network, written, help, "@service@ @socket@\n");
         let page = ".SH NAME\nit\n.SH SYNOPSIS\n.B ves\\-networkd\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n\
                     Does.\n.SH OPTIONS\n.TP\n.B \\-\\-run\\-dir <DIR>\nWhere volatile things live, if\n\
                     network has any\n.TP\n.B \\-h, \\-\\-help\nPrint help\nnetwork /run/ves/network.sock\n";
         assert_eq!(told.as_deref(), Some(page));
-        assert_eq!(super::page(Service::Network, written, "it is gone", ""), None);
+        assert_eq!(super::page(Daemon::Network, written, "it is gone", ""), None);
     }
 }

@@ -11,21 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::up::{self, Line, Steps, Virtctl};
 
 /// How long the kernel may take to give back what is torn down in the background.
-const SETTLE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// In this order each daemon's users are gone before it.
-const ORDER: [Service; 5] = [
-    Service::Coordinator,
-    Service::Lifecycle,
-    Service::Network,
-    Service::Resources,
-    Service::Storage,
-];
+const ORDER: [Daemon; 5] =
+    [Daemon::Coordinator, Daemon::Lifecycle, Daemon::Network, Daemon::Resources, Daemon::Storage];
 
 /// What the command line may say.
 #[derive(Debug, clap::Args)]
@@ -78,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn containers(line: &Line) -> anyhow::Result<((), String)> {
     let layout = Layout::default();
     let virtctl = Virtctl::new();
-    let known = layout.service_dir(Service::Coordinator).is_dir();
+    let known = layout.service_dir(Daemon::Coordinator).is_dir();
     if !known || !virtctl.exists() {
         return Ok(((), "there is no node here".to_owned()));
     }
@@ -113,7 +108,7 @@ fn containers(line: &Line) -> anyhow::Result<((), String)> {
 
 /// Nothing of ours may be there; says how much of each kind was looked at.
 fn proof(layout: &Layout, purge: bool) -> anyhow::Result<((), String)> {
-    let end = Instant::now() + SETTLE;
+    let end = Instant::now() + PATIENCE;
     let left = loop {
         let left = sweep::inventory(layout, purge);
         if Inventory::default().diff(&left).is_empty() || Instant::now() >= end {

@@ -7,7 +7,7 @@
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtAddress, ParseError};
 
-use crate::model::{Action, DEFAULT_GRACE_MS, Otherwise, Presence, Record, RunState, Spec};
+use crate::model::{Action, DEFAULT_GRACE_MS, Presence, Record, RunState, SetMode, Spec};
 use crate::plan::Phase;
 use crate::spec::{self, Effect, Field};
 
@@ -85,7 +85,7 @@ pub fn stop(
         };
     }
     // What a failed stop has left is stopped once more.
-    if !up && !record.residue && record.problem.is_none() {
+    if !up && !record.maybe_dirty && record.problem.is_none() {
         return Err(refuse(Reason::NotRunning, record, "is not running"));
     }
     let grace_ms = grace(request.fast, request.grace_ms)?;
@@ -246,11 +246,11 @@ pub fn set(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Acti
         old_spec: Box::new(old_spec),
         old_running: Box::new(old_running),
         restart,
-        otherwise: match request.set_mode() {
-            _ if !request.save || !up => Otherwise::Refuse,
-            pb::SetMode::Unspecified => Otherwise::Refuse,
-            pb::SetMode::Restart => Otherwise::Restart,
-            pb::SetMode::Ignore => Otherwise::Later,
+        set_mode: match request.set_mode() {
+            _ if !request.save || !up => SetMode::Refuse,
+            pb::SetMode::Unspecified => SetMode::Refuse,
+            pb::SetMode::Restart => SetMode::Restart,
+            pb::SetMode::Ignore => SetMode::Later,
         },
     })
 }

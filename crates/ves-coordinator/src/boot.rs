@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use ves_proto::Fault;
 
-use crate::ledger::{Change, Index};
 use crate::model::{Action, OpId, OpState, Presence, Record, RunState};
 use crate::service::{Coordinator, enter_first, now_ms};
+use crate::state::{Change, Index};
 
 /// The fact that says which boot of the node was seen last.
 const BOOT: &str = "boot";
@@ -37,9 +37,9 @@ fn after_boot(index: &Index, boot: &str, change: &mut Change) -> Vec<OpId> {
         let mut record = (**record).clone();
         // What ended before the boot is no end of what starts after it, and took its links along.
         record.seen_incarnation = 0;
-        record.residue = false;
+        record.maybe_dirty = false;
         if index.at_work(record.id).is_some() || record.presence != Presence::Present {
-            record.residue = record.run == RunState::Running;
+            record.maybe_dirty = record.run == RunState::Running;
             // It was up, and is to be again.
             if let Some(wish) = &mut record.snapshot {
                 wish.alone = false;
@@ -73,10 +73,10 @@ impl Coordinator {
     /// # Errors
     /// When the store fails.
     pub fn begin_work(&self, boot: &str) -> Result<(), Fault> {
-        let old = unfinished(&self.ledger().read());
+        let old = unfinished(&self.state().read());
         let boot = boot.to_owned();
         let starting =
-            self.ledger().transact(move |index, change| Ok(after_boot(index, &boot, change)))?;
+            self.state().transact(move |index, change| Ok(after_boot(index, &boot, change)))?;
         for id in old {
             if let Err(fault) = self.take_up(&id) {
                 let own = self.clone();
@@ -87,18 +87,18 @@ impl Coordinator {
         tokio::spawn(self.clone().follow());
         tokio::spawn(self.clone().sweep());
         let own = self.clone();
-        tokio::spawn(async move { own.mend().await });
+        tokio::spawn(async move { own.reconcile().await });
         Ok(())
     }
 
     /// Goes on with an operation of the process before this one.
     fn take_up(&self, id: &OpId) -> Result<(), Fault> {
-        let op = Arc::clone(self.ledger().read().operation(id)?);
+        let op = Arc::clone(self.state().read().operation(id)?);
         match op.ct {
             Some(ct) => {
                 // A step that was cut short is asked for again, whatever its service shows; of a
                 // snapshot it shows all there is.
-                self.ledger().transact(move |index, change| {
+                self.state().transact(move |index, change| {
                     let mut record = (**index.container(ct)?).clone();
                     if !record.snapshot.as_ref().is_some_and(|wish| wish.alone) {
                         record.ask_again();

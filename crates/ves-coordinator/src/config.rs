@@ -20,7 +20,8 @@ pub struct Config {
     pub patience_ms: u64,
     /// How much longer than lifecycle itself waits a container whose init ends counts as not started,
     /// in milliseconds.
-    pub settle_ms: u64,
+    #[serde(alias = "settle_ms")]
+    pub early_exit_grace_ms: u64,
     /// How long `start --wait` waits for init to say that it booted.
     pub booted_within_ms: u64,
     /// How long an operation is kept after its end, in seconds.
@@ -34,7 +35,7 @@ impl Default for Config {
             node: None,
             boot_parallel: 4,
             patience_ms: 30_000,
-            settle_ms: 0,
+            early_exit_grace_ms: 0,
             booted_within_ms: 180_000,
             keep_operations_s: 86_400,
         }
@@ -46,9 +47,9 @@ impl Config {
     pub const fn patience(&self) -> Duration {
         Duration::from_millis(self.patience_ms)
     }
-    /// See [`Self::settle_ms`].
-    pub const fn settle(&self) -> Duration {
-        Duration::from_millis(self.settle_ms)
+    /// See [`Self::early_exit_grace_ms`].
+    pub const fn early_exit_grace(&self) -> Duration {
+        Duration::from_millis(self.early_exit_grace_ms)
     }
     /// See [`Self::booted_within_ms`].
     pub const fn booted_within(&self) -> Duration {
@@ -61,8 +62,8 @@ impl ServiceConfig for Config {
         if self.boot_parallel == 0 {
             return Err("boot_parallel must be at least 1".to_owned());
         }
-        if self.settle_ms > 10_000 {
-            return Err("settle_ms must be at most 10000".to_owned());
+        if self.early_exit_grace_ms > 10_000 {
+            return Err("early_exit_grace_ms must be at most 10000".to_owned());
         }
         if let Some(node) = &self.node {
             node.parse::<Hostname>().map_err(|e| format!("node: {e}"))?;

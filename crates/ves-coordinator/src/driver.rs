@@ -4,9 +4,9 @@
 //! goes on where this one was killed: the container is looked at again and planned for again.
 //!
 //! ```text
-//!  stored ─ settle ─┬─ next stage … ─ Succeeded
-//!                   └─ fault or cancel ─ undo ─ settle ─ Failed | Cancelled
-//! settle: look → plan → each step, tried again while its service is away → look …
+//!  stored ─ converge ─┬─ next stage … ─ Succeeded
+//!                   └─ fault or cancel ─ undo ─ converge ─ Failed | Cancelled
+//! converge: look → plan → each step, tried again while its service is away → look …
 //! ```
 //!
 //! Never here: what the steps are ([`crate::plan`]) and what the stages are ([`crate::stage`]).
@@ -21,9 +21,9 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, SnapshotId};
 
 use crate::model::{Action, OpId, OpRecord, OpState, Problem, Progress, Record};
-use crate::peers::deadline;
 use crate::plan::{Desired, End, Observed, Phase, Refusal, Step, foreign_message, plan};
 use crate::service::{Coordinator, now_ms};
+use crate::services::deadline;
 use crate::stage::{self, Undo};
 
 /// How often a container may turn out different from what was just asked for.
@@ -73,7 +73,7 @@ pub(crate) fn foreign(ct: CtId, what: &[&str]) -> Fault {
 impl Coordinator {
     /// Carries an operation out to its end.
     pub(crate) async fn drive(&self, id: OpId) {
-        let Ok(op) = self.ledger().read().operation(&id).map(|op| OpRecord::clone(op)) else {
+        let Ok(op) = self.state().read().operation(&id).map(|op| OpRecord::clone(op)) else {
             return;
         };
         tracing::info!(principal = %op.principal, stage = op.stage, "operation goes on");
@@ -81,7 +81,7 @@ impl Coordinator {
             Some(ct) => self.drive_container(&id, ct).await,
             None => self.drive_template(&op).await,
         }
-        if let Ok(op) = self.ledger().read().operation(&id) {
+        if let Ok(op) = self.state().read().operation(&id) {
             let fault = op.fault.as_ref().map(|f| f.message.as_str());
             tracing::info!(state = ?op.state, fault, "operation ended");
         }
@@ -90,7 +90,7 @@ impl Coordinator {
     async fn drive_container(&self, id: &OpId, ct: CtId) {
         loop {
             let current = {
-                let index = self.ledger().read();
+                let index = self.state().read();
                 index
                     .operation(id)
                     .map(|op| OpRecord::clone(op))
@@ -105,7 +105,7 @@ impl Coordinator {
                     return self.end_lost(id, fault).await;
                 }
             };
-            let result = self.settle(&op, &record).await;
+            let result = self.converge(&op, &record).await;
             if self.advance(&op, record, result).await {
                 return;
             }
@@ -116,13 +116,13 @@ impl Coordinator {
     /// the container.
     pub(crate) async fn end_lost(&self, id: &OpId, fault: Fault) {
         tracing::error!(operation = %id, error = %fault, "an operation has lost its container");
-        let op = self.ledger().read().operation(id).map(|op| OpRecord::clone(op));
+        let op = self.state().read().operation(id).map(|op| OpRecord::clone(op));
         // One that cannot be read itself is no operation that somebody waits for.
         let Ok(op) = op else { return };
         self.store(&op, move |op| end(op, Some(&fault)), None).await;
     }
 
-    /// Stores what follows from a settled or failed stage; true: that was the end.
+    /// Stores what follows from a reached or failed stage; true: that was the end.
     async fn advance(
         &self,
         op: &OpRecord,
@@ -131,7 +131,7 @@ impl Coordinator {
     ) -> bool {
         match (result, &op.undoing) {
             (Ok(seen), None) if op.stage < stage::count(&op.action) => {
-                let mut record = stage::settled(record.clone()).unwrap_or(record);
+                let mut record = stage::on_converged(record.clone()).unwrap_or(record);
                 record.seen_incarnation = seen.process.incarnation;
                 stage::enter(&op.action, op.stage, &mut record);
                 let stage = op.stage.saturating_add(1);
@@ -141,10 +141,10 @@ impl Coordinator {
             (Ok(seen), None) => {
                 let late = self.await_booted(op, &record).await;
                 match late {
-                    Err(Stopped::Cancelled) => self.turn_back(op, record, Stopped::Cancelled).await,
+                    Err(Stopped::Cancelled) => self.roll_back(op, record, Stopped::Cancelled).await,
                     // A container that ended meanwhile did not start; one that is slow did.
                     Err(Stopped::Failed(f)) if f.reason != Reason::Timeout => {
-                        self.turn_back(op, record, Stopped::Failed(f)).await
+                        self.roll_back(op, record, Stopped::Failed(f)).await
                     }
                     late => {
                         let fault = match late {
@@ -162,15 +162,15 @@ impl Coordinator {
                 true
             }
             (Err(Stopped::Failed(fault)), None) if fault.reason == Reason::NeedsRestart => {
-                match op.action.other_way() {
+                match op.action.fallback() {
                     Some(action) => {
-                        self.go_other_way(op, record, action, &fault).await;
+                        self.fall_back(op, record, action, &fault).await;
                         false
                     }
-                    None => self.turn_back(op, record, Stopped::Failed(fault)).await,
+                    None => self.roll_back(op, record, Stopped::Failed(fault)).await,
                 }
             }
-            (Err(stopped), None) => self.turn_back(op, record, stopped).await,
+            (Err(stopped), None) => self.roll_back(op, record, stopped).await,
             (Err(Stopped::Cancelled), Some(_)) => false,
             (Err(Stopped::Failed(second)), Some(why)) => {
                 // It can neither be finished nor taken back now; the record says so.
@@ -185,7 +185,7 @@ impl Coordinator {
     }
 
     /// Begins a change anew in the way the caller wants where it cannot be made at once.
-    async fn go_other_way(&self, op: &OpRecord, mut record: Record, action: Action, fault: &Fault) {
+    async fn fall_back(&self, op: &OpRecord, mut record: Record, action: Action, fault: &Fault) {
         tracing::info!(reason = %fault, "going the other way");
         stage::enter(&action, 0, &mut record);
         let line = format!("instead: {fault}");
@@ -198,7 +198,7 @@ impl Coordinator {
     }
 
     /// Begins to undo, or says that there is no way back; true: that was the end.
-    async fn turn_back(&self, op: &OpRecord, mut record: Record, stopped: Stopped) -> bool {
+    async fn roll_back(&self, op: &OpRecord, mut record: Record, stopped: Stopped) -> bool {
         let seen: Observed = self.look(op, record.id).await.unwrap_or_default();
         let cancelled = matches!(stopped, Stopped::Cancelled);
         let fault = match stopped {
@@ -206,7 +206,7 @@ impl Coordinator {
             Stopped::Cancelled => cancelled_fault(op),
         };
         match stage::undo(&op.action, &mut record, &seen) {
-            Undo::Back => {
+            Undo::RollBack => {
                 tracing::warn!(error = %fault, "undoing");
                 let problem = Problem::from(&fault);
                 let update = move |op: &mut OpRecord| {
@@ -217,11 +217,11 @@ impl Coordinator {
                 false
             }
             // Finished although somebody wanted it to stop.
-            Undo::Onward if cancelled => {
+            Undo::RollForward if cancelled => {
                 self.store(op, |op| op.cancel = false, None).await;
                 false
             }
-            Undo::Onward => {
+            Undo::RollForward => {
                 record.problem = Some(Problem::from(&fault));
                 self.finish(op, record, None, Some(fault)).await;
                 true
@@ -247,12 +247,12 @@ impl Coordinator {
             Some(seen) => {
                 record.seen_incarnation = seen.process.incarnation;
                 record.release();
-                stage::settled(record)
+                stage::on_converged(record)
             }
             None => Some(record),
         };
         if record.is_none() {
-            self.sight().forget(ct);
+            self.observed_cache().forget(ct);
         }
         let update = move |op: &mut OpRecord| end(op, fault.as_ref());
         self.store(op, update, Some(record)).await;
@@ -315,7 +315,7 @@ impl Coordinator {
     }
 
     /// Leads a container to where its record wants it.
-    async fn settle(&self, op: &OpRecord, record: &Record) -> Result<Observed, Stopped> {
+    async fn converge(&self, op: &OpRecord, record: &Record) -> Result<Observed, Stopped> {
         let ct = record.id;
         let mut desired = Desired::of(record, op.action.grace_ms());
         let mut started = false;
@@ -334,19 +334,19 @@ impl Coordinator {
             let total = u64::try_from(steps.len()).unwrap_or(u64::MAX);
             for (done, step) in (0..).zip(&steps) {
                 self.stop_if_cancelled(op)?;
-                self.ledger().progress(&op.id, |op| {
+                self.state().progress(&op.id, |op| {
                     op.progress = Progress { what: step.to_string(), done, total };
                 });
                 let remark = self.perform(op, record.fence(), step).await?;
                 started |=
                     matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
-                self.ledger().progress(&op.id, |op| {
+                self.state().progress(&op.id, |op| {
                     op.steps.push(step.to_string());
                     op.steps.extend(remark.map(str::to_owned));
                 });
             }
             // Everything that might have been left was taken away once.
-            desired.residue = false;
+            desired.maybe_dirty = false;
             tracing::debug!(round, "looking again");
         }
         let seen = self.look(op, ct).await?;
@@ -365,9 +365,9 @@ impl Coordinator {
         let until = Instant::now() + self.config().patience();
         let mut pause = PAUSE.0;
         loop {
-            match self.peers().observe(ct).await {
+            match self.services().observe(ct).await {
                 Ok(seen) => {
-                    self.sight().look(ct, &seen);
+                    self.observed_cache().look(ct, &seen);
                     return Ok(seen);
                 }
                 Err(fault) => self.pause(op, &fault, until, &mut pause).await?,
@@ -394,7 +394,7 @@ impl Coordinator {
         let mut pause = PAUSE.0;
         let mut away_since = None;
         loop {
-            let call = self.peers().apply(fence, step).instrument(span.clone());
+            let call = self.services().apply(fence, step).instrument(span.clone());
             let fault = match call.await {
                 Ok(remark) => return Ok(remark),
                 Err(fault) => fault,
@@ -425,7 +425,7 @@ impl Coordinator {
             return Err(Stopped::Failed(fault.clone()));
         }
         tracing::warn!(error = %fault, "trying again");
-        self.ledger().progress(&op.id, |op| op.progress.what = format!("waiting: {fault}"));
+        self.state().progress(&op.id, |op| op.progress.what = format!("waiting: {fault}"));
         tokio::select! {
             () = tokio::time::sleep(*pause) => {}
             () = self.cancelled(op) => return Err(Stopped::Cancelled),
@@ -436,7 +436,7 @@ impl Coordinator {
 
     /// Resolves when somebody wants the operation to stop, unless it is undone already.
     pub(crate) async fn cancelled(&self, op: &OpRecord) {
-        let mut ticks = self.ledger().operation_ticks();
+        let mut ticks = self.state().operation_ticks();
         loop {
             if self.stop_if_cancelled(op).is_err() {
                 return;
@@ -448,7 +448,7 @@ impl Coordinator {
     }
 
     fn stop_if_cancelled(&self, op: &OpRecord) -> Result<(), Stopped> {
-        let wanted = self.ledger().read().operation(&op.id).is_ok_and(|op| op.cancel);
+        let wanted = self.state().read().operation(&op.id).is_ok_and(|op| op.cancel);
         if wanted && op.undoing.is_none() && op_may_be_cancelled(op) {
             return Err(Stopped::Cancelled);
         }
@@ -457,10 +457,10 @@ impl Coordinator {
 
     /// Waits a moment for an init that ends at once.
     async fn await_settled(&self, ct: CtId, incarnation: u64) -> Result<(), Stopped> {
-        let mut revisions = self.ledger().revisions();
-        let until = Instant::now() + self.config().settle();
+        let mut revisions = self.state().revisions();
+        let until = Instant::now() + self.config().early_exit_grace();
         loop {
-            let seen = self.sight().of(ct).process;
+            let seen = self.observed_cache().of(ct).process;
             if seen.phase == Phase::Absent
                 && seen.incarnation > incarnation
                 && seen.end != End::Rebooted
@@ -468,7 +468,7 @@ impl Coordinator {
                 let seen = Observed { process: seen, ..Observed::default() };
                 return Err(init_exited(ct, &seen).into());
             }
-            // Elapsed: it has settled.
+            // Elapsed: it has lived on.
             match tokio::time::timeout_at(until, revisions.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Ok(()),
@@ -485,10 +485,10 @@ impl Coordinator {
         }
         let ct = record.id;
         let until = Instant::now() + self.config().booted_within();
-        self.ledger().progress(&op.id, |op| op.progress.what = "waiting for init to boot".into());
+        self.state().progress(&op.id, |op| op.progress.what = "waiting for init to boot".into());
         loop {
             // A service that is away is no answer; the deadline bounds that too.
-            if let Ok(process) = self.peers().process(ct).await {
+            if let Ok(process) = self.services().process(ct).await {
                 if process.booted {
                     return Ok(());
                 }

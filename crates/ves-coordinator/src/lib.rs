@@ -18,8 +18,8 @@
 //! to one container, by the store's transaction; an id slot is given out again only when its
 //! container is gone completely; a lost volume is never replaced by an empty one.
 //!
-//! In reading order: [`model`], [`spec`], [`plan`], [`stage`], [`admit`], [`store`], [`ledger`],
-//! [`service`], [`driver`], [`template`], [`snapshot`], [`watch`], [`boot`], [`sight`], [`peers`], [`api`].
+//! In reading order: [`model`], [`spec`], [`plan`], [`stage`], [`admit`], [`store`], [`state`],
+//! [`service`], [`driver`], [`template`], [`snapshot`], [`watch`], [`boot`], [`observed_cache`], [`services`], [`api`].
 
 #![warn(missing_docs)]
 
@@ -28,21 +28,21 @@ pub mod api;
 pub mod boot;
 pub mod config;
 pub mod driver;
-pub mod ledger;
 pub mod model;
-pub mod peers;
+pub mod observed_cache;
 pub mod plan;
 pub mod service;
-pub mod sight;
+pub mod services;
 pub mod snapshot;
 pub mod spec;
 pub mod stage;
+pub mod state;
 pub mod store;
 pub mod template;
 pub mod watch;
 
 use ves_daemon::{App, BuildError, Cap};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 pub use config::Config;
 pub use service::Coordinator;
@@ -58,7 +58,7 @@ pub const CAPABILITIES: &[Cap] = &[];
 /// When the store cannot be opened or read.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands the layout over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
-    let dir = layout.service_dir(Service::Coordinator);
+    let dir = layout.service_dir(Daemon::Coordinator);
     std::fs::create_dir_all(&dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
     let path = dir.join("state.redb");
     let store = EmbeddedStore::open(&path)

@@ -69,7 +69,7 @@ struct LimitsRecord {
 pub enum Presence {
     /// Its volume is being made; the only state in which a missing volume may be made.
     Creating,
-    /// It exists; a missing volume is a loss, not something to mend.
+    /// It exists; a missing volume is a loss, not something to repair.
     Present,
     /// It is being taken away; the record goes last.
     Deleting,
@@ -173,12 +173,13 @@ pub struct Record {
     pub seen_incarnation: u64,
     /// It ran since it was last taken down completely, so that something of its link or control
     /// groups may be there though no service shows it.
-    pub residue: bool,
+    #[serde(alias = "residue")]
+    pub maybe_dirty: bool,
     /// Why it is not what it should be.
     pub problem: Option<Problem>,
     /// What it had before the change under way.
-    #[serde(default)]
-    pub held: Held,
+    #[serde(default, alias = "held")]
+    pub reserved: Reserved,
     /// What the change under way wants of its snapshots; storage knows which there are.
     #[serde(default)]
     pub snapshot: Option<SnapshotWish>,
@@ -187,7 +188,7 @@ pub struct Record {
 /// What a change under way takes from a container: nobody else's until the change has succeeded, so
 /// that it can be taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Held {
+pub struct Reserved {
     /// Addresses.
     pub addresses: Vec<CtAddress>,
     /// Names.
@@ -210,7 +211,7 @@ impl Record {
     /// Addresses that are its own: saved ones, those it runs with, and those of before a change.
     pub fn owned_addresses(&self) -> Vec<CtAddress> {
         let mut all = self.spec.addresses.clone();
-        all.extend(self.held.addresses.iter().copied());
+        all.extend(self.reserved.addresses.iter().copied());
         all.extend(self.running.iter().flat_map(|r| r.addresses.iter().copied()));
         all.sort_unstable();
         all.dedup();
@@ -229,14 +230,14 @@ impl Record {
         self.generation = self.generation.next();
         self.run = run;
         if run == RunState::Running {
-            self.residue = true;
+            self.maybe_dirty = true;
             self.since.limits = self.generation;
             self.since.process = self.generation;
             self.since.link = self.generation;
         } else {
             self.hold();
             if let Some(running) = self.running.take() {
-                self.held.running = Some(Box::new(running));
+                self.reserved.running = Some(Box::new(running));
             }
         }
         self.problem = None;
@@ -244,11 +245,11 @@ impl Record {
 
     /// Keeps what it has until the change that begins has succeeded or was taken back.
     fn hold(&mut self) {
-        self.held.addresses = self.owned_addresses();
+        self.reserved.addresses = self.owned_addresses();
         if let Some(name) = &self.spec.name
-            && !self.held.names.contains(name)
+            && !self.reserved.names.contains(name)
         {
-            self.held.names.push(name.clone());
+            self.reserved.names.push(name.clone());
         }
     }
 
@@ -260,7 +261,7 @@ impl Record {
 
     /// Gives up what it had before a change that is over.
     pub fn release(&mut self) {
-        self.held = Held::default();
+        self.reserved = Reserved::default();
     }
 
     /// Makes every service be asked again.
@@ -348,7 +349,8 @@ pub enum Action {
         /// Stop it before and start it after.
         restart: bool,
         /// What is done where a service says that it cannot make the change while it runs.
-        otherwise: Otherwise,
+        #[serde(alias = "otherwise")]
+        set_mode: SetMode,
     },
     /// Takes it away.
     Destroy,
@@ -436,7 +438,7 @@ impl Action {
 /// What becomes of a change that a service refuses with `NEEDS_RESTART`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Otherwise {
+pub enum SetMode {
     /// It fails.
     #[default]
     Refuse,
@@ -450,14 +452,14 @@ impl Action {
     /// The other way to do this where a service says that it needs a restart, if the caller wants
     /// one.
     #[must_use]
-    pub fn other_way(&self) -> Option<Self> {
-        let Self::Set { spec, old_spec, old_running, restart: false, otherwise, .. } = self else {
+    pub fn fallback(&self) -> Option<Self> {
+        let Self::Set { spec, old_spec, old_running, restart: false, set_mode, .. } = self else {
             return None;
         };
-        let (running, restart) = match otherwise {
-            Otherwise::Refuse => return None,
-            Otherwise::Restart => (spec, true),
-            Otherwise::Later => (old_running, false),
+        let (running, restart) = match set_mode {
+            SetMode::Refuse => return None,
+            SetMode::Restart => (spec, true),
+            SetMode::Later => (old_running, false),
         };
         Some(Self::Set {
             spec: spec.clone(),
@@ -465,7 +467,7 @@ impl Action {
             old_spec: old_spec.clone(),
             old_running: old_running.clone(),
             restart,
-            otherwise: Otherwise::Refuse,
+            set_mode: SetMode::Refuse,
         })
     }
 }

@@ -86,8 +86,8 @@ pub struct Desired {
     pub process: ProcessWish,
     /// Its addresses.
     pub addresses: BTreeSet<CtAddress>,
-    /// See [`Record::residue`].
-    pub residue: bool,
+    /// See [`Record::maybe_dirty`].
+    pub maybe_dirty: bool,
     /// Of its snapshots.
     pub snapshot: Option<SnapshotWish>,
     /// How long init may take to stop; 0: not at all.
@@ -122,7 +122,7 @@ impl Desired {
                 shm: spec.limits.limit_bytes(UbcResource::Shmpages),
             },
             addresses: spec.addresses.iter().copied().collect(),
-            residue: record.residue && !record.unborn,
+            maybe_dirty: record.maybe_dirty && !record.unborn,
             snapshot: record.snapshot.clone(),
             grace_ms,
         }
@@ -210,7 +210,7 @@ pub struct ProcessSeen {
     /// Whether init says that it booted.
     pub booted: bool,
     /// Whether nothing can be done with them but to end them.
-    pub mute: bool,
+    pub unresponsive: bool,
 }
 
 /// What the services show of one container.
@@ -458,17 +458,17 @@ fn no_processes(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     let alive = observed.process.phase != Phase::Absent;
     // What ended by itself has left its pins; they are lifecycle's to take away.
-    if alive || desired.residue {
+    if alive || desired.maybe_dirty {
         steps.push(Step::StopProcess { grace_ms: desired.grace_ms });
     }
-    if alive || observed.link.is_some() || desired.residue {
+    if alive || observed.link.is_some() || desired.maybe_dirty {
         steps.push(Step::RemoveLink);
     }
     steps
 }
 
 fn no_limits(desired: &Desired, observed: &Observed) -> Option<Step> {
-    (observed.group.is_some() || desired.residue).then_some(Step::RemoveLimits)
+    (observed.group.is_some() || desired.maybe_dirty).then_some(Step::RemoveLimits)
 }
 
 fn volume_is_right(desired: &Desired, observed: &Observed, mounted: bool) -> bool {

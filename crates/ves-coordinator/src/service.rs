@@ -15,13 +15,13 @@ use ves_types::layout::Layout;
 use ves_types::{CtId, Epoch, Generation};
 
 use crate::config::Config;
-use crate::ledger::{Change, Index, Ledger};
 use crate::model::{
-    Action, Held, OpId, OpRecord, OpState, Presence, Progress, Record, RunState, Since,
+    Action, OpId, OpRecord, OpState, Presence, Progress, Record, Reserved, RunState, Since,
 };
-use crate::peers::Peers;
+use crate::observed_cache::ObservedCache;
 use crate::plan::{Desired, Phase, plan};
-use crate::sight::Sight;
+use crate::services::Services;
+use crate::state::{Change, Index, State};
 use crate::store::Store;
 use crate::{spec, stage};
 
@@ -38,9 +38,9 @@ pub struct Coordinator {
 struct Inner {
     config: Config,
     node: String,
-    ledger: Ledger,
-    peers: Peers,
-    sight: Sight,
+    state: State,
+    services: Services,
+    observed_cache: ObservedCache,
     ending: Mutex<BTreeSet<CtId>>,
 }
 
@@ -88,10 +88,17 @@ impl Coordinator {
     /// When the store cannot be read.
     pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
         let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
-        let ledger = Ledger::open(store)?;
-        let peers = Peers::new(layout);
+        let state = State::open(store)?;
+        let services = Services::new(layout);
         let ending = Mutex::default();
-        let inner = Inner { config, node, ledger, peers, sight: Sight::default(), ending };
+        let inner = Inner {
+            config,
+            node,
+            state,
+            services,
+            observed_cache: ObservedCache::default(),
+            ending,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -104,16 +111,16 @@ impl Coordinator {
         &self.inner.node
     }
     /// What is stored.
-    pub fn ledger(&self) -> &Ledger {
-        &self.inner.ledger
+    pub fn state(&self) -> &State {
+        &self.inner.state
     }
     /// The services.
-    pub fn peers(&self) -> &Peers {
-        &self.inner.peers
+    pub fn services(&self) -> &Services {
+        &self.inner.services
     }
     /// What was last seen.
-    pub fn sight(&self) -> &Sight {
-        &self.inner.sight
+    pub fn observed_cache(&self) -> &ObservedCache {
+        &self.inner.observed_cache
     }
     pub(crate) fn ending(&self) -> &Mutex<BTreeSet<CtId>> {
         &self.inner.ending
@@ -122,13 +129,13 @@ impl Coordinator {
     /// Changes what is stored, on a thread that may block.
     ///
     /// # Errors
-    /// As [`Ledger::transact`].
+    /// As [`State::transact`].
     pub async fn transact<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&Index, &mut Change) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let own = self.clone();
-        blocking(move || own.ledger().transact(decide)).await
+        blocking(move || own.state().transact(decide)).await
     }
 
     /// A container by id or name.
@@ -136,14 +143,14 @@ impl Coordinator {
     /// # Errors
     /// `CONTAINER_UNKNOWN`, `BAD_VALUE`, `RECORD_CORRUPT`.
     pub fn resolve(&self, ct: &str) -> Result<Arc<Record>, Fault> {
-        self.ledger().read().resolve(ct).map(Arc::clone)
+        self.state().read().resolve(ct).map(Arc::clone)
     }
 
     /// A container as the API shows it.
     pub fn render(&self, record: &Record) -> pb::Container {
-        let seen = self.sight().of(record.id);
-        let index = self.ledger().read();
-        crate::sight::render(record, &seen, index.at_work(record.id), self.node())
+        let seen = self.observed_cache().of(record.id);
+        let index = self.state().read();
+        crate::observed_cache::render(record, &seen, index.at_work(record.id), self.node())
     }
 
     /// Begins an action on a container that is there.
@@ -157,11 +164,11 @@ impl Coordinator {
         dry_run: bool,
         admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
     ) -> Result<pb::Operation, Fault> {
-        self.sight().await_list().await;
+        self.observed_cache().await_list().await;
         if dry_run {
             let record = self.resolve(&ct)?;
-            idle(&self.ledger().read(), record.id)?;
-            let action = admit(&record, self.sight().of(record.id).process.phase)?;
+            idle(&self.state().read(), record.id)?;
+            let action = admit(&record, self.observed_cache().of(record.id).process.phase)?;
             return self.dry_run(&caller, (*record).clone(), action).await;
         }
         let own = self.clone();
@@ -173,7 +180,7 @@ impl Coordinator {
                 }
                 let record = index.resolve(&ct)?;
                 idle(index, record.id)?;
-                let action = admit(record, own.sight().of(record.id).process.phase)?;
+                let action = admit(record, own.observed_cache().of(record.id).process.phase)?;
                 let op = enter_first((**record).clone(), action, &caller.principal, key, change);
                 Ok((op.render(), Some(op.id)))
             })
@@ -196,11 +203,11 @@ impl Coordinator {
         let key = caller.key()?;
         let mut full = BTreeSet::new();
         let (op, new) = loop {
-            if let Some(op) = self.ledger().read().request(&key).filter(|_| !dry_run) {
+            if let Some(op) = self.state().read().request(&key).filter(|_| !dry_run) {
                 return Ok(op.render());
             }
             let mut record = {
-                let index = self.ledger().read();
+                let index = self.state().read();
                 let record = new_record(&index, id, &full, spec.clone(), now_ms())?;
                 if dry_run {
                     free(&index, &record)?;
@@ -245,7 +252,7 @@ impl Coordinator {
     /// Refuses an id of which a service shows something; otherwise the newest generation they know.
     /// A service that is away is no answer: the operation looks again, and waits for it.
     async fn nothing_left(&self, ct: CtId) -> Result<Generation, Fault> {
-        match tokio::time::timeout(FIRST_LOOK, self.peers().observe(ct)).await {
+        match tokio::time::timeout(FIRST_LOOK, self.services().observe(ct)).await {
             Ok(Ok(seen)) => match seen.everything() {
                 what if what.is_empty() => Ok(seen.newest()),
                 what => Err(crate::driver::foreign(ct, &what)),
@@ -271,24 +278,24 @@ impl Coordinator {
             begun => return begun,
         };
         let id = ct.parse::<CtId>().ok();
-        let Some(id) = id.filter(|id| self.ledger().read().vacant(*id).is_ok()) else {
+        let Some(id) = id.filter(|id| self.state().read().vacant(*id).is_ok()) else {
             return Err(unknown);
         };
-        let volume = self.peers().volume(id).await?;
-        let seen = self.peers().observe(id).await?;
+        let volume = self.services().volume(id).await?;
+        let seen = self.services().observe(id).await?;
         if seen.everything().is_empty() {
             return Err(unknown);
         }
         let template = volume.map_or_else(|| "unknown".to_owned(), |v| v.template);
         let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
         let mut record = {
-            let index = self.ledger().read();
+            let index = self.state().read();
             new_record(&index, id.get(), &BTreeSet::new(), Some(given), now_ms())?
         };
         record.be_born_after(seen.newest());
         // Whatever it is, it is what shall go.
         record.unborn = false;
-        record.residue = true;
+        record.maybe_dirty = true;
         if dry_run {
             return self.dry_run(&caller, record, Action::Destroy).await;
         }
@@ -359,7 +366,7 @@ impl Coordinator {
     pub(crate) fn carry_out(&self, id: Option<OpId>) {
         let Some(id) = id else { return };
         let (kind, ct) = {
-            let index = self.ledger().read();
+            let index = self.state().read();
             let Ok(op) = index.operation(&id) else { return };
             (op.action.kind(), op.ct)
         };
@@ -382,7 +389,7 @@ impl Coordinator {
         mut record: Record,
         action: Action,
     ) -> Result<pb::Operation, Fault> {
-        let mut seen = self.peers().observe(record.id).await?;
+        let mut seen = self.services().observe(record.id).await?;
         let mut op = new_operation(Some(record.id), action, &caller.principal, String::new());
         for n in 0..stage::count(&op.action) {
             stage::enter(&op.action, n, &mut record);
@@ -392,7 +399,7 @@ impl Coordinator {
                 op.steps.push(step.to_string());
                 seen = seen.after(&step, record.generation);
             }
-            match stage::settled(record.clone()) {
+            match stage::on_converged(record.clone()) {
                 Some(after) => record = after,
                 None => break,
             }
@@ -403,12 +410,12 @@ impl Coordinator {
     }
 
     /// Takes a turn at working on the end of a container's processes; false: somebody has it.
-    pub(crate) fn take_ending(&self, ct: CtId) -> bool {
+    pub(crate) fn begin_ending(&self, ct: CtId) -> bool {
         self.ending().lock().unwrap_or_else(PoisonError::into_inner).insert(ct)
     }
 
     /// Gives the turn back.
-    pub(crate) fn give_ending(&self, ct: CtId) {
+    pub(crate) fn end_ending(&self, ct: CtId) {
         self.ending().lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
     }
 }
@@ -524,9 +531,9 @@ fn new_record(
         since: Since::all(generation),
         created_unix: now_ms.div_euclid(1000),
         seen_incarnation: 0,
-        residue: false,
+        maybe_dirty: false,
         problem: None,
-        held: Held::default(),
+        reserved: Reserved::default(),
         snapshot: None,
     })
 }

@@ -39,7 +39,7 @@ impl Coordinator {
     /// # Errors
     /// As [`Self::resolve`], or when storage does not answer.
     pub async fn snapshots(&self, ct: &str) -> Result<Vec<storage::Snapshot>, Fault> {
-        self.peers().snapshots(self.resolve(ct)?.id, true).await
+        self.services().snapshots(self.resolve(ct)?.id, true).await
     }
 
     /// Refuses one that is not there, unless the very call was admitted before: a delete that is asked
@@ -50,11 +50,11 @@ impl Coordinator {
         ct: &str,
         id: SnapshotId,
     ) -> Result<(), Fault> {
-        if self.ledger().read().request(&caller.key()?).is_some() {
+        if self.state().read().request(&caller.key()?).is_some() {
             return Ok(());
         }
         let ct = self.resolve(ct)?.id;
-        let there = self.peers().snapshots(ct, false).await?;
+        let there = self.services().snapshots(ct, false).await?;
         let is = |s: &storage::Snapshot| s.id == id.to_string();
         if there.iter().any(is) { Ok(()) } else { Err(snapshot_unknown(ct, id)) }
     }

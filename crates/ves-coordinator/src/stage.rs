@@ -1,6 +1,6 @@
 //! The stages of each operation: which desired state it enters one after the other.
 //!
-//! Pure. An operation is a list of stages; entering one changes the record, then the driver settles
+//! Pure. An operation is a list of stages; entering one changes the record, then the driver converges
 //! the container there. Undoing is one more such change. A restart takes up at the stage that was
 //! entered last. Never here: steps of services ([`crate::plan`]), or when to try again.
 //!
@@ -86,11 +86,11 @@ pub fn enter(action: &Action, stage: u32, record: &mut Record) {
 /// What becomes of an operation that cannot or shall not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undo {
-    /// The record was changed; settle the container there.
-    Back,
+    /// The record was changed; converge the container there.
+    RollBack,
     /// There is no way back: what was begun is finished, if it is only cancelled; where it failed,
     /// the record keeps the wish and its problem, and repeating the command goes on.
-    Onward,
+    RollForward,
 }
 
 /// Changes the record to what undoing `action` wants, seen that the services show `observed`.
@@ -102,10 +102,10 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
         }
         Action::Stop { .. } | Action::Umount => {
             if !matches!(observed.process.phase, Phase::Running | Phase::Frozen) {
-                return Undo::Onward;
+                return Undo::RollForward;
             }
             record.set_run(RunState::Running);
-            record.running = record.held.running.take().map(|spec| *spec);
+            record.running = record.reserved.running.take().map(|spec| *spec);
         }
         Action::Set { old_spec, old_running, restart, .. } => {
             let mut spec = (**old_spec).clone();
@@ -127,13 +127,15 @@ pub fn undo(action: &Action, record: &mut Record, observed: &Observed) -> Undo {
         }
         // The disk is as it was or as it should be, never between.
         Action::SnapshotSwitch { .. } | Action::SnapshotDelete { .. } => record.want_snapshot(None),
-        Action::Destroy | Action::Repair | Action::TemplateBuild { .. } => return Undo::Onward,
+        Action::Destroy | Action::Repair | Action::TemplateBuild { .. } => {
+            return Undo::RollForward;
+        }
     }
-    Undo::Back
+    Undo::RollBack
 }
 
 /// Changes the record of a container that is where the action wanted it; `None`: it is gone.
-pub fn settled(mut record: Record) -> Option<Record> {
+pub fn on_converged(mut record: Record) -> Option<Record> {
     match record.presence {
         Presence::Deleting => return None,
         Presence::Creating => {
@@ -143,7 +145,7 @@ pub fn settled(mut record: Record) -> Option<Record> {
         Presence::Present => {}
     }
     if record.run != RunState::Running {
-        record.residue = false;
+        record.maybe_dirty = false;
     }
     record.problem = None;
     record.snapshot = None;

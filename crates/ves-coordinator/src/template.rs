@@ -11,8 +11,8 @@ use ves_proto::{Fault, Reason, storage};
 
 use crate::driver::cancelled_fault;
 use crate::model::{Action, OpRecord, Progress};
-use crate::peers::fault_of;
 use crate::service::Coordinator;
+use crate::services::fault_of;
 
 impl Coordinator {
     /// Carries a template's build out to its end.
@@ -41,11 +41,11 @@ impl Coordinator {
     ) -> Result<(), Fault> {
         use storage::template_progress::Is;
         let fail = |status: &tonic::Status| fault_of("storage", status);
-        let answer = self.peers().storage.clone().build_template(request).await;
+        let answer = self.services().storage.clone().build_template(request).await;
         let mut stream = answer.map_err(|s| fail(&s))?.into_inner();
         while let Some(message) = stream.message().await.map_err(|s| fail(&s))? {
             match message.is {
-                Some(Is::Progress(p)) => self.ledger().progress(&op.id, |op| {
+                Some(Is::Progress(p)) => self.state().progress(&op.id, |op| {
                     if op.progress.what != p.what && !p.what.is_empty() {
                         op.steps.push(format!("storage: {}", p.what));
                     }

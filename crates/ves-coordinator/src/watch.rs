@@ -12,11 +12,11 @@ use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, lifecycle, network, resources, storage};
 use ves_types::{Bytes, CtAddress, CtId, Generation};
 
-use crate::ledger::Index;
 use crate::model::{Action, Presence, Record, RunState};
-use crate::peers::{ask, fault_of, seen_process, seen_volume};
 use crate::plan::{Desired, End, GroupSeen, LinkSeen, Observed, Phase, plan};
 use crate::service::{Caller, Coordinator, enter_first, idle, now_ms};
+use crate::services::{ask, fault_of, seen_process, seen_volume};
+use crate::state::Index;
 
 /// How long a list of everything may take.
 const LIST: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Coordinator {
     }
 
     async fn follow_once(&self, pause: &mut Duration) -> Result<(), Fault> {
-        let mut client = self.peers().lifecycle.clone();
+        let mut client = self.services().lifecycle.clone();
         let request = lifecycle::WatchContainersRequest {};
         let fail = |status: tonic::Status| fault_of("lifecycle", &status);
         let mut stream = client.watch_containers(request).await.map_err(fail)?.into_inner();
@@ -60,13 +60,13 @@ impl Coordinator {
             listed.insert(parse_ct(container.ct)?);
             self.saw(container)?;
         }
-        for ct in self.sight().vanished(&listed) {
-            self.ledger().touch(ct);
+        for ct in self.observed_cache().vanished(&listed) {
+            self.state().touch(ct);
         }
         for ct in self.should_run().into_iter().filter(|ct| !listed.contains(ct)) {
             self.look_at_end(ct);
         }
-        self.sight().has_list();
+        self.observed_cache().has_list();
         *pause = PAUSE.0;
         while let Some(container) = stream.message().await.map_err(fail)? {
             self.saw(&container)?;
@@ -75,21 +75,21 @@ impl Coordinator {
     }
 
     fn should_run(&self) -> Vec<CtId> {
-        let index = self.ledger().read();
+        let index = self.state().read();
         index.containers().filter(|r| r.run == RunState::Running).map(|r| r.id).collect()
     }
 
     fn saw(&self, container: &lifecycle::Container) -> Result<(), Fault> {
         let ct = parse_ct(container.ct)?;
         let process = seen_process(container);
-        let Ok(record) = self.ledger().read().container(ct).map(Arc::clone) else {
+        let Ok(record) = self.state().read().container(ct).map(Arc::clone) else {
             if process.phase != Phase::Absent {
                 tracing::warn!(%ct, "lifecycle has processes of a container nobody knows");
             }
             return Ok(());
         };
-        if self.sight().process(ct, process) {
-            self.ledger().touch(ct);
+        if self.observed_cache().process(ct, process) {
+            self.state().touch(ct);
         }
         if process.phase == Phase::Absent && record.run == RunState::Running {
             self.look_at_end(ct);
@@ -99,22 +99,22 @@ impl Coordinator {
 
     /// Begins to look whether a container that should run has ended; one look at a time.
     fn look_at_end(&self, ct: CtId) {
-        if self.take_ending(ct) {
+        if self.begin_ending(ct) {
             let own = self.clone();
             tokio::spawn(async move {
-                own.honour_end(ct).await;
-                own.give_ending(ct);
+                own.handle_exit(ct).await;
+                own.end_ending(ct);
             });
         }
     }
 
-    async fn honour_end(&self, ct: CtId) {
-        let mut revisions = self.ledger().revisions();
+    async fn handle_exit(&self, ct: CtId) {
+        let mut revisions = self.state().revisions();
         let mut pause = PAUSE.0;
         loop {
             revisions.borrow_and_update();
             let (record, working) = {
-                let index = self.ledger().read();
+                let index = self.state().read();
                 let Ok(record) = index.container(ct).map(Arc::clone) else { return };
                 (record, index.at_work(ct).is_some())
             };
@@ -127,7 +127,7 @@ impl Coordinator {
                 }
                 continue;
             }
-            let process = match self.peers().process(ct).await {
+            let process = match self.services().process(ct).await {
                 Ok(process) => process,
                 Err(fault) => {
                     tracing::warn!(%ct, error = %fault, "an end is looked at again");
@@ -181,8 +181,8 @@ impl Coordinator {
         }
     }
 
-    /// Looks at everything once and mends what is not as it should be. Waits for the services.
-    pub(crate) async fn mend(&self) {
+    /// Looks at everything once and repairs what is not as it should be. Waits for the services.
+    pub(crate) async fn reconcile(&self) {
         let mut pause = PAUSE.0;
         let (idle_then, all) = loop {
             let idle_then = self.idle_records();
@@ -199,10 +199,10 @@ impl Coordinator {
             let ct = record.id;
             let seen = all.get(&ct).cloned().unwrap_or_default();
             // What was touched since the look is in the hands of who touched it.
-            if !untouched(&self.ledger().read(), &record) {
+            if !untouched(&self.state().read(), &record) {
                 continue;
             }
-            self.sight().look(ct, &seen);
+            self.observed_cache().look(ct, &seen);
             let ended = record.run == RunState::Running && seen.process.phase == Phase::Absent;
             if ended && record.presence == Presence::Present {
                 self.look_at_end(ct);
@@ -230,15 +230,15 @@ impl Coordinator {
     }
 
     fn idle_records(&self) -> Vec<Arc<Record>> {
-        let index = self.ledger().read();
+        let index = self.state().read();
         index.containers().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone).collect()
     }
 
     /// All but snapshots: what is wanted of those is an operation's, which looks itself.
     async fn look_at_all(&self) -> Result<HashMap<CtId, Observed>, Fault> {
-        let peers = self.peers().clone();
+        let services = self.services().clone();
         let (mut s, mut r, mut l, mut n) =
-            (peers.storage, peers.resources, peers.lifecycle, peers.network);
+            (services.storage, services.resources, services.lifecycle, services.network);
         let (volumes, groups, processes, links) = tokio::join!(
             ask("storage", LIST, s.list_volumes(storage::ListVolumesRequest {})),
             ask("resources", LIST, r.list_groups(resources::ListGroupsRequest {})),
@@ -268,16 +268,16 @@ impl Coordinator {
 
     /// Takes in a fresh count of one container's processes.
     pub(crate) async fn refresh_count(&self, ct: CtId) {
-        if let Ok(Some(group)) = self.peers().group(ct).await {
+        if let Ok(Some(group)) = self.services().group(ct).await {
             let numproc = group.rows.iter().find(|row| row.resource == "numproc");
-            self.sight().count(ct, numproc.map(|row| row.held));
+            self.observed_cache().count(ct, numproc.map(|row| row.held));
         }
     }
 
     /// Takes in fresh figures for a list: two calls, whatever the number of containers.
     pub(crate) async fn refresh(&self) {
-        let peers = self.peers().clone();
-        let (mut s, mut r) = (peers.storage, peers.resources);
+        let services = self.services().clone();
+        let (mut s, mut r) = (services.storage, services.resources);
         let soon = Duration::from_secs(5);
         let (volumes, groups) = tokio::join!(
             ask("storage", soon, s.list_volumes(storage::ListVolumesRequest {})),
@@ -288,14 +288,14 @@ impl Coordinator {
             let mounted = volumes.volumes.iter().filter(|v| v.mounted);
             let used =
                 mounted.filter_map(|v| Some((parse_ct(v.ct).ok()?, v.used_bytes.map(Bytes))));
-            self.sight().volumes(&used.collect());
+            self.observed_cache().volumes(&used.collect());
         }
         if let Ok(groups) = groups {
             let counts = groups.groups.iter().filter_map(|g| {
                 let held = g.rows.iter().find(|row| row.resource == "numproc")?.held;
                 Some((parse_ct(g.ct).ok()?, held))
             });
-            self.sight().counts(&counts.collect());
+            self.observed_cache().counts(&counts.collect());
         }
     }
 }

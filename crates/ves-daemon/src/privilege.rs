@@ -6,7 +6,7 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// Keeps just `keep`: out of the bounding set goes everything else, so that no program this
-/// process runs can have it either, and none is handed on to one. Without capabilities at the start
+/// process runs can have it either, and none is inherited by one. Without capabilities at the start
 /// it does nothing.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Er
     let listener = crate::serve::replace(socket)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    // Anybody may knock, as at the public socket: a daemon that is root without power over files
+    // Anybody may connect, as at the public socket: a daemon that is root without power over files
     // could not otherwise.
     std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;
     let receiver = Arc::new(receiver);

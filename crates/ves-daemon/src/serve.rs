@@ -12,7 +12,7 @@ use clap::Parser;
 use nix::fcntl::{Flock, FlockArg};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
-use ves_types::layout::{COORDINATOR_USER, Layout, Service};
+use ves_types::layout::{COORDINATOR_USER, Daemon, Layout};
 
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
@@ -63,7 +63,7 @@ struct Arguments {
 /// Runs a daemon to its end: the whole `main` of each. `build` is called inside the runtime, when
 /// capabilities are dropped and the socket is bound.
 pub fn run<C: ServiceConfig>(
-    service: Service,
+    service: Daemon,
     keep: &'static [Capability],
     build: impl FnOnce(C, Layout) -> Result<App, BuildError>,
 ) -> ExitCode {
@@ -127,18 +127,18 @@ pub fn run<C: ServiceConfig>(
 }
 
 #[expect(clippy::print_stderr, reason = "before and after logging there is only standard error")]
-fn complain(service: Service, what: &str) {
+fn complain(service: Daemon, what: &str) {
     eprintln!("ves-{}: {what}", service.name());
 }
 
 /// The receiver of telemetry to which this daemon lends others its way: the coordinator's.
 fn lent(
-    service: Service,
+    service: Daemon,
     layout: &Layout,
     telemetry: &Telemetry,
 ) -> Result<Option<Receiver>, BuildError> {
     let receiver = Receiver::of(telemetry)?;
-    if service != Service::Coordinator {
+    if service != Daemon::Coordinator {
         return Ok(None);
     }
     let socket = layout.telemetry_socket();
@@ -156,7 +156,7 @@ fn unpublished(socket: &Path) -> PathBuf {
 
 /// Lets callers see the socket: only now, since a caller must never meet a daemon with more power
 /// than it declares.
-fn publish(layout: &Layout, service: Service) -> Result<(), BuildError> {
+fn publish(layout: &Layout, service: Daemon) -> Result<(), BuildError> {
     let socket = layout.socket(service);
     std::fs::rename(unpublished(&socket), &socket)
         .map_err(|e| format!("publish {}: {e}", socket.display()).into())
@@ -165,7 +165,7 @@ fn publish(layout: &Layout, service: Service) -> Result<(), BuildError> {
 /// Takes the daemon's lock, so that there is one of it, and binds its socket, not yet at its place.
 /// A socket that is left there from a daemon that was killed is replaced when the new one is
 /// published; anything else there is left alone.
-fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener), BuildError> {
+fn bind(layout: &Layout, service: Daemon) -> Result<(Flock<File>, UnixListener), BuildError> {
     let socket = layout.socket(service);
     let dir = socket.parent().unwrap_or_else(|| Path::new("/"));
     std::fs::create_dir_all(dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
@@ -185,8 +185,8 @@ fn bind(layout: &Layout, service: Service) -> Result<(Flock<File>, UnixListener)
     }
     let socket = unpublished(&socket);
     let listener = replace(&socket).map_err(|e| format!("bind {}: {e}", socket.display()))?;
-    let mode = if service == Service::Coordinator {
-        // Anybody may knock; the gate decides by credentials.
+    let mode = if service == Daemon::Coordinator {
+        // Anybody may connect; the gate decides by credentials.
         0o666
     } else {
         // A service manager may have started this daemon with that group.
@@ -296,10 +296,10 @@ mod tests {
     async fn answers_health_refuses_what_has_no_row_and_drains() {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path(), dir.path());
-        let (_lock, listener) = bind(&layout, Service::Network).expect("bound");
-        assert!(bind(&layout, Service::Network).is_err(), "there is one already");
-        assert!(!layout.socket(Service::Network).exists(), "nobody sees it yet");
-        publish(&layout, Service::Network).expect("published");
+        let (_lock, listener) = bind(&layout, Daemon::Network).expect("bound");
+        assert!(bind(&layout, Daemon::Network).is_err(), "there is one already");
+        assert!(!layout.socket(Daemon::Network).exists(), "nobody sees it yet");
+        publish(&layout, Daemon::Network).expect("published");
         listener.set_nonblocking(true).expect("set");
         let listener = tokio::net::UnixListener::from_std(listener).expect("in the runtime");
         let app = App {
@@ -311,7 +311,7 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let served = tokio::spawn(serve_on(listener, app, async { stopped.await.unwrap_or(()) }));
 
-        let channel = crate::client::channel(&layout.socket(Service::Network));
+        let channel = crate::client::channel(&layout.socket(Daemon::Network));
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
         let request = tonic_health::pb::HealthCheckRequest {
             service: "ves.network.v1.NetworkService".to_owned(),
@@ -355,9 +355,9 @@ mod tests {
     fn what_is_in_the_way_is_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path(), dir.path());
-        let socket = layout.socket(Service::Storage);
+        let socket = layout.socket(Daemon::Storage);
         std::fs::write(&socket, "not a socket").expect("written");
-        assert!(bind(&layout, Service::Storage).is_err());
+        assert!(bind(&layout, Daemon::Storage).is_err());
         assert_eq!(std::fs::read(&socket).expect("still there"), b"not a socket");
     }
 }

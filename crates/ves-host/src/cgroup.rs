@@ -231,18 +231,18 @@ impl Hierarchies {
         self.v2.as_ref().filter(|h| h.controllers.contains(&controller))
     }
 
-    /// The directories of a group, version 1 first, without the version 2 payload.
+    /// The directories of a group, version 1 first, without the version 2 child that the container is given.
     pub fn dirs(&self, group: &str) -> Vec<PathBuf> {
         let mounts = self.v1.iter().map(|h| &h.mount).chain(self.v2.iter().map(|h| &h.mount));
         mounts.map(|mount| mount.join(group)).collect()
     }
 
     /// The files a process id is written to in order to join a group: `group` itself in each
-    /// version 1 hierarchy, its child `payload` in version 2. Every one must be written; one that is
+    /// version 1 hierarchy, its child `child` in version 2. Every one must be written; one that is
     /// not there means that the group was not made whole.
-    pub fn procs_files(&self, group: &str, payload: &str) -> Vec<PathBuf> {
+    pub fn procs_files(&self, group: &str, child: &str) -> Vec<PathBuf> {
         let v1 = self.v1.iter().map(|h| h.mount.join(group).join("cgroup.procs"));
-        let v2 = self.v2.iter().map(|h| h.mount.join(group).join(payload).join("cgroup.procs"));
+        let v2 = self.v2.iter().map(|h| h.mount.join(group).join(child).join("cgroup.procs"));
         v1.chain(v2).collect()
     }
 

@@ -28,7 +28,8 @@ pub struct MonitorPlan {
     /// The number of this run of the container.
     pub incarnation: u64,
     /// What the daemon wants to remember about it, word by word.
-    pub memo: String,
+    #[serde(rename = "memo")]
+    pub opaque_spec: String,
     /// What to do.
     pub steps: Vec<InitStep>,
 }

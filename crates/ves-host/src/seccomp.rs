@@ -139,7 +139,7 @@ impl Filter {
 
     /// What the filter answers to a call: an error number, or none where it is allowed. Runs the
     /// program as the kernel would.
-    pub fn verdict(&self, arch: u32, call: u32, args: [u64; 6]) -> Option<u16> {
+    pub fn action(&self, arch: u32, call: u32, args: [u64; 6]) -> Option<u16> {
         let load = |at: u32| match at {
             NR => call,
             ARCH_AT => arch,
@@ -186,7 +186,7 @@ mod tests {
             refuse(9, When::Equal { arg: 1, value: 38 }, 97),
             refuse(9, When::Equal { arg: 1, value: 40 }, 96),
         ]);
-        let ask = |call, args| filter.verdict(ARCH, call, args);
+        let ask = |call, args| filter.action(ARCH, call, args);
         assert_eq!(ask(7, [0; 6]), Some(1));
         assert_eq!(ask(8, [0b1001, 0, 0, 0, 0, 0]), None);
         assert_eq!(ask(8, [0b0011, 0, 0, 0, 0, 0]), Some(2));
@@ -197,6 +197,6 @@ mod tests {
         assert_eq!(ask(9, [0, (7 << 32) | 40, 0, 0, 0, 0]), Some(96));
         assert_eq!(ask(10, [38; 6]), None);
         assert_eq!(ask(X32 + 1, [0; 6]), Some(38), "x32");
-        assert_eq!(filter.verdict(0x4000_0003, 1, [0; 6]), Some(38), "i386");
+        assert_eq!(filter.action(0x4000_0003, 1, [0; 6]), Some(38), "i386");
     }
 }

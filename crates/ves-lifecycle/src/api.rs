@@ -131,7 +131,7 @@ fn render(container: &Container) -> pb::Container {
         end,
         incarnation,
         booted,
-        mute,
+        unresponsive,
     } = *container;
     let phase = match phase {
         Phase::Absent => pb::Phase::Absent,
@@ -156,7 +156,7 @@ fn render(container: &Container) -> pb::Container {
         end_status: end.map(|end| render_ended(end.ended)),
         incarnation,
         booted,
-        mute,
+        unresponsive,
     }
 }
 

@@ -12,21 +12,22 @@ pub struct Config {
     pub ves_init: Option<PathBuf>,
     /// How long after its start an init that ends counts as having failed to start. An init that
     /// lives costs a start this long.
-    pub settle_ms: u32,
+    #[serde(alias = "settle_ms")]
+    pub early_exit_grace_ms: u32,
     /// The most exec and console sessions at once.
     pub max_sessions: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ves_init: None, settle_ms: 20, max_sessions: 512 }
+        Self { ves_init: None, early_exit_grace_ms: 20, max_sessions: 512 }
     }
 }
 
 impl ves_daemon::ServiceConfig for Config {
     fn validate(&self) -> Result<(), String> {
-        if self.settle_ms > 60_000 {
-            return Err("service.settle_ms is more than a minute; 20 is usual".to_owned());
+        if self.early_exit_grace_ms > 60_000 {
+            return Err("service.early_exit_grace_ms is more than a minute; 20 is usual".to_owned());
         }
         if self.max_sessions == 0 {
             return Err("service.max_sessions is 0; no command could run".to_owned());

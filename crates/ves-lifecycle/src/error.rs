@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// The monitor neither answers nor ends.
     #[error("container {ct}: its monitor does not answer while asked to {what}")]
-    Silent {
+    Unresponsive {
         /// Which.
         ct: CtId,
         /// What it was asked.
@@ -84,7 +84,7 @@ impl From<Error> for Fault {
                     .fact("errno", failure.errno)
             }
             Error::Gone { ct } => Self::new(Reason::NotRunning, error.to_string()).fact("ct", ct),
-            Error::Silent { ct, what } => {
+            Error::Unresponsive { ct, what } => {
                 Self::new(Reason::Timeout, error.to_string()).fact("ct", ct).fact("what", what)
             }
             Error::Host { source: HostError::Lacks { feature, .. }, .. }
@@ -113,11 +113,11 @@ pub(crate) fn refused(ct: CtId, refusal: Refusal) -> Fault {
         Refusal::NotMounted => Reason::NotMounted,
         Refusal::NotGrouped => Reason::StartFailed,
         Refusal::NotRunning => Reason::NotRunning,
-        Refusal::Mute => Reason::Timeout,
+        Refusal::Unresponsive => Reason::Timeout,
         Refusal::NoSpec => return Fault::missing("spec"),
     };
     let fault = Fault::new(reason, format!("container {ct}: {refusal}")).fact("ct", ct);
-    if refusal == Refusal::Mute {
+    if refusal == Refusal::Unresponsive {
         return fault.fact("what", "answer");
     }
     if refusal == Refusal::NotGrouped {

@@ -83,8 +83,8 @@ impl Model {
                 }
             }
             Step::AwaitEnd { .. } => {}
-            Step::Kill if self.state.mute => {
-                self.state.mute = false;
+            Step::Kill if self.state.unresponsive => {
+                self.state.unresponsive = false;
                 // Killed with its init, the monitor neither clears up nor tells of the end.
                 self.state.leftovers = true;
                 let run = self.state.run.take().filter(|run| run.started_unix_ms != 0);
@@ -96,7 +96,9 @@ impl Model {
                 });
             }
             Step::Kill => self.end(Cause::Killed, Ended::Signal(9)),
-            Step::Freeze => self.state.frozen = self.state.monitor.is_some() || self.state.mute,
+            Step::Freeze => {
+                self.state.frozen = self.state.monitor.is_some() || self.state.unresponsive
+            }
             Step::Thaw => self.state.frozen = false,
             Step::Cleanup => {
                 self.state.leftovers = false;
@@ -107,9 +109,9 @@ impl Model {
     }
 
     /// Its monitor does not answer any more.
-    pub fn mute(&mut self) {
+    pub fn unresponsive(&mut self) {
         if let Some(monitor) = self.state.monitor.take() {
-            self.state.mute = true;
+            self.state.unresponsive = true;
             self.state.run = Some(Run {
                 init_pid: monitor.init_pid,
                 started_unix_ms: monitor.started_unix_ms,
@@ -228,7 +230,8 @@ impl Host for FakeHost {
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
         let node = self.node();
-        let there = |m: &Model| m.state.mute || m.state.monitor.is_some() || m.state.last.is_some();
+        let there =
+            |m: &Model| m.state.unresponsive || m.state.monitor.is_some() || m.state.last.is_some();
         Ok(node.models.iter().filter(|(_, m)| there(m)).map(|(ct, _)| *ct).collect())
     }
 

@@ -542,7 +542,7 @@ mod tests {
         assert!(filter.len() < 1000, "{}", filter.len());
         let arch = Filter::native_arch();
         let ask = |call: libc::c_long, arg| {
-            filter.verdict(arch, u32::try_from(call).expect("a call"), [arg, 0, 0, 0, 0, 0])
+            filter.action(arch, u32::try_from(call).expect("a call"), [arg, 0, 0, 0, 0, 0])
         };
         for call in [libc::SYS_read, libc::SYS_execve, libc::SYS_mount, libc::SYS_reboot] {
             assert_eq!(ask(call, 0), None);

@@ -47,7 +47,7 @@ pub mod session;
 use std::sync::Arc;
 
 use ves_daemon::{App, BuildError, Cap, FenceStore};
-use ves_types::layout::{Layout, Service as Kind};
+use ves_types::layout::{Daemon as Kind, Layout};
 
 /// Which of the daemons this is.
 pub const KIND: Kind = Kind::Lifecycle;

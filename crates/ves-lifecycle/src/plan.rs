@@ -111,7 +111,7 @@ pub struct Observed {
     /// Its monitor, where that can be asked.
     pub monitor: Option<Monitor>,
     /// Whether there is a monitor that does not answer.
-    pub mute: bool,
+    pub unresponsive: bool,
     /// What is known of that one's run; `None` also where it has come to none.
     pub run: Option<Run>,
     /// Whether its processes are frozen.
@@ -182,7 +182,7 @@ pub enum Refusal {
     NotRunning,
     /// Its monitor does not answer.
     #[error("its monitor does not answer; stop the container, which ends the monitor too")]
-    Mute,
+    Unresponsive,
     /// The specification is missing.
     #[error("the request lacks its specification")]
     NoSpec,
@@ -196,11 +196,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     let mut steps = Vec::new();
     let spec = || desired.spec.clone().ok_or(Refusal::NoSpec);
     match (desired.goal, &observed.monitor) {
-        (Goal::Absent { .. }, _) if observed.mute => {
+        (Goal::Absent { .. }, _) if observed.unresponsive => {
             end(&mut steps, observed, 0, None);
             steps.push(Step::Forget);
         }
-        _ if observed.mute => return Err(Refusal::Mute),
+        _ if observed.unresponsive => return Err(Refusal::Unresponsive),
         (Goal::Absent { grace_ms }, Some(monitor)) => {
             end(&mut steps, observed, grace_ms, Some(monitor));
             steps.push(Step::Forget);

@@ -60,7 +60,7 @@ pub struct Container {
     pub booted: bool,
     /// Whether its monitor does not answer, so that nothing can be done but to end it. The rest is then
     /// what was known when the run began.
-    pub mute: bool,
+    pub unresponsive: bool,
 }
 
 #[derive(Debug)]
@@ -196,8 +196,8 @@ impl Service {
         let this = self.clone();
         let stream = blocking(move || {
             // It would be attached to and show nothing.
-            if this.inner.host.observe(ct)?.mute {
-                return Err(Error::Silent { ct, what: "show its console" }.into());
+            if this.inner.host.observe(ct)?.unresponsive {
+                return Err(Error::Unresponsive { ct, what: "show its console" }.into());
             }
             match this.inner.host.console(ct, scrollback_only) {
                 Err(Error::Gone { .. }) => Err(session::not_running(ct)),
@@ -250,8 +250,10 @@ impl Service {
             tracing::debug!("done");
             match step {
                 Step::SpawnMonitor(_) => self.follow(ct),
-                Step::Release if inner.config.settle_ms > 0 => {
-                    inner.host.apply(ct, &Step::AwaitEnd { ms: inner.config.settle_ms })?;
+                Step::Release if inner.config.early_exit_grace_ms > 0 => {
+                    inner
+                        .host
+                        .apply(ct, &Step::AwaitEnd { ms: inner.config.early_exit_grace_ms })?;
                 }
                 _ => {}
             }
@@ -310,7 +312,7 @@ impl Inner {
     }
 
     fn show(&self, ct: CtId, observed: Observed) -> Container {
-        let Observed { monitor, mute, run, frozen, last, .. } = observed;
+        let Observed { monitor, unresponsive, run, frozen, last, .. } = observed;
         let booted = monitor.as_ref().is_some_and(|m| m.booted);
         let told = monitor.map(|m| Run {
             init_pid: m.init_pid,
@@ -325,7 +327,7 @@ impl Inner {
             None => end.map_or(self.floor, |end| end.incarnation),
         };
         let phase = match run {
-            None if !mute => Phase::Absent,
+            None if !unresponsive => Phase::Absent,
             _ if frozen => Phase::Frozen,
             Some(Run { started_unix_ms: 1.., .. }) => Phase::Running,
             _ => Phase::Created,
@@ -340,7 +342,7 @@ impl Inner {
             end,
             incarnation,
             booted,
-            mute,
+            unresponsive,
         }
     }
 

@@ -39,7 +39,9 @@ const QUEUE: usize = 16;
 /// `NOT_RUNNING`.
 pub fn admit(ct: CtId, observed: &Observed) -> Result<(), Fault> {
     match &observed.monitor {
-        _ if observed.mute => Err(Error::Silent { ct, what: "tell its state" }.into()),
+        _ if observed.unresponsive => {
+            Err(Error::Unresponsive { ct, what: "tell its state" }.into())
+        }
         Some(monitor) if monitor.running && observed.frozen => {
             let message = format!("container {ct} is paused; unpause it first");
             Err(Fault::new(Reason::NotRunning, message).fact("ct", ct))
@@ -118,7 +120,7 @@ impl Started {
     ) -> Result<Self, Fault> {
         let mut this = Self::new(ct, stream, permit)?;
         let first = tokio::time::timeout(START, this.frames.next()).await;
-        let first = first.map_err(|_| Error::Silent { ct, what: "start a command" })?;
+        let first = first.map_err(|_| Error::Unresponsive { ct, what: "start a command" })?;
         let first = first.about(ct, "start a command inside")?;
         match first {
             Some(Frame { tag: Tag::Started, .. }) => Ok(this),

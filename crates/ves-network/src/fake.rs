@@ -184,7 +184,7 @@ impl Session for FakeSession {
         observed.sources = sources.get(&self.ct).cloned().unwrap_or_default();
         observed.holders = wanted.iter().filter_map(|a| Some((*a, self.holder(*a)?))).collect();
         if observed.unread.is_some() {
-            (observed.loopback_up, observed.squatter) = (false, false);
+            (observed.loopback_up, observed.name_conflict) = (false, false);
             if let Some(link) = &mut observed.link {
                 link.inner = None;
             }
@@ -229,13 +229,13 @@ pub fn apply(observed: &mut Observed, change: &Change) -> Result<(), HostError> 
     }
     match change {
         Change::DeleteLink | Change::AwaitLinkGone => observed.link = None,
-        Change::DeleteSquatter => observed.squatter = false,
+        Change::DeleteConflicting => observed.name_conflict = false,
         Change::CreateLink => {
             if !observed.netns {
                 return Err(refused(Errno::NODEV));
             }
             let connected = observed.link.as_ref().is_some_and(|l| l.inner.is_some());
-            if !connected && (observed.squatter || observed.link.is_some()) {
+            if !connected && (observed.name_conflict || observed.link.is_some()) {
                 return Err(refused(Errno::EXIST));
             }
             if !connected {

@@ -114,9 +114,9 @@ struct Inside {
 }
 
 /// What there is inside.
-struct Seen {
+struct InsideFacts {
     loopback_up: bool,
-    squatter: bool,
+    name_conflict: bool,
     end: Option<InnerEnd>,
 }
 
@@ -128,22 +128,22 @@ impl Inside {
         ct: CtId,
         host: Option<&Link>,
         netns: Option<i32>,
-    ) -> Result<Seen, HostError> {
+    ) -> Result<InsideFacts, HostError> {
         let socket = &mut self.socket;
         let loopback_up = socket.link("lo")?.is_some_and(|l| l.up);
         let Some(inner) = socket.link(CT_LINK)? else {
-            return Ok(Seen { loopback_up, squatter: false, end: None });
+            return Ok(InsideFacts { loopback_up, name_conflict: false, end: None });
         };
         let index = inner.index;
         self.index = Some(index);
         if !host.is_some_and(|host| observe::connected(host, &inner, netns)) {
-            return Ok(Seen { loopback_up, squatter: true, end: None });
+            return Ok(InsideFacts { loopback_up, name_conflict: true, end: None });
         }
         let mut routes = socket.routes(false, Some(index))?;
         routes.extend(socket.routes(true, Some(index))?);
         let (addresses, neighbours) = (socket.addresses(index)?, socket.neighbours(index)?);
         let end = observe::inner_end(ct, &inner, &addresses, &neighbours, &routes);
-        Ok(Seen { loopback_up, squatter: false, end: Some(end) })
+        Ok(InsideFacts { loopback_up, name_conflict: false, end: Some(end) })
     }
 }
 
@@ -209,7 +209,7 @@ impl KernelSession {
         match inside.look(self.ct, host, netns) {
             Ok(seen) => {
                 observed.loopback_up = seen.loopback_up;
-                observed.squatter = seen.squatter;
+                observed.name_conflict = seen.name_conflict;
                 Ok(seen.end)
             }
             Err(e) if e.is(Errno::NODEV) && !last => Err(e),
@@ -353,7 +353,7 @@ impl Session for KernelSession {
                 self.index = None;
             }
             Change::AwaitLinkGone => self.await_gone()?,
-            Change::DeleteSquatter => {
+            Change::DeleteConflicting => {
                 // Deleting our own stale link may have taken it along.
                 if let Some(inside) = &mut self.inside
                     && let Some(link) = inside.socket.link(CT_LINK)?

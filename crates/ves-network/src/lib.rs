@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ves_daemon::{App, BuildError, Cap, FenceStore};
-use ves_types::layout::{Layout, Service as Kind};
+use ves_types::layout::{Daemon as Kind, Layout};
 
 pub mod api;
 pub mod config;

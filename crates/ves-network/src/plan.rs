@@ -75,12 +75,12 @@ pub struct Observed {
     /// Whether its network namespace is pinned.
     pub netns: bool,
     /// That the inside could not be read, which the container's root can bring about. Then nothing
-    /// is known of it: no [`HostEnd::inner`], no squatter, no loopback.
+    /// is known of it: no [`HostEnd::inner`], no name_conflict, no loopback.
     pub unread: Option<Unread>,
     /// Whether the loopback link inside is up.
     pub loopback_up: bool,
     /// Whether a link inside has the name of ours without being the other end of ours.
-    pub squatter: bool,
+    pub name_conflict: bool,
     /// The link of its name on the node.
     pub link: Option<HostEnd>,
     /// Addresses the guard allows as source.
@@ -99,7 +99,7 @@ impl Observed {
             netns: false,
             unread: None,
             loopback_up: false,
-            squatter: false,
+            name_conflict: false,
             link: None,
             sources: BTreeSet::new(),
             holders: BTreeMap::new(),
@@ -232,7 +232,7 @@ pub enum Change {
     /// Waits until the link is gone with its namespace.
     AwaitLinkGone,
     /// Removes a link inside that has our name.
-    DeleteSquatter,
+    DeleteConflicting,
     /// Makes the link, down.
     CreateLink,
     /// Sets the node's end up.
@@ -282,7 +282,9 @@ impl fmt::Display for Step {
         match change {
             Change::DeleteLink => write!(f, "delete link {link}"),
             Change::AwaitLinkGone => write!(f, "wait until link {link} is gone"),
-            Change::DeleteSquatter => write!(f, "delete the foreign {CT_LINK} in container {ct}"),
+            Change::DeleteConflicting => {
+                write!(f, "delete the foreign {CT_LINK} in container {ct}")
+            }
             Change::CreateLink => write!(f, "create link {link} to {CT_LINK} in container {ct}"),
             Change::ConfigureHostEnd => write!(f, "set link {link} up"),
             Change::ConfigureInnerEnd => write!(f, "set {CT_LINK} in container {ct} up"),
@@ -361,8 +363,8 @@ fn ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Change>, Refusal
         if observed.link.is_some() {
             changes.push(Change::DeleteLink);
         }
-        if observed.squatter {
-            changes.push(Change::DeleteSquatter);
+        if observed.name_conflict {
+            changes.push(Change::DeleteConflicting);
         }
         changes.push(Change::CreateLink);
     }

@@ -12,12 +12,12 @@ use ves_host::cgroup::{Controller, Version};
 use ves_proto::convert::Limits;
 use ves_types::{CtId, UbcResource};
 
+use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;
 use crate::model::{Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
 use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::{Count, Usage};
-use crate::verdict::{Proof, Proven};
 
 /// A machine whose controllers are in version 1, beside a version 2 hierarchy without any.
 pub fn node_hybrid() -> Node {
@@ -65,7 +65,7 @@ pub fn node_v2() -> Node {
     }
 }
 
-/// The common group of a node before anything was made.
+/// The parent group of a node before anything was made.
 pub fn shared_fresh(node: &Node) -> Shared {
     let v1_cpuset = node.settings.get(&Setting::Cpus) == Some(&Home::V1);
     Shared {
@@ -88,7 +88,7 @@ pub fn nothing(node: &Node) -> Observed {
     Observed {
         node: node.clone(),
         made: BTreeSet::new(),
-        payload: false,
+        delegated: false,
         hands_on: BTreeSet::new(),
         settings: BTreeMap::new(),
         populated: false,
@@ -101,7 +101,7 @@ fn refused(what: &str, errno: Errno) -> HostError {
     HostError::Sys { what: what.to_owned(), source: errno.into() }
 }
 
-/// What a kernel does with the common group.
+/// What a kernel does with the parent group.
 ///
 /// # Errors
 /// As the kernel refuses.
@@ -110,8 +110,8 @@ pub fn perform_shared(shared: &mut Shared, step: &SharedStep) -> Result<(), Host
         SharedStep::Make(h) => {
             shared.made.insert(*h);
         }
-        SharedStep::RootHandsOn(c) => shared.root_hands_on.extend(c.iter().copied()),
-        SharedStep::HandOn(c) => {
+        SharedStep::EnableInRoot(c) => shared.root_hands_on.extend(c.iter().copied()),
+        SharedStep::EnableControllers(c) => {
             if !shared.made.contains(&Hierarchy::V2) || !c.is_subset(&shared.root_hands_on) {
                 return Err(refused(&step.to_string(), Errno::NOENT));
             }
@@ -146,17 +146,17 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
                 observed.settings.extend(settings.map(|(s, home)| (*s, s.fresh(*home))));
             }
         }
-        Step::HandOn(c) => {
+        Step::EnableControllers(c) => {
             if !unified {
                 return fail(Errno::NOENT);
             }
             observed.hands_on.extend(c.iter().copied());
         }
-        Step::MakePayload => {
+        Step::MakeDelegated => {
             if !unified {
                 return fail(Errno::NOENT);
             }
-            observed.payload = true;
+            observed.delegated = true;
         }
         Step::Set { setting, value, .. } => {
             let level = |s| observed.settings.get(&s).cloned();
@@ -178,14 +178,14 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
             slot.clone_from(value);
         }
         Step::Record(limits) => observed.record = Some(Limits::clone(limits)),
-        Step::RemovePayload => {
+        Step::RemoveDelegated => {
             if observed.populated {
                 return fail(Errno::BUSY);
             }
-            observed.payload = false;
+            observed.delegated = false;
         }
         Step::Remove(h) => {
-            if observed.populated || (*h == Hierarchy::V2 && observed.payload) {
+            if observed.populated || (*h == Hierarchy::V2 && observed.delegated) {
                 return fail(Errno::BUSY);
             }
             observed.made.remove(h);
@@ -228,7 +228,7 @@ struct State {
     fault: Option<(usize, Fault)>,
     /// Containers whose use cannot be read.
     dark: BTreeSet<CtId>,
-    proof: Proof,
+    self_test: SelfTest,
 }
 
 /// A node in memory.
@@ -254,7 +254,7 @@ impl FakeHost {
             log: Vec::new(),
             fault: None,
             dark: BTreeSet::new(),
-            proof: Proof::all(),
+            self_test: SelfTest::all(),
         };
         Self { state: Mutex::new(state) }
     }
@@ -292,8 +292,8 @@ impl FakeHost {
     }
 
     /// Says what the self-test proves.
-    pub fn set_proof(&self, proof: Proof) {
-        self.with(|s| s.proof = proof);
+    pub fn set_self_test(&self, self_test: SelfTest) {
+        self.with(|s| s.self_test = self_test);
     }
 
     /// Changes a container behind the service's back, as another program could.
@@ -397,12 +397,12 @@ impl Host for FakeHost {
         }))
     }
 
-    fn self_test(&self) -> Result<Proof, HostError> {
-        Ok(self.with(|s| s.proof.clone()))
+    fn self_test(&self) -> Result<SelfTest, HostError> {
+        Ok(self.with(|s| s.self_test.clone()))
     }
 }
 
-impl Proof {
+impl SelfTest {
     /// Everything was proven.
     pub fn all() -> Self {
         Self {
@@ -414,7 +414,7 @@ impl Proof {
             cpuset: Proven::Yes,
             counted: UbcResource::ALL
                 .into_iter()
-                .filter(|r| crate::verdict::countable(*r))
+                .filter(|r| crate::enforcement::countable(*r))
                 .map(|r| (r, Proven::Yes))
                 .collect(),
         }

@@ -5,25 +5,25 @@ use std::fmt::Debug;
 use ves_host::HostError;
 use ves_types::CtId;
 
+use crate::enforcement::SelfTest;
 use crate::model::{Observed, Shared};
 use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
-use crate::verdict::Proof;
 
 /// A node's control groups, real or not. Synchronous.
 pub trait Host: Debug + Send + Sync {
-    /// What the common group is.
+    /// What the parent group is.
     ///
     /// # Errors
     /// The host's.
     fn observe_shared(&self) -> Result<Shared, HostError>;
-    /// Changes the common group.
+    /// Changes the parent group.
     ///
     /// # Errors
     /// The host's.
     fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError>;
-    /// Removes the common group where no container is in it; one that is in use stays.
+    /// Removes the parent group where no container is in it; one that is in use stays.
     ///
     /// # Errors
     /// The host's.
@@ -57,5 +57,5 @@ pub trait Host: Debug + Send + Sync {
     ///
     /// # Errors
     /// The host's, where it cannot even try; what does not work is no error.
-    fn self_test(&self) -> Result<Proof, HostError>;
+    fn self_test(&self) -> Result<SelfTest, HostError>;
 }

@@ -1,6 +1,6 @@
 //! Control groups and accounting of one node.
 //!
-//! Owns the groups `ves/ct-ID` in every hierarchy of this machine, the delegated group `payload`
+//! Owns the groups `ves/ct-ID` in every hierarchy of this machine, the delegated group `delegated`
 //! below the version 2 one, what these groups are limited to, and what they are seen to use. Knows no
 //! processes: lifecycle puts them in. What version the machine has is found out, never assumed.
 //!
@@ -9,11 +9,11 @@
 //!                                              │         │        │
 //!                              target: limits ⇄ settings │      kernel: files of the hierarchies
 //!                                                        plan_shared (ves), plan (ves/ct-ID)
-//!  GetGroup ───── api ─ service: observe + usage → rows ← verdict ← self-test at start
+//!  GetGroup ───── api ─ service: observe + usage → rows ← enforcement ← self-test at start
 //!
 //!  version 1, one hierarchy a controller:   ves ─ ct-101        limits; root's
 //!  version 2:                               ves ─ ct-101        limits; root's
-//!                                                  └─ payload   given to the container by its monitor, seen as its root
+//!                                                  └─ delegated   given to the container by its monitor, seen as its root
 //! ```
 //!
 //! Invariants: a limit that stays is never absent or greater meanwhile · a group with processes is
@@ -27,6 +27,7 @@
 
 pub mod api;
 pub mod config;
+pub mod enforcement;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -38,12 +39,11 @@ pub mod plan;
 pub mod rows;
 pub mod service;
 pub mod target;
-pub mod verdict;
 
 use std::sync::Arc;
 
 use ves_daemon::{App, BuildError, Cap, FenceStore};
-use ves_types::layout::{Layout, Service as Name};
+use ves_types::layout::{Daemon as Name, Layout};
 
 use crate::config::Config;
 use crate::kernel::KernelHost;

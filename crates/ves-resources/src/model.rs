@@ -214,7 +214,7 @@ pub struct Node {
     pub hierarchies: BTreeSet<Hierarchy>,
     /// The settings there are, and in which version.
     pub settings: BTreeMap<Setting, Home>,
-    /// The version 2 controllers, which groups hand on to their children.
+    /// The version 2 controllers, which groups enable for their children.
     pub controllers: BTreeSet<Controller>,
     /// The processors containers may use.
     pub cpus: BTreeSet<u32>,
@@ -236,29 +236,29 @@ impl Node {
 pub struct Shared {
     /// Where containers have groups.
     pub hierarchies: BTreeSet<Hierarchy>,
-    /// Where the common group is.
+    /// Where the parent group is.
     pub made: BTreeSet<Hierarchy>,
     /// The version 2 controllers there are.
     pub controllers: BTreeSet<Controller>,
-    /// The version 2 controllers the root hands on.
+    /// The version 2 controllers the root enables.
     pub root_hands_on: BTreeSet<Controller>,
-    /// The version 2 controllers the common group hands on.
+    /// The version 2 controllers the parent group enables.
     pub hands_on: BTreeSet<Controller>,
-    /// Version 1 processors and memory nodes: those of the root and those of the common group. Absent
+    /// Version 1 processors and memory nodes: those of the root and those of the parent group. Absent
     /// where version 1 does not control them.
     pub cpuset: Option<Cpusets>,
 }
 
-/// Version 1's processors and memory nodes, above and in the common group.
+/// Version 1's processors and memory nodes, above and in the parent group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpusets {
     /// The root's processors.
     pub root_cpus: BTreeSet<u32>,
     /// The root's memory nodes.
     pub root_mems: BTreeSet<u32>,
-    /// The common group's processors.
+    /// The parent group's processors.
     pub cpus: BTreeSet<u32>,
-    /// The common group's memory nodes.
+    /// The parent group's memory nodes.
     pub mems: BTreeSet<u32>,
 }
 
@@ -270,8 +270,8 @@ pub struct Observed {
     /// Where the container's group is.
     pub made: BTreeSet<Hierarchy>,
     /// Whether the delegated group is there.
-    pub payload: bool,
-    /// The version 2 controllers the container's group hands on to the delegated one.
+    pub delegated: bool,
+    /// The version 2 controllers the container's group enables to the delegated one.
     pub hands_on: BTreeSet<Controller>,
     /// The settings, as far as the groups are there.
     pub settings: BTreeMap<Setting, Value>,
@@ -287,7 +287,7 @@ pub struct Observed {
 impl Observed {
     /// Whether there is anything of the container.
     pub fn exists(&self) -> bool {
-        !self.made.is_empty() || self.payload || self.record.is_some()
+        !self.made.is_empty() || self.delegated || self.record.is_some()
     }
 }
 

@@ -20,9 +20,9 @@ pub enum Step {
     /// Makes the group in a hierarchy.
     Make(Hierarchy),
     /// Hands version 2 controllers on to the delegated group.
-    HandOn(BTreeSet<Controller>),
+    EnableControllers(BTreeSet<Controller>),
     /// Makes the delegated version 2 group.
-    MakePayload,
+    MakeDelegated,
     /// Sets a setting.
     Set {
         /// Which.
@@ -35,7 +35,7 @@ pub enum Step {
     /// Keeps what was reached.
     Record(Box<Limits>),
     /// Removes the delegated group and what the container made below it.
-    RemovePayload,
+    RemoveDelegated,
     /// Removes the group from a hierarchy.
     Remove(Hierarchy),
     /// Forgets what was reached.
@@ -47,10 +47,10 @@ pub enum Step {
 pub enum SharedStep {
     /// Makes the group in a hierarchy.
     Make(Hierarchy),
-    /// Hands version 2 controllers on from the root to the common group.
-    RootHandsOn(BTreeSet<Controller>),
-    /// Hands version 2 controllers on from the common group to containers' groups.
-    HandOn(BTreeSet<Controller>),
+    /// Hands version 2 controllers on from the root to the parent group.
+    EnableInRoot(BTreeSet<Controller>),
+    /// Hands version 2 controllers on from the parent group to containers' groups.
+    EnableControllers(BTreeSet<Controller>),
     /// Sets version 1's memory nodes.
     Mems(BTreeSet<u32>),
     /// Sets version 1's processors.
@@ -61,13 +61,13 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Make(h) => write!(f, "make the group in {h}"),
-            Self::HandOn(c) => write!(f, "hand {} on to the delegated group", names(c)),
-            Self::MakePayload => f.pad("make the delegated group"),
+            Self::EnableControllers(c) => write!(f, "enable {} for the delegated group", names(c)),
+            Self::MakeDelegated => f.pad("make the delegated group"),
             Self::Set { setting, home, value } => {
                 write!(f, "set {} to {value}", setting.file(*home).unwrap_or("nothing"))
             }
             Self::Record(_) => f.pad("keep the limits that were reached"),
-            Self::RemovePayload => f.pad("remove the delegated group"),
+            Self::RemoveDelegated => f.pad("remove the delegated group"),
             Self::Remove(h) => write!(f, "remove the group from {h}"),
             Self::Forget => f.pad("forget the limits"),
         }
@@ -77,9 +77,9 @@ impl fmt::Display for Step {
 impl fmt::Display for SharedStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Make(h) => write!(f, "make the common group in {h}"),
-            Self::RootHandsOn(c) => write!(f, "hand {} on to the common group", names(c)),
-            Self::HandOn(c) => write!(f, "hand {} on to containers", names(c)),
+            Self::Make(h) => write!(f, "make the parent group in {h}"),
+            Self::EnableInRoot(c) => write!(f, "enable {} for the parent group", names(c)),
+            Self::EnableControllers(c) => write!(f, "enable {} for containers", names(c)),
             Self::Mems(set) => write!(f, "set the common memory nodes to {}", render_list(set)),
             Self::Cpus(set) => write!(f, "set the common processors to {}", render_list(set)),
         }
@@ -122,16 +122,16 @@ pub enum Refusal {
     },
 }
 
-/// Makes the common group ready for containers.
+/// Makes the parent group ready for containers.
 pub fn plan_shared(observed: &Shared) -> Vec<SharedStep> {
     let Shared { hierarchies, made, controllers, root_hands_on, hands_on, cpuset } = observed;
     let mut steps = Vec::new();
     if !controllers.is_subset(root_hands_on) {
-        steps.push(SharedStep::RootHandsOn(controllers.clone()));
+        steps.push(SharedStep::EnableInRoot(controllers.clone()));
     }
     steps.extend(hierarchies.difference(made).map(|h| SharedStep::Make(*h)));
     if !controllers.is_subset(hands_on) {
-        steps.push(SharedStep::HandOn(controllers.clone()));
+        steps.push(SharedStep::EnableControllers(controllers.clone()));
     }
     if let Some(sets) = cpuset {
         if sets.mems != sets.root_mems {
@@ -164,10 +164,10 @@ fn plan_ensure(ct: CtId, desired: &Limits, observed: &Observed) -> Result<Vec<St
         node.hierarchies.difference(&observed.made).map(|h| Step::Make(*h)).collect();
     let delegates = node.hierarchies.contains(&Hierarchy::V2);
     if delegates && !node.controllers.is_subset(&observed.hands_on) {
-        steps.push(Step::HandOn(node.controllers.clone()));
+        steps.push(Step::EnableControllers(node.controllers.clone()));
     }
-    if delegates && !observed.payload {
-        steps.push(Step::MakePayload);
+    if delegates && !observed.delegated {
+        steps.push(Step::MakeDelegated);
     }
     steps.extend(plan_settings(observed, &want));
     if observed.record.as_ref() != Some(desired) {
@@ -250,8 +250,8 @@ fn swap_order(steps: &mut [Step], one: Setting, other: Setting) {
 
 fn plan_remove(observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
-    if observed.payload {
-        steps.push(Step::RemovePayload);
+    if observed.delegated {
+        steps.push(Step::RemoveDelegated);
     }
     steps.extend(observed.made.iter().map(|h| Step::Remove(*h)));
     if observed.record.is_some() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ves_proto::convert::Limits;
 use ves_types::{UbcResource, UbcRow};
 
-use crate::verdict::{self, Proof};
+use crate::enforcement::{self, SelfTest};
 
 /// What is counted of one parameter, in its own unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +46,7 @@ impl Usage {
 }
 
 /// All rows. The levels are those that were wanted, kept or not.
-pub fn rows(usage: &Usage, limits: &Limits, proof: &Proof) -> Vec<UbcRow> {
+pub fn rows(usage: &Usage, limits: &Limits, self_test: &SelfTest) -> Vec<UbcRow> {
     let row = |resource: UbcResource| {
         let Count { held, maxheld, failcnt } =
             usage.counts.get(&resource).copied().unwrap_or_default();
@@ -56,7 +56,7 @@ pub fn rows(usage: &Usage, limits: &Limits, proof: &Proof) -> Vec<UbcRow> {
             maxheld,
             value: limits.ubc.get(&resource).copied().unwrap_or_default(),
             failcnt,
-            enforcement: verdict::enforcement(resource, proof),
+            enforcement: enforcement::enforcement(resource, self_test),
         }
     };
     UbcResource::ALL.map(row).into()
@@ -73,7 +73,7 @@ mod tests {
         let mut limits = Limits::default();
         let value = UbcValue { barrier: Limit::Max(5), limit: Limit::Max(6) };
         limits.ubc.insert(UbcResource::Privvmpages, value);
-        let rows = rows(&Usage::default(), &limits, &Proof::all());
+        let rows = rows(&Usage::default(), &limits, &SelfTest::all());
         assert_eq!(rows.iter().map(|r| r.resource).collect::<Vec<_>>(), UbcResource::ALL);
         assert_eq!(rows[2].value, value);
         assert_eq!(rows[0].value, UbcValue::default());

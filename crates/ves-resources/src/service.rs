@@ -12,15 +12,15 @@ use ves_proto::Fault;
 use ves_proto::convert::{Fence, Limits};
 use ves_types::{CtId, Enforcement, Generation, UbcResource, UbcRow};
 
+use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
 use crate::model::{Observed, Setting};
 use crate::observe::FileLocks;
 use crate::plan::{Step, plan, plan_shared};
-use crate::verdict::{self, Proof};
 use crate::{rows, target};
 
-/// How often a plan is made again, when its steps did not lead where they should: the common group
+/// How often a plan is made again, when its steps did not lead where they should: the parent group
 /// can be removed by another program between two steps.
 const RETRIES: u32 = 3;
 
@@ -44,11 +44,11 @@ struct Inner {
     host: Arc<dyn Host>,
     fences: FenceStore,
     locks: Locks,
-    proof: Proof,
+    self_test: SelfTest,
     version: &'static str,
-    /// Held shared while a container relies on the common group, alone while it is removed.
+    /// Held shared while a container relies on the parent group, alone while it is removed.
     shared: RwLock<()>,
-    /// Held while the common group is made.
+    /// Held while the parent group is made.
     making: Mutex<()>,
     /// The most that was seen of what the kernel does not remember the most of.
     peaks: Mutex<BTreeMap<CtId, BTreeMap<UbcResource, u64>>>,
@@ -61,21 +61,21 @@ pub struct Service {
 }
 
 impl Service {
-    /// Makes the common group, tests what the node can do, and compares what is there with what was
-    /// reached before; differences are logged, and mended by the next `EnsureLimits`.
+    /// Makes the parent group, tests what the node can do, and compares what is there with what was
+    /// reached before; differences are logged, and repaired by the next `EnsureLimits`.
     ///
     /// # Errors
     /// When the node has no control groups, or they cannot be used.
     pub fn new(host: Arc<dyn Host>, fences: FenceStore) -> Result<Self, Error> {
         let making = Mutex::new(());
         make_shared(&*host, &making).map_err(Error::Node)?;
-        let proof = host.self_test().map_err(Error::Node)?;
+        let self_test = host.self_test().map_err(Error::Node)?;
         let any = CtId::try_from(CtId::MAX).map_err(|e| {
             Error::Node(ves_host::HostError::parse("the greatest id", &e.to_string()))
         })?;
         let version = host.observe(any).map_err(Error::Node)?.node.version.name();
         let (locks, shared, peaks) = (Locks::default(), RwLock::default(), Mutex::default());
-        let inner = Inner { host, fences, locks, proof, version, shared, making, peaks };
+        let inner = Inner { host, fences, locks, self_test, version, shared, making, peaks };
         let service = Self { inner: Arc::new(inner) };
         service.compare();
         service.release();
@@ -143,7 +143,7 @@ impl Service {
             tries += 1;
             self.inner.fences.accept(fence)?;
             let applied = steps.iter().try_for_each(|step| self.apply(ct, step));
-            // The common group is shared with everybody who may remove it when it is empty.
+            // The parent group is shared with everybody who may remove it when it is empty.
             if let Err(e) = applied
                 && (tries == RETRIES || !self.shared_is_gone())
             {
@@ -174,11 +174,11 @@ impl Service {
         Ok(())
     }
 
-    /// Removes the common group if the last container went. One that stays disturbs nobody.
+    /// Removes the parent group if the last container went. One that stays disturbs nobody.
     fn release(&self) {
         let _alone = self.inner.shared.write().unwrap_or_else(PoisonError::into_inner);
         if let Err(e) = self.inner.host.release_shared() {
-            tracing::warn!(error = %ves_proto::fault::chain(&e), "leave the common group");
+            tracing::warn!(error = %ves_proto::fault::chain(&e), "leave the parent group");
         }
     }
 
@@ -216,7 +216,7 @@ impl Service {
         }
         let wanted = observed.record.as_ref();
         let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
-        let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.proof);
+        let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.self_test);
         let generation = self.inner.fences.generation(ct);
         Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
     }
@@ -244,17 +244,17 @@ impl Service {
 
     /// Which control groups the node has, and what each row promises on it.
     pub fn capabilities(&self) -> (&'static str, Vec<(UbcResource, Enforcement)>) {
-        let promise = |r| (r, verdict::enforcement(r, &self.inner.proof));
+        let promise = |r| (r, enforcement::enforcement(r, &self.inner.self_test));
         (self.inner.version, UbcResource::ALL.map(promise).into())
     }
 
     /// What the self-test found out.
-    pub fn proof(&self) -> &Proof {
-        &self.inner.proof
+    pub fn self_test(&self) -> &SelfTest {
+        &self.inner.self_test
     }
 }
 
-/// Makes the common group what it should be.
+/// Makes the parent group what it should be.
 fn make_shared(host: &dyn Host, making: &Mutex<()>) -> Result<(), ves_host::HostError> {
     let _alone = making.lock().unwrap_or_else(PoisonError::into_inner);
     for step in plan_shared(&host.observe_shared()?) {

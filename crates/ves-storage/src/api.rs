@@ -67,7 +67,7 @@ const QUEUE: usize = 16;
 const PIECE: usize = 256 << 10;
 /// How long a sender of an archive may be silent.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-/// The smallest volume that is worth a call: less than any golden image.
+/// The smallest volume that is worth a call: less than any base image.
 const LEAST_VOLUME: u64 = 16 << 20;
 
 fn parse_template(name: &str, field: &str) -> Result<TemplateName, Fault> {

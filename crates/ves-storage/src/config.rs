@@ -12,7 +12,7 @@ pub enum PoolKind {
     /// system that has them can be made; else copies.
     #[default]
     Auto,
-    /// Plain copies of the golden image, in the state directory.
+    /// Plain copies of the base image, in the state directory.
     ImageCopy,
     /// Shared blocks, or no service.
     ImageReflink,

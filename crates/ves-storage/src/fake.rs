@@ -11,11 +11,11 @@ use ves_host::{HostError, ext4};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
-use crate::host::{Each, Host, Seen, Source, Template, Usage};
+use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{
     DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step, TemplateFacts,
-    golden_bytes,
+    base_image_bytes,
 };
 use crate::template::{BuildInit, Progress};
 
@@ -126,7 +126,7 @@ impl Model {
     }
 
     /// What is told of it.
-    fn seen(&self, ct: CtId) -> Seen {
+    fn seen(&self, ct: CtId) -> VolumeFacts {
         let mounted = matches!(self.mount, Mount::Ours { .. });
         let usage = match &self.image {
             Image::Ours { record, bytes, .. } => Usage {
@@ -138,17 +138,17 @@ impl Model {
             },
             Image::Absent | Image::Foreign(_) => Usage::default(),
         };
-        Seen { image: self.image.clone(), mounted, usage }
+        VolumeFacts { image: self.image.clone(), mounted, usage }
     }
 
-    /// What a step does; `golden` is the length of the template's golden image by inodes per group.
+    /// What a step does; `base_image` is the length of the template's base image by inodes per group.
     ///
     /// # Errors
     /// [`Impossible`]; then nothing has changed.
     pub fn apply(
         &mut self,
         step: &Step,
-        golden: impl Fn(&Record) -> Option<u64>,
+        base_image: impl Fn(&Record) -> Option<u64>,
     ) -> Result<(), Impossible> {
         let senseless = |why| Err(Impossible::Senseless(why));
         match (step, &mut self.image) {
@@ -156,12 +156,12 @@ impl Model {
                 self.unfinished = None;
                 self.unfinished_snapshot = None;
             }
-            (Step::MakeVariant { .. }, _) => {}
+            (Step::MakeBaseImage { .. }, _) => {}
             (Step::Clone { record, bytes }, _) => {
-                let Some(golden) = golden(record) else {
-                    return senseless("no such golden image");
+                let Some(base_image) = base_image(record) else {
+                    return senseless("no such base image");
                 };
-                let blocks = ext4::usable_blocks(golden, record.inodes_per_group);
+                let blocks = ext4::usable_blocks(base_image, record.inodes_per_group);
                 let bytes = *bytes;
                 let record = record.clone();
                 self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
@@ -388,11 +388,11 @@ impl FakeHost {
         sha256: String,
         contents: Vec<u8>,
     ) -> Template {
-        let golden = golden_bytes(bytes, inodes, DEFAULT_INODES_PER_GROUP);
+        let base_image = base_image_bytes(bytes, inodes, DEFAULT_INODES_PER_GROUP);
         let facts = TemplateFacts {
             content_bytes: bytes,
             content_inodes: inodes,
-            variants: BTreeMap::from([(DEFAULT_INODES_PER_GROUP, golden)]),
+            variants: BTreeMap::from([(DEFAULT_INODES_PER_GROUP, base_image)]),
         };
         let template = Template {
             name: name.clone(),
@@ -458,19 +458,20 @@ impl Host for FakeHost {
             Some(left) => *left -= 1,
             None => {}
         }
-        if let Step::MakeVariant { template, inodes_per_group } = step {
+        if let Step::MakeBaseImage { template, inodes_per_group } = step {
             let (_, facts) = node
                 .templates
                 .get_mut(template)
                 .ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
-            let bytes = golden_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
+            let bytes =
+                base_image_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
             facts.variants.insert(*inodes_per_group, bytes);
         }
         let templates = node.templates.clone();
-        let golden = |record: &Record| {
+        let base_image = |record: &Record| {
             templates.get(&record.template)?.1.variants.get(&record.inodes_per_group).copied()
         };
-        let done = node.volumes.entry(ct).or_default().apply(step, golden);
+        let done = node.volumes.entry(ct).or_default().apply(step, base_image);
         node.applied.push((ct, step.to_string()));
         done.map_err(|e| match e {
             Impossible::InUse => Error::InUse { ct },
@@ -478,13 +479,13 @@ impl Host for FakeHost {
         })
     }
 
-    fn look(&self, ct: CtId) -> Result<Seen, Error> {
+    fn look(&self, ct: CtId) -> Result<VolumeFacts, Error> {
         let mut node = self.node();
         node.asked.push("look");
         Ok(node.volumes.get(&ct).cloned().unwrap_or_default().seen(ct))
     }
 
-    fn look_all(&self) -> Result<Each<Seen>, Error> {
+    fn look_all(&self) -> Result<Each<VolumeFacts>, Error> {
         let mut node = self.node();
         node.asked.push("look at all");
         let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);

@@ -31,7 +31,7 @@ pub type Each<T> = Vec<(CtId, Result<T, Error>)>;
 /// A volume by itself, without the pool and the templates: what it costs to see does not grow with
 /// the number of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct VolumeFacts {
     /// The image.
     pub image: Image,
     /// Whether it is mounted by us.
@@ -92,12 +92,12 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be found out.
-    fn look(&self, ct: CtId) -> Result<Seen, Error>;
+    fn look(&self, ct: CtId) -> Result<VolumeFacts, Error>;
     /// All that have an image, by container; for each, what [`Self::look`] answers.
     ///
     /// # Errors
     /// What could not be found out about all of them.
-    fn look_all(&self) -> Result<Each<Seen>, Error>;
+    fn look_all(&self) -> Result<Each<VolumeFacts>, Error>;
     /// A container's snapshots; where `measure` says so, with the bytes that only it has.
     ///
     /// # Errors

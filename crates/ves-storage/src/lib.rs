@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A volume is one image file with an ext4 of its own, made by sharing the blocks of its template's
-//! golden image; what it is, stands in an attribute of the file, so that one rename commits all of
-//! it. ext4 fixes the number of inodes per group when it is made, so a template has one golden
+//! base image; what it is, stands in an attribute of the file, so that one rename commits all of
+//! it. ext4 fixes the number of inodes per group when it is made, so a template has one base_image
 //! image for each number that was asked for.
 //!
 //! A snapshot is an image beside, with what it is in an attribute too; it is a whole file system,
@@ -20,7 +20,7 @@
 //!
 //! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `kernel`:
 //! that trait is the seam, and `plan` and `service` know of files no more than its steps say. There
-//! is none today, and the steps carry over one by one: `MakeVariant` = a thin volume with the golden
+//! is none today, and the steps carry over one by one: `MakeBaseImage` = a thin volume with the base_image
 //! file system, deactivated and read-only; `Clone` and `Copy` = a thin snapshot of it under a
 //! temporary name, the record in a tag, and so are `Snapshot` and `Revert`; `Publish` and
 //! `PublishSnapshot` = rename, after removal of what bears the name; `DropUnfinished`, `Delete` and
@@ -90,7 +90,7 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     ves_host::mount::node::require(layout.run_dir())?;
     // The link also works after an upgrade has replaced the executable.
     let host = kernel::KernelHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
-    let dir = layout.service_dir(ves_types::layout::Service::Storage).join("fence");
+    let dir = layout.service_dir(ves_types::layout::Daemon::Storage).join("fence");
     let service = service::Service::new(Arc::new(host), dir)?;
     Ok(api::app(service))
 }

@@ -100,12 +100,12 @@ pub fn parse_template_record(name: &TemplateName, bytes: &[u8]) -> Result<Templa
         .map_err(|e| Error::Record { record: format!("of template {name}"), why: e.to_string() })
 }
 
-/// The name of a golden image.
-pub fn golden_name(inodes_per_group: u64) -> String {
+/// The name of a base image.
+pub fn base_image_name(inodes_per_group: u64) -> String {
     format!("golden-{inodes_per_group}.img")
 }
 
-/// The golden images among a template's files: length by inodes per group.
+/// The base images among a template's files: length by inodes per group.
 pub fn parse_goldens(files: impl IntoIterator<Item = (String, u64)>) -> BTreeMap<u64, u64> {
     files
         .into_iter()
@@ -113,7 +113,7 @@ pub fn parse_goldens(files: impl IntoIterator<Item = (String, u64)>) -> BTreeMap
             let number = name.strip_prefix("golden-")?.strip_suffix(".img")?;
             let number: u64 = number.parse().ok()?;
             // Not "golden-010.img": one number, one name.
-            (golden_name(number) == name).then_some((number, bytes))
+            (base_image_name(number) == name).then_some((number, bytes))
         })
         .collect()
 }

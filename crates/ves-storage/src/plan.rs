@@ -1,7 +1,7 @@
 //! What to do so that a volume is as it should be. Pure.
 //!
 //! ```text
-//! create   drop-unfinished? ► make-variant? ► clone ► grow-clone? ► publish
+//! create   drop-unfinished? ► make-base-image? ► clone ► grow-clone? ► publish
 //! mount    attach ► mount ► grow?
 //! grow     extend ► refresh ► grow, where the kernel lets us grow what is mounted; else
 //!          detach ► copy ► grow-clone ► publish
@@ -107,7 +107,7 @@ pub struct TemplateFacts {
     pub content_bytes: u64,
     /// Its inodes.
     pub content_inodes: u64,
-    /// Its golden images: bytes by inodes per group.
+    /// Its base images: bytes by inodes per group.
     pub variants: BTreeMap<u64, u64>,
 }
 
@@ -178,14 +178,14 @@ pub struct Observed {
 pub enum Step {
     /// Throw away a clone or snapshot that was not finished.
     DropUnfinished,
-    /// Make the template's golden image with so many inodes per group.
-    MakeVariant {
+    /// Make the template's base image with so many inodes per group.
+    MakeBaseImage {
         /// The template.
         template: TemplateName,
         /// Inodes per group.
         inodes_per_group: u64,
     },
-    /// Clone the golden image, beside its place.
+    /// Clone the base image, beside its place.
     Clone {
         /// What the volume will be.
         record: Record,
@@ -261,11 +261,8 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DropUnfinished => write!(f, "throw away what is unfinished"),
-            Self::MakeVariant { template, inodes_per_group } => {
-                write!(
-                    f,
-                    "make a golden image of {template} with {inodes_per_group} inodes a group"
-                )
+            Self::MakeBaseImage { template, inodes_per_group } => {
+                write!(f, "make a base image of {template} with {inodes_per_group} inodes a group")
             }
             Self::Clone { record, bytes } => {
                 write!(f, "clone template {} to a volume of {}", record.template, Bytes(*bytes))
@@ -365,9 +362,9 @@ pub enum Refusal {
     Foreign(String),
 }
 
-/// The length of a template's golden image, so small that any volume that can hold the contents is
+/// The length of a template's base image, so small that any volume that can hold the contents is
 /// longer, and so large that they fit.
-pub fn golden_bytes(content_bytes: u64, content_inodes: u64, inodes_per_group: u64) -> u64 {
+pub fn base_image_bytes(content_bytes: u64, content_inodes: u64, inodes_per_group: u64) -> u64 {
     // Contents, what directories and extents waste, journal and resize inode.
     let data = content_bytes
         .saturating_add(content_bytes / 16)
@@ -405,8 +402,8 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             if device.take().is_some() {
                 steps.push(Step::Detach);
             }
-            let golden = create(desired, observed, &mut steps)?;
-            (desired.bytes, golden.0, golden.1)
+            let base_image = create(desired, observed, &mut steps)?;
+            (desired.bytes, base_image.0, base_image.1)
         }
         Image::Ours { record, bytes, blocks } => {
             if desired.inodes != record.inodes {
@@ -473,7 +470,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
     Ok(steps)
 }
 
-/// Plans a volume that is not there; answers the blocks and inodes per group of its golden image.
+/// Plans a volume that is not there; answers the blocks and inodes per group of its base image.
 fn create(
     desired: &Desired,
     observed: &Observed,
@@ -496,13 +493,13 @@ fn create(
             per_group
         }
     };
-    let planned = golden_bytes(template.content_bytes, template.content_inodes, per_group);
-    let golden = template.variants.get(&per_group).copied().unwrap_or(planned);
-    if golden > desired.bytes {
+    let planned = base_image_bytes(template.content_bytes, template.content_inodes, per_group);
+    let base_image = template.variants.get(&per_group).copied().unwrap_or(planned);
+    if base_image > desired.bytes {
         return Err(match desired.inodes {
             // With the default number it would fit: it is the inodes that are too few.
             Some(max)
-                if golden_bytes(
+                if base_image_bytes(
                     template.content_bytes,
                     template.content_inodes,
                     DEFAULT_INODES_PER_GROUP,
@@ -511,7 +508,7 @@ fn create(
             {
                 Refusal::NoInodes { need: need_inodes(template, desired.bytes), max }
             }
-            _ => Refusal::TooSmall { need: golden, want: desired.bytes },
+            _ => Refusal::TooSmall { need: base_image, want: desired.bytes },
         });
     }
     room(desired.bytes, &observed.pool)?;
@@ -520,7 +517,7 @@ fn create(
     }
     if !template.variants.contains_key(&per_group) {
         let template = desired.template.clone();
-        steps.push(Step::MakeVariant { template, inodes_per_group: per_group });
+        steps.push(Step::MakeBaseImage { template, inodes_per_group: per_group });
     }
     let record = Record {
         template: desired.template.clone(),
@@ -530,7 +527,7 @@ fn create(
     };
     steps.push(Step::Clone { record, bytes: desired.bytes });
     let (has, reach) =
-        (ext4::usable_blocks(golden, per_group), ext4::usable_blocks(desired.bytes, per_group));
+        (ext4::usable_blocks(base_image, per_group), ext4::usable_blocks(desired.bytes, per_group));
     let blocks = if observed.online_growth || has >= reach {
         has
     } else {

@@ -14,7 +14,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
 use crate::error::Error;
-use crate::host::{Host, Seen, Source, Template, Usage};
+use crate::host::{Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot;
 use crate::plan::{self, Desired, Image, Observed, PoolFacts, Record, Reverted, Step};
 use crate::template::{InUse, Progress, Uses};
@@ -315,8 +315,12 @@ impl Service {
         self.describe(ct, self.host.look(ct))
     }
 
-    fn describe(&self, ct: CtId, seen: Result<Seen, Error>) -> Result<Option<Volume>, Fault> {
-        let Seen { image, mounted, usage } = seen.map_err(|e| observing(&e))?;
+    fn describe(
+        &self,
+        ct: CtId,
+        seen: Result<VolumeFacts, Error>,
+    ) -> Result<Option<Volume>, Fault> {
+        let VolumeFacts { image, mounted, usage } = seen.map_err(|e| observing(&e))?;
         match image {
             Image::Absent => Ok(None),
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),

@@ -34,7 +34,7 @@ impl Default for Layout {
 
 /// The five daemons, in the order of their sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Service {
+pub enum Daemon {
     /// Volumes and templates.
     Storage,
     /// Interfaces, addresses, routes.
@@ -47,7 +47,7 @@ pub enum Service {
     Coordinator,
 }
 
-impl Service {
+impl Daemon {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Storage, Self::Network, Self::Resources, Self::Lifecycle, Self::Coordinator];
@@ -89,10 +89,10 @@ impl Layout {
         &self.state
     }
     /// The unix socket a service listens on.
-    pub fn socket(&self, service: Service) -> PathBuf {
+    pub fn socket(&self, service: Daemon) -> PathBuf {
         // The coordinator has no privilege to create a file in the services' directory, and must
         // not: it could stand in for one of them.
-        let dir = if service == Service::Coordinator { self.api_dir() } else { self.run.clone() };
+        let dir = if service == Daemon::Coordinator { self.api_dir() } else { self.run.clone() };
         dir.join(format!("{}.sock", service.name()))
     }
     /// The socket of who starts containers' processes outside of the lifecycle daemon's sandbox.
@@ -113,7 +113,7 @@ impl Layout {
         self.api_dir().join("telemetry.sock")
     }
     /// A service's own durable directory.
-    pub fn service_dir(&self, service: Service) -> PathBuf {
+    pub fn service_dir(&self, service: Daemon) -> PathBuf {
         self.state.join(service.name())
     }
     /// The parent of all [`Self::ct_dir`]s.
@@ -143,7 +143,7 @@ pub fn host_link(ct: CtId) -> String {
 pub const CT_LINK: &str = "venet0";
 
 /// The container's control group, relative to a hierarchy's mount point. Limits are set here;
-/// in cgroup v2 processes live in the delegated child [`CGROUP_PAYLOAD`], since a v2 group with
+/// in cgroup v2 processes live in the delegated child [`CGROUP_DELEGATED`], since a v2 group with
 /// controllers for its children may hold no processes itself.
 pub fn cgroup(ct: CtId) -> String {
     format!("ves/ct-{ct}")
@@ -152,7 +152,7 @@ pub fn cgroup(ct: CtId) -> String {
 /// The control group that holds all containers'.
 pub const CGROUP_ROOT: &str = "ves";
 /// The delegated child of [`cgroup`] in the v2 hierarchy that the container sees as its root.
-pub const CGROUP_PAYLOAD: &str = "payload";
+pub const CGROUP_DELEGATED: &str = "payload";
 
 /// The unprivileged account the coordinator runs as, and the group that may ask it things.
 pub const COORDINATOR_USER: &str = "ves";
@@ -172,8 +172,8 @@ mod tests {
         let ct = CtId::try_from(101).expect("valid");
         let layout = Layout::default();
         assert_eq!(layout.ct_root(ct), Path::new("/run/ves/ct/101/root"));
-        assert_eq!(layout.socket(Service::Storage), Path::new("/run/ves/storage.sock"));
-        assert_eq!(layout.socket(Service::Coordinator), Path::new("/run/ves/api/coordinator.sock"));
+        assert_eq!(layout.socket(Daemon::Storage), Path::new("/run/ves/storage.sock"));
+        assert_eq!(layout.socket(Daemon::Coordinator), Path::new("/run/ves/api/coordinator.sock"));
         assert_eq!(cgroup(ct), "ves/ct-101");
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 use ves_types::id::{CtId, IdSlot};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::stack::{READY, listener};
 use crate::wait::wait_until;
@@ -240,7 +240,7 @@ impl Proc {
     /// # Panics
     /// When it cannot be started or does not come to listen.
     #[track_caller]
-    pub fn daemon(program: &Path, service: Service, layout: &Layout, more: &[&str]) -> Self {
+    pub fn daemon(program: &Path, service: Daemon, layout: &Layout, more: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.arg("--run-dir").arg(layout.run_dir()).arg("--state-dir").arg(layout.state_dir());
         command.args(more).stdin(Stdio::null());

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use ves_types::CtId;
-use ves_types::layout::{COORDINATOR_USER, Layout, Service};
+use ves_types::layout::{COORDINATOR_USER, Daemon, Layout};
 
 use crate::guard::{TestId, TestLayout, run};
 use crate::inventory::{Inventory, Kind};
@@ -71,7 +71,7 @@ impl TestNode {
     /// # Panics
     /// As [`Self::start`].
     #[track_caller]
-    pub fn start_with(sections: impl Fn(Service, &Layout) -> String) -> Self {
+    pub fn start_with(sections: impl Fn(Daemon, &Layout) -> String) -> Self {
         Self::start_from(TestLayout::new(), bin_dir(), sections, |_| "")
     }
 
@@ -80,7 +80,7 @@ impl TestNode {
     /// # Panics
     /// As [`Self::start`].
     #[track_caller]
-    pub fn start_where(service: Service, settings: &str) -> Self {
+    pub fn start_where(service: Daemon, settings: &str) -> Self {
         let own = |which| if which == service { settings } else { "" };
         Self::start_from(TestLayout::new(), bin_dir(), |_, _| String::new(), own)
     }
@@ -104,16 +104,16 @@ impl TestNode {
     fn start_from<'a>(
         dir: TestLayout,
         programs: PathBuf,
-        sections: impl Fn(Service, &Layout) -> String,
-        settings: impl Fn(Service) -> &'a str,
+        sections: impl Fn(Daemon, &Layout) -> String,
+        settings: impl Fn(Daemon) -> &'a str,
     ) -> Self {
         // The coordinator's user must get through to its socket.
         run("chmod", &["0755", dir.dir().to_str().expect("test paths are text")]);
         let configs = dir.dir().join("etc");
         std::fs::create_dir(&configs).expect("a directory for configuration");
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             // A small pool is enough.
-            let own = if service == Service::Storage { "pool_bytes = 4294967296\n" } else { "" };
+            let own = if service == Daemon::Storage { "pool_bytes = 4294967296\n" } else { "" };
             let (sections, more) = (sections(service, dir.layout()), settings(service));
             let text = format!("{sections}\n[service]\n{own}{more}");
             std::fs::write(configs.join(format!("{}.toml", service.name())), text)
@@ -156,7 +156,7 @@ impl TestNode {
     /// `virtctl`, speaking to this node.
     pub fn virtctl(&self) -> Command {
         let mut command = Command::new(bin_dir().join("virtctl"));
-        command.env("VES_SOCKET", self.layout().socket(Service::Coordinator));
+        command.env("VES_SOCKET", self.layout().socket(Daemon::Coordinator));
         command.stdin(Stdio::null());
         command
     }
@@ -242,11 +242,11 @@ impl TestNode {
                 && line.contains("elements")
                 && !self.owns(Kind::Nft, line)
         });
-        let other = stack::listener(&Layout::default().socket(Service::Network)).is_some();
+        let other = stack::listener(&Layout::default().socket(Daemon::Network)).is_some();
         if elements || other {
             return;
         }
-        let mut networkd = Command::new(bin_dir().join(Service::Network.program()));
+        let mut networkd = Command::new(bin_dir().join(Daemon::Network.program()));
         networkd.arg("--teardown").arg("--run-dir").arg(self.layout().run_dir());
         match networkd.output() {
             Ok(out) if out.status.success() => {}
@@ -274,7 +274,7 @@ pub fn ipv6(ct: CtId) -> Ipv6Addr {
 impl Drop for TestNode {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for service in Service::ALL {
+            for service in Daemon::ALL {
                 eprintln!("--- {}\n{}", service.program(), self.stack.tail(service));
             }
         }
@@ -292,7 +292,7 @@ impl Drop for TestNode {
                 self.run(&format!("destroy {ct}"));
             }
         }
-        for service in Service::ALL.into_iter().rev() {
+        for service in Daemon::ALL.into_iter().rev() {
             if let Err(e) = self.stack.stop(service) {
                 eprintln!("{e:#}");
             }

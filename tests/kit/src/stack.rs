@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use ves_types::layout::{COORDINATOR_USER, Layout, Service};
+use ves_types::layout::{COORDINATOR_USER, Daemon, Layout};
 
 /// How long a daemon may take to listen.
 pub const READY: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ const ENVIRONMENT: [&str; 1] = ["VES_LOG"];
 
 /// The programs of a node.
 pub fn programs() -> impl Iterator<Item = &'static str> {
-    Service::ALL.into_iter().map(Service::program).chain(["ves-init", "virtctl"])
+    Daemon::ALL.into_iter().map(Daemon::program).chain(["ves-init", "virtctl"])
 }
 
 /// What [`Stack::start`] found or did.
@@ -52,7 +52,7 @@ pub struct Stack {
     bin_dir: PathBuf,
     work_dir: PathBuf,
     config_dir: Option<PathBuf>,
-    children: Mutex<BTreeMap<Service, Child>>,
+    children: Mutex<BTreeMap<Daemon, Child>>,
 }
 
 impl Stack {
@@ -86,11 +86,11 @@ impl Stack {
     }
 
     /// The file a service writes its log to.
-    pub fn log(&self, service: Service) -> PathBuf {
+    pub fn log(&self, service: Daemon) -> PathBuf {
         self.work_dir.join(format!("{}.log", service.program()))
     }
 
-    fn pid_file(&self, service: Service) -> PathBuf {
+    fn pid_file(&self, service: Daemon) -> PathBuf {
         self.work_dir.join(format!("{}.pid", service.program()))
     }
 
@@ -105,7 +105,7 @@ impl Stack {
         directory(self.layout.run_dir(), 0o755, None)?;
         directory(&self.layout.api_dir(), 0o755, Some((uid, gid)))?;
         directory(self.layout.state_dir(), 0o755, None)?;
-        directory(&self.layout.service_dir(Service::Coordinator), 0o700, Some((uid, gid)))?;
+        directory(&self.layout.service_dir(Daemon::Coordinator), 0o700, Some((uid, gid)))?;
         if !open_to_all(&self.bin_dir) {
             let copies = self.layout.state_dir().join("bin");
             directory(&copies, 0o755, None)?;
@@ -121,7 +121,7 @@ impl Stack {
     ///
     /// # Errors
     /// A daemon that cannot be started.
-    pub fn start(&self, service: Service) -> anyhow::Result<Started> {
+    pub fn start(&self, service: Daemon) -> anyhow::Result<Started> {
         let mut started = Started::Fresh;
         if let Some(found) = self.find(service)? {
             if !found.replaced {
@@ -143,12 +143,12 @@ impl Stack {
     ///
     /// # Errors
     /// The first daemon that cannot be started or does not come to listen.
-    pub fn start_all(&self) -> anyhow::Result<BTreeMap<Service, Started>> {
+    pub fn start_all(&self) -> anyhow::Result<BTreeMap<Daemon, Started>> {
         let mut all = BTreeMap::new();
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             all.insert(service, self.start(service)?);
         }
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             self.wait_ready(service, READY)?;
         }
         Ok(all)
@@ -158,7 +158,7 @@ impl Stack {
     ///
     /// # Errors
     /// A pid file or `/proc` that cannot be read.
-    pub fn pid(&self, service: Service) -> anyhow::Result<Option<u32>> {
+    pub fn pid(&self, service: Daemon) -> anyhow::Result<Option<u32>> {
         Ok(self.find(service)?.map(|found| found.pid))
     }
 
@@ -166,7 +166,7 @@ impl Stack {
     ///
     /// # Errors
     /// A daemon that ended or is not there in time, with the last lines of its log.
-    pub fn wait_ready(&self, service: Service, patience: Duration) -> anyhow::Result<()> {
+    pub fn wait_ready(&self, service: Daemon, patience: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + patience;
         loop {
             let Some(found) = self.find(service)? else {
@@ -191,7 +191,7 @@ impl Stack {
     ///
     /// # Errors
     /// A process that cannot be signalled.
-    pub fn stop(&self, service: Service) -> anyhow::Result<bool> {
+    pub fn stop(&self, service: Daemon) -> anyhow::Result<bool> {
         self.end(service, Signal::TERM)
     }
 
@@ -199,12 +199,12 @@ impl Stack {
     ///
     /// # Errors
     /// A process that cannot be signalled.
-    pub fn kill(&self, service: Service) -> anyhow::Result<bool> {
+    pub fn kill(&self, service: Daemon) -> anyhow::Result<bool> {
         self.end(service, Signal::KILL)
     }
 
     /// The last lines of a daemon's log.
-    pub fn tail(&self, service: Service) -> String {
+    pub fn tail(&self, service: Daemon) -> String {
         let text = fs::read_to_string(self.log(service)).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         let last = lines.iter().skip(lines.len().saturating_sub(8));
@@ -212,7 +212,7 @@ impl Stack {
         if last.is_empty() { "(nothing)".to_owned() } else { last.join("\n") }
     }
 
-    fn end(&self, service: Service, signal: Signal) -> anyhow::Result<bool> {
+    fn end(&self, service: Daemon, signal: Signal) -> anyhow::Result<bool> {
         let name = service.program();
         let found = self.find(service)?;
         if let Some(found) = &found {
@@ -250,7 +250,7 @@ impl Stack {
         Ok(found.is_some())
     }
 
-    fn spawn(&self, service: Service) -> anyhow::Result<Child> {
+    fn spawn(&self, service: Daemon) -> anyhow::Result<Child> {
         let exe = self.bin_dir.join(service.program());
         let log = self.log(service);
         ensure!(exe.is_file(), "{} is not there; `cargo build --release` makes it", exe.display());
@@ -261,7 +261,7 @@ impl Stack {
             .with_context(|| format!("open {}", log.display()))?;
         // Both programs only change themselves and then become the daemon, so its pid is theirs.
         let mut command = Command::new("/usr/bin/setsid");
-        if service == Service::Coordinator {
+        if service == Daemon::Coordinator {
             command.args(["/usr/bin/setpriv", "--reuid", COORDINATOR_USER, "--regid"]);
             command.args([COORDINATOR_USER, "--init-groups", "--bounding-set=-all"]);
             command.args(["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--"]);
@@ -288,11 +288,11 @@ impl Stack {
         command.spawn().with_context(|| format!("start {}", exe.display()))
     }
 
-    fn children(&self) -> std::sync::MutexGuard<'_, BTreeMap<Service, Child>> {
+    fn children(&self) -> std::sync::MutexGuard<'_, BTreeMap<Daemon, Child>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, service: Service) -> anyhow::Result<Option<Found>> {
+    fn find(&self, service: Daemon) -> anyhow::Result<Option<Found>> {
         if let Some(child) = self.children().get_mut(&service) {
             // Reaps it if it ended, so that it does not look alive below.
             child.try_wait().with_context(|| format!("look after {}", service.program()))?;
@@ -318,7 +318,7 @@ impl Stack {
             .map(|pid| Found { pid, replaced: self.replaced(service, pid) }))
     }
 
-    fn replaced(&self, service: Service, pid: u32) -> bool {
+    fn replaced(&self, service: Daemon, pid: u32) -> bool {
         let ours = fs::metadata(self.bin_dir.join(service.program()));
         let its = fs::metadata(format!("/proc/{pid}/exe"));
         match (ours, its) {

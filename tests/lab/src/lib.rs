@@ -11,7 +11,7 @@ use ves_kit::lab::{Cluster, Machine};
 /// What went wrong; also when the operation ended before the power did.
 pub fn cut_at(lab: &Cluster, step: &str, kind: &str, ct: u32, more: &str) -> anyhow::Result<()> {
     let node = lab.vm(1);
-    node.cut_when(&format!("virtctl {kind} {ct} {more}"), step)?;
+    node.power_cut_at(&format!("virtctl {kind} {ct} {more}"), step)?;
     lab.power_on(1)?;
     // The coordinator keeps operations: this one began before the boot and ends after it.
     let ended = format!(

@@ -12,7 +12,7 @@ use ves_network::fake::FakeHost as Links;
 use ves_resources::fake::FakeHost as Groups;
 use ves_storage::fake::FakeHost as Volumes;
 use ves_storage::host::Host as _;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// The fake hosts; they outlive the services.
 #[derive(Debug, Clone)]
@@ -48,16 +48,16 @@ impl Hosts {
     }
 
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
-    pub fn app(&self, service: Service, dir: &Path) -> App {
+    pub fn app(&self, service: Daemon, dir: &Path) -> App {
         let fences = || FenceStore::open(dir.join("fence").join(service.name())).expect("opened");
         match service {
-            Service::Storage | Service::Coordinator => {
+            Daemon::Storage | Daemon::Coordinator => {
                 let host = Arc::<Volumes>::clone(&self.volumes);
                 let fences = dir.join("fence").join(service.name());
                 let service = ves_storage::service::Service::new(host, fences);
                 ves_storage::api::app(service.expect("fences can be kept"))
             }
-            Service::Network => {
+            Daemon::Network => {
                 let config = ves_network::config::Config::default();
                 let host = Arc::<Links>::clone(&self.links);
                 let service = ves_network::service::Service::new(host, fences(), &config);
@@ -69,12 +69,12 @@ impl Hosts {
                     operators: vec![],
                 }
             }
-            Service::Resources => {
+            Daemon::Resources => {
                 let host = Arc::<Groups>::clone(&self.groups);
                 let service = ves_resources::service::Service::new(host, fences());
                 ves_resources::app(service.expect("a node with control groups"))
             }
-            Service::Lifecycle => {
+            Daemon::Lifecycle => {
                 let config = ves_lifecycle::config::Config::default();
                 let host = Arc::<Processes>::clone(&self.processes);
                 let service = ves_lifecycle::service::Service::new(host, fences(), config);

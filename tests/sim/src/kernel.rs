@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, mpsc, watch};
 use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason, common, lifecycle, storage};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 use ves_types::{Epoch, Generation};
 
 /// A snapshot.
@@ -113,7 +113,7 @@ impl Mishap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The service that is asked.
-    Service,
+    Daemon,
     /// The coordinator that asks.
     Coordinator,
     /// Everybody.
@@ -131,7 +131,7 @@ pub struct State {
     pub stiff: bool,
     /// Changes asked for, in order.
     pub log: Vec<String>,
-    fences: BTreeMap<(Service, u32), (Generation, Epoch)>,
+    fences: BTreeMap<(Daemon, u32), (Generation, Epoch)>,
     mishap: Option<(usize, Mishap)>,
     changes: usize,
 }
@@ -145,7 +145,7 @@ pub struct Kernel {
     /// Containers whose changes hang.
     held: watch::Sender<BTreeSet<u32>>,
     /// Told whom to kill.
-    pub deaths: Mutex<Option<mpsc::UnboundedSender<Vec<Service>>>>,
+    pub deaths: Mutex<Option<mpsc::UnboundedSender<Vec<Daemon>>>>,
 }
 
 impl Default for Kernel {
@@ -218,7 +218,7 @@ impl Kernel {
                 volume.mounted = false;
             }
         }
-        state.fences.retain(|(service, _), _| *service == Service::Storage);
+        state.fences.retain(|(service, _), _| *service == Daemon::Storage);
     }
 
     /// Makes a change for a service: fence, mishaps, effect.
@@ -227,7 +227,7 @@ impl Kernel {
     /// As a real service, or as the script says.
     pub async fn change<T>(
         &self,
-        service: Service,
+        service: Daemon,
         rpc: &str,
         fence: &Fence,
         effect: impl FnOnce(&mut Ct, &mut State) -> Result<T, Fault>,
@@ -267,11 +267,11 @@ impl Kernel {
         }
     }
 
-    async fn die<T>(&self, service: Service, victim: Victim) -> Result<T, Fault> {
+    async fn die<T>(&self, service: Daemon, victim: Victim) -> Result<T, Fault> {
         let victims = match victim {
-            Victim::Service => vec![service],
-            Victim::Coordinator => vec![Service::Coordinator],
-            Victim::All => Service::ALL.to_vec(),
+            Victim::Daemon => vec![service],
+            Victim::Coordinator => vec![Daemon::Coordinator],
+            Victim::All => Daemon::ALL.to_vec(),
         };
         let deaths = self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(deaths) = deaths {
@@ -283,18 +283,18 @@ impl Kernel {
     }
 
     /// The generation a service accepted last.
-    pub fn accepted(&self, service: Service, ct: u32) -> u64 {
+    pub fn accepted(&self, service: Daemon, ct: u32) -> u64 {
         self.state().fences.get(&(service, ct)).map_or(0, |(generation, _)| generation.0)
     }
 
     /// A service forgets a container.
-    pub fn forget(&self, service: Service, ct: u32) {
+    pub fn forget(&self, service: Daemon, ct: u32) {
         self.state().fences.remove(&(service, ct));
     }
 
     /// A container as lifecycle shows it.
     pub fn shown(&self, ct: u32) -> lifecycle::Container {
-        let generation = self.accepted(Service::Lifecycle, ct);
+        let generation = self.accepted(Daemon::Lifecycle, ct);
         let Process { phase, end, status, incarnation, spec, starts } = self.ct(ct).process;
         let running = phase >= lifecycle::Phase::Running as i32;
         let never = spec.init.first().is_some_and(|i| i == "/bin/never-boots");
@@ -313,7 +313,7 @@ impl Kernel {
                 .map(|code| common::ExitStatus { how: Some(common::exit_status::How::Code(code)) }),
             incarnation,
             booted: running && !never,
-            mute: false,
+            unresponsive: false,
         }
     }
 

@@ -13,7 +13,7 @@ use ves_daemon::{App, Policy, Role};
 use ves_proto::convert::{Fence, parse_fence, parse_limits};
 use ves_proto::{Fault, Reason, common, lifecycle, network, resources, storage};
 use ves_types::UbcResource;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 use crate::kernel::{Kernel, end_processes, ensure_process};
 
@@ -42,22 +42,22 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Model(Arc<Kernel>);
 
 /// The model of a service, ready to be served.
-pub fn app(service: Service, kernel: &Arc<Kernel>) -> App {
+pub fn app(service: Daemon, kernel: &Arc<Kernel>) -> App {
     let model = Model(Arc::clone(kernel));
     let (routes, policy) = match service {
-        Service::Storage => (
+        Daemon::Storage => (
             Routes::new(storage::storage_service_server::StorageServiceServer::new(model)),
             STORAGE,
         ),
-        Service::Network => (
+        Daemon::Network => (
             Routes::new(network::network_service_server::NetworkServiceServer::new(model)),
             NETWORK,
         ),
-        Service::Resources => (
+        Daemon::Resources => (
             Routes::new(resources::resources_service_server::ResourcesServiceServer::new(model)),
             RESOURCES,
         ),
-        Service::Lifecycle | Service::Coordinator => (
+        Daemon::Lifecycle | Daemon::Coordinator => (
             Routes::new(lifecycle::lifecycle_service_server::LifecycleServiceServer::new(model)),
             LIFECYCLE,
         ),
@@ -86,7 +86,7 @@ impl Model {
         let volume = self.0.ct(ct).volume?;
         Some(storage::Volume {
             ct,
-            generation: self.0.accepted(Service::Storage, ct),
+            generation: self.0.accepted(Daemon::Storage, ct),
             template: volume.template,
             size_bytes: volume.size,
             used_bytes: volume.mounted.then_some(4096),
@@ -109,7 +109,7 @@ impl Model {
         };
         Some(resources::Group {
             ct,
-            generation: self.0.accepted(Service::Resources, ct),
+            generation: self.0.accepted(Daemon::Resources, ct),
             rows: UbcResource::ALL.into_iter().map(row).collect(),
             cpu_usec: 7,
             limits: Some(limits.clone()),
@@ -120,7 +120,7 @@ impl Model {
         let addresses = self.0.ct(ct).link?;
         Some(network::Interface {
             ct,
-            generation: self.0.accepted(Service::Network, ct),
+            generation: self.0.accepted(Daemon::Network, ct),
             addresses: addresses.into_iter().collect(),
             ..network::Interface::default()
         })
@@ -146,7 +146,7 @@ impl resources::resources_service_server::ResourcesService for Model {
             container.group = Some(limits);
             Ok(())
         };
-        self.0.change(Service::Resources, "EnsureLimits", &fence, effect).await?;
+        self.0.change(Daemon::Resources, "EnsureLimits", &fence, effect).await?;
         Ok(Response::new(self.group(fence.ct.get()).unwrap_or_default()))
     }
 
@@ -162,7 +162,7 @@ impl resources::resources_service_server::ResourcesService for Model {
             container.group = None;
             Ok(())
         };
-        self.0.change(Service::Resources, "RemoveLimits", &fence, effect).await?;
+        self.0.change(Daemon::Resources, "RemoveLimits", &fence, effect).await?;
         Ok(Response::new(resources::RemoveLimitsResponse {}))
     }
 
@@ -218,7 +218,7 @@ impl network::network_service_server::NetworkService for Model {
             container.guard = true;
             Ok(())
         };
-        self.0.change(Service::Network, "EnsureInterface", &fence, effect).await?;
+        self.0.change(Daemon::Network, "EnsureInterface", &fence, effect).await?;
         Ok(Response::new(self.link(fence.ct.get()).unwrap_or_default()))
     }
 
@@ -232,7 +232,7 @@ impl network::network_service_server::NetworkService for Model {
             container.guard = false;
             Ok(())
         };
-        self.0.change(Service::Network, "RemoveInterface", &fence, effect).await?;
+        self.0.change(Daemon::Network, "RemoveInterface", &fence, effect).await?;
         Ok(Response::new(network::RemoveInterfaceResponse {}))
     }
 
@@ -267,7 +267,7 @@ impl lifecycle::lifecycle_service_server::LifecycleService for Model {
             _ => "RunProcess",
         };
         let effect = |container: &mut _, _: &mut _| ensure_process(ct, container, &request);
-        self.0.change(Service::Lifecycle, rpc, &fence, effect).await?;
+        self.0.change(Daemon::Lifecycle, rpc, &fence, effect).await?;
         self.0.tell(ct);
         let init = request.spec.as_ref().and_then(|s| s.init.first()).map(String::as_str);
         let answer = self.0.shown(ct);

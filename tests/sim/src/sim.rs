@@ -19,7 +19,7 @@ use ves_proto::coordinator::operation_service_client::OperationServiceClient;
 use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
 use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::hosts::Hosts;
 use crate::kernel::{Kernel, Mishap};
@@ -44,7 +44,7 @@ struct Shared {
     shelf: Shelf,
     config: Config,
     boot: Mutex<String>,
-    daemons: Mutex<HashMap<Service, Runtime>>,
+    daemons: Mutex<HashMap<Daemon, Runtime>>,
 }
 
 /// A node.
@@ -91,9 +91,9 @@ fn runtime() -> Runtime {
 }
 
 impl Shared {
-    fn app(&self, service: Service) -> App {
+    fn app(&self, service: Daemon) -> App {
         match &self.hosts {
-            _ if service == Service::Coordinator => {}
+            _ if service == Daemon::Coordinator => {}
             Some(hosts) => return hosts.app(service, self.layout.run_dir()),
             None => return models::app(service, &self.kernel),
         }
@@ -121,7 +121,7 @@ impl Shared {
         }
     }
 
-    fn start(&self, service: Service) {
+    fn start(&self, service: Daemon) {
         let runtime = runtime();
         let socket = self.layout.socket(service);
         std::fs::create_dir_all(socket.parent().expect("it has one")).expect("made");
@@ -140,7 +140,7 @@ impl Shared {
         daemons.insert(service, runtime);
     }
 
-    fn kill(&self, service: Service) {
+    fn kill(&self, service: Daemon) {
         let mut daemons = self.daemons.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = daemons.remove(&service) {
             runtime.shutdown_background();
@@ -179,7 +179,7 @@ impl Sim {
         let mut config = Config {
             node: Some("sim".to_owned()),
             patience_ms: 30_000,
-            settle_ms: 20,
+            early_exit_grace_ms: 20,
             booted_within_ms: 400,
             ..Config::default()
         };
@@ -194,10 +194,10 @@ impl Sim {
             boot: Mutex::new("boot-1".to_owned()),
             daemons: Mutex::default(),
         });
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             shared.start(service);
         }
-        let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Service>>();
+        let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Daemon>>();
         *shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner) = Some(deaths);
         let own = Arc::clone(&shared);
         let undertaker = std::thread::spawn(move || {
@@ -223,33 +223,33 @@ impl Sim {
     }
 
     /// A real service's fences are lost while it is down.
-    pub fn lose_fences(&self, service: Service) {
+    pub fn lose_fences(&self, service: Daemon) {
         let dir = self.shared.layout.run_dir().join("fence").join(service.name());
         std::fs::remove_dir_all(dir).expect("they were kept");
     }
 
     /// Kills a daemon.
-    pub fn kill(&self, service: Service) {
+    pub fn kill(&self, service: Daemon) {
         self.shared.kill(service);
     }
 
     /// Starts a daemon.
-    pub fn start_daemon(&self, service: Service) {
+    pub fn start_daemon(&self, service: Daemon) {
         self.shared.start(service);
     }
 
     /// Kills and starts a daemon.
-    pub fn restart(&self, service: Service) {
+    pub fn restart(&self, service: Daemon) {
         self.kill(service);
         self.start_daemon(service);
     }
 
     /// The machine boots: nothing volatile is left, and every daemon is new.
     pub fn boot(&self, id: &str) {
-        Service::ALL.iter().for_each(|s| self.kill(*s));
+        Daemon::ALL.iter().for_each(|s| self.kill(*s));
         self.kernel().boot();
         id.clone_into(&mut self.shared.boot.lock().unwrap_or_else(PoisonError::into_inner));
-        Service::ALL.iter().for_each(|s| self.start_daemon(*s));
+        Daemon::ALL.iter().for_each(|s| self.start_daemon(*s));
     }
 
     /// Waits for a client's work.
@@ -268,7 +268,7 @@ impl Sim {
     /// A channel to the coordinator.
     pub fn channel(&self) -> Traced {
         let _inside = self.runtime.as_ref().expect("until it is dropped").enter();
-        channel(&self.shared.layout.socket(Service::Coordinator))
+        channel(&self.shared.layout.socket(Daemon::Coordinator))
     }
 
     /// A client of containers.
@@ -382,14 +382,14 @@ impl Default for Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         self.shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Service::ALL.iter().for_each(|s| self.kill(*s));
+        Daemon::ALL.iter().for_each(|s| self.kill(*s));
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
         if let Some(undertaker) = self.undertaker.take() {
             // It has nothing more to wait for; its panic is the test's.
             undertaker.join().ok();
-            Service::ALL.iter().for_each(|s| self.kill(*s));
+            Daemon::ALL.iter().for_each(|s| self.kill(*s));
         }
     }
 }

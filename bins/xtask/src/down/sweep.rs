@@ -10,7 +10,7 @@ use ves_kit::Inventory;
 use ves_kit::inventory::Kind;
 use ves_kit::sweep::{remove, run, runs_from, sweep};
 use ves_types::address::{ROUTE_PROTOCOL, ROUTE_PROTOCOL_NAME};
-use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Layout, Service};
+use ves_types::layout::{CGROUP_ROOT, COORDINATOR_USER, Daemon, Layout};
 
 use crate::up::bin_dir;
 
@@ -100,7 +100,7 @@ fn ours(layout: &Layout, purge: bool, kind: Kind, line: &str) -> bool {
 
 /// What stays on disk without `--purge`: the pool with its templates.
 fn kept(layout: &Layout, path: &Path) -> bool {
-    path == layout.state_dir() || path.starts_with(layout.service_dir(Service::Storage))
+    path == layout.state_dir() || path.starts_with(layout.service_dir(Daemon::Storage))
 }
 
 /// Whether the command line in `line` speaks of this run directory.
@@ -123,7 +123,7 @@ fn is_host_link(name: &str) -> bool {
 pub(crate) fn all(layout: &Layout, purge: bool) -> anyhow::Result<Vec<String>> {
     let mine = Mine::of(layout, purge);
     let mut swept = sweep(layout, &|kind, line| mine.has(layout, kind, line))?;
-    let networkd = bin_dir().join(Service::Network.program());
+    let networkd = bin_dir().join(Daemon::Network.program());
     if !mine.shared_rules && layout.run_dir().is_dir() && networkd.is_file() {
         // It knows which settings of the kernel it changed, and what they were.
         let run_dir = layout.run_dir().display().to_string();

@@ -14,8 +14,8 @@ use ves_types::CtId;
 use super::{Answers, Api, bad_token, caller, page_size, sessions};
 use crate::admit;
 use crate::model::RunState;
-use crate::peers::ask;
 use crate::service::Coordinator;
+use crate::services::ask;
 
 /// The greatest page of containers.
 const PAGE: usize = 1000;
@@ -39,9 +39,9 @@ impl ContainerService for Api {
         let record = self.0.resolve(&request.get_ref().ct)?;
         let ct = record.id;
         // A service that is away leaves what was seen last.
-        let look = tokio::time::timeout(Duration::from_secs(5), self.0.peers().observe(ct));
+        let look = tokio::time::timeout(Duration::from_secs(5), self.0.services().observe(ct));
         if let Ok(Ok(seen)) = look.await {
-            self.0.sight().look(ct, &seen);
+            self.0.observed_cache().look(ct, &seen);
             if record.run == RunState::Running {
                 self.0.refresh_count(ct).await;
             }
@@ -61,9 +61,9 @@ impl ContainerService for Api {
             "" => None,
             token => Some(token.parse::<CtId>().map_err(|_| bad_token())?),
         };
-        self.0.sight().await_list().await;
+        self.0.observed_cache().await_list().await;
         let count = page_size(size, PAGE, PAGE);
-        let page = self.0.ledger().read().page(after, count, running_only);
+        let page = self.0.state().read().page(after, count, running_only);
         if page.iter().any(|r| r.run != RunState::Stopped) {
             self.0.refresh().await;
         }
@@ -138,18 +138,18 @@ impl ContainerService for Api {
     ) -> Result<Response<pb::GetResourcesResponse>, Status> {
         let ct = request.into_inner().ct;
         let containers = if ct.is_empty() {
-            let mut client = self.0.peers().resources.clone();
+            let mut client = self.0.services().resources.clone();
             let list = client.list_groups(resources::ListGroupsRequest {});
             let groups = ask("resources", ACCOUNTING, list).await?.groups;
             let known = |g: &resources::Group| {
-                let index = self.0.ledger().read();
+                let index = self.0.state().read();
                 parse_ct(g.ct)
                     .is_ok_and(|ct| index.container(ct).is_ok_and(|r| r.run == RunState::Running))
             };
             groups.into_iter().filter(known).map(render_resources).collect()
         } else {
             let ct = self.0.resolve(&ct)?.id;
-            let group = self.0.peers().group(ct).await?.ok_or_else(|| not_running(ct))?;
+            let group = self.0.services().group(ct).await?.ok_or_else(|| not_running(ct))?;
             vec![render_resources(group)]
         };
         Ok(Response::new(pb::GetResourcesResponse { containers }))
@@ -210,7 +210,7 @@ fn events(
     coordinator: Coordinator,
     after: u64,
 ) -> impl Stream<Item = Result<pb::ContainerEvent, Status>> {
-    let revisions = coordinator.ledger().revisions();
+    let revisions = coordinator.state().revisions();
     let queue = VecDeque::new();
     let fresh = after == 0;
     let watcher = Watcher { coordinator, revisions, at: after, queue, fresh };
@@ -230,7 +230,7 @@ fn events(
 
 impl Watcher {
     fn fill(&mut self) {
-        let index = self.coordinator.ledger().read();
+        let index = self.coordinator.state().read();
         let changed = if self.fresh { None } else { index.changed_since(self.at) };
         let initial = changed.is_none();
         let (cts, revision) = changed
@@ -241,7 +241,7 @@ impl Watcher {
         let last = cts.last().copied();
         for ct in cts {
             let revision = if Some(ct) == last { revision } else { before };
-            let record = self.coordinator.ledger().read().container(ct).map(std::sync::Arc::clone);
+            let record = self.coordinator.state().read().container(ct).map(std::sync::Arc::clone);
             let (container, deleted) = match record {
                 Ok(record) => (self.coordinator.render(&record), false),
                 Err(_) => (pb::Container { id: ct.get(), ..Default::default() }, true),

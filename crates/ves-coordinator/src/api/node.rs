@@ -10,8 +10,8 @@ use ves_proto::{resources, storage};
 use ves_types::CtId;
 
 use super::Api;
-use crate::peers::ask;
 use crate::service::fact_of_kernel;
+use crate::services::ask;
 
 /// How long a service may take to say that it is there.
 const SOON: Duration = Duration::from_secs(5);
@@ -22,15 +22,15 @@ impl NodeService for Api {
         &self,
         _request: Request<pb::GetNodeRequest>,
     ) -> Result<Response<pb::Node>, Status> {
-        let peers = self.0.peers().clone();
-        let (mut s, mut r) = (peers.storage.clone(), peers.resources.clone());
+        let services = self.0.services().clone();
+        let (mut s, mut r) = (services.storage.clone(), services.resources.clone());
         // Any container does: that it is unknown is an answer too.
         let any = CtId::try_from(CtId::MAX).map_err(|e| ves_proto::Fault::bad_value("ct", &e))?;
         let (pool, capabilities, process, link) = tokio::join!(
             ask("storage", SOON, s.get_pool(storage::GetPoolRequest {})),
             ask("resources", SOON, r.get_capabilities(resources::GetCapabilitiesRequest {})),
-            tokio::time::timeout(SOON, peers.process(any)),
-            tokio::time::timeout(SOON, peers.link(any)),
+            tokio::time::timeout(SOON, services.process(any)),
+            tokio::time::timeout(SOON, services.link(any)),
         );
         let mut unreachable = HashMap::new();
         let mut away = |service: &str, why: String| {

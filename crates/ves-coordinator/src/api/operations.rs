@@ -16,7 +16,7 @@ impl OperationService for Api {
         request: Request<pb::GetOperationRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
         let id = OpId(request.into_inner().id);
-        let op = self.0.ledger().read().operation(&id).map(|op| op.render())?;
+        let op = self.0.state().read().operation(&id).map(|op| op.render())?;
         Ok(Response::new(op))
     }
 
@@ -31,7 +31,7 @@ impl OperationService for Api {
             _ => return Err(bad_token().into()),
         };
         let count = page_size(size, 100, 1000);
-        let page = self.0.ledger().read().operations_page(before.as_ref(), count);
+        let page = self.0.state().read().operations_page(before.as_ref(), count);
         let next_page_token = match page.last() {
             Some(last) if page.len() == count => last.id.0.clone(),
             _ => String::new(),
@@ -54,8 +54,8 @@ impl OperationService for Api {
         request: Request<pb::WatchOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
         let id = OpId(request.into_inner().id);
-        self.0.ledger().read().operation(&id)?;
-        let ticks = self.0.ledger().operation_ticks();
+        self.0.state().read().operation(&id)?;
+        let ticks = self.0.state().operation_ticks();
         let state = (self.0.clone(), ticks, None::<Arc<OpRecord>>);
         let stream = futures::stream::unfold(state, move |(own, mut ticks, last)| {
             let id = id.clone();
@@ -65,7 +65,7 @@ impl OperationService for Api {
                 }
                 loop {
                     ticks.borrow_and_update();
-                    let now = own.ledger().read().operation(&id).map(Arc::clone);
+                    let now = own.state().read().operation(&id).map(Arc::clone);
                     match now {
                         Err(fault) => {
                             // It expired under the watcher's eyes; say so and end.

@@ -12,9 +12,9 @@ use ves_types::CtId;
 use super::Answers;
 use super::containers::not_running;
 use crate::model::{Record, RunState};
-use crate::peers::fault_of;
 use crate::plan::Phase;
 use crate::service::Coordinator;
+use crate::services::fault_of;
 
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
     let message = stream.message().await.map_err(|s| Fault::from_status(&s))?;
@@ -22,7 +22,7 @@ async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
 }
 
 fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
-    let seen = coordinator.sight().of(record.id).process.phase;
+    let seen = coordinator.observed_cache().of(record.id).process.phase;
     if record.run != RunState::Running && seen == Phase::Absent {
         return Err(not_running(record.id));
     }
@@ -72,7 +72,7 @@ pub(super) async fn exec(
         Some(Part::Start(start)) => Some(&mut start.ct),
         _ => None,
     })?;
-    answers(coordinator.peers().lifecycle.clone().exec(requests).await)
+    answers(coordinator.services().lifecycle.clone().exec(requests).await)
 }
 
 pub(super) async fn console(
@@ -88,5 +88,5 @@ pub(super) async fn console(
         Some(Part::Start(start)) => Some(&mut start.ct),
         _ => None,
     })?;
-    answers(coordinator.peers().lifecycle.clone().console(requests).await)
+    answers(coordinator.services().lifecycle.clone().console(requests).await)
 }

@@ -10,7 +10,7 @@ use ves_types::{ParseError, TemplateName};
 
 use super::{Answers, Api, caller};
 use crate::model::Action;
-use crate::peers::{ask, fault_of};
+use crate::services::{ask, fault_of};
 
 /// How long a list or a removal may take.
 const SHORT: Duration = Duration::from_secs(60);
@@ -57,7 +57,7 @@ impl TemplateService for Api {
         // A caller that breaks off ends the archive, whose header or own end then says that it is
         // not whole.
         let archive = request.into_inner().map_while(Result::ok);
-        let answer = self.0.peers().storage.clone().import_template(archive).await;
+        let answer = self.0.services().storage.clone().import_template(archive).await;
         let progress = answer.map_err(|s| failed(&s))?.into_inner();
         Ok(Response::new(Box::pin(progress.map(|m| m.map_err(|s| failed(&s))))))
     }
@@ -70,7 +70,7 @@ impl TemplateService for Api {
     ) -> Result<Response<Self::ExportTemplateStream>, Status> {
         let request = request.into_inner();
         parse_name(&request.name)?;
-        let answer = self.0.peers().storage.clone().export_template(request).await;
+        let answer = self.0.services().storage.clone().export_template(request).await;
         let archive = answer.map_err(|s| failed(&s))?.into_inner();
         Ok(Response::new(Box::pin(archive.map(|m| m.map_err(|s| failed(&s))))))
     }
@@ -80,7 +80,7 @@ impl TemplateService for Api {
         request: Request<pb::DeleteTemplateRequest>,
     ) -> Result<Response<pb::DeleteTemplateResponse>, Status> {
         let name = parse_name(&request.into_inner().name)?.as_str().to_owned();
-        let mut client = self.0.peers().storage.clone();
+        let mut client = self.0.services().storage.clone();
         let call = client.remove_template(storage::RemoveTemplateRequest { name });
         ask("storage", SHORT, call).await?;
         Ok(Response::new(pb::DeleteTemplateResponse {}))
@@ -90,7 +90,7 @@ impl TemplateService for Api {
         &self,
         _request: Request<pb::ListTemplatesRequest>,
     ) -> Result<Response<pb::ListTemplatesResponse>, Status> {
-        let mut client = self.0.peers().storage.clone();
+        let mut client = self.0.services().storage.clone();
         let call = client.list_templates(storage::ListTemplatesRequest {});
         let templates = ask("storage", SHORT, call).await?.templates;
         Ok(Response::new(pb::ListTemplatesResponse { templates }))

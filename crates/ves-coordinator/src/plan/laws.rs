@@ -11,7 +11,7 @@ fn address(n: u8) -> CtAddress {
     format!("192.0.2.{n}").parse().expect("valid")
 }
 
-fn desired(presence: Presence, run: RunState, residue: bool) -> Desired {
+fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
     let slot = IdSlot::try_from(20).expect("valid");
     Desired {
         ct: CtId::try_from(101).expect("valid"),
@@ -36,7 +36,7 @@ fn desired(presence: Presence, run: RunState, residue: bool) -> Desired {
             shm: None,
         },
         addresses: [address(1), address(2)].into(),
-        residue,
+        maybe_dirty,
         snapshot: None,
         grace_ms: 5,
     }
@@ -50,14 +50,14 @@ fn wishes() -> Vec<Desired> {
     let mut all = Vec::new();
     for presence in [Presence::Creating, Presence::Present, Presence::Deleting] {
         for run in [RunState::Stopped, RunState::Mounted, RunState::Running] {
-            for residue in [false, true] {
-                let wish = desired(presence, run, residue);
+            for maybe_dirty in [false, true] {
+                let wish = desired(presence, run, maybe_dirty);
                 // A present container is born by being created.
-                if presence != Presence::Present && !residue {
+                if presence != Presence::Present && !maybe_dirty {
                     all.push(Desired { birth: BIRTH, ..wish.clone() });
                 }
                 // What is wanted of snapshots is wanted of one that is there.
-                if presence == Presence::Present && !residue {
+                if presence == Presence::Present && !maybe_dirty {
                     let taken = SnapshotWish::taken(id(2), None);
                     let with_all = SnapshotWish { alone: false, ..taken.clone() };
                     let reverted = SnapshotWish::reverted(id(1), NOW);
@@ -127,8 +127,8 @@ fn sights() -> Vec<Observed> {
 fn each(mut check: impl FnMut(&Desired, &Observed)) {
     let sights = sights();
     for wish in wishes() {
-        for sight in &sights {
-            check(&wish, sight);
+        for sight_was in &sights {
+            check(&wish, sight_was);
         }
     }
 }
@@ -202,21 +202,22 @@ fn foreign(wish: &Desired, seen: &Observed) -> bool {
 #[test]
 fn what_is_from_before_the_birth_is_never_touched() {
     let mut spared = 0;
-    each(|wish, sight| {
-        let Ok(steps) = plan(wish, sight) else { return };
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
         if wish.birth != BIRTH {
             return;
         }
-        let old_runs = sight.process.phase != Phase::Absent && sight.process.generation == OLD;
-        assert!(!old_runs || steps.is_empty(), "{sight:?}\n{steps:?}");
-        if sight.volume.is_some_and(|v| v.generation == OLD) {
+        let old_runs =
+            sight_was.process.phase != Phase::Absent && sight_was.process.generation == OLD;
+        assert!(!old_runs || steps.is_empty(), "{sight_was:?}\n{steps:?}");
+        if sight_was.volume.is_some_and(|v| v.generation == OLD) {
             spared += 1;
-            assert_eq!(wish.presence, Presence::Deleting, "adopts: {sight:?}");
+            assert_eq!(wish.presence, Presence::Deleting, "adopts: {sight_was:?}");
             let touches = |s: &Step| s.service() == "storage";
-            assert!(!steps.iter().any(touches), "{sight:?}\n{steps:?}");
+            assert!(!steps.iter().any(touches), "{sight_was:?}\n{steps:?}");
         }
-        if sight.group.is_some_and(|g| g.generation == OLD) {
-            assert!(!steps.contains(&Step::RemoveLimits), "{sight:?}\n{steps:?}");
+        if sight_was.group.is_some_and(|g| g.generation == OLD) {
+            assert!(!steps.contains(&Step::RemoveLimits), "{sight_was:?}\n{steps:?}");
         }
     });
     assert!(spared > 100, "{spared}");
@@ -225,34 +226,39 @@ fn what_is_from_before_the_birth_is_never_touched() {
 #[test]
 fn goal_and_fixed_point() {
     let mut plans = 0;
-    each(|wish, sight| {
-        let Ok(steps) = plan(wish, sight) else {
-            let fine = lost(wish, sight) || foreign(wish, sight) || no_such_snapshot(wish, sight);
-            assert!(fine, "refused {wish:?} seeing {sight:?}");
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else {
+            let fine = lost(wish, sight_was)
+                || foreign(wish, sight_was)
+                || no_such_snapshot(wish, sight_was);
+            assert!(fine, "refused {wish:?} seeing {sight_was:?}");
             return;
         };
         plans += 1;
-        let seen = run(&steps, sight);
-        assert!(reached(wish, &seen), "{wish:?}\n{sight:?}\n{steps:?}");
+        let seen = run(&steps, sight_was);
+        assert!(reached(wish, &seen), "{wish:?}\n{sight_was:?}\n{steps:?}");
         // The record says that nothing is left once everything was done.
         let up = wish.run == RunState::Running && wish.presence != Presence::Deleting;
-        let wish = Desired { residue: wish.residue && up, ..wish.clone() };
-        assert_eq!(plan(&wish, &seen), Ok(vec![]), "{wish:?}\n{sight:?}\n{steps:?}");
+        let wish = Desired { maybe_dirty: wish.maybe_dirty && up, ..wish.clone() };
+        assert_eq!(plan(&wish, &seen), Ok(vec![]), "{wish:?}\n{sight_was:?}\n{steps:?}");
     });
     assert!(plans > 10_000, "{plans}");
 }
 
 #[test]
 fn after_a_crash_anywhere_the_goal_is_still_reached() {
-    each(|wish, sight| {
-        let Ok(steps) = plan(wish, sight) else { return };
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
         for n in 0..=steps.len() {
-            let seen = run(&steps[..n], sight);
+            let seen = run(&steps[..n], sight_was);
             // The step that was under way is asked for once more, or not at all.
             let again = n.checked_sub(1).map_or_else(|| seen.clone(), |k| run(&steps[k..n], &seen));
             for seen in [seen, again] {
                 let rest = plan(wish, &seen).expect("still possible");
-                assert!(reached(wish, &run(&rest, &seen)), "{wish:?}\n{sight:?}\n{n} {steps:?}");
+                assert!(
+                    reached(wish, &run(&rest, &seen)),
+                    "{wish:?}\n{sight_was:?}\n{n} {steps:?}"
+                );
             }
         }
     });
@@ -260,9 +266,9 @@ fn after_a_crash_anywhere_the_goal_is_still_reached() {
 
 #[test]
 fn nothing_forbidden_is_ever_planned() {
-    each(|wish, sight| {
-        let Ok(steps) = plan(wish, sight) else { return };
-        let mut seen = sight.clone();
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
+        let mut seen = sight_was.clone();
         for step in &steps {
             let dead = seen.process.phase == Phase::Absent;
             let why = format!("{step} in {steps:?}\n{wish:?}\n{seen:?}");
@@ -319,13 +325,13 @@ fn nothing_forbidden_is_ever_planned() {
 
 #[test]
 fn refusal_names_the_loss_and_plans_are_deterministic() {
-    each(|wish, sight| {
-        assert_eq!(plan(wish, sight), plan(&wish.clone(), &sight.clone()));
-        if lost(wish, sight) {
-            assert_eq!(plan(wish, sight), Err(Refusal::VolumeLost(wish.ct)));
+    each(|wish, sight_was| {
+        assert_eq!(plan(wish, sight_was), plan(&wish.clone(), &sight_was.clone()));
+        if lost(wish, sight_was) {
+            assert_eq!(plan(wish, sight_was), Err(Refusal::VolumeLost(wish.ct)));
         }
-        if foreign(wish, sight) {
-            let refusal = plan(wish, sight).expect_err("refused");
+        if foreign(wish, sight_was) {
+            let refusal = plan(wish, sight_was).expect_err("refused");
             assert!(refusal.to_string().contains("`virtctl destroy 101`"), "{refusal}");
         }
     });

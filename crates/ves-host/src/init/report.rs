@@ -109,7 +109,8 @@ pub struct Status {
     /// The number of this run.
     pub incarnation: u64,
     /// What the daemon wanted remembered.
-    pub memo: String,
+    #[serde(rename = "memo")]
+    pub opaque_spec: String,
 }
 
 /// The answer to a request.

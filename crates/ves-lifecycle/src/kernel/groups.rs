@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_types::CtId;
-use ves_types::layout::CGROUP_PAYLOAD;
+use ves_types::layout::CGROUP_DELEGATED;
 
 use super::group;
 use crate::error::{About, Error};
@@ -22,13 +22,16 @@ pub(super) fn of(hierarchies: &Hierarchies, ct: CtId) -> Groups {
     Groups {
         v1: hierarchies.v1.iter().map(|h| h.mount.join(&group)).collect(),
         devices: hierarchies.v1_with(Controller::Devices).map(|h| h.mount.join(&group)),
-        v2: hierarchies.v2.as_ref().map(|h| (h.mount.clone(), format!("{group}/{CGROUP_PAYLOAD}"))),
+        v2: hierarchies
+            .v2
+            .as_ref()
+            .map(|h| (h.mount.clone(), format!("{group}/{CGROUP_DELEGATED}"))),
     }
 }
 
 /// Whether all of them exist.
 pub(super) fn exist(hierarchies: &Hierarchies, ct: CtId) -> bool {
-    hierarchies.procs_files(&group(ct), CGROUP_PAYLOAD).iter().all(|file| file.exists())
+    hierarchies.procs_files(&group(ct), CGROUP_DELEGATED).iter().all(|file| file.exists())
 }
 
 /// Whether the container's processes are frozen.
@@ -55,7 +58,7 @@ pub(super) fn freeze(hierarchies: &Hierarchies, ct: CtId, freeze: bool) -> Resul
             return Ok(());
         }
         if Instant::now() > end {
-            return Err(Error::Silent { ct, what: "freeze or thaw" });
+            return Err(Error::Unresponsive { ct, what: "freeze or thaw" });
         }
         super::pause();
     }

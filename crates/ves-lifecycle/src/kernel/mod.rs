@@ -76,8 +76,8 @@ impl KernelHost {
         // Grows even where the record of the last end was removed.
         let incarnation =
             u64::try_from(now).unwrap_or_default().max(last.map_or(0, |l| l.incarnation + 1));
-        let memo = serde_json::to_string(spec).unwrap_or_default();
-        let plan = MonitorPlan { dir, incarnation, memo, steps };
+        let opaque_spec = serde_json::to_string(spec).unwrap_or_default();
+        let plan = MonitorPlan { dir, incarnation, opaque_spec, steps };
         match self.start_monitor(ct, &plan).about(ct, "start its monitor")? {
             Created::Waiting { warnings, .. } => {
                 for warning in warnings {
@@ -86,30 +86,30 @@ impl KernelHost {
                 Ok(())
             }
             Created::Failed(failure) => Err(Error::Start { ct, failure }),
-            Created::Occupied => Err(Error::Silent { ct, what: "make way for another" }),
+            Created::Occupied => Err(Error::Unresponsive { ct, what: "make way for another" }),
         }
     }
 
     /// What there is besides the monitor.
     fn look(&self, ct: CtId, found: Found, groups: &Hierarchies) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
-        let (monitor, mute) = match found {
+        let (monitor, unresponsive) = match found {
             Found::Nothing => (None, false),
             Found::Answers(monitor) => (Some(monitor), false),
-            Found::Mute => (None, true),
+            Found::Unresponsive => (None, true),
         };
         let root = self.layout.ct_root(ct);
         Ok(Observed {
-            run: if mute { clean::run(&dir) } else { None },
+            run: if unresponsive { clean::run(&dir) } else { None },
             frozen: groups::frozen(groups, ct).about(ct, "see whether it is frozen")?,
             leftovers: monitor.is_none()
-                && !mute
+                && !unresponsive
                 && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
             last: clean::last_end(&dir).about(ct, "read how it last ended")?,
             mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
             grouped: groups::exist(groups, ct),
             monitor,
-            mute,
+            unresponsive,
         })
     }
 

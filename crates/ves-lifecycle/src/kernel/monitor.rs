@@ -62,7 +62,7 @@ pub(super) fn hold(ct: CtId, dir: &Path) -> Result<Option<File>, Error> {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(file)),
             Err(Errno::WOULDBLOCK) if Instant::now() < end => super::pause(),
-            Err(Errno::WOULDBLOCK) => return Err(Error::Silent { ct, what: WHAT }),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Unresponsive { ct, what: WHAT }),
             Err(e) => {
                 return Err(e).attempt(|| format!("lock {}", path.display())).about(ct, WHAT);
             }
@@ -85,7 +85,7 @@ fn locked(dir: &Path) -> Result<bool, HostError> {
 }
 
 /// Connects without waiting, as a monitor that does not accept would let one wait for ever.
-fn knock(socket: &Path) -> rustix::io::Result<UnixStream> {
+fn connect_now(socket: &Path) -> rustix::io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -96,15 +96,15 @@ fn knock(socket: &Path) -> rustix::io::Result<UnixStream> {
 
 /// A connection to a live monitor, or `None` where none lives. One that is just starting or ending
 /// is waited for.
-fn reach(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<UnixStream>, Error> {
+fn connect_or_none(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<UnixStream>, Error> {
     let end = Instant::now() + BETWEEN;
     let socket = report::socket(dir);
     loop {
-        match knock(&socket) {
+        match connect_now(&socket) {
             Ok(stream) => return Ok(Some(stream)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => {}
             // So many wait at its door that it cannot have looked for long.
-            Err(Errno::AGAIN) => return Err(Error::Silent { ct, what }),
+            Err(Errno::AGAIN) => return Err(Error::Unresponsive { ct, what }),
             Err(e) => {
                 return Err(e)
                     .attempt(|| format!("connect to {}", socket.display()))
@@ -115,7 +115,7 @@ fn reach(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<UnixStream>,
             return Ok(None);
         }
         if Instant::now() > end {
-            return Err(Error::Silent { ct, what });
+            return Err(Error::Unresponsive { ct, what });
         }
         super::pause();
     }
@@ -132,7 +132,7 @@ fn send(ct: CtId, stream: &mut UnixStream, request: Request) -> Result<(), Error
 
 /// A connection on which the request was sent.
 pub(super) fn connect(ct: CtId, dir: &Path, request: Request) -> Result<UnixStream, Error> {
-    let mut stream = reach(ct, dir, "ask its monitor")?.ok_or(Error::Gone { ct })?;
+    let mut stream = connect_or_none(ct, dir, "ask its monitor")?.ok_or(Error::Gone { ct })?;
     send(ct, &mut stream, request)?;
     Ok(stream)
 }
@@ -168,7 +168,7 @@ fn next(
 fn answer(ct: CtId, stream: &mut UnixStream, end: Instant) -> Result<Status, Error> {
     let frame = match next(stream, &mut Decoder::default(), end) {
         Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
-            return Err(Error::Silent { ct, what: "answer" });
+            return Err(Error::Unresponsive { ct, what: "answer" });
         }
         other => other.about(ct, "hear its monitor")?,
     };
@@ -194,7 +194,7 @@ pub(super) enum Found {
     Nothing,
     Answers(Monitor),
     /// One lives and does not answer.
-    Mute,
+    Unresponsive,
 }
 
 /// A monitor that was asked for its state without waiting for anything.
@@ -205,16 +205,16 @@ pub(super) enum Asked {
     /// None is at the door.
     Away,
     /// So many wait at its door that it cannot have looked for long.
-    Mute,
+    Unresponsive,
 }
 
 /// Asks for the state.
 pub(super) fn begin(ct: CtId, dir: &Path) -> Result<Asked, Error> {
     let socket = report::socket(dir);
-    let mut stream = match knock(&socket) {
+    let mut stream = match connect_now(&socket) {
         Ok(stream) => stream,
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(Asked::Away),
-        Err(Errno::AGAIN) => return Ok(Asked::Mute),
+        Err(Errno::AGAIN) => return Ok(Asked::Unresponsive),
         Err(e) => {
             let what = || format!("connect to {}", socket.display());
             return Err(e).attempt(what).about(ct, "ask its monitor");
@@ -248,10 +248,10 @@ pub(super) fn conclude(
 ) -> Result<Found, Error> {
     loop {
         match asked {
-            Asked::Mute => return Ok(Found::Mute),
+            Asked::Unresponsive => return Ok(Found::Unresponsive),
             Asked::Told(mut stream) => match answer(ct, &mut stream, end) {
                 Ok(status) => return Ok(Found::Answers(observe::monitor(status))),
-                Err(Error::Silent { .. }) => return Ok(Found::Mute),
+                Err(Error::Unresponsive { .. }) => return Ok(Found::Unresponsive),
                 // It ends.
                 Err(Error::Gone { .. }) => {}
                 Err(e) => return Err(e),
@@ -263,7 +263,7 @@ pub(super) fn conclude(
             return Ok(Found::Nothing);
         }
         if Instant::now() > end {
-            return Ok(Found::Mute);
+            return Ok(Found::Unresponsive);
         }
         super::pause();
         asked = begin(ct, dir)?;
@@ -271,11 +271,11 @@ pub(super) fn conclude(
 }
 
 /// Waits until a monitor that let go of its connections is gone altogether.
-fn settle(ct: CtId, dir: &Path) -> Result<(), Error> {
+fn await_lock(ct: CtId, dir: &Path) -> Result<(), Error> {
     let end = Instant::now() + BETWEEN;
     while locked(dir).about(ct, "wait for its monitor's end")? {
         if Instant::now() > end {
-            return Err(Error::Silent { ct, what: "end" });
+            return Err(Error::Unresponsive { ct, what: "end" });
         }
         super::pause();
     }
@@ -286,14 +286,14 @@ fn settle(ct: CtId, dir: &Path) -> Result<(), Error> {
 pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Error> {
     let end = Instant::now() + most;
     let mut stream = match connect(ct, dir, Request::Follow) {
-        Err(Error::Gone { .. }) => return settle(ct, dir).map(|()| true),
+        Err(Error::Gone { .. }) => return await_lock(ct, dir).map(|()| true),
         other => other?,
     };
     let mut decoder = Decoder::default();
     loop {
         match next(&mut stream, &mut decoder, end) {
             Ok(Some(_)) => {}
-            Ok(None) => return settle(ct, dir).map(|()| true),
+            Ok(None) => return await_lock(ct, dir).map(|()| true),
             Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
                 return Ok(false);
             }
@@ -304,7 +304,7 @@ pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Er
 
 /// Kills init, and where that does not help, the monitor, with which init dies.
 pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
-    let Some(mut stream) = reach(ct, dir, "kill it")? else { return Ok(()) };
+    let Some(mut stream) = connect_or_none(ct, dir, "kill it")? else { return Ok(()) };
     let hold = || -> rustix::io::Result<_> {
         let peer = rustix::net::sockopt::socket_peercred(&stream)?;
         let pidfd = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());
@@ -315,7 +315,7 @@ pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
         }
     };
     let held = hold().attempt(|| "hold the monitor".to_owned()).about(ct, "kill it")?;
-    let Some(pidfd) = held else { return settle(ct, dir) };
+    let Some(pidfd) = held else { return await_lock(ct, dir) };
     match send(ct, &mut stream, Request::Kill) {
         Ok(()) | Err(Error::Gone { .. }) => {}
         Err(e) => return Err(e),
@@ -328,7 +328,7 @@ pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
     // It may end by itself in this moment.
     rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).ok();
     if channel::wait(&pidfd, most).about(ct, "wait for its monitor's end")? {
-        settle(ct, dir)
+        await_lock(ct, dir)
     } else {
         Err(Error::Undying { ct })
     }

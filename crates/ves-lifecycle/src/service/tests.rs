@@ -101,7 +101,7 @@ async fn next(stream: &mut Streaming<pb::ExecResponse>) -> Say {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_and_down_with_growing_incarnations() {
-    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
     let first = node.get().await;
     assert_eq!((first.phase(), first.end()), (Phase::Absent, EndReason::Unspecified));
     let mut last = first.incarnation;
@@ -151,7 +151,7 @@ async fn an_init_that_ends_at_once_is_a_fault_with_its_status() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_killed_will_not_stop_and_is_not_forgotten() {
-    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
     node.ensure(1, Phase::Running).await.expect("done");
     node.host.change(ct(), |m| (m.obedient, m.undying) = (false, true));
     let fault = node.ensure(1, Phase::Absent).await.expect_err("it lives");
@@ -166,7 +166,7 @@ async fn what_cannot_be_killed_will_not_stop_and_is_not_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_is_made_good_by_asking_again() {
     for fail in 0..8 {
-        let mut node = node(Config { settle_ms: 0, ..Config::default() });
+        let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
         node.host.fail_after(fail);
         let mut failures = 0;
         for phase in [Phase::Created, Phase::Running, Phase::Frozen, Phase::Absent] {
@@ -183,7 +183,7 @@ async fn a_failure_at_any_step_is_made_good_by_asking_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_hear_the_present_and_each_change() {
-    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
     node.ensure(1, Phase::Running).await.expect("done");
     let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
     let mut watch = watch.expect("watched").into_inner();
@@ -211,7 +211,7 @@ async fn watchers_hear_the_present_and_each_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_run_and_their_ends_are_exact() {
-    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
     let fault = node.exec(&["true"]).await.expect_err("it does not run");
     assert_eq!(fault.reason, Reason::NotRunning);
     node.ensure(1, Phase::Running).await.expect("done");
@@ -247,7 +247,7 @@ async fn commands_run_and_their_ends_are_exact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
-    let mut node = node(Config { settle_ms: 0, max_sessions: 1, ..Config::default() });
+    let mut node = node(Config { early_exit_grace_ms: 0, max_sessions: 1, ..Config::default() });
     node.ensure(1, Phase::Running).await.expect("done");
     let start = |scrollback_only| {
         let start = pb::ConsoleStart { ct: CT, size: None, scrollback_only };
@@ -287,23 +287,23 @@ async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_whose_monitor_is_mute_is_shown_and_can_be_ended() {
-    let mut node = node(Config { settle_ms: 0, ..Config::default() });
+async fn a_container_whose_monitor_is_unresponsive_is_shown_and_can_be_ended() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
     let before = node.ensure(1, Phase::Running).await.expect("done");
     // One that has come to nothing yet.
     let other = CtId::try_from(CT + 1).expect("valid");
-    node.host.change(other, |m| m.state.mute = true);
-    node.host.change(ct(), crate::fake::Model::mute);
+    node.host.change(other, |m| m.state.unresponsive = true);
+    node.host.change(ct(), crate::fake::Model::unresponsive);
     let list = node.client.list_containers(pb::ListContainersRequest {}).await.expect("listed");
     let listed = list.into_inner().containers;
-    let mute = pb::Container { mute: true, booted: false, ..before };
-    assert_eq!(listed.first(), Some(&mute));
+    let unresponsive = pb::Container { unresponsive: true, booted: false, ..before };
+    assert_eq!(listed.first(), Some(&unresponsive));
     let blank = listed.get(1).expect("both");
-    assert_eq!((blank.ct, blank.phase(), blank.mute), (CT + 1, Phase::Created, true));
-    assert_eq!(node.get().await, mute);
+    assert_eq!((blank.ct, blank.phase(), blank.unresponsive), (CT + 1, Phase::Created, true));
+    assert_eq!(node.get().await, unresponsive);
     let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
     let first = watch.expect("watched").into_inner().message().await.expect("no fault");
-    assert_eq!(first, Some(mute));
+    assert_eq!(first, Some(unresponsive));
     for phase in [Phase::Created, Phase::Running, Phase::Frozen] {
         let fault = node.ensure(1, phase).await.expect_err("it does not answer");
         assert_eq!(fault.reason, Reason::Timeout);
@@ -314,7 +314,10 @@ async fn a_container_whose_monitor_is_mute_is_shown_and_can_be_ended() {
     let console = node.client.console(tokio_stream::once(start)).await;
     assert_eq!(Fault::from(console.expect_err("nor here")).reason, Reason::Timeout);
     let ended = node.ensure(1, Phase::Absent).await.expect("it can be ended");
-    assert_eq!((ended.phase(), ended.end(), ended.mute), (Phase::Absent, EndReason::Killed, false));
-    assert!(ended.incarnation > mute.incarnation, "an end is a new one");
+    assert_eq!(
+        (ended.phase(), ended.end(), ended.unresponsive),
+        (Phase::Absent, EndReason::Killed, false)
+    );
+    assert!(ended.incarnation > unresponsive.incarnation, "an end is a new one");
     node.ensure(1, Phase::Running).await.expect("and begun again");
 }

@@ -74,17 +74,17 @@ fn unread() -> impl Strategy<Value = Option<Unread>> {
 
 prop_compose! {
     fn state()(
-        netns: bool, loopback_up: bool, squatter: bool, link in proptest::option::of(host_end()),
+        netns: bool, loopback_up: bool, name_conflict: bool, link in proptest::option::of(host_end()),
         sources in some(), unread in unread(),
     ) -> Observed {
         let mut state = Observed {
             ct: CtId::try_from(101).expect("valid"),
-            netns, unread, loopback_up, squatter, link, sources, holders: BTreeMap::new(), ipv6: true,
+            netns, unread, loopback_up, name_conflict, link, sources, holders: BTreeMap::new(), ipv6: true,
         };
         if !netns {
             state.unread = None;
         } else if state.unread.is_some() {
-            (state.loopback_up, state.squatter) = (false, false);
+            (state.loopback_up, state.name_conflict) = (false, false);
             match &mut state.link {
                 Some(link) => link.inner = None,
                 None => state.unread = Some(Unread::Apart),
@@ -94,9 +94,9 @@ prop_compose! {
             if !netns {
                 link.inner = None;
             }
-            state.squatter &= link.inner.is_none();
+            state.name_conflict &= link.inner.is_none();
         }
-        state.squatter &= netns;
+        state.name_conflict &= netns;
         state.loopback_up &= netns;
         state
     }
@@ -114,7 +114,7 @@ fn promised(desired: &Desired, state: &Observed) {
         return;
     }
     let inner = link.inner.as_ref().expect("it leads into the container");
-    assert!(inner.configured && state.loopback_up && !state.squatter);
+    assert!(inner.configured && state.loopback_up && !state.name_conflict);
     for address in &desired.addresses {
         if address.ip().is_ipv4() || inner.ipv6 {
             assert!(inner.addresses.contains(&(address.ip(), address.prefix_len())), "{address}");

@@ -191,7 +191,7 @@ fn a_container_whose_inside_cannot_be_read_is_served_by_the_outside() {
     assert_eq!(listed, [changed]);
     // When it can be read again, the rest is done.
     bench.fake.state().container(ct(101)).unread = None;
-    bench.ensure(101, 3, &["192.0.2.2"]).expect("mended");
+    bench.ensure(101, 3, &["192.0.2.2"]).expect("repaired");
     assert!(bench.journal().iter().any(|step| step == "add address 192.0.2.2 in container 101"));
     // One without a link cannot get one unseen; it can go.
     bench.fake.kill(ct(101));

@@ -17,14 +17,14 @@ use std::time::Duration;
 use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_host::{Attempt, HostError, file};
 use ves_types::CtId;
-use ves_types::layout::{self, CGROUP_PAYLOAD, CGROUP_ROOT};
+use ves_types::layout::{self, CGROUP_DELEGATED, CGROUP_ROOT};
 
+use crate::enforcement::SelfTest;
 use crate::host::Host;
 use crate::model::{self, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared};
 use crate::observe::{self, FileLocks, Files};
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
-use crate::verdict::Proof;
 
 /// The largest record we wrote.
 const RECORD: u64 = 64 << 10;
@@ -96,13 +96,13 @@ impl KernelHost {
         Some((home, mount.join(group).join(setting.file(home)?)))
     }
 
-    fn payload(&self, ct: CtId) -> Option<PathBuf> {
+    fn delegated(&self, ct: CtId) -> Option<PathBuf> {
         let v2 = self.hierarchies.v2.as_ref()?;
-        Some(v2.mount.join(layout::cgroup(ct)).join(CGROUP_PAYLOAD))
+        Some(v2.mount.join(layout::cgroup(ct)).join(CGROUP_DELEGATED))
     }
 
-    fn need_payload(&self, ct: CtId) -> Result<PathBuf, HostError> {
-        self.payload(ct).ok_or_else(|| HostError::Lacks {
+    fn need_delegated(&self, ct: CtId) -> Result<PathBuf, HostError> {
+        self.delegated(ct).ok_or_else(|| HostError::Lacks {
             feature: "delegation".to_owned(),
             why: "no version 2 hierarchy is mounted".to_owned(),
         })
@@ -163,14 +163,18 @@ impl KernelHost {
         self.hierarchies.v2.as_ref().map(|h| h.controllers.clone()).unwrap_or_default()
     }
 
-    /// What a version 2 group hands on to its children.
+    /// What a version 2 group enables to its children.
     fn hands_on(&self, group: &str) -> Result<BTreeSet<Controller>, HostError> {
         let Some(v2) = &self.hierarchies.v2 else { return Ok(BTreeSet::new()) };
         let file = v2.mount.join(group).join("cgroup.subtree_control");
         Ok(cgroup::parse_v2_controllers(&cgroup::read_if_exists(&file)?.unwrap_or_default()))
     }
 
-    fn hand_on(&self, group: &str, controllers: &BTreeSet<Controller>) -> Result<(), HostError> {
+    fn enable_controllers(
+        &self,
+        group: &str,
+        controllers: &BTreeSet<Controller>,
+    ) -> Result<(), HostError> {
         let names = controllers.iter().filter_map(|c| c.v2_name());
         let text: Vec<_> = names.map(|n| format!("+{n}")).collect();
         let mount = self.mount(Hierarchy::V2)?;
@@ -246,8 +250,10 @@ impl Host for KernelHost {
         };
         match step {
             SharedStep::Make(h) => cgroup::make(&self.mount(*h)?.join(CGROUP_ROOT)),
-            SharedStep::RootHandsOn(controllers) => self.hand_on("", controllers),
-            SharedStep::HandOn(controllers) => self.hand_on(CGROUP_ROOT, controllers),
+            SharedStep::EnableInRoot(controllers) => self.enable_controllers("", controllers),
+            SharedStep::EnableControllers(controllers) => {
+                self.enable_controllers(CGROUP_ROOT, controllers)
+            }
             SharedStep::Mems(set) => cpuset("cpuset.mems", set),
             SharedStep::Cpus(set) => cpuset("cpuset.cpus", set),
         }
@@ -301,7 +307,7 @@ impl Host for KernelHost {
         Ok(Observed {
             node,
             made,
-            payload: self.payload(ct).is_some_and(|p| p.is_dir()),
+            delegated: self.delegated(ct).is_some_and(|p| p.is_dir()),
             hands_on: self.hands_on(&group)?,
             settings,
             populated: self.populated(&group)?,
@@ -314,8 +320,8 @@ impl Host for KernelHost {
         let group = layout::cgroup(ct);
         match step {
             Step::Make(h) => cgroup::make(&self.mount(*h)?.join(&group)),
-            Step::HandOn(controllers) => self.hand_on(&group, controllers),
-            Step::MakePayload => cgroup::make(&self.need_payload(ct)?),
+            Step::EnableControllers(controllers) => self.enable_controllers(&group, controllers),
+            Step::MakeDelegated => cgroup::make(&self.need_delegated(ct)?),
             Step::Set { setting, value, .. } => {
                 let (home, file) =
                     self.setting(&group, *setting).ok_or_else(|| HostError::Lacks {
@@ -329,7 +335,7 @@ impl Host for KernelHost {
                 std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
                 file::write_atomic(&self.record(ct), &model::write_record(limits))
             }
-            Step::RemovePayload => cgroup::remove(&self.need_payload(ct)?),
+            Step::RemoveDelegated => cgroup::remove(&self.need_delegated(ct)?),
             Step::Remove(h) => cgroup::remove(&self.mount(*h)?.join(&group)),
             Step::Forget => file::remove_if_exists(&self.record(ct)),
         }
@@ -364,7 +370,7 @@ impl Host for KernelHost {
         self.usage_of(&layout::cgroup(ct), locks)
     }
 
-    fn self_test(&self) -> Result<Proof, HostError> {
+    fn self_test(&self) -> Result<SelfTest, HostError> {
         selftest::run(self)
     }
 }

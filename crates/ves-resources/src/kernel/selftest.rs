@@ -1,8 +1,8 @@
 //! The self-test: what this node's kernel really enforces, tried on groups of its own.
 //!
-//! Each proof makes a scratch group, limits it, and lets a small process run into the limit. Groups
+//! Each self_test makes a scratch group, limits it, and lets a small process run into the limit. Groups
 //! and processes are gone afterwards, also those of a predecessor that was killed meanwhile. What
-//! does not work is a verdict, not an error.
+//! does not work is a enforcement, not an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use ves_types::layout::CGROUP_ROOT;
 use ves_types::{Limit, UbcResource};
 
 use super::KernelHost;
+use crate::enforcement::{Proven, SelfTest, countable};
 use crate::model::{Home, Setting, Value, render_list};
 use crate::observe;
-use crate::verdict::{Proof, Proven, countable};
 
 /// The prefix of scratch groups' names; the process id of their maker and a number follow.
 const PREFIX: &str = "self-test-";
@@ -29,35 +29,35 @@ const MEMORY: u64 = 4 << 20;
 const TAKEN: &str = "bs=16M";
 
 /// Tries everything.
-pub(super) fn run(host: &KernelHost) -> Result<Proof, HostError> {
+pub(super) fn run(host: &KernelHost) -> Result<SelfTest, HostError> {
     let start = Instant::now();
     remove_leftovers(host)?;
     let scratch = Scratch::make(host)?;
-    let quota = verdict(scratch.quota());
+    let quota = enforcement(scratch.quota());
     let (memory, swap) = match scratch.memory() {
         Ok(both) => both,
         Err(e) => (failed(&e), failed(&e)),
     };
     let counted = scratch.counted()?;
-    let proof = Proof {
-        pids: verdict(scratch.pids()),
-        cpuset: verdict(scratch.cpuset()),
-        tcp: verdict(scratch.tcp()),
+    let self_test = SelfTest {
+        pids: enforcement(scratch.pids()),
+        cpuset: enforcement(scratch.cpuset()),
+        tcp: enforcement(scratch.tcp()),
         quota,
         memory,
         swap,
         counted,
     };
     scratch.remove()?;
-    tracing::info!(took_ms = %start.elapsed().as_millis(), ?proof, "self-test");
-    Ok(proof)
+    tracing::info!(took_ms = %start.elapsed().as_millis(), ?self_test, "self-test");
+    Ok(self_test)
 }
 
 fn failed(error: &HostError) -> Proven {
     Proven::No(format!("the self-test failed: {}", ves_proto::fault::chain(error)))
 }
 
-fn verdict(result: Result<Proven, HostError>) -> Proven {
+fn enforcement(result: Result<Proven, HostError>) -> Proven {
     result.unwrap_or_else(|e| failed(&e))
 }
 
@@ -281,7 +281,7 @@ impl<'a> Scratch<'a> {
     /// What the kernel counts for a group.
     fn counted(&self) -> Result<BTreeMap<UbcResource, Proven>, HostError> {
         let usage = self.host.usage_of(&self.group, self.host.all_locks()?.as_ref())?;
-        let verdict = |r| {
+        let enforcement = |r| {
             if usage.counts.contains_key(&r) {
                 return Proven::Yes;
             }
@@ -301,7 +301,7 @@ impl<'a> Scratch<'a> {
         Ok(UbcResource::ALL
             .into_iter()
             .filter(|r| countable(*r))
-            .map(|r| (r, verdict(r)))
+            .map(|r| (r, enforcement(r)))
             .collect())
     }
 }

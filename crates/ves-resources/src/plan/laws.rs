@@ -137,8 +137,8 @@ fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
         return Err(format!("only made in {:?}", o.made));
     }
     let v2 = o.node.hierarchies.contains(&Hierarchy::V2);
-    if v2 != o.payload {
-        return Err(format!("payload {}", o.payload));
+    if v2 != o.delegated {
+        return Err(format!("delegated {}", o.delegated));
     }
     if o.record.as_ref() != Some(limits) {
         return Err("not recorded".to_owned());
@@ -230,7 +230,7 @@ proptest! {
         }
         let mut now = state.clone();
         for step in &steps {
-            let removes = matches!(step, Step::Remove(_) | Step::RemovePayload | Step::Forget);
+            let removes = matches!(step, Step::Remove(_) | Step::RemoveDelegated | Step::Forget);
             prop_assert!(!removes, "{} in a plan to ensure", step);
             perform(&mut now, step).expect("a plan's step");
             for s in BOUNDS {
@@ -267,7 +267,7 @@ proptest! {
     }
 
     #[test]
-    fn the_common_group(node in node(), cut in any::<proptest::sample::Index>()) {
+    fn the_parent_group(node in node(), cut in any::<proptest::sample::Index>()) {
         let mut shared = shared_fresh(&node);
         let steps = plan_shared(&shared);
         for step in &steps[..cut.index(steps.len() + 1)] {

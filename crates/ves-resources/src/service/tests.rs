@@ -4,10 +4,10 @@ use ves_proto::Reason;
 use ves_types::{CpuLimit, Epoch, Limit, UbcValue};
 
 use super::*;
+use crate::enforcement::Proven;
 use crate::fake::{FakeHost, Fault as Injected, node_hybrid, node_v1, node_v2};
 use crate::model::Value;
 use crate::rows::{Count, Usage};
-use crate::verdict::Proven;
 
 struct Rig {
     host: Arc<FakeHost>,
@@ -96,12 +96,12 @@ fn a_failure_at_any_step_is_mended_by_the_same_call() {
                 assert_eq!(failed.reason, Reason::HostFailed, "{failed}");
                 rig.restart();
                 let group = rig.service.ensure(&fence(7, 1), &limits(10, 100));
-                assert_eq!(group.expect("mended").limits, limits(10, 100));
+                assert_eq!(group.expect("repaired").limits, limits(10, 100));
                 rig.host.fail(skip % 5, fault);
                 // It fails or, with fewer steps than that, does not; both end well.
                 rig.service.remove(&fence(7, 2)).ok();
                 rig.host.heal();
-                rig.service.remove(&fence(7, 2)).expect("mended");
+                rig.service.remove(&fence(7, 2)).expect("repaired");
                 assert!(rig.host.is_clean());
             }
             assert!(reached_the_end, "a plan has fewer than 80 steps");
@@ -138,16 +138,16 @@ fn a_restart_changes_nothing_and_meddling_shows() {
     let group = rig.service.group(ct).expect("there");
     assert_eq!(group.limits.limit(UbcResource::Numproc), Limit::Unlimited, "as the kernel has it");
     assert_eq!(group.rows[4].value.limit, Limit::Max(10), "as it was wanted");
-    rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("mended");
+    rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("repaired");
     assert_eq!(rig.service.group(ct).expect("there").limits, limits(10, 100));
 }
 
 #[test]
 fn rows_say_what_was_proven_and_seen() {
     let rig = Rig::new(node_v1());
-    let mut proof = Proof::all();
-    proof.memory = Proven::No("it did not bite".to_owned());
-    rig.host.set_proof(proof);
+    let mut self_test = SelfTest::all();
+    self_test.memory = Proven::No("it did not bite".to_owned());
+    rig.host.set_self_test(self_test);
     let service = start(&rig.host, &rig.dir);
     let ct = fence(7, 1).ct;
     service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");

@@ -24,7 +24,7 @@ use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 use self::pool::{Pool, directory};
 use self::snapshot::Snapshots;
 use self::template::Templates;
-use self::volume::{Backend, Images, Seen};
+use self::volume::{Backend, ImageFacts, Images};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::{self, Each, Host, Source, Template, Usage};
@@ -80,7 +80,7 @@ impl KernelHost {
 
 impl<B: Backend + Snapshots> KernelHost<B> {
     /// What is mounted on the container's root, and whether that directory is there.
-    fn mounted(&self, ct: CtId, seen: &Seen) -> Result<(Mount, bool), HostError> {
+    fn mounted(&self, ct: CtId, seen: &ImageFacts) -> Result<(Mount, bool), HostError> {
         let root = self.layout.ct_root(ct);
         let what = || format!("look at {}", root.display());
         let meta = match std::fs::symlink_metadata(&root) {
@@ -112,7 +112,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
     }
 
     /// What is told of a volume.
-    fn describe(&self, ct: CtId, seen: Seen) -> Result<host::Seen, Error> {
+    fn describe(&self, ct: CtId, seen: ImageFacts) -> Result<host::VolumeFacts, Error> {
         let (mount, _) = self.mounted(ct, &seen)?;
         let mut usage = Usage {
             allocated: seen.allocated,
@@ -129,7 +129,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
             usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
             usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
         }
-        Ok(host::Seen { image: seen.image, mounted, usage })
+        Ok(host::VolumeFacts { image: seen.image, mounted, usage })
     }
 
     fn statvfs(&self, ct: CtId) -> Result<rustix::fs::StatVfs, HostError> {
@@ -138,7 +138,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
     }
 
     /// Bytes the image takes, or will take when what was written to it is written out.
-    fn allocated(&self, ct: CtId, seen: &Seen, mount: &Mount) -> Result<u64, HostError> {
+    fn allocated(&self, ct: CtId, seen: &ImageFacts, mount: &Mount) -> Result<u64, HostError> {
         if !matches!(mount, Mount::Ours { .. }) {
             return Ok(seen.allocated);
         }
@@ -238,7 +238,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
 }
 
 /// The file system of a volume, to be mounted from its device.
-fn file_system(ct: CtId, seen: &Seen) -> Result<FsContext, Error> {
+fn file_system(ct: CtId, seen: &ImageFacts) -> Result<FsContext, Error> {
     let device = seen.device.as_ref().ok_or_else(|| Error::Record {
         record: format!("of the volume of container {ct}"),
         why: "it has no device".to_owned(),
@@ -284,12 +284,13 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
                 self.backend.discard(ct)?;
                 self.backend.discard_snapshots(ct)
             }
-            Step::MakeVariant { template, inodes_per_group } => {
-                self.templates.make_variant(template, *inodes_per_group)
+            Step::MakeBaseImage { template, inodes_per_group } => {
+                self.templates.make_base_image(template, *inodes_per_group)
             }
             Step::Clone { record, bytes } => {
-                let golden = self.templates.golden(&record.template, record.inodes_per_group);
-                self.backend.make(ct, &golden, record, *bytes)
+                let base_image =
+                    self.templates.base_image(&record.template, record.inodes_per_group);
+                self.backend.make(ct, &base_image, record, *bytes)
             }
             Step::Copy { bytes } => self.backend.copy(ct, *bytes),
             Step::GrowClone { blocks } => self.backend.grow_clone(ct, *blocks),
@@ -313,11 +314,11 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
         }
     }
 
-    fn look(&self, ct: CtId) -> Result<host::Seen, Error> {
+    fn look(&self, ct: CtId) -> Result<host::VolumeFacts, Error> {
         self.describe(ct, self.backend.look(ct)?)
     }
 
-    fn look_all(&self) -> Result<Each<host::Seen>, Error> {
+    fn look_all(&self) -> Result<Each<host::VolumeFacts>, Error> {
         let all = self.backend.look_all()?.into_iter();
         Ok(all.map(|(ct, seen)| (ct, seen.and_then(|s| self.describe(ct, s)))).collect())
     }

@@ -17,7 +17,7 @@ use ves_host::loopdev::{self, FileId};
 use ves_host::mount::{self, FsContext, attr};
 use ves_host::{Attempt, Cmd, HostError, file};
 use ves_types::CtId;
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::config::{Config, PoolKind};
 use crate::error::Error;
@@ -180,7 +180,7 @@ pub fn until(
 }
 
 fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
-    let base = layout.service_dir(Service::Storage);
+    let base = layout.service_dir(Daemon::Storage);
     (base.join("pool.img"), base.join("pool"), base)
 }
 
@@ -442,7 +442,7 @@ mod tests {
 
     fn layout(dir: &tempfile::TempDir) -> (Layout, PathBuf) {
         let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
-        let base = layout.service_dir(Service::Storage);
+        let base = layout.service_dir(Daemon::Storage);
         std::fs::create_dir_all(base.join("fence")).expect("made");
         (layout, base)
     }

@@ -32,7 +32,7 @@ use crate::plan::{self, Reverted};
 
 /// What there is of a container's snapshots.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct SnapshotFacts {
     /// Those that are whole.
     pub snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// Whether one was begun and not finished.
@@ -47,7 +47,7 @@ pub trait Snapshots {
     ///
     /// # Errors
     /// What could not be found out.
-    fn snapshots(&self, ct: CtId) -> Result<Seen, Error>;
+    fn snapshots(&self, ct: CtId) -> Result<SnapshotFacts, Error>;
     /// Bytes those of all containers take, shared or not.
     ///
     /// # Errors
@@ -180,8 +180,8 @@ impl Images {
 }
 
 impl Snapshots for Images {
-    fn snapshots(&self, ct: CtId) -> Result<Seen, Error> {
-        let mut seen = Seen::default();
+    fn snapshots(&self, ct: CtId) -> Result<SnapshotFacts, Error> {
+        let mut seen = SnapshotFacts::default();
         for path in entries(&self.snapshot_dir(ct))? {
             if is_unfinished(&path) {
                 seen.unfinished = true;

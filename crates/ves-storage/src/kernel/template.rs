@@ -23,16 +23,16 @@ use super::pool::{Pool, directory, discard, publish, sync_dir, until};
 use crate::error::Error;
 use crate::host::{Source, Template};
 use crate::observe::{self, TemplateRecord};
-use crate::plan::{DEFAULT_INODES_PER_GROUP, TemplateFacts, golden_bytes};
+use crate::plan::{DEFAULT_INODES_PER_GROUP, TemplateFacts, base_image_bytes};
 use crate::template::Progress;
 
 const CONTENTS: &str = "contents.tar.zst";
 const RECORD: &str = "template.json";
 /// What a template is called while it is made; no template's name begins so.
 const UNFINISHED: &str = ".new-";
-/// The most golden images of a template; the oldest goes first, never the default one.
+/// The most base images of a template; the oldest goes first, never the default one.
 const MAX_VARIANTS: usize = 8;
-/// How often a golden image that turned out too small is made larger.
+/// How often a base image that turned out too small is made larger.
 const ATTEMPTS: u64 = 4;
 
 /// All templates of the pool.
@@ -45,7 +45,7 @@ pub(super) struct Templates {
     unpacker: PathBuf,
     /// Where the builder listens, if there is one.
     builder: PathBuf,
-    /// One golden image is made at a time: a second call for it then finds it.
+    /// One base image is made at a time: a second call for it then finds it.
     making: Mutex<()>,
 }
 
@@ -179,16 +179,16 @@ impl Templates {
         })
     }
 
-    /// The golden image with so many inodes per group, which must exist.
-    pub(super) fn golden(&self, name: &TemplateName, inodes_per_group: u64) -> PathBuf {
-        self.path(name).join(observe::golden_name(inodes_per_group))
+    /// The base image with so many inodes per group, which must exist.
+    pub(super) fn base_image(&self, name: &TemplateName, inodes_per_group: u64) -> PathBuf {
+        self.path(name).join(observe::base_image_name(inodes_per_group))
     }
 
-    /// Makes a golden image where there is none.
+    /// Makes a base image where there is none.
     ///
     /// # Errors
     /// What failed.
-    pub(super) fn make_variant(
+    pub(super) fn make_base_image(
         &self,
         name: &TemplateName,
         inodes_per_group: u64,
@@ -196,13 +196,13 @@ impl Templates {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = self.path(name);
         let record = self.record(name)?.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
-        if dir.join(observe::golden_name(inodes_per_group)).exists() {
+        if dir.join(observe::base_image_name(inodes_per_group)).exists() {
             return Ok(());
         }
         let mut others: Vec<_> = files(&dir)?
             .into_iter()
             .filter(|(n, _)| n.starts_with("golden-") && n.ends_with(".img"))
-            .filter(|(n, _)| *n != observe::golden_name(DEFAULT_INODES_PER_GROUP))
+            .filter(|(n, _)| *n != observe::base_image_name(DEFAULT_INODES_PER_GROUP))
             .map(|(n, m)| (m.mtime(), n))
             .collect();
         others.sort();
@@ -210,7 +210,7 @@ impl Templates {
         for (_, old) in others.into_iter().take(too_many) {
             discard(&dir.join(old))?;
         }
-        make_golden(
+        write_base_image(
             &self.unpacker,
             &dir,
             (record.content_bytes, record.content_inodes),
@@ -281,7 +281,7 @@ impl Templates {
         let Contents { bytes, inodes, init, os, devices_skipped } = found;
         tracing::info!(bytes, inodes, devices_skipped, "archive is good");
         progress(Progress { what: "unpacking".to_owned(), done: 0, total: bytes });
-        make_golden(&self.unpacker, dir, (bytes, inodes), DEFAULT_INODES_PER_GROUP)?;
+        write_base_image(&self.unpacker, dir, (bytes, inodes), DEFAULT_INODES_PER_GROUP)?;
         progress(Progress { what: "unpacking".to_owned(), done: bytes, total: bytes });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let record = TemplateRecord {
@@ -389,19 +389,19 @@ impl Drop for Attached {
         // The unpacker's mount namespace ends asynchronously; a device still held goes by itself.
         until(Duration::from_secs(5), || Ok(!loopdev::held(self.0)?)).ok();
         if let Err(error) = loopdev::detach(self.0) {
-            tracing::warn!(%error, "detach a golden image");
+            tracing::warn!(%error, "detach a base image");
         }
     }
 }
 
-/// Makes a golden image from a template's contents, large enough by trying.
-fn make_golden(
+/// Makes a base image from a template's contents, large enough by trying.
+fn write_base_image(
     unpacker: &Path,
     dir: &Path,
     (content_bytes, content_inodes): (u64, u64),
     inodes_per_group: u64,
 ) -> Result<(), Error> {
-    let path = dir.join(observe::golden_name(inodes_per_group));
+    let path = dir.join(observe::base_image_name(inodes_per_group));
     let new = path.with_extension("img.new");
     let what = || format!("make {}", new.display());
     let contents = dir.join(CONTENTS);
@@ -414,7 +414,7 @@ fn make_golden(
             .mode(0o600)
             .open(&new)
             .attempt(what)?;
-        let bytes = golden_bytes(content_bytes, content_inodes, inodes_per_group)
+        let bytes = base_image_bytes(content_bytes, content_inodes, inodes_per_group)
             .saturating_add(attempt * ext4::GROUP_BYTES * 2);
         image.set_len(bytes).attempt(what)?;
         ext4::make(&new, bytes, inodes_per_group)?;
@@ -425,7 +425,7 @@ fn make_golden(
         };
         match unpacked {
             Err(Refused::NoRoom) => {
-                tracing::info!(bytes, "the golden image is too small");
+                tracing::info!(bytes, "the base image is too small");
                 discard(&new)?;
             }
             Err(e) => {

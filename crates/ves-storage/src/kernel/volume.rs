@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A volume, as a backend sees it.
 #[derive(Debug)]
-pub struct Seen {
+pub struct ImageFacts {
     /// The image.
     pub image: Image,
     /// Whether a clone was begun and not finished.
@@ -62,17 +62,17 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be found out.
-    fn look(&self, ct: CtId) -> Result<Seen, Error>;
+    fn look(&self, ct: CtId) -> Result<ImageFacts, Error>;
     /// All volumes, by container.
     ///
     /// # Errors
     /// What could not be found out about all of them.
-    fn look_all(&self) -> Result<Each<Seen>, Error>;
-    /// Makes a volume from a golden image, beside its place.
+    fn look_all(&self) -> Result<Each<ImageFacts>, Error>;
+    /// Makes a volume from a base image, beside its place.
     ///
     /// # Errors
     /// What failed.
-    fn make(&self, ct: CtId, golden: &Path, record: &Record, bytes: u64) -> Result<(), Error>;
+    fn make(&self, ct: CtId, base_image: &Path, record: &Record, bytes: u64) -> Result<(), Error>;
     /// Clones the volume itself, beside its place.
     ///
     /// # Errors
@@ -209,10 +209,10 @@ impl Images {
         Ok(found)
     }
 
-    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<Seen, Error> {
+    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<ImageFacts, Error> {
         let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
         let path = self.path(ct);
-        let foreign = |why: String| Seen {
+        let foreign = |why: String| ImageFacts {
             image: Image::Foreign(format!("{} ({why})", path.display())),
             unfinished,
             device: None,
@@ -223,7 +223,7 @@ impl Images {
             other => other?,
         };
         let Some(image) = image else {
-            return Ok(Seen { image: Image::Absent, unfinished, device: None, allocated: 0 });
+            return Ok(ImageFacts { image: Image::Absent, unfinished, device: None, allocated: 0 });
         };
         let meta = image.metadata().attempt(|| format!("look at {}", path.display()))?;
         if !meta.is_file() {
@@ -258,7 +258,7 @@ impl Images {
             return Ok(foreign("it holds no ext4".to_owned()));
         };
         let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
-        Ok(Seen { image, unfinished, device, allocated: meta.blocks() * 512 })
+        Ok(ImageFacts { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
     fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), Error> {
@@ -336,19 +336,19 @@ impl Backend for Images {
         Ok(cts)
     }
 
-    fn look(&self, ct: CtId) -> Result<Seen, Error> {
+    fn look(&self, ct: CtId) -> Result<ImageFacts, Error> {
         self.see(ct, None)
     }
 
-    fn look_all(&self) -> Result<Each<Seen>, Error> {
+    fn look_all(&self) -> Result<Each<ImageFacts>, Error> {
         let mut cts = self.list()?;
         cts.sort_unstable();
         let attached = loopdev::all()?.into_iter().map(|(number, file)| (file, number)).collect();
         Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
-    fn make(&self, ct: CtId, golden: &Path, record: &Record, bytes: u64) -> Result<(), Error> {
-        let source = File::open(golden).attempt(|| format!("open {}", golden.display()))?;
+    fn make(&self, ct: CtId, base_image: &Path, record: &Record, bytes: u64) -> Result<(), Error> {
+        let source = File::open(base_image).attempt(|| format!("open {}", base_image.display()))?;
         let target = self.clone_image(ct, &source, record, bytes)?;
         Ok(ext4::set_uuid(&target, random_uuid()?)?)
     }
@@ -463,18 +463,18 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_golden_image_is_not_cut_short() {
+    fn a_base_image_is_not_cut_short() {
         let (images, dir) = images();
-        let golden = dir.path().join("golden.img");
-        std::fs::write(&golden, [1; 8192]).expect("written");
-        let (golden, new) = (File::open(&golden).expect("there"), images.new_path(ct()));
-        let error = clone_file(&golden, &new, 4096, false).expect_err("it does not fit");
+        let base_image = dir.path().join("base_image.img");
+        std::fs::write(&base_image, [1; 8192]).expect("written");
+        let (base_image, new) = (File::open(&base_image).expect("there"), images.new_path(ct()));
+        let error = clone_file(&base_image, &new, 4096, false).expect_err("it does not fit");
         assert!(
             matches!(error, Error::TooSmall { need: 8192, want: 4096 }),
             "{error} is another failure"
         );
         assert!(!new.exists());
-        clone_file(&golden, &new, 8192, false).expect("it fits");
+        clone_file(&base_image, &new, 8192, false).expect("it fits");
     }
 
     #[test]

@@ -25,8 +25,12 @@ pub(super) fn record(inodes: Option<u64>) -> Record {
 
 fn facts(variants: &[u64]) -> TemplateFacts {
     let (content_bytes, content_inodes) = (100 * MIB, 4000);
-    let golden = |n: &u64| (*n, golden_bytes(content_bytes, content_inodes, *n));
-    TemplateFacts { content_bytes, content_inodes, variants: variants.iter().map(golden).collect() }
+    let base_image = |n: &u64| (*n, base_image_bytes(content_bytes, content_inodes, *n));
+    TemplateFacts {
+        content_bytes,
+        content_inodes,
+        variants: variants.iter().map(base_image).collect(),
+    }
 }
 
 pub(super) const POOL: PoolFacts = PoolFacts {
@@ -142,13 +146,14 @@ impl World {
         Self { model, template: o.template.clone(), before: o.clone() }
     }
     pub(super) fn apply(&mut self, step: &Step) {
-        if let (Step::MakeVariant { inodes_per_group, .. }, Some(t)) = (step, &mut self.template) {
-            let bytes = golden_bytes(t.content_bytes, t.content_inodes, *inodes_per_group);
+        if let (Step::MakeBaseImage { inodes_per_group, .. }, Some(t)) = (step, &mut self.template)
+        {
+            let bytes = base_image_bytes(t.content_bytes, t.content_inodes, *inodes_per_group);
             t.variants.insert(*inodes_per_group, bytes);
         }
         let template = self.template.clone();
-        let golden = |r: &Record| template.as_ref()?.variants.get(&r.inodes_per_group).copied();
-        self.model.apply(step, golden).unwrap_or_else(|e| {
+        let base_image = |r: &Record| template.as_ref()?.variants.get(&r.inodes_per_group).copied();
+        self.model.apply(step, base_image).unwrap_or_else(|e| {
             panic!("{step} cannot be done to {:?}: {e:?}", self.model);
         });
     }
@@ -300,7 +305,7 @@ fn steps_read_well() {
     let desired = Desired { inodes: Some(20_000), ..wish(512) };
     assert_eq!(
         text(&plan_ensure(&desired, &offline).expect("planned")),
-        "make a golden image of debian with 4992 inodes a group\n\
+        "make a base image of debian with 4992 inodes a group\n\
          clone template debian to a volume of 512 MiB\n\
          grow the clone's file system to 131072 blocks\n\
          move the clone to its place\n\
@@ -359,7 +364,7 @@ fn golden_images_hold_their_contents() {
     for content_mib in [1u64, 100, 900, 5000] {
         for inodes in [10u64, 4000, 100_000, 1_000_000] {
             for per_group in [16u64, 624, 8192, 32_768] {
-                let bytes = golden_bytes(content_mib * MIB, inodes, per_group);
+                let bytes = base_image_bytes(content_mib * MIB, inodes, per_group);
                 assert_eq!(bytes % ext4::GROUP_BYTES, 0);
                 assert!(ext4::groups(bytes) * per_group >= inodes + OWN_INODES);
                 let tables = ext4::groups(bytes) * per_group * ext4::INODE_BYTES;

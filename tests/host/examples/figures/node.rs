@@ -21,7 +21,7 @@ use ves_proto::coordinator::{
     WatchOperationRequest,
 };
 use ves_proto::storage::ExportTemplateRequest;
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::PATIENCE;
 
@@ -38,8 +38,8 @@ impl Node {
     pub(crate) fn connect() -> Self {
         let layout = Layout::default();
         Self {
-            coordinator: channel(&layout.socket(Service::Coordinator)),
-            service: channel(&layout.socket(Service::Network)),
+            coordinator: channel(&layout.socket(Daemon::Coordinator)),
+            service: channel(&layout.socket(Daemon::Network)),
             made: Mutex::default(),
         }
     }

@@ -276,7 +276,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it ends, or takes ten minutes, before that.
-    pub fn cut_when(&self, command: &str, words: &str) -> anyhow::Result<()> {
+    pub fn power_cut_at(&self, command: &str, words: &str) -> anyhow::Result<()> {
         let mut console = self.console()?;
         console.set_read_timeout(Some(COMMAND))?;
         // The console is a wire to here: what comes through the agent has to be asked for. The pipe

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 use ves_proto::{Fault, Reason, common, storage};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 use super::{Answers, Model, answers, fence, template, unknown};
 use crate::kernel::{ensure_snapshot, ensure_volume, revert_volume};
@@ -19,7 +19,7 @@ impl storage::storage_service_server::StorageService for Model {
         let ct = fence.ct.get();
         let spec = request.spec.ok_or_else(|| Fault::missing("spec"))?;
         let effect = |container: &mut _, state: &mut _| ensure_volume(ct, container, state, &spec);
-        self.0.change(Service::Storage, "EnsureVolume", &fence, effect).await?;
+        self.0.change(Daemon::Storage, "EnsureVolume", &fence, effect).await?;
         Ok(Response::new(self.volume(ct).unwrap_or_default()))
     }
 
@@ -36,8 +36,8 @@ impl storage::storage_service_server::StorageService for Model {
             container.snapshots.clear();
             Ok(())
         };
-        self.0.change(Service::Storage, "RemoveVolume", &fence, effect).await?;
-        self.0.forget(Service::Storage, fence.ct.get());
+        self.0.change(Daemon::Storage, "RemoveVolume", &fence, effect).await?;
+        self.0.forget(Daemon::Storage, fence.ct.get());
         Ok(Response::new(storage::RemoveVolumeResponse {}))
     }
 
@@ -63,7 +63,7 @@ impl storage::storage_service_server::StorageService for Model {
         let storage::EnsureSnapshotRequest { fence: given, id, name } = request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut _, _: &mut _| ensure_snapshot(container, &fence, &id, &name);
-        self.0.change(Service::Storage, "EnsureSnapshot", &fence, effect).await?;
+        self.0.change(Daemon::Storage, "EnsureSnapshot", &fence, effect).await?;
         let kept = self.0.ct(fence.ct.get()).snapshots.remove(&id);
         Ok(Response::new(kept.map(|k| k.shown).unwrap_or_default()))
     }
@@ -78,7 +78,7 @@ impl storage::storage_service_server::StorageService for Model {
             container.snapshots.remove(&id);
             Ok(())
         };
-        self.0.change(Service::Storage, "RemoveSnapshot", &fence, effect).await?;
+        self.0.change(Daemon::Storage, "RemoveSnapshot", &fence, effect).await?;
         Ok(Response::new(storage::RemoveSnapshotResponse {}))
     }
 
@@ -98,7 +98,7 @@ impl storage::storage_service_server::StorageService for Model {
         let storage::RevertVolumeRequest { fence: given, snapshot } = request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut _, _: &mut _| revert_volume(container, &fence, &snapshot);
-        self.0.change(Service::Storage, "RevertVolume", &fence, effect).await?;
+        self.0.change(Daemon::Storage, "RevertVolume", &fence, effect).await?;
         Ok(Response::new(self.volume(fence.ct.get()).unwrap_or_default()))
     }
 

@@ -8,7 +8,7 @@ use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason, common, lifecycle, storage};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 fn pages(sim: &Sim, size: u32, running_only: bool) -> Vec<Vec<u32>> {
     let mut pages = Vec::new();
@@ -48,7 +48,7 @@ fn ten_thousand_containers() {
     use ves_coordinator::store::{Batch, Key, Store, record};
     use ves_types::{CtId, Epoch, Generation, IdSlot};
     let sim = Sim::new();
-    sim.kill(Service::Coordinator);
+    sim.kill(Daemon::Coordinator);
     let mut batch = Batch::default();
     for n in 0..10_000_u32 {
         let id = CtId::try_from(101 + n).expect("valid");
@@ -67,9 +67,9 @@ fn ten_thousand_containers() {
             since: Since::default(),
             created_unix: 0,
             seen_incarnation: 0,
-            residue: false,
+            maybe_dirty: false,
             problem: None,
-            held: ves_coordinator::model::Held::default(),
+            reserved: ves_coordinator::model::Reserved::default(),
             snapshot: None,
         };
         let key = Key::container(id);
@@ -87,7 +87,7 @@ fn ten_thousand_containers() {
             });
     }
     sim.store().commit(&batch).expect("written");
-    sim.start_daemon(Service::Coordinator);
+    sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("c9999").is_ok());
     let all = pages(&sim, 0, false);
     assert_eq!(
@@ -145,7 +145,7 @@ fn watches_resume() {
     assert_eq!(events[0].revision, last, "a break between the two loses neither");
     assert!(events[1].revision > last);
     // Of another life of the coordinator nothing is known: everything anew.
-    sim.restart(Service::Coordinator);
+    sim.restart(Daemon::Coordinator);
     sim.until("it is back", || sim.get("102").is_ok());
     let event = sim.block(async { next(&mut watch_again(&sim, events[1].revision).await).await });
     assert!(event.initial && event.revision > events[1].revision);
@@ -312,7 +312,7 @@ fn accounting() {
     assert_eq!(all, [101, 103]);
     assert_eq!(resources("102").expect_err("stopped").reason, Reason::NotRunning);
     assert_eq!(resources("7").expect_err("unknown").reason, Reason::ContainerUnknown);
-    sim.kill(Service::Resources);
+    sim.kill(Daemon::Resources);
     assert_eq!(resources("101").expect_err("away").facts["service"], "resources");
     assert_eq!(pages(&sim, 0, true), [[101, 103]], "a list does without");
 }
@@ -325,7 +325,7 @@ fn the_node() {
     assert_eq!((all.name.as_str(), all.cgroup.as_str(), all.enforcement.len()), ("sim", "v1", 21));
     assert!(!all.kernel.is_empty() && !all.version.is_empty() && all.pool.is_some());
     assert_eq!(all.unreachable.len(), 0);
-    for service in [Service::Storage, Service::Network, Service::Resources, Service::Lifecycle] {
+    for service in [Daemon::Storage, Daemon::Network, Daemon::Resources, Daemon::Lifecycle] {
         sim.kill(service);
     }
     let mut away: Vec<_> = node().unreachable.into_keys().collect();

@@ -53,7 +53,7 @@ fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
 
 #[test]
 fn a_service_killed_at_each_step() {
-    each_step(&Mishap::kills(Victim::Service), live_through);
+    each_step(&Mishap::kills(Victim::Daemon), live_through);
 }
 
 #[test]
@@ -132,13 +132,13 @@ fn recovered(sim: &Sim, i: usize, before: pb::ContainerState, what: &str) {
 
 #[test]
 fn a_service_that_stays_away_fails_the_operation_in_time() {
-    use ves_types::layout::Service;
+    use ves_types::layout::Daemon;
     let sim = Sim::configured(|c| c.patience_ms = 200);
     sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.kill(Service::Network);
+    sim.kill(Daemon::Network);
     let fault = sim.run(&Command::start("101")).expect_err("nobody makes links");
     assert_eq!((fault.reason, fault.facts["service"].as_str()), (Reason::PeerDown, "network"));
-    sim.start_daemon(Service::Network);
+    sim.start_daemon(Daemon::Network);
     // What could not be taken back then is taken back by the next command.
     sim.run(&Command::stop("101")).ok();
     sim.run(&Command::start("101")).expect("started");
@@ -146,7 +146,7 @@ fn a_service_that_stays_away_fails_the_operation_in_time() {
 
 #[test]
 fn kill_in_a_loop_while_containers_come_and_go() {
-    use ves_types::layout::Service;
+    use ves_types::layout::Daemon;
     let sim = Sim::on_disk();
     std::thread::scope(|scope| {
         let sim = &sim;
@@ -158,7 +158,7 @@ fn kill_in_a_loop_while_containers_come_and_go() {
                 sim.run(&Command::delete("200")).expect("destroyed");
             }
         });
-        for service in Service::ALL.into_iter().cycle() {
+        for service in Daemon::ALL.into_iter().cycle() {
             if work.is_finished() {
                 break;
             }

@@ -209,8 +209,8 @@ fn reboot_and_halt_inside() {
         assert_eq!(sim.state("101"), pb::ContainerState::Running);
     }
     // Lifecycle tells of the same end again when it is watched anew.
-    sim.restart(ves_types::layout::Service::Lifecycle);
-    sim.restart(ves_types::layout::Service::Coordinator);
+    sim.restart(ves_types::layout::Daemon::Lifecycle);
+    sim.restart(ves_types::layout::Daemon::Coordinator);
     sim.until("it is adopted", || sim.state("101") == pb::ContainerState::Running);
     assert_eq!(sim.kernel().ct(101).process.starts, 4);
     for end in [lifecycle::EndReason::Halted, lifecycle::EndReason::Exited] {
@@ -226,13 +226,13 @@ fn reboot_and_halt_inside() {
         sim.run(&Command::start("101")).expect("started by hand");
     }
     ves_sim::models::vanish(sim.kernel(), 101);
-    sim.restart(ves_types::layout::Service::Lifecycle);
+    sim.restart(ves_types::layout::Daemon::Lifecycle);
     sim.until("its loss is noticed", || sim.state("101") == pb::ContainerState::Stopped);
 }
 
 #[test]
 fn a_reboot_while_nobody_looked_is_honoured_once() {
-    use ves_types::layout::Service::Coordinator;
+    use ves_types::layout::Daemon::Coordinator;
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
@@ -248,7 +248,7 @@ fn a_reboot_while_nobody_looked_is_honoured_once() {
 
 #[test]
 fn an_init_that_ends_at_once() {
-    let sim = Sim::configured(|c| c.settle_ms = 10_000);
+    let sim = Sim::configured(|c| c.early_exit_grace_ms = 10_000);
     for (init, status) in [("/bin/false", "1"), ("/bin/late", "3")] {
         sim.run(&Command::create(101, |s| s.init = strings(&[init]))).expect("created");
         let fault = sim.run(&Command::start("101")).expect_err("no init");
@@ -291,7 +291,7 @@ fn onboot_in_order() {
     }
     sim.run(&Command::start("105")).expect("started, but not onboot");
     sim.run(&Command::start("102")).expect("started");
-    sim.restart(ves_types::layout::Service::Coordinator);
+    sim.restart(ves_types::layout::Daemon::Coordinator);
     sim.until("a restart is no boot", || sim.state("105") == pb::ContainerState::Running);
     sim.kernel().state().log.clear();
     sim.boot("boot-2");

@@ -4,13 +4,13 @@ use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::sim::Command;
 use ves_sim::{Mishap, Sim, Victim};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// The coordinator's store is lost while everything else stays.
 fn lose_store(sim: &Sim) {
-    sim.kill(Service::Coordinator);
+    sim.kill(Daemon::Coordinator);
     sim.store().lose();
-    sim.start_daemon(Service::Coordinator);
+    sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("101").is_err_and(|f| f.reason == Reason::ContainerUnknown));
 }
 
@@ -50,10 +50,10 @@ fn the_driver_looks_too_and_rolls_back_around_what_is_foreign() {
     let before = sim.kernel().ct(101);
     lose_store(&sim);
     // With a service away nobody can be sure before the operation is stored.
-    sim.kill(Service::Network);
+    sim.kill(Daemon::Network);
     let Command::Create(request) = Command::create(101, |_| {}) else { unreachable!("one") };
     let op = sim.block(sim.containers().create_container(*request)).expect("begun").into_inner();
-    sim.start_daemon(Service::Network);
+    sim.start_daemon(Daemon::Network);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
     is_foreign(&Fault::from_message(end.fault.expect("failed")));
@@ -98,7 +98,7 @@ fn a_later_life_has_later_generations() {
 /// A volume that was made by the create that is under way is its own.
 #[test]
 fn a_create_that_was_cut_finishes() {
-    for victim in [Victim::Coordinator, Victim::Service, Victim::All] {
+    for victim in [Victim::Coordinator, Victim::Daemon, Victim::All] {
         for mishap in [Mishap::KillBefore(victim), Mishap::KillAfter(victim)] {
             let sim = Sim::new();
             sim.kernel().script(0, mishap);
@@ -114,12 +114,12 @@ fn a_create_that_was_cut_finishes() {
 fn real_services_that_forgot_their_fences_show_foreign_volumes() {
     let sim = Sim::with_services();
     sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.restart(Service::Storage);
+    sim.restart(Daemon::Storage);
     lose_store(&sim);
     is_foreign(&sim.run(&Command::create(101, |_| {})).expect_err("there"));
-    sim.kill(Service::Storage);
-    sim.lose_fences(Service::Storage);
-    sim.start_daemon(Service::Storage);
+    sim.kill(Daemon::Storage);
+    sim.lose_fences(Daemon::Storage);
+    sim.start_daemon(Daemon::Storage);
     is_foreign(&sim.run(&Command::create(101, |_| {})).expect_err("there, without a fence"));
     sim.run(&Command::delete("101")).expect("cleared");
     assert!(sim.hosts().is_clean());
@@ -130,9 +130,9 @@ fn real_services_that_forgot_their_fences_show_foreign_volumes() {
 fn a_lost_fence_is_written_again() {
     let sim = Sim::with_services();
     sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.kill(Service::Storage);
-    sim.lose_fences(Service::Storage);
-    sim.start_daemon(Service::Storage);
+    sim.kill(Daemon::Storage);
+    sim.lose_fences(Daemon::Storage);
+    sim.start_daemon(Daemon::Storage);
     sim.run(&Command::start("101")).expect("started");
     sim.run(&Command::stop("101")).expect("stopped");
     sim.run(&Command::delete("101")).expect("destroyed");

@@ -5,12 +5,12 @@ use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason, storage};
 use ves_sim::sim::Command;
 use ves_sim::{Mishap, Sim, Victim};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// Begins a start that waits: a service it asks is away, and patience is long.
 fn hanging_start(sim: &Sim) -> pb::Operation {
     sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.kill(Service::Lifecycle);
+    sim.kill(Daemon::Lifecycle);
     let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
     let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
     assert_eq!(op.state(), pb::OperationState::Running);
@@ -51,7 +51,7 @@ fn cancelled_and_taken_back() {
     sim.block(async { tokio::time::sleep(std::time::Duration::from_millis(100)).await });
     let cancel = || pb::CancelOperationRequest { id: op.id.clone() };
     sim.block(sim.operations().cancel_operation(cancel())).expect("asked");
-    sim.start_daemon(Service::Lifecycle);
+    sim.start_daemon(Daemon::Lifecycle);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Cancelled, "{end:?}");
     assert_eq!(end.fault.expect("says so").reason, "CANCELLED");
@@ -69,7 +69,7 @@ fn a_repeated_request_is_the_same_operation() {
     let first = sim.run(&create).expect("created");
     let second = sim.run(&create).expect("the same");
     assert_eq!((first.id.as_str(), first.ct), (second.id.as_str(), 101));
-    sim.restart(Service::Coordinator);
+    sim.restart(Daemon::Coordinator);
     let third = sim.run(&create).expect("the same, also after a restart");
     assert_eq!(first.id, third.id);
     sim.run(&Command::delete("101")).expect("destroyed");
@@ -147,7 +147,7 @@ fn listed_newest_first_and_watched_to_their_end() {
     assert_eq!(seen, [105, 104, 103, 102, 101]);
     assert_eq!(Fault::from(page("nonsense").expect_err("bad")).facts["field"], "page_token");
 
-    sim.kernel().script(1, Mishap::KillBefore(Victim::Service));
+    sim.kernel().script(1, Mishap::KillBefore(Victim::Daemon));
     // It does not get ahead of who watches.
     sim.kernel().hold(101, true);
     let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
@@ -181,7 +181,7 @@ fn operations_are_forgotten_in_time() {
     let op = sim.run(&Command::create(101, |_| {})).expect("created");
     sim.block(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await });
     // The sweep is the first thing a daemon does.
-    sim.restart(Service::Coordinator);
+    sim.restart(Daemon::Coordinator);
     sim.until("it is forgotten", || {
         let request = pb::GetOperationRequest { id: op.id.clone() };
         let answer = sim.block(sim.operations().get_operation(request));
@@ -225,7 +225,7 @@ fn templates_are_built_by_operations() {
     .expect("asked");
     assert_eq!(sim.end_of(&slow.id).state(), pb::OperationState::Cancelled);
 
-    for victim in [Service::Storage, Service::Coordinator] {
+    for victim in [Daemon::Storage, Daemon::Coordinator] {
         let slow = begin("slow", "slow").expect("begun, the one before is over");
         sim.restart(victim);
         let op = sim.end_of(&slow.id);

@@ -198,17 +198,17 @@ fn an_unknown_template_leaves_nothing() {
 #[test]
 fn corrupt_records_are_named_and_harm_nobody_else() {
     use ves_coordinator::store::Key;
-    use ves_types::layout::Service;
+    use ves_types::layout::Daemon;
     let sim = Sim::new();
     for id in [101, 102] {
         let own = format!("192.0.2.{}", id - 100);
         sim.run(&Command::create(id, |s| s.addresses = vec![own])).expect("created");
     }
-    sim.kill(Service::Coordinator);
+    sim.kill(Daemon::Coordinator);
     let ct = ves_types::CtId::try_from(101).expect("valid");
     sim.store().spoil(Key::container(ct), b"{\"version\":1,\"record\":{\"id\":");
     sim.store().spoil(Key::operation(&ves_coordinator::model::OpId("x".into())), b"\0\0");
-    sim.start_daemon(Service::Coordinator);
+    sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("102").is_ok());
     let fault = sim.get("101").expect_err("corrupt");
     assert_eq!(
@@ -227,16 +227,16 @@ fn corrupt_records_are_named_and_harm_nobody_else() {
 #[test]
 fn an_operation_without_a_readable_container_ends() {
     use ves_coordinator::store::Key;
-    use ves_types::layout::Service;
+    use ves_types::layout::Daemon;
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.kernel().hold(101, true);
     let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
     let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
-    sim.kill(Service::Coordinator);
+    sim.kill(Daemon::Coordinator);
     let ct = ves_types::CtId::try_from(101).expect("valid");
     sim.store().spoil(Key::container(ct), b"{");
-    sim.start_daemon(Service::Coordinator);
+    sim.start_daemon(Daemon::Coordinator);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
     assert_eq!(end.fault.expect("says so").reason, "RECORD_CORRUPT");

@@ -6,7 +6,7 @@ use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::CtId;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 fn ct() -> CtId {
     CtId::try_from(101).expect("valid")
@@ -108,7 +108,7 @@ fn without_nft_no_container_starts_unguarded_and_nothing_is_left() {
 #[test]
 fn a_life_with_every_daemon_killed_between_commands() {
     let sim = Sim::with_services();
-    life(&sim, || Service::ALL.iter().for_each(|s| sim.restart(*s)));
+    life(&sim, || Daemon::ALL.iter().for_each(|s| sim.restart(*s)));
 }
 
 #[test]

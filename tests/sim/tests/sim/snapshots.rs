@@ -4,7 +4,7 @@ use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason, storage};
 use ves_sim::sim::Command;
 use ves_sim::{Mishap, Sim, Victim, each_step};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 fn list(sim: &Sim) -> Vec<storage::Snapshot> {
     let request = pb::ListSnapshotsRequest { ct: "101".into() };
@@ -167,7 +167,7 @@ fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
 
 #[test]
 fn storage_or_another_service_killed_at_each_step() {
-    each_step(&Mishap::kills(Victim::Service), live_through);
+    each_step(&Mishap::kills(Victim::Daemon), live_through);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_coordinator_killed_in_the_middle_asks_nobody_else_again() {
     let before = sim.kernel().state().log.len();
     sim.kernel().script(0, Mishap::KillAfter(Victim::Coordinator));
     sim.run(&Command::snapshot("101", "")).expect("taken");
-    sim.restart(Service::Coordinator);
+    sim.restart(Daemon::Coordinator);
     sim.until("it is back", || sim.get("101").is_ok_and(|c| c.operation.is_empty()));
     sim.pause(100);
     assert_eq!(sim.kernel().state().log[before..], ["EnsureSnapshot 101"]);
@@ -295,8 +295,8 @@ fn with_the_real_storage_on_a_fake_host() {
         twice(&|| Command::snapshot_switch("101", &first));
         assert_eq!(volumes.read(ct), 1);
         assert!(list(&sim)[0].current && list(&sim)[0].own_bytes.is_some());
-        sim.restart(Service::Storage);
-        sim.restart(Service::Coordinator);
+        sim.restart(Daemon::Storage);
+        sim.restart(Daemon::Coordinator);
         twice(&|| Command::start("101"));
         twice(&|| Command::stop("101"));
         twice(&|| Command::delete("101"));

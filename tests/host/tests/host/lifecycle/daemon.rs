@@ -12,7 +12,7 @@ use ves_proto::lifecycle::exec_response::Part as Say;
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{self as pb, EndReason, Phase};
 use ves_proto::{Fault, Reason};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon as Which;
 
 use super::support::{World, alive, needs};
 
@@ -33,8 +33,8 @@ fn daemon_with(world: &World, settings: &str) -> Daemon {
     let config = layout.state_dir().join("lifecycle.toml");
     std::fs::write(&config, format!("[service]\n{settings}")).expect("written");
     let config = config.to_str().expect("test paths are text");
-    let process = Proc::daemon(&program, Service::Lifecycle, layout, &["--config", config]);
-    let socket = layout.socket(Service::Lifecycle);
+    let process = Proc::daemon(&program, Which::Lifecycle, layout, &["--config", config]);
+    let socket = layout.socket(Which::Lifecycle);
     Daemon { process, client: LifecycleServiceClient::new(ves_daemon::client::channel(&socket)) }
 }
 
@@ -164,7 +164,7 @@ async fn faults_say_what_is_wrong() {
     }
     let world = World::new(9461, |_| {});
     // However slowly it ends at once: it counts as having failed to start.
-    let mut patient = daemon_with(&world, "settle_ms = 60000\n");
+    let mut patient = daemon_with(&world, "early_exit_grace_ms = 60000\n");
     let fault = patient.ensure(want(&world, Phase::Running, &["/bin/false"])).await;
     let fault = fault.expect_err("it ends at once");
     drop(patient);

@@ -16,7 +16,7 @@ use ves_lifecycle::plan::{Desired, Goal, Observed, plan};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
 use ves_types::CtId;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 use super::support::{World, alive, needs};
 
@@ -90,7 +90,10 @@ fn a_descriptor_that_cannot_be_closed_holds_up_no_monitor() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         if stopped {
             let after = world.stop(5000);
-            assert!(after.monitor.is_none() && !after.mute && !after.leftovers, "{after:?}");
+            assert!(
+                after.monitor.is_none() && !after.unresponsive && !after.leftovers,
+                "{after:?}"
+            );
         } else {
             world.sh("kill -USR2 1");
             let last = world.ended().last.expect("its end is noticed");
@@ -128,7 +131,7 @@ fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
         }
         let init = world.observe().monitor.expect("it is there").init_pid;
         stop_monitor(&world, init);
-        fake.change(world.ct, Model::mute);
+        fake.change(world.ct, Model::unresponsive);
         let seen = world.observe();
         assert_eq!(seen.run.map(|run| run.init_pid), Some(init));
         let model = || plain(fake.observe(world.ct).expect("observed"));
@@ -146,7 +149,7 @@ fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
 
 /// Lifecycle's list and how long it took.
 fn list(node: &TestNode) -> (ListContainersResponse, Duration) {
-    let socket = node.layout().socket(Service::Lifecycle);
+    let socket = node.layout().socket(Daemon::Lifecycle);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let begun = Instant::now();
     let list = runtime.block_on(async {
@@ -175,16 +178,16 @@ fn containers_whose_monitors_do_not_answer_are_listed_together_stopped_and_destr
         rustix::process::kill_process(pid, Signal::STOP).expect("stopped");
     }
     let (list, took) = list(&node);
-    let shown: Vec<_> = list.containers.iter().map(|c| (c.ct, c.phase(), c.mute)).collect();
+    let shown: Vec<_> = list.containers.iter().map(|c| (c.ct, c.phase(), c.unresponsive)).collect();
     assert_eq!(shown, cts.map(|ct| (ct.get(), Phase::Running, true)));
     assert!(list.containers.iter().all(|c| c.init_pid.is_some() && c.started_unix_ms > 0));
     // One is waited for 5 seconds.
     assert!(took < Duration::from_secs(9), "{took:?}");
     // A coordinator that knows nothing yet sees them and says what is wrong.
-    assert!(node.stack().kill(Service::Coordinator).expect("killed"));
-    node.stack().start(Service::Coordinator).expect("started");
+    assert!(node.stack().kill(Daemon::Coordinator).expect("killed"));
+    node.stack().start(Daemon::Coordinator).expect("started");
     let ready = Duration::from_secs(20);
-    node.stack().wait_ready(Service::Coordinator, ready).expect("listening again");
+    node.stack().wait_ready(Daemon::Coordinator, ready).expect("listening again");
     wait_until(Duration::from_secs(30), "the coordinator sees them", || {
         let rows = node.json("list --fields status,problem");
         let text = |row: &serde_json::Value, name: &str| row[name].as_str().map(str::to_owned);

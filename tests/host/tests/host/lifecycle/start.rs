@@ -153,9 +153,9 @@ fn created_waits_and_is_let_go_with_its_network_pinned() {
     let observed = world.ensure(Goal::Created, Some(world.script(OBEDIENT))).expect("created");
     let monitor = observed.monitor.expect("it waits");
     assert!(!monitor.running && alive(monitor.init_pid));
-    if let Some(payload) = world.payload() {
+    if let Some(delegated) = world.delegated() {
         let owner = |name: &str| {
-            let meta = std::fs::metadata(payload.join(name)).expect("there");
+            let meta = std::fs::metadata(delegated.join(name)).expect("there");
             (meta.uid(), meta.gid())
         };
         let base = world.slot.base();
@@ -392,17 +392,17 @@ fn a_monitor_that_does_not_answer_is_seen_and_can_be_ended() {
     let world = World::new(9446, |_| {});
     let init = world.start(world.script(STUBBORN));
     world.signal_monitor(rustix::process::Signal::STOP);
-    // Even where many have knocked already.
+    // Even where many have connected already.
     let waiting: Vec<_> = (0..20).filter_map(|_| world.host.follow(world.ct).ok()).collect();
     let seen = world.observe();
-    assert!(seen.mute && seen.monitor.is_none() && !seen.leftovers, "{seen:?}");
+    assert!(seen.unresponsive && seen.monitor.is_none() && !seen.leftovers, "{seen:?}");
     for goal in [Goal::Created, Goal::Running, Goal::Frozen] {
         let desired = Desired { goal, spec: Some(world.spec()) };
-        assert_eq!(plan(&desired, &seen), Err(Refusal::Mute));
+        assert_eq!(plan(&desired, &seen), Err(Refusal::Unresponsive));
     }
     drop(waiting);
     let after = world.stop(1000);
-    assert_eq!((after.mute, after.leftovers, after.last), (false, false, None));
+    assert_eq!((after.unresponsive, after.leftovers, after.last), (false, false, None));
     wait_until(PATIENCE, "init died", || !alive(init));
 }
 
@@ -426,7 +426,7 @@ fn a_record_that_cannot_be_understood_hinders_nothing() {
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     for step in [Step::Cleanup, Step::Forget] {
         let refused = world.host.apply(world.ct, &step);
-        assert!(matches!(refused, Err(Error::Silent { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Unresponsive { .. })), "{refused:?}");
     }
     drop(held);
     world.host.apply(world.ct, &Step::Forget).expect("done");

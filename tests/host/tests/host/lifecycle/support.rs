@@ -15,7 +15,7 @@ use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
 use ves_lifecycle::kernel::KernelHost;
 use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
-use ves_types::layout::{self, CGROUP_PAYLOAD, Layout};
+use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
 use ves_types::{CtId, IdSlot};
 
 /// Whether this machine can run these tests.
@@ -115,15 +115,15 @@ impl World {
                 }
             }
         }
-        if let Some(payload) = self.payload() {
-            cgroup::make(&payload).expect("a payload group");
+        if let Some(delegated) = self.delegated() {
+            cgroup::make(&delegated).expect("a delegated group");
         }
     }
 
     /// The group that is the container's own, on a machine with version 2.
-    pub(crate) fn payload(&self) -> Option<PathBuf> {
+    pub(crate) fn delegated(&self) -> Option<PathBuf> {
         let v2 = self.hierarchies.v2.as_ref()?;
-        Some(v2.mount.join(layout::cgroup(self.ct)).join(CGROUP_PAYLOAD))
+        Some(v2.mount.join(layout::cgroup(self.ct)).join(CGROUP_DELEGATED))
     }
 
     fn clear_groups(&self) {
@@ -257,7 +257,7 @@ impl World {
             let text = std::fs::read_to_string(dir.join("pids.events")).unwrap_or_default();
             text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())
         };
-        [dir.join(CGROUP_PAYLOAD), dir].iter().filter_map(|dir| count(dir)).max().unwrap_or(0)
+        [dir.join(CGROUP_DELEGATED), dir].iter().filter_map(|dir| count(dir)).max().unwrap_or(0)
     }
 
     pub(crate) fn begin(&self, argv: &[&str]) -> Session {

@@ -25,7 +25,7 @@ use ves_lifecycle::plan::Goal;
 use ves_proto::resources::resources_service_client::ResourcesServiceClient;
 use ves_proto::{common, resources as pb};
 use ves_types::CtId;
-use ves_types::layout::{self, Layout, Service};
+use ves_types::layout::{self, Daemon, Layout};
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ fn v1_devices() -> Result<(), need::Lack> {
 }
 
 /// Runs a daemon as a unit with one capability does, as a user that is not root.
-fn as_unit(service: Service, layout: &Layout, capability: &str) -> Proc {
+fn as_unit(service: Daemon, layout: &Layout, capability: &str) -> Proc {
     let only = format!("-all,+{capability}");
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
@@ -81,19 +81,19 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let client = |kit: &TestLayout| {
-            let socket = kit.layout().socket(Service::Resources);
+            let socket = kit.layout().socket(Daemon::Resources);
             ResourcesServiceClient::new(ves_daemon::client::channel(&socket))
         };
         // What the self-test of one with all of root's power proves.
         let kit = TestLayout::new();
-        let program = node::bin_dir().join(Service::Resources.program());
-        let root = Proc::daemon(&program, Service::Resources, kit.layout(), &[]);
+        let program = node::bin_dir().join(Daemon::Resources.program());
+        let root = Proc::daemon(&program, Daemon::Resources, kit.layout(), &[]);
         let ask = pb::GetCapabilitiesRequest {};
         let proven = client(&kit).get_capabilities(ask).await.expect("told").into_inner();
         drop(root);
 
         let kit = TestLayout::new();
-        let daemon = as_unit(Service::Resources, kit.layout(), "dac_override");
+        let daemon = as_unit(Daemon::Resources, kit.layout(), "dac_override");
         let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it lives");
         for line in ["CapEff:\t0000000000000002", "CapBnd:\t0000000000000002", "Uid:\t65534\t"] {
             assert!(status.contains(line), "{line}: {status}");
@@ -127,7 +127,7 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
             command
         });
         let hierarchies = Hierarchies::detect().expect("control groups");
-        for file in hierarchies.procs_files(&layout::cgroup(id.ct()), layout::CGROUP_PAYLOAD) {
+        for file in hierarchies.procs_files(&layout::cgroup(id.ct()), layout::CGROUP_DELEGATED) {
             cgroup::write(&file, &inside.id().to_string()).expect("moved");
         }
         let ask = pb::GetGroupRequest { ct: id.ct().get() };
@@ -332,7 +332,7 @@ fn a_unit_in_a_namespace_of_its_own_without_the_nodes_says_so() {
     assert!(said.contains("OpenFile="), "it says what helps: {said}");
     node.ok(&format!("destroy {ct}"));
 
-    for service in [Service::Storage, Service::Lifecycle] {
+    for service in [Daemon::Storage, Daemon::Lifecycle] {
         let kit = TestLayout::new();
         let _shared = share(kit.layout().run_dir());
         let unit = namespace_of_a_unit();

@@ -7,7 +7,7 @@ use tonic::Code;
 use ves_kit::{Proc, need, node};
 use ves_proto::network::network_service_client::NetworkServiceClient;
 use ves_proto::{Fault, Reason, common, network as pb};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 use super::support::{Node, ct, on_a_new_node};
 
@@ -16,7 +16,7 @@ const A4: &str = "192.0.2.10";
 const A6: &str = "2001:db8::10";
 
 fn start(on: &Node) -> Proc {
-    Proc::daemon(&node::bin_dir().join(PROGRAM), Service::Network, on.layout.layout(), &[])
+    Proc::daemon(&node::bin_dir().join(PROGRAM), Daemon::Network, on.layout.layout(), &[])
 }
 
 fn fence(generation: u64) -> Option<common::Fence> {
@@ -48,7 +48,7 @@ fn it_is_killed_under_a_stream_and_nobody_notices() {
         }
         let container = on.container(ct(9200));
         on.async_block_on(async {
-            let socket = layout.socket(Service::Network);
+            let socket = layout.socket(Daemon::Network);
             let connect = || NetworkServiceClient::new(ves_daemon::client::channel(&socket));
             let mut client = connect();
             let made = client.ensure_interface(ensure(7, &[A4, A6])).await.expect("made");

@@ -94,7 +94,7 @@ fn a_world_of_routes_inside_is_not_taken_in() {
         assert!(more < 6 << 20, "{more} bytes for what is inside");
         // And what could not be done inside is done when it can be.
         container.run("ip", &["link", "set", "venet0", "down"]);
-        node.ensure(container.ct, &[B4]).expect("mended");
+        node.ensure(container.ct, &[B4]).expect("repaired");
         assert_eq!(node.steps(container.ct, &[B4]), [""; 0]);
         let inside = container.run("ip", &["-4", "addr", "show", "venet0"]);
         assert!(inside.contains(B4) && !inside.contains(A4), "{inside}");

@@ -13,7 +13,7 @@ use ves_host::cgroup;
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::convert::Limits;
 use ves_types::UbcResource;
-use ves_types::layout::{self, CGROUP_PAYLOAD};
+use ves_types::layout::{self, CGROUP_DELEGATED};
 
 use super::support::{PATIENCE, Rig, row};
 
@@ -73,7 +73,7 @@ fn a_container_nests_its_groups_so_deep_and_no_deeper() {
     let there = v2.is_some();
     need!(need::kernel("control groups version 2", there, "nothing is delegated without"));
     let group = v2.expect("it is there").join(layout::cgroup(rig.ct()));
-    let (_, made) = nest(&group.join(CGROUP_PAYLOAD), 60);
+    let (_, made) = nest(&group.join(CGROUP_DELEGATED), 60);
     assert_eq!(made, 31, "the delegated group is the first of 32");
     rig.service.group(rig.ct()).expect("can be looked at");
     rig.service.groups().expect("can be listed");

@@ -24,7 +24,7 @@ use ves_resources::host::Host;
 use ves_resources::model::Observed;
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
-use ves_types::layout::{self, CGROUP_PAYLOAD};
+use ves_types::layout::{self, CGROUP_DELEGATED};
 use ves_types::{CpuLimit, CtId, Enforcement, Limit, UbcResource, UbcValue};
 
 use super::support::{PATIENCE, Rig, row, start};
@@ -178,13 +178,13 @@ fn removal_waits_for_processes_and_leaves_nothing() {
     drop(inside);
     // What the container left below its own group, locked against everybody.
     if let Some(v2) = &rig.host.hierarchies().v2 {
-        let payload = v2.mount.join(layout::cgroup(rig.ct())).join(CGROUP_PAYLOAD);
-        let deep = payload.join("system.slice/deep");
+        let delegated = v2.mount.join(layout::cgroup(rig.ct())).join(CGROUP_DELEGATED);
+        let deep = delegated.join("system.slice/deep");
         fs::create_dir_all(&deep).expect("made");
         let base = rig.id.slot().base();
         std::os::unix::fs::chown(&deep, Some(base), Some(base)).expect("given");
         set_mode(&deep, 0);
-        set_mode(&payload, 0);
+        set_mode(&delegated, 0);
     }
     rig.service.remove(&rig.fence()).expect("nobody is inside");
     rig.service.remove(&rig.fence()).expect("nothing to remove");
@@ -277,9 +277,9 @@ fn the_self_test_proves_much_and_leaves_nothing() {
     need!(need::root(), need::disposable(), v1());
     let rig = Rig::new();
     rig.ensure(&Limits::default());
-    let proof = rig.host.self_test().expect("tested");
-    for proven in [&proof.pids, &proof.memory, &proof.quota, &proof.cpuset] {
-        assert!(proven.is_yes(), "{proof:?}");
+    let self_test = rig.host.self_test().expect("tested");
+    for proven in [&self_test.pids, &self_test.memory, &self_test.quota, &self_test.cpuset] {
+        assert!(proven.is_yes(), "{self_test:?}");
     }
     for dir in rig.host.hierarchies().dirs(layout::CGROUP_ROOT) {
         let own = format!("self-test-{}-", std::process::id());
@@ -301,7 +301,7 @@ fn kernel_and_fake_agree() {
     need!(need::root(), need::disposable());
     let rig = Rig::new();
     let node = {
-        // The common group must be there for the node to be seen whole.
+        // The parent group must be there for the node to be seen whole.
         rig.ensure(&Limits::default());
         rig.observe().node
     };
@@ -390,9 +390,9 @@ fn the_capabilities_are_enough_and_all_needed() {
 /// Locks the delegated group against everybody, as its owner may.
 fn hide_payload(rig: &Rig) {
     let Some(v2) = &rig.host.hierarchies().v2 else { return };
-    let payload = v2.mount.join(layout::cgroup(rig.ct())).join(CGROUP_PAYLOAD);
+    let delegated = v2.mount.join(layout::cgroup(rig.ct())).join(CGROUP_DELEGATED);
     // A new process has all of root's capabilities; this thread has few.
-    let status = Command::new("/bin/chmod").arg("000").arg(&payload).status().expect("started");
+    let status = Command::new("/bin/chmod").arg("000").arg(&delegated).status().expect("started");
     assert!(status.success());
 }
 

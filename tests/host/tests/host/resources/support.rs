@@ -13,7 +13,7 @@ use ves_resources::host::Host;
 use ves_resources::kernel::KernelHost;
 use ves_resources::model::Observed;
 use ves_resources::service::{Group, Service};
-use ves_types::layout::{self, CGROUP_PAYLOAD};
+use ves_types::layout::{self, CGROUP_DELEGATED};
 use ves_types::{CtId, Epoch, Generation, UbcResource, UbcRow};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,7 +52,8 @@ impl Rig {
     }
     /// Starts a shell that joins all groups, then does this.
     pub(crate) fn shell(&self, then: &str) -> Proc {
-        let files = self.host.hierarchies().procs_files(&layout::cgroup(self.ct()), CGROUP_PAYLOAD);
+        let files =
+            self.host.hierarchies().procs_files(&layout::cgroup(self.ct()), CGROUP_DELEGATED);
         let script = format!("for f do echo $$ >\"$f\" || exit 99; done; {then}");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script, "sh"]).args(files);
@@ -62,7 +63,7 @@ impl Rig {
     /// Moves a process into all groups.
     pub(crate) fn take_in(&self, pid: u32) {
         let group = layout::cgroup(self.ct());
-        for file in self.host.hierarchies().procs_files(&group, CGROUP_PAYLOAD) {
+        for file in self.host.hierarchies().procs_files(&group, CGROUP_DELEGATED) {
             cgroup::write(&file, &pid.to_string()).expect("moved");
         }
     }

@@ -174,7 +174,7 @@ fn limits_are_written_as_version_2_has_them() {
     assert_eq!(machine.text("cpu.weight"), "200");
     assert_eq!(machine.text("cpuset.cpus"), "2-3");
     assert_eq!(machine.text("cgroup.subtree_control"), "cpu cpuset io memory pids");
-    assert!(machine.group().join("payload/memory.max").exists(), "handed on");
+    assert!(machine.group().join("payload/memory.max").exists(), "enabled");
     let bounds = ["cgroup.max.depth", "cgroup.max.descendants"].map(|f| machine.text(f));
     assert_eq!(bounds, ["32", "4096"], "of the group that is not delegated");
 }
@@ -246,7 +246,7 @@ fn populated_groups_stay_and_others_go() {
     fs::write(&events, "populated 0\nfrozen 0\n").expect("written");
     let observed = machine.host.observe(ct()).expect("observed");
     let steps = plan(ct(), None, &observed).expect("nobody is inside");
-    let expected = [Step::RemovePayload, Step::Remove(Hierarchy::V2), Step::Forget];
+    let expected = [Step::RemoveDelegated, Step::Remove(Hierarchy::V2), Step::Forget];
     assert_eq!(steps, expected);
     // Plain directories go only when their files do; a kernel's go with them.
     empty(&machine.group());

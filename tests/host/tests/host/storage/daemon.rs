@@ -7,7 +7,7 @@ use ves_kit::{Proc, Rootfs, TestId, TestLayout, need, wait_until};
 use ves_proto::storage::storage_service_client::StorageServiceClient;
 use ves_proto::storage::{self as pb, import_template_request::Part, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon as Kind;
 
 use super::support::needs;
 
@@ -26,7 +26,7 @@ impl Daemon {
         std::fs::write(&config, "[service]\npool_bytes = 4294967296\n").expect("written");
         let more = ["--config", config.to_str().expect("text")];
         self.process = None;
-        self.process = Some(Proc::daemon(&daemon(), Service::Storage, self.dir.layout(), &more));
+        self.process = Some(Proc::daemon(&daemon(), Kind::Storage, self.dir.layout(), &more));
     }
     fn kill(&mut self) {
         self.process = None;
@@ -38,7 +38,7 @@ impl Daemon {
         ves_kit::run(program, &["--detach-pool", "--run-dir", run, "--state-dir", state]);
     }
     fn client(&self) -> StorageServiceClient<ves_daemon::client::Traced> {
-        let socket = self.dir.layout().socket(Service::Storage);
+        let socket = self.dir.layout().socket(Kind::Storage);
         StorageServiceClient::new(ves_daemon::client::channel(&socket))
     }
     fn loops(&self) -> usize {

@@ -32,11 +32,11 @@ impl Pair<'_> {
         let template = desired.template.clone();
         self.storage.host.apply(self.storage.ct(), step).expect("applied");
         let host = &self.storage.host;
-        let golden = |r: &Record| {
+        let base_image = |r: &Record| {
             let seen = host.observe(self.storage.ct(), Some(&template)).expect("seen");
             seen.template?.variants.get(&r.inodes_per_group).copied()
         };
-        self.model.apply(step, golden).expect("the model can too");
+        self.model.apply(step, base_image).expect("the model can too");
         self.compare(desired, &step.to_string());
     }
     fn ensure(&mut self, desired: &Desired) {

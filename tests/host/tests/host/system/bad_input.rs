@@ -9,7 +9,7 @@ use serde_json::Value;
 use ves_kit::inventory::Kind;
 use ves_kit::{Inventory, Proc, Rootfs, TestNode, need, node, run, wait_until};
 use ves_types::CtId;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -270,7 +270,7 @@ fn hostile_archives_and_a_full_pool_leave_nothing() {
 fn containers_that_misbehave_harm_only_themselves() {
     need!(node::node());
     // However slowly an init ends at once: it counts as having failed to start.
-    let node = TestNode::start_where(Service::Lifecycle, "settle_ms = 5000\n");
+    let node = TestNode::start_where(Daemon::Lifecycle, "settle_ms = 5000\n");
     let node = node.with_template("busybox", &rootfs());
     let (exits, stubborn, bomb) = (node.ct(), node.ct(), node.ct());
     for (ct, hostname) in [(exits, "exits"), (stubborn, "stubborn"), (bomb, "bomb")] {

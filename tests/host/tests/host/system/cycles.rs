@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ves_kit::inventory::Kind;
 use ves_kit::{Inventory, Rootfs, TestNode, need, node};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// How many lives, unless `VES_CYCLES` says otherwise, as `cargo xtask test --all` does: what is left by
 /// each shows after a few, what is left by some needs more.
@@ -33,7 +33,7 @@ fn many_lives_leave_nothing() {
         live();
     }
 
-    let daemons: Vec<u32> = Service::ALL
+    let daemons: Vec<u32> = Daemon::ALL
         .into_iter()
         .map(|s| node.stack().pid(s).expect("readable").expect("it runs"))
         .collect();
@@ -64,7 +64,7 @@ fn many_lives_leave_nothing() {
     }
     let took = begun.elapsed();
     before.wait_clean_of(node.layout(), Duration::from_secs(60), mine);
-    for (service, pid) in Service::ALL.into_iter().zip(&daemons) {
+    for (service, pid) in Daemon::ALL.into_iter().zip(&daemons) {
         let now = node.stack().pid(service).expect("readable");
         assert_eq!(now, Some(*pid), "{} is still the same process", service.program());
     }

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ves_kit::{need, node};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
-fn sample(service: Service) -> PathBuf {
+fn sample(service: Daemon) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/etc");
     root.join(service.name()).with_extension("toml")
 }
 
 #[track_caller]
-fn check(service: Service, config: &Path) -> Result<(), String> {
+fn check(service: Daemon, config: &Path) -> Result<(), String> {
     let mut daemon = Command::new(node::bin_dir().join(service.program()));
     let out = daemon.arg("--check-config").arg("--config").arg(config).output().expect("starts");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -23,7 +23,7 @@ fn check(service: Service, config: &Path) -> Result<(), String> {
 fn daemons_read_their_samples() {
     need!(node::node());
     let dir = tempfile::tempdir().expect("a directory");
-    for service in Service::ALL {
+    for service in Daemon::ALL {
         let sample = sample(service);
         assert_eq!(check(service, &sample), Ok(()), "{}", sample.display());
 

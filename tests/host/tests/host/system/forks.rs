@@ -15,7 +15,7 @@ use ves_proto::common::Fence;
 use ves_proto::storage::storage_service_client::StorageServiceClient;
 use ves_proto::storage::{self as pb, import_template_request::Part};
 use ves_proto::{Fault, Reason};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon as Kind;
 
 /// How long anything may take before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,7 +157,7 @@ impl Daemon {
         std::fs::write(&config, "[service]\npool_bytes = 4294967296\n").expect("written");
         let more = ["--config", config.to_str().expect("text")];
         let (program, layout) = (Self::program(), self.dir.layout());
-        self.process = Some(Proc::daemon(&program, Service::Storage, layout, &more));
+        self.process = Some(Proc::daemon(&program, Kind::Storage, layout, &more));
     }
     /// Processes that are it or copies of it.
     fn copies(&self) -> usize {
@@ -248,7 +248,7 @@ fn many_clients_and_a_daemon_killed_among_them() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _inside = runtime.enter();
     daemon.start();
-    let socket = daemon.dir.layout().socket(Service::Storage);
+    let socket = daemon.dir.layout().socket(Kind::Storage);
     let archive = Rootfs::busybox().tar(&daemon.dir.dir().join("busybox.tar.gz"));
     runtime.block_on(import(client(&socket), std::fs::read(archive).expect("there")));
     let mut first = 0;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use ves_kit::stack::{Stack, listener};
 use ves_kit::{http, need, node};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,7 +63,7 @@ struct Up {
 impl Up {
     #[track_caller]
     fn set_aside(layout: &Layout) -> Self {
-        let Some(pid) = listener(&layout.socket(Service::Coordinator)) else {
+        let Some(pid) = listener(&layout.socket(Daemon::Coordinator)) else {
             return Self { bin_dir: None };
         };
         let exe = std::fs::read_link(format!("/proc/{pid}/exe")).expect("it runs");
@@ -150,7 +150,7 @@ fn from_nothing_to_an_answering_container_and_back() {
             }
         });
         let stack = Stack::new(layout.clone(), node::bin_dir(), log_dir());
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             assert!(stack.kill(service).expect("killed"), "{} ran", service.program());
         }
         let back = std::panic::catch_unwind(|| run("up"));

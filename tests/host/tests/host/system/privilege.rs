@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use ves_daemon::Cap;
 use ves_kit::stack::account;
 use ves_kit::{TestNode, need, node};
-use ves_types::layout::{COORDINATOR_USER, Service};
+use ves_types::layout::{COORDINATOR_USER, Daemon};
 
 /// The fields of a process's status, by name.
 fn status(pid: u32) -> BTreeMap<String, String> {
@@ -28,11 +28,11 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
     need!(node::node());
     let node = TestNode::start();
     let declared = [
-        (Service::Storage, ves_storage::CAPABILITIES),
-        (Service::Network, ves_network::CAPABILITIES),
-        (Service::Resources, ves_resources::CAPABILITIES),
-        (Service::Lifecycle, ves_lifecycle::CAPABILITIES),
-        (Service::Coordinator, ves_coordinator::CAPABILITIES),
+        (Daemon::Storage, ves_storage::CAPABILITIES),
+        (Daemon::Network, ves_network::CAPABILITIES),
+        (Daemon::Resources, ves_resources::CAPABILITIES),
+        (Daemon::Lifecycle, ves_lifecycle::CAPABILITIES),
+        (Daemon::Coordinator, ves_coordinator::CAPABILITIES),
     ];
     // A machine may withhold a capability from root itself.
     let root = u64::from_str_radix(&status(std::process::id())["CapPrm"], 16).expect("a mask");
@@ -45,9 +45,14 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
         for name in ["CapPrm", "CapEff"] {
             assert_eq!(set(name), want, "{name} of {}", service.name());
         }
-        assert_eq!(set("CapInh") | set("CapAmb"), 0, "nothing is handed on by {}", service.name());
+        assert_eq!(
+            set("CapInh") | set("CapAmb"),
+            0,
+            "nothing is inherited from {}",
+            service.name()
+        );
         let uids: Vec<u32> = status["Uid"].split('\t').map(|u| u.parse().expect("a uid")).collect();
-        if service == Service::Coordinator {
+        if service == Daemon::Coordinator {
             assert!(uids.iter().all(|uid| *uid == ves), "the coordinator runs as `ves`: {uids:?}");
         } else {
             assert_eq!(set("CapBnd"), want, "no program {} runs gets more", service.name());
@@ -57,11 +62,11 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         for (service, names) in [
-            (Service::Storage, ves_storage::api::SERVICES),
-            (Service::Network, ves_network::api::SERVICES),
-            (Service::Resources, &[ves_resources::api::NAME]),
-            (Service::Lifecycle, ves_lifecycle::api::SERVICES),
-            (Service::Coordinator, ves_coordinator::api::SERVICES),
+            (Daemon::Storage, ves_storage::api::SERVICES),
+            (Daemon::Network, ves_network::api::SERVICES),
+            (Daemon::Resources, &[ves_resources::api::NAME]),
+            (Daemon::Lifecycle, ves_lifecycle::api::SERVICES),
+            (Daemon::Coordinator, ves_coordinator::api::SERVICES),
         ] {
             let channel = ves_daemon::client::channel(&node.layout().socket(service));
             let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
@@ -74,13 +79,13 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
         }
     });
 
-    for service in Service::ALL {
+    for service in Daemon::ALL {
         let socket = node.layout().socket(service);
         let there = std::fs::symlink_metadata(&socket).expect("it is bound");
         assert!(there.file_type().is_socket());
         let mode = there.mode() & 0o777;
-        if service == Service::Coordinator {
-            assert_eq!(mode, 0o666, "anybody may knock; the gate decides");
+        if service == Daemon::Coordinator {
+            assert_eq!(mode, 0o666, "anybody may connect; the gate decides");
         } else {
             assert_eq!((mode, there.uid()), (0o660, 0), "{} is root's and ves's", service.name());
         }
@@ -96,7 +101,7 @@ fn a_stranger_is_refused_by_name() {
     std::fs::copy(node::bin_dir().join("virtctl"), &program).expect("copied");
     let mut command = std::process::Command::new(program);
     std::os::unix::process::CommandExt::uid(&mut command, 65_534);
-    let socket = node.layout().socket(Service::Coordinator);
+    let socket = node.layout().socket(Daemon::Coordinator);
     let out = command.env("VES_SOCKET", socket).args(["list", "-a"]).output().expect("it starts");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(12), "vzctl's status for permission: {said}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use ves_kit::stack::READY;
 use ves_kit::{Rootfs, TestNode, need, node};
 use ves_types::CtId;
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 /// A container that runs, on a node of its own.
 fn running() -> (TestNode, CtId) {
@@ -41,7 +41,7 @@ fn shell(node: &TestNode, ct: CtId, line: &str) -> String {
 
 /// What there is of snapshots in the pool: files and directories.
 fn files(node: &TestNode) -> Vec<PathBuf> {
-    let pool = node.layout().service_dir(Service::Storage).join("pool/snapshots");
+    let pool = node.layout().service_dir(Daemon::Storage).join("pool/snapshots");
     let list = |dir: PathBuf| {
         let entries = std::fs::read_dir(dir).expect("readable");
         entries.map(|e| e.expect("readable").path()).collect::<Vec<_>>()
@@ -89,9 +89,9 @@ fn what_was_comes_back_and_destroy_leaves_nothing() {
     assert_eq!(snapshots(&node, ct)[0]["current"], true);
 
     // Killed and started anew, storage knows all of it.
-    node.stack().kill(Service::Storage).expect("killed");
-    node.stack().start(Service::Storage).expect("started");
-    node.stack().wait_ready(Service::Storage, READY).expect("listening again");
+    node.stack().kill(Daemon::Storage).expect("killed");
+    node.stack().start(Daemon::Storage).expect("started");
+    node.stack().wait_ready(Daemon::Storage, READY).expect("listening again");
     assert_eq!(snapshots(&node, ct).len(), 2);
     println!("{}", node.ok(&format!("snapshot-delete {ct} --id {first}")));
     let gone = node.run(&format!("snapshot-delete {ct} --id {first}"));
@@ -118,9 +118,9 @@ fn storage_killed_in_the_middle_leaves_only_what_was_asked_for() {
         let taking = taking.spawn().expect("virtctl starts");
         // A little later each time.
         std::thread::sleep(Duration::from_millis(4 * round));
-        node.stack().kill(Service::Storage).expect("killed");
-        node.stack().start(Service::Storage).expect("started again");
-        node.stack().wait_ready(Service::Storage, READY).expect("listening again");
+        node.stack().kill(Daemon::Storage).expect("killed");
+        node.stack().start(Daemon::Storage).expect("started again");
+        node.stack().wait_ready(Daemon::Storage, READY).expect("listening again");
         let out = taking.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ves_kit::stack::{READY, Started};
 use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
-use ves_types::layout::{self, Service};
+use ves_types::layout::{self, Daemon};
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,12 +47,12 @@ fn daemons_die_under_traffic_and_nobody_notices() {
         }
         let before = Facts::of(&node, ct);
         for round in 0..ROUNDS {
-            for service in Service::ALL {
+            for service in Daemon::ALL {
                 let mut session = Session::open(&node, ct);
                 session.echo("before");
                 assert!(node.stack().kill(service).expect("killed"), "it ran");
                 traffic.answers(ANSWERS, &format!("while {} is dead", service.program()));
-                if matches!(service, Service::Storage | Service::Network | Service::Resources) {
+                if matches!(service, Daemon::Storage | Daemon::Network | Daemon::Resources) {
                     session.echo("while another service is dead");
                 }
                 assert_eq!(Facts::of_host(ct), before.host, "with {} dead", service.program());
@@ -66,7 +66,7 @@ fn daemons_die_under_traffic_and_nobody_notices() {
     let lost = traffic.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
     let answered = traffic.answered.into_inner();
     assert!(lost.is_empty(), "{} of {answered} requests were lost: {lost:?}", lost.len());
-    println!("{} kills, {answered} requests answered, none lost", ROUNDS * Service::ALL.len());
+    println!("{} kills, {answered} requests answered, none lost", ROUNDS * Daemon::ALL.len());
 }
 
 #[test]
@@ -87,13 +87,13 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
         scope.spawn(|| traffic.ask(address));
         let before = Facts::of(&node, ct);
         let programs = node.stack().bin_dir();
-        for name in Service::ALL.into_iter().map(Service::program).chain(["ves-init"]) {
+        for name in Daemon::ALL.into_iter().map(Daemon::program).chain(["ves-init"]) {
             // As a package manager does it: a new file in the old one's place.
             let new = programs.join("new");
             std::fs::copy(programs.join(name), &new).expect("copied");
             std::fs::rename(&new, programs.join(name)).expect("replaced");
         }
-        for service in Service::ALL {
+        for service in Daemon::ALL {
             let started = node.stack().start(service).expect("started again");
             assert_eq!(started, Started::Upgraded, "{}", service.program());
             node.stack().wait_ready(service, READY).expect("listening again");
@@ -113,7 +113,7 @@ fn programs_are_replaced_under_traffic_and_nobody_notices() {
 fn work_that_a_crash_interrupts_is_finished() {
     need!(node::node());
     let node = TestNode::start().with_template("web", &Rootfs::web());
-    for service in Service::ALL {
+    for service in Daemon::ALL {
         // A little later each time, so that the crash falls into different steps.
         for pause in [0, 15, 40, 90] {
             let ct = node.ct();

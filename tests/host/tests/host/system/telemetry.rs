@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ves_kit::{Otlp, Rootfs, TestNode, need, node};
-use ves_types::layout::Service;
+use ves_types::layout::Daemon;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_is_one_trace_and_daemons_report() {
@@ -15,7 +15,7 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     // As on a node with our packages: only the coordinator has a network.
     let node = TestNode::start_with(|service, layout| {
         let endpoint = match service {
-            Service::Coordinator => otlp.endpoint(),
+            Daemon::Coordinator => otlp.endpoint(),
             _ => format!("unix:{}", layout.telemetry_socket().display()),
         };
         format!("[telemetry]\notlp_endpoint = '{endpoint}'")
@@ -33,14 +33,14 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
     node.ok(&format!("stop {ct} --fast"));
     // A daemon that ends sends what it still has.
-    for service in Service::ALL {
+    for service in Daemon::ALL {
         node.stack().stop(service).expect("it ends");
     }
 
     let spans = otlp
         .wait_spans(Duration::from_secs(30), "virtctl's span and each daemon's", |spans| {
             let from = |name: &str| spans.iter().any(|s| s.service == name);
-            from("virtctl") && Service::ALL.into_iter().all(|s| from(s.program()))
+            from("virtctl") && Daemon::ALL.into_iter().all(|s| from(s.program()))
         })
         .await;
     let root = spans
@@ -49,14 +49,14 @@ async fn an_operation_is_one_trace_and_daemons_report() {
         .expect("virtctl begins the trace");
     let trace = otlp.trace(&root.trace);
     let services: BTreeSet<_> = trace.iter().map(|s| s.service.as_str()).collect();
-    for daemon in Service::ALL.map(Service::program) {
+    for daemon in Daemon::ALL.map(Daemon::program) {
         assert!(services.contains(daemon), "{daemon} has a part in the trace: {services:?}");
     }
     let ids: BTreeSet<_> = trace.iter().map(|s| s.id.as_str()).collect();
     for span in trace.iter().filter(|s| s.id != root.id) {
         assert!(ids.contains(span.parent.as_str()), "{span:?} hangs in the air");
     }
-    for service in Service::ALL.into_iter().filter(|s| *s != Service::Coordinator) {
+    for service in Daemon::ALL.into_iter().filter(|s| *s != Daemon::Coordinator) {
         let daemon = service.program();
         assert!(
             trace.iter().any(|s| s.service == daemon && s.name == "step"),
@@ -66,7 +66,7 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     }
 
     let metrics = otlp.metrics();
-    for daemon in Service::ALL.map(Service::program) {
+    for daemon in Daemon::ALL.map(Daemon::program) {
         let has = |name: &str| metrics.iter().any(|(s, m)| s == daemon && m == name);
         assert!(has("ves.rpc.calls") && has("ves.rpc.duration"), "{daemon} counts its calls");
         assert!(otlp.logs().iter().any(|l| l.service == daemon), "{daemon} sends its log");

@@ -22,7 +22,7 @@ impl Proven {
 
 /// What the self-test found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
+pub struct SelfTest {
     /// A process beyond the limit was refused.
     pub pids: Proven,
     /// A process that took more memory than its group may have was killed or held back.
@@ -81,18 +81,20 @@ pub const fn countable(resource: UbcResource) -> bool {
 }
 
 /// What a row promises.
-pub fn enforcement(resource: UbcResource, proof: &Proof) -> Enforcement {
+pub fn enforcement(resource: UbcResource, self_test: &SelfTest) -> Enforcement {
     if let Some(why) = never(resource) {
         return Enforcement::Unavailable(why.to_owned());
     }
     let (kept, how) = match resource {
-        UbcResource::Numproc => (Some(&proof.pids), Enforcement::Hard),
-        UbcResource::Physpages => (Some(&proof.memory), Enforcement::Hard),
-        UbcResource::Swappages => (Some(&proof.swap), Enforcement::Hard),
-        UbcResource::Tcpsndbuf | UbcResource::Tcprcvbuf => (Some(&proof.tcp), Enforcement::Bounded),
+        UbcResource::Numproc => (Some(&self_test.pids), Enforcement::Hard),
+        UbcResource::Physpages => (Some(&self_test.memory), Enforcement::Hard),
+        UbcResource::Swappages => (Some(&self_test.swap), Enforcement::Hard),
+        UbcResource::Tcpsndbuf | UbcResource::Tcprcvbuf => {
+            (Some(&self_test.tcp), Enforcement::Bounded)
+        }
         _ => (None, Enforcement::Accounted),
     };
-    match (kept, proof.counted.get(&resource)) {
+    match (kept, self_test.counted.get(&resource)) {
         (Some(Proven::Yes), _) => how,
         (_, Some(Proven::Yes)) => Enforcement::Accounted,
         (Some(Proven::No(why)), _) | (None, Some(Proven::No(why))) => {
@@ -106,9 +108,9 @@ pub fn enforcement(resource: UbcResource, proof: &Proof) -> Enforcement {
 mod tests {
     use super::*;
 
-    fn nothing() -> Proof {
+    fn nothing() -> SelfTest {
         let no = || Proven::No("it failed".to_owned());
-        Proof {
+        SelfTest {
             pids: no(),
             memory: no(),
             swap: no(),
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_row_promises_what_was_proven() {
-        let all = Proof::all();
+        let all = SelfTest::all();
         let of = |r| enforcement(r, &all);
         assert_eq!(of(UbcResource::Numproc), Enforcement::Hard);
         assert_eq!(of(UbcResource::Swappages), Enforcement::Hard);
@@ -132,14 +134,14 @@ mod tests {
 
     #[test]
     fn what_was_not_proven_is_at_best_counted() {
-        let mut proof = nothing();
+        let mut self_test = nothing();
         let no = Enforcement::Unavailable("it failed".to_owned());
-        assert_eq!(enforcement(UbcResource::Numproc, &proof), no);
-        proof.counted.insert(UbcResource::Numproc, Proven::Yes);
-        assert_eq!(enforcement(UbcResource::Numproc, &proof), Enforcement::Accounted);
+        assert_eq!(enforcement(UbcResource::Numproc, &self_test), no);
+        self_test.counted.insert(UbcResource::Numproc, Proven::Yes);
+        assert_eq!(enforcement(UbcResource::Numproc, &self_test), Enforcement::Accounted);
         for r in UbcResource::ALL {
-            assert_ne!(enforcement(r, &proof), Enforcement::Hard, "{r}");
-            assert_ne!(enforcement(r, &proof), Enforcement::Bounded, "{r}");
+            assert_ne!(enforcement(r, &self_test), Enforcement::Hard, "{r}");
+            assert_ne!(enforcement(r, &self_test), Enforcement::Bounded, "{r}");
         }
     }
 }

@@ -21,11 +21,12 @@ use crate::spec;
 const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// The problem of a container that nobody can do anything with.
-const MUTE: &str = "its monitor does not answer; stop the container, which ends the monitor too";
+const UNRESPONSIVE: &str =
+    "its monitor does not answer; stop the container, which ends the monitor too";
 
 /// What was last seen of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen {
+pub struct Cached {
     /// Its processes.
     pub process: ProcessSeen,
     /// Whether its volume is mounted.
@@ -38,20 +39,20 @@ pub struct Seen {
 
 /// What was last seen of all.
 #[derive(Debug)]
-pub struct Sight {
-    seen: RwLock<HashMap<CtId, Seen>>,
+pub struct ObservedCache {
+    seen: RwLock<HashMap<CtId, Cached>>,
     /// Whether lifecycle has listed all.
     listed: watch::Sender<bool>,
     since: Instant,
 }
 
-impl Default for Sight {
+impl Default for ObservedCache {
     fn default() -> Self {
         Self { seen: RwLock::default(), listed: watch::Sender::default(), since: Instant::now() }
     }
 }
 
-impl Sight {
+impl ObservedCache {
     /// Lifecycle has listed all.
     pub fn has_list(&self) {
         self.listed.send_replace(true);
@@ -66,7 +67,7 @@ impl Sight {
     }
 
     /// One container.
-    pub fn of(&self, ct: CtId) -> Seen {
+    pub fn of(&self, ct: CtId) -> Cached {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         seen.get(&ct).copied().unwrap_or_default()
     }
@@ -139,7 +140,7 @@ impl Sight {
 }
 
 /// What a container is, from what it should be and what was seen.
-pub fn state(record: &Record, seen: &Seen) -> pb::ContainerState {
+pub fn state(record: &Record, seen: &Cached) -> pb::ContainerState {
     match (record.presence, seen.process.phase) {
         (Presence::Creating, _) => pb::ContainerState::Creating,
         (Presence::Deleting, _) => pb::ContainerState::Deleting,
@@ -154,7 +155,12 @@ pub fn state(record: &Record, seen: &Seen) -> pb::ContainerState {
 }
 
 /// A container as the public API shows it.
-pub fn render(record: &Record, seen: &Seen, operation: Option<&OpId>, node: &str) -> pb::Container {
+pub fn render(
+    record: &Record,
+    seen: &Cached,
+    operation: Option<&OpId>,
+    node: &str,
+) -> pb::Container {
     let running = seen.process.phase == Phase::Running || seen.process.phase == Phase::Frozen;
     pb::Container {
         id: record.id.get(),
@@ -167,7 +173,7 @@ pub fn render(record: &Record, seen: &Seen, operation: Option<&OpId>, node: &str
         numproc: seen.numproc.filter(|_| running),
         problem: match &record.problem {
             Some(problem) => problem.message.clone(),
-            None if seen.process.mute => MUTE.to_owned(),
+            None if seen.process.unresponsive => UNRESPONSIVE.to_owned(),
             None => String::new(),
         },
         operation: operation.map(|op| op.0.clone()).unwrap_or_default(),

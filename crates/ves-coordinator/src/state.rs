@@ -1,4 +1,4 @@
-//! The ledger: what is stored, held in memory as an index, changed by one writer at a time.
+//! The state: what is stored, held in memory as an index, changed by one writer at a time.
 //!
 //! Reading never waits for the disk: a change is decided under the writer's lock, committed to the
 //! [`Store`], and only then shown. Every change of a container is an event with a revision. Never
@@ -224,7 +224,7 @@ impl Index {
     fn put_container(&mut self, new: Record) {
         let ct = new.id;
         if let Some(old) = self.containers.get(&ct) {
-            for name in old.spec.name.iter().chain(&old.held.names) {
+            for name in old.spec.name.iter().chain(&old.reserved.names) {
                 self.names.remove(name);
             }
         }
@@ -245,7 +245,7 @@ impl Index {
 
     fn remove_container(&mut self, ct: CtId) {
         let Some(old) = self.containers.remove(&ct) else { return };
-        for name in old.spec.name.iter().chain(&old.held.names) {
+        for name in old.spec.name.iter().chain(&old.reserved.names) {
             self.names.remove(name);
         }
         self.slots.remove(&old.slot.get());
@@ -281,7 +281,7 @@ pub struct Change {
 
 /// What is stored.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct State {
     store: Box<dyn Store>,
     writer: Mutex<()>,
     index: RwLock<Index>,
@@ -289,7 +289,7 @@ pub struct Ledger {
     operations: watch::Sender<u64>,
 }
 
-impl Ledger {
+impl State {
     /// Reads everything. Blocks.
     ///
     /// # Errors
@@ -303,18 +303,18 @@ impl Ledger {
         index.floor = Generation(index.fact(FLOOR).and_then(|s| s.parse().ok()).unwrap_or(0));
         index.revision = starts.saturating_add(1) << 32;
         let revision = index.revision;
-        let ledger = Self {
+        let state = Self {
             store,
             writer: Mutex::new(()),
             index: RwLock::new(index),
             revision: watch::Sender::new(revision),
             operations: watch::Sender::new(0),
         };
-        ledger.transact(|_, change| {
+        state.transact(|_, change| {
             change.facts.push((STARTS, starts.saturating_add(1).to_string()));
             Ok(())
         })?;
-        Ok(ledger)
+        Ok(state)
     }
 
     /// What is stored, to be looked at shortly.
@@ -459,7 +459,7 @@ fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
 fn claims_of(record: &Record) -> BTreeSet<Key> {
     let mut claims: BTreeSet<Key> =
         record.owned_addresses().into_iter().map(Key::address).collect();
-    claims.extend(record.spec.name.iter().chain(&record.held.names).map(Key::name));
+    claims.extend(record.spec.name.iter().chain(&record.reserved.names).map(Key::name));
     claims.insert(Key::slot(record.slot));
     claims
 }

@@ -16,7 +16,7 @@ use ves_proto::network::network_service_client::NetworkServiceClient;
 use ves_proto::resources::resources_service_client::ResourcesServiceClient;
 use ves_proto::storage::storage_service_client::StorageServiceClient;
 use ves_proto::{Fault, Reason, common, lifecycle, network, resources, storage};
-use ves_types::layout::{Layout, Service};
+use ves_types::layout::{Daemon, Layout};
 use ves_types::{Bytes, CtId, Generation, SnapshotId, SnapshotName};
 
 use crate::plan::{
@@ -35,7 +35,7 @@ const VOLUME: Duration = Duration::from_secs(900);
 
 /// Clients of the four services. They connect when first used and again after a restart.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub struct Services {
     /// Storage.
     pub storage: StorageServiceClient<Traced>,
     /// Network.
@@ -46,17 +46,17 @@ pub struct Peers {
     pub lifecycle: LifecycleServiceClient<Traced>,
 }
 
-impl Peers {
+impl Services {
     /// The services of this layout. Inside a tokio runtime.
     pub fn new(layout: &Layout) -> Self {
         Self {
-            storage: StorageServiceClient::new(channel(&layout.socket(Service::Storage)))
+            storage: StorageServiceClient::new(channel(&layout.socket(Daemon::Storage)))
                 .max_decoding_message_size(ANSWER),
-            network: NetworkServiceClient::new(channel(&layout.socket(Service::Network)))
+            network: NetworkServiceClient::new(channel(&layout.socket(Daemon::Network)))
                 .max_decoding_message_size(ANSWER),
-            resources: ResourcesServiceClient::new(channel(&layout.socket(Service::Resources)))
+            resources: ResourcesServiceClient::new(channel(&layout.socket(Daemon::Resources)))
                 .max_decoding_message_size(ANSWER),
-            lifecycle: LifecycleServiceClient::new(channel(&layout.socket(Service::Lifecycle)))
+            lifecycle: LifecycleServiceClient::new(channel(&layout.socket(Daemon::Lifecycle)))
                 .max_decoding_message_size(ANSWER),
         }
     }
@@ -367,6 +367,6 @@ pub fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
         init_pid: container.init_pid,
         started_unix_ms: (container.started_unix_ms > 0).then_some(container.started_unix_ms),
         booted: container.booted,
-        mute: container.mute,
+        unresponsive: container.unresponsive,
     }
 }

@@ -1,0 +1,215 @@
+//! The planner's laws, over all states a container's processes can be in.
+
+use super::*;
+use crate::fake::Model;
+
+fn spec(slot: u32) -> Spec {
+    Spec {
+        slot: slot.try_into().expect("a slot"),
+        hostname: "web".parse().expect("a name"),
+        init: vec![],
+        nameservers: vec![],
+        search: vec![],
+        max_ptys: None,
+        shm_bytes: None,
+    }
+}
+
+fn bools() -> [bool; 2] {
+    [false, true]
+}
+
+/// Every state that can be observed, of those that differ for the planner.
+fn states() -> Vec<Observed> {
+    let run = |started_unix_ms| Run { init_pid: 7, started_unix_ms, incarnation: 3 };
+    let all = answering();
+    let still = all.iter().filter(|s| s.monitor.is_none() && !s.leftovers);
+    let silent: Vec<_> = still
+        .flat_map(|state| {
+            [None, Some(run(0)), Some(run(1))].map(|run| Observed {
+                unresponsive: true,
+                run,
+                ..state.clone()
+            })
+        })
+        .collect();
+    all.into_iter().chain(silent).collect()
+}
+
+fn answering() -> Vec<Observed> {
+    let monitor = |running, slot: u32| Monitor {
+        running,
+        init_pid: 7,
+        started_unix_ms: i64::from(running),
+        booted: false,
+        kind: InitKind::Systemd,
+        spec: (slot > 0).then(|| spec(slot)),
+        incarnation: 3,
+    };
+    let monitors = [
+        None,
+        Some(monitor(false, 20)),
+        Some(monitor(false, 21)),
+        Some(monitor(false, 0)),
+        Some(monitor(true, 20)),
+        Some(monitor(true, 21)),
+    ];
+    let end =
+        End { incarnation: 2, cause: Cause::Halted, ended: Ended::Signal(2), started_unix_ms: 5 };
+    let mut all = Vec::new();
+    for monitor in &monitors {
+        for frozen in bools() {
+            for leftovers in bools() {
+                for last in [None, Some(end)] {
+                    for mounted in bools() {
+                        for grouped in bools() {
+                            if monitor.is_some() && leftovers {
+                                continue;
+                            }
+                            let monitor = monitor.clone();
+                            all.push(Observed {
+                                monitor,
+                                unresponsive: false,
+                                run: None,
+                                frozen,
+                                leftovers,
+                                last,
+                                mounted,
+                                grouped,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn goals() -> Vec<Desired> {
+    let goals = [
+        Goal::Absent { grace_ms: 0 },
+        Goal::Absent { grace_ms: 100 },
+        Goal::Created,
+        Goal::Running,
+        Goal::Frozen,
+    ];
+    let all =
+        goals.iter().flat_map(|&goal| [None, Some(spec(20))].map(|spec| Desired { goal, spec }));
+    all.collect()
+}
+
+/// Written without the planner.
+fn reached(desired: &Desired, state: &Observed) -> bool {
+    let monitor = state.monitor.as_ref();
+    if state.unresponsive {
+        return false;
+    }
+    match desired.goal {
+        Goal::Absent { .. } => monitor.is_none() && !state.leftovers && state.last.is_none(),
+        Goal::Created => {
+            monitor.is_some_and(|m| m.running || m.spec == desired.spec) && !state.leftovers
+        }
+        Goal::Running => monitor.is_some_and(|m| m.running) && !state.frozen,
+        Goal::Frozen => monitor.is_some_and(|m| m.running) && state.frozen,
+    }
+}
+
+#[test]
+fn goal_and_fixed_point() {
+    let mut planned = 0;
+    for state in states() {
+        for desired in goals() {
+            let Ok(steps) = plan(&desired, &state) else { continue };
+            planned += 1;
+            for obedient in bools() {
+                let mut model = Model { state: state.clone(), obedient, ..Model::default() };
+                for step in &steps {
+                    model.apply(step);
+                }
+                let after = model.state;
+                assert!(reached(&desired, &after), "{desired:?} of {state:?}: {after:?}");
+                assert_eq!(plan(&desired, &after), Ok(vec![]), "{desired:?} of {after:?}");
+            }
+        }
+    }
+    assert!(planned > 300, "{planned}");
+}
+
+#[test]
+fn a_crash_after_any_step_is_made_good() {
+    for state in states() {
+        for desired in goals() {
+            let Ok(steps) = plan(&desired, &state) else { continue };
+            for stop in 0..=steps.len() {
+                let mut model = Model { state: state.clone(), obedient: false, ..Model::default() };
+                for step in &steps[..stop] {
+                    model.apply(step);
+                }
+                // Killed in the middle of a step: it was done, and is done again.
+                if let Some(step) = stop.checked_sub(1).and_then(|i| steps.get(i)) {
+                    model.apply(step);
+                }
+                let again = plan(&desired, &model.state).expect("it could before");
+                for step in &again {
+                    model.apply(step);
+                }
+                assert!(reached(&desired, &model.state), "{desired:?} {state:?} {stop}");
+                assert_eq!(plan(&desired, &model.state), Ok(vec![]));
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_running_is_ever_hurt_on_the_way_up() {
+    for state in states().into_iter().filter(|s| s.monitor.as_ref().is_some_and(|m| m.running)) {
+        for desired in goals() {
+            let steps = plan(&desired, &state).unwrap_or_default();
+            let hurts = |s: &Step| {
+                matches!(s, Step::Kill | Step::AskInit(_) | Step::SpawnMonitor(_) | Step::Cleanup)
+            };
+            if !matches!(desired.goal, Goal::Absent { .. }) {
+                assert!(!steps.iter().any(hurts), "{desired:?} {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
+    for state in states() {
+        let Some(monitor) = &state.monitor else { continue };
+        let desired = Desired { goal: Goal::Absent { grace_ms: 9 }, spec: None };
+        let steps = plan(&desired, &state).expect("always possible");
+        let at = |what: fn(&Step) -> bool| steps.iter().position(what);
+        let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit(_))));
+        assert_eq!(ask.is_some(), monitor.running);
+        assert!(ask < at(|s| *s == Step::Kill));
+        assert_eq!(thaw, state.frozen.then_some(0));
+    }
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_is_only_ended() {
+    for state in states().into_iter().filter(|s| s.unresponsive) {
+        for desired in goals() {
+            match (plan(&desired, &state), desired.goal) {
+                (Ok(steps), Goal::Absent { .. }) => {
+                    assert!(steps.contains(&Step::Kill) && steps.contains(&Step::Cleanup));
+                }
+                (planned, _) => assert_eq!(planned, Err(Refusal::Unresponsive)),
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_made_without_volume_and_groups() {
+    for state in states().into_iter().filter(|s| !s.mounted || !s.grouped) {
+        for desired in goals() {
+            let steps = plan(&desired, &state).unwrap_or_default();
+            assert!(!steps.iter().any(|s| matches!(s, Step::SpawnMonitor(_))));
+        }
+    }
+}
