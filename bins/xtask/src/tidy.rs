@@ -79,7 +79,7 @@ const RULES: &[(&str, Rule)] = &[
     ("the code map lists the packages", package::code_map),
     ("files say what they own", source::header),
     ("files are short", source::length),
-    ("planners are pure", source::purity),
+    ("planners, and files that say so, are pure", source::purity),
     ("unsafe code lives in ves-host", source::unsafe_code),
     ("one place copies processes", source::copies),
     ("main.rs only starts", source::main_length),

@@ -34,7 +34,7 @@ pub(super) fn length(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
-/// What has no place in a planner.
+/// What has no place in code that only computes.
 const IMPURE: &[&str] = &[
     "tokio",
     "tonic",
@@ -50,21 +50,26 @@ const IMPURE: &[&str] = &[
     "UnixStream",
 ];
 
-/// Planners compute, and do nothing else.
+/// Planners compute, and do nothing else; nor do others that say so of themselves.
 pub(super) fn purity(tree: &Tree) -> Vec<Problem> {
-    let planner = |f: &&File| {
-        !is_test(&f.path) && (f.path.ends_with("/plan.rs") || f.path.contains("/plan/"))
-    };
+    let planner = |f: &File| f.path.ends_with("/plan.rs") || f.path.contains("/plan/");
     rust(tree)
-        .filter(planner)
+        .filter(|f| !is_test(&f.path) && (planner(f) || claims_purity(&f.text)))
         .flat_map(|f| {
             let code = code(without_tests(&f.text));
             IMPURE
                 .iter()
                 .filter(move |word| has_word(&code, word))
-                .map(|word| Problem::new(&f.path, format!("a planner may not use {word}")))
+                .map(|word| Problem::new(&f.path, format!("is pure, so it may not use {word}")))
         })
         .collect()
+}
+
+/// Whether the head says that the file is pure ("Pure.", "…: pure."), rather than speaking of
+/// something that is ("a pure function of its id").
+fn claims_purity(text: &str) -> bool {
+    let mut head = text.lines().take_while(|line| line.starts_with("//!"));
+    head.any(|line| has_word(line, "Pure") || line.contains(": pure"))
 }
 
 /// One crate has the dangerous code.

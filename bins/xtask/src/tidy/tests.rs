@@ -127,6 +127,14 @@ fn planners_are_pure() {
     bad(source::purity, &tree(&[("crates/a/src/plan.rs", text)]), &["tokio", "SystemTime"]);
     bad(source::purity, &tree(&[("crates/a/src/plan/node.rs", "use std::fs;")]), &["std::fs"]);
     good(source::purity, &tree(&[("crates/a/src/host.rs", text)]));
+    for head in ["What to do. Pure.", "Parses: pure.", "A.\n//!\n//! Pure: asks none."] {
+        let text = format!("//! {head}\nuse tonic::Status;\n");
+        bad(source::purity, &tree(&[("crates/a/src/a.rs", &text)]), &["may not use tonic"]);
+    }
+    for head in ["A pure function of it.", "api -> plan (pure)", "Does.\n\n//! Pure."] {
+        let text = format!("//! {head}\nuse tonic::Status;\n");
+        good(source::purity, &tree(&[("crates/a/src/a.rs", &text)]));
+    }
 }
 
 #[test]
@@ -249,5 +257,6 @@ fn code_is_told_from_comments_strings_and_tests() {
         "a\n#[cfg(test)]\nmod tests;\nb\n"
     );
     assert!(has_word("std::fs::x", "std::fs") && !has_word("operand", "rand"));
-    assert!(is_test("crates/a/src/plan/tests.rs") && !is_test("tests/kit/src/lib.rs"));
+    assert!(is_test("crates/a/src/plan/tests.rs") && is_test("crates/a/src/plan_laws.rs"));
+    assert!(!is_test("tests/kit/src/lib.rs"));
 }
