@@ -76,6 +76,7 @@ const RULES: &[(&str, Rule)] = &[
     ("the unprivileged never reach ves-host", package::reach),
     ("packages take the workspace's lints", package::lints),
     ("dependencies are sorted and the workspace's", package::dependencies),
+    ("dependencies are used", package::unused),
     ("the code map lists the packages", package::code_map),
     ("files say what they own", source::header),
     ("files are short", source::length),

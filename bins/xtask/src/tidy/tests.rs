@@ -86,6 +86,30 @@ fn manifests_take_lints_and_versions_from_the_workspace() {
 }
 
 #[test]
+fn dependencies_are_used() {
+    let one: &[(&str, &str, &[Edge])] = &[("a", "crates/a", &[])];
+    let root = ("Cargo.toml", "[workspace.dependencies]\nb-c = \"1\"\nd = \"1\"\n");
+    let lists = "[dependencies]\nb-c.workspace = true\n[dev-dependencies]\nd.workspace = true\n[build-dependencies]\nd.workspace = true\n";
+    let manifest = ("crates/a/Cargo.toml", lists);
+    let tests = "use b_c::X;\n#[cfg(test)]\nmod tests {\n    use d::X;\n}\n";
+    let all = |lib: &str, build: &str| {
+        let files = [("crates/a/src/lib.rs", lib), ("crates/a/build.rs", build)];
+        with(tree(&[root, manifest, files[0], files[1]]), one)
+    };
+    let unused = |tree: &Tree| package::unused_but(tree, &[]);
+    good(unused, &all(tests, "use d::X;"));
+    bad(unused, &all(tests, "use b_c::X; // d"), &["Cargo.toml:6: d"]);
+    bad(unused, &all("use b_c::X;", "use d::X;"), &["Cargo.toml:4: d"]);
+    let tests = "#[cfg(test)]\nmod tests {\n    use b_c::X; use d::X;\n}\n";
+    bad(unused, &all(tests, "use d::X;"), &["Cargo.toml:2: b-c: nothing but tests"]);
+    let excused = |tree: &Tree| package::unused_but(tree, &[("a", "b-c", "why")]);
+    good(excused, &all(tests, "use d::X;"));
+    bad(excused, &all("use b_c::X; use d::X;", "use d::X;"), &["without need"]);
+    bad(unused, &tree(&[root]), &["Cargo.toml:2: b-c", "Cargo.toml:3: d: no package"]);
+    bad(package::unused, &tree(&[]), &["ves-proto", "ves-proto"]);
+}
+
+#[test]
 fn the_code_map_is_complete() {
     let one: &[(&str, &str, &[Edge])] = &[("a", "crates/a", &[])];
     let readme = |map: &str| {
