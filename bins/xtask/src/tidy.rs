@@ -1,6 +1,7 @@
 //! The house rules that no other tool knows, over the files of the repository and the packages of
 //! the workspace. Each rule is a function from facts to problems, with a test that it can fail.
 
+mod circle;
 mod contract;
 mod package;
 mod scan;
@@ -78,6 +79,7 @@ const RULES: &[(&str, Rule)] = &[
     ("dependencies are sorted and the workspace's", package::dependencies),
     ("dependencies are used", package::unused),
     ("the code map lists the packages", package::code_map),
+    ("files do not import each other in a circle", circle::circles),
     ("files say what they own", source::header),
     ("files are short", source::length),
     ("planners, and files that say so, are pure", source::purity),

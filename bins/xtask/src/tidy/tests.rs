@@ -1,7 +1,7 @@
 //! That each rule can fail, and that what is right passes.
 
 use super::scan::{code, has_word, is_test, without_tests};
-use super::{File, Package, Problem, Rule, Tree, contract, package, source};
+use super::{File, Package, Problem, Rule, Tree, circle, contract, package, source};
 
 fn tree(files: &[(&str, &str)]) -> Tree {
     let file = |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
@@ -107,6 +107,58 @@ fn dependencies_are_used() {
     bad(excused, &all("use b_c::X; use d::X;", "use d::X;"), &["without need"]);
     bad(unused, &tree(&[root]), &["Cargo.toml:2: b-c", "Cargo.toml:3: d: no package"]);
     bad(package::unused, &tree(&[]), &["ves-proto", "ves-proto"]);
+}
+
+#[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let lib = ("crates/p/src/lib.rs", "mod a;\nmod b;\npub use b::Given;\npub struct Shared;\n");
+    let two = |a: &str, b: &str| tree(&[lib, ("crates/p/src/a.rs", a), ("crates/p/src/b.rs", b)]);
+    let uses_a = "use crate::a::{self, X as Y};\n";
+    let circle = "crates/p/src/a.rs: circle: a.rs -> b.rs (Z), b.rs -> a.rs (X, a); move";
+    good(circle::circles, &two("use super::Shared;\nuse crate::Shared as S;\n", uses_a));
+    for used in [
+        "use super::b::Z;",
+        "use crate::{Shared, b::Z};",
+        "fn f() -> super::b::Z { g() }",
+        "fn f() { g!(1, [crate::b::Z::new()]) }",
+        "mod inner { use super::super::b::Z; }",
+    ] {
+        bad(circle::circles, &two(used, uses_a), &[circle]);
+    }
+    // What the root only passes on is of the file that has it.
+    bad(circle::circles, &two("use crate::Given;", uses_a), &["a.rs -> b.rs (Given)"]);
+    for other in [
+        "// use crate::b::Z;",
+        "#[cfg(test)]\nmod tests { use crate::b::Z; }",
+        "#[cfg(test)]\nuse crate::b::Z;",
+        "use b::Z;",
+        "use ::b::Z;",
+        "/// [`crate::b::Z`]\nstruct A;",
+    ] {
+        good(circle::circles, &two(other, uses_a));
+    }
+    bad(circle::circles, &two("use crate::b::Z", ""), &["is not Rust"]);
+}
+
+#[test]
+fn circles_are_found_through_chains_and_folders_and_not_between_parent_and_child() {
+    let lib = ("bins/p/src/main.rs", "mod a;\nmod b;\nmod c;\n");
+    let parent = ("bins/p/src/a/mod.rs", "mod x;\nmod y;\nuse x::X;\npub struct A;\n");
+    let x = ("bins/p/src/a/x.rs", "use super::A;\nuse super::y::Y;\npub struct X;\n");
+    let y = ("bins/p/src/a/y.rs", "use crate::c::C;\n");
+    let b = ("bins/p/src/b.rs", "use crate::a::A;\n");
+    good(circle::circles, &tree(&[lib, parent, x, y, b, ("bins/p/src/c.rs", "")]));
+    bad(
+        circle::circles,
+        &tree(&[lib, parent, x, y, b, ("bins/p/src/c.rs", "use crate::b::B;\n")]),
+        &["a/y.rs: circle: a/y.rs -> c.rs (C), c.rs -> b.rs (B), b.rs -> a/mod.rs (A)"],
+    );
+    let y = ("bins/p/src/a/y.rs", "use super::X;\n");
+    bad(circle::circles, &tree(&[lib, parent, x, y]), &["a/x.rs -> a/y.rs (Y), a/y.rs -> a/x.rs"]);
+    let tests = ("bins/p/src/a/x_tests.rs", "use super::y::Y;\n");
+    good(circle::circles, &tree(&[lib, parent, y, tests]));
+    let fake = ("bins/p/src/a/mod.rs", "#[cfg(test)]\nmod x;\nmod y;\npub use x::X;\n");
+    good(circle::circles, &tree(&[lib, fake, x, y]));
 }
 
 #[test]
