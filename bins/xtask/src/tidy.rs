@@ -1,6 +1,7 @@
 //! The house rules that no other tool knows, over the files of the repository and the packages of
 //! the workspace. Each rule is a function from facts to problems, with a test that it can fail.
 
+mod anatomy;
 mod circle;
 mod contract;
 mod package;
@@ -83,6 +84,7 @@ const RULES: &[(&str, Rule)] = &[
     ("files say what they own", source::header),
     ("files are short", source::length),
     ("planners, and files that say so, are pure", source::purity),
+    ("privileged services have one anatomy", anatomy::same),
     ("unsafe code lives in ves-host", source::unsafe_code),
     ("one place copies processes", source::copies),
     ("main.rs only starts", source::main_length),

@@ -1,7 +1,7 @@
 //! That each rule can fail, and that what is right passes.
 
 use super::scan::{code, has_word, is_test, without_tests};
-use super::{File, Package, Problem, Rule, Tree, circle, contract, package, source};
+use super::{File, Package, Problem, Rule, Tree, anatomy, circle, contract, package, source};
 
 fn tree(files: &[(&str, &str)]) -> Tree {
     let file = |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
@@ -211,6 +211,55 @@ fn planners_are_pure() {
         let text = format!("//! {head}\nuse tonic::Status;\n");
         good(source::purity, &tree(&[("crates/a/src/a.rs", &text)]));
     }
+}
+
+#[test]
+fn privileged_services_have_one_anatomy() {
+    let texts = [
+        ("api.rs", ""),
+        ("config.rs", ""),
+        ("error.rs", "pub enum Error {}"),
+        ("fake.rs", ""),
+        ("host.rs", "pub trait Host {\n    fn a(&self);\n}\n"),
+        ("kernel/mod.rs", "pub struct KernelHost;"),
+        ("lib.rs", ""),
+        ("observe.rs", ""),
+        ("plan.rs", ""),
+        ("plan/laws.rs", ""),
+    ];
+    let services = ["storage", "network", "resources", "lifecycle"];
+    let but = |changed: &str, to: Option<(&str, &str)>| {
+        let mut files = Vec::new();
+        for service in services {
+            let changed = |file: &str| service == "network" && file == changed;
+            for (file, text) in texts.iter().copied().filter(|(file, _)| !changed(file)) {
+                files.push((format!("crates/ves-{service}/src/{file}"), text));
+            }
+        }
+        files.extend(to.map(|(file, text)| (format!("crates/ves-network/src/{file}"), text)));
+        tree(&files.iter().map(|(file, text)| (file.as_str(), *text)).collect::<Vec<_>>())
+    };
+    let same = |tree: &Tree| anatomy::same_but(tree, &[]);
+    good(same, &but("", None));
+    good(same, &but("kernel/mod.rs", Some(("kernel.rs", "pub struct KernelHost;"))));
+    for (file, _) in texts.iter().filter(|(file, _)| *file != "kernel/mod.rs") {
+        bad(same, &but(file, None), &[&format!("ves-network/src/{file}: is missing")]);
+    }
+    bad(same, &but("kernel/mod.rs", None), &["kernel.rs: is missing"]);
+    bad(same, &but("", Some(("exec/a.rs", ""))), &["exec/a.rs: what acts"]);
+    for (file, text, expected) in [
+        ("kernel/mod.rs", "struct KernelHost;", "no `pub struct KernelHost`"),
+        ("error.rs", "pub struct Error;", "no `pub enum Error`"),
+        ("host.rs", "// pub trait Host {}", "no `pub trait Host`"),
+        ("host.rs", "pub trait Host {\n    fn a(&self) {}\n}\n", "a has a body"),
+        ("host.rs", "pub trait", "is not Rust"),
+    ] {
+        bad(same, &but(file, Some((file, text))), &[expected]);
+    }
+    let excuse = [("crates/ves-network/src/fake.rs", "why")];
+    let excused = |tree: &Tree| anatomy::same_but(tree, &excuse);
+    assert_eq!(excused(&but("fake.rs", None)), []);
+    assert_eq!(excused(&but("", None)).len(), 1, "an excuse is idle");
 }
 
 #[test]
