@@ -4,6 +4,7 @@
 mod anatomy;
 mod circle;
 mod contract;
+mod doc;
 mod package;
 mod scan;
 mod source;
@@ -85,6 +86,7 @@ const RULES: &[(&str, Rule)] = &[
     ("files are short", source::length),
     ("planners, and files that say so, are pure", source::purity),
     ("privileged services have one anatomy", anatomy::same),
+    ("docs of errors name them", doc::errors),
     ("unsafe code lives in ves-host", source::unsafe_code),
     ("one place copies processes", source::copies),
     ("main.rs only starts", source::main_length),

@@ -1,7 +1,7 @@
 //! That each rule can fail, and that what is right passes.
 
 use super::scan::{code, has_word, is_test, without_tests};
-use super::{File, Package, Problem, Rule, Tree, anatomy, circle, contract, package, source};
+use super::{File, Package, Problem, Rule, Tree, anatomy, circle, contract, doc, package, source};
 
 fn tree(files: &[(&str, &str)]) -> Tree {
     let file = |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
@@ -260,6 +260,21 @@ fn privileged_services_have_one_anatomy() {
     let excused = |tree: &Tree| anatomy::same_but(tree, &excuse);
     assert_eq!(excused(&but("fake.rs", None)), []);
     assert_eq!(excused(&but("", None)).len(), 1, "an excuse is idle");
+}
+
+#[test]
+fn docs_of_errors_name_them() {
+    let docs = |text: &str| {
+        let lines: Vec<_> = text.lines().map(|line| format!("    /// {line}\n")).collect();
+        tree(&[("a.rs", &format!("{}    fn a();\n    // `b`\n", lines.concat()))])
+    };
+    good(doc::errors, &docs("Does.\n\n# Errors\n[`Error::Full`]."));
+    good(doc::errors, &docs("# Errors\nWhere it is not there,\n`NOT_FOUND`."));
+    good(doc::errors, &docs("# Errors\nAll problems."));
+    bad(doc::errors, &docs("Does `a`.\n\n# Errors\nWhen it fails."), &["a.rs:3"]);
+    bad(doc::errors, &docs("# Errors\nWhen it fails.\n\n# Panics\n`a`."), &["a.rs:1"]);
+    bad(doc::errors, &docs("# Errors"), &["a.rs:1"]);
+    bad(doc::errors, &tree(&[("a.rs", "//! # Errors\n//! It fails.\n/// `a`\n")]), &["a.rs:1"]);
 }
 
 #[test]
