@@ -1,7 +1,10 @@
 //! The house rules that no other tool knows, over the files of the repository and the packages of
 //! the workspace. Each rule is a function from facts to problems, with a test that it can fail.
 
+mod anatomy;
+mod circle;
 mod contract;
+mod doc;
 mod package;
 mod scan;
 mod source;
@@ -76,10 +79,14 @@ const RULES: &[(&str, Rule)] = &[
     ("the unprivileged never reach ves-host", package::reach),
     ("packages take the workspace's lints", package::lints),
     ("dependencies are sorted and the workspace's", package::dependencies),
+    ("dependencies are used", package::unused),
     ("the code map lists the packages", package::code_map),
+    ("files do not import each other in a circle", circle::circles),
     ("files say what they own", source::header),
     ("files are short", source::length),
-    ("planners are pure", source::purity),
+    ("planners, and files that say so, are pure", source::purity),
+    ("privileged services have one anatomy", anatomy::same),
+    ("docs of errors name them", doc::errors),
     ("unsafe code lives in ves-host", source::unsafe_code),
     ("one place copies processes", source::copies),
     ("main.rs only starts", source::main_length),

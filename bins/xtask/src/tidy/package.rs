@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
-use super::{Package, Problem, Tree};
+use super::scan::{code, has_word, is_test, without_tests};
+use super::{File, Package, Problem, Tree};
 
 const EDGES: &str = "bins/xtask/edges.txt";
 
@@ -135,38 +136,118 @@ pub(super) fn lints(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
+/// A dependency in a manifest.
+struct Entry<'a> {
+    line: usize,
+    section: &'a str,
+    name: &'a str,
+    from_workspace: bool,
+}
+
+fn entries(manifest: &str) -> impl Iterator<Item = Entry<'_>> {
+    manifest_lines(manifest).into_iter().filter_map(|(line, section, text)| {
+        // A value that goes over several lines has its name on the first.
+        let inside = text.starts_with(['#', '"', ']', '}']);
+        let (left, right) = text.split_once('=').filter(|_| !inside)?;
+        section.ends_with("dependencies").then(|| Entry {
+            line,
+            section,
+            name: left.trim().split('.').next().unwrap_or_default(),
+            from_workspace: left.trim().ends_with(".workspace")
+                || right.contains("workspace = true"),
+        })
+    })
+}
+
 /// Versions are chosen in one place, and lists are in order.
 pub(super) fn dependencies(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for package in &tree.packages {
         let path = format!("{}/Cargo.toml", package.dir);
         let text = tree.text(&path).unwrap_or_default();
-        let mut last = ("", String::new());
-        for (n, section, line) in manifest_lines(text) {
-            if !section.ends_with("dependencies") || line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            // A value that goes over several lines has its name on the first.
-            let Some((left, right)) = line.split_once('=') else { continue };
-            let name = left.trim().split('.').next().unwrap_or_default();
-            if line.starts_with(['"', ']', '}']) {
-                continue;
-            }
-            let at = || format!("{path}:{n}");
-            if !(left.trim().ends_with(".workspace") || right.contains("workspace = true")) {
+        let mut last = ("", "");
+        for Entry { line, section, name, from_workspace } in entries(text) {
+            let at = || format!("{path}:{line}");
+            if !from_workspace {
                 problems.push(Problem::new(
                     at(),
                     format!("{name} must be the workspace's (`{name}.workspace = true`)"),
                 ));
             }
-            if last.0 == section && *name < *last.1 {
+            if last.0 == section && name < last.1 {
                 problems
                     .push(Problem::new(at(), format!("{name} stands after {}, sort them", last.1)));
             }
-            last = (section, name.to_owned());
+            last = (section, name);
         }
     }
     problems
+}
+
+/// Dependencies that no code names: the package, the dependency, and what it is for.
+const UNNAMED: &[(&str, &str, &str)] = &[
+    ("ves-proto", "prost", "generated code derives its messages with it"),
+    ("ves-proto", "tonic-prost", "generated code speaks through its codec"),
+];
+
+/// What is built and audited is used.
+pub(super) fn unused(tree: &Tree) -> Vec<Problem> {
+    unused_but(tree, UNNAMED)
+}
+
+/// The same with these excuses, none of which may be idle.
+pub(super) fn unused_but(tree: &Tree, excuses: &[(&str, &str, &str)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut taken = BTreeSet::new();
+    let mut idle: BTreeSet<_> =
+        excuses.iter().map(|(package, name, _)| (*package, *name)).collect();
+    for package in &tree.packages {
+        let path = format!("{}/Cargo.toml", package.dir);
+        for Entry { line, section, name, .. } in entries(tree.text(&path).unwrap_or_default()) {
+            taken.insert(name);
+            let mut files = tree.ending(".rs").filter(|f| may_use(package, section, f));
+            if !files.any(|f| names_crate(f, section, name)) && !idle.remove(&(&package.name, name))
+            {
+                let what = match section {
+                    "dependencies" => "nothing but tests, if anything, names it",
+                    _ => "nothing names it",
+                };
+                problems.push(Problem::new(format!("{path}:{line}"), format!("{name}: {what}")));
+            }
+        }
+    }
+    for Entry { line, name, .. } in entries(tree.text("Cargo.toml").unwrap_or_default()) {
+        if !taken.contains(name) {
+            let what = format!("{name}: no package takes it");
+            problems.push(Problem::new(format!("Cargo.toml:{line}"), what));
+        }
+    }
+    problems.extend(idle.into_iter().map(|(package, name)| {
+        Problem::new(package, format!("is excused for {name} without need"))
+    }));
+    problems
+}
+
+/// Whether code of a file gets to see the dependencies of a section.
+fn may_use(package: &Package, section: &str, file: &File) -> bool {
+    let inside = file.path.strip_prefix(&package.dir).and_then(|p| p.strip_prefix('/'));
+    inside.is_some_and(|path| {
+        if section.ends_with("build-dependencies") {
+            path == "build.rs"
+        } else if section.ends_with("dev-dependencies") {
+            path != "build.rs"
+        } else {
+            path.starts_with("src/") && !is_test(&file.path)
+        }
+    })
+}
+
+fn names_crate(file: &File, section: &str, name: &str) -> bool {
+    let tests = section.ends_with("dev-dependencies");
+    let text = if tests { &file.text } else { without_tests(&file.text) };
+    let name = name.replace('-', "_");
+    // Most files do not have the word at all.
+    has_word(text, &name) && has_word(&code(text), &name)
 }
 
 /// The README's code map names just the packages that there are.

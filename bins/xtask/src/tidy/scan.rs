@@ -97,8 +97,9 @@ pub(super) fn without_tests(text: &str) -> &str {
 /// Whether a file holds nothing but tests.
 pub(super) fn is_test(path: &str) -> bool {
     let parts: Vec<_> = path.split('/').collect();
-    // crates/x/tests/y.rs, tests/host/tests/host/y.rs, src/plan/tests.rs, src/plan/laws.rs
+    // crates/x/tests/y.rs, tests/host/tests/host/y.rs, src/plan/tests.rs, src/plan_laws.rs
     parts.iter().skip(1).any(|p| ["tests", "benches", "tests.rs", "laws.rs"].contains(p))
+        || ["_tests.rs", "_laws.rs"].iter().any(|end| path.ends_with(end))
 }
 
 /// Whether `word` stands in `text` as a whole word.

@@ -3,15 +3,8 @@
 use super::scan::{code, has_word, is_test, without_tests};
 use super::{File, Problem, Tree};
 
-/// Lines a file may have besides its tests.
+/// Lines a file may have.
 const LONGEST: usize = 600;
-
-/// Files that may be longer, and why.
-const LONG: &[(&str, &str)] = &[
-    ("bins/ves-init/src/exec.rs", "one session from entering to its end, in the order it happens"),
-    ("bins/ves-init/src/monitor.rs", "one event loop and what each of its events does"),
-    ("crates/ves-host/src/init/perform.rs", "one flat match: each init step's performance"),
-];
 
 /// Lines a daemon's `main.rs` may have.
 const LONGEST_MAIN: usize = 40;
@@ -28,31 +21,20 @@ pub(super) fn header(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
-/// No file is too long to be read at once.
+/// No file is too long to be read at once, its tests included.
 pub(super) fn length(tree: &Tree) -> Vec<Problem> {
-    length_but(tree, LONG)
+    let ours = |f: &&File| ["crates/", "bins/"].iter().any(|room| f.path.starts_with(room));
+    rust(tree)
+        .filter(ours)
+        .map(|f| (f, f.text.lines().count()))
+        .filter(|(_, lines)| *lines > LONGEST)
+        .map(|(f, lines)| {
+            Problem::new(&f.path, format!("{lines} lines, {LONGEST} are the most: split it"))
+        })
+        .collect()
 }
 
-/// The same with these excuses, none of which may be idle.
-pub(super) fn length_but(tree: &Tree, excuses: &[(&'static str, &str)]) -> Vec<Problem> {
-    let lines = |f: &File| without_tests(&f.text).lines().count();
-    let excused = |path: &str| excuses.iter().any(|(p, _)| *p == path);
-    let long = rust(tree)
-        .filter(|f| !is_test(&f.path) && lines(f) > LONGEST && !excused(&f.path))
-        .map(|f| {
-            Problem::new(
-                &f.path,
-                format!("{} lines without tests, {LONGEST} are the most", lines(f)),
-            )
-        });
-    let idle = excuses
-        .iter()
-        .filter(|(path, _)| tree.file(path).is_none_or(|f| lines(f) <= LONGEST))
-        .map(|(path, _)| Problem::new(*path, "is excused for its length without need"));
-    long.chain(idle).collect()
-}
-
-/// What has no place in a planner.
+/// What has no place in code that only computes.
 const IMPURE: &[&str] = &[
     "tokio",
     "tonic",
@@ -68,21 +50,26 @@ const IMPURE: &[&str] = &[
     "UnixStream",
 ];
 
-/// Planners compute, and do nothing else.
+/// Planners compute, and do nothing else; nor do others that say so of themselves.
 pub(super) fn purity(tree: &Tree) -> Vec<Problem> {
-    let planner = |f: &&File| {
-        !is_test(&f.path) && (f.path.ends_with("/plan.rs") || f.path.contains("/plan/"))
-    };
+    let planner = |f: &File| f.path.ends_with("/plan.rs") || f.path.contains("/plan/");
     rust(tree)
-        .filter(planner)
+        .filter(|f| !is_test(&f.path) && (planner(f) || claims_purity(&f.text)))
         .flat_map(|f| {
             let code = code(without_tests(&f.text));
             IMPURE
                 .iter()
                 .filter(move |word| has_word(&code, word))
-                .map(|word| Problem::new(&f.path, format!("a planner may not use {word}")))
+                .map(|word| Problem::new(&f.path, format!("is pure, so it may not use {word}")))
         })
         .collect()
+}
+
+/// Whether the head says that the file is pure ("Pure.", "…: pure."), rather than speaking of
+/// something that is ("a pure function of its id").
+fn claims_purity(text: &str) -> bool {
+    let mut head = text.lines().take_while(|line| line.starts_with("//!"));
+    head.any(|line| has_word(line, "Pure") || line.contains(": pure"))
 }
 
 /// One crate has the dangerous code.
