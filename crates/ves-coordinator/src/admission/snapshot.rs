@@ -1,19 +1,11 @@
-//! Beginning what is done with snapshots. Which there are, only storage knows.
-//!
-//! Never here: steps ([`crate::plan`]), or whether the container's state allows it ([`crate::admit`]).
+//! Admitting what is done with snapshots. Which there are, only storage knows.
 
 use ves_proto::{Fault, coordinator as pb, storage};
-use ves_types::{SnapshotId, SnapshotName};
+use ves_types::SnapshotId;
 
-use crate::admit;
-use crate::driver::snapshot_unknown;
-use crate::model::Action;
-use crate::service::{Caller, Coordinator};
-
-/// Takes a snapshot. Its id is chosen once: whoever goes on with the operation takes the same one.
-pub fn taking(name: Option<SnapshotName>) -> Action {
-    Action::Snapshot { id: SnapshotId::from(uuid::Uuid::now_v7().as_u128()), name }
-}
+use crate::container::refusal::Refusal;
+use crate::coordinator::{Caller, Coordinator};
+use crate::operation::kinds::{self, Action};
 
 impl Coordinator {
     /// Begins to take a snapshot, to put a disk back to one, or to delete one.
@@ -27,10 +19,13 @@ impl Coordinator {
         dry_run: bool,
         action: Action,
     ) -> Result<pb::Operation, Fault> {
-        if let Action::SnapshotSwitch { id } | Action::SnapshotDelete { id } = action {
+        // All but the one that is to be taken are there.
+        if !matches!(action, Action::Snapshot(_))
+            && let Some(id) = action.kind().snapshot()
+        {
             self.snapshot_is_there(&caller, &ct, id).await?;
         }
-        let admit = move |record: &_, phase| admit::snapshot(record, phase, action);
+        let admit = move |record: &_, phase| kinds::snapshot::admit(record, phase, action);
         self.begin(caller, ct, dry_run, admit).await
     }
 
@@ -56,6 +51,10 @@ impl Coordinator {
         let ct = self.resolve(ct)?.id;
         let there = self.services().snapshots(ct, false).await?;
         let is = |s: &storage::Snapshot| s.id == id.to_string();
-        if there.iter().any(is) { Ok(()) } else { Err(snapshot_unknown(ct, id)) }
+        if there.iter().any(is) {
+            Ok(())
+        } else {
+            Err(Fault::from(&Refusal::SnapshotUnknown(ct, id)))
+        }
     }
 }

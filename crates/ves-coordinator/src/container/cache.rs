@@ -9,20 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use ves_proto::coordinator as pb;
 use ves_types::{Bytes, CtId};
 
-use crate::model::{OpId, Presence, Record, RunState};
-use crate::plan::{Observed, Phase, ProcessSeen};
-use crate::spec;
+use super::observed::{Observed, Phase, ProcessSeen};
 
 /// How long after its start a daemon keeps those waiting who ask before lifecycle has told it who
 /// runs. Without lifecycle, nobody runs that can be seen.
 const FIRST_LIST: Duration = Duration::from_secs(5);
-
-/// The problem of a container that nobody can do anything with.
-const UNRESPONSIVE: &str =
-    "its monitor does not answer; stop the container, which ends the monitor too";
 
 /// What was last seen of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,49 +129,5 @@ impl ObservedCache {
     /// Forgets a container that is gone.
     pub fn forget(&self, ct: CtId) {
         self.seen.write().unwrap_or_else(PoisonError::into_inner).remove(&ct);
-    }
-}
-
-/// What a container is, from what it should be and what was seen.
-pub fn state(record: &Record, seen: &Cached) -> pb::ContainerState {
-    match (record.presence, seen.process.phase) {
-        (Presence::Creating, _) => pb::ContainerState::Creating,
-        (Presence::Deleting, _) => pb::ContainerState::Deleting,
-        (Presence::Present, Phase::Frozen) => pb::ContainerState::Paused,
-        (Presence::Present, Phase::Running) => pb::ContainerState::Running,
-        (Presence::Present, Phase::Absent | Phase::Created) => match () {
-            () if record.problem.is_some() => pb::ContainerState::Broken,
-            () if seen.mounted || record.run == RunState::Mounted => pb::ContainerState::Mounted,
-            () => pb::ContainerState::Stopped,
-        },
-    }
-}
-
-/// A container as the public API shows it.
-pub fn render(
-    record: &Record,
-    seen: &Cached,
-    operation: Option<&OpId>,
-    node: &str,
-) -> pb::Container {
-    let running = seen.process.phase == Phase::Running || seen.process.phase == Phase::Frozen;
-    pb::Container {
-        id: record.id.get(),
-        spec: Some(spec::render(&record.spec)),
-        state: state(record, seen).into(),
-        generation: record.generation.0,
-        node: node.to_owned(),
-        created_unix: record.created_unix,
-        started_unix_ms: seen.process.started_unix_ms.filter(|_| running),
-        numproc: seen.numproc.filter(|_| running),
-        problem: match &record.problem {
-            Some(problem) => problem.message.clone(),
-            None if seen.process.unresponsive => UNRESPONSIVE.to_owned(),
-            None => String::new(),
-        },
-        operation: operation.map(|op| op.0.clone()).unwrap_or_default(),
-        init_pid: seen.process.init_pid.filter(|_| running),
-        disk_used_bytes: seen.used.map(|b| b.0).filter(|_| seen.mounted),
-        running_spec: record.running.as_ref().map(spec::render),
     }
 }

@@ -9,27 +9,21 @@
 
 use ves_proto::{Fault, Reason, storage};
 
-use crate::driver::cancelled_fault;
-use crate::model::{Action, OpRecord, Progress};
-use crate::service::Coordinator;
+use crate::coordinator::Coordinator;
+use crate::operation::kinds::Action;
+use crate::operation::record::{OpRecord, Progress};
 use crate::services::fault_of;
 
 impl Coordinator {
     /// Carries a template's build out to its end.
     pub(crate) async fn drive_template(&self, op: &OpRecord) {
-        let Action::TemplateBuild { name, suite, init, packages } = &op.action else {
-            let message = format!("{} without a container", op.action.kind());
+        let Action::TemplateBuild(build) = &op.action else {
+            let message = format!("{} without a container", op.action.kind().name());
             return self.finish_template(op, Some(Fault::new(Reason::Bug, message))).await;
         };
-        let request = storage::BuildTemplateRequest {
-            name: name.as_str().to_owned(),
-            suite: suite.clone(),
-            init: *init,
-            packages: packages.clone(),
-        };
         let result = tokio::select! {
-            result = self.build(op, request) => result,
-            () = self.cancelled(op) => Err(cancelled_fault(op)),
+            result = self.build(op, build.request()) => result,
+            () = self.cancelled(op) => Err(op.cancelled()),
         };
         self.finish_template(op, result.err()).await;
     }
@@ -64,5 +58,11 @@ impl Coordinator {
         let message = "the build was interrupted by a restart of the coordinator; build it again";
         let fault = Fault::new(Reason::PeerDown, message).fact("service", "coordinator");
         self.finish_template(op, Some(fault)).await;
+    }
+
+    /// Stores the end of an operation without a container.
+    async fn finish_template(&self, op: &OpRecord, fault: Option<Fault>) {
+        let now = self.clock().now_ms();
+        self.store(op, move |op| op.end(now, fault.as_ref()), None).await;
     }
 }

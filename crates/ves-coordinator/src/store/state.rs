@@ -12,8 +12,10 @@ use ves_proto::fault::chain;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, CtName, Generation, IdSlot};
 
-use crate::model::{OpId, OpRecord, OpState, Record};
-use crate::store::{Batch, Key, Kind, Store, StoreError, record};
+use super::migrate::migrate;
+use super::{Batch, Key, Kind, Store, StoreError, record};
+use crate::container::record::Record;
+use crate::operation::record::{OpId, OpRecord, OpState};
 
 /// How many events a watcher may be behind before it is told everything anew.
 const EVENTS: usize = 8192;
@@ -22,6 +24,9 @@ const EVENTS: usize = 8192;
 const STARTS: &str = "starts";
 /// The fact that says which generations were used by containers that are gone.
 const FLOOR: &str = "generation_floor";
+
+/// The fact that says which id slot was given out last.
+const LAST_SLOT: &str = "last_slot";
 
 /// What is stored, as it is now.
 #[derive(Debug, Default)]
@@ -235,7 +240,7 @@ impl Index {
         if !self.containers.contains_key(&ct) {
             self.last_slot = new.slot.get();
         }
-        if new.run == crate::model::RunState::Running {
+        if new.run == crate::container::record::RunState::Running {
             self.up.insert(ct);
         } else {
             self.up.remove(&ct);
@@ -296,11 +301,22 @@ impl State {
     /// When the store cannot be read at all; single records that cannot are kept aside.
     pub fn open(store: Box<dyn Store>) -> Result<Self, Fault> {
         let mut index = Index::default();
-        for (key, bytes) in store.load().map_err(|e| fault_of(&e))? {
+        let (rows, news) = migrate(store.load().map_err(|e| fault_of(&e))?);
+        if news != Batch::default() {
+            tracing::info!(
+                rows = news.puts.len(),
+                "rows of an earlier release are brought up to date"
+            );
+            store.commit(&news).map_err(|e| fault_of(&e))?;
+        }
+        for (key, bytes) in rows {
             load_row(&mut index, &key, &bytes);
         }
         let starts = index.fact(STARTS).and_then(|s| s.parse::<u64>().ok()).unwrap_or(0);
         index.floor = Generation(index.fact(FLOOR).and_then(|s| s.parse().ok()).unwrap_or(0));
+        // A store of the first release does not say which came last.
+        let last_slot = index.fact(LAST_SLOT).and_then(|s| s.parse().ok());
+        index.last_slot = last_slot.or_else(|| index.slots.last().copied()).unwrap_or(0);
         index.revision = starts.saturating_add(1) << 32;
         let revision = index.revision;
         let state = Self {
@@ -474,6 +490,10 @@ fn batch_of(index: &Index, change: &mut Change) -> Result<Batch, Fault> {
         let key = Key::container(new.id);
         let bytes = record::write(&key, new)?;
         batch.puts.push((key, bytes));
+    }
+    let made = change.containers.iter().filter(|new| !index.containers.contains_key(&new.id));
+    if let Some(slot) = made.map(|new| new.slot.get()).next_back() {
+        change.facts.push((LAST_SLOT, slot.to_string()));
     }
     let mut floor = index.floor;
     for ct in &change.gone {

@@ -1,10 +1,15 @@
 //! The planner's laws over every combination of wishes and sights, without root or services.
 
-use super::snapshot::Want;
+use std::collections::BTreeMap;
+
+use ves_types::{IdSlot, SnapshotId};
+
 use super::*;
+use crate::container::observed::{GroupSeen, LinkSeen, ProcessSeen, VolumeSeen};
+use crate::container::record::Want;
 
 const OLD: Generation = Generation(3);
-const BIRTH: Generation = Generation(5);
+const FIRST: Generation = Generation(5);
 const NOW: Generation = Generation(7);
 
 fn address(n: u8) -> CtAddress {
@@ -18,7 +23,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         presence,
         run,
         since: Since::all(NOW),
-        birth: Generation(0),
+        first: Generation(0),
         volume: VolumeWish {
             template: "trixie".parse().expect("valid"),
             size: Bytes::gib(2),
@@ -54,7 +59,7 @@ fn wishes() -> Vec<Desired> {
                 let wish = desired(presence, run, maybe_dirty);
                 // A present container is born by being created.
                 if presence != Presence::Present && !maybe_dirty {
-                    all.push(Desired { birth: BIRTH, ..wish.clone() });
+                    all.push(Desired { first: FIRST, ..wish.clone() });
                 }
                 // What is wanted of snapshots is wanted of one that is there.
                 if presence == Presence::Present && !maybe_dirty {
@@ -158,7 +163,7 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
         |mounted| seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size);
     match (wish.presence, wish.run) {
         (Presence::Deleting, _) => {
-            let foreign = |g: Generation| g < wish.birth;
+            let foreign = |g: Generation| g < wish.first;
             let runs = seen.process.phase != Phase::Absent;
             (runs && foreign(seen.process.generation))
                 || (!runs
@@ -192,19 +197,19 @@ fn no_such_snapshot(wish: &Desired, seen: &Observed) -> bool {
 fn foreign(wish: &Desired, seen: &Observed) -> bool {
     let runs = seen.process.phase != Phase::Absent;
     wish.presence != Presence::Deleting
-        && (seen.volume.is_some_and(|v| v.generation < wish.birth)
-            || seen.snapshots.values().any(|g| *g < wish.birth)
-            || seen.group.is_some_and(|g| g.generation < wish.birth)
-            || seen.link.as_ref().is_some_and(|l| l.generation < wish.birth)
-            || (runs && seen.process.generation < wish.birth))
+        && (seen.volume.is_some_and(|v| v.generation < wish.first)
+            || seen.snapshots.values().any(|g| *g < wish.first)
+            || seen.group.is_some_and(|g| g.generation < wish.first)
+            || seen.link.as_ref().is_some_and(|l| l.generation < wish.first)
+            || (runs && seen.process.generation < wish.first))
 }
 
 #[test]
-fn what_is_from_before_the_birth_is_never_touched() {
+fn what_is_from_before_its_first_generation_is_never_touched() {
     let mut spared = 0;
     each(|wish, sight_was| {
         let Ok(steps) = plan(wish, sight_was) else { return };
-        if wish.birth != BIRTH {
+        if wish.first != FIRST {
             return;
         }
         let old_runs =

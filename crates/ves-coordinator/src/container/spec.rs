@@ -1,15 +1,63 @@
-//! Reading and writing specifications: what `create` gives, and what `set` changes field by field.
+//! What a container should be, read and written: what `create` gives, and what `set` changes field by field.
 //!
 //! Pure. Each mistake names its field. Which change can be made while a container runs is the table
-//! [`FIELDS`]; what is then done about it is decided in [`crate::admit`].
+//! [`FIELDS`]; what is then done about it is decided in [`crate::operation`].
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ves_proto::convert::{parse_limits, render_limits};
-use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{Bytes, CtAddress, CtId, Hostname, ParseError, UbcResource};
+use serde::{Deserialize, Serialize};
 
-use crate::model::Spec;
+use ves_proto::convert::{Limits, parse_limits, render_limits};
+use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::{
+    Bytes, CpuLimit, CtAddress, CtId, CtName, Hostname, ParseError, TemplateName, UbcResource,
+    UbcValue,
+};
+
+/// What a container should be, as `create` and `set` give it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// A second way to name it.
+    pub name: Option<CtName>,
+    /// Its host name.
+    pub hostname: Hostname,
+    /// What its volume was made from; fixed.
+    pub template: TemplateName,
+    /// Its addresses, in the order given, without doubles.
+    pub addresses: Vec<CtAddress>,
+    /// Name servers.
+    pub nameservers: Vec<IpAddr>,
+    /// Search domains.
+    pub search_domains: Vec<String>,
+    /// Hard size of its volume.
+    pub disk: Bytes,
+    /// Hard number of inodes.
+    pub inodes: Option<u64>,
+    /// Limits.
+    #[serde(with = "LimitsRecord")]
+    pub limits: Limits,
+    /// Start it when the node starts.
+    pub onboot: bool,
+    /// Higher starts earlier; none: last.
+    pub boot_order: Option<i32>,
+    /// Not started without force.
+    pub disabled: bool,
+    /// Free text.
+    pub description: String,
+    /// The init to run; empty: /sbin/init.
+    pub init: Vec<String>,
+}
+
+/// How [`Limits`] are stored.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Limits")]
+struct LimitsRecord {
+    ubc: BTreeMap<UbcResource, UbcValue>,
+    cpu: Option<CpuLimit>,
+    cpus: Option<u32>,
+    cpu_units: Option<u32>,
+}
 
 /// The size of a volume nobody gave a size for.
 pub const DEFAULT_DISK: Bytes = Bytes::gib(2);

@@ -11,12 +11,18 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use ves_proto::Fault;
 
-use crate::model::{Action, OpId, OpState, Presence, Record, RunState};
-use crate::service::{Coordinator, enter_first, now_ms};
-use crate::state::{Change, Index};
+use crate::admission::begin_operation;
+use crate::clock::Clock;
+use crate::container::record::{Presence, Record, RunState};
+use crate::coordinator::Coordinator;
+use crate::operation::kinds::Action;
+use crate::operation::kinds::start::Start;
+use crate::operation::record::{OpId, OpRecord, OpState};
+use crate::store::state::{Change, Index};
 
 /// The fact that says which boot of the node was seen last.
 const BOOT: &str = "boot";
+
 /// How often operations that ended long ago are looked for.
 const SWEEP: Duration = Duration::from_secs(600);
 
@@ -27,7 +33,7 @@ fn in_order(records: &mut [Record]) {
 }
 
 /// Stores what a boot changes; answers with the operations that start containers, in order.
-fn after_boot(index: &Index, boot: &str, change: &mut Change) -> Vec<OpId> {
+fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change) -> Vec<OpId> {
     if index.fact(BOOT) == Some(boot) {
         return vec![];
     }
@@ -57,7 +63,15 @@ fn after_boot(index: &Index, boot: &str, change: &mut Change) -> Vec<OpId> {
     }
     in_order(&mut starting);
     let start = |record| {
-        enter_first(record, Action::Start { wait: false }, "boot", String::new(), change).id
+        begin_operation(
+            record,
+            Action::Start(Start { wait: false }),
+            "boot",
+            String::new(),
+            clock,
+            change,
+        )
+        .id
     };
     starting.into_iter().map(start).collect()
 }
@@ -75,8 +89,9 @@ impl Coordinator {
     pub fn begin_work(&self, boot: &str) -> Result<(), Fault> {
         let old = unfinished(&self.state().read());
         let boot = boot.to_owned();
-        let starting =
-            self.state().transact(move |index, change| Ok(after_boot(index, &boot, change)))?;
+        let starting = self
+            .state()
+            .transact(move |index, change| Ok(after_boot(index, &boot, self.clock(), change)))?;
         for id in old {
             if let Err(fault) = self.take_up(&id) {
                 let own = self.clone();
@@ -132,12 +147,11 @@ impl Coordinator {
     async fn sweep(self) {
         loop {
             let keep = i64::try_from(self.config().keep_operations_s).unwrap_or(i64::MAX);
-            let before = now_ms().saturating_sub(keep.saturating_mul(1000));
+            let before = self.clock().now_ms().saturating_sub(keep.saturating_mul(1000));
             let swept = self
                 .transact(move |index, change| {
-                    let ended = |op: &&Arc<crate::model::OpRecord>| {
-                        op.ended_unix_ms.is_some_and(|ms| ms < before)
-                    };
+                    let ended =
+                        |op: &&Arc<OpRecord>| op.ended_unix_ms.is_some_and(|ms| ms < before);
                     change.expired =
                         index.operations().filter(ended).map(|op| op.id.clone()).collect();
                     Ok(change.expired.len())

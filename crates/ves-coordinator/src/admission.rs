@@ -1,158 +1,34 @@
-//! The coordinator itself: admits requests, stores them as operations, and hands them to drivers.
+//! Admitting requests: each is stored as an operation and handed to a driver.
 //!
 //! An operation is stored, and its container's record changed, in the one transaction that checks
 //! that nobody else works on the container. From then on it is carried out, by this process or the
-//! next. Never here: steps ([`crate::driver`]) or the wire ([`crate::api`]).
+//! next. Never here: whether a container's state allows it ([`crate::operation::kinds`]), steps
+//! ([`crate::driver`]) or the wire ([`crate::api`]).
+
+mod snapshot;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tracing::Instrument;
-use ves_daemon::blocking;
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::layout::Layout;
 use ves_types::{CtId, Epoch, Generation};
 
-use crate::config::Config;
-use crate::model::{
-    Action, OpId, OpRecord, OpState, Presence, Progress, Record, Reserved, RunState, Since,
-};
-use crate::observed_cache::ObservedCache;
-use crate::plan::{Desired, Phase, plan};
-use crate::services::Services;
-use crate::state::{Change, Index, State};
-use crate::store::Store;
-use crate::{spec, stage};
+use crate::clock::{Clock, rfc3339};
+use crate::container::observed::Phase;
+use crate::container::plan::{Desired, plan};
+use crate::container::record::{Presence, Record, Reserved, RunState, Since};
+use crate::container::refusal::Refusal;
+use crate::container::spec;
+use crate::coordinator::{Caller, Coordinator};
+use crate::operation::kinds::{self, Action};
+use crate::operation::record::{OpId, OpRecord, OpState};
+use crate::store::state::{Change, Index};
 
 /// How long a look for leftovers may take before a create goes on without.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
-/// The coordinator. Clones are the same one.
-#[derive(Debug, Clone)]
-pub struct Coordinator {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    config: Config,
-    node: String,
-    state: State,
-    services: Services,
-    observed_cache: ObservedCache,
-    ending: Mutex<BTreeSet<CtId>>,
-}
-
-/// Who asks, and by which id of the request.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The user's name or id.
-    pub principal: String,
-    /// What makes a repeated call the same; empty: nothing.
-    pub request_id: String,
-}
-
-impl Caller {
-    /// One of the coordinator's own causes.
-    pub fn own(cause: &str) -> Self {
-        Self { principal: cause.to_owned(), request_id: String::new() }
-    }
-
-    /// The id is the caller's own: two callers may use the same.
-    pub(crate) fn key(&self) -> Result<String, Fault> {
-        let id = &self.request_id;
-        if id.len() > 128 || id.chars().any(char::is_control) {
-            let message = "a request id has at most 128 bytes and no control characters";
-            return Err(Fault::new(Reason::BadValue, message).fact("field", "request_id"));
-        }
-        Ok(if id.is_empty() { String::new() } else { format!("{}/{id}", self.principal) })
-    }
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A new operation's id.
-pub fn new_id() -> OpId {
-    OpId(uuid::Uuid::now_v7().to_string())
-}
-
 impl Coordinator {
-    /// A coordinator on what `store` holds, for the services of `layout`. Blocks. Inside a runtime.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
-        let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
-        let state = State::open(store)?;
-        let services = Services::new(layout);
-        let ending = Mutex::default();
-        let inner = Inner {
-            config,
-            node,
-            state,
-            services,
-            observed_cache: ObservedCache::default(),
-            ending,
-        };
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Its settings.
-    pub fn config(&self) -> &Config {
-        &self.inner.config
-    }
-    /// The node's name.
-    pub fn node(&self) -> &str {
-        &self.inner.node
-    }
-    /// What is stored.
-    pub fn state(&self) -> &State {
-        &self.inner.state
-    }
-    /// The services.
-    pub fn services(&self) -> &Services {
-        &self.inner.services
-    }
-    /// What was last seen.
-    pub fn observed_cache(&self) -> &ObservedCache {
-        &self.inner.observed_cache
-    }
-    pub(crate) fn ending(&self) -> &Mutex<BTreeSet<CtId>> {
-        &self.inner.ending
-    }
-
-    /// Changes what is stored, on a thread that may block.
-    ///
-    /// # Errors
-    /// As [`State::transact`].
-    pub async fn transact<T: Send + 'static>(
-        &self,
-        decide: impl FnOnce(&Index, &mut Change) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        let own = self.clone();
-        blocking(move || own.state().transact(decide)).await
-    }
-
-    /// A container by id or name.
-    ///
-    /// # Errors
-    /// `CONTAINER_UNKNOWN`, `BAD_VALUE`, `RECORD_CORRUPT`.
-    pub fn resolve(&self, ct: &str) -> Result<Arc<Record>, Fault> {
-        self.state().read().resolve(ct).map(Arc::clone)
-    }
-
-    /// A container as the API shows it.
-    pub fn render(&self, record: &Record) -> pb::Container {
-        let seen = self.observed_cache().of(record.id);
-        let index = self.state().read();
-        crate::observed_cache::render(record, &seen, index.at_work(record.id), self.node())
-    }
-
     /// Begins an action on a container that is there.
     ///
     /// # Errors
@@ -164,11 +40,11 @@ impl Coordinator {
         dry_run: bool,
         admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
     ) -> Result<pb::Operation, Fault> {
-        self.observed_cache().await_list().await;
+        self.cache().await_list().await;
         if dry_run {
             let record = self.resolve(&ct)?;
             idle(&self.state().read(), record.id)?;
-            let action = admit(&record, self.observed_cache().of(record.id).process.phase)?;
+            let action = admit(&record, self.cache().of(record.id).process.phase)?;
             return self.dry_run(&caller, (*record).clone(), action).await;
         }
         let own = self.clone();
@@ -180,8 +56,15 @@ impl Coordinator {
                 }
                 let record = index.resolve(&ct)?;
                 idle(index, record.id)?;
-                let action = admit(record, own.observed_cache().of(record.id).process.phase)?;
-                let op = enter_first((**record).clone(), action, &caller.principal, key, change);
+                let action = admit(record, own.cache().of(record.id).process.phase)?;
+                let op = begin_operation(
+                    (**record).clone(),
+                    action,
+                    &caller.principal,
+                    key,
+                    own.clock(),
+                    change,
+                );
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
@@ -208,14 +91,14 @@ impl Coordinator {
             }
             let mut record = {
                 let index = self.state().read();
-                let record = new_record(&index, id, &full, spec.clone(), now_ms())?;
+                let record = new_record(&index, id, &full, spec.clone(), self.clock().now_ms())?;
                 if dry_run {
                     free(&index, &record)?;
                 }
                 record
             };
             match self.nothing_left(record.id).await {
-                Ok(newest) => record.be_born_after(newest),
+                Ok(newest) => record.begin_after(newest),
                 Err(fault) if id == 0 && fault.reason == Reason::ForeignContents => {
                     full.insert(record.id);
                     continue;
@@ -223,9 +106,9 @@ impl Coordinator {
                 Err(fault) => return Err(fault),
             }
             if dry_run {
-                return self.dry_run(&caller, record, Action::Create).await;
+                return self.dry_run(&caller, record, kinds::create::action()).await;
             }
-            let (principal, key) = (caller.principal.clone(), key.clone());
+            let (principal, key, own) = (caller.principal.clone(), key.clone(), self.clone());
             let begun = self
                 .transact(move |index, change| {
                     if let Some(op) = index.request(&key) {
@@ -236,8 +119,15 @@ impl Coordinator {
                     }
                     index.vacant(record.id)?;
                     record.slot = index.free_slot()?;
-                    record.be_born_after(index.first_generation(0));
-                    let op = enter_first(record, Action::Create, &principal, key, change);
+                    record.begin_after(index.first_generation(0));
+                    let op = begin_operation(
+                        record,
+                        kinds::create::action(),
+                        &principal,
+                        key,
+                        own.clock(),
+                        change,
+                    );
                     Ok(Some((op.render(), Some(op.id))))
                 })
                 .await?;
@@ -255,7 +145,7 @@ impl Coordinator {
         match tokio::time::timeout(FIRST_LOOK, self.services().observe(ct)).await {
             Ok(Ok(seen)) => match seen.everything() {
                 what if what.is_empty() => Ok(seen.newest()),
-                what => Err(crate::driver::foreign(ct, &what)),
+                what => Err(Fault::from(&Refusal::Foreign(ct, what))),
             },
             Ok(Err(fault)) if fault.reason == Reason::ForeignContents => Err(fault),
             Ok(Err(_)) | Err(_) => Ok(Generation(0)),
@@ -272,7 +162,7 @@ impl Coordinator {
         ct: String,
         dry_run: bool,
     ) -> Result<pb::Operation, Fault> {
-        let begun = self.begin(caller.clone(), ct.clone(), dry_run, crate::admit::destroy).await;
+        let begun = self.begin(caller.clone(), ct.clone(), dry_run, kinds::destroy::admit).await;
         let unknown = match begun {
             Err(fault) if fault.reason == Reason::ContainerUnknown => fault,
             begun => return begun,
@@ -290,15 +180,16 @@ impl Coordinator {
         let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
         let mut record = {
             let index = self.state().read();
-            new_record(&index, id.get(), &BTreeSet::new(), Some(given), now_ms())?
+            new_record(&index, id.get(), &BTreeSet::new(), Some(given), self.clock().now_ms())?
         };
-        record.be_born_after(seen.newest());
+        record.begin_after(seen.newest());
         // Whatever it is, it is what shall go.
-        record.unborn = false;
+        record.creating_since = None;
         record.maybe_dirty = true;
         if dry_run {
-            return self.dry_run(&caller, record, Action::Destroy).await;
+            return self.dry_run(&caller, record, kinds::destroy::action()).await;
         }
+        let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
                 let key = caller.key()?;
@@ -307,8 +198,15 @@ impl Coordinator {
                 }
                 index.vacant(id)?;
                 record.slot = index.free_slot()?;
-                record.be_born_after(index.first_generation(0));
-                let op = enter_first(record, Action::Destroy, &caller.principal, key, change);
+                record.begin_after(index.first_generation(0));
+                let op = begin_operation(
+                    record,
+                    kinds::destroy::action(),
+                    &caller.principal,
+                    key,
+                    own.clock(),
+                    change,
+                );
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
@@ -325,6 +223,7 @@ impl Coordinator {
         caller: Caller,
         action: Action,
     ) -> Result<pb::Operation, Fault> {
+        let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
                 let key = caller.key()?;
@@ -337,7 +236,7 @@ impl Coordinator {
                 {
                     return Err(busy("the template", other));
                 }
-                let op = new_operation(None, action, &caller.principal, key);
+                let op = OpRecord::new(None, action, &caller.principal, key, own.clock());
                 change.operations.push(op.clone());
                 Ok((op.render(), Some(op.id)))
             })
@@ -368,7 +267,7 @@ impl Coordinator {
         let (kind, ct) = {
             let index = self.state().read();
             let Ok(op) = index.operation(&id) else { return };
-            (op.action.kind(), op.ct)
+            (op.action.kind().name(), op.ct)
         };
         let span = tracing::info_span!(
             "operation",
@@ -390,16 +289,18 @@ impl Coordinator {
         action: Action,
     ) -> Result<pb::Operation, Fault> {
         let mut seen = self.services().observe(record.id).await?;
-        let mut op = new_operation(Some(record.id), action, &caller.principal, String::new());
-        for n in 0..stage::count(&op.action) {
-            stage::enter(&op.action, n, &mut record);
-            let desired = Desired::of(&record, op.action.grace_ms());
-            let steps = plan(&desired, &seen).map_err(|e| crate::driver::refused(&e))?;
-            for step in steps {
+        let principal = &caller.principal;
+        let ct = Some(record.id);
+        let mut op = OpRecord::new(ct, action, principal, String::new(), self.clock());
+        while let Some(stage) = op.action.stage_after(op.stage) {
+            op.action.enter(stage, &mut record);
+            op.stage = Some(stage);
+            let desired = Desired::of(&record, op.action.kind().grace_ms());
+            for step in plan(&desired, &seen).map_err(|e| Fault::from(&e))? {
                 op.steps.push(step.to_string());
                 seen = seen.after(&step, record.generation);
             }
-            match stage::on_converged(record.clone()) {
+            match kinds::on_converged(record.clone()) {
                 Some(after) => record = after,
                 None => break,
             }
@@ -408,22 +309,6 @@ impl Coordinator {
         op.ended_unix_ms = Some(op.started_unix_ms);
         Ok(op.render())
     }
-
-    /// Takes a turn at working on the end of a container's processes; false: somebody has it.
-    pub(crate) fn begin_ending(&self, ct: CtId) -> bool {
-        self.ending().lock().unwrap_or_else(PoisonError::into_inner).insert(ct)
-    }
-
-    /// Gives the turn back.
-    pub(crate) fn end_ending(&self, ct: CtId) {
-        self.ending().lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
-    }
-}
-
-/// A word of /proc/sys/kernel, such as its release.
-pub fn fact_of_kernel(name: &str) -> String {
-    let path = format!("/proc/sys/kernel/{name}");
-    std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
 /// Refuses while an operation works on the container.
@@ -439,7 +324,7 @@ pub fn idle(index: &Index, ct: CtId) -> Result<(), Fault> {
 
 fn busy(what: &str, op: &OpRecord) -> Fault {
     let since = rfc3339(op.started_unix_ms);
-    let holder = format!("{} by {}", op.action.kind(), op.principal);
+    let holder = format!("{} by {}", op.action.kind().name(), op.principal);
     let message = format!("{what} is busy with {holder} since {since}; wait for it and try again");
     Fault::new(Reason::Busy, message)
         .fact("holder", holder)
@@ -447,57 +332,27 @@ fn busy(what: &str, op: &OpRecord) -> Fault {
         .fact("operation", &op.id)
 }
 
-/// A time as people and programs read it.
-fn rfc3339(unix_ms: i64) -> String {
-    match jiff::Timestamp::from_second(unix_ms.div_euclid(1000)) {
-        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        Err(_) => unix_ms.to_string(),
-    }
-}
-
 fn same_template(one: &Action, other: &Action) -> bool {
     match (one, other) {
-        (Action::TemplateBuild { name: a, .. }, Action::TemplateBuild { name: b, .. }) => a == b,
+        (Action::TemplateBuild(a), Action::TemplateBuild(b)) => a.name == b.name,
         _ => false,
     }
 }
 
-/// A new operation, not stored yet.
-pub(crate) fn new_operation(
-    ct: Option<CtId>,
-    action: Action,
-    principal: &str,
-    request_id: String,
-) -> OpRecord {
-    OpRecord {
-        id: new_id(),
-        action,
-        ct,
-        state: OpState::Running,
-        stage: 0,
-        undoing: None,
-        cancel: false,
-        steps: vec![],
-        fault: None,
-        started_unix_ms: now_ms(),
-        ended_unix_ms: None,
-        principal: principal.to_owned(),
-        request_id,
-        progress: Progress::default(),
-    }
-}
-
 /// Stores a new operation and the record as its first stage wants it, together.
-pub(crate) fn enter_first(
+pub(crate) fn begin_operation(
     mut record: Record,
     action: Action,
     principal: &str,
     request_id: String,
+    clock: &dyn Clock,
     change: &mut Change,
 ) -> OpRecord {
-    let mut op = new_operation(Some(record.id), action, principal, request_id);
-    stage::enter(&op.action, 0, &mut record);
-    op.stage = 1;
+    let mut op = OpRecord::new(Some(record.id), action, principal, request_id, clock);
+    if let Some(stage) = op.action.stage_after(None) {
+        op.action.enter(stage, &mut record);
+        op.stage = Some(stage);
+    }
     change.containers.push(record);
     change.operations.push(op.clone());
     op
@@ -525,8 +380,7 @@ fn new_record(
         presence: Presence::Creating,
         run: RunState::Stopped,
         generation,
-        birth: generation,
-        unborn: true,
+        creating_since: Some(generation),
         epoch: Epoch(1),
         since: Since::all(generation),
         created_unix: now_ms.div_euclid(1000),

@@ -1,163 +1,52 @@
-//! Whether a request may begin, and which action it is.
-//!
-//! Pure: looks at the record, at what was last seen of the container's processes, and at the
-//! request. Whether somebody else is working on it is looked at by [`crate::service`], in the same
-//! transaction that stores the operation.
+//! set: a container gets new values. Failure puts back what was. Pure.
 
+use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtAddress, ParseError};
 
-use crate::model::{Action, DEFAULT_GRACE_MS, Presence, Record, RunState, SetMode, Spec};
-use crate::plan::Phase;
-use crate::spec::{self, Effect, Field};
+use super::{Action, DEFAULT_GRACE_MS, Kind, Stage, Undo, must_exist, refuse};
+use crate::container::observed::Observed;
+use crate::container::record::{Record, RunState};
+use crate::container::spec::{self, Effect, Field, Spec};
 
-/// The longest init may be given to stop: an hour.
-const GREATEST_GRACE_MS: u32 = 3_600_000;
-
-fn refuse(reason: Reason, record: &Record, message: &str) -> Fault {
-    Fault::new(reason, format!("container {} {message}", record.id)).fact("ct", record.id)
+/// Changes a container. What it was before stands in its record while the change is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// What is saved.
+    pub spec: Box<Spec>,
+    /// What it runs with until it is started anew, where that differs.
+    pub running: Option<Box<Spec>>,
+    /// Stop it before and start it after.
+    pub restart: bool,
+    /// What is done where a service says that it cannot make the change while it runs.
+    pub set_mode: SetMode,
 }
 
-fn must_exist(record: &Record) -> Result<(), Fault> {
-    match record.presence {
-        Presence::Present => Ok(()),
-        Presence::Creating => {
-            let message = "is being created; wait for that, then try again";
-            Err(refuse(Reason::Busy, record, message)
-                .fact("holder", "create")
-                .fact("since", record.created_unix))
-        }
-        Presence::Deleting => {
-            let message = "is being destroyed; repeat destroy if that failed";
-            Err(refuse(Reason::ContainerUnknown, record, message))
-        }
-    }
+/// What becomes of a change that a service refuses with `NEEDS_RESTART`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetMode {
+    /// It fails.
+    #[default]
+    Refuse,
+    /// The container is restarted with it.
+    Restart,
+    /// It waits for the next start.
+    Later,
 }
 
-/// start, or mount.
-///
-/// # Errors
-/// `RUNNING`, `MOUNTED`, `DISABLED`.
-pub fn start(record: &Record, request: &pb::StartContainerRequest) -> Result<Action, Fault> {
-    must_exist(record)?;
-    if record.run == RunState::Running {
-        return Err(refuse(Reason::Running, record, "is running already"));
+impl Set {
+    fn new(spec: Spec, running: Spec, restart: bool, set_mode: SetMode) -> Self {
+        let running = (running != spec).then(|| Box::new(running));
+        Self { spec: Box::new(spec), running, restart, set_mode }
     }
-    if request.mount_only {
-        if record.run == RunState::Mounted {
-            return Err(refuse(Reason::Mounted, record, "is mounted already"));
-        }
-        return Ok(Action::Mount);
-    }
-    may_start(record, request.force)?;
-    Ok(Action::Start { wait: request.wait })
-}
-
-fn may_start(record: &Record, force: bool) -> Result<(), Fault> {
-    if record.spec.disabled && !force {
-        let message = "is disabled; start it with force, or set it to enabled";
-        return Err(refuse(Reason::Disabled, record, message));
-    }
-    Ok(())
-}
-
-/// stop, or umount.
-///
-/// # Errors
-/// `NOT_RUNNING`, `NOT_MOUNTED`, `RUNNING`, `BAD_VALUE`.
-pub fn stop(
-    record: &Record,
-    phase: Phase,
-    request: &pb::StopContainerRequest,
-) -> Result<Action, Fault> {
-    must_exist(record)?;
-    let up = record.run == RunState::Running || phase != Phase::Absent;
-    if request.unmount_only {
-        return match record.run {
-            _ if up => {
-                let message = "is running; stop it, its volume is unmounted then";
-                Err(refuse(Reason::Running, record, message))
-            }
-            RunState::Mounted => Ok(Action::Umount),
-            RunState::Stopped | RunState::Running => {
-                Err(refuse(Reason::NotMounted, record, "is not mounted"))
-            }
-        };
-    }
-    // What a failed stop has left is stopped once more.
-    if !up && !record.maybe_dirty && record.problem.is_none() {
-        return Err(refuse(Reason::NotRunning, record, "is not running"));
-    }
-    let grace_ms = grace(request.fast, request.grace_ms)?;
-    Ok(Action::Stop { grace_ms, keep_mounted: request.skip_unmount })
-}
-
-fn grace(fast: bool, grace_ms: u32) -> Result<u32, Fault> {
-    match grace_ms {
-        _ if fast => Ok(0),
-        0 => Ok(DEFAULT_GRACE_MS),
-        ms if ms > GREATEST_GRACE_MS => {
-            let why = "it must be at most an hour";
-            Err(Fault::bad_value("grace_ms", &ParseError::new("grace period", ms, why)))
-        }
-        ms => Ok(ms),
-    }
-}
-
-/// restart; of one that is stopped, start.
-///
-/// # Errors
-/// `DISABLED` for one that is stopped.
-pub fn restart(record: &Record, request: &pb::RestartContainerRequest) -> Result<Action, Fault> {
-    must_exist(record)?;
-    if record.run != RunState::Running {
-        may_start(record, false)?;
-        return Ok(Action::Start { wait: request.wait });
-    }
-    Ok(Action::Restart { grace_ms: grace(request.fast, 0)?, wait: request.wait })
-}
-
-/// destroy; of one whose destroy failed, the rest of it.
-///
-/// # Errors
-/// `RUNNING`, `MOUNTED`.
-pub fn destroy(record: &Record, phase: Phase) -> Result<Action, Fault> {
-    if record.presence == Presence::Deleting {
-        return Ok(Action::Destroy);
-    }
-    must_exist(record)?;
-    must_be_stopped(record, phase)?;
-    Ok(Action::Destroy)
-}
-
-/// snapshot, snapshot-switch, or snapshot-delete.
-///
-/// # Errors
-/// `BUSY` while it is being created, `CONTAINER_UNKNOWN` while it goes; of a switch, `RUNNING` and
-/// `MOUNTED`.
-pub fn snapshot(record: &Record, phase: Phase, action: Action) -> Result<Action, Fault> {
-    must_exist(record)?;
-    if matches!(action, Action::SnapshotSwitch { .. }) {
-        must_be_stopped(record, phase)?;
-    }
-    Ok(action)
-}
-
-fn must_be_stopped(record: &Record, phase: Phase) -> Result<(), Fault> {
-    if record.run == RunState::Running || phase != Phase::Absent {
-        return Err(refuse(Reason::Running, record, "is running; stop it first"));
-    }
-    if record.run == RunState::Mounted {
-        return Err(refuse(Reason::Mounted, record, "is mounted; unmount it first"));
-    }
-    Ok(())
 }
 
 /// set.
 ///
 /// # Errors
 /// `STALE_GENERATION`, `NOT_RUNNING`, `NEEDS_RESTART`, `WOULD_SHRINK`, `BAD_VALUE`.
-pub fn set(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Action, Fault> {
+pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Action, Fault> {
     must_exist(record)?;
     if request.generation != 0 && request.generation != record.generation.0 {
         let (have, got) = (record.generation.0, request.generation);
@@ -240,19 +129,13 @@ pub fn set(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Acti
     if restart || !up {
         running = spec.clone();
     }
-    Ok(Action::Set {
-        spec: Box::new(spec),
-        running: Box::new(running),
-        old_spec: Box::new(old_spec),
-        old_running: Box::new(old_running),
-        restart,
-        set_mode: match request.set_mode() {
-            _ if !request.save || !up => SetMode::Refuse,
-            pb::SetMode::Unspecified => SetMode::Refuse,
-            pb::SetMode::Restart => SetMode::Restart,
-            pb::SetMode::Ignore => SetMode::Later,
-        },
-    })
+    let set_mode = match request.set_mode() {
+        _ if !request.save || !up => SetMode::Refuse,
+        pb::SetMode::Unspecified => SetMode::Refuse,
+        pb::SetMode::Restart => SetMode::Restart,
+        pb::SetMode::Ignore => SetMode::Later,
+    };
+    Ok(Action::Set(Set::new(spec, running, restart, set_mode)))
 }
 
 /// The request's values as a whole specification; what the mask does not name is filled in so that
@@ -328,5 +211,56 @@ impl Addresses {
                 spec.addresses.push(*address);
             }
         }
+    }
+}
+
+impl Kind for Set {
+    fn name(&self) -> &'static str {
+        "set"
+    }
+
+    /// Stopped, not only unmounted: what changes may be the volume.
+    fn stages(&self) -> &'static [Stage] {
+        if self.restart {
+            &[Stage::Stopped, Stage::Changed, Stage::Running]
+        } else {
+            &[Stage::Changed]
+        }
+    }
+
+    fn enter(&self, _: Stage, record: &mut Record) {
+        let running = self.running.as_ref().unwrap_or(&self.spec);
+        record.set_specs((*self.spec).clone(), (**running).clone());
+    }
+
+    fn undo(&self, record: &mut Record, observed: &Observed) -> Undo {
+        let (mut spec, mut running) = record.before();
+        // What grew stays grown.
+        let grown = observed.volume.map_or(spec.disk, |v| v.size);
+        if grown > spec.disk && record.spec.disk >= grown {
+            spec.disk = grown;
+            running.disk = grown;
+        }
+        if self.restart {
+            record.set_run(RunState::Running);
+        }
+        record.set_specs(spec, running);
+        record.ask_again();
+        Undo::RollBack
+    }
+
+    fn grace_ms(&self) -> u32 {
+        DEFAULT_GRACE_MS
+    }
+
+    fn fallback(&self, record: &Record) -> Option<Action> {
+        let (running, restart) = match self.set_mode {
+            _ if self.restart => return None,
+            SetMode::Refuse => return None,
+            SetMode::Restart => ((*self.spec).clone(), true),
+            SetMode::Later => (record.before().1, false),
+        };
+        let spec = (*self.spec).clone();
+        Some(Action::Set(Self::new(spec, running, restart, SetMode::Refuse)))
     }
 }
