@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 use super::{Batch, Key, Kind, Row};
 
 /// The version this build writes, and the only one it reads without this.
-pub(super) const VERSION: u32 = 2;
+pub const VERSION: u32 = 2;
 
 /// The same rows as this release writes them, and what of that is not in the store yet.
-pub(super) fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
+pub fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
     let mut old: BTreeMap<Key, Value> = BTreeMap::new();
     for (key, bytes) in rows.iter().filter(|(key, _)| has_envelope(key.kind)) {
         if let Some(record) = record_of(bytes, 1) {

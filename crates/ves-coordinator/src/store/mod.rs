@@ -6,7 +6,7 @@
 
 pub mod embedded;
 pub mod memory;
-mod migrate;
+pub mod migrate;
 pub mod record;
 pub mod state;
 
