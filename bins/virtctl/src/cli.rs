@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use ves_types::{CtId, CtName, ParseError, SnapshotId, SnapshotName, TemplateName};
+use ves_types::{ParseError, SnapshotId, SnapshotName, TemplateName};
 
+use crate::ct::Ct;
 use crate::exit;
 use crate::output::Selection;
 use crate::params::{CreateParams, SetParams};
@@ -59,35 +60,6 @@ pub(crate) struct Global {
     /// How many seconds to wait for a coordinator that is restarting
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5, hide = true)]
     pub(crate) patience: u32,
-}
-
-/// A container by id or name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ct {
-    /// Digits.
-    Id(CtId),
-    /// A name.
-    Name(CtName),
-}
-
-impl std::str::FromStr for Ct {
-    type Err = ParseError;
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        if s.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            s.parse().map(Self::Name)
-        } else {
-            s.parse().map(Self::Id)
-        }
-    }
-}
-
-impl std::fmt::Display for Ct {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Id(id) => id.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
 }
 
 /// One container.

@@ -8,6 +8,7 @@ mod archive;
 mod cli;
 mod completion;
 mod connect;
+mod ct;
 mod exit;
 mod failure;
 mod operation;

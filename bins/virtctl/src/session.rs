@@ -22,8 +22,8 @@ use ves_proto::lifecycle::{
     self, ConsoleStart, ExecStart, console_request, exec_request, exec_response,
 };
 
-use crate::cli::Ct;
 use crate::connect::Coordinator;
+use crate::ct::Ct;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;

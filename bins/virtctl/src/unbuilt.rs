@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use ves_proto::{Fault, Reason};
 
-use crate::cli::Ct;
+use crate::ct::Ct;
 
 /// Verbs that are not built yet.
 #[derive(Debug, Subcommand)]

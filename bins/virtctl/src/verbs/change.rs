@@ -7,7 +7,8 @@ use ves_proto::{Fault, Reason, convert};
 use ves_types::{Enforcement, UbcResource};
 
 use super::Context;
-use crate::cli::{Change, CreateArgs, Ct, RestartArgs, SetArgs, StartArgs, StopArgs};
+use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
+use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Format, took};
 use crate::params::{Params, Secret, UserPassword, Wanted, flat};

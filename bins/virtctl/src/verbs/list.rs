@@ -8,8 +8,9 @@ use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
 
 use super::Context;
-use crate::cli::{Ct, ListVerb};
+use crate::cli::ListVerb;
 use crate::connect::Coordinator;
+use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format, Output, Value};
 
