@@ -14,6 +14,7 @@ mod failure;
 mod operation;
 mod output;
 mod params;
+mod report;
 mod sample;
 mod session;
 mod terminal;

@@ -14,8 +14,9 @@ use ves_proto::{Fault, Reason};
 
 use crate::connect::Coordinator;
 use crate::exit;
-use crate::failure::{self, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format, Output, Value, took};
+use crate::report;
 
 /// Waits for the end of `first` and says what was done: `done` in a few words, such as "container
 /// 101 started".
@@ -264,7 +265,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
         Column::new("principal", |o: &Operation| Value::text(&o.principal)),
         Column::new("steps", |o: &Operation| Value::texts(&o.steps)),
         Column::new("fault", |o: &Operation| match o.fault.clone() {
-            Some(fault) => failure::render(&Fault::from_message(fault)),
+            Some(fault) => report::render(&Fault::from_message(fault)),
             None => Value::Null,
         }),
         Column::new("problem", |o: &Operation| {

@@ -32,6 +32,7 @@ use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::operation;
 use crate::output::{Format, Output};
+use crate::report::report;
 use crate::unbuilt::not_built;
 
 /// What a verb works with.
@@ -52,11 +53,11 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Cli { global, verb } = cli;
     let (output, fields) = match choose(&global, &verb) {
         Ok(chosen) => chosen,
-        Err(failure) => return failure.report(Format::Table),
+        Err(failure) => return report(failure, Format::Table),
     };
     match begin(global, verb, output, fields) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(output.format),
+        Err(failure) => report(failure, output.format),
     }
 }
 
@@ -68,8 +69,8 @@ fn explain(args: &[OsString], error: &clap::Error) -> ExitCode {
         let text = error.to_string();
         let first = text.split("\n\n").next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(first);
-        return Failure::usage(message.split_whitespace().collect::<Vec<_>>().join(" "))
-            .report(Format::Json);
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        return report(Failure::usage(message), Format::Json);
     }
     error.print().ok(); // nowhere else to say it
     if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
