@@ -19,6 +19,7 @@ mod sample;
 mod session;
 mod terminal;
 mod unbuilt;
+mod value;
 mod verbs;
 
 fn main() -> std::process::ExitCode {

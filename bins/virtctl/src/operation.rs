@@ -15,8 +15,9 @@ use ves_proto::{Fault, Reason};
 use crate::connect::Coordinator;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Output, Value, took};
+use crate::output::{Column, Format, Output};
 use crate::report;
+use crate::value::{Value, took};
 
 /// Waits for the end of `first` and says what was done: `done` in a few words, such as "container
 /// 101 started".

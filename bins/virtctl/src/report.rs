@@ -9,7 +9,8 @@ use ves_proto::{Fault, Reason};
 
 use crate::exit;
 use crate::failure::Failure;
-use crate::output::{Format, Value};
+use crate::output::Format;
+use crate::value::Value;
 
 /// Reports a failure, and answers with the exit status it stands for.
 pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {

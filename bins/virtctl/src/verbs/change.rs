@@ -10,11 +10,12 @@ use super::Context;
 use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Format, took};
+use crate::output::Format;
 use crate::params::{Params, Secret, UserPassword, Wanted, flat};
 use crate::sample::Sample;
 use crate::session::{self, Input};
 use crate::unbuilt::not_built;
+use crate::value::took;
 
 /// A new request id: a call repeated with it is the same call.
 pub(super) fn request_id() -> String {

@@ -8,7 +8,8 @@ use super::Context;
 use super::list::{containers, word};
 use crate::cli::EventsArgs;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Output, Selection, Value};
+use crate::output::{Column, Format, Output, Selection};
+use crate::value::Value;
 
 impl Context {
     /// All containers as they are; with `--follow` also everything that comes, one line or JSON

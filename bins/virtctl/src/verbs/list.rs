@@ -12,7 +12,8 @@ use crate::cli::ListVerb;
 use crate::connect::Coordinator;
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Output, Value};
+use crate::output::{Column, Format, Output};
+use crate::value::Value;
 
 /// A container and its accounting, where that was asked for and it runs.
 struct Row {

@@ -7,8 +7,9 @@ use ves_proto::storage::Pool;
 use super::Context;
 use crate::cli::NodeVerb;
 use crate::failure::Outcome;
-use crate::output::{Column, Format, Value};
+use crate::output::{Column, Format};
 use crate::unbuilt::not_built;
+use crate::value::Value;
 
 impl Context {
     pub(super) async fn node(self, verb: NodeVerb) -> Outcome {

@@ -10,7 +10,8 @@ use super::Context;
 use crate::cli::ResourcesArgs;
 use crate::connect::Coordinator;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Value};
+use crate::output::Column;
+use crate::value::Value;
 
 type Row = (u32, UbcRow);
 

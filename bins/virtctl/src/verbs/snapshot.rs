@@ -8,8 +8,9 @@ use super::Context;
 use super::change::{change, request_id};
 use crate::cli::{Change, SnapshotArgs, SnapshotListArgs, SnapshotOne, SnapshotSwitchArgs};
 use crate::failure::Outcome;
-use crate::output::{Column, Value};
+use crate::output::Column;
 use crate::unbuilt::not_built;
+use crate::value::Value;
 
 /// "container 101: snapshot 019ab4a0-… taken".
 fn done(what: &str) -> impl Fn(&Operation) -> String {

@@ -22,8 +22,9 @@ use crate::cli::TemplateVerb;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::operation::{self, Display};
-use crate::output::{Column, Format, Value, took};
+use crate::output::{Column, Format};
 use crate::unbuilt::not_built;
+use crate::value::{Value, took};
 
 impl Context {
     pub(super) async fn template(self, verb: TemplateVerb) -> Outcome {

@@ -13,7 +13,8 @@ use super::Context;
 use super::list::containers;
 use crate::cli::TopArgs;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Value};
+use crate::output::{Column, Format};
+use crate::value::Value;
 
 /// One container between two looks.
 struct Row {
