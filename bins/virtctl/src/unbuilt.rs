@@ -249,7 +249,7 @@ mod tests {
             let Ok(Cli { verb: Verb::Set(args), .. }) = Cli::try_parse_from(line) else {
                 panic!("{option} does not parse")
             };
-            assert_eq!(args.params.unbuilt().given(), Some(*option));
+            assert_eq!(args.params.params.unbuilt.given(), Some(*option));
         }
     }
 

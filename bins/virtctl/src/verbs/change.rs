@@ -11,9 +11,11 @@ use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
 use crate::output::Format;
-use crate::params::{Params, Secret, UserPassword, Wanted, flat};
+use crate::params::{Params, flattened};
+use crate::password::{Secret, UserPassword};
 use crate::sample::Sample;
 use crate::session::{self, Input};
+use crate::spec_update::SpecUpdate;
 use crate::unbuilt::not_built;
 use crate::value::took;
 
@@ -64,14 +66,14 @@ impl Context {
                            virtctl set CT --userpasswd";
             return Err(Fault::new(Reason::NotRunning, message).fact("ct", ct).into());
         }
-        let mut wanted = Wanted::default();
+        let mut update = SpecUpdate::default();
         if let Some(config) = config {
-            wanted.sample(Sample::named(&config)?, true);
+            update.sample(Sample::named(&config)?, true);
         }
-        wanted.params(&params);
-        let mut spec = wanted.spec;
+        update.params(&params);
+        let mut spec = update.spec;
         spec.template = ostemplate.to_string();
-        spec.addresses = flat(&params.ipadd);
+        spec.addresses = flattened(&params.ipadd);
         let id = match &ct {
             Ct::Id(id) => id.get(),
             Ct::Name(name) if spec.name.is_empty() || spec.name == name.as_str() => {
@@ -84,7 +86,7 @@ impl Context {
                 return Err(Failure::usage(message));
             }
         };
-        let limited = limits_of(&wanted.mask);
+        let limited = limits_of(&update.mask);
         let request =
             api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
@@ -94,21 +96,21 @@ impl Context {
 
     pub(super) async fn set(self, args: SetArgs) -> Outcome {
         let SetArgs { ct, save, setmode, applyconfig, dry_run, params } = args;
-        let ipdel = flat(&params.ipdel);
+        let ipdel = flattened(&params.ipdel);
         let params = params.params;
         refuse_unbuilt(&params)?;
         let password = params.userpasswd.as_ref().map(password).transpose()?;
-        let mut wanted = Wanted::default();
+        let mut update = SpecUpdate::default();
         if let Some(sample) = applyconfig {
-            wanted.sample(Sample::named(&sample)?, false);
+            update.sample(Sample::named(&sample)?, false);
         }
-        wanted.params(&params);
-        let ipadd = flat(&params.ipadd);
-        let nothing = wanted.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
+        update.params(&params);
+        let ipadd = flattened(&params.ipadd);
+        let nothing = update.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
         if nothing && password.is_none() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
-        let limited = limits_of(&wanted.mask);
+        let limited = limits_of(&update.mask);
         if !nothing {
             let set_mode = match setmode.as_deref() {
                 Some("restart") => SetMode::Restart,
@@ -117,8 +119,8 @@ impl Context {
             };
             let request = api::UpdateContainerRequest {
                 ct: ct.to_string(),
-                spec: Some(wanted.spec),
-                update_mask: wanted.mask,
+                spec: Some(update.spec),
+                update_mask: update.mask,
                 save,
                 generation: 0,
                 request_id: request_id(),
