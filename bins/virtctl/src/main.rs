@@ -16,6 +16,7 @@ mod output;
 mod params;
 mod password;
 mod report;
+mod run;
 mod sample;
 mod session;
 mod spec_update;
@@ -25,5 +26,5 @@ mod value;
 mod verbs;
 
 fn main() -> std::process::ExitCode {
-    verbs::run(std::env::args_os())
+    run::run(std::env::args_os())
 }
