@@ -17,8 +17,8 @@ pub(crate) enum Failure {
     Status(u8),
     /// Nobody reads our output any more.
     OutputClosed,
-    /// The user left; what they should know.
-    Left {
+    /// The user stopped waiting for work that goes on.
+    Detached {
         /// One sentence.
         hint: String,
         /// 128 + the signal.

@@ -17,11 +17,11 @@ use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format, Output};
 use crate::report;
-use crate::value::{Value, took};
+use crate::value::{Value, format_duration};
 
 /// Waits for the end of `first` and says what was done: `done` in a few words, such as "container
 /// 101 started".
-pub(crate) async fn finish(
+pub(crate) async fn wait(
     coordinator: &Coordinator,
     output: Output,
     first: Operation,
@@ -29,7 +29,7 @@ pub(crate) async fn finish(
     done: impl Fn(&Operation) -> String,
 ) -> Outcome {
     let began = Instant::now();
-    let mut display = Display::new(output);
+    let mut display = ProgressDisplay::new(output);
     let last = follow(coordinator, &mut display, first).await;
     display.end();
     let operation = last?;
@@ -67,7 +67,7 @@ pub(crate) async fn finish(
     if output.quiet {
         return Ok(());
     }
-    let took = took(duration(&operation).unwrap_or_else(|| began.elapsed()));
+    let took = format_duration(duration(&operation).unwrap_or_else(|| began.elapsed()));
     output.print(&format!("{} in {took}\n", done(&operation)))
 }
 
@@ -80,7 +80,7 @@ fn duration(operation: &Operation) -> Option<Duration> {
 
 async fn follow(
     coordinator: &Coordinator,
-    display: &mut Display,
+    display: &mut ProgressDisplay,
     first: Operation,
 ) -> Result<Operation, Failure> {
     let mut operation = first;
@@ -96,7 +96,7 @@ async fn follow(
     loop {
         let request = || WatchOperationRequest { id: id.clone() };
         let mut stream = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.operations();
                 let request = request();
                 async move { client.watch_operation(request).await }
@@ -118,7 +118,7 @@ async fn follow(
                     }
                     Ok(None) => break,
                     Err(status) => {
-                        let fault = coordinator.explain(status);
+                        let fault = coordinator.fault(status);
                         match fault.reason {
                             Reason::PeerDown | Reason::Starting | Reason::Cancelled => break,
                             _ => return Err(fault.into()),
@@ -127,7 +127,7 @@ async fn follow(
                 },
                 _ = interrupt.recv() => {
                     if asked || !std::io::stdin().is_terminal() {
-                        return Err(left(&id, exit::INTERRUPTED));
+                        return Err(detached(&id, exit::INTERRUPTED));
                     }
                     asked = true;
                     display.note(&format!(
@@ -135,7 +135,7 @@ async fn follow(
                          \"virtctl operation cancel {id}\" stops it"
                     ));
                 }
-                _ = terminate.recv() => return Err(left(&id, 143)),
+                _ = terminate.recv() => return Err(detached(&id, 143)),
             }
         }
         if idle {
@@ -145,20 +145,20 @@ async fn follow(
     }
 }
 
-fn left(id: &str, status: u8) -> Failure {
+fn detached(id: &str, status: u8) -> Failure {
     let hint = format!("operation {id} goes on; see virtctl operation show {id}");
-    Failure::Left { hint, status }
+    Failure::Detached { hint, status }
 }
 
 /// Where progress is shown.
-pub(crate) struct Display {
+pub(crate) struct ProgressDisplay {
     output: Output,
     terminal: bool,
     bar: Option<ProgressBar>,
     last: String,
 }
 
-impl Display {
+impl ProgressDisplay {
     /// A bar on a terminal, else lines; nothing where that is not wanted.
     pub(crate) fn new(output: Output) -> Self {
         let terminal = std::io::stderr().is_terminal() && output.format == Format::Table;
@@ -226,7 +226,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// The word for a state.
-pub(crate) const fn state(state: OperationState) -> &'static str {
+pub(crate) const fn state_name(state: OperationState) -> &'static str {
     match state {
         OperationState::Unspecified => "unknown",
         OperationState::Running => "running",
@@ -249,7 +249,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
             0 => Value::Null,
             ct => Value::Num(u64::from(ct)),
         }),
-        Column::new("state", |o: &Operation| Value::text(state(o.state()))),
+        Column::new("state", |o: &Operation| Value::text(state_name(o.state()))),
         Column::new("progress", |o: &Operation| match (&o.progress, o.state()) {
             (Some(p), OperationState::Running) if p.total > 0 => Value::text(format!(
                 "{} {}%",

@@ -95,7 +95,7 @@ impl Output {
     pub(crate) fn list<T>(
         self,
         columns: &[Column<T>],
-        usual: &[&str],
+        default_columns: &[&str],
         selection: &Selection,
         rows: &[T],
     ) -> Outcome {
@@ -116,7 +116,7 @@ impl Output {
         } else if all {
             columns.iter().collect()
         } else {
-            usual.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
+            default_columns.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
         };
         match self.format {
             Format::Json | Format::Yaml => {
@@ -128,7 +128,7 @@ impl Output {
             Format::Table => {
                 let cells = rows
                     .iter()
-                    .map(|row| chosen.iter().map(|c| (c.get)(row).shown()).collect())
+                    .map(|row| chosen.iter().map(|c| (c.get)(row).human()).collect())
                     .collect();
                 let header = (!selection.no_header)
                     .then(|| chosen.iter().map(|c| c.header.clone()).collect());
@@ -160,10 +160,10 @@ impl Output {
                 .map_err(|e| Failure::from(std::io::Error::other(e)))?,
             Format::Table | Format::Csv => match value {
                 Value::Map(entries) => {
-                    let cells = entries.iter().map(|(k, v)| vec![k.clone(), v.shown()]).collect();
+                    let cells = entries.iter().map(|(k, v)| vec![k.clone(), v.human()]).collect();
                     table(None, cells, &[false, false])
                 }
-                other => other.shown() + "\n",
+                other => other.human() + "\n",
             },
         };
         self.print(&text)

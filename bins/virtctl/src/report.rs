@@ -26,7 +26,7 @@ pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {
         }
         Failure::Status(status) => ExitCode::from(status),
         Failure::OutputClosed => ExitCode::SUCCESS,
-        Failure::Left { hint, status } => {
+        Failure::Detached { hint, status } => {
             writeln!(std::io::stderr(), "virtctl: {hint}").ok(); // nowhere else to say it
             ExitCode::from(status)
         }

@@ -29,21 +29,21 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return explain(&args, &error),
+        Err(error) => return report_parse_error(&args, &error),
     };
     let Cli { global, verb } = cli;
-    let (output, fields) = match choose(&global, &verb) {
+    let (output, fields) = match choose_output(&global, &verb) {
         Ok(chosen) => chosen,
         Err(failure) => return report(failure, Format::Table),
     };
-    match begin(global, verb, output, fields) {
+    match execute(global, verb, output, fields) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(failure, output.format),
     }
 }
 
 /// A command line that does not parse; or a question for help.
-fn explain(args: &[OsString], error: &clap::Error) -> ExitCode {
+fn report_parse_error(args: &[OsString], error: &clap::Error) -> ExitCode {
     let json = args.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json")
         || args.iter().any(|a| a == "-ojson" || a == "--output=json");
     if error.use_stderr() && json {
@@ -58,7 +58,7 @@ fn explain(args: &[OsString], error: &clap::Error) -> ExitCode {
 }
 
 /// What `-o` means for this verb.
-fn choose(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), Failure> {
+fn choose_output(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), Failure> {
     let Global { output, quiet, verbose, .. } = global;
     let list = matches!(
         verb,
@@ -85,7 +85,7 @@ fn choose(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), Failure
     Ok((Output { format, quiet: *quiet, verbose: *verbose > 0 }, fields))
 }
 
-fn begin(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> Outcome {
+fn execute(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> Outcome {
     // These need no coordinator and no runtime.
     let verb = match verb {
         Verb::Completion { shell } => return verbs::complete(shell, output),

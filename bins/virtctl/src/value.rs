@@ -63,18 +63,18 @@ impl Value {
     }
 
     /// As people read it.
-    pub(crate) fn shown(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         match self {
             Self::Null => "-".into(),
             Self::Bytes(n) => Bytes(*n).to_string(),
             Self::Time(ms) => timestamp(*ms, "%Y-%m-%d %H:%M:%S"),
-            Self::Millis(ms) => took(std::time::Duration::from_millis(*ms)),
+            Self::Millis(ms) => format_duration(std::time::Duration::from_millis(*ms)),
             Self::List(items) if items.is_empty() => "-".into(),
-            Self::List(items) => join(items, Self::shown, ","),
+            Self::List(items) => join(items, Self::human, ","),
             Self::Map(entries) if entries.is_empty() => "-".into(),
             Self::Map(entries) => {
                 let pairs: Vec<_> =
-                    entries.iter().map(|(k, v)| format!("{k}={}", v.shown())).collect();
+                    entries.iter().map(|(k, v)| format!("{k}={}", v.human())).collect();
                 pairs.join(",")
             }
             Self::Bool(_) | Self::Num(_) | Self::Int(_) | Self::Tenths(_) | Self::Text(_) => {
@@ -133,7 +133,7 @@ fn rfc3339(ms: i64) -> String {
 }
 
 /// A duration as people read it.
-pub(crate) fn took(duration: std::time::Duration) -> String {
+pub(crate) fn format_duration(duration: std::time::Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0..1_000 => format!("{ms} ms"),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn durations() {
-        let shown = |ms| took(std::time::Duration::from_millis(ms));
+        let shown = |ms| format_duration(std::time::Duration::from_millis(ms));
         assert_eq!(shown(7), "7 ms");
         assert_eq!(shown(1_250), "1.2 s");
         assert_eq!(shown(61_000), "1 min 1 s");
@@ -192,11 +192,11 @@ mod tests {
 
     #[test]
     fn cells() {
-        assert_eq!(Value::List(vec![]).shown(), "-");
-        assert_eq!(Value::texts(["a", "b"]).shown(), "a,b");
+        assert_eq!(Value::List(vec![]).human(), "-");
+        assert_eq!(Value::texts(["a", "b"]).human(), "a,b");
         assert_eq!(Value::texts(["a", "b"]).plain(), "a b");
-        assert_eq!(Value::Bytes(1 << 30).shown(), "1 GiB");
+        assert_eq!(Value::Bytes(1 << 30).human(), "1 GiB");
         assert_eq!(Value::Bytes(1 << 30).plain(), "1073741824");
-        assert_eq!(Value::limit(Limit::Unlimited).shown(), "unlimited");
+        assert_eq!(Value::limit(Limit::Unlimited).human(), "unlimited");
     }
 }

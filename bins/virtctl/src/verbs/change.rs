@@ -17,7 +17,7 @@ use crate::sample::Sample;
 use crate::session::{self, Input};
 use crate::spec_update::SpecUpdate;
 use crate::unbuilt::not_built;
-use crate::value::took;
+use crate::value::format_duration;
 
 /// A new request id: a call repeated with it is the same call.
 pub(super) fn request_id() -> String {
@@ -33,14 +33,14 @@ macro_rules! change {
         let request = $request;
         let operation = $context
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = $context.coordinator.$client();
                 let request = request.clone();
                 async move { client.$method(request).await }
             })
             .await?;
         let crate::verbs::Context { coordinator, output, .. } = &$context;
-        crate::operation::finish(coordinator, *output, operation, $dry_run, $done).await
+        crate::operation::wait(coordinator, *output, operation, $dry_run, $done).await
     }};
 }
 pub(super) use change;
@@ -90,7 +90,7 @@ impl Context {
         let request =
             api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
-        self.verdict(&limited).await;
+        self.note_unenforced(&limited).await;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Context {
             }
             self.password(&ct, password).await?;
         }
-        self.verdict(&limited).await;
+        self.note_unenforced(&limited).await;
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Context {
         match session::exec(&self.coordinator, ct, command).await {
             Ok(()) if self.output.quiet || self.output.format != Format::Table => Ok(()),
             Ok(()) => {
-                let took = took(began.elapsed());
+                let took = format_duration(began.elapsed());
                 self.output.print(&format!("password of {user} in container {ct} set in {took}\n"))
             }
             Err(Failure::Status(status)) => {
@@ -171,12 +171,12 @@ impl Context {
     }
 
     /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
-    async fn verdict(&self, limited: &[String]) {
+    async fn note_unenforced(&self, limited: &[String]) {
         if limited.is_empty() || self.output.quiet || self.output.format != Format::Table {
             return;
         }
         let mut client = self.coordinator.node();
-        let Ok(node) = self.coordinator.ask_once(client.get_node(api::GetNodeRequest {})).await
+        let Ok(node) = self.coordinator.call_once(client.get_node(api::GetNodeRequest {})).await
         else {
             return;
         };

@@ -23,14 +23,14 @@ impl Context {
             NodeVerb::Capacity => None,
         };
         let node: Node = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.node();
                 async move { client.get_node(GetNodeRequest {}).await }
             })
             .await?;
         if let Some(list) = list {
-            let usual = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
-            return output.list(&columns(), &usual, &list.selection(fields), &[node]);
+            let default_columns = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
+            return output.list(&columns(), &default_columns, &list.selection(fields), &[node]);
         }
         let rows: Vec<_> =
             node.enforcement.iter().cloned().map(convert::parse_row).collect::<Result<_, _>>()?;

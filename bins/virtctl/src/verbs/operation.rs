@@ -13,7 +13,7 @@ impl Context {
         let Self { coordinator, output, fields } = self;
         let get = async |id: &str| {
             coordinator
-                .ask(|| {
+                .call(|| {
                     let mut client = coordinator.operations();
                     let request = api::GetOperationRequest { id: id.to_owned() };
                     async move { client.get_operation(request).await }
@@ -26,7 +26,7 @@ impl Context {
                 let mut page_token = String::new();
                 loop {
                     let page = coordinator
-                        .ask(|| {
+                        .call(|| {
                             let mut client = coordinator.operations();
                             let request = api::ListOperationsRequest {
                                 page_size: 0,
@@ -41,8 +41,13 @@ impl Context {
                         break;
                     }
                 }
-                let usual = ["id", "kind", "ctid", "state", "started", "took", "problem"];
-                output.list(&operation::columns(), &usual, &list.selection(fields), &operations)
+                let default_columns = ["id", "kind", "ctid", "state", "started", "took", "problem"];
+                output.list(
+                    &operation::columns(),
+                    &default_columns,
+                    &list.selection(fields),
+                    &operations,
+                )
             }
             OperationVerb::Show { id } => {
                 let operation = get(&id).await?;
@@ -51,11 +56,11 @@ impl Context {
             OperationVerb::Wait { id } => {
                 let first = get(&id).await?;
                 let done = |o: &api::Operation| format!("operation {} ({}) done", o.id, o.kind);
-                operation::finish(&coordinator, output, first, false, done).await
+                operation::wait(&coordinator, output, first, false, done).await
             }
             OperationVerb::Cancel { id } => {
                 let operation = coordinator
-                    .ask(|| {
+                    .call(|| {
                         let mut client = coordinator.operations();
                         let request = api::CancelOperationRequest { id: id.clone() };
                         async move { client.cancel_operation(request).await }
@@ -67,7 +72,7 @@ impl Context {
                 if output.quiet {
                     return Ok(());
                 }
-                let state = operation::state(operation.state());
+                let state = operation::state_name(operation.state());
                 output.print(&format!("operation {id} was asked to stop; it is {state} now\n"))
             }
         }

@@ -19,7 +19,7 @@ impl Context {
     pub(super) async fn resources(self, args: ResourcesArgs) -> Outcome {
         let ResourcesArgs { ct, all: _, raw, list } = args;
         let which = ct.as_ref().map_or_else(String::new, ToString::to_string);
-        let containers = ask(&self.coordinator, which).await?;
+        let containers = fetch(&self.coordinator, which).await?;
         let mut rows: Vec<Row> = Vec::new();
         for container in containers {
             for row in container.rows {
@@ -32,8 +32,8 @@ impl Context {
         }
         let all =
             ["ctid", "resource", "held", "maxheld", "barrier", "limit", "failcnt", "enforcement"];
-        let usual = if ct.is_none() { &all[..] } else { &all[1..] };
-        self.output.list(&columns(), usual, &list.selection(self.fields), &rows)
+        let default_columns = if ct.is_none() { &all[..] } else { &all[1..] };
+        self.output.list(&columns(), default_columns, &list.selection(self.fields), &rows)
     }
 }
 
@@ -59,12 +59,12 @@ fn columns() -> Vec<Column<Row>> {
 }
 
 /// The accounting of one container, or of all running ones.
-pub(super) async fn ask(
+pub(super) async fn fetch(
     coordinator: &Coordinator,
     ct: String,
 ) -> Result<Vec<ContainerResources>, Failure> {
     let answer = coordinator
-        .ask(|| {
+        .call(|| {
             let mut client = coordinator.containers();
             let request = GetResourcesRequest { ct: ct.clone() };
             async move { client.get_resources(request).await }

@@ -75,7 +75,7 @@ impl Context {
         }
         let answer = self
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = self.coordinator.snapshots();
                 let request = api::ListSnapshotsRequest { ct: ct.to_string() };
                 async move { client.list_snapshots(request).await }
@@ -91,8 +91,8 @@ impl Context {
                 return Err(fault.fact("ct", ct).fact("snapshot", id).into());
             }
         }
-        let usual = ["id", "name", "created", "size", "current", "parent"];
-        self.output.list(&columns(), &usual, &list.selection(self.fields), &snapshots)
+        let default_columns = ["id", "name", "created", "size", "current", "parent"];
+        self.output.list(&columns(), &default_columns, &list.selection(self.fields), &snapshots)
     }
 }
 

@@ -21,10 +21,10 @@ use crate::archive::Source;
 use crate::cli::TemplateVerb;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
-use crate::operation::{self, Display};
+use crate::operation::{self, ProgressDisplay};
 use crate::output::{Column, Format};
 use crate::unbuilt::not_built;
-use crate::value::{Value, took};
+use crate::value::{Value, format_duration};
 
 impl Context {
     pub(super) async fn template(self, verb: TemplateVerb) -> Outcome {
@@ -32,12 +32,12 @@ impl Context {
         match verb {
             TemplateVerb::List(list) => {
                 let templates = self.templates().await?;
-                let usual = ["name", "os", "init", "content", "allocated", "created"];
+                let default_columns = ["name", "os", "init", "content", "allocated", "created"];
                 let selection = list.selection(self.fields);
-                self.output.list(&columns(), &usual, &selection, &templates)
+                self.output.list(&columns(), &default_columns, &selection, &templates)
             }
             TemplateVerb::Build { name, suite, dry_run: true, .. } => {
-                self.would_make(&name, &format!("build template {name} from {suite}")).await
+                self.plan_creation(&name, &format!("build template {name} from {suite}")).await
             }
             TemplateVerb::Build { name, suite, init, packages, dry_run: false } => {
                 let init = match init.as_deref() {
@@ -52,7 +52,7 @@ impl Context {
                 let name = name.map_or_else(|| name_of(&source), Ok)?;
                 Source::open(&source)?;
                 let step = format!("import template {name} from {}", source.display());
-                self.would_make(&name, &step).await
+                self.plan_creation(&name, &step).await
             }
             TemplateVerb::Import { source, name, sha256, dry_run: false } => {
                 self.import(source, name, sha256.unwrap_or_default()).await
@@ -64,11 +64,11 @@ impl Context {
                     let fault = Fault::new(Reason::TemplateUnknown, message);
                     return Err(fault.fact("template", name).into());
                 }
-                self.would(&format!("delete template {name}"))
+                self.print_plan(&format!("delete template {name}"))
             }
             TemplateVerb::Delete { name, dry_run: false } => {
                 self.coordinator
-                    .ask(|| {
+                    .call(|| {
                         let mut client = self.coordinator.templates();
                         let request = api::DeleteTemplateRequest { name: name.to_string() };
                         async move { client.delete_template(request).await }
@@ -82,7 +82,7 @@ impl Context {
     async fn templates(&self) -> Result<Vec<Template>, Failure> {
         let answer = self
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = self.coordinator.templates();
                 async move { client.list_templates(api::ListTemplatesRequest {}).await }
             })
@@ -92,20 +92,20 @@ impl Context {
 
     /// The one step of a dry run. The API plans containers only; of templates there is little to
     /// plan.
-    fn would(&self, step: &str) -> Outcome {
+    fn print_plan(&self, step: &str) -> Outcome {
         if self.output.format != Format::Table {
             return self.output.value(&Value::map([("steps", Value::texts([step]))]));
         }
         self.output.print(&format!("{step}\n"))
     }
 
-    async fn would_make(&self, name: &TemplateName, step: &str) -> Outcome {
+    async fn plan_creation(&self, name: &TemplateName, step: &str) -> Outcome {
         if self.templates().await?.iter().any(|t| t.name == name.as_str()) {
             let message = format!("there is a template {name} already; delete it first");
             let fault = Fault::new(Reason::TemplateExists, message);
             return Err(fault.fact("template", name).into());
         }
-        self.would(step)
+        self.print_plan(step)
     }
 
     fn done(&self, what: &str, began: Instant) -> Outcome {
@@ -116,7 +116,7 @@ impl Context {
         if self.output.quiet {
             return Ok(());
         }
-        self.output.print(&format!("{what} in {}\n", took(began.elapsed())))
+        self.output.print(&format!("{what} in {}\n", format_duration(began.elapsed())))
     }
 
     async fn build(self, build: storage::BuildTemplateRequest) -> Outcome {
@@ -127,14 +127,14 @@ impl Context {
             request_id: super::change::request_id(),
         };
         let operation = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.templates();
                 let request = request.clone();
                 async move { client.build_template(request).await }
             })
             .await?;
         let done = |_: &api::Operation| format!("template {name} built");
-        operation::finish(&coordinator, output, operation, false, done).await
+        operation::wait(&coordinator, output, operation, false, done).await
     }
 
     async fn import(self, path: PathBuf, name: Option<TemplateName>, sha256: String) -> Outcome {
@@ -161,22 +161,22 @@ impl Context {
         let mut client = self.coordinator.templates();
         let call = client.import_template(ReceiverStream::new(rest));
         let mut answers = tokio::select! {
-            answers = self.coordinator.ask_once(call) => answers?,
+            answers = self.coordinator.call_once(call) => answers?,
             error = &mut breaks => return Err(unreadable(error)),
         };
-        let mut display = Display::new(self.output);
+        let mut display = ProgressDisplay::new(self.output);
         let template: Template = loop {
             let answer = tokio::select! {
                 // Cancel-safe: a message is taken whole or left in the stream.
                 answer = answers.message() => answer,
                 error = &mut breaks => return Err(unreadable(error)),
             };
-            match answer.map_err(|s| self.coordinator.explain(s))?.and_then(|a| a.is) {
+            match answer.map_err(|s| self.coordinator.fault(s))?.and_then(|a| a.is) {
                 Some(template_progress::Is::Progress(progress)) => display.progress(&progress),
                 Some(template_progress::Is::Template(template)) => break template,
                 None => {
                     let why = "the import ended without a template";
-                    return Err(self.coordinator.lost(why).into());
+                    return Err(self.coordinator.connection_lost(why).into());
                 }
             }
         };
@@ -192,7 +192,7 @@ impl Context {
         let began = Instant::now();
         let mut client = self.coordinator.templates();
         let request = storage::ExportTemplateRequest { name: name.to_string() };
-        let mut pieces = self.coordinator.ask_once(client.export_template(request)).await?;
+        let mut pieces = self.coordinator.call_once(client.export_template(request)).await?;
         let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
         if file.as_os_str() == "-" {
             while let Some(piece) = pieces.message().await? {
@@ -216,7 +216,7 @@ impl Context {
             loop {
                 let piece = tokio::select! {
                     // Cancel-safe: a message is taken whole or left in the stream.
-                    piece = pieces.message() => piece.map_err(|s| self.coordinator.explain(s))?,
+                    piece = pieces.message() => piece.map_err(|s| self.coordinator.fault(s))?,
                     _ = interrupt.recv() => return Err(Failure::Status(exit::INTERRUPTED)),
                 };
                 let Some(piece) = piece else { break };
