@@ -35,16 +35,16 @@ use ves_host::namespace;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, pty};
 
-use crate::link::Link;
+use crate::framed_conn::FramedConn;
 
 /// The most input that waits for the command.
-const MOST_INPUT: usize = 256 * 1024;
+const MAX_INPUT: usize = 256 * 1024;
 /// How long it may take until the command executes. The daemon is a little more patient.
-const START: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the killed may take to die; the frozen of version 1 do not before they are thawed.
-const DIE: Duration = Duration::from_secs(1);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most a terminal keeps of what was written before the end.
-const MOST_TERMINAL: u64 = 128 * 1024;
+const MAX_TERMINAL: u64 = 128 * 1024;
 
 /// What those on the way inside tell the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,17 +82,18 @@ fn supervise(session: OwnedFd) -> Result<(), HostError> {
     namespace::hide()?;
     // The daemon may be better protected than a command inside should be.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
-    let link = Link::new(UnixStream::from(session)).attempt(|| "set up the session".to_owned())?;
-    let mut session = Session { link, input: Vec::new(), input_ends: false };
+    let conn =
+        FramedConn::new(UnixStream::from(session)).attempt(|| "set up the session".to_owned())?;
+    let mut session = Session { conn, input: Vec::new(), input_ends: false };
     let Some(plan) = session.plan()? else { return Ok(()) };
-    match start(&plan, &session.link.stream) {
+    match start(&plan, &session.conn.stream) {
         Ok(running) => {
-            session.link.send(&Frame::new(Tag::Started, []));
+            session.conn.send(&Frame::new(Tag::Started, []));
             session.run(running, plan.terminal.is_some())
         }
         Err(failure) => {
-            session.link.send(&Frame::json(Tag::Failed, &failure));
-            session.link.finish(5);
+            session.conn.send(&Frame::json(Tag::Failed, &failure));
+            session.conn.finish(5);
             Ok(())
         }
     }
@@ -110,7 +111,7 @@ struct Running {
 
 #[derive(Debug)]
 struct Session {
-    link: Link,
+    conn: FramedConn,
     input: Vec<u8>,
     input_ends: bool,
 }
@@ -119,15 +120,15 @@ impl Session {
     /// Waits for the plan; `None` where the peer left.
     fn plan(&mut self) -> Result<Option<ExecPlan>, HostError> {
         loop {
-            if let Some(frame) = self.link.next() {
+            if let Some(frame) = self.conn.next() {
                 return Ok(frame.parse());
             }
-            if self.link.is_gone() {
+            if self.conn.is_gone() {
                 return Ok(None);
             }
-            let mut fds = [PollFd::new(&self.link.stream, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.conn.stream, PollFlags::IN)];
             match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => self.link.fill(),
+                Ok(_) | Err(Errno::INTR) => self.conn.fill(),
                 Err(e) => return Err(e).attempt(|| "wait for the plan".to_owned()),
             }
         }
@@ -139,7 +140,7 @@ impl Session {
         self.feed(&mut running, terminal);
         loop {
             let ended = self.turn(&mut running, terminal)?;
-            if self.link.is_gone() {
+            if self.conn.is_gone() {
                 if terminal {
                     // Closing the terminal hangs up; who left it behind hears it too.
                     rustix::process::kill_process_group(running.child.pid, Signal::HUP).ok();
@@ -148,8 +149,8 @@ impl Session {
             }
             if ended && let Some(ended) = child::reap(&running.child)? {
                 self.drain(&mut running, terminal);
-                self.link.send(&Frame::json(Tag::Ended, &ended));
-                self.link.finish(30);
+                self.conn.send(&Frame::json(Tag::Ended, &ended));
+                self.conn.finish(30);
                 return Ok(());
             }
         }
@@ -159,10 +160,10 @@ impl Session {
     fn turn(&mut self, running: &mut Running, terminal: bool) -> Result<bool, HostError> {
         let mut want = PollFlags::empty();
         want.set(PollFlags::OUT, !self.input.is_empty());
-        let read = !self.link.is_full();
+        let read = !self.conn.is_full();
         let mut fds = vec![
             PollFd::new(&running.child.pidfd, PollFlags::IN),
-            PollFd::new(&self.link.stream, self.link.interest(self.input.len() < MOST_INPUT)),
+            PollFd::new(&self.conn.stream, self.conn.interest(self.input.len() < MAX_INPUT)),
         ];
         if let Some(input) = running.input.as_ref().filter(|_| !want.is_empty()) {
             fds.push(PollFd::new(input, want));
@@ -180,10 +181,10 @@ impl Session {
         let rest = flags.any(|f| !f.is_empty());
         drop(fds);
         if peer.intersects(PollFlags::OUT) {
-            self.link.flush();
+            self.conn.flush();
         }
         if peer.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.link.fill();
+            self.conn.fill();
             self.obey(running, terminal);
         }
         if rest && read {
@@ -195,7 +196,7 @@ impl Session {
 
     /// Serves what the peer sent.
     fn obey(&mut self, running: &Running, terminal: bool) {
-        while let Some(frame) = self.link.next() {
+        while let Some(frame) = self.conn.next() {
             match frame.tag {
                 Tag::Input if !self.input_ends => self.input.extend(frame.payload),
                 Tag::InputEnd => self.input_ends = true,
@@ -246,7 +247,7 @@ impl Session {
     /// Passes on what is there of each output, once.
     fn read(&mut self, running: &mut Running) {
         for (place, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
-            pass_on(&mut self.link, place, tag, u64::MAX);
+            pass_on(&mut self.conn, place, tag, u64::MAX);
         }
     }
 
@@ -256,17 +257,17 @@ impl Session {
         for (place, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
             let Some(fd) = place else { continue };
             // A terminal does not tell all that it keeps, but keeps little.
-            let there = if terminal { Ok(MOST_TERMINAL) } else { rustix::io::ioctl_fionread(fd) };
+            let there = if terminal { Ok(MAX_TERMINAL) } else { rustix::io::ioctl_fionread(fd) };
             let mut left = there.unwrap_or_default();
-            while left > 0 && !self.link.is_gone() {
-                match pass_on(&mut self.link, place, tag, left) {
+            while left > 0 && !self.conn.is_gone() {
+                match pass_on(&mut self.conn, place, tag, left) {
                     0 => break,
                     n => left = left.saturating_sub(n),
                 }
-                while self.link.is_full() && !self.link.is_gone() {
-                    let mut fds = [PollFd::new(&self.link.stream, PollFlags::OUT)];
+                while self.conn.is_full() && !self.conn.is_gone() {
+                    let mut fds = [PollFd::new(&self.conn.stream, PollFlags::OUT)];
                     match poll(&mut fds, None) {
-                        Ok(_) | Err(Errno::INTR) => self.link.flush(),
+                        Ok(_) | Err(Errno::INTR) => self.conn.flush(),
                         Err(_) => return,
                     }
                 }
@@ -276,13 +277,13 @@ impl Session {
 }
 
 /// Passes on at most `most` bytes of an output; answers how many, and takes it away at its end.
-fn pass_on(link: &mut Link, place: &mut Option<OwnedFd>, tag: Tag, most: u64) -> u64 {
+fn pass_on(conn: &mut FramedConn, place: &mut Option<OwnedFd>, tag: Tag, most: u64) -> u64 {
     let Some(fd) = place else { return 0 };
     let mut piece = [0; 32 * 1024];
     let most = usize::try_from(most).unwrap_or(usize::MAX).min(piece.len());
     match rustix::io::read(fd, piece.get_mut(..most).unwrap_or_default()) {
         Ok(n @ 1..) => {
-            link.send(&Frame::new(tag, piece.get(..n).unwrap_or_default()));
+            conn.send(&Frame::new(tag, piece.get(..n).unwrap_or_default()));
             u64::try_from(n).unwrap_or_default()
         }
         Err(Errno::AGAIN | Errno::INTR) => 0,
@@ -305,7 +306,7 @@ fn target(plan: &ExecPlan) -> Result<(Status, OwnedFd), HostError> {
     };
     let request = Frame::json(Tag::Request, &Request::Pidfd).encode();
     stream.write_all(&request).attempt(what)?;
-    if !channel::wait(&stream, START)? {
+    if !channel::wait(&stream, START_TIMEOUT)? {
         return Err(Errno::TIMEDOUT).attempt(what);
     }
     let packet = channel::receive(&stream)?;
@@ -397,10 +398,10 @@ fn start_in(
     let helper = helper.map_err(failed)?;
     drop((speak, far, groups));
     let mut heard = Heard::default();
-    if !heard.listen(&hear, Some(peer), START).map_err(failed)? {
+    if !heard.listen(&hear, Some(peer), START_TIMEOUT).map_err(failed)? {
         end(&helper);
         // What it said last, its child above all.
-        heard.listen(&hear, None, DIE).ok();
+        heard.listen(&hear, None, KILL_TIMEOUT).ok();
         if let Some(child) = &heard.child {
             end(child);
         }
@@ -411,7 +412,7 @@ fn start_in(
         });
     }
     // It ended when all was heard.
-    if channel::wait(&helper.pidfd, START).unwrap_or(false) {
+    if channel::wait(&helper.pidfd, START_TIMEOUT).unwrap_or(false) {
         child::reap(&helper).ok();
     }
     let (child, master) = heard.outcome()?;
@@ -438,7 +439,7 @@ fn nonblocking(fd: impl AsFd) -> Result<(), HostError> {
 /// Kills one on the way inside. One that is frozen dies when it is thawed.
 fn end(child: &Child) {
     rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
-    if channel::wait(&child.pidfd, DIE).unwrap_or(false) {
+    if channel::wait(&child.pidfd, KILL_TIMEOUT).unwrap_or(false) {
         child::reap(child).ok();
     }
 }
@@ -500,7 +501,7 @@ impl Heard {
             (Some(failure), child) => {
                 if let Some(child) = child {
                     // It ends by itself; until then its number is not free.
-                    channel::wait(&child.pidfd, START).ok();
+                    channel::wait(&child.pidfd, START_TIMEOUT).ok();
                     child::reap(&child).ok();
                 }
                 Err(failure)

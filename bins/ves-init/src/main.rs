@@ -5,12 +5,12 @@
 //! second thread listens to it), `exec` runs a command inside one. What to do comes as data. `starter`
 //! starts both where the daemon is in a sandbox.
 
-mod allowance;
 mod console;
-mod ear;
 mod exec;
-mod link;
+mod framed_conn;
 mod monitor;
+mod notify;
+mod rate_limit;
 mod starter;
 
 use std::process::ExitCode;

@@ -4,9 +4,9 @@
 //! start → lock → socket → steps → CREATED ──release──▶ RUNNING ──init ends──▶ exit.json → gone
 //! ```
 //!
-//! One process, one loop over descriptors, and an [`Ear`] beside it. It needs no daemon: that may be
-//! killed and come back. When the monitor dies, init dies with it. Of a container's making the loop
-//! touches bytes of the console only, and never waits for it. Never here: decisions about when a
+//! One process, one loop over descriptors, and a [`NotifyListener`] beside it. It needs no daemon: that may
+//! be killed and come back. When the monitor dies, init dies with it. Of a container's making the
+//! loop touches bytes of the console only, and never waits for it. Never here: decisions about when a
 //! container starts or stops.
 
 use std::fs::File;
@@ -32,23 +32,23 @@ use ves_host::init::{InitStep, MonitorPlan, channel};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, file, pty};
 
-use crate::allowance::Allowance;
 use crate::console::Ring;
-use crate::ear::Ear;
-use crate::link::Link;
+use crate::framed_conn::FramedConn;
+use crate::notify::NotifyListener;
+use crate::rate_limit::RateLimit;
 
 /// The kernel should choose almost anybody else when memory runs out.
 const OOM_SCORE: &str = "-900";
 /// The most clients at once; each is a descriptor.
-const MOST_CLIENTS: usize = 64;
+const MAX_CLIENTS: usize = 64;
 /// The most of them at the console, so that who asks or tells something always finds a place.
-const MOST_CONSOLES: usize = 32;
+const MAX_CONSOLES: usize = 32;
 /// How long to try for the lock.
-const LOCK: Duration = Duration::from_millis(200);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long all clients together may take for the last of the console.
-const LAST: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most input that waits for the console.
-const MOST_INPUT: usize = 64 * 1024;
+const MAX_INPUT: usize = 64 * 1024;
 
 /// Starts the monitor, which goes on in the background; what it came to is written to fd 1.
 pub(crate) fn main() -> ExitCode {
@@ -128,7 +128,7 @@ impl Guard {
 
 fn prepare(plan: &MonitorPlan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
     let failed = |e: HostError| perform::failure("start the monitor", &e);
-    settle().map_err(failed)?;
+    daemonize().map_err(failed)?;
     let Some(lock) = lock(plan).map_err(failed)? else { return Ok(None) };
     let socket = report::socket(&plan.dir);
     file::remove_if_exists(&socket).map_err(failed)?;
@@ -149,12 +149,12 @@ fn prepare(plan: &MonitorPlan, guard: &mut Guard) -> Result<Option<Monitor>, Fai
         .attempt(|| "set up the console".to_owned())
         .map_err(failed)?;
     // Nothing is in the socket yet: nobody of the container has executed.
-    let ear = waiting.notify.take().map(Ear::listen).transpose();
-    let ear = ear.attempt(|| "listen to init".to_owned()).map_err(failed)?;
+    let notify = waiting.notify.take().map(NotifyListener::listen).transpose();
+    let notify = notify.attempt(|| "listen to init".to_owned()).map_err(failed)?;
     let monitor = Monitor {
         plan: plan.clone(),
         waiting,
-        ear,
+        notify,
         listener,
         lock,
         guard: std::mem::take(guard),
@@ -166,14 +166,14 @@ fn prepare(plan: &MonitorPlan, guard: &mut Guard) -> Result<Option<Monitor>, Fai
         kind: InitKind::Other,
         asked: false,
         killed: false,
-        allowance: Allowance::new(),
+        rate_limit: RateLimit::new(),
     };
     monitor.record().map_err(failed)?;
     Ok(Some(monitor))
 }
 
 /// Takes leave of the one who started it.
-fn settle() -> Result<(), HostError> {
+fn daemonize() -> Result<(), HostError> {
     rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
     rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -198,7 +198,7 @@ fn lock(plan: &MonitorPlan) -> Result<Option<OwnedFd>, HostError> {
     let path = report::lock(&plan.dir);
     let what = || format!("lock {}", path.display());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let end = Instant::now() + LOCK;
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).attempt(what)?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
@@ -245,7 +245,7 @@ enum Role {
 
 #[derive(Debug)]
 struct Client {
-    link: Link,
+    conn: FramedConn,
     role: Role,
 }
 
@@ -254,7 +254,7 @@ struct Monitor {
     plan: MonitorPlan,
     waiting: Waiting,
     /// Says when init is ready.
-    ear: Option<Ear>,
+    notify: Option<NotifyListener>,
     listener: UnixListener,
     /// Held until there is nothing left of the run.
     lock: OwnedFd,
@@ -269,16 +269,16 @@ struct Monitor {
     kind: InitKind,
     asked: bool,
     killed: bool,
-    allowance: Allowance,
+    rate_limit: RateLimit,
 }
 
 /// What woke the loop.
 #[derive(Debug)]
-struct Woken {
+struct Events {
     ended: bool,
     console: PollFlags,
     ready: bool,
-    knock: bool,
+    connect: bool,
     clients: Vec<PollFlags>,
 }
 
@@ -323,32 +323,32 @@ impl Monitor {
 
     fn serve(mut self) {
         loop {
-            let woken = match self.wait() {
-                Ok(woken) => woken,
+            let events = match self.wait() {
+                Ok(events) => events,
                 Err(Errno::INTR) => continue,
                 // Without poll nothing can be done; init dies with this process.
                 Err(_) => return,
             };
-            if woken.console.intersects(PollFlags::OUT) {
+            if events.console.intersects(PollFlags::OUT) {
                 self.type_input();
             }
-            if woken.console.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
+            if events.console.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
                 self.read_console();
             }
-            if woken.ready {
+            if events.ready {
                 self.hear();
             }
-            for (index, flags) in woken.clients.iter().enumerate() {
+            for (index, flags) in events.clients.iter().enumerate() {
                 self.serve_client(index, *flags);
             }
             self.clients.retain(|c| {
                 let leaves = matches!(c.role, Role::Leaving | Role::Scrollback);
-                !c.link.is_gone() && c.role != Role::Dropped && !(leaves && c.link.is_idle())
+                !c.conn.is_gone() && c.role != Role::Dropped && !(leaves && c.conn.is_idle())
             });
-            if woken.knock {
+            if events.connect {
                 self.admit();
             }
-            if woken.ended
+            if events.ended
                 && let Ok(Some(ended)) = child::reap(&self.waiting.child)
             {
                 self.finish(ended);
@@ -357,8 +357,8 @@ impl Monitor {
         }
     }
 
-    fn wait(&mut self) -> rustix::io::Result<Woken> {
-        let pause = self.allowance.pause(Instant::now());
+    fn wait(&mut self) -> rustix::io::Result<Events> {
+        let pause = self.rate_limit.pause(Instant::now());
         let mut console = PollFlags::empty();
         console.set(PollFlags::IN, pause.is_none());
         console.set(PollFlags::OUT, !self.input.is_empty());
@@ -370,19 +370,19 @@ impl Monitor {
         for client in &self.clients {
             // Who types faster than the terminal takes it waits.
             let read = !matches!(client.role, Role::Leaving | Role::Scrollback)
-                && (client.role != Role::Console || self.input.len() < MOST_INPUT);
-            fds.push(PollFd::new(&client.link.stream, client.link.interest(read)));
+                && (client.role != Role::Console || self.input.len() < MAX_INPUT);
+            fds.push(PollFd::new(&client.conn.stream, client.conn.interest(read)));
         }
-        if let Some(ear) = &self.ear {
-            fds.push(PollFd::new(ear, PollFlags::IN));
+        if let Some(notify) = &self.notify {
+            fds.push(PollFd::new(notify, PollFlags::IN));
         }
         let pause = pause.map(|pause| Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() });
         poll(&mut fds, pause.as_ref())?;
         let mut flags = fds.iter().map(PollFd::revents);
         let mut next = || flags.next().unwrap_or(PollFlags::empty());
-        let (ended, console, knock) = (!next().is_empty(), next(), !next().is_empty());
+        let (ended, console, connect) = (!next().is_empty(), next(), !next().is_empty());
         let clients = self.clients.iter().map(|_| next()).collect();
-        Ok(Woken { ended, console, knock, clients, ready: !next().is_empty() })
+        Ok(Events { ended, console, connect, clients, ready: !next().is_empty() })
     }
 
     fn type_input(&mut self) {
@@ -400,16 +400,16 @@ impl Monitor {
             return false;
         };
         let bytes = piece.get(..n).unwrap_or_default();
-        self.allowance.spend(n);
+        self.rate_limit.spend(n);
         self.ring.push(bytes);
         let frame = Frame::new(Tag::Output, bytes);
         for client in self.clients.iter_mut().filter(|c| c.role == Role::Console) {
-            if client.link.is_full() {
+            if client.conn.is_full() {
                 // A watcher that does not look must hold up neither the container nor a place; it
                 // can come back for what is still in the scroll-back.
                 client.role = Role::Dropped;
             } else {
-                client.link.send(&frame);
+                client.conn.send(&frame);
             }
         }
         n > 0
@@ -417,7 +417,7 @@ impl Monitor {
 
     /// Takes in that init says it is ready.
     fn hear(&mut self) {
-        if self.ear.as_ref().is_some_and(Ear::ready) && !self.booted {
+        if self.notify.as_ref().is_some_and(NotifyListener::ready) && !self.booted {
             self.booted = true;
             self.publish();
         }
@@ -426,16 +426,16 @@ impl Monitor {
     fn publish(&mut self) {
         let frame = Frame::json(Tag::Answer, &Answer::Status(self.status()));
         for client in self.clients.iter_mut().filter(|c| c.role == Role::Follower) {
-            client.link.send(&frame);
+            client.conn.send(&frame);
         }
     }
 
     fn admit(&mut self) {
         match self.listener.accept() {
             // Beyond the most it is closed, which the peer understands.
-            Ok((stream, _)) if self.clients.len() < MOST_CLIENTS => {
-                if let Ok(link) = Link::new(stream) {
-                    self.clients.push(Client { link, role: Role::New });
+            Ok((stream, _)) if self.clients.len() < MAX_CLIENTS => {
+                if let Ok(conn) = FramedConn::new(stream) {
+                    self.clients.push(Client { conn, role: Role::New });
                 }
             }
             Ok(_) => {}
@@ -447,14 +447,14 @@ impl Monitor {
     fn serve_client(&mut self, index: usize, flags: PollFlags) {
         if let Some(client) = self.clients.get_mut(index) {
             if flags.intersects(PollFlags::OUT) {
-                client.link.flush();
+                client.conn.flush();
             }
             if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-                client.link.fill();
+                client.conn.fill();
             }
         }
         while let Some(client) = self.clients.get_mut(index)
-            && let Some(frame) = client.link.next()
+            && let Some(frame) = client.conn.next()
         {
             match (client.role, frame.tag) {
                 (Role::New, Tag::Request) => match frame.parse() {
@@ -510,14 +510,14 @@ impl Monitor {
                 if let Some(client) = self.clients.get_mut(index) {
                     let fd = self.waiting.child.pidfd.as_fd();
                     // The peer is new, so there is room for one frame; else it asks again.
-                    channel::send(&client.link.stream, &frame, &[fd]).ok();
+                    channel::send(&client.conn.stream, &frame, &[fd]).ok();
                     client.role = Role::Leaving;
                 }
                 return;
             }
             Request::Console { scrollback_only } => {
                 let at_it = |c: &&Client| matches!(c.role, Role::Console | Role::Scrollback);
-                if self.clients.iter().filter(at_it).count() >= MOST_CONSOLES {
+                if self.clients.iter().filter(at_it).count() >= MAX_CONSOLES {
                     if let Some(client) = self.clients.get_mut(index) {
                         client.role = Role::Dropped;
                     }
@@ -526,7 +526,7 @@ impl Monitor {
                 let contents = self.ring.contents();
                 if let Some(client) = self.clients.get_mut(index) {
                     for piece in contents.chunks(LONGEST) {
-                        client.link.send(&Frame::new(Tag::Output, piece));
+                        client.conn.send(&Frame::new(Tag::Output, piece));
                     }
                     client.role = if scrollback_only { Role::Scrollback } else { Role::Console };
                 }
@@ -536,7 +536,7 @@ impl Monitor {
         let frame =
             Frame::json(Tag::Answer, &answer.unwrap_or_else(|| Answer::Status(self.status())));
         if let Some(client) = self.clients.get_mut(index) {
-            client.link.send(&frame);
+            client.conn.send(&frame);
             client.role = role;
         }
     }
@@ -575,23 +575,23 @@ impl Monitor {
         // From now on another may begin.
         drop(self.lock);
         // All at once, so that the slow do not keep each other, and the rest is closed.
-        let end = Instant::now() + LAST;
+        let end = Instant::now() + DRAIN_TIMEOUT;
         self.clients.retain(|c| matches!(c.role, Role::Console | Role::Scrollback));
         loop {
-            self.clients.retain(|c| !c.link.is_gone() && !c.link.is_idle());
+            self.clients.retain(|c| !c.conn.is_gone() && !c.conn.is_idle());
             let left = end.saturating_duration_since(Instant::now());
             if self.clients.is_empty() || left.is_zero() {
                 return;
             }
             let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             let mut fds: Vec<_> =
-                self.clients.iter().map(|c| PollFd::new(&c.link.stream, PollFlags::OUT)).collect();
+                self.clients.iter().map(|c| PollFd::new(&c.conn.stream, PollFlags::OUT)).collect();
             match poll(&mut fds, Some(&left)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
             }
             drop(fds);
-            self.clients.iter_mut().for_each(|c| c.link.flush());
+            self.clients.iter_mut().for_each(|c| c.conn.flush());
         }
     }
 }
