@@ -71,10 +71,10 @@ impl FramedConn {
     }
     /// Reads what came.
     pub(crate) fn fill(&mut self) {
-        let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
             Ok(0) => self.gone = true,
-            Ok(n) => self.decoder.push(piece.get(..n).unwrap_or_default()),
+            Ok(n) => self.decoder.push(chunk.get(..n).unwrap_or_default()),
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(_) => self.gone = true,
         }

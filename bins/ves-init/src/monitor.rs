@@ -55,7 +55,7 @@ fn begin() -> Result<(), HostError> {
         Err(e) => {
             let failure =
                 Failure { step: "read the plan".to_owned(), message: e.to_string(), errno: 0 };
-            tell(namespace::inherit(1)?, &Created::Failed(failure));
+            report_created(namespace::inherit(1)?, &Created::Failed(failure));
             return Ok(());
         }
     };
@@ -72,7 +72,7 @@ fn begin() -> Result<(), HostError> {
 }
 
 /// Tells the starter what came of it. It may be gone; then the next one asks.
-pub(crate) fn tell(report: OwnedFd, created: &Created) {
+pub(crate) fn report_created(report: OwnedFd, created: &Created) {
     File::from(report).write_all(&serde_json::to_vec(created).unwrap_or_default()).ok();
 }
 
@@ -84,13 +84,13 @@ fn run(plan: &MonitorPlan, report: OwnedFd) {
                 init_pid: monitor.pid(),
                 warnings: std::mem::take(&mut monitor.waiting.warnings),
             };
-            tell(report, &created);
+            report_created(report, &created);
             monitor.serve();
         }
-        Ok(None) => tell(report, &Created::Occupied),
+        Ok(None) => report_created(report, &Created::Occupied),
         Err(failure) => {
             guard.clean();
-            tell(report, &Created::Failed(failure));
+            report_created(report, &Created::Failed(failure));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Completion of shells: what clap makes of the grammar, and the containers and templates there are.
 //!
-//! The names come from the coordinator at the time Tab is pressed, without patience: one that does
+//! The names come from the coordinator at the time Tab is pressed, without retries: one that does
 //! not answer completes nothing.
 
 use clap::CommandFactory as _;

@@ -1,4 +1,4 @@
-//! The way to the coordinator: its socket, patience while it restarts, and faults of the way.
+//! The way to the coordinator: its socket, retries while it restarts, and faults of the connection.
 //!
 //! Reads, and changes that carry a request id, may be asked again; sessions may not, and wait only
 //! for a coordinator that can be reached at all.
@@ -27,13 +27,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Coordinator {
     socket: PathBuf,
     channel: Traced,
-    patience: Duration,
+    retry_window: Duration,
 }
 
 impl Coordinator {
     /// The coordinator at `socket`; nothing is connected yet. Needs a tokio runtime.
-    pub(crate) fn at(socket: &Path, patience: Duration) -> Self {
-        Self { socket: socket.to_owned(), channel: client::channel(socket), patience }
+    pub(crate) fn at(socket: &Path, retry_window: Duration) -> Self {
+        Self { socket: socket.to_owned(), channel: client::channel(socket), retry_window }
     }
 
     /// Containers.
@@ -62,7 +62,7 @@ impl Coordinator {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.retry_window;
         loop {
             let fault = match timeout(ANSWER, call()).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
@@ -94,11 +94,11 @@ impl Coordinator {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Fault> {
-        self.connect(Instant::now() + self.patience).await?;
+        self.connect(Instant::now() + self.retry_window).await?;
         call.await.map(Response::into_inner).map_err(|s| self.fault(s))
     }
 
-    /// The fault behind a status; one of the way names the socket.
+    /// The fault behind a status; one of the connection names the socket.
     pub(crate) fn fault(&self, status: Status) -> Fault {
         let fault = Fault::from(status);
         if fault.reason == Reason::PeerDown && !fault.facts.contains_key("service") {

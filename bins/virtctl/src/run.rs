@@ -105,8 +105,8 @@ fn execute(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> O
     });
     let telemetry = telemetry.map_err(|e| Failure::usage(ves_proto::fault::chain(&e)))?;
     let outcome = runtime.block_on(async {
-        let patience = Duration::from_secs(u64::from(global.patience));
-        let coordinator = Coordinator::at(&socket, patience);
+        let retry_window = Duration::from_secs(u64::from(global.patience));
+        let coordinator = Coordinator::at(&socket, retry_window);
         let context = Context { coordinator, output, fields };
         let name = format!("virtctl {}", name(&verb));
         let span = tracing::info_span!("virtctl", otel.name = name, otel.status_code = Empty);

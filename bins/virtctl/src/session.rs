@@ -35,7 +35,7 @@ const CHUNK: usize = 32 * 1024;
 const QUEUE: usize = 16;
 
 /// How long a signal may wait behind input that is not read.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the command inside reads.
 #[derive(Debug)]
@@ -197,8 +197,8 @@ fn code(status: &ExitStatus) -> u8 {
 /// Sends input and its end, on a thread of its own.
 fn send_input(input: Input, requests: mpsc::Sender<ExecRequest>) {
     std::thread::spawn(move || {
-        let send = |piece: &[u8]| {
-            let bytes = piece.to_vec().into();
+        let send = |chunk: &[u8]| {
+            let bytes = chunk.to_vec().into();
             requests.blocking_send(part(exec_request::Part::Stdin(bytes))).is_ok()
         };
         match input {
@@ -243,8 +243,8 @@ fn send_typed(requests: mpsc::Sender<ConsoleRequest>, interactive: bool, leave: 
             let typed = buffer.get(..n).unwrap_or_default();
             let (send, left) =
                 if interactive { escape.feed(typed) } else { (typed.to_vec(), false) };
-            let piece = console_part(console_request::Part::Stdin(send.into()));
-            if requests.blocking_send(piece).is_err() {
+            let chunk = console_part(console_request::Part::Stdin(send.into()));
+            if requests.blocking_send(chunk).is_err() {
                 return;
             }
             if left {
@@ -299,7 +299,7 @@ impl Signals {
                     let stay = count < ours && {
                         let forward = part(exec_request::Part::Signal(u32::from(number)));
                         // A command that does not even read its input must not keep us here.
-                        matches!(timeout(PATIENCE, requests.send(forward)).await, Ok(Ok(())))
+                        matches!(timeout(SIGNAL_TIMEOUT, requests.send(forward)).await, Ok(Ok(())))
                     };
                     if !stay {
                         leave.send(128 + number).await.ok(); // the session is over already

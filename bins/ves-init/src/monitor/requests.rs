@@ -97,8 +97,8 @@ impl Monitor {
                 }
                 let contents = self.ring.contents();
                 if let Some(client) = self.clients.get_mut(index) {
-                    for piece in contents.chunks(LONGEST) {
-                        client.conn.send(&Frame::new(Tag::Output, piece));
+                    for chunk in contents.chunks(LONGEST) {
+                        client.conn.send(&Frame::new(Tag::Output, chunk));
                     }
                     client.role = if scrollback_only { Role::Scrollback } else { Role::Console };
                 }

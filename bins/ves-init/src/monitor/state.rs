@@ -102,11 +102,11 @@ impl Monitor {
 
     /// Reads what the console prints; answers whether there was something.
     pub(super) fn read_console(&mut self) -> bool {
-        let mut piece = [0; 16 * 1024];
-        let Ok(n) = rustix::io::read(&self.waiting.console.master, &mut piece) else {
+        let mut chunk = [0; 16 * 1024];
+        let Ok(n) = rustix::io::read(&self.waiting.console.master, &mut chunk) else {
             return false;
         };
-        let bytes = piece.get(..n).unwrap_or_default();
+        let bytes = chunk.get(..n).unwrap_or_default();
         self.rate_limit.spend(n);
         self.ring.push(bytes);
         let frame = Frame::new(Tag::Output, bytes);

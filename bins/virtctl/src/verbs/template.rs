@@ -192,11 +192,11 @@ impl Context {
         let began = Instant::now();
         let mut client = self.coordinator.templates();
         let request = storage::ExportTemplateRequest { name: name.to_string() };
-        let mut pieces = self.coordinator.call_once(client.export_template(request)).await?;
+        let mut chunks = self.coordinator.call_once(client.export_template(request)).await?;
         let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
         if file.as_os_str() == "-" {
-            while let Some(piece) = pieces.message().await? {
-                std::io::stdout().lock().write_all(&piece.data)?;
+            while let Some(chunk) = chunks.message().await? {
+                std::io::stdout().lock().write_all(&chunk.data)?;
             }
             std::io::stdout().lock().flush()?;
             return Ok(());
@@ -214,14 +214,14 @@ impl Context {
         let written: Result<u64, Failure> = async {
             let mut size: u64 = 0;
             loop {
-                let piece = tokio::select! {
+                let chunk = tokio::select! {
                     // Cancel-safe: a message is taken whole or left in the stream.
-                    piece = pieces.message() => piece.map_err(|s| self.coordinator.fault(s))?,
+                    chunk = chunks.message() => chunk.map_err(|s| self.coordinator.fault(s))?,
                     _ = interrupt.recv() => return Err(Failure::Status(exit::INTERRUPTED)),
                 };
-                let Some(piece) = piece else { break };
-                out.write_all(&piece.data).map_err(wrong)?;
-                size = size.saturating_add(u64::try_from(piece.data.len()).unwrap_or(0));
+                let Some(chunk) = chunk else { break };
+                out.write_all(&chunk.data).map_err(wrong)?;
+                size = size.saturating_add(u64::try_from(chunk.data.len()).unwrap_or(0));
             }
             out.sync_all().map_err(wrong)?;
             std::fs::rename(&part, &file).map_err(wrong)?;
