@@ -1,5 +1,7 @@
 //! A source of a template as a stream of tar bytes: an archive as it is, or a directory made into
 //! one on the fly, by a thread of its own that waits for the other side to keep up.
+//!
+//! Never here: a file that a name has come to mean while the tree was read.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

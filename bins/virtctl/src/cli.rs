@@ -2,6 +2,8 @@
 //!
 //! Owns words, not meaning: values are parsed by the vocabulary's own constructors. Verbs that are
 //! not built yet live in [`crate::unbuilt`] and are flattened in.
+//!
+//! Never here: anything that is done.
 
 mod change;
 mod inside;

@@ -2,6 +2,8 @@
 //!
 //! The names come from the coordinator at the time Tab is pressed, without retries: one that does
 //! not answer completes nothing.
+//!
+//! Never here: words of the grammar, which it is made of.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;

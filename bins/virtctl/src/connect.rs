@@ -2,6 +2,8 @@
 //!
 //! Reads, and changes that carry a request id, may be asked again; sessions may not, and wait only
 //! for a coordinator that can be reached at all.
+//!
+//! Never here: what is asked.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

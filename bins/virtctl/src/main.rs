@@ -15,6 +15,7 @@ mod operation;
 mod output;
 mod params;
 mod password;
+mod progress;
 mod report;
 mod run;
 mod sample;

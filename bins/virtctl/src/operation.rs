@@ -1,14 +1,13 @@
-//! Follows an operation to its end: progress on a terminal, plain lines elsewhere, and leaving it
-//! to itself with Ctrl-C.
+//! Operations: follows one to its end or leaves it to itself with Ctrl-C, and what one has to show.
 //!
 //! The operation belongs to the coordinator; nothing that happens here stops it.
+//!
+//! Never here: how progress is drawn.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
-use ves_proto::common::Progress;
 use ves_proto::coordinator::{Operation, OperationState, WatchOperationRequest};
 use ves_proto::{Fault, Reason};
 
@@ -16,6 +15,7 @@ use crate::connect::Coordinator;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format, Output};
+use crate::progress::ProgressDisplay;
 use crate::report;
 use crate::value::{Value, format_duration};
 
@@ -148,81 +148,6 @@ async fn follow(
 fn detached(id: &str, status: u8) -> Failure {
     let hint = format!("operation {id} goes on; see virtctl operation show {id}");
     Failure::Detached { hint, status }
-}
-
-/// Where progress is shown.
-pub(crate) struct ProgressDisplay {
-    output: Output,
-    terminal: bool,
-    bar: Option<ProgressBar>,
-    last: String,
-}
-
-impl ProgressDisplay {
-    /// A bar on a terminal, else lines; nothing where that is not wanted.
-    pub(crate) fn new(output: Output) -> Self {
-        let terminal = std::io::stderr().is_terminal() && output.format == Format::Table;
-        Self { output, terminal: terminal && !output.quiet, bar: None, last: String::new() }
-    }
-
-    /// Shows how far it is.
-    pub(crate) fn show(&mut self, operation: &Operation) {
-        let fresh = operation.progress.clone().unwrap_or_default();
-        let what = if fresh.what.is_empty() { operation.kind.clone() } else { fresh.what.clone() };
-        let subject =
-            if operation.ct == 0 { String::new() } else { format!("container {}: ", operation.ct) };
-        self.progress(&Progress { what: format!("{subject}{what}"), ..fresh });
-    }
-
-    /// Shows how far something is.
-    pub(crate) fn progress(&mut self, progress: &Progress) {
-        let Progress { what, done, total } = progress;
-        // Only now: what is done at once needs no bar.
-        if self.terminal && self.bar.is_none() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            bar.enable_steady_tick(Duration::from_millis(100));
-            self.bar = Some(bar);
-        }
-        match &self.bar {
-            Some(bar) => {
-                if *total > 0 {
-                    bar.set_style(style("{spinner} {msg} [{bar:30}] {percent:>3}% {elapsed:.dim}"));
-                    bar.set_length(*total);
-                    bar.set_position((*done).min(*total));
-                } else {
-                    bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
-                }
-                bar.set_message(what.clone());
-            }
-            None if self.last != *what && self.output.format == Format::Table => {
-                self.output.say(what);
-                self.last.clone_from(what);
-            }
-            None => {}
-        }
-    }
-
-    fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => self.output.say(text),
-        }
-    }
-
-    /// Takes the bar away.
-    pub(crate) fn end(self) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_spinner())
-        .progress_chars("=> ")
 }
 
 /// The word for a state.

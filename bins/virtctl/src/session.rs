@@ -8,6 +8,8 @@
 //!
 //! A thread of its own reads stdin, as a blocked read cannot be given up; it ends with the process.
 //! The terminal is given back on every way out by [`Raw`]'s drop. Sessions are never begun twice.
+//!
+//! Never here: which command it is.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;

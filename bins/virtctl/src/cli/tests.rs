@@ -1,4 +1,6 @@
 //! The lines of the contract parse, and wrong ones do not.
+//!
+//! Never here: what a line does.
 
 use super::*;
 use clap::CommandFactory as _;

@@ -1,4 +1,6 @@
 //! Verbs that change a container. Each is one call that answers with an operation.
+//!
+//! Never here: a decision about a container.
 
 use std::io::Read as _;
 

@@ -1,4 +1,6 @@
 //! `events`: what happens to containers, a line each.
+//!
+//! Never here: a change.
 
 use tokio::signal::unix::{SignalKind, signal};
 use ves_proto::Reason;

@@ -1,4 +1,6 @@
 //! `list` and `status`: containers as vzlist and vzctl showed them.
+//!
+//! Never here: a change.
 
 use std::collections::BTreeMap;
 

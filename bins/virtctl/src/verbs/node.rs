@@ -1,4 +1,6 @@
 //! `node`: what a node is, has, has promised and can enforce.
+//!
+//! Never here: a change of it.
 
 use ves_proto::convert;
 use ves_proto::coordinator::{GetNodeRequest, Node};

@@ -1,4 +1,6 @@
 //! `operation`: long work, what is being done and what was.
+//!
+//! Never here: following one, which [`crate::operation`] does.
 
 use ves_proto::coordinator as api;
 

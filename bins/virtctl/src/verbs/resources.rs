@@ -1,4 +1,6 @@
 //! `resources`: the 21 rows of accounting, and what the node really keeps.
+//!
+//! Never here: counting.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,6 @@
 //! `snapshot`, `snapshot-list`, `snapshot-switch`, `snapshot-delete`.
+//!
+//! Never here: where a snapshot is kept, or how large it may become.
 
 use ves_proto::coordinator::{self as api, Operation};
 use ves_proto::storage::Snapshot;

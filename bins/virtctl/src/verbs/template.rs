@@ -1,4 +1,6 @@
 //! `template`: what containers are created from.
+//!
+//! Never here: reading a source, or what is in a template.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -21,8 +23,9 @@ use crate::archive::Source;
 use crate::cli::TemplateVerb;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
-use crate::operation::{self, ProgressDisplay};
+use crate::operation;
 use crate::output::{Column, Format};
+use crate::progress::ProgressDisplay;
 use crate::unbuilt::not_built;
 use crate::value::{Value, format_duration};
 

@@ -1,4 +1,6 @@
 //! `top`: running containers and what they use, again and again.
+//!
+//! Never here: a change.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;

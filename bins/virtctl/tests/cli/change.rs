@@ -1,4 +1,6 @@
 //! Verbs that change a container: what is sent and what is printed.
+//!
+//! Never here: a real container.
 
 use ves_proto::{Fault, Reason};
 

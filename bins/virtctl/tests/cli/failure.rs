@@ -1,4 +1,6 @@
 //! What cannot be done: its sentence, its JSON and its exit status.
+//!
+//! Never here: what can be done.
 
 use ves_proto::{Fault, Reason};
 

@@ -1,4 +1,6 @@
 //! Help, completion and man pages.
+//!
+//! Never here: what a verb does.
 
 use assert_cmd::Command;
 

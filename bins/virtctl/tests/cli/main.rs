@@ -1,4 +1,6 @@
 //! The real binary against a fake coordinator: what is sent, what is printed, what it ends with.
+//!
+//! Never here: a real coordinator, or privilege.
 
 mod change;
 mod failure;

@@ -1,4 +1,6 @@
 //! The real binary, speaking to a fake coordinator.
+//!
+//! Never here: a terminal.
 
 use assert_cmd::Command;
 

@@ -1,4 +1,6 @@
 //! A coordinator that dies or restarts in the middle of something.
+//!
+//! Never here: a coordinator that refuses.
 
 use ves_proto::{Fault, Reason};
 

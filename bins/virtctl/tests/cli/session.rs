@@ -1,4 +1,6 @@
 //! Commands and scripts inside a container, without a terminal.
+//!
+//! Never here: a terminal.
 
 use crate::fake::Fake;
 use crate::program::{out, run, virtctl};

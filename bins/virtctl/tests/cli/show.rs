@@ -1,4 +1,6 @@
 //! Verbs that show containers and nodes, in every form of output.
+//!
+//! Never here: a change.
 
 use ves_proto::Reason;
 

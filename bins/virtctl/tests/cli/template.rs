@@ -1,4 +1,6 @@
 //! Templates come by a stream and go by another.
+//!
+//! Never here: how an archive is made of a directory, which has tests of its own.
 
 use ves_proto::{Fault, Reason};
 

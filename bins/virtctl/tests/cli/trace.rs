@@ -1,4 +1,6 @@
 //! The trace that a command begins.
+//!
+//! Never here: traces of daemons.
 
 use crate::fake::Fake;
 use crate::program::{out, virtctl};

@@ -1,4 +1,6 @@
 //! The service of containers: what is changed becomes an operation, what is asked for is in the map.
+//!
+//! Never here: a decision.
 
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;

@@ -1,4 +1,6 @@
 //! The service of the node.
+//!
+//! Never here: a node that changes.
 
 use tonic::{Request, Response, Status};
 use ves_proto::coordinator::node_service_server::NodeService;

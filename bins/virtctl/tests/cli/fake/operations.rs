@@ -1,4 +1,6 @@
 //! The service of operations, which go at the pace a test chose.
+//!
+//! Never here: work.
 
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};

@@ -1,5 +1,7 @@
 //! Sessions "inside": commands that play small parts (`cat`, `exit N`, `die N`, `size`, …), and a
 //! console that says what is typed.
+//!
+//! Never here: a process.
 
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};

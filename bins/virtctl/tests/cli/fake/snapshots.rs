@@ -1,4 +1,6 @@
 //! The service of snapshots: each container has the same two.
+//!
+//! Never here: taking one.
 
 use tonic::{Request, Response, Status};
 use ves_proto::coordinator::snapshot_service_server::SnapshotService;

@@ -1,4 +1,6 @@
 //! The service of templates.
+//!
+//! Never here: reading an archive.
 
 use tonic::{Request, Response, Status, Streaming};
 use ves_proto::common::Progress;
