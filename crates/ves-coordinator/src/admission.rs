@@ -8,19 +8,21 @@
 mod snapshot;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Instrument;
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{CtId, Epoch, Generation};
+use ves_types::{CtId, Epoch};
 
 use crate::clock::{Clock, rfc3339};
-use crate::container::observed::Phase;
+use crate::container::observed::{Observed, Phase};
 use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
 use crate::container::spec;
 use crate::coordinator::{Caller, Coordinator};
+use crate::driver::FirstLook;
 use crate::operation::kinds::{self, Action};
 use crate::operation::record::{OpId, OpRecord, OpState};
 use crate::store::state::{Change, Index};
@@ -41,34 +43,48 @@ impl Coordinator {
         admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
     ) -> Result<pb::Operation, Fault> {
         self.cache().await_list().await;
-        if dry_run {
-            let record = self.resolve(&ct)?;
-            idle(&self.state().read(), record.id)?;
-            let action = admit(&record, self.cache().of(record.id).process.phase)?;
-            return self.dry_run(&caller, (*record).clone(), action).await;
+        if !dry_run {
+            return self.begin_now(caller, ct, admit).await;
         }
+        let record = self.resolve(&ct)?;
+        idle(&self.state().read(), record.id)?;
+        let action = admit(&record, self.cache().of(record.id).process.phase)?;
+        self.dry_run(&caller, (*record).clone(), action).await
+    }
+
+    /// The same, not as a dry run. The container is looked at while the operation is stored, where it
+    /// is one that nobody works on.
+    async fn begin_now(
+        &self,
+        caller: Caller,
+        ct: String,
+        admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
+    ) -> Result<pb::Operation, Fault> {
+        let idle_now = {
+            let index = self.state().read();
+            index.resolve(&ct).ok().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone)
+        };
+        let look =
+            idle_now.as_ref().map(|record| FirstLook::begin(self.services().clone(), record.id));
         let own = self.clone();
-        let (op, new) = self
+        let (op, new, same) = self
             .transact(move |index, change| {
                 let key = caller.key()?;
                 if let Some(op) = index.request(&key) {
-                    return Ok((op.render(), None));
+                    return Ok((op.render(), None, false));
                 }
                 let record = index.resolve(&ct)?;
                 idle(index, record.id)?;
                 let action = admit(record, own.cache().of(record.id).process.phase)?;
-                let op = begin_operation(
-                    (**record).clone(),
-                    action,
-                    &caller.principal,
-                    key,
-                    own.clock(),
-                    change,
-                );
-                Ok((op.render(), Some(op.id)))
+                // Whoever worked on it since would have changed its record.
+                let same = idle_now.is_some_and(|before| Arc::ptr_eq(&before, record));
+                let record = (**record).clone();
+                let op =
+                    begin_operation(record, action, &caller.principal, key, own.clock(), change);
+                Ok((op.render(), Some(op.id), same))
             })
             .await?;
-        self.carry_out(new);
+        self.carry_out(new, look.filter(|_| same));
         Ok(op)
     }
 
@@ -85,7 +101,7 @@ impl Coordinator {
         let pb::CreateContainerRequest { id, spec, request_id: _, dry_run } = request;
         let key = caller.key()?;
         let mut full = BTreeSet::new();
-        let (op, new) = loop {
+        let (op, new, seen) = loop {
             if let Some(op) = self.state().read().request(&key).filter(|_| !dry_run) {
                 return Ok(op.render());
             }
@@ -97,14 +113,15 @@ impl Coordinator {
                 }
                 record
             };
-            match self.nothing_left(record.id).await {
-                Ok(newest) => record.begin_after(newest),
+            let seen = match self.nothing_left(record.id).await {
+                Ok(seen) => seen,
                 Err(fault) if id == 0 && fault.reason == Reason::ForeignContents => {
                     full.insert(record.id);
                     continue;
                 }
                 Err(fault) => return Err(fault),
-            }
+            };
+            record.begin_after(seen.as_ref().map(Observed::newest).unwrap_or_default());
             if dry_run {
                 return self.dry_run(&caller, record, kinds::create::action()).await;
             }
@@ -131,24 +148,24 @@ impl Coordinator {
                     Ok(Some((op.render(), Some(op.id))))
                 })
                 .await?;
-            if let Some(begun) = begun {
-                break begun;
+            if let Some((op, new)) = begun {
+                break (op, new, seen);
             }
         };
-        self.carry_out(new);
+        self.carry_out(new, seen.map(|seen| FirstLook::Seen(Box::new(seen))));
         Ok(op)
     }
 
-    /// Refuses an id of which a service shows something; otherwise the newest generation they know.
+    /// Refuses an id of which a service shows something; otherwise what they show, which is nothing.
     /// A service that is away is no answer: the operation looks again, and waits for it.
-    async fn nothing_left(&self, ct: CtId) -> Result<Generation, Fault> {
+    async fn nothing_left(&self, ct: CtId) -> Result<Option<Observed>, Fault> {
         match tokio::time::timeout(FIRST_LOOK, self.services().observe(ct)).await {
             Ok(Ok(seen)) => match seen.everything() {
-                what if what.is_empty() => Ok(seen.newest()),
+                what if what.is_empty() => Ok(Some(seen)),
                 what => Err(Fault::from(&Refusal::Foreign(ct, what))),
             },
             Ok(Err(fault)) if fault.reason == Reason::ForeignContents => Err(fault),
-            Ok(Err(_)) | Err(_) => Ok(Generation(0)),
+            Ok(Err(_)) | Err(_) => Ok(None),
         }
     }
 
@@ -210,7 +227,7 @@ impl Coordinator {
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
-        self.carry_out(new);
+        self.carry_out(new, None);
         Ok(op)
     }
 
@@ -241,7 +258,7 @@ impl Coordinator {
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
-        self.carry_out(new);
+        self.carry_out(new, None);
         Ok(op)
     }
 
@@ -262,7 +279,7 @@ impl Coordinator {
     }
 
     /// Hands a new operation to a driver of its own.
-    pub(crate) fn carry_out(&self, id: Option<OpId>) {
+    pub(crate) fn carry_out(&self, id: Option<OpId>, look: Option<FirstLook>) {
         let Some(id) = id else { return };
         let (kind, ct) = {
             let index = self.state().read();
@@ -278,7 +295,7 @@ impl Coordinator {
         );
         let own = self.clone();
         // It outlives the request on purpose; its end is stored.
-        tokio::spawn(async move { own.drive(id).await }.instrument(span));
+        tokio::spawn(async move { own.drive(id, look).await }.instrument(span));
     }
 
     /// What an action would do, from what the services show now.

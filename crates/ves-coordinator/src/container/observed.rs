@@ -90,6 +90,23 @@ pub struct ProcessSeen {
     pub unresponsive: bool,
 }
 
+/// What one service shows of its share, when it has done a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Share {
+    /// Storage's.
+    Volume(VolumeSeen),
+    /// Storage's: a snapshot that is there, and the generation it was taken with.
+    Snapshot(SnapshotId, Generation),
+    /// Resources'.
+    Group(GroupSeen),
+    /// Lifecycle's.
+    Process(ProcessSeen),
+    /// Network's.
+    Link(LinkSeen),
+    /// What the step takes away is not there.
+    Gone,
+}
+
 /// What the services show of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
@@ -151,6 +168,24 @@ impl Observed {
             process,
             link: link.filter(|l| l.generation >= first),
         }
+    }
+
+    /// What the services show after `step`, asked for with `generation` and answered with `share`:
+    /// nobody is asked again for what was just answered.
+    #[must_use]
+    pub fn answered(self, step: &Step, generation: Generation, share: Share) -> Self {
+        let mut seen = self.after(step, generation);
+        match share {
+            Share::Volume(volume) => seen.volume = Some(volume),
+            Share::Snapshot(id, generation) => {
+                seen.snapshots.insert(id, generation);
+            }
+            Share::Group(group) => seen.group = Some(group),
+            Share::Process(process) => seen.process = process,
+            Share::Link(link) => seen.link = Some(link),
+            Share::Gone => {}
+        }
+        seen
     }
 
     /// What the services are expected to show after `step`, asked for with `generation`.

@@ -148,3 +148,43 @@ impl Step {
         }
     }
 }
+
+/// Consecutive steps that do not wait for each other, together: those of different services with no
+/// process of the container's coming or going in between.
+pub fn together(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
+    steps.chunk_by({
+        let mut asked: Vec<&str> = Vec::new();
+        move |one, next| {
+            if asked.is_empty() {
+                asked.push(one.service());
+            }
+            let waits = [one, next].iter().any(|step| step.service() == "lifecycle");
+            let alone = waits || asked.contains(&next.service());
+            if alone {
+                asked.clear();
+            } else {
+                asked.push(next.service());
+            }
+            !alone
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_work_at_once_but_not_around_processes() {
+        let link = || Step::EnsureLink { addresses: BTreeSet::new() };
+        let limits = || Step::EnsureLimits(Limits::default());
+        let stop = || Step::StopProcess { grace_ms: 0 };
+        let up = [limits(), Step::RemoveVolume, Step::RemoveVolume, stop(), link(), stop()];
+        let counts: Vec<_> = together(&up).map(<[Step]>::len).collect();
+        assert_eq!(counts, [2, 1, 1, 1, 1]);
+        let down = [stop(), Step::RemoveLink, Step::RemoveVolume, Step::RemoveLimits];
+        let counts: Vec<_> = together(&down).map(<[Step]>::len).collect();
+        assert_eq!(counts, [1, 3]);
+        assert_eq!(together(&[]).count(), 0);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::Instrument;
 use ves_proto::convert::Fence;
@@ -12,13 +13,14 @@ use super::Stopped;
 use crate::container::observed::{End, Observed, Phase};
 use crate::container::plan::{Desired, plan};
 use crate::container::record::Record;
-use crate::container::step::Step;
+use crate::container::step::{Step, together};
 use crate::coordinator::Coordinator;
 use crate::operation::record::{OpRecord, Progress};
-use crate::services::apply::deadline;
+use crate::services::apply::{Applied, deadline};
 
-/// How often a container may turn out different from what was just asked for.
-const ROUNDS: usize = 5;
+/// How often a container is planned for, at most: every second time on a fresh look, since it turned
+/// out different from what was just asked for.
+const ROUNDS: usize = 10;
 
 /// How long to wait at first, and at most, before a service is asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -27,17 +29,23 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const BOOTED_PAUSE: Duration = Duration::from_millis(200);
 
 impl Coordinator {
-    /// Leads a container to where its record wants it.
+    /// Leads a container to where its record wants it. `first`: what its services show, where they were
+    /// asked just now.
     pub(super) async fn converge(
         &self,
         op: &OpRecord,
         record: &Record,
+        first: Option<Observed>,
     ) -> Result<Observed, Stopped> {
         let ct = record.id;
         let mut desired = Desired::of(record, op.action.kind().grace_ms());
         let mut started = false;
+        let mut seen = match first {
+            Some(seen) => seen,
+            None => self.look(op, ct).await?,
+        };
+        let mut answered = false;
         for round in 0..ROUNDS {
-            let seen = self.look(op, ct).await?;
             if started && seen.process.phase == Phase::Absent && seen.process.end != End::Rebooted {
                 return Err(init_exited(ct, &seen).into());
             }
@@ -46,27 +54,51 @@ impl Coordinator {
                 if started {
                     self.await_settled(ct, seen.process.incarnation).await?;
                 }
+                self.cache().look(ct, &seen);
                 return Ok(seen);
             }
+            // What was answered leads nowhere: perhaps more has changed than was asked for.
+            if std::mem::take(&mut answered) {
+                tracing::debug!(round, "looking again");
+                seen = self.look(op, ct).await?;
+                continue;
+            }
             let total = u64::try_from(steps.len()).unwrap_or(u64::MAX);
-            for (done, step) in (0..).zip(&steps) {
+            let mut done = 0_u64;
+            for at_once in together(&steps) {
                 self.stop_if_cancelled(op)?;
+                let lines: Vec<_> = at_once.iter().map(ToString::to_string).collect();
                 self.state().progress(&op.id, |op| {
-                    op.progress = Progress { what: step.to_string(), done, total };
+                    op.progress = Progress { what: lines.join("; "), done, total };
                 });
-                let remark = self.perform(op, record.fence(), step).await?;
-                started |=
-                    matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
-                self.state().progress(&op.id, |op| {
-                    op.steps.push(step.to_string());
-                    op.steps.extend(remark.map(str::to_owned));
-                });
+                let calls = at_once.iter().map(|step| self.perform(op, record.fence(), step));
+                // Also where one fails the others end: what a service does is never cut.
+                let mut failed = None;
+                for (step, applied) in at_once.iter().zip(join_all(calls).await) {
+                    let Applied { share, remark } = match applied {
+                        Ok(applied) => applied,
+                        Err(stopped) => {
+                            failed.get_or_insert(stopped);
+                            continue;
+                        }
+                    };
+                    started |=
+                        matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
+                    seen = seen.answered(step, record.generation, share);
+                    self.state().progress(&op.id, |op| {
+                        op.steps.push(step.to_string());
+                        op.steps.extend(remark.map(str::to_owned));
+                    });
+                }
+                if let Some(stopped) = failed {
+                    return Err(stopped);
+                }
+                done = done.saturating_add(u64::try_from(at_once.len()).unwrap_or(u64::MAX));
             }
             // Everything that might have been left was taken away once.
             desired.maybe_dirty = false;
-            tracing::debug!(round, "looking again");
+            answered = true;
         }
-        let seen = self.look(op, ct).await?;
         let left = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;
         let Some(step) = left.first() else { return Ok(seen) };
         let message = format!(
@@ -93,12 +125,7 @@ impl Coordinator {
     }
 
     /// Performs a step, waiting for a service that is away or still busy with an earlier call.
-    async fn perform(
-        &self,
-        op: &OpRecord,
-        fence: Fence,
-        step: &Step,
-    ) -> Result<Option<&'static str>, Stopped> {
+    async fn perform(&self, op: &OpRecord, fence: Fence, step: &Step) -> Result<Applied, Stopped> {
         let span = tracing::info_span!(
             "step",
             otel.name = format!("step {step}"),
@@ -113,7 +140,7 @@ impl Coordinator {
         loop {
             let call = self.services().apply(fence, step).instrument(span.clone());
             let fault = match call.await {
-                Ok(remark) => return Ok(remark),
+                Ok(applied) => return Ok(applied),
                 Err(fault) => fault,
             };
             let until = match fault.reason {

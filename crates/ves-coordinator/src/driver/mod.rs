@@ -17,6 +17,8 @@ mod template;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tracing::Instrument;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 
@@ -26,9 +28,36 @@ use crate::coordinator::Coordinator;
 use crate::operation::kinds::{self, Action, Undo};
 use crate::operation::record::{OpId, OpRecord, OpState};
 use crate::problem::Problem;
+use crate::services::Services;
 
 /// How long to wait at first before a store that failed is tried again, and at most.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
+
+/// A look at a container that was begun before its operation was stored.
+#[derive(Debug)]
+pub(crate) enum FirstLook {
+    /// What was seen.
+    Seen(Box<Observed>),
+    /// It is under way, and ends when nobody waits for it any more.
+    Coming(JoinSet<Option<Observed>>),
+}
+
+impl FirstLook {
+    /// Looks while something else is done.
+    pub(crate) fn begin(services: Services, ct: CtId) -> Self {
+        let mut look = JoinSet::new();
+        look.spawn(async move { services.observe(ct).await.ok() }.in_current_span());
+        Self::Coming(look)
+    }
+
+    /// What was seen; `None` where a service did not answer.
+    async fn seen(self) -> Option<Observed> {
+        match self {
+            Self::Seen(seen) => Some(*seen),
+            Self::Coming(mut look) => look.join_next().await?.ok()?,
+        }
+    }
+}
 
 /// Why converging ended before the container was where it should be.
 #[derive(Debug)]
@@ -45,13 +74,13 @@ impl From<Fault> for Stopped {
 
 impl Coordinator {
     /// Carries an operation out to its end.
-    pub(crate) async fn drive(&self, id: OpId) {
+    pub(crate) async fn drive(&self, id: OpId, look: Option<FirstLook>) {
         let Ok(op) = self.state().read().operation(&id).map(|op| OpRecord::clone(op)) else {
             return;
         };
         tracing::info!(principal = %op.principal, stage = ?op.stage, "operation goes on");
         match op.ct {
-            Some(ct) => self.drive_container(&id, ct).await,
+            Some(ct) => self.drive_container(&id, ct, look).await,
             None => self.drive_template(&op).await,
         }
         if let Ok(op) = self.state().read().operation(&id) {
@@ -60,7 +89,11 @@ impl Coordinator {
         }
     }
 
-    async fn drive_container(&self, id: &OpId, ct: CtId) {
+    async fn drive_container(&self, id: &OpId, ct: CtId, look: Option<FirstLook>) {
+        let mut first = match look {
+            Some(look) => look.seen().await,
+            None => None,
+        };
         loop {
             let current = {
                 let index = self.state().read();
@@ -78,7 +111,7 @@ impl Coordinator {
                     return self.end_lost(id, fault).await;
                 }
             };
-            let result = self.converge(&op, &record).await;
+            let result = self.converge(&op, &record, first.take()).await;
             if self.advance(&op, record, result).await {
                 return;
             }

@@ -118,7 +118,7 @@ impl Coordinator {
                     }
                     Ok(())
                 })?;
-                self.carry_out(Some(id.clone()));
+                self.carry_out(Some(id.clone()), None);
             }
             None => {
                 let own = self.clone();
@@ -135,7 +135,7 @@ impl Coordinator {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
             let own = self.clone();
             tokio::spawn(async move {
-                own.drive(id).await;
+                own.drive(id, None).await;
                 drop(turn);
             });
         }

@@ -68,7 +68,7 @@ impl Coordinator {
                 })
                 .await;
             match begun {
-                Ok(op) => self.carry_out(op),
+                Ok(op) => self.carry_out(op, None),
                 Err(fault) => tracing::error!(%ct, error = %fault, "repairing could not be stored"),
             }
         }

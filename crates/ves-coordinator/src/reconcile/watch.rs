@@ -175,7 +175,7 @@ impl Coordinator {
                 })
                 .await;
             match begun {
-                Ok(Some(op)) => return self.carry_out(Some(op)),
+                Ok(Some(op)) => return self.carry_out(Some(op), None),
                 Ok(None) => {}
                 Err(fault) => {
                     tracing::error!(%ct, error = %fault, "an end could not be stored");

@@ -192,16 +192,25 @@ fn after_a_boot_it_comes_to_the_same_end() {
     }
 }
 
+/// Where a service refuses its part, and another is asked at the same time now that was not asked then.
+const ASKED_AT_ONCE: &[u32] = &[270];
+
 /// Waits for what the release that wrote the store led to.
 fn comes_to(what: &str, sim: &Sim, kept: &Kept, then: &Outcome) {
     let until = Instant::now() + PATIENCE;
+    let comparable = |outcome: Outcome| {
+        let mut outcome = outcome.without_order();
+        outcome.asked.retain(|ct, _| !ASKED_AT_ONCE.contains(ct));
+        outcome
+    };
+    let then = comparable(then.clone());
     loop {
-        let now = answers::outcome(sim, &kept.known.stored);
-        if now == *then {
+        let now = comparable(answers::outcome(sim, &kept.known.stored));
+        if now == then {
             return;
         }
         if Instant::now() > until {
-            same(what, &now, then);
+            same(what, &now, &then);
         }
         sim.pause(20);
     }
