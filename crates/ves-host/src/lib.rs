@@ -12,6 +12,7 @@ pub mod error;
 pub mod ext4;
 pub mod extent;
 pub mod file;
+pub mod id_map;
 pub mod init;
 pub mod loopdev;
 pub mod mount;
@@ -20,6 +21,7 @@ pub mod netlink;
 pub mod nft;
 pub mod pty;
 pub mod seccomp;
+mod thread;
 pub mod unpack;
 
 pub use cmd::Cmd;

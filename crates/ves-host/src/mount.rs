@@ -16,9 +16,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use crate::child;
 use crate::error::{Attempt, HostError};
-use crate::namespace::{self, Namespace};
 
 pub mod node;
 
@@ -239,21 +237,6 @@ impl FsContext {
         let result = rustix::mount::fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, flags);
         self.complain(result, "make a mount")
     }
-}
-
-/// A user namespace in which ids 0 to `count - 1` are the host's `base` and following, for users
-/// and groups. Nothing runs in it; it lives as long as the descriptor or a mount that uses it.
-///
-/// # Errors
-/// [`HostError::Sys`].
-pub fn id_map(base: u32, count: u32) -> Result<OwnedFd, HostError> {
-    child::beside(&[Namespace::User], |pid| {
-        namespace::map_ids(pid, base, count)?;
-        let path = format!("/proc/{}/ns/user", pid.as_raw_pid());
-        File::open(&path)
-            .map(OwnedFd::from)
-            .attempt(|| format!("open the user namespace {path} for the ids from {base}"))
-    })
 }
 
 /// Opens `path` as a place only (`O_PATH`), resolved below `dir`: `..` beyond it, absolute links,

@@ -25,6 +25,7 @@ use super::{InitStep, Limited, ProcessLimit, Side, channel, dev, etc};
 use crate::cgroup;
 use crate::child::{self, Child, How, Life};
 use crate::error::{Attempt, HostError};
+use crate::id_map;
 use crate::mount::{self, Change, FsContext, Propagation, attr};
 use crate::namespace;
 use crate::pty::{self, Pty};
@@ -283,7 +284,7 @@ fn perform_outer(
             None => no("a version 2 group"),
         },
         (InitStep::MapIds { base, count }, Some(child)) => {
-            namespace::map_ids(child.pid, *base, *count)
+            id_map::map_ids(child.pid, *base, *count)
         }
         (InitStep::ResetOom, Some(child)) => {
             let path = format!("/proc/{}/oom_score_adj", child.pid.as_raw_pid());

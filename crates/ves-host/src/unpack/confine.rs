@@ -21,6 +21,7 @@ use rustix::thread::UnshareFlags;
 use super::{Contents, Limits, Refused, Report, extract, normalise};
 use crate::child::{self, Ended, How, Life};
 use crate::error::{Attempt, HostError};
+use crate::id_map;
 use crate::mount::{self, Change, FsContext, Propagation, attr};
 use rustix::fs::{Mode, OFlags};
 
@@ -83,7 +84,7 @@ fn confine(args: &[String]) -> Result<u8, Refused> {
         ["extract", device] => Task::Extract(Path::new(*device)),
         _ => return Err(unknown().into()),
     };
-    let ids = mount::id_map(BASE, COUNT)?;
+    let ids = id_map::namespace(BASE, COUNT)?;
     rustix::thread::set_no_new_privs(true).attempt(|| "give up new privileges".to_owned())?;
     let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID;
     if !alone {

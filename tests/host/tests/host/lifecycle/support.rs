@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Hierarchies};
+use ves_host::id_map;
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{Ended, Failure};
 use ves_host::mount::{self, Change, FsContext, attr};
@@ -158,7 +159,7 @@ impl World {
         let point = self.layout().ct_root(self.ct);
         std::fs::create_dir_all(&point).expect("made");
         let copy = mount::clone_tree(staging, false).expect("cloned");
-        let map = mount::id_map(self.slot.base(), IdSlot::MAPPED).expect("a map");
+        let map = id_map::namespace(self.slot.base(), IdSlot::MAPPED).expect("a map");
         use std::os::fd::AsFd;
         let change = Change {
             idmap: Some(map.as_fd()),
