@@ -313,8 +313,8 @@ fn parse_mount_line(line: &str) -> Option<MountEntry> {
     })
 }
 
-/// Undoes the kernel's octal escapes of blanks and backslashes.
-fn unescape(text: &str) -> PathBuf {
+/// Undoes the kernel's octal escapes of blanks, tabs, newlines and backslashes in a mount table.
+pub(crate) fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
