@@ -30,12 +30,13 @@ use serde::{Deserialize, Serialize};
 use ves_host::child::{self, Child, How, Life, Why};
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{self, Answer, Failure, Request, Status};
-use ves_host::init::{ExecPlan, channel, perform};
+use ves_host::init::{ExecPlan, channel};
 use ves_host::namespace;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, pty};
 
 use crate::link::Link;
+use crate::perform;
 
 /// The most input that waits for the command.
 const MOST_INPUT: usize = 256 * 1024;

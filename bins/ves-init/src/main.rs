@@ -11,12 +11,13 @@ mod ear;
 mod exec;
 mod link;
 mod monitor;
+mod perform;
 mod starter;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ves_host::init::perform::remember_program();
+    perform::remember_program();
     match std::env::args().nth(1).as_deref() {
         Some("monitor") => monitor::main(),
         Some("exec") => exec::main(),

@@ -23,7 +23,6 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use ves_host::child::{self, How, Life, Why};
 use ves_host::init::frame::{Frame, LONGEST, Tag};
-use ves_host::init::perform::{self, Waiting};
 use ves_host::init::report::{
     self, Answer, Cause, Created, Ended, ExitRecord, Failure, InitKind, Request, StateRecord,
     Status,
@@ -36,6 +35,7 @@ use crate::allowance::Allowance;
 use crate::console::Ring;
 use crate::ear::Ear;
 use crate::link::Link;
+use crate::perform::{self, Waiting};
 
 /// The kernel should choose almost anybody else when memory runs out.
 const OOM_SCORE: &str = "-900";

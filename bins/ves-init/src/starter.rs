@@ -23,11 +23,11 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use ves_host::child::{self, How};
 use ves_host::init::report::Created;
-use ves_host::init::{Launch, channel, perform};
+use ves_host::init::{Launch, channel};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, mount};
 
-use crate::monitor;
+use crate::{monitor, perform};
 
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;

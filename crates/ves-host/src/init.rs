@@ -1,14 +1,11 @@
-//! The steps that turn a fresh process into a container's init, and their performance.
+//! The steps that turn a fresh process into a container's init, as the daemon plans them and
+//! `ves-init` performs them.
 //!
-//! Owns the vocabulary between the lifecycle daemon, which plans the list, and `ves-init`, which
-//! performs it: [`InitStep`], the [`report`]s, the [`frame`]s of sessions and the [`channel`] that
-//! carries descriptors. Never here: which steps there are and in which order; that is planned.
-
+//! Owns the vocabulary between the two: [`InitStep`], the [`report`]s, the [`frame`]s of sessions
+//! and the [`channel`] that carries descriptors. Never here: which steps there are and in which
+//! order, which is planned; their performance.
 pub mod channel;
-pub mod dev;
-pub mod etc;
 pub mod frame;
-pub mod perform;
 pub mod report;
 
 use std::fmt;
