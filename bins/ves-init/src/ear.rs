@@ -92,7 +92,7 @@ fn hear(at: &UnixDatagram, said: &OwnedFd) {
 mod tests {
     use std::time::Duration;
 
-    use ves_host::init::channel;
+    use ves_host::channel;
 
     use super::*;
 

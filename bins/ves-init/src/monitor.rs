@@ -21,13 +21,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use ves_host::channel;
 use ves_host::child::{self, How, Life, Why};
 use ves_host::init::frame::{Frame, LONGEST, Tag};
 use ves_host::init::report::{
     self, Answer, Cause, Created, Ended, ExitRecord, Failure, InitKind, Request, StateRecord,
     Status,
 };
-use ves_host::init::{InitStep, MonitorPlan, channel};
+use ves_host::init::{InitStep, MonitorPlan};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, file, pty};
 

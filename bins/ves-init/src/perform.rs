@@ -19,9 +19,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use ves_host::HostError;
+use ves_host::channel;
 use ves_host::child::{self, Child, How, Life};
 use ves_host::init::report::Failure;
-use ves_host::init::{InitStep, Side, channel};
+use ves_host::init::{InitStep, Side};
 use ves_host::namespace::Namespace;
 use ves_host::pty::Pty;
 

@@ -1,10 +1,10 @@
 //! The steps that turn a fresh process into a container's init, as the daemon plans them and
 //! `ves-init` performs them.
 //!
-//! Owns the vocabulary between the two: [`InitStep`], the [`report`]s, the [`frame`]s of sessions
-//! and the [`channel`] that carries descriptors. Never here: which steps there are and in which
-//! order, which is planned; their performance.
-pub mod channel;
+//! Owns the vocabulary between the two: [`InitStep`], the [`report`]s and the [`frame`]s of
+//! sessions. Never here: which steps there are and in which order, which is planned; their
+//! performance.
+
 pub mod frame;
 pub mod report;
 

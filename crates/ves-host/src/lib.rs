@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod cgroup;
+pub mod channel;
 pub mod child;
 pub mod cmd;
 pub mod error;

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal};
-use ves_host::init::channel;
+use ves_host::channel;
 use ves_host::init::frame::{Decoder, Frame, Tag};
 use ves_host::init::report::{self, Answer, Request, Status};
 use ves_host::{Attempt, HostError};

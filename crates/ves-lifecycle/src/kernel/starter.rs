@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
-use ves_host::init::{Launch, channel};
+use ves_host::channel;
+use ves_host::init::Launch;
 use ves_host::{Attempt, Cmd, HostError, mount};
 use ves_types::layout::Layout;
 

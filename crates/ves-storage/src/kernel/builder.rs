@@ -19,8 +19,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
+use ves_host::channel;
 use ves_host::cmd::describe;
-use ves_host::init::channel;
 use ves_host::{Attempt, HostError};
 
 use crate::template::{Build, BuildInit, is_mirror};
