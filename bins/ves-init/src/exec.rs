@@ -29,12 +29,12 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use ves_host::channel;
 use ves_host::child::{self, Child, How, Life, Why};
-use ves_host::init::ExecPlan;
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{self, Answer, Failure, Request, Status};
 use ves_host::namespace;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, pty};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{self, Answer, Failure, Request, Status};
 
 use crate::link::Link;
 use crate::perform;
@@ -673,7 +673,7 @@ fn failure(name: &str, error: &HostError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ves_host::init::report::Ended;
+    use ves_init_proto::report::Ended;
 
     #[test]
     fn a_group_beyond_the_containers_own_is_not_taken() {

@@ -23,14 +23,14 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use ves_host::channel;
 use ves_host::child::{self, How, Life, Why};
-use ves_host::init::frame::{Frame, LONGEST, Tag};
-use ves_host::init::report::{
+use ves_host::namespace;
+use ves_host::{Attempt, HostError, file, pty};
+use ves_init_proto::frame::{Frame, LONGEST, Tag};
+use ves_init_proto::report::{
     self, Answer, Cause, Created, Ended, ExitRecord, Failure, InitKind, Request, StateRecord,
     Status,
 };
-use ves_host::init::{InitStep, MonitorPlan};
-use ves_host::namespace;
-use ves_host::{Attempt, HostError, file, pty};
+use ves_init_proto::{InitStep, MonitorPlan};
 
 use crate::allowance::Allowance;
 use crate::console::Ring;

@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use ves_host::HostError;
 use ves_host::channel;
 use ves_host::child::{self, Child, How, Life};
-use ves_host::init::report::Failure;
-use ves_host::init::{InitStep, Side};
 use ves_host::namespace::Namespace;
 use ves_host::pty::Pty;
+use ves_init_proto::report::Failure;
+use ves_init_proto::{InitStep, Side};
 
 pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;

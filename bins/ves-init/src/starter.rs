@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use ves_host::channel;
 use ves_host::child::{self, How};
-use ves_host::init::Launch;
-use ves_host::init::report::Created;
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, mount};
+use ves_init_proto::Launch;
+use ves_init_proto::report::Created;
 
 use crate::{monitor, perform};
 

@@ -14,7 +14,6 @@ pub mod ext4;
 pub mod extent;
 pub mod file;
 pub mod id_map;
-pub mod init;
 pub mod loopdev;
 pub mod mount;
 pub mod namespace;

@@ -9,8 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use ves_host::init::EtcFile;
 use ves_host::{Attempt, HostError};
+use ves_init_proto::EtcFile;
 
 /// The most that is read of a file before it is replaced.
 const MOST: u64 = 256 * 1024;

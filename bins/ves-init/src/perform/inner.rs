@@ -12,12 +12,12 @@ use rustix::fs::{FileType, Mode};
 use rustix::mount::UnmountFlags;
 use rustix::thread::CapabilitySet;
 use ves_host::channel;
-use ves_host::init::report::Failure;
-use ves_host::init::{InitStep, Side};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::pty::{self, Pty};
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, child, namespace};
+use ves_init_proto::report::Failure;
+use ves_init_proto::{InitStep, Side};
 
 use super::execute::execute;
 use super::outer::{Outer, no};

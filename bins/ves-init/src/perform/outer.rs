@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Resource, Rlimit};
 use ves_host::child::Child;
-use ves_host::init::{InitStep, Limited, ProcessLimit};
 use ves_host::mount::{self, Change, Propagation};
 use ves_host::{Attempt, HostError, cgroup, id_map, namespace};
+use ves_init_proto::{InitStep, Limited, ProcessLimit};
 
 use super::dev;
 

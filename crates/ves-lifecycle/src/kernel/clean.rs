@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use ves_host::channel;
-use ves_host::init::report::{self, Cause, Ended, ExitRecord, StateRecord};
 use ves_host::{Attempt, HostError, file, namespace};
+use ves_init_proto::report::{self, Cause, Ended, ExitRecord, StateRecord};
 use ves_types::CtId;
 
 use crate::error::{About, Error};

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Hierarchies};
 use ves_host::id_map;
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{Ended, Failure};
 use ves_host::mount::{self, Change, FsContext, attr};
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{Ended, Failure};
 use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout, node};
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
@@ -230,7 +230,7 @@ impl World {
     }
 
     pub(crate) fn signal_monitor(&self, signal: rustix::process::Signal) {
-        let socket = ves_host::init::report::socket(&self.layout().ct_dir(self.ct));
+        let socket = ves_init_proto::report::socket(&self.layout().ct_dir(self.ct));
         let stream = UnixStream::connect(socket).expect("it listens");
         let peer = rustix::net::sockopt::socket_peercred(&stream).expect("told");
         rustix::process::kill_process(peer.pid, signal).expect("killed");
