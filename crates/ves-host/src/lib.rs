@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod child;
 pub mod cmd;
+pub mod confine;
 pub mod error;
 pub mod ext4;
 pub mod extent;
@@ -22,7 +23,6 @@ pub mod nft;
 pub mod pty;
 pub mod seccomp;
 mod thread;
-pub mod unpack;
 
 pub use cmd::Cmd;
 pub use error::{Attempt, HostError};

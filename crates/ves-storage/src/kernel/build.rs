@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ves_archive::Feed;
 use ves_host::cmd::{find, tail};
-use ves_host::unpack::Feed;
 use ves_host::{Cmd, HostError};
 
 use ves_proto::{Fault, Reason};
