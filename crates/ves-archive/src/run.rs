@@ -152,7 +152,7 @@ fn converse(
 }
 
 /// Judges an archive in confinement; its clean form, compressed with zstd, goes to `output`.
-/// `program` is an executable whose `main` begins with [`crate::helper`].
+/// `program` is an executable whose `main` begins with [`crate::helper()`].
 ///
 /// # Errors
 /// [`Refused`].

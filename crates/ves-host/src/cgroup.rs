@@ -1,6 +1,6 @@
 //! Control groups: the hierarchies there are, and the reading and writing of a group's files.
 //!
-//! Owns the file operations on groups; [`detect`] owns where they are, [`tree`] the way through
+//! Owns the file operations on groups; `detect` owns where they are, `tree` the way through
 //! those below one. Knows no containers and no limits; never mounts a hierarchy, never creates a
 //! file: a control file that is not there is a missing feature, not something to make.
 
