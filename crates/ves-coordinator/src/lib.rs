@@ -18,34 +18,29 @@
 //! to one container, by the store's transaction; an id slot is given out again only when its
 //! container is gone completely; a lost volume is never replaced by an empty one.
 //!
-//! In reading order: [`model`], [`spec`], [`plan`], [`stage`], [`admit`], [`store`], [`state`],
-//! [`service`], [`driver`], [`template`], [`snapshot`], [`watch`], [`boot`], [`observed_cache`], [`services`], [`api`].
+//! In reading order: [`container`], [`operation`], [`store`], [`services`], [`coordinator`], [`admission`],
+//! [`driver`], `reconcile`, [`api`].
 
 #![warn(missing_docs)]
 
-pub mod admit;
+pub mod admission;
 pub mod api;
-pub mod boot;
+pub mod clock;
 pub mod config;
+pub mod container;
+pub mod coordinator;
 pub mod driver;
-pub mod model;
-pub mod observed_cache;
-pub mod plan;
-pub mod service;
+pub mod operation;
+pub mod problem;
+mod reconcile;
 pub mod services;
-pub mod snapshot;
-pub mod spec;
-pub mod stage;
-pub mod state;
 pub mod store;
-pub mod template;
-pub mod watch;
 
 use ves_daemon::{App, BuildError, Cap};
 use ves_types::layout::{Daemon, Layout};
 
 pub use config::Config;
-pub use service::Coordinator;
+pub use coordinator::Coordinator;
 use store::Store;
 use store::embedded::EmbeddedStore;
 
@@ -63,7 +58,7 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let path = dir.join("state.redb");
     let store = EmbeddedStore::open(&path)
         .map_err(|e| format!("{} {}", ves_proto::fault::chain(&e), path.display()))?;
-    let boot = service::fact_of_kernel("random/boot_id");
+    let boot = coordinator::fact_of_kernel("random/boot_id");
     build_on(config, &layout, Box::new(store), &boot).map(|(app, _)| app)
 }
 

@@ -22,6 +22,7 @@ pub mod peer;
 pub mod privilege;
 mod relay;
 pub mod serve;
+mod socket;
 pub mod telemetry;
 
 pub use caps::Capability as Cap;
@@ -29,9 +30,23 @@ pub use config::{ServiceConfig, Telemetry};
 pub use fence::FenceStore;
 pub use locks::{Held, Locks};
 pub use peer::{Policy, Principal, Role, check_policy, principal};
-pub use serve::{App, BuildError, run, serve_on};
+pub use serve::{App, run, serve_on};
+
+use std::process::ExitCode;
 
 use ves_proto::{Fault, Reason};
+use ves_types::layout::Daemon;
+
+/// What a service failed to begin with.
+pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Says on standard error why a daemon's program ends, where there is no logging yet or any more,
+/// and answers with its exit status.
+#[expect(clippy::print_stderr, reason = "before and after logging there is only standard error")]
+pub fn complain(daemon: Daemon, what: &str, status: u8) -> ExitCode {
+    eprintln!("{}: {what}", daemon.program());
+    ExitCode::from(status)
+}
 
 /// Runs blocking work of a call on the blocking pool, inside the call's tracing span. A caller that
 /// hangs up does not cut it short; a panic in it becomes a `BUG` fault.

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the socket cannot be made.
 pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Error> {
-    let listener = crate::serve::replace(socket)?;
+    let listener = crate::socket::replace(socket)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     // Anybody may connect, as at the public socket: a daemon that is root without power over files

@@ -1,27 +1,20 @@
 //! From command line to drained: the life of a daemon.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use caps::Capability;
 use clap::Parser;
-use nix::fcntl::{Flock, FlockArg};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
-use ves_types::layout::{COORDINATOR_USER, Daemon, Layout};
+use ves_types::layout::{Daemon, Layout};
 
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
 use crate::peer::{Peers, Policy};
 use crate::telemetry::{self, Receiver};
-use crate::{privilege, relay};
-
-/// What a service failed to begin with.
-pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
+use crate::{BuildError, complain, privilege, relay, socket};
 
 /// How long calls under way may take after SIGTERM. Streams that never end are cut.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -81,17 +74,16 @@ pub fn run<C: ServiceConfig>(
     let (telemetry, own, lent) = match settings() {
         Ok(settings) => settings,
         Err(e) => {
-            complain(service, &ves_proto::fault::chain(&*e));
-            return ExitCode::from(BAD_CONFIG);
+            return complain(service, &ves_proto::fault::chain(&*e), BAD_CONFIG);
         }
     };
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
     let live = || -> Result<(), BuildError> {
-        let (_lock, listener) = bind(&layout, service)?;
+        let (_lock, listener) = socket::bind(&layout, service)?;
         privilege::keep_only(keep)?;
-        publish(&layout, service)?;
+        socket::publish(&layout, service)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let guard = {
@@ -119,16 +111,8 @@ pub fn run<C: ServiceConfig>(
     };
     match live() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            complain(service, &ves_proto::fault::chain(&*e));
-            ExitCode::FAILURE
-        }
+        Err(e) => complain(service, &ves_proto::fault::chain(&*e), 1),
     }
-}
-
-#[expect(clippy::print_stderr, reason = "before and after logging there is only standard error")]
-fn complain(service: Daemon, what: &str) {
-    eprintln!("ves-{}: {what}", service.name());
 }
 
 /// The receiver of telemetry to which this daemon lends others its way: the coordinator's.
@@ -147,69 +131,6 @@ fn lent(
         return Err(format!("telemetry.otlp_endpoint {:?} {why}", socket.display()).into());
     }
     Ok(receiver)
-}
-
-/// Where a socket is until its daemon has given up what it does not need.
-fn unpublished(socket: &Path) -> PathBuf {
-    socket.with_extension("new")
-}
-
-/// Lets callers see the socket: only now, since a caller must never meet a daemon with more power
-/// than it declares.
-fn publish(layout: &Layout, service: Daemon) -> Result<(), BuildError> {
-    let socket = layout.socket(service);
-    std::fs::rename(unpublished(&socket), &socket)
-        .map_err(|e| format!("publish {}: {e}", socket.display()).into())
-}
-
-/// Takes the daemon's lock, so that there is one of it, and binds its socket, not yet at its place.
-/// A socket that is left there from a daemon that was killed is replaced when the new one is
-/// published; anything else there is left alone.
-fn bind(layout: &Layout, service: Daemon) -> Result<(Flock<File>, UnixListener), BuildError> {
-    let socket = layout.socket(service);
-    let dir = socket.parent().unwrap_or_else(|| Path::new("/"));
-    std::fs::create_dir_all(dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
-    let lock = socket.with_extension("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock)
-        .map_err(|e| format!("open {}: {e}", lock.display()))?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, e)| format!("another daemon holds {}: {e}", lock.display()))?;
-    match std::fs::symlink_metadata(&socket) {
-        Ok(there) if there.file_type().is_socket() => {}
-        Ok(_) => return Err(format!("{} is in the way and no socket", socket.display()).into()),
-        Err(_) => {}
-    }
-    let socket = unpublished(&socket);
-    let listener = replace(&socket).map_err(|e| format!("bind {}: {e}", socket.display()))?;
-    let mode = if service == Daemon::Coordinator {
-        // Anybody may connect; the gate decides by credentials.
-        0o666
-    } else {
-        // A service manager may have started this daemon with that group.
-        let group = std::fs::metadata(&socket).map(|there| there.gid())?;
-        if let Some(user) = nix::unistd::User::from_name(COORDINATOR_USER)?
-            && nix::unistd::geteuid().is_root()
-            && user.gid.as_raw() != group
-        {
-            chown(&socket, None, Some(user.gid.as_raw()))?;
-        }
-        0o660
-    };
-    std::fs::set_permissions(&socket, Permissions::from_mode(mode))?;
-    Ok((lock, listener))
-}
-
-/// Binds a socket in the place of one that an earlier daemon left.
-pub(crate) fn replace(socket: &Path) -> Result<UnixListener, std::io::Error> {
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
-    UnixListener::bind(socket)
 }
 
 /// Resolves when the process is asked to end.
@@ -296,10 +217,10 @@ mod tests {
     async fn answers_health_refuses_what_has_no_row_and_drains() {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path(), dir.path());
-        let (_lock, listener) = bind(&layout, Daemon::Network).expect("bound");
-        assert!(bind(&layout, Daemon::Network).is_err(), "there is one already");
+        let (_lock, listener) = socket::bind(&layout, Daemon::Network).expect("bound");
+        assert!(socket::bind(&layout, Daemon::Network).is_err(), "there is one already");
         assert!(!layout.socket(Daemon::Network).exists(), "nobody sees it yet");
-        publish(&layout, Daemon::Network).expect("published");
+        socket::publish(&layout, Daemon::Network).expect("published");
         listener.set_nonblocking(true).expect("set");
         let listener = tokio::net::UnixListener::from_std(listener).expect("in the runtime");
         let app = App {
@@ -349,15 +270,5 @@ mod tests {
         };
         let error = serve_on(listener, app, async {}).await.expect_err("no such user");
         assert!(error.to_string().contains("no-such-user"), "{error}");
-    }
-
-    #[test]
-    fn what_is_in_the_way_is_left_alone() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout::new(dir.path(), dir.path());
-        let socket = layout.socket(Daemon::Storage);
-        std::fs::write(&socket, "not a socket").expect("written");
-        assert!(bind(&layout, Daemon::Storage).is_err());
-        assert_eq!(std::fs::read(&socket).expect("still there"), b"not a socket");
     }
 }

@@ -27,7 +27,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap, FenceStore};
+use ves_daemon::{App, BuildError, Cap, FenceStore, complain};
 use ves_types::layout::{Daemon as Kind, Layout};
 
 pub mod api;
@@ -80,16 +80,10 @@ pub fn teardown_asked(mut arguments: impl Iterator<Item = String>) -> Option<Exi
     let layout = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => Layout::default(),
         (Some("--run-dir"), Some(dir)) => Layout::new(dir, "/var/lib/ves"),
-        _ => return Some(complain("usage: ves-networkd --teardown [--run-dir DIR]", 2)),
+        _ => return Some(complain(KIND, "usage: ves-networkd --teardown [--run-dir DIR]", 2)),
     };
     Some(match teardown(&layout) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => complain(&ves_proto::fault::chain(&e), 1),
+        Err(e) => complain(KIND, &ves_proto::fault::chain(&e), 1),
     })
-}
-
-#[expect(clippy::print_stderr, reason = "there is no logging for one command")]
-fn complain(what: &str, status: u8) -> ExitCode {
-    eprintln!("ves-networkd: {what}");
-    ExitCode::from(status)
 }

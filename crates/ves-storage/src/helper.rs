@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ves_types::layout::Layout;
+use ves_daemon::complain;
+use ves_types::layout::{Daemon, Layout};
 
 use crate::kernel::builder;
 use crate::kernel::pool::Pool;
@@ -33,18 +34,16 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
             (Some("--run-dir"), Some(dir)) => run = dir.into(),
             (Some("--state-dir"), Some(dir)) => state = dir.into(),
             _ => {
-                return Some(complain("usage: --detach-pool [--run-dir DIR] [--state-dir DIR]", 2));
+                return Some(complain(
+                    Daemon::Storage,
+                    "usage: --detach-pool [--run-dir DIR] [--state-dir DIR]",
+                    2,
+                ));
             }
         }
     }
     Some(match Pool::detach(&Layout::new(run, state)) {
         Ok(_) => ExitCode::SUCCESS,
-        Err(e) => complain(&ves_proto::fault::chain(&e), 1),
+        Err(e) => complain(Daemon::Storage, &ves_proto::fault::chain(&e), 1),
     })
-}
-
-#[expect(clippy::print_stderr, reason = "a program's one message to whoever ran it")]
-pub(crate) fn complain(what: &str, code: u8) -> ExitCode {
-    eprintln!("ves-storaged: {what}");
-    ExitCode::from(code)
 }

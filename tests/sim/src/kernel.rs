@@ -4,9 +4,12 @@
 //! before or after its effect, or kill a daemon in the middle. What a real kernel would refuse is
 //! refused here.
 
+pub mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, watch};
 use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason, common, lifecycle, storage};
@@ -14,16 +17,17 @@ use ves_types::layout::Daemon;
 use ves_types::{Epoch, Generation};
 
 /// A snapshot.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// As storage shows it.
+    #[serde(with = "world::wire")]
     pub shown: storage::Snapshot,
     /// What is in it.
     pub contents: u64,
 }
 
 /// A volume.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Volume {
     /// Where it came from.
     pub template: String,
@@ -36,11 +40,12 @@ pub struct Volume {
     /// What is in it: a number in place of files.
     pub contents: u64,
     /// The snapshot it was put back to.
+    #[serde(with = "world::wire::option")]
     pub reverted: Option<storage::Reverted>,
 }
 
 /// Processes.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Process {
     /// How far.
     pub phase: i32,
@@ -51,19 +56,21 @@ pub struct Process {
     /// How often.
     pub incarnation: u64,
     /// What they run with.
+    #[serde(with = "world::wire")]
     pub spec: lifecycle::ContainerSpec,
     /// How often init was started.
     pub starts: u64,
 }
 
 /// All of one container that is there.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ct {
     /// Its volume.
     pub volume: Option<Volume>,
     /// Its snapshots, by id.
     pub snapshots: BTreeMap<String, Snapshot>,
     /// Its limits.
+    #[serde(with = "world::wire::option")]
     pub group: Option<common::Limits>,
     /// Its processes.
     pub process: Process,
@@ -100,6 +107,10 @@ pub enum Mishap {
     KillBefore(Victim),
     /// These daemons are killed after its effect, before the answer.
     KillAfter(Victim),
+    /// It and all that follow of its container hang for ever, before its effect.
+    HangBefore,
+    /// The same, after its effect.
+    HangAfter,
 }
 
 impl Mishap {
@@ -120,6 +131,15 @@ pub enum Victim {
     All,
 }
 
+/// A mishap of one container.
+#[derive(Debug)]
+struct Appointment {
+    rpc: String,
+    /// How many such changes are made before.
+    before: usize,
+    mishap: Mishap,
+}
+
 /// State behind the lock.
 #[derive(Debug, Default)]
 pub struct State {
@@ -134,6 +154,32 @@ pub struct State {
     fences: BTreeMap<(Daemon, u32), (Generation, Epoch)>,
     mishap: Option<(usize, Mishap)>,
     changes: usize,
+    appointments: BTreeMap<u32, Vec<Appointment>>,
+    /// Containers whose changes hang for ever.
+    hanging: BTreeSet<u32>,
+}
+
+impl State {
+    /// What happens at the change that is made now.
+    fn due(&mut self, rpc: &str, ct: u32) -> Option<Mishap> {
+        if self.hanging.contains(&ct) {
+            return Some(Mishap::HangBefore);
+        }
+        let mut own = None;
+        if let Some(all) = self.appointments.get_mut(&ct) {
+            let now = all.iter().position(|a| a.rpc == rpc && a.before == 0);
+            own = now.map(|n| all.remove(n).mishap);
+            for later in all.iter_mut().filter(|a| a.rpc == rpc) {
+                later.before = later.before.saturating_sub(1);
+            }
+        }
+        let now = self.changes;
+        self.changes += 1;
+        if self.mishap.is_some_and(|(n, _)| n == now) {
+            return self.mishap.take().map(|(_, mishap)| mishap);
+        }
+        own
+    }
 }
 
 /// The kernel.
@@ -195,6 +241,17 @@ impl Kernel {
         state.mishap.take().is_none()
     }
 
+    /// The `n`-th change of this container by this call from now on, from 0, has this mishap.
+    pub fn script_for(&self, ct: u32, rpc: &str, n: usize, mishap: Mishap) {
+        let appointment = Appointment { rpc: rpc.to_owned(), before: n, mishap };
+        self.state().appointments.entry(ct).or_default().push(appointment);
+    }
+
+    /// Whether this container's changes hang for ever, as scripted.
+    pub fn hangs(&self, ct: u32) -> bool {
+        self.state().hanging.contains(&ct)
+    }
+
     /// Changes of this container hang from now on, or no more.
     pub fn hold(&self, ct: u32, held: bool) {
         self.held.send_modify(|all| {
@@ -238,19 +295,14 @@ impl Kernel {
             fence.admit(state.fences.get(&(service, ct)).copied())?;
             state.fences.insert((service, ct), (fence.generation, fence.epoch));
             state.log.push(format!("{rpc} {ct}"));
-            let now = state.changes;
-            state.changes += 1;
-            let due = state.mishap.filter(|(n, _)| *n == now).map(|(_, mishap)| mishap);
-            if due.is_some() {
-                state.mishap = None;
-            }
-            due
+            state.due(rpc, ct)
         };
         // The sender is the kernel's own.
         self.held.subscribe().wait_for(|held| !held.contains(&ct)).await.ok();
         match mishap {
             Some(Mishap::FailBefore(reason)) => return Err(fault(reason, ct, "as scripted")),
             Some(Mishap::KillBefore(victim)) => return self.die(service, victim).await,
+            Some(Mishap::HangBefore) => return self.hang(ct).await,
             _ => {}
         }
         let result = {
@@ -263,8 +315,14 @@ impl Kernel {
         match mishap {
             Some(Mishap::FailAfter(reason)) => Err(fault(reason, ct, "as scripted, too late")),
             Some(Mishap::KillAfter(victim)) => self.die(service, victim).await,
+            Some(Mishap::HangAfter) => self.hang(ct).await,
             _ => result,
         }
+    }
+
+    async fn hang<T>(&self, ct: u32) -> Result<T, Fault> {
+        self.state().hanging.insert(ct);
+        std::future::pending().await
     }
 
     async fn die<T>(&self, service: Daemon, victim: Victim) -> Result<T, Fault> {
@@ -285,6 +343,12 @@ impl Kernel {
     /// The generation a service accepted last.
     pub fn accepted(&self, service: Daemon, ct: u32) -> u64 {
         self.state().fences.get(&(service, ct)).map_or(0, |(generation, _)| generation.0)
+    }
+
+    /// A service remembers to have accepted a generation.
+    pub fn remember(&self, service: Daemon, ct: u32, generation: u64) {
+        let fence = (Generation(generation), Epoch(1));
+        self.state().fences.insert((service, ct), fence);
     }
 
     /// A service forgets a container.

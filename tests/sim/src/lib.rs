@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod hosts;
+pub mod kept;
 pub mod kernel;
 pub mod models;
 pub mod sim;

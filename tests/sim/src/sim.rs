@@ -1,15 +1,16 @@
 //! The node: five daemons, who can be killed, and a client.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use ves_coordinator::Config;
 use ves_coordinator::store::Store;
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::memory::MemoryStore;
+use ves_coordinator::{Config, Coordinator, api};
 use ves_daemon::client::{Traced, channel};
 use ves_daemon::{App, serve_on};
 use ves_proto::coordinator as pb;
@@ -22,6 +23,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::layout::{Daemon, Layout};
 
 use crate::hosts::Hosts;
+use crate::kernel::world::World;
 use crate::kernel::{Kernel, Mishap};
 use crate::models;
 
@@ -35,6 +37,19 @@ enum Shelf {
     File,
 }
 
+/// What a node begins with.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// The coordinator's state, as the bytes of its file.
+    pub store: Vec<u8>,
+    /// What the kernel holds.
+    pub world: World,
+    /// The boot it is in.
+    pub boot: String,
+    /// The coordinator answers what is asked, and takes up nothing that is unfinished.
+    pub asleep: bool,
+}
+
 #[derive(Debug)]
 struct Shared {
     dir: tempfile::TempDir,
@@ -43,6 +58,7 @@ struct Shared {
     hosts: Option<Hosts>,
     shelf: Shelf,
     config: Config,
+    asleep: bool,
     boot: Mutex<String>,
     daemons: Mutex<HashMap<Daemon, Runtime>>,
 }
@@ -99,6 +115,12 @@ impl Shared {
         }
         let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let store = self.store();
+        if self.asleep {
+            let coordinator = Coordinator::open(self.config.clone(), &self.layout, store);
+            let routes = api::routes(&coordinator.expect("the coordinator opens its store"));
+            let (policy, services) = (api::POLICY, api::SERVICES);
+            return App { routes, policy, services, operators: vec![] };
+        }
         let built = ves_coordinator::build_on(self.config.clone(), &self.layout, store, &boot);
         built.expect("the coordinator begins").0
     }
@@ -107,7 +129,7 @@ impl Shared {
         match &self.shelf {
             Shelf::Memory(store) => Box::new(store.clone()),
             Shelf::File => {
-                let path = self.dir.path().join("state.redb");
+                let path = self.state_file();
                 let until = Instant::now() + PATIENCE;
                 // The process before may be writing its last.
                 loop {
@@ -119,6 +141,10 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.dir.path().join("state.redb")
     }
 
     fn start(&self, service: Daemon) {
@@ -151,17 +177,22 @@ impl Shared {
 impl Sim {
     /// A node with everything up.
     pub fn new() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), None, |_| {})
+        Self::with(Shelf::Memory(MemoryStore::default()), None, None, |_| {})
     }
 
     /// The same, with the coordinator's state in a file.
     pub fn on_disk() -> Self {
-        Self::with(Shelf::File, None, |_| {})
+        Self::with(Shelf::File, None, None, |_| {})
+    }
+
+    /// A node with a past, whose operations are never forgotten.
+    pub fn resumed(past: Past) -> Self {
+        Self::with(Shelf::File, None, Some(past), |c| c.keep_operations_s = u64::MAX)
     }
 
     /// The same, with the real services on their fake hosts.
     pub fn with_services() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), Some(Hosts::default()), |_| {})
+        Self::with(Shelf::Memory(MemoryStore::default()), Some(Hosts::default()), None, |_| {})
     }
 
     /// The fake hosts of real services.
@@ -171,10 +202,15 @@ impl Sim {
 
     /// The same, with what `change` sets.
     pub fn configured(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), None, change)
+        Self::with(Shelf::Memory(MemoryStore::default()), None, None, change)
     }
 
-    fn with(shelf: Shelf, hosts: Option<Hosts>, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(
+        shelf: Shelf,
+        hosts: Option<Hosts>,
+        past: Option<Past>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config {
             node: Some("sim".to_owned()),
@@ -184,14 +220,20 @@ impl Sim {
             ..Config::default()
         };
         change(&mut config);
+        let (mut kernel, mut boot, mut asleep) = (Kernel::default(), "boot-1".to_owned(), false);
+        if let Some(past) = past {
+            std::fs::write(dir.path().join("state.redb"), past.store).expect("written");
+            (kernel, boot, asleep) = (Kernel::of(past.world), past.boot, past.asleep);
+        }
         let shared = Arc::new(Shared {
             layout: Layout::new(dir.path().join("run"), dir.path().join("state")),
             dir,
-            kernel: Arc::new(Kernel::default()),
+            kernel: Arc::new(kernel),
             hosts,
             shelf,
             config,
-            boot: Mutex::new("boot-1".to_owned()),
+            asleep,
+            boot: Mutex::new(boot),
             daemons: Mutex::default(),
         });
         for service in Daemon::ALL {
@@ -220,6 +262,14 @@ impl Sim {
             Shelf::Memory(store) => store,
             Shelf::File => unreachable!("asked for by tests that put it in memory"),
         }
+    }
+
+    /// Kills the coordinator and takes its state out of its file.
+    pub fn stored(&self) -> Vec<u8> {
+        self.kill(Daemon::Coordinator);
+        // Opened once more, so that nobody writes any longer and nothing is half written.
+        drop(self.shared.store());
+        std::fs::read(self.shared.state_file()).expect("it is in a file")
     }
 
     /// A real service's fences are lost while it is down.
@@ -439,6 +489,24 @@ impl Command {
             Self::SnapshotSwitch(r) => snapshots.switch_snapshot(r).await,
             Self::SnapshotDelete(r) => snapshots.delete_snapshot(r).await,
         }
+    }
+
+    /// The same with this id of the request.
+    #[must_use]
+    pub fn with_request_id(mut self, id: &str) -> Self {
+        let place = match &mut self {
+            Self::Create(r) => &mut r.request_id,
+            Self::Start(r) => &mut r.request_id,
+            Self::Stop(r) => &mut r.request_id,
+            Self::Restart(r) => &mut r.request_id,
+            Self::Update(r) => &mut r.request_id,
+            Self::Delete(r) => &mut r.request_id,
+            Self::Snapshot(r) => &mut r.request_id,
+            Self::SnapshotSwitch(r) => &mut r.request_id,
+            Self::SnapshotDelete(r) => &mut r.request_id,
+        };
+        id.clone_into(place);
+        self
     }
 
     /// A new id for each request, so that repeating one command is repeating one call.

@@ -8,13 +8,14 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use ves_proto::convert::parse_ct;
 use ves_proto::coordinator::container_service_server::ContainerService;
-use ves_proto::{Fault, Reason, coordinator as pb, lifecycle, resources};
+use ves_proto::{coordinator as pb, lifecycle, resources};
 use ves_types::CtId;
 
 use super::{Answers, Api, bad_token, caller, page_size, sessions};
-use crate::admit;
-use crate::model::RunState;
-use crate::service::Coordinator;
+use crate::container::record::RunState;
+use crate::container::refusal::not_running;
+use crate::coordinator::Coordinator;
+use crate::operation::kinds;
 use crate::services::ask;
 
 /// The greatest page of containers.
@@ -41,7 +42,7 @@ impl ContainerService for Api {
         // A service that is away leaves what was seen last.
         let look = tokio::time::timeout(Duration::from_secs(5), self.0.services().observe(ct));
         if let Ok(Ok(seen)) = look.await {
-            self.0.observed_cache().look(ct, &seen);
+            self.0.cache().look(ct, &seen);
             if record.run == RunState::Running {
                 self.0.refresh_count(ct).await;
             }
@@ -61,7 +62,7 @@ impl ContainerService for Api {
             "" => None,
             token => Some(token.parse::<CtId>().map_err(|_| bad_token())?),
         };
-        self.0.observed_cache().await_list().await;
+        self.0.cache().await_list().await;
         let count = page_size(size, PAGE, PAGE);
         let page = self.0.state().read().page(after, count, running_only);
         if page.iter().any(|r| r.run != RunState::Stopped) {
@@ -86,7 +87,7 @@ impl ContainerService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
-        let admit = move |record: &_, _| admit::set(record, &request);
+        let admit = move |record: &_, _| kinds::set::admit(record, &request);
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 
@@ -106,7 +107,7 @@ impl ContainerService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
-        let admit = move |record: &_, _| admit::start(record, &request);
+        let admit = move |record: &_, _| kinds::start::admit(record, &request);
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 
@@ -117,7 +118,7 @@ impl ContainerService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
-        let admit = move |record: &_, phase| admit::stop(record, phase, &request);
+        let admit = move |record: &_, phase| kinds::stop::admit(record, phase, &request);
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 
@@ -128,7 +129,7 @@ impl ContainerService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
-        let admit = move |record: &_, _| admit::restart(record, &request);
+        let admit = move |record: &_, _| kinds::start::admit_restart(record, &request);
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 
@@ -182,12 +183,6 @@ impl ContainerService for Api {
     ) -> Result<Response<Self::ConsoleStream>, Status> {
         Ok(Response::new(sessions::console(&self.0, request.into_inner()).await?))
     }
-}
-
-/// The container must run for this.
-pub(super) fn not_running(ct: CtId) -> Fault {
-    let message = format!("container {ct} is not running; start it first");
-    Fault::new(Reason::NotRunning, message).fact("ct", ct)
 }
 
 fn render_resources(group: resources::Group) -> pb::ContainerResources {

@@ -1,10 +1,12 @@
 //! The public API: parse, call, render. Five services on one socket.
 //!
-//! Owns the policy table. Never here: decisions; they are [`crate::admit`]'s.
+//! Owns the policy table. Never here: decisions; they are [`crate::operation::kinds`]'s.
 
 mod containers;
 mod node;
 mod operations;
+mod refresh;
+mod render;
 mod sessions;
 mod snapshots;
 mod templates;
@@ -18,7 +20,7 @@ use ves_daemon::{Policy, Role};
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 
-use crate::service::{Caller, Coordinator};
+use crate::coordinator::{Caller, Coordinator};
 
 /// Full names of the services, for health.
 pub const SERVICES: &[&str] = &[

@@ -10,7 +10,7 @@ use ves_proto::{resources, storage};
 use ves_types::CtId;
 
 use super::Api;
-use crate::service::fact_of_kernel;
+use crate::coordinator::fact_of_kernel;
 use crate::services::ask;
 
 /// How long a service may take to say that it is there.

@@ -7,7 +7,7 @@ use ves_proto::coordinator as pb;
 use ves_proto::coordinator::operation_service_server::OperationService;
 
 use super::{Answers, Api, bad_token, page_size};
-use crate::model::{OpId, OpRecord, OpState};
+use crate::operation::record::{OpId, OpRecord, OpState};
 
 #[tonic::async_trait]
 impl OperationService for Api {

@@ -10,10 +10,10 @@ use ves_proto::{Fault, Reason, coordinator as pb, lifecycle};
 use ves_types::CtId;
 
 use super::Answers;
-use super::containers::not_running;
-use crate::model::{Record, RunState};
-use crate::plan::Phase;
-use crate::service::Coordinator;
+use crate::container::observed::Phase;
+use crate::container::record::{Record, RunState};
+use crate::container::refusal::not_running;
+use crate::coordinator::Coordinator;
 use crate::services::fault_of;
 
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
@@ -22,7 +22,7 @@ async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
 }
 
 fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
-    let seen = coordinator.observed_cache().of(record.id).process.phase;
+    let seen = coordinator.cache().of(record.id).process.phase;
     if record.run != RunState::Running && seen == Phase::Absent {
         return Err(not_running(record.id));
     }

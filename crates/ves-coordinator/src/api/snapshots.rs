@@ -5,9 +5,11 @@ use ves_proto::convert::{parse_snapshot_id, parse_snapshot_name};
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::snapshot_service_server::SnapshotService;
 
+use ves_types::SnapshotId;
+
 use super::{Api, caller};
-use crate::model::Action;
-use crate::snapshot::taking;
+use crate::operation::kinds::Action;
+use crate::operation::kinds::snapshot::{Delete, Switch, Take};
 
 #[tonic::async_trait]
 impl SnapshotService for Api {
@@ -17,7 +19,8 @@ impl SnapshotService for Api {
     ) -> Result<Response<pb::Operation>, Status> {
         let caller = caller(&request, |r| &r.request_id);
         let pb::CreateSnapshotRequest { ct, name, request_id: _, dry_run } = request.into_inner();
-        let action = taking(parse_snapshot_name(&name)?);
+        let id = SnapshotId::from(self.0.clock().new_id().as_u128());
+        let action = Action::Snapshot(Take { id, name: parse_snapshot_name(&name)? });
         Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 
@@ -36,7 +39,8 @@ impl SnapshotService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let pb::SwitchSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
-        let action = Action::SnapshotSwitch { id: parse_snapshot_id("snapshot", &snapshot)? };
+        let action =
+            Action::SnapshotSwitch(Switch { id: parse_snapshot_id("snapshot", &snapshot)? });
         Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 
@@ -47,7 +51,8 @@ impl SnapshotService for Api {
         let caller = caller(&request, |r| &r.request_id);
         let pb::DeleteSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
-        let action = Action::SnapshotDelete { id: parse_snapshot_id("snapshot", &snapshot)? };
+        let action =
+            Action::SnapshotDelete(Delete { id: parse_snapshot_id("snapshot", &snapshot)? });
         Ok(Response::new(self.0.begin_snapshot(caller, ct, dry_run, action).await?))
     }
 }

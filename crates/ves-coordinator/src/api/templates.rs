@@ -6,10 +6,10 @@ use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 use ves_proto::coordinator::template_service_server::TemplateService;
 use ves_proto::{Fault, coordinator as pb, storage};
-use ves_types::{ParseError, TemplateName};
+use ves_types::TemplateName;
 
 use super::{Answers, Api, caller};
-use crate::model::Action;
+use crate::operation::kinds;
 use crate::services::{ask, fault_of};
 
 /// How long a list or a removal may take.
@@ -34,17 +34,7 @@ impl TemplateService for Api {
     ) -> Result<Response<pb::Operation>, Status> {
         let caller = caller(&request, |r| &r.request_id);
         let build = request.into_inner().build.ok_or_else(|| Fault::missing("build"))?;
-        let storage::BuildTemplateRequest { name, suite, init, packages } = build;
-        let name = parse_name(&name)?;
-        if suite.is_empty() {
-            return Err(Fault::missing("suite").into());
-        }
-        if !suite.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            let why = "it may hold letters, digits and '-' only";
-            let error = ParseError::new("suite", &suite, why);
-            return Err(Fault::bad_value("suite", &error).into());
-        }
-        let action = Action::TemplateBuild { name, suite, init, packages };
+        let action = kinds::template_build::admit(build)?;
         Ok(Response::new(self.0.build_template(caller, action).await?))
     }
 

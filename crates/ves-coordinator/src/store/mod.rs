@@ -6,13 +6,15 @@
 
 pub mod embedded;
 pub mod memory;
+pub mod migrate;
 pub mod record;
+pub mod state;
 
 use std::error::Error;
 
 use ves_types::{CtAddress, CtId, CtName, IdSlot};
 
-use crate::model::OpId;
+use crate::operation::record::OpId;
 
 /// The kind of a row, and in an embedded store its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason};
 
 use super::Key;
-
-/// The version this build writes, and the newest it reads.
-const VERSION: u32 = 1;
+use super::migrate::VERSION;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,9 +68,9 @@ mod tests {
             &b""[..],
             b"{",
             b"\xff\xfe",
-            b"{\"version\":2,\"record\":\"x\"}",
-            b"{\"version\":1,\"record\":7}",
-            b"{\"version\":1}",
+            b"{\"version\":3,\"record\":\"x\"}",
+            b"{\"version\":2,\"record\":7}",
+            b"{\"version\":2}",
         ] {
             let fault = read::<String>(&key, bad).expect_err("corrupt");
             assert_eq!(fault.reason, Reason::RecordCorrupt);

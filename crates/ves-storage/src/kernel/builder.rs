@@ -19,38 +19,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
+use ves_daemon::complain;
 use ves_host::channel;
 use ves_host::cmd::describe;
 use ves_host::{Attempt, HostError};
+use ves_types::layout::Daemon;
 
-use crate::template::{Build, BuildInit, is_mirror};
+use super::order::{Order, command};
 
 /// The argument that makes the daemon's executable the builder.
 pub(crate) const BUILDER: &str = "builder";
 /// How long the builder may take to say how a build whose output has ended came out.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the builder is asked for.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Order {
-    pub(super) suite: String,
-    pub(super) sysvinit: bool,
-    pub(super) packages: Vec<String>,
-    pub(super) mirror: Option<String>,
-    pub(super) proxies: Vec<(String, String)>,
-}
-
-impl Order {
-    /// What is to be built, every word checked again.
-    fn build(&self) -> Option<Build> {
-        if self.mirror.as_deref().is_some_and(|mirror| !is_mirror(mirror)) {
-            return None;
-        }
-        let init = if self.sysvinit { BuildInit::Sysvinit } else { BuildInit::Systemd };
-        Build::parse(self.suite.clone(), init, self.packages.clone()).ok()
-    }
-}
 
 /// How a build came out.
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,7 +55,7 @@ impl Worker {
     ) -> Result<(Self, OwnedFd, OwnedFd), HostError> {
         let lost = || HostError::parse("start mmdebstrap", "the order makes no sense");
         let Some(unit) = channel::connect(socket)? else {
-            let cmd = super::build::command(&order.build().ok_or_else(lost)?, order)?;
+            let cmd = command(&order.build().ok_or_else(lost)?, order)?;
             let mut child = cmd.spawn(Stdio::piped(), Stdio::piped())?;
             let (out, err) = (child.stdout.take(), child.stderr.take());
             let (out, err) = out.zip(err).ok_or_else(lost)?;
@@ -133,7 +113,7 @@ pub(crate) fn serve() -> ExitCode {
     let stdin = io::stdin();
     match build(stdin.as_fd()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => crate::helper::complain(&ves_proto::fault::chain(&e), 1),
+        Err(e) => complain(Daemon::Storage, &ves_proto::fault::chain(&e), 1),
     }
 }
 
@@ -147,7 +127,7 @@ fn build(connection: impl AsFd) -> Result<(), HostError> {
         .next()
         .zip(fds.next())
         .ok_or_else(|| HostError::parse("take an order", "it came without descriptors"))?;
-    let mut child = super::build::command(&build, &order)?.spawn(out.into(), err.into())?;
+    let mut child = command(&build, &order)?.spawn(out.into(), err.into())?;
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
         .attempt(|| "watch mmdebstrap".to_owned())?;
     loop {

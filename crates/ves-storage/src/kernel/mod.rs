@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod builder;
+mod order;
 pub mod pool;
 pub mod snapshot;
 mod template;

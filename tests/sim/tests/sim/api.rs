@@ -44,7 +44,7 @@ fn lists_and_pages() {
 
 #[test]
 fn ten_thousand_containers() {
-    use ves_coordinator::model::{Presence, Record, RunState, Since};
+    use ves_coordinator::container::record::{Presence, Record, Reserved, RunState, Since};
     use ves_coordinator::store::{Batch, Key, Store, record};
     use ves_types::{CtId, Epoch, Generation, IdSlot};
     let sim = Sim::new();
@@ -56,20 +56,19 @@ fn ten_thousand_containers() {
         let record = Record {
             id,
             slot: IdSlot::try_from(16 + n).expect("valid"),
-            spec: ves_coordinator::spec::parse(id, Some(spec)).expect("valid"),
+            spec: ves_coordinator::container::spec::parse(id, Some(spec)).expect("valid"),
             running: None,
             presence: Presence::Present,
             run: RunState::Stopped,
             generation: Generation(1),
-            birth: Generation(1),
-            unborn: false,
+            creating_since: None,
             epoch: Epoch(1),
             since: Since::default(),
             created_unix: 0,
             seen_incarnation: 0,
             maybe_dirty: false,
             problem: None,
-            reserved: ves_coordinator::model::Reserved::default(),
+            reserved: Reserved::default(),
             snapshot: None,
         };
         let key = Key::container(id);

@@ -8,3 +8,4 @@ mod operations;
 mod refusals;
 mod services;
 mod snapshots;
+mod upgrade;

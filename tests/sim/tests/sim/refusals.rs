@@ -207,7 +207,8 @@ fn corrupt_records_are_named_and_harm_nobody_else() {
     sim.kill(Daemon::Coordinator);
     let ct = ves_types::CtId::try_from(101).expect("valid");
     sim.store().spoil(Key::container(ct), b"{\"version\":1,\"record\":{\"id\":");
-    sim.store().spoil(Key::operation(&ves_coordinator::model::OpId("x".into())), b"\0\0");
+    sim.store()
+        .spoil(Key::operation(&ves_coordinator::operation::record::OpId("x".into())), b"\0\0");
     sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("102").is_ok());
     let fault = sim.get("101").expect_err("corrupt");

@@ -1,0 +1,411 @@
+//! Admitting requests: each is stored as an operation and handed to a driver.
+//!
+//! An operation is stored, and its container's record changed, in the one transaction that checks
+//! that nobody else works on the container. From then on it is carried out, by this process or the
+//! next. Never here: whether a container's state allows it ([`crate::operation::kinds`]), steps
+//! ([`crate::driver`]) or the wire ([`crate::api`]).
+
+mod snapshot;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tracing::Instrument;
+use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::{CtId, Epoch, Generation};
+
+use crate::clock::{Clock, rfc3339};
+use crate::container::observed::Phase;
+use crate::container::plan::{Desired, plan};
+use crate::container::record::{Presence, Record, Reserved, RunState, Since};
+use crate::container::refusal::Refusal;
+use crate::container::spec;
+use crate::coordinator::{Caller, Coordinator};
+use crate::operation::kinds::{self, Action};
+use crate::operation::record::{OpId, OpRecord, OpState};
+use crate::store::state::{Change, Index};
+
+/// How long a look for leftovers may take before a create goes on without.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+impl Coordinator {
+    /// Begins an action on a container that is there.
+    ///
+    /// # Errors
+    /// `BUSY`, or what `admit` says.
+    pub async fn begin(
+        &self,
+        caller: Caller,
+        ct: String,
+        dry_run: bool,
+        admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
+    ) -> Result<pb::Operation, Fault> {
+        self.cache().await_list().await;
+        if dry_run {
+            let record = self.resolve(&ct)?;
+            idle(&self.state().read(), record.id)?;
+            let action = admit(&record, self.cache().of(record.id).process.phase)?;
+            return self.dry_run(&caller, (*record).clone(), action).await;
+        }
+        let own = self.clone();
+        let (op, new) = self
+            .transact(move |index, change| {
+                let key = caller.key()?;
+                if let Some(op) = index.request(&key) {
+                    return Ok((op.render(), None));
+                }
+                let record = index.resolve(&ct)?;
+                idle(index, record.id)?;
+                let action = admit(record, own.cache().of(record.id).process.phase)?;
+                let op = begin_operation(
+                    (**record).clone(),
+                    action,
+                    &caller.principal,
+                    key,
+                    own.clock(),
+                    change,
+                );
+                Ok((op.render(), Some(op.id)))
+            })
+            .await?;
+        self.carry_out(new);
+        Ok(op)
+    }
+
+    /// Begins the making of a container.
+    ///
+    /// # Errors
+    /// `CONTAINER_EXISTS`, `NAME_TAKEN`, `ADDRESS_TAKEN`, `IDS_EXHAUSTED`, `BAD_VALUE`, and
+    /// `FOREIGN_CONTENTS` where something of an earlier container with this id is there.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        request: pb::CreateContainerRequest,
+    ) -> Result<pb::Operation, Fault> {
+        let pb::CreateContainerRequest { id, spec, request_id: _, dry_run } = request;
+        let key = caller.key()?;
+        let mut full = BTreeSet::new();
+        let (op, new) = loop {
+            if let Some(op) = self.state().read().request(&key).filter(|_| !dry_run) {
+                return Ok(op.render());
+            }
+            let mut record = {
+                let index = self.state().read();
+                let record = new_record(&index, id, &full, spec.clone(), self.clock().now_ms())?;
+                if dry_run {
+                    free(&index, &record)?;
+                }
+                record
+            };
+            match self.nothing_left(record.id).await {
+                Ok(newest) => record.begin_after(newest),
+                Err(fault) if id == 0 && fault.reason == Reason::ForeignContents => {
+                    full.insert(record.id);
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            }
+            if dry_run {
+                return self.dry_run(&caller, record, kinds::create::action()).await;
+            }
+            let (principal, key, own) = (caller.principal.clone(), key.clone(), self.clone());
+            let begun = self
+                .transact(move |index, change| {
+                    if let Some(op) = index.request(&key) {
+                        return Ok(Some((op.render(), None)));
+                    }
+                    if id == 0 && index.vacant(record.id).is_err() {
+                        return Ok(None);
+                    }
+                    index.vacant(record.id)?;
+                    record.slot = index.free_slot()?;
+                    record.begin_after(index.first_generation(0));
+                    let op = begin_operation(
+                        record,
+                        kinds::create::action(),
+                        &principal,
+                        key,
+                        own.clock(),
+                        change,
+                    );
+                    Ok(Some((op.render(), Some(op.id))))
+                })
+                .await?;
+            if let Some(begun) = begun {
+                break begun;
+            }
+        };
+        self.carry_out(new);
+        Ok(op)
+    }
+
+    /// Refuses an id of which a service shows something; otherwise the newest generation they know.
+    /// A service that is away is no answer: the operation looks again, and waits for it.
+    async fn nothing_left(&self, ct: CtId) -> Result<Generation, Fault> {
+        match tokio::time::timeout(FIRST_LOOK, self.services().observe(ct)).await {
+            Ok(Ok(seen)) => match seen.everything() {
+                what if what.is_empty() => Ok(seen.newest()),
+                what => Err(Fault::from(&Refusal::Foreign(ct, what))),
+            },
+            Ok(Err(fault)) if fault.reason == Reason::ForeignContents => Err(fault),
+            Ok(Err(_)) | Err(_) => Ok(Generation(0)),
+        }
+    }
+
+    /// Begins to take a container away; of an id nobody knows, what the services show of it.
+    ///
+    /// # Errors
+    /// `CONTAINER_UNKNOWN` where there is nothing at all, `RUNNING`, `MOUNTED`, `BUSY`.
+    pub async fn destroy(
+        &self,
+        caller: Caller,
+        ct: String,
+        dry_run: bool,
+    ) -> Result<pb::Operation, Fault> {
+        let begun = self.begin(caller.clone(), ct.clone(), dry_run, kinds::destroy::admit).await;
+        let unknown = match begun {
+            Err(fault) if fault.reason == Reason::ContainerUnknown => fault,
+            begun => return begun,
+        };
+        let id = ct.parse::<CtId>().ok();
+        let Some(id) = id.filter(|id| self.state().read().vacant(*id).is_ok()) else {
+            return Err(unknown);
+        };
+        let volume = self.services().volume(id).await?;
+        let seen = self.services().observe(id).await?;
+        if seen.everything().is_empty() {
+            return Err(unknown);
+        }
+        let template = volume.map_or_else(|| "unknown".to_owned(), |v| v.template);
+        let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
+        let mut record = {
+            let index = self.state().read();
+            new_record(&index, id.get(), &BTreeSet::new(), Some(given), self.clock().now_ms())?
+        };
+        record.begin_after(seen.newest());
+        // Whatever it is, it is what shall go.
+        record.creating_since = None;
+        record.maybe_dirty = true;
+        if dry_run {
+            return self.dry_run(&caller, record, kinds::destroy::action()).await;
+        }
+        let own = self.clone();
+        let (op, new) = self
+            .transact(move |index, change| {
+                let key = caller.key()?;
+                if let Some(op) = index.request(&key) {
+                    return Ok((op.render(), None));
+                }
+                index.vacant(id)?;
+                record.slot = index.free_slot()?;
+                record.begin_after(index.first_generation(0));
+                let op = begin_operation(
+                    record,
+                    kinds::destroy::action(),
+                    &caller.principal,
+                    key,
+                    own.clock(),
+                    change,
+                );
+                Ok((op.render(), Some(op.id)))
+            })
+            .await?;
+        self.carry_out(new);
+        Ok(op)
+    }
+
+    /// Begins an action that is about no container.
+    ///
+    /// # Errors
+    /// `BUSY` where the same is being built already.
+    pub async fn build_template(
+        &self,
+        caller: Caller,
+        action: Action,
+    ) -> Result<pb::Operation, Fault> {
+        let own = self.clone();
+        let (op, new) = self
+            .transact(move |index, change| {
+                let key = caller.key()?;
+                if let Some(op) = index.request(&key) {
+                    return Ok((op.render(), None));
+                }
+                if let Some(other) = index
+                    .operations()
+                    .find(|op| op.state == OpState::Running && same_template(&op.action, &action))
+                {
+                    return Err(busy("the template", other));
+                }
+                let op = OpRecord::new(None, action, &caller.principal, key, own.clock());
+                change.operations.push(op.clone());
+                Ok((op.render(), Some(op.id)))
+            })
+            .await?;
+        self.carry_out(new);
+        Ok(op)
+    }
+
+    /// Asks an operation to stop. One that has ended is left as it is.
+    ///
+    /// # Errors
+    /// `OPERATION_UNKNOWN`.
+    pub async fn cancel(&self, id: OpId) -> Result<pb::Operation, Fault> {
+        self.transact(move |index, change| {
+            let mut op = (**index.operation(&id)?).clone();
+            if op.state == OpState::Running && !op.cancel {
+                op.cancel = true;
+                change.operations.push(op.clone());
+            }
+            Ok(op.render())
+        })
+        .await
+    }
+
+    /// Hands a new operation to a driver of its own.
+    pub(crate) fn carry_out(&self, id: Option<OpId>) {
+        let Some(id) = id else { return };
+        let (kind, ct) = {
+            let index = self.state().read();
+            let Ok(op) = index.operation(&id) else { return };
+            (op.action.kind().name(), op.ct)
+        };
+        let span = tracing::info_span!(
+            "operation",
+            otel.name = format!("operation {kind}"),
+            operation = %id,
+            kind,
+            ct = ct.map(CtId::get),
+        );
+        let own = self.clone();
+        // It outlives the request on purpose; its end is stored.
+        tokio::spawn(async move { own.drive(id).await }.instrument(span));
+    }
+
+    /// What an action would do, from what the services show now.
+    async fn dry_run(
+        &self,
+        caller: &Caller,
+        mut record: Record,
+        action: Action,
+    ) -> Result<pb::Operation, Fault> {
+        let mut seen = self.services().observe(record.id).await?;
+        let principal = &caller.principal;
+        let ct = Some(record.id);
+        let mut op = OpRecord::new(ct, action, principal, String::new(), self.clock());
+        while let Some(stage) = op.action.stage_after(op.stage) {
+            op.action.enter(stage, &mut record);
+            op.stage = Some(stage);
+            let desired = Desired::of(&record, op.action.kind().grace_ms());
+            for step in plan(&desired, &seen).map_err(|e| Fault::from(&e))? {
+                op.steps.push(step.to_string());
+                seen = seen.after(&step, record.generation);
+            }
+            match kinds::on_converged(record.clone()) {
+                Some(after) => record = after,
+                None => break,
+            }
+        }
+        op.state = OpState::Succeeded;
+        op.ended_unix_ms = Some(op.started_unix_ms);
+        Ok(op.render())
+    }
+}
+
+/// Refuses while an operation works on the container.
+///
+/// # Errors
+/// `BUSY`.
+pub fn idle(index: &Index, ct: CtId) -> Result<(), Fault> {
+    match index.at_work(ct).and_then(|id| index.operation(id).ok()) {
+        Some(op) => Err(busy(&format!("container {ct}"), op).fact("ct", ct)),
+        None => Ok(()),
+    }
+}
+
+fn busy(what: &str, op: &OpRecord) -> Fault {
+    let since = rfc3339(op.started_unix_ms);
+    let holder = format!("{} by {}", op.action.kind().name(), op.principal);
+    let message = format!("{what} is busy with {holder} since {since}; wait for it and try again");
+    Fault::new(Reason::Busy, message)
+        .fact("holder", holder)
+        .fact("since", since)
+        .fact("operation", &op.id)
+}
+
+fn same_template(one: &Action, other: &Action) -> bool {
+    match (one, other) {
+        (Action::TemplateBuild(a), Action::TemplateBuild(b)) => a.name == b.name,
+        _ => false,
+    }
+}
+
+/// Stores a new operation and the record as its first stage wants it, together.
+pub(crate) fn begin_operation(
+    mut record: Record,
+    action: Action,
+    principal: &str,
+    request_id: String,
+    clock: &dyn Clock,
+    change: &mut Change,
+) -> OpRecord {
+    let mut op = OpRecord::new(Some(record.id), action, principal, request_id, clock);
+    if let Some(stage) = op.action.stage_after(None) {
+        op.action.enter(stage, &mut record);
+        op.stage = Some(stage);
+    }
+    change.containers.push(record);
+    change.operations.push(op.clone());
+    op
+}
+
+fn new_record(
+    index: &Index,
+    id: u32,
+    except: &BTreeSet<CtId>,
+    given: Option<pb::ContainerSpec>,
+    now_ms: i64,
+) -> Result<Record, Fault> {
+    let id = match id {
+        0 => index.free_id(except)?,
+        n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
+    };
+    let spec = spec::parse(id, given)?;
+    index.vacant(id)?;
+    let generation = index.first_generation(now_ms);
+    Ok(Record {
+        id,
+        slot: index.free_slot()?,
+        spec,
+        running: None,
+        presence: Presence::Creating,
+        run: RunState::Stopped,
+        generation,
+        creating_since: Some(generation),
+        epoch: Epoch(1),
+        since: Since::all(generation),
+        created_unix: now_ms.div_euclid(1000),
+        seen_incarnation: 0,
+        maybe_dirty: false,
+        problem: None,
+        reserved: Reserved::default(),
+        snapshot: None,
+    })
+}
+
+/// Refuses what another container has; for a dry run, which does not get as far as the store.
+fn free(index: &Index, record: &Record) -> Result<(), Fault> {
+    let addresses: BTreeSet<_> = record.spec.addresses.iter().collect();
+    for other in index.containers().filter(|r| r.id != record.id) {
+        if record.spec.name.is_some() && record.spec.name == other.spec.name {
+            let message = format!("the name belongs to container {}", other.id);
+            return Err(Fault::new(Reason::NameTaken, message).fact("holder", other.id));
+        }
+        if let Some(a) = other.owned_addresses().iter().find(|a| addresses.contains(a)) {
+            let message = format!("the address {a} belongs to container {}", other.id);
+            return Err(Fault::new(Reason::AddressTaken, message)
+                .fact("address", a)
+                .fact("holder", other.id));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! Fresh figures for what is about to be shown.
+
+use std::time::Duration;
+
+use ves_proto::convert::parse_ct;
+use ves_proto::{resources, storage};
+use ves_types::{Bytes, CtId};
+
+use crate::coordinator::Coordinator;
+use crate::services::ask;
+
+impl Coordinator {
+    /// Takes in a fresh count of one container's processes.
+    pub(super) async fn refresh_count(&self, ct: CtId) {
+        if let Ok(Some(group)) = self.services().group(ct).await {
+            let numproc = group.rows.iter().find(|row| row.resource == "numproc");
+            self.cache().count(ct, numproc.map(|row| row.held));
+        }
+    }
+
+    /// Takes in fresh figures for a list: two calls, whatever the number of containers.
+    pub(super) async fn refresh(&self) {
+        let services = self.services().clone();
+        let (mut s, mut r) = (services.storage, services.resources);
+        let soon = Duration::from_secs(5);
+        let (volumes, groups) = tokio::join!(
+            ask("storage", soon, s.list_volumes(storage::ListVolumesRequest {})),
+            ask("resources", soon, r.list_groups(resources::ListGroupsRequest {})),
+        );
+        // A service that is away costs its figures, not the list.
+        if let Ok(volumes) = volumes {
+            let mounted = volumes.volumes.iter().filter(|v| v.mounted);
+            let used =
+                mounted.filter_map(|v| Some((parse_ct(v.ct).ok()?, v.used_bytes.map(Bytes))));
+            self.cache().volumes(&used.collect());
+        }
+        if let Ok(groups) = groups {
+            let counts = groups.groups.iter().filter_map(|g| {
+                let held = g.rows.iter().find(|row| row.resource == "numproc")?.held;
+                Some((parse_ct(g.ct).ok()?, held))
+            });
+            self.cache().counts(&counts.collect());
+        }
+    }
+}

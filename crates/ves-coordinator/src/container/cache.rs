@@ -1,0 +1,133 @@
+//! What was last seen of each container, so that a list of ten thousand asks nobody.
+//!
+//! Fed by lifecycle's stream and by each look a driver takes; lost with the daemon and seen anew.
+//! Never the ground of a decision that has effects: those look again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use ves_types::{Bytes, CtId};
+
+use super::observed::{Observed, Phase, ProcessSeen};
+
+/// How long after its start a daemon keeps those waiting who ask before lifecycle has told it who
+/// runs. Without lifecycle, nobody runs that can be seen.
+const FIRST_LIST: Duration = Duration::from_secs(5);
+
+/// What was last seen of one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cached {
+    /// Its processes.
+    pub process: ProcessSeen,
+    /// Whether its volume is mounted.
+    pub mounted: bool,
+    /// Bytes its files take.
+    pub used: Option<Bytes>,
+    /// Its processes, counted.
+    pub numproc: Option<u64>,
+}
+
+/// What was last seen of all.
+#[derive(Debug)]
+pub struct ObservedCache {
+    seen: RwLock<HashMap<CtId, Cached>>,
+    /// Whether lifecycle has listed all.
+    listed: watch::Sender<bool>,
+    since: Instant,
+}
+
+impl Default for ObservedCache {
+    fn default() -> Self {
+        Self { seen: RwLock::default(), listed: watch::Sender::default(), since: Instant::now() }
+    }
+}
+
+impl ObservedCache {
+    /// Lifecycle has listed all.
+    pub fn has_list(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// Waits until lifecycle has listed all, for a while after the start: before that a container
+    /// that runs looks as if it did not.
+    pub async fn await_list(&self) {
+        let mut listed = self.listed.subscribe();
+        let wait = listed.wait_for(|listed| *listed);
+        tokio::time::timeout_at(self.since + FIRST_LIST, wait).await.ok(); // then without
+    }
+
+    /// One container.
+    pub fn of(&self, ct: CtId) -> Cached {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&ct).copied().unwrap_or_default()
+    }
+
+    /// Takes in what lifecycle tells. True where that is news.
+    pub fn process(&self, ct: CtId, process: ProcessSeen) -> bool {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let old = seen.entry(ct).or_default();
+        let news = old.process != process;
+        old.process = process;
+        news
+    }
+
+    /// Takes in a look at all four services. A look that is older than what lifecycle told since
+    /// does not count for processes.
+    pub fn look(&self, ct: CtId, observed: &Observed) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let old = seen.entry(ct).or_default();
+        if observed.process.incarnation >= old.process.incarnation {
+            old.process = observed.process;
+        }
+        old.mounted = observed.volume.is_some_and(|v| v.mounted);
+        old.used = observed.volume.and_then(|v| v.used);
+    }
+
+    /// Takes in a list of mounted volumes.
+    pub fn volumes(&self, mounted: &HashMap<CtId, Option<Bytes>>) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        for ct in mounted.keys() {
+            seen.entry(*ct).or_default();
+        }
+        for (ct, seen) in seen.iter_mut() {
+            let used = mounted.get(ct);
+            seen.mounted = used.is_some();
+            seen.used = used.copied().flatten();
+        }
+    }
+
+    /// Takes in one container's count of processes.
+    pub fn count(&self, ct: CtId, numproc: Option<u64>) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        seen.entry(ct).or_default().numproc = numproc;
+    }
+
+    /// Takes in counts of processes.
+    pub fn counts(&self, counts: &HashMap<CtId, u64>) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        for (ct, seen) in seen.iter_mut() {
+            seen.numproc = counts.get(ct).copied();
+        }
+    }
+
+    /// Containers seen with processes that are not in `listed`; they are without any from now on.
+    pub fn vanished(&self, listed: &BTreeSet<CtId>) -> Vec<CtId> {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
+        for (ct, seen) in seen.iter_mut() {
+            if !listed.contains(ct) && seen.process.phase != Phase::Absent {
+                seen.process = ProcessSeen::default();
+                gone.push(*ct);
+            }
+        }
+        gone
+    }
+
+    /// Forgets a container that is gone.
+    pub fn forget(&self, ct: CtId) {
+        self.seen.write().unwrap_or_else(PoisonError::into_inner).remove(&ct);
+    }
+}

@@ -1,0 +1,10 @@
+//! One container: what is kept about it, what it should be, what it is, and the way from the one to the
+//! other. Pure, but for the lock of the cache.
+
+pub mod cache;
+pub mod observed;
+pub mod plan;
+pub mod record;
+pub mod refusal;
+pub mod spec;
+pub mod step;

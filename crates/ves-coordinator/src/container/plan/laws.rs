@@ -1,0 +1,397 @@
+//! The planner's laws over every combination of wishes and sights, without root or services.
+
+use std::collections::BTreeMap;
+
+use ves_types::{IdSlot, SnapshotId};
+
+use super::*;
+use crate::container::observed::{GroupSeen, LinkSeen, ProcessSeen, VolumeSeen};
+use crate::container::record::Want;
+
+const OLD: Generation = Generation(3);
+const FIRST: Generation = Generation(5);
+const NOW: Generation = Generation(7);
+
+fn address(n: u8) -> CtAddress {
+    format!("192.0.2.{n}").parse().expect("valid")
+}
+
+fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
+    let slot = IdSlot::try_from(20).expect("valid");
+    Desired {
+        ct: CtId::try_from(101).expect("valid"),
+        presence,
+        run,
+        since: Since::all(NOW),
+        first: Generation(0),
+        volume: VolumeWish {
+            template: "trixie".parse().expect("valid"),
+            size: Bytes::gib(2),
+            inodes: None,
+            slot,
+        },
+        limits: Limits::default(),
+        process: ProcessWish {
+            slot,
+            hostname: "ct101".parse().expect("valid"),
+            init: vec![],
+            nameservers: vec![],
+            search_domains: vec![],
+            max_ptys: None,
+            shm: None,
+        },
+        addresses: [address(1), address(2)].into(),
+        maybe_dirty,
+        snapshot: None,
+        grace_ms: 5,
+    }
+}
+
+fn id(n: u128) -> SnapshotId {
+    SnapshotId::from(n)
+}
+
+fn wishes() -> Vec<Desired> {
+    let mut all = Vec::new();
+    for presence in [Presence::Creating, Presence::Present, Presence::Deleting] {
+        for run in [RunState::Stopped, RunState::Mounted, RunState::Running] {
+            for maybe_dirty in [false, true] {
+                let wish = desired(presence, run, maybe_dirty);
+                // A present container is born by being created.
+                if presence != Presence::Present && !maybe_dirty {
+                    all.push(Desired { first: FIRST, ..wish.clone() });
+                }
+                // What is wanted of snapshots is wanted of one that is there.
+                if presence == Presence::Present && !maybe_dirty {
+                    let taken = SnapshotWish::taken(id(2), None);
+                    let with_all = SnapshotWish { alone: false, ..taken.clone() };
+                    let reverted = SnapshotWish::reverted(id(1), NOW);
+                    for snapshot in [taken, with_all, SnapshotWish::deleted(id(1)), reverted] {
+                        let reverts = matches!(snapshot.want, Want::Reverted { .. });
+                        if run == RunState::Stopped || !reverts {
+                            all.push(Desired { snapshot: Some(snapshot), ..wish.clone() });
+                        }
+                    }
+                }
+                all.push(wish);
+            }
+        }
+    }
+    all
+}
+
+fn sights() -> Vec<Observed> {
+    let mut all = Vec::new();
+    let mut volumes = vec![None];
+    for generation in [OLD, NOW] {
+        for size in [1, 2, 3].map(Bytes::gib) {
+            for mounted in [false, true] {
+                let (used, reverted) = (None, None);
+                volumes.push(Some(VolumeSeen { generation, size, mounted, used, reverted }));
+            }
+        }
+    }
+    let reverted = |generation| {
+        let (size, mounted, used) = (Bytes::gib(2), false, None);
+        let reverted = Some((id(1), generation));
+        Some(VolumeSeen { generation, size, mounted, used, reverted })
+    };
+    volumes.extend([reverted(OLD), reverted(NOW)]);
+    let snapshots = [BTreeMap::new(), [(id(1), OLD)].into(), [(id(1), NOW), (id(3), NOW)].into()];
+    let groups = [None, Some(GroupSeen { generation: OLD }), Some(GroupSeen { generation: NOW })];
+    let mut links = vec![None];
+    for generation in [OLD, NOW] {
+        for addresses in [vec![], vec![address(1)], vec![address(2), address(1)]] {
+            let addresses = addresses.into_iter().collect();
+            links.push(Some(LinkSeen { generation, addresses }));
+        }
+    }
+    for volume in volumes {
+        for group in groups {
+            for link in &links {
+                for phase in [Phase::Absent, Phase::Created, Phase::Running, Phase::Frozen] {
+                    for generation in [OLD, NOW] {
+                        let process = ProcessSeen { generation, phase, ..ProcessSeen::default() };
+                        // Snapshots matter to storage's share only.
+                        let many = if link.is_none() { &snapshots[..] } else { &snapshots[..1] };
+                        all.extend(many.iter().map(|snapshots| Observed {
+                            volume,
+                            snapshots: snapshots.clone(),
+                            group,
+                            process,
+                            link: link.clone(),
+                        }));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn each(mut check: impl FnMut(&Desired, &Observed)) {
+    let sights = sights();
+    for wish in wishes() {
+        for sight_was in &sights {
+            check(&wish, sight_was);
+        }
+    }
+}
+
+fn run(steps: &[Step], from: &Observed) -> Observed {
+    steps.iter().fold(from.clone(), |seen, step| seen.after(step, NOW))
+}
+
+/// What is wanted, said without the planner.
+fn reached(wish: &Desired, seen: &Observed) -> bool {
+    if let Some(SnapshotWish { id, want, alone }) = &wish.snapshot {
+        let reached = match want {
+            Want::Taken { .. } => seen.snapshots.contains_key(id),
+            Want::Deleted => !seen.snapshots.contains_key(id),
+            Want::Reverted { .. } => {
+                let reverted = seen.volume.and_then(|v| v.reverted);
+                reverted.is_some_and(|(to, at)| to == *id && at == NOW)
+            }
+        };
+        if *alone || !reached {
+            return reached;
+        }
+    }
+    let nothing_runs =
+        seen.process.phase == Phase::Absent && seen.link.is_none() && seen.group.is_none();
+    let volume =
+        |mounted| seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size);
+    match (wish.presence, wish.run) {
+        (Presence::Deleting, _) => {
+            let foreign = |g: Generation| g < wish.first;
+            let runs = seen.process.phase != Phase::Absent;
+            (runs && foreign(seen.process.generation))
+                || (!runs
+                    && seen.link.as_ref().is_none_or(|l| foreign(l.generation))
+                    && seen.group.is_none_or(|g| foreign(g.generation))
+                    && (seen.volume.is_some_and(|v| foreign(v.generation))
+                        || seen.snapshots.values().any(|g| foreign(*g))
+                        || (seen.volume.is_none() && seen.snapshots.is_empty())))
+        }
+        (_, RunState::Stopped) => nothing_runs && volume(false),
+        (_, RunState::Mounted) => nothing_runs && volume(true),
+        (_, RunState::Running) => {
+            volume(true)
+                && seen.process.phase == Phase::Running
+                && seen.group.is_some_and(|g| g.generation == NOW)
+                && seen.link.as_ref().is_some_and(|l| l.addresses == wish.addresses)
+        }
+    }
+}
+
+fn lost(wish: &Desired, seen: &Observed) -> bool {
+    wish.presence == Presence::Present && seen.volume.is_none()
+}
+
+fn no_such_snapshot(wish: &Desired, seen: &Observed) -> bool {
+    wish.snapshot.as_ref().is_some_and(|w| {
+        matches!(w.want, Want::Reverted { .. }) && !seen.snapshots.contains_key(&w.id)
+    })
+}
+
+fn foreign(wish: &Desired, seen: &Observed) -> bool {
+    let runs = seen.process.phase != Phase::Absent;
+    wish.presence != Presence::Deleting
+        && (seen.volume.is_some_and(|v| v.generation < wish.first)
+            || seen.snapshots.values().any(|g| *g < wish.first)
+            || seen.group.is_some_and(|g| g.generation < wish.first)
+            || seen.link.as_ref().is_some_and(|l| l.generation < wish.first)
+            || (runs && seen.process.generation < wish.first))
+}
+
+#[test]
+fn what_is_from_before_its_first_generation_is_never_touched() {
+    let mut spared = 0;
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
+        if wish.first != FIRST {
+            return;
+        }
+        let old_runs =
+            sight_was.process.phase != Phase::Absent && sight_was.process.generation == OLD;
+        assert!(!old_runs || steps.is_empty(), "{sight_was:?}\n{steps:?}");
+        if sight_was.volume.is_some_and(|v| v.generation == OLD) {
+            spared += 1;
+            assert_eq!(wish.presence, Presence::Deleting, "adopts: {sight_was:?}");
+            let touches = |s: &Step| s.service() == "storage";
+            assert!(!steps.iter().any(touches), "{sight_was:?}\n{steps:?}");
+        }
+        if sight_was.group.is_some_and(|g| g.generation == OLD) {
+            assert!(!steps.contains(&Step::RemoveLimits), "{sight_was:?}\n{steps:?}");
+        }
+    });
+    assert!(spared > 100, "{spared}");
+}
+
+#[test]
+fn goal_and_fixed_point() {
+    let mut plans = 0;
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else {
+            let fine = lost(wish, sight_was)
+                || foreign(wish, sight_was)
+                || no_such_snapshot(wish, sight_was);
+            assert!(fine, "refused {wish:?} seeing {sight_was:?}");
+            return;
+        };
+        plans += 1;
+        let seen = run(&steps, sight_was);
+        assert!(reached(wish, &seen), "{wish:?}\n{sight_was:?}\n{steps:?}");
+        // The record says that nothing is left once everything was done.
+        let up = wish.run == RunState::Running && wish.presence != Presence::Deleting;
+        let wish = Desired { maybe_dirty: wish.maybe_dirty && up, ..wish.clone() };
+        assert_eq!(plan(&wish, &seen), Ok(vec![]), "{wish:?}\n{sight_was:?}\n{steps:?}");
+    });
+    assert!(plans > 10_000, "{plans}");
+}
+
+#[test]
+fn after_a_crash_anywhere_the_goal_is_still_reached() {
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
+        for n in 0..=steps.len() {
+            let seen = run(&steps[..n], sight_was);
+            // The step that was under way is asked for once more, or not at all.
+            let again = n.checked_sub(1).map_or_else(|| seen.clone(), |k| run(&steps[k..n], &seen));
+            for seen in [seen, again] {
+                let rest = plan(wish, &seen).expect("still possible");
+                assert!(
+                    reached(wish, &run(&rest, &seen)),
+                    "{wish:?}\n{sight_was:?}\n{n} {steps:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn nothing_forbidden_is_ever_planned() {
+    each(|wish, sight_was| {
+        let Ok(steps) = plan(wish, sight_was) else { return };
+        let mut seen = sight_was.clone();
+        for step in &steps {
+            let dead = seen.process.phase == Phase::Absent;
+            let why = format!("{step} in {steps:?}\n{wish:?}\n{seen:?}");
+            match step {
+                Step::RemoveVolume => {
+                    assert_eq!(wish.presence, Presence::Deleting, "{why}");
+                    assert!(dead && seen.volume.is_none_or(|v| !v.mounted), "{why}");
+                    assert!(seen.volume.is_some() || !seen.snapshots.is_empty(), "{why}");
+                }
+                Step::RevertVolume { id } => {
+                    assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");
+                    assert!(seen.snapshots.contains_key(id), "{why}");
+                    let wanted = wish
+                        .snapshot
+                        .as_ref()
+                        .is_some_and(|w| w.id == *id && matches!(w.want, Want::Reverted { .. }));
+                    assert!(wanted, "{why}");
+                }
+                Step::DeleteSnapshot { id } => {
+                    assert_eq!(wish.snapshot, Some(SnapshotWish::deleted(*id)), "{why}");
+                }
+                Step::TakeSnapshot { .. } => {
+                    assert!(seen.volume.is_some(), "of nothing: {why}");
+                    let alone = wish.snapshot.as_ref().is_some_and(|w| w.alone);
+                    assert!(!alone || steps.len() == 1, "touches something else: {why}");
+                }
+                Step::EnsureVolume { volume, mounted } => {
+                    assert!(seen.volume.is_none_or(|v| v.size <= volume.size), "shrinks: {why}");
+                    assert!(dead || *mounted, "unmounts under processes: {why}");
+                    let makes = seen.volume.is_none();
+                    assert!(!makes || wish.presence == Presence::Creating, "papers over: {why}");
+                }
+                Step::RemoveLimits | Step::RemoveLink => assert!(dead, "{why}"),
+                Step::CreateProcess(_) => {
+                    assert!(seen.group.is_some(), "unlimited: {why}");
+                    assert!(seen.volume.is_some_and(|v| v.mounted), "no root: {why}");
+                }
+                Step::EnsureLink { .. } => assert!(!dead, "no namespace: {why}"),
+                Step::RunProcess(_) => {
+                    assert!(!dead && seen.link.is_some() && seen.group.is_some(), "{why}");
+                    assert!(seen.volume.is_some_and(|v| v.mounted), "{why}");
+                }
+                Step::StopProcess { .. } => {
+                    let down = wish.run != RunState::Running;
+                    let rootless = seen.volume.is_none();
+                    assert!(down || rootless || wish.presence == Presence::Deleting, "{why}");
+                }
+                Step::EnsureLimits(_) => {}
+            }
+            seen = seen.after(step, NOW);
+        }
+    });
+}
+
+#[test]
+fn refusal_names_the_loss_and_plans_are_deterministic() {
+    each(|wish, sight_was| {
+        assert_eq!(plan(wish, sight_was), plan(&wish.clone(), &sight_was.clone()));
+        if lost(wish, sight_was) {
+            assert_eq!(plan(wish, sight_was), Err(Refusal::VolumeLost(wish.ct)));
+        }
+        if foreign(wish, sight_was) {
+            let refusal = plan(wish, sight_was).expect_err("refused");
+            assert!(refusal.to_string().contains("`virtctl destroy 101`"), "{refusal}");
+        }
+    });
+}
+
+#[test]
+fn what_is_right_is_left_alone() {
+    let wish = desired(Presence::Present, RunState::Running, true);
+    let up = run(
+        &plan(
+            &wish,
+            &Observed {
+                volume: Some(VolumeSeen {
+                    generation: NOW,
+                    size: Bytes::gib(2),
+                    mounted: false,
+                    used: None,
+                    reverted: None,
+                }),
+                ..Observed::default()
+            },
+        )
+        .expect("planned"),
+        &Observed::default(),
+    );
+    let other = Desired { addresses: [address(9)].into(), ..wish.clone() };
+    let steps = plan(&other, &up).expect("planned");
+    assert_eq!(steps, vec![Step::EnsureLink { addresses: [address(9)].into() }]);
+}
+
+#[test]
+fn the_way_up_and_the_way_down() {
+    let lines = |steps: Vec<Step>| steps.iter().map(Step::to_string).collect::<Vec<_>>();
+    let up = desired(Presence::Creating, RunState::Running, true);
+    assert_eq!(
+        lines(plan(&up, &Observed::default()).expect("planned")),
+        [
+            "storage: volume of 2 GiB from trixie, not mounted",
+            "resources: control groups and limits",
+            "storage: volume of 2 GiB, mounted",
+            "lifecycle: namespaces, init waiting",
+            "network: link with 192.0.2.1 192.0.2.2",
+            "lifecycle: /sbin/init running",
+        ]
+    );
+    let seen = run(&plan(&up, &Observed::default()).expect("planned"), &Observed::default());
+    let down = desired(Presence::Deleting, RunState::Stopped, true);
+    assert_eq!(
+        lines(plan(&down, &seen).expect("planned")),
+        [
+            "lifecycle: no processes, init has 1 s to stop",
+            "network: no link",
+            "storage: volume of 2 GiB from trixie, not mounted",
+            "resources: no control groups",
+            "storage: no volume",
+        ]
+    );
+}

@@ -1,0 +1,280 @@
+//! What is kept about a container, and the pure changes made to it.
+//!
+//! Stored as JSON in a versioned envelope (see [`crate::store::record`]); a record that cannot be read
+//! is reported, never guessed at. Pure: nothing here reads a clock, talks to a service or decides
+//! about steps.
+
+use serde::{Deserialize, Serialize};
+use ves_proto::convert::Fence;
+use ves_types::{CtAddress, CtId, CtName, Epoch, Generation, IdSlot, SnapshotId, SnapshotName};
+
+use super::spec::Spec;
+use crate::problem::Problem;
+
+/// Whether a container should exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Its volume is being made; the only state in which a missing volume may be made.
+    Creating,
+    /// It exists; a missing volume is a loss, not something to repair.
+    Present,
+    /// It is being taken away; the record goes last.
+    Deleting,
+}
+
+/// How far a container should be up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Nothing of it is active.
+    Stopped,
+    /// Its volume is mounted.
+    Mounted,
+    /// Its init runs.
+    Running,
+}
+
+/// The generation at which each service's share of a container last changed. A service that has
+/// accepted an older one is asked again, even where what it shows looks right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Since {
+    /// Storage's share.
+    pub volume: Generation,
+    /// Resources' share.
+    pub limits: Generation,
+    /// Lifecycle's share.
+    pub process: Generation,
+    /// Network's share.
+    pub link: Generation,
+}
+
+impl Since {
+    /// Everything is to be asked for again.
+    pub const fn all(generation: Generation) -> Self {
+        Self { volume: generation, limits: generation, process: generation, link: generation }
+    }
+}
+
+/// All the coordinator knows about one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id.
+    pub id: CtId,
+    /// Its place among user ids; its own until it is gone completely.
+    pub slot: IdSlot,
+    /// What it should be, as saved.
+    pub spec: Spec,
+    /// What it runs with, where that differs from `spec`; gone when it stops.
+    pub running: Option<Spec>,
+    /// Whether it should exist.
+    pub presence: Presence,
+    /// How far it should be up.
+    pub run: RunState,
+    /// Grows with each change.
+    pub generation: Generation,
+    /// Its first generation, until its create has succeeded: what carries an older one is somebody
+    /// else's. Begins with unix time in milliseconds, so that of two lives of one id the later has the
+    /// greater generations, also where the store was lost in between.
+    pub creating_since: Option<Generation>,
+    /// Whose it is.
+    pub epoch: Epoch,
+    /// When each service's share changed.
+    pub since: Since,
+    /// When it was created, in seconds since 1970.
+    pub created_unix: i64,
+    /// Lifecycle's count of its ends when it was last started; another one means that it ended.
+    pub seen_incarnation: u64,
+    /// It ran since it was last taken down completely, so that something of its link or control
+    /// groups may be there though no service shows it.
+    pub maybe_dirty: bool,
+    /// Why it is not what it should be.
+    pub problem: Option<Problem>,
+    /// What it had before the change under way.
+    pub reserved: Reserved,
+    /// What the change under way wants of its snapshots; storage knows which there are.
+    pub snapshot: Option<SnapshotWish>,
+}
+
+/// What a change under way takes from a container: nobody else's until the change has succeeded, so
+/// that it can be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reserved {
+    /// Addresses.
+    pub addresses: Vec<CtAddress>,
+    /// Names.
+    pub names: Vec<CtName>,
+    /// What was saved, where the change is one of that.
+    pub spec: Option<Box<Spec>>,
+    /// What it ran with, where that differed from what was saved.
+    pub running: Option<Box<Spec>>,
+}
+
+impl Record {
+    /// What it runs with.
+    pub fn effective(&self) -> &Spec {
+        self.running.as_ref().unwrap_or(&self.spec)
+    }
+
+    /// The fence of calls made for it as it is now.
+    pub const fn fence(&self) -> Fence {
+        Fence { ct: self.id, generation: self.generation, epoch: self.epoch }
+    }
+
+    /// Addresses that are its own: saved ones, those it runs with, and those of before a change.
+    pub fn owned_addresses(&self) -> Vec<CtAddress> {
+        let mut all = self.spec.addresses.clone();
+        all.extend(self.reserved.addresses.iter().copied());
+        all.extend(self.running.iter().flat_map(|r| r.addresses.iter().copied()));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Makes a record that nobody has seen yet begin after `generation`, if it does not already.
+    pub fn begin_after(&mut self, generation: Generation) {
+        let first = self.generation.max(generation.next());
+        self.creating_since = self.creating_since.map(|_| first);
+        self.generation = first;
+        self.since = Since::all(first);
+    }
+
+    /// Makes it be up so far from the next generation on.
+    pub fn set_run(&mut self, run: RunState) {
+        self.generation = self.generation.next();
+        self.run = run;
+        if run == RunState::Running {
+            self.maybe_dirty = true;
+            self.since.limits = self.generation;
+            self.since.process = self.generation;
+            self.since.link = self.generation;
+        } else {
+            self.hold();
+            if let Some(running) = self.running.take()
+                && self.reserved.spec.is_none()
+            {
+                self.reserved.running = Some(Box::new(running));
+            }
+        }
+        self.problem = None;
+    }
+
+    /// Keeps what it has until the change that begins has succeeded or was taken back.
+    fn hold(&mut self) {
+        self.reserved.addresses = self.owned_addresses();
+        if let Some(name) = &self.spec.name
+            && !self.reserved.names.contains(name)
+        {
+            self.reserved.names.push(name.clone());
+        }
+    }
+
+    /// Makes it want this of its snapshots from the next generation on.
+    pub fn want_snapshot(&mut self, wish: Option<SnapshotWish>) {
+        self.generation = self.generation.next();
+        self.snapshot = wish;
+    }
+
+    /// Gives up what it had before a change that is over.
+    pub fn release(&mut self) {
+        self.reserved = Reserved::default();
+    }
+
+    /// Forgets what it was before a change that will not be taken back. Its names and addresses of before
+    /// stay its own, as somebody may still see it with them.
+    pub fn forget_before(&mut self) {
+        self.reserved.spec = None;
+        self.reserved.running = None;
+    }
+
+    /// What was saved and what it ran with before the change under way.
+    pub fn before(&self) -> (Spec, Spec) {
+        let spec = self.reserved.spec.as_deref().unwrap_or(&self.spec);
+        let running = self.reserved.running.as_deref().or(match self.reserved.spec {
+            Some(_) => None,
+            None => self.running.as_ref(),
+        });
+        (spec.clone(), running.unwrap_or(spec).clone())
+    }
+
+    /// Makes every service be asked again.
+    pub fn ask_again(&mut self) {
+        self.generation = self.generation.next();
+        self.since = Since::all(self.generation);
+    }
+
+    /// Makes it go.
+    pub fn delete(&mut self) {
+        self.set_run(RunState::Stopped);
+        self.presence = Presence::Deleting;
+    }
+
+    /// Gives it these specifications; `running` is kept only where it differs.
+    pub fn set_specs(&mut self, spec: Spec, running: Spec) {
+        self.hold();
+        if self.reserved.spec.is_none() {
+            self.reserved.spec = Some(Box::new(self.spec.clone()));
+            if let Some(running) = &self.running {
+                self.reserved.running = Some(Box::new(running.clone()));
+            }
+        }
+        let before = self.effective().clone();
+        self.generation = self.generation.next();
+        self.running = (self.run == RunState::Running && running != spec).then_some(running);
+        self.spec = spec;
+        let now = self.effective().clone();
+        if (now.disk, now.inodes) != (before.disk, before.inodes) {
+            self.since.volume = self.generation;
+        }
+        if now.limits != before.limits {
+            self.since.limits = self.generation;
+        }
+        if now.addresses != before.addresses {
+            self.since.link = self.generation;
+        }
+    }
+}
+
+/// What is wanted of one of a container's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotWish {
+    /// Its id.
+    pub id: SnapshotId,
+    /// What.
+    pub want: Want,
+    /// Nothing else of the container is touched for it, be it up, down or ending just now.
+    pub alone: bool,
+}
+
+/// What is wanted of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Want {
+    /// It is there.
+    Taken {
+        /// Its name.
+        name: Option<SnapshotName>,
+    },
+    /// It is not there.
+    Deleted,
+    /// The disk was put back to it.
+    Reverted {
+        /// The generation that wants it: what was done with an older one does not count.
+        since: Generation,
+    },
+}
+
+impl SnapshotWish {
+    /// It is there.
+    pub const fn taken(id: SnapshotId, name: Option<SnapshotName>) -> Self {
+        Self { id, want: Want::Taken { name }, alone: true }
+    }
+    /// It is not there.
+    pub const fn deleted(id: SnapshotId) -> Self {
+        Self { id, want: Want::Deleted, alone: true }
+    }
+    /// The disk was put back to it.
+    pub const fn reverted(id: SnapshotId, since: Generation) -> Self {
+        Self { id, want: Want::Reverted { since }, alone: false }
+    }
+}

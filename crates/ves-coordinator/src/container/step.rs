@@ -1,0 +1,150 @@
+//! What the four services are asked for, as data. Pure.
+//!
+//! The `Display` of a step is its line in an operation, in a dry run, in the log, and its span's name.
+//! Steps come only from [`super::plan`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use ves_proto::convert::Limits;
+use ves_types::{Bytes, CtAddress, Hostname, IdSlot, SnapshotId, SnapshotName, TemplateName};
+
+/// A volume as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeWish {
+    /// What it is made from.
+    pub template: TemplateName,
+    /// At least so large.
+    pub size: Bytes,
+    /// Number of inodes.
+    pub inodes: Option<u64>,
+    /// Whose ids its mount shows.
+    pub slot: IdSlot,
+}
+
+/// Processes as they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessWish {
+    /// Whose ids they have.
+    pub slot: IdSlot,
+    /// The host name.
+    pub hostname: Hostname,
+    /// The init.
+    pub init: Vec<String>,
+    /// Name servers.
+    pub nameservers: Vec<IpAddr>,
+    /// Search domains.
+    pub search_domains: Vec<String>,
+    /// Most terminals.
+    pub max_ptys: Option<u64>,
+    /// Most shared memory.
+    pub shm: Option<Bytes>,
+}
+
+/// One RPC of one service. Asking twice is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Storage: the volume is there and mounted or not.
+    EnsureVolume {
+        /// What it should be.
+        volume: VolumeWish,
+        /// Whether it should be mounted.
+        mounted: bool,
+    },
+    /// Storage: the volume and its snapshots are gone.
+    RemoveVolume,
+    /// Storage: the snapshot is there.
+    TakeSnapshot {
+        /// Its id.
+        id: SnapshotId,
+        /// Its name.
+        name: Option<SnapshotName>,
+    },
+    /// Storage: the snapshot is gone.
+    DeleteSnapshot {
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// Storage: the volume holds what the snapshot holds.
+    RevertVolume {
+        /// The snapshot's id.
+        id: SnapshotId,
+    },
+    /// Resources: control groups with these limits are there.
+    EnsureLimits(Limits),
+    /// Resources: control groups are gone.
+    RemoveLimits,
+    /// Lifecycle: namespaces are there and the first process waits.
+    CreateProcess(ProcessWish),
+    /// Lifecycle: init runs.
+    RunProcess(ProcessWish),
+    /// Lifecycle: nothing of it is left.
+    StopProcess {
+        /// How long init may take.
+        grace_ms: u32,
+    },
+    /// Network: the link is there with these addresses.
+    EnsureLink {
+        /// The addresses.
+        addresses: BTreeSet<CtAddress>,
+    },
+    /// Network: the link, its routes and its guard are gone.
+    RemoveLink,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureVolume { volume, mounted: false } => {
+                write!(
+                    f,
+                    "storage: volume of {} from {}, not mounted",
+                    volume.size, volume.template
+                )
+            }
+            Self::EnsureVolume { volume, mounted: true } => {
+                write!(f, "storage: volume of {}, mounted", volume.size)
+            }
+            Self::RemoveVolume => f.write_str("storage: no volume"),
+            Self::TakeSnapshot { id, .. } => write!(f, "storage: snapshot {id}"),
+            Self::DeleteSnapshot { id } => write!(f, "storage: no snapshot {id}"),
+            Self::RevertVolume { id } => write!(f, "storage: volume as in snapshot {id}"),
+            Self::EnsureLimits(_) => f.write_str("resources: control groups and limits"),
+            Self::RemoveLimits => f.write_str("resources: no control groups"),
+            Self::CreateProcess(_) => f.write_str("lifecycle: namespaces, init waiting"),
+            Self::RunProcess(wish) => {
+                let init = wish.init.first().map_or("/sbin/init", String::as_str);
+                write!(f, "lifecycle: {init} running")
+            }
+            Self::StopProcess { grace_ms: 0 } => f.write_str("lifecycle: no processes, killed"),
+            Self::StopProcess { grace_ms } => {
+                write!(f, "lifecycle: no processes, init has {} s to stop", grace_ms.div_ceil(1000))
+            }
+            Self::EnsureLink { addresses } if addresses.is_empty() => {
+                f.write_str("network: link without addresses")
+            }
+            Self::EnsureLink { addresses } => {
+                f.write_str("network: link with")?;
+                addresses.iter().try_for_each(|a| write!(f, " {a}"))
+            }
+            Self::RemoveLink => f.write_str("network: no link"),
+        }
+    }
+}
+
+impl Step {
+    /// The service that is asked.
+    pub const fn service(&self) -> &'static str {
+        match self {
+            Self::EnsureVolume { .. }
+            | Self::RemoveVolume
+            | Self::TakeSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::RevertVolume { .. } => "storage",
+            Self::EnsureLimits(_) | Self::RemoveLimits => "resources",
+            Self::CreateProcess(_) | Self::RunProcess(_) | Self::StopProcess { .. } => "lifecycle",
+            Self::EnsureLink { .. } | Self::RemoveLink => "network",
+        }
+    }
+}

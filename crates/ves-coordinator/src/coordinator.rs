@@ -1,0 +1,154 @@
+//! The coordinator: what all its parts share. It is passed on by clones.
+//!
+//! Owns nothing but the parts: what is stored, what was seen, the services, the clock. Never here: what
+//! is done with them ([`crate::admission`], [`crate::driver`], [`crate::reconcile`]).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ves_daemon::blocking;
+use ves_proto::{Fault, Reason};
+use ves_types::CtId;
+use ves_types::layout::Layout;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::container::cache::ObservedCache;
+use crate::container::record::Record;
+use crate::services::Services;
+use crate::store::Store;
+use crate::store::state::{Change, Index, State};
+
+/// The coordinator. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    node: String,
+    clock: Box<dyn Clock>,
+    state: State,
+    services: Services,
+    cache: ObservedCache,
+    ending: Mutex<BTreeSet<CtId>>,
+}
+
+/// Who asks, and by which id of the request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user's name or id.
+    pub principal: String,
+    /// What makes a repeated call the same; empty: nothing.
+    pub request_id: String,
+}
+
+impl Caller {
+    /// One of the coordinator's own causes.
+    pub fn own(cause: &str) -> Self {
+        Self { principal: cause.to_owned(), request_id: String::new() }
+    }
+
+    /// The id is the caller's own: two callers may use the same.
+    pub(crate) fn key(&self) -> Result<String, Fault> {
+        let id = &self.request_id;
+        if id.len() > 128 || id.chars().any(char::is_control) {
+            let message = "a request id has at most 128 bytes and no control characters";
+            return Err(Fault::new(Reason::BadValue, message).fact("field", "request_id"));
+        }
+        Ok(if id.is_empty() { String::new() } else { format!("{}/{id}", self.principal) })
+    }
+}
+
+impl Coordinator {
+    /// A coordinator on what `store` holds, for the services of `layout`. Blocks. Inside a runtime.
+    ///
+    /// # Errors
+    /// When the store cannot be read (`HOST_FAILED`).
+    pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
+        let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
+        let inner = Inner {
+            config,
+            node,
+            clock: Box::new(SystemClock),
+            state: State::open(store)?,
+            services: Services::new(layout),
+            cache: ObservedCache::default(),
+            ending: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.inner.node
+    }
+
+    /// The time, and new ids.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.inner.clock
+    }
+
+    /// What is stored.
+    pub fn state(&self) -> &State {
+        &self.inner.state
+    }
+
+    /// The services.
+    pub fn services(&self) -> &Services {
+        &self.inner.services
+    }
+
+    /// What was last seen.
+    pub fn cache(&self) -> &ObservedCache {
+        &self.inner.cache
+    }
+
+    /// Containers whose end somebody works on.
+    fn ending(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
+        self.inner.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is stored, on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`State::transact`].
+    pub async fn transact<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Index, &mut Change) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let own = self.clone();
+        blocking(move || own.state().transact(decide)).await
+    }
+
+    /// A container by id or name.
+    ///
+    /// # Errors
+    /// `CONTAINER_UNKNOWN`, `BAD_VALUE`, `RECORD_CORRUPT`.
+    pub fn resolve(&self, ct: &str) -> Result<Arc<Record>, Fault> {
+        self.state().read().resolve(ct).map(Arc::clone)
+    }
+
+    /// Takes a turn at working on the end of a container's processes; false: somebody has it.
+    pub(crate) fn begin_ending(&self, ct: CtId) -> bool {
+        self.ending().insert(ct)
+    }
+
+    /// Gives the turn back.
+    pub(crate) fn end_ending(&self, ct: CtId) {
+        self.ending().remove(&ct);
+    }
+}
+
+/// A word of /proc/sys/kernel, such as its release.
+pub fn fact_of_kernel(name: &str) -> String {
+    let path = format!("/proc/sys/kernel/{name}");
+    std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+}

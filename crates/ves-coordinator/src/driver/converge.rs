@@ -1,0 +1,240 @@
+//! Leading a container to where its record wants it: look, plan, perform each step, look again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument;
+use ves_proto::convert::Fence;
+use ves_proto::{Fault, Reason};
+use ves_types::CtId;
+
+use super::Stopped;
+use crate::container::observed::{End, Observed, Phase};
+use crate::container::plan::{Desired, plan};
+use crate::container::record::Record;
+use crate::container::step::Step;
+use crate::coordinator::Coordinator;
+use crate::operation::record::{OpRecord, Progress};
+use crate::services::apply::deadline;
+
+/// How often a container may turn out different from what was just asked for.
+const ROUNDS: usize = 5;
+
+/// How long to wait at first, and at most, before a service is asked again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How often init is asked whether it has booted.
+const BOOTED_PAUSE: Duration = Duration::from_millis(200);
+
+impl Coordinator {
+    /// Leads a container to where its record wants it.
+    pub(super) async fn converge(
+        &self,
+        op: &OpRecord,
+        record: &Record,
+    ) -> Result<Observed, Stopped> {
+        let ct = record.id;
+        let mut desired = Desired::of(record, op.action.kind().grace_ms());
+        let mut started = false;
+        for round in 0..ROUNDS {
+            let seen = self.look(op, ct).await?;
+            if started && seen.process.phase == Phase::Absent && seen.process.end != End::Rebooted {
+                return Err(init_exited(ct, &seen).into());
+            }
+            let steps = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;
+            if steps.is_empty() {
+                if started {
+                    self.await_settled(ct, seen.process.incarnation).await?;
+                }
+                return Ok(seen);
+            }
+            let total = u64::try_from(steps.len()).unwrap_or(u64::MAX);
+            for (done, step) in (0..).zip(&steps) {
+                self.stop_if_cancelled(op)?;
+                self.state().progress(&op.id, |op| {
+                    op.progress = Progress { what: step.to_string(), done, total };
+                });
+                let remark = self.perform(op, record.fence(), step).await?;
+                started |=
+                    matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
+                self.state().progress(&op.id, |op| {
+                    op.steps.push(step.to_string());
+                    op.steps.extend(remark.map(str::to_owned));
+                });
+            }
+            // Everything that might have been left was taken away once.
+            desired.maybe_dirty = false;
+            tracing::debug!(round, "looking again");
+        }
+        let seen = self.look(op, ct).await?;
+        let left = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;
+        let Some(step) = left.first() else { return Ok(seen) };
+        let message = format!(
+            "container {ct}: {} accepts every call and still does not show \"{step}\"; look at its \
+             log",
+            step.service()
+        );
+        Err(Fault::new(Reason::HostFailed, message).fact("step", step).into())
+    }
+
+    /// Looks at the container, waiting for services that are away.
+    pub(super) async fn look(&self, op: &OpRecord, ct: CtId) -> Result<Observed, Stopped> {
+        let until = Instant::now() + self.config().patience();
+        let mut pause = PAUSE.0;
+        loop {
+            match self.services().observe(ct).await {
+                Ok(seen) => {
+                    self.cache().look(ct, &seen);
+                    return Ok(seen);
+                }
+                Err(fault) => self.pause(op, &fault, until, &mut pause).await?,
+            }
+        }
+    }
+
+    /// Performs a step, waiting for a service that is away or still busy with an earlier call.
+    async fn perform(
+        &self,
+        op: &OpRecord,
+        fence: Fence,
+        step: &Step,
+    ) -> Result<Option<&'static str>, Stopped> {
+        let span = tracing::info_span!(
+            "step",
+            otel.name = format!("step {step}"),
+            %step,
+            ct = fence.ct.get(),
+            generation = fence.generation.0,
+        );
+        let begun = Instant::now();
+        let patience = self.config().patience();
+        let mut pause = PAUSE.0;
+        let mut away_since = None;
+        loop {
+            let call = self.services().apply(fence, step).instrument(span.clone());
+            let fault = match call.await {
+                Ok(remark) => return Ok(remark),
+                Err(fault) => fault,
+            };
+            let until = match fault.reason {
+                // What it is busy with is a call of ours from before a restart: it may take as long
+                // as the call itself.
+                Reason::Busy => begun + deadline(step).max(patience),
+                _ => *away_since.get_or_insert_with(Instant::now) + patience,
+            };
+            self.pause(op, &fault, until, &mut pause).await?;
+        }
+    }
+
+    /// Waits before a service is asked again; fails where that is of no use or late.
+    async fn pause(
+        &self,
+        op: &OpRecord,
+        fault: &Fault,
+        until: Instant,
+        pause: &mut Duration,
+    ) -> Result<(), Stopped> {
+        let passing = matches!(
+            fault.reason,
+            Reason::PeerDown | Reason::Starting | Reason::Busy | Reason::Timeout
+        );
+        if !passing || Instant::now() >= until {
+            return Err(Stopped::Failed(fault.clone()));
+        }
+        tracing::warn!(error = %fault, "trying again");
+        self.state().progress(&op.id, |op| op.progress.what = format!("waiting: {fault}"));
+        tokio::select! {
+            () = tokio::time::sleep(*pause) => {}
+            () = self.cancelled(op) => return Err(Stopped::Cancelled),
+        }
+        *pause = (*pause * 2).min(PAUSE.1);
+        Ok(())
+    }
+
+    /// Resolves when somebody wants the operation to stop, unless it is undone already.
+    pub(crate) async fn cancelled(&self, op: &OpRecord) {
+        let mut ticks = self.state().operation_ticks();
+        loop {
+            if self.stop_if_cancelled(op).is_err() {
+                return;
+            }
+            if ticks.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn stop_if_cancelled(&self, op: &OpRecord) -> Result<(), Stopped> {
+        let wanted = self.state().read().operation(&op.id).is_ok_and(|op| op.cancel);
+        if wanted && op.undoing.is_none() && op.action.kind().may_be_cancelled() {
+            return Err(Stopped::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Waits a moment for an init that ends at once.
+    async fn await_settled(&self, ct: CtId, incarnation: u64) -> Result<(), Stopped> {
+        let mut revisions = self.state().revisions();
+        let until = Instant::now() + self.config().early_exit_grace();
+        loop {
+            let seen = self.cache().of(ct).process;
+            if seen.phase == Phase::Absent
+                && seen.incarnation > incarnation
+                && seen.end != End::Rebooted
+            {
+                let seen = Observed { process: seen, ..Observed::default() };
+                return Err(init_exited(ct, &seen).into());
+            }
+            // Elapsed: it has lived on.
+            match tokio::time::timeout_at(until, revisions.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// `start --wait`: waits until init says that it booted.
+    pub(super) async fn await_booted(&self, op: &OpRecord, record: &Record) -> Result<(), Stopped> {
+        if !op.action.kind().waits_for_boot() {
+            return Ok(());
+        }
+        let ct = record.id;
+        let until = Instant::now() + self.config().booted_within();
+        self.state().progress(&op.id, |op| op.progress.what = "waiting for init to boot".into());
+        loop {
+            // A service that is away is no answer; the deadline bounds that too.
+            if let Ok(process) = self.services().process(ct).await {
+                if process.booted {
+                    return Ok(());
+                }
+                if process.phase == Phase::Absent && process.end != End::Rebooted {
+                    let seen = Observed { process, ..Observed::default() };
+                    return Err(init_exited(ct, &seen).into());
+                }
+            }
+            if Instant::now() >= until {
+                let message = format!(
+                    "container {ct} runs, but its init has not said for {} s that it booted; look \
+                     at its console",
+                    self.config().booted_within().as_secs()
+                );
+                let fault = Fault::new(Reason::Timeout, message);
+                return Err(fault.fact("what", "boot").fact("ct", ct).into());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BOOTED_PAUSE) => {}
+                () = self.cancelled(op) => return Err(Stopped::Cancelled),
+            }
+        }
+    }
+}
+
+fn init_exited(ct: CtId, seen: &Observed) -> Fault {
+    let status = seen.process.end_status;
+    let status = status.map_or_else(|| "unknown".to_owned(), |s| s.to_string());
+    let message = format!(
+        "container {ct}: its init ended at once with status {status}; look at its console, and \
+         whether its template has an init"
+    );
+    Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
+}

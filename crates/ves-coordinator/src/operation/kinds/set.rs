@@ -1,0 +1,266 @@
+//! set: a container gets new values. Failure puts back what was. Pure.
+
+use serde::{Deserialize, Serialize};
+use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::{CtAddress, ParseError};
+
+use super::{Action, DEFAULT_GRACE_MS, Kind, Stage, Undo, must_exist, refuse};
+use crate::container::observed::Observed;
+use crate::container::record::{Record, RunState};
+use crate::container::spec::{self, Effect, Field, Spec};
+
+/// Changes a container. What it was before stands in its record while the change is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// What is saved.
+    pub spec: Box<Spec>,
+    /// What it runs with until it is started anew, where that differs.
+    pub running: Option<Box<Spec>>,
+    /// Stop it before and start it after.
+    pub restart: bool,
+    /// What is done where a service says that it cannot make the change while it runs.
+    pub set_mode: SetMode,
+}
+
+/// What becomes of a change that a service refuses with `NEEDS_RESTART`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetMode {
+    /// It fails.
+    #[default]
+    Refuse,
+    /// The container is restarted with it.
+    Restart,
+    /// It waits for the next start.
+    Later,
+}
+
+impl Set {
+    fn new(spec: Spec, running: Spec, restart: bool, set_mode: SetMode) -> Self {
+        let running = (running != spec).then(|| Box::new(running));
+        Self { spec: Box::new(spec), running, restart, set_mode }
+    }
+}
+
+/// set.
+///
+/// # Errors
+/// `STALE_GENERATION`, `NOT_RUNNING`, `NEEDS_RESTART`, `WOULD_SHRINK`, `BAD_VALUE`.
+pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Action, Fault> {
+    must_exist(record)?;
+    if request.generation != 0 && request.generation != record.generation.0 {
+        let (have, got) = (record.generation.0, request.generation);
+        let message = format!(
+            "container {} has changed meanwhile: generation {got} is not {have}; read it again",
+            record.id
+        );
+        return Err(Fault::new(Reason::StaleGeneration, message)
+            .fact("ct", record.id)
+            .fact("have", have)
+            .fact("got", got));
+    }
+    let up = record.run == RunState::Running;
+    if !up && !request.save {
+        let message = "is not running, so that only a saved change means anything; add --save";
+        return Err(refuse(Reason::NotRunning, record, message));
+    }
+    let fields =
+        request.update_mask.iter().map(|p| Field::parse(p)).collect::<Result<Vec<_>, _>>()?;
+    let list = Addresses::parse(request)?;
+    if fields.is_empty() && list.is_empty() {
+        return Err(Fault::missing("update_mask"));
+    }
+    let wanted = values(record, request)?;
+    let old_spec = record.spec.clone();
+    let old_running = record.effective().clone();
+    let mut spec = old_spec.clone();
+    let mut running = old_running.clone();
+    let mut restart = false;
+    for field in &fields {
+        let mut all = old_running.clone();
+        field.copy(&wanted, &mut all);
+        match field.effect() {
+            Effect::Fixed => {
+                if !fixed_is_same(field, record, request) {
+                    let path = field.path();
+                    let why = "it is chosen when a container is created and stays";
+                    return Err(Fault::bad_value(&path, &ParseError::new("change", &path, why)));
+                }
+            }
+            Effect::Saved => {
+                if !request.save {
+                    let path = field.path();
+                    let why = "it is of no matter to the running container; add --save";
+                    return Err(Fault::bad_value("save", &ParseError::new("change", path, why)));
+                }
+                field.copy(&wanted, &mut spec);
+                field.copy(&wanted, &mut running);
+            }
+            Effect::Live => {
+                field.copy(&wanted, &mut running);
+                // A volume does not shrink again when the container stops.
+                if request.save || *field == Field::Plain("disk_bytes", Effect::Live) {
+                    field.copy(&wanted, &mut spec);
+                }
+            }
+            Effect::Restart => {
+                restart |= restart_wanted(record, request, field, all != old_running)?;
+                if request.save {
+                    field.copy(&wanted, &mut spec);
+                }
+            }
+        }
+    }
+    list.apply(&mut running);
+    if request.save {
+        list.apply(&mut spec);
+    }
+    if spec.disk < old_spec.disk || running.disk < old_running.disk {
+        let message = format!(
+            "cannot shrink to {}: a volume only grows, and has {}; restore a backup into a \
+             smaller container instead",
+            wanted.disk, old_spec.disk
+        );
+        return Err(refuse(Reason::WouldShrink, record, &message)
+            .fact("have_bytes", old_spec.disk.0)
+            .fact("want_bytes", wanted.disk.0));
+    }
+    // A container that is started anew runs with what is saved.
+    if restart || !up {
+        running = spec.clone();
+    }
+    let set_mode = match request.set_mode() {
+        _ if !request.save || !up => SetMode::Refuse,
+        pb::SetMode::Unspecified => SetMode::Refuse,
+        pb::SetMode::Restart => SetMode::Restart,
+        pb::SetMode::Ignore => SetMode::Later,
+    };
+    Ok(Action::Set(Set::new(spec, running, restart, set_mode)))
+}
+
+/// The request's values as a whole specification; what the mask does not name is filled in so that
+/// it can be read, and not used.
+fn values(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Spec, Fault> {
+    let mut given = request.spec.clone().unwrap_or_default();
+    if given.template.is_empty() {
+        given.template = record.spec.template.as_str().to_owned();
+    }
+    let parsed = spec::parse(record.id, Some(given))?;
+    Ok(parsed)
+}
+
+fn fixed_is_same(field: &Field, record: &Record, request: &pb::UpdateContainerRequest) -> bool {
+    let given = request.spec.clone().unwrap_or_default();
+    match field.path().as_str() {
+        "template" => given.template == record.spec.template.as_str(),
+        "disk_inodes" => given.disk_inodes == record.spec.inodes,
+        _ => false,
+    }
+}
+
+fn restart_wanted(
+    record: &Record,
+    request: &pb::UpdateContainerRequest,
+    field: &Field,
+    differs: bool,
+) -> Result<bool, Fault> {
+    if record.run != RunState::Running || !differs {
+        return Ok(false);
+    }
+    if request.set_mode() == pb::SetMode::Unspecified {
+        let message = format!(
+            "takes a change of {} only when it starts; add --setmode restart or ignore",
+            field.path()
+        );
+        return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", field.path()));
+    }
+    if !request.save {
+        let why = "a change that needs a restart must be kept for it; add --save";
+        return Err(Fault::bad_value("save", &ParseError::new("change", field.path(), why)));
+    }
+    Ok(request.set_mode() == pb::SetMode::Restart)
+}
+
+/// `--ipadd` and `--ipdel`.
+struct Addresses {
+    add: Vec<CtAddress>,
+    remove: Vec<CtAddress>,
+    remove_all: bool,
+}
+
+impl Addresses {
+    fn parse(request: &pb::UpdateContainerRequest) -> Result<Self, Fault> {
+        let remove_all = request.remove_addresses.iter().any(|a| a == "all");
+        let named: Vec<String> =
+            request.remove_addresses.iter().filter(|a| *a != "all").cloned().collect();
+        Ok(Self {
+            add: spec::parse_addresses("add_addresses", &request.add_addresses)?,
+            remove: spec::parse_addresses("remove_addresses", &named)?,
+            remove_all,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty() && !self.remove_all
+    }
+
+    fn apply(&self, spec: &mut Spec) {
+        spec.addresses.retain(|a| !self.remove_all && !self.remove.contains(a));
+        for address in &self.add {
+            if !spec.addresses.contains(address) {
+                spec.addresses.push(*address);
+            }
+        }
+    }
+}
+
+impl Kind for Set {
+    fn name(&self) -> &'static str {
+        "set"
+    }
+
+    /// Stopped, not only unmounted: what changes may be the volume.
+    fn stages(&self) -> &'static [Stage] {
+        if self.restart {
+            &[Stage::Stopped, Stage::Changed, Stage::Running]
+        } else {
+            &[Stage::Changed]
+        }
+    }
+
+    fn enter(&self, _: Stage, record: &mut Record) {
+        let running = self.running.as_ref().unwrap_or(&self.spec);
+        record.set_specs((*self.spec).clone(), (**running).clone());
+    }
+
+    fn undo(&self, record: &mut Record, observed: &Observed) -> Undo {
+        let (mut spec, mut running) = record.before();
+        // What grew stays grown.
+        let grown = observed.volume.map_or(spec.disk, |v| v.size);
+        if grown > spec.disk && record.spec.disk >= grown {
+            spec.disk = grown;
+            running.disk = grown;
+        }
+        if self.restart {
+            record.set_run(RunState::Running);
+        }
+        record.set_specs(spec, running);
+        record.ask_again();
+        Undo::RollBack
+    }
+
+    fn grace_ms(&self) -> u32 {
+        DEFAULT_GRACE_MS
+    }
+
+    fn fallback(&self, record: &Record) -> Option<Action> {
+        let (running, restart) = match self.set_mode {
+            _ if self.restart => return None,
+            SetMode::Refuse => return None,
+            SetMode::Restart => ((*self.spec).clone(), true),
+            SetMode::Later => (record.before().1, false),
+        };
+        let spec = (*self.spec).clone();
+        Some(Action::Set(Self::new(spec, running, restart, SetMode::Refuse)))
+    }
+}

@@ -1,0 +1,168 @@
+//! What is stored of an operation. Pure: times and ids come from the clock it is given.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::CtId;
+
+use super::kinds::{Action, Stage};
+use crate::clock::Clock;
+use crate::problem::Problem;
+
+/// An operation's id: a version 7 UUID, so that ids sort by age.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OpId(pub String);
+
+impl fmt::Display for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpState {
+    /// Working or waiting to.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Not done, its effects taken back.
+    Failed,
+    /// Stopped on demand, its effects taken back.
+    Cancelled,
+}
+
+/// An operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpRecord {
+    /// Its id.
+    pub id: OpId,
+    /// What it does.
+    pub action: Action,
+    /// The container worked on.
+    pub ct: Option<CtId>,
+    /// How far it is.
+    pub state: OpState,
+    /// The stage that was entered last.
+    pub stage: Option<Stage>,
+    /// It goes backwards because of this.
+    pub undoing: Option<Problem>,
+    /// Somebody wants it to stop.
+    pub cancel: bool,
+    /// What was done, one line a step.
+    pub steps: Vec<String>,
+    /// Why it failed.
+    pub fault: Option<Problem>,
+    /// In milliseconds since 1970.
+    pub started_unix_ms: i64,
+    /// In milliseconds since 1970.
+    pub ended_unix_ms: Option<i64>,
+    /// Who asked.
+    pub principal: String,
+    /// The caller's id of the request; empty: none.
+    pub request_id: String,
+    /// What it is doing now; not kept.
+    #[serde(skip)]
+    pub progress: Progress,
+}
+
+/// What an operation is doing now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// In a few words.
+    pub what: String,
+    /// How much is done.
+    pub done: u64,
+    /// How much there is.
+    pub total: u64,
+}
+
+impl OpRecord {
+    /// A new operation, not stored yet.
+    pub fn new(
+        ct: Option<CtId>,
+        action: Action,
+        principal: &str,
+        request_id: String,
+        clock: &dyn Clock,
+    ) -> Self {
+        Self {
+            id: OpId(clock.new_id().to_string()),
+            action,
+            ct,
+            state: OpState::Running,
+            stage: None,
+            undoing: None,
+            cancel: false,
+            steps: vec![],
+            fault: None,
+            started_unix_ms: clock.now_ms(),
+            ended_unix_ms: None,
+            principal: principal.to_owned(),
+            request_id,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Makes it end at `now_ms`, by `fault` or well.
+    pub fn end(&mut self, now_ms: i64, fault: Option<&Fault>) {
+        self.state = match fault {
+            None => OpState::Succeeded,
+            Some(fault) if fault.reason == Reason::Cancelled => OpState::Cancelled,
+            Some(_) => OpState::Failed,
+        };
+        self.fault = fault.map(Problem::from);
+        self.ended_unix_ms = Some(now_ms);
+        self.progress = Progress::default();
+    }
+
+    /// The fault of one that somebody stopped.
+    pub fn cancelled(&self) -> Fault {
+        let kind = self.action.kind().name();
+        let message = format!("{kind} was cancelled and what it did was taken back");
+        Fault::new(Reason::Cancelled, message).fact("operation", &self.id)
+    }
+
+    /// As the public API shows it.
+    pub fn render(&self) -> pb::Operation {
+        let Self {
+            id,
+            action,
+            ct,
+            state,
+            stage: _,
+            undoing: _,
+            cancel: _,
+            steps,
+            fault,
+            started_unix_ms,
+            ended_unix_ms,
+            principal,
+            request_id: _,
+            progress,
+        } = self;
+        let state = match state {
+            OpState::Running => pb::OperationState::Running,
+            OpState::Succeeded => pb::OperationState::Succeeded,
+            OpState::Failed => pb::OperationState::Failed,
+            OpState::Cancelled => pb::OperationState::Cancelled,
+        };
+        let Progress { what, done, total } = progress.clone();
+        pb::Operation {
+            id: id.0.clone(),
+            kind: action.kind().name().to_owned(),
+            ct: ct.map_or(0, CtId::get),
+            state: state.into(),
+            progress: Some(ves_proto::common::Progress { what, done, total }),
+            steps: steps.clone(),
+            fault: fault.as_ref().map(|p| p.fault().to_message()),
+            started_unix_ms: *started_unix_ms,
+            ended_unix_ms: ended_unix_ms.unwrap_or(0),
+            principal: principal.clone(),
+            snapshot: action.kind().snapshot().map(String::from).unwrap_or_default(),
+        }
+    }
+}

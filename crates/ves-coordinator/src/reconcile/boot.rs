@@ -1,0 +1,168 @@
+//! The beginning: what is unfinished goes on, and after a boot of the node `onboot` containers start.
+//!
+//! A restart of the coordinator is no boot: whatever runs is adopted as it is. After a boot nothing
+//! runs, so that wishes begin anew: `onboot` containers should run, in order, others are stopped.
+//! Never here: how a container is started.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use ves_proto::Fault;
+
+use crate::admission::begin_operation;
+use crate::clock::Clock;
+use crate::container::record::{Presence, Record, RunState};
+use crate::coordinator::Coordinator;
+use crate::operation::kinds::Action;
+use crate::operation::kinds::start::Start;
+use crate::operation::record::{OpId, OpRecord, OpState};
+use crate::store::state::{Change, Index};
+
+/// The fact that says which boot of the node was seen last.
+const BOOT: &str = "boot";
+
+/// How often operations that ended long ago are looked for.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// Those to be started when the node boots, in order: higher `boot_order` first, none last, then
+/// by id.
+fn in_order(records: &mut [Record]) {
+    records.sort_by_key(|r| (r.spec.boot_order.is_none(), Reverse(r.spec.boot_order), r.id));
+}
+
+/// Stores what a boot changes; answers with the operations that start containers, in order.
+fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change) -> Vec<OpId> {
+    if index.fact(BOOT) == Some(boot) {
+        return vec![];
+    }
+    change.facts.push((BOOT, boot.to_owned()));
+    let mut starting = Vec::new();
+    for record in index.containers() {
+        let mut record = (**record).clone();
+        // What ended before the boot is no end of what starts after it, and took its links along.
+        record.seen_incarnation = 0;
+        record.maybe_dirty = false;
+        if index.at_work(record.id).is_some() || record.presence != Presence::Present {
+            record.maybe_dirty = record.run == RunState::Running;
+            // It was up, and is to be again.
+            if let Some(wish) = &mut record.snapshot {
+                wish.alone = false;
+            }
+            change.containers.push(record);
+        } else if record.spec.onboot && !record.spec.disabled {
+            starting.push(record);
+        } else {
+            if record.run != RunState::Stopped {
+                record.set_run(RunState::Stopped);
+                record.release();
+            }
+            change.containers.push(record);
+        }
+    }
+    in_order(&mut starting);
+    let start = |record| {
+        begin_operation(
+            record,
+            Action::Start(Start { wait: false }),
+            "boot",
+            String::new(),
+            clock,
+            change,
+        )
+        .id
+    };
+    starting.into_iter().map(start).collect()
+}
+
+fn unfinished(index: &Index) -> Vec<OpId> {
+    let running = index.operations().filter(|op| op.state == OpState::Running);
+    running.map(|op| op.id.clone()).collect()
+}
+
+impl Coordinator {
+    /// Begins to work, on `boot`, the kernel's name of its boot. Blocks shortly. Inside a runtime.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn begin_work(&self, boot: &str) -> Result<(), Fault> {
+        let old = unfinished(&self.state().read());
+        let boot = boot.to_owned();
+        let starting = self
+            .state()
+            .transact(move |index, change| Ok(after_boot(index, &boot, self.clock(), change)))?;
+        for id in old {
+            if let Err(fault) = self.take_up(&id) {
+                let own = self.clone();
+                tokio::spawn(async move { own.end_lost(&id, fault).await });
+            }
+        }
+        tokio::spawn(self.clone().start_in_order(starting));
+        tokio::spawn(self.clone().follow());
+        tokio::spawn(self.clone().sweep());
+        let own = self.clone();
+        tokio::spawn(async move { own.reconcile().await });
+        Ok(())
+    }
+
+    /// Goes on with an operation of the process before this one.
+    fn take_up(&self, id: &OpId) -> Result<(), Fault> {
+        let op = Arc::clone(self.state().read().operation(id)?);
+        match op.ct {
+            Some(ct) => {
+                // A step that was cut short is asked for again, whatever its service shows; of a
+                // snapshot it shows all there is.
+                self.state().transact(move |index, change| {
+                    let mut record = (**index.container(ct)?).clone();
+                    if !record.snapshot.as_ref().is_some_and(|wish| wish.alone) {
+                        record.ask_again();
+                        change.containers.push(record);
+                    }
+                    Ok(())
+                })?;
+                self.carry_out(Some(id.clone()));
+            }
+            None => {
+                let own = self.clone();
+                tokio::spawn(async move { own.drop_template(&op).await });
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_in_order(self, starting: Vec<OpId>) {
+        let turns = Arc::new(Semaphore::new(self.config().boot_parallel));
+        for id in starting {
+            // Never closed.
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+            let own = self.clone();
+            tokio::spawn(async move {
+                own.drive(id).await;
+                drop(turn);
+            });
+        }
+    }
+
+    async fn sweep(self) {
+        loop {
+            let keep = i64::try_from(self.config().keep_operations_s).unwrap_or(i64::MAX);
+            let before = self.clock().now_ms().saturating_sub(keep.saturating_mul(1000));
+            let swept = self
+                .transact(move |index, change| {
+                    let ended =
+                        |op: &&Arc<OpRecord>| op.ended_unix_ms.is_some_and(|ms| ms < before);
+                    change.expired =
+                        index.operations().filter(ended).map(|op| op.id.clone()).collect();
+                    Ok(change.expired.len())
+                })
+                .await;
+            match swept {
+                Ok(0) => {}
+                Ok(n) => tracing::info!(n, "operations that ended long ago were forgotten"),
+                Err(fault) => tracing::warn!(error = %fault, "forgetting old operations"),
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+}

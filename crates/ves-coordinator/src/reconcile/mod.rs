@@ -1,0 +1,6 @@
+//! What the coordinator does by itself: at its start, at a boot of the node, when a container ends, and
+//! when one is not as it should be.
+
+mod boot;
+mod repair;
+mod watch;

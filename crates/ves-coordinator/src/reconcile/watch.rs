@@ -1,0 +1,188 @@
+//! Following what happens inside containers: reboots are honoured, ends become the wish.
+//!
+//! Reads lifecycle's stream, again after each loss of it, and lists what the stream may have missed.
+//! An end is acted upon when no operation works on the container, and on a fresh look only. Never
+//! here: how a container is stopped or started.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ves_proto::convert::parse_ct;
+use ves_proto::{Fault, lifecycle};
+use ves_types::CtId;
+
+use crate::admission::{begin_operation, idle};
+use crate::container::observed::{End, Phase};
+use crate::container::record::{Presence, RunState};
+use crate::coordinator::{Caller, Coordinator};
+use crate::operation::kinds::Action;
+use crate::operation::kinds::start::Restart;
+use crate::operation::kinds::stop::Stop;
+use crate::services::observe::LIST;
+use crate::services::{ask, fault_of, seen_process};
+
+/// How long to wait before lifecycle is asked again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A container that reboots sooner after its start waits for the rest of this, so that one that
+/// does nothing else fills no logs.
+const LEAST_RUN_MS: i64 = 1_000;
+
+impl Coordinator {
+    /// Follows lifecycle for ever.
+    pub(crate) async fn follow(self) {
+        let mut pause = PAUSE.0;
+        loop {
+            match self.follow_once(&mut pause).await {
+                Ok(()) => tracing::info!("lifecycle ended its stream, following again"),
+                Err(fault) => tracing::warn!(error = %fault, "lifecycle cannot be followed"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    async fn follow_once(&self, pause: &mut Duration) -> Result<(), Fault> {
+        let mut client = self.services().lifecycle.clone();
+        let request = lifecycle::WatchContainersRequest {};
+        let fail = |status: tonic::Status| fault_of("lifecycle", &status);
+        let mut stream = client.watch_containers(request).await.map_err(fail)?.into_inner();
+        // What ended and was forgotten before the stream began is in no message of it.
+        let request = lifecycle::ListContainersRequest {};
+        let list = ask("lifecycle", LIST, client.list_containers(request)).await?;
+        let mut listed = BTreeSet::new();
+        for container in &list.containers {
+            listed.insert(parse_ct(container.ct)?);
+            self.saw(container)?;
+        }
+        for ct in self.cache().vanished(&listed) {
+            self.state().touch(ct);
+        }
+        for ct in self.should_run().into_iter().filter(|ct| !listed.contains(ct)) {
+            self.look_at_end(ct);
+        }
+        self.cache().has_list();
+        *pause = PAUSE.0;
+        while let Some(container) = stream.message().await.map_err(fail)? {
+            self.saw(&container)?;
+        }
+        Ok(())
+    }
+
+    fn should_run(&self) -> Vec<CtId> {
+        let index = self.state().read();
+        index.containers().filter(|r| r.run == RunState::Running).map(|r| r.id).collect()
+    }
+
+    fn saw(&self, container: &lifecycle::Container) -> Result<(), Fault> {
+        let ct = parse_ct(container.ct)?;
+        let process = seen_process(container);
+        let Ok(record) = self.state().read().container(ct).map(Arc::clone) else {
+            if process.phase != Phase::Absent {
+                tracing::warn!(%ct, "lifecycle has processes of a container nobody knows");
+            }
+            return Ok(());
+        };
+        if self.cache().process(ct, process) {
+            self.state().touch(ct);
+        }
+        if process.phase == Phase::Absent && record.run == RunState::Running {
+            self.look_at_end(ct);
+        }
+        Ok(())
+    }
+
+    /// Begins to look whether a container that should run has ended; one look at a time.
+    pub(super) fn look_at_end(&self, ct: CtId) {
+        if self.begin_ending(ct) {
+            let own = self.clone();
+            tokio::spawn(async move {
+                own.handle_exit(ct).await;
+                own.end_ending(ct);
+            });
+        }
+    }
+
+    async fn handle_exit(&self, ct: CtId) {
+        let mut revisions = self.state().revisions();
+        let mut pause = PAUSE.0;
+        loop {
+            revisions.borrow_and_update();
+            let (record, working) = {
+                let index = self.state().read();
+                let Ok(record) = index.container(ct).map(Arc::clone) else { return };
+                (record, index.at_work(ct).is_some())
+            };
+            if record.run != RunState::Running || record.presence != Presence::Present {
+                return;
+            }
+            if working {
+                if revisions.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let process = match self.services().process(ct).await {
+                Ok(process) => process,
+                Err(fault) => {
+                    tracing::warn!(%ct, error = %fault, "an end is looked at again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                    continue;
+                }
+            };
+            if process.phase != Phase::Absent {
+                return;
+            }
+            let rebooted =
+                process.end == End::Rebooted && process.incarnation != record.seen_incarnation;
+            let ran_ms = process
+                .started_unix_ms
+                .map_or(LEAST_RUN_MS, |t| self.clock().now_ms().saturating_sub(t));
+            if rebooted && (0..LEAST_RUN_MS).contains(&ran_ms) {
+                let rest = u64::try_from(LEAST_RUN_MS.saturating_sub(ran_ms)).unwrap_or(0);
+                tokio::time::sleep(Duration::from_millis(rest)).await;
+                continue;
+            }
+            let action = if rebooted {
+                Action::Restart(Restart { grace_ms: 0, wait: false })
+            } else {
+                Action::Stop(Stop { grace_ms: 0, keep_mounted: false })
+            };
+            tracing::info!(%ct, end = ?process.end, action = action.kind().name(), "a container ended");
+            let generation = record.generation;
+            let caller = Caller::own("container");
+            let own = self.clone();
+            let begun = self
+                .transact(move |index, change| {
+                    // Somebody else was faster, and has looked anew.
+                    if index.container(ct)?.generation != generation || idle(index, ct).is_err() {
+                        return Ok(None);
+                    }
+                    let mut record = (**index.container(ct)?).clone();
+                    record.seen_incarnation = process.incarnation;
+                    let key = String::new();
+                    let op = begin_operation(
+                        record,
+                        action,
+                        &caller.principal,
+                        key,
+                        own.clock(),
+                        change,
+                    );
+                    Ok(Some(op.id))
+                })
+                .await;
+            match begun {
+                Ok(Some(op)) => return self.carry_out(Some(op)),
+                Ok(None) => {}
+                Err(fault) => {
+                    tracing::error!(%ct, error = %fault, "an end could not be stored");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+}

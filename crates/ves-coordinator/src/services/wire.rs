@@ -1,0 +1,98 @@
+//! Between the plan's words and those of the wire.
+
+use std::collections::BTreeSet;
+
+use ves_proto::convert::parse_snapshot_id;
+use ves_proto::{Fault, common, lifecycle, network, storage};
+use ves_types::{Bytes, Generation, SnapshotId};
+
+use crate::container::observed::{End, LinkSeen, Phase, ProcessSeen, VolumeSeen};
+use crate::container::step::{ProcessWish, VolumeWish};
+
+pub(super) fn render_volume(wish: &VolumeWish, mounted: bool) -> storage::VolumeSpec {
+    let VolumeWish { template, size, inodes, slot } = wish;
+    storage::VolumeSpec {
+        template: template.as_str().to_owned(),
+        size_bytes: size.0,
+        inodes: *inodes,
+        id_slot: slot.get(),
+        mounted,
+    }
+}
+
+pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
+    let ProcessWish { slot, hostname, init, nameservers, search_domains, max_ptys, shm } = wish;
+    lifecycle::ContainerSpec {
+        id_slot: slot.get(),
+        hostname: hostname.as_str().to_owned(),
+        init: init.clone(),
+        nameservers: nameservers.iter().map(ToString::to_string).collect(),
+        search_domains: search_domains.clone(),
+        max_ptys: max_ptys.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        shm_bytes: shm.map(|b| b.0),
+    }
+}
+
+pub(super) fn seen_snapshot(
+    snapshot: &storage::Snapshot,
+) -> Result<(SnapshotId, Generation), Fault> {
+    Ok((parse_snapshot_id("id", &snapshot.id)?, Generation(snapshot.generation)))
+}
+
+pub(super) fn seen_link(link: &network::Interface) -> Result<LinkSeen, Fault> {
+    let parse = |a: &String| a.parse().map_err(|e| Fault::bad_value("addresses", &e));
+    let addresses = link.addresses.iter().map(parse).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(LinkSeen { generation: Generation(link.generation), addresses })
+}
+
+/// What storage shows of a volume.
+///
+/// # Errors
+/// When it names a snapshot by what is no id.
+pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault> {
+    let reverted = |r: &storage::Reverted| {
+        let id = parse_snapshot_id("reverted", &r.snapshot)?;
+        Ok::<_, Fault>((id, Generation(r.generation)))
+    };
+    Ok(VolumeSeen {
+        generation: Generation(volume.generation),
+        size: Bytes(volume.size_bytes),
+        mounted: volume.mounted,
+        used: volume.used_bytes.map(Bytes),
+        reverted: volume.reverted.as_ref().map(reverted).transpose()?,
+    })
+}
+
+/// What lifecycle shows of a container's processes.
+pub(crate) fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
+    let phase = match container.phase() {
+        lifecycle::Phase::Unspecified | lifecycle::Phase::Absent => Phase::Absent,
+        lifecycle::Phase::Created => Phase::Created,
+        lifecycle::Phase::Running => Phase::Running,
+        lifecycle::Phase::Frozen => Phase::Frozen,
+    };
+    let end = match container.end() {
+        lifecycle::EndReason::Unspecified => End::None,
+        lifecycle::EndReason::Stopped | lifecycle::EndReason::Killed => End::Stopped,
+        lifecycle::EndReason::Halted => End::Halted,
+        lifecycle::EndReason::Rebooted => End::Rebooted,
+        lifecycle::EndReason::Exited => End::Exited,
+    };
+    use common::exit_status::How;
+    let end_status =
+        container.end_status.as_ref().and_then(|s| s.how.as_ref()).map(|how| match how {
+            How::Code(code) => *code,
+            How::Signal(signal) => signal.saturating_add(128),
+        });
+    ProcessSeen {
+        generation: Generation(container.generation),
+        phase,
+        end,
+        end_status,
+        incarnation: container.incarnation,
+        init_pid: container.init_pid,
+        started_unix_ms: (container.started_unix_ms > 0).then_some(container.started_unix_ms),
+        booted: container.booted,
+        unresponsive: container.unresponsive,
+    }
+}

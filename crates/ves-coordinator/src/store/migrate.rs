@@ -1,0 +1,208 @@
+//! Rows of earlier releases, as this one writes them. Pure.
+//!
+//! A store is brought up to date as a whole when it is opened, in one transaction: what one row of an
+//! earlier release says may belong into another one now. A row that cannot be understood stays as it
+//! is, so that whoever reads it reports it. Each version has a store of its release as a fixture in
+//! `tests/sim`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{Batch, Key, Kind, Row};
+
+/// The version this build writes, and the only one it reads without this.
+pub const VERSION: u32 = 2;
+
+/// The same rows as this release writes them, and what of that is not in the store yet.
+pub fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
+    let mut old: BTreeMap<Key, Value> = BTreeMap::new();
+    for (key, bytes) in rows.iter().filter(|(key, _)| has_envelope(key.kind)) {
+        if let Some(record) = record_of(bytes, 1) {
+            old.insert(key.clone(), record);
+        }
+    }
+    if old.is_empty() {
+        return (rows, Batch::default());
+    }
+    let mut before = BTreeMap::new();
+    for (key, record) in &mut old {
+        let Value::Object(fields) = record else { continue };
+        match key.kind {
+            Kind::Container => container_2(fields),
+            Kind::Operation => before.extend(operation_2(fields)),
+            _ => {}
+        }
+    }
+    for (ct, (spec, running)) in before {
+        let key = Key { kind: Kind::Container, text: ct };
+        if let Some(reserved) = old.get_mut(&key).and_then(|record| record.get_mut("reserved")) {
+            reserved["spec"] = spec;
+            reserved["running"] = running;
+        }
+    }
+    let mut batch = Batch::default();
+    let new = |(key, bytes): Row| {
+        let Some(record) = old.remove(&key) else { return (key, bytes) };
+        let bytes = json!({ "version": VERSION, "record": record }).to_string().into_bytes();
+        batch.puts.push((key.clone(), bytes.clone()));
+        (key, bytes)
+    };
+    let rows = rows.into_iter().map(new).collect();
+    (rows, batch)
+}
+
+/// Whether rows of this kind are records; the others are claims, which are numbers.
+const fn has_envelope(kind: Kind) -> bool {
+    match kind {
+        Kind::Container | Kind::Operation | Kind::Request | Kind::Fact => true,
+        Kind::Name | Kind::Address | Kind::Slot => false,
+    }
+}
+
+/// The record of a row that has this version.
+fn record_of(bytes: &[u8], version: u32) -> Option<Value> {
+    let mut row: Value = serde_json::from_slice(bytes).ok()?;
+    (row.get("version")?.as_u64()? == u64::from(version)).then(|| row["record"].take())
+}
+
+fn rename(fields: &mut Map<String, Value>, from: &str, to: &str) {
+    if let Some(value) = fields.remove(from) {
+        fields.insert(to.to_owned(), value);
+    }
+}
+
+/// Version 2 has plain names, and one field for the first generation of a container that is being
+/// created.
+fn container_2(fields: &mut Map<String, Value>) {
+    rename(fields, "residue", "maybe_dirty");
+    rename(fields, "held", "reserved");
+    let birth = fields.remove("birth").unwrap_or(Value::Null);
+    let unborn = fields.remove("unborn").and_then(|unborn| unborn.as_bool()).unwrap_or_default();
+    fields.insert("creating_since".to_owned(), if unborn { birth } else { Value::Null });
+    fields.entry("snapshot").or_insert(Value::Null);
+    let reserved = fields
+        .entry("reserved")
+        .or_insert_with(|| json!({ "addresses": [], "names": [], "running": null }));
+    reserved["spec"] = Value::Null;
+}
+
+/// Version 2 has stages by name, and what a container was before a change in the container's record:
+/// answers with that (whose, what was saved, and what it ran with where that differed).
+fn operation_2(fields: &mut Map<String, Value>) -> Option<(String, (Value, Value))> {
+    let ct = fields.get("ct").map(Value::to_string);
+    let working = fields.get("state").and_then(Value::as_str) == Some("running");
+    let entered = fields.get("stage").and_then(Value::as_u64).unwrap_or(0);
+    let mut before = None;
+    let action = fields.get_mut("action")?;
+    if let Some(set) = action.as_object_mut().filter(|a| a.get("do") == Some(&json!("set"))) {
+        rename(set, "otherwise", "set_mode");
+        set.entry("set_mode").or_insert(json!("refuse"));
+        if set.get("running") == set.get("spec") {
+            set.insert("running".to_owned(), Value::Null);
+        }
+        let (spec, running) = (set.remove("old_spec")?, set.remove("old_running")?);
+        let running = if running == spec { Value::Null } else { running };
+        before = ct.filter(|_| working).map(|ct| (ct, (spec, running)));
+    }
+    let stages = stages_1(action);
+    let last = usize::try_from(entered).unwrap_or(usize::MAX).min(stages.len());
+    let stage = last.checked_sub(1).and_then(|n| stages.get(n));
+    fields.insert("stage".to_owned(), json!(stage));
+    before
+}
+
+/// The stages that version 1 counted, by the names of version 2.
+fn stages_1(action: &Value) -> &'static [&'static str] {
+    let is = |field: &str| action.get(field) == Some(&json!(true));
+    match action.get("do").and_then(Value::as_str).unwrap_or_default() {
+        "create" => &["created"],
+        "start" => &["running"],
+        "mount" => &["mounted"],
+        "stop" if is("keep_mounted") => &["mounted"],
+        "stop" | "umount" => &["stopped"],
+        "restart" => &["mounted", "running"],
+        "set" if is("restart") => &["stopped", "changed", "running"],
+        "set" => &["changed"],
+        "destroy" => &["gone"],
+        "repair" => &["repaired"],
+        "snapshot" => &["snapshot_taken"],
+        "snapshot_switch" => &["snapshot_switched"],
+        "snapshot_delete" => &["snapshot_deleted"],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kind: Kind, text: &str, version: u32, record: impl Into<Value>) -> Row {
+        let bytes = json!({ "version": version, "record": record.into() }).to_string().into_bytes();
+        (Key { kind, text: text.to_owned() }, bytes)
+    }
+
+    #[test]
+    fn what_is_new_or_not_understood_stays() {
+        let garbage = (Key { kind: Kind::Container, text: "1".to_owned() }, b"\0".to_vec());
+        let rows = vec![
+            garbage,
+            row(Kind::Container, "101", VERSION, json!({"id": 101})),
+            row(Kind::Operation, "x", VERSION + 1, json!({})),
+            (Key { kind: Kind::Name, text: "web".to_owned() }, b"101".to_vec()),
+        ];
+        assert_eq!(migrate(rows.clone()), (rows, Batch::default()));
+    }
+
+    #[test]
+    fn a_fact_only_has_another_version() {
+        let (rows, batch) = migrate(vec![row(Kind::Fact, "boot", 1, json!("x"))]);
+        assert_eq!(rows, vec![row(Kind::Fact, "boot", VERSION, json!("x"))]);
+        assert_eq!(batch.puts, rows);
+        assert_eq!(migrate(rows.clone()), (rows, Batch::default()), "once");
+    }
+
+    #[test]
+    fn what_was_before_a_change_moves_to_the_container_while_it_is_under_way() {
+        let action = json!({
+            "do": "set", "spec": "new", "running": "new", "old_spec": "old", "old_running": "ran",
+            "restart": true, "otherwise": "later",
+        });
+        for (state, spec, running) in
+            [("running", json!("old"), json!("ran")), ("failed", Value::Null, Value::Null)]
+        {
+            let op = json!({ "ct": 101, "state": state, "stage": 0, "action": action });
+            let held = json!({ "addresses": [], "names": ["web"], "running": null });
+            let old = vec![
+                row(Kind::Container, "101", 1, json!({ "held": held, "birth": 4, "unborn": true })),
+                row(Kind::Operation, "x", 1, op),
+            ];
+            let (rows, _) = migrate(old);
+            let container = record_of(&rows[0].1, VERSION).expect("a record");
+            let reserved =
+                json!({ "addresses": [], "names": ["web"], "spec": spec, "running": running });
+            assert_eq!(container["reserved"], reserved);
+            assert_eq!(container["creating_since"], json!(4));
+            let op = record_of(&rows[1].1, VERSION).expect("a record");
+            assert_eq!(op["action"]["set_mode"], json!("later"));
+            assert_eq!(op["action"]["running"], Value::Null, "as what is saved");
+            assert!(op["action"].get("old_spec").is_none());
+        }
+    }
+
+    #[test]
+    fn stages_have_names() {
+        for (action, entered, stage) in [
+            (json!({ "do": "restart", "grace_ms": 5, "wait": false }), 1, json!("mounted")),
+            (json!({ "do": "restart", "grace_ms": 5, "wait": false }), 2, json!("running")),
+            (json!({ "do": "stop", "grace_ms": 5, "keep_mounted": true }), 1, json!("mounted")),
+            (json!({ "do": "create" }), 1, json!("created")),
+            (json!({ "do": "create" }), 0, Value::Null),
+        ] {
+            let op = json!({ "ct": 101, "state": "running", "stage": entered, "action": action });
+            let (rows, _) = migrate(vec![row(Kind::Operation, "x", 1, op)]);
+            let op = record_of(&rows[0].1, VERSION).expect("a record");
+            assert_eq!(op["stage"], stage, "{action} {entered}");
+        }
+    }
+}
