@@ -1,4 +1,6 @@
 //! What scrolled by on a console, kept up to a fixed size.
+//!
+//! Never here: who sees it.
 
 use std::collections::VecDeque;
 

@@ -4,14 +4,16 @@
 //! a container and stays its parent (the number is for `ps`; the plan comes by stdin; once it is made, a
 //! second thread listens to it), `exec` runs a command inside one. What to do comes as data. `starter`
 //! starts both where the daemon is in a sandbox.
+//!
+//! Never here: what is performed, which is in the files beside it.
 
-mod allowance;
 mod console;
-mod ear;
 mod exec;
-mod link;
+mod framed_conn;
 mod monitor;
+mod notify;
 mod perform;
+mod rate_limit;
 mod starter;
 
 use std::process::ExitCode;

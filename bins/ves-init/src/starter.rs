@@ -33,7 +33,7 @@ use crate::{monitor, perform};
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;
 /// How long a peer may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until it is ended.
 pub(crate) fn main() -> ExitCode {
@@ -41,7 +41,7 @@ pub(crate) fn main() -> ExitCode {
         let listener = namespace::inherit(SOCKET)?;
         let place = directory(&listener).and_then(|at| mount::node::enter(&at));
         if let Err(e) = &place {
-            complain(e);
+            log_error(e);
         }
         child::close_others(&[listener.as_fd()])?;
         loop {
@@ -55,14 +55,14 @@ pub(crate) fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            complain(&e);
+            log_error(&e);
             ExitCode::FAILURE
         }
     }
 }
 
 #[expect(clippy::print_stderr, reason = "the service manager keeps it, and there is nothing else")]
-fn complain(error: &HostError) {
+fn log_error(error: &HostError) {
     eprintln!("ves-starter: {}", perform::failure("", error).message);
 }
 
@@ -77,22 +77,25 @@ fn directory(listener: &OwnedFd) -> Result<PathBuf, HostError> {
 }
 
 /// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed. No container
-/// is made in a place that is `wrong` for it.
-fn start(peer: &OwnedFd, wrong: Option<&HostError>) -> Result<(), HostError> {
-    if !channel::wait(peer, PATIENCE).unwrap_or(false) {
+/// is made in a place that is wrong for it.
+fn start(peer: &OwnedFd, place_error: Option<&HostError>) -> Result<(), HostError> {
+    if !channel::wait(peer, TIMEOUT).unwrap_or(false) {
         return Ok(());
     }
     let Ok(packet) = channel::receive(peer) else { return Ok(()) };
     let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };
-    if let (Some(error), Launch::Monitor { .. }) = (wrong, launch) {
+    if let (Some(error), Launch::Monitor { .. }) = (place_error, launch) {
         if let Some(report) = packet.fds.into_iter().nth(1) {
-            monitor::tell(report, &Created::Failed(perform::failure("start its monitor", error)));
+            monitor::report_created(
+                report,
+                &Created::Failed(perform::failure("start its monitor", error)),
+            );
         }
         return Ok(());
     }
     let keep: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
     let child = child::fork(How { keep: &keep, ..How::default() }, || {
-        become_it(&launch, &packet.fds).ok();
+        execute(&launch, &packet.fds).ok();
         1
     });
     // No room for a process: the peer sees its descriptors closed.
@@ -100,12 +103,12 @@ fn start(peer: &OwnedFd, wrong: Option<&HostError>) -> Result<(), HostError> {
     drop(packet);
     // It forks and ends at once.
     while child::reap(&child)?.is_none() {
-        channel::wait(&child.pidfd, PATIENCE)?;
+        channel::wait(&child.pidfd, TIMEOUT)?;
     }
     Ok(())
 }
 
-fn become_it(launch: &Launch, fds: &[OwnedFd]) -> Result<(), HostError> {
+fn execute(launch: &Launch, fds: &[OwnedFd]) -> Result<(), HostError> {
     for (number, fd) in (0..).zip(fds) {
         namespace::place(fd, number)?;
     }

@@ -1,5 +1,7 @@
 //! A source of a template as a stream of tar bytes: an archive as it is, or a directory made into
 //! one on the fly, by a thread of its own that waits for the other side to keep up.
+//!
+//! Never here: a file that a name has come to mean while the tree was read.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,7 +21,7 @@ use ves_proto::storage::{ImportTemplateRequest, import_template_request};
 use crate::failure::Failure;
 
 /// Bytes of an archive in one message; the API's greatest is 256 KiB.
-const PIECE: usize = 256 * 1024;
+const CHUNK: usize = 256 * 1024;
 
 /// Where an archive comes from.
 pub(crate) enum Source {
@@ -54,8 +56,8 @@ impl Source {
         let (broken, breaks) = oneshot::channel();
         let open = requests.clone();
         std::thread::spawn(move || {
-            let mut pieces = Pieces { requests, buffer: Vec::with_capacity(PIECE) };
-            let result = self.write(&mut pieces).and_then(|()| pieces.flush());
+            let mut chunks = ChunkWriter { requests, buffer: Vec::with_capacity(CHUNK) };
+            let result = self.write(&mut chunks).and_then(|()| chunks.flush());
             match result {
                 // Dropping our ends of the stream ends it.
                 Ok(()) => drop(open),
@@ -73,7 +75,7 @@ impl Source {
         }
     }
 
-    fn write(self, to: &mut Pieces) -> std::io::Result<()> {
+    fn write(self, to: &mut ChunkWriter) -> std::io::Result<()> {
         match self {
             Self::Archive(mut from) => std::io::copy(&mut from, to).map(drop),
             Self::Directory(root) => {
@@ -161,7 +163,7 @@ fn append_one<W: Write>(
         let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
         append_attributes(archive, &file)?;
         header.set_size(metadata.len());
-        let data = Exactly { file, left: metadata.len() };
+        let data = ExactReader { file, left: metadata.len() };
         return archive.append_data(&mut header, path, data);
     }
     if kind.is_char_device() || kind.is_block_device() {
@@ -200,12 +202,12 @@ fn append_attributes<W: Write>(archive: &mut tar::Builder<W>, file: &File) -> st
 }
 
 /// As many bytes of a file as were announced, though it may grow or shrink meanwhile.
-struct Exactly {
+struct ExactReader {
     file: File,
     left: u64,
 }
 
-impl Read for Exactly {
+impl Read for ExactReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let got = (&mut self.file).take(self.left).read(buffer)?;
         if got == 0 && self.left > 0 && !buffer.is_empty() {
@@ -218,17 +220,17 @@ impl Read for Exactly {
 }
 
 /// Makes messages of what is written.
-struct Pieces {
+struct ChunkWriter {
     requests: mpsc::Sender<ImportTemplateRequest>,
     buffer: Vec<u8>,
 }
 
-impl Write for Pieces {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let room = PIECE - self.buffer.len();
+        let room = CHUNK - self.buffer.len();
         let taken = bytes.get(..room.min(bytes.len())).unwrap_or_default();
         self.buffer.extend_from_slice(taken);
-        if self.buffer.len() == PIECE {
+        if self.buffer.len() == CHUNK {
             self.flush()?;
         }
         Ok(taken.len())
@@ -238,7 +240,7 @@ impl Write for Pieces {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let data = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE));
+        let data = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
         let part = Some(import_template_request::Part::Data(data.into()));
         self.requests
             .blocking_send(ImportTemplateRequest { part })

@@ -1,7 +1,9 @@
 //! Completion of shells: what clap makes of the grammar, and the containers and templates there are.
 //!
-//! The names come from the coordinator at the time Tab is pressed, without patience: one that does
+//! The names come from the coordinator at the time Tab is pressed, without retries: one that does
 //! not answer completes nothing.
+//!
+//! Never here: words of the grammar, which it is made of.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;

@@ -1,7 +1,9 @@
-//! The way to the coordinator: its socket, patience while it restarts, and faults of the way.
+//! The way to the coordinator: its socket, retries while it restarts, and faults of the connection.
 //!
 //! Reads, and changes that carry a request id, may be asked again; sessions may not, and wait only
 //! for a coordinator that can be reached at all.
+//!
+//! Never here: what is asked.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -27,13 +29,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Coordinator {
     socket: PathBuf,
     channel: Traced,
-    patience: Duration,
+    retry_window: Duration,
 }
 
 impl Coordinator {
     /// The coordinator at `socket`; nothing is connected yet. Needs a tokio runtime.
-    pub(crate) fn at(socket: &Path, patience: Duration) -> Self {
-        Self { socket: socket.to_owned(), channel: client::channel(socket), patience }
+    pub(crate) fn at(socket: &Path, retry_window: Duration) -> Self {
+        Self { socket: socket.to_owned(), channel: client::channel(socket), retry_window }
     }
 
     /// Containers.
@@ -57,16 +59,16 @@ impl Coordinator {
         NodeServiceClient::new(self.channel.clone())
     }
 
-    /// Asks, and asks again while the coordinator is restarting. `ask` must be safe to repeat.
-    pub(crate) async fn ask<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Fault>
+    /// Calls, and calls again while the coordinator is restarting. `call` must be safe to repeat.
+    pub(crate) async fn call<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.retry_window;
         loop {
-            let fault = match timeout(ANSWER, ask()).await {
+            let fault = match timeout(ANSWER, call()).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => self.explain(status),
+                Ok(Err(status)) => self.fault(status),
                 Err(_) => {
                     let message = format!(
                         "the coordinator did not answer within {} s; whether it did what was \
@@ -82,33 +84,33 @@ impl Coordinator {
             }
             if Instant::now() >= deadline {
                 // Says more about why, where it cannot even be reached.
-                return self.reachable(deadline).await.and(Err(fault));
+                return self.connect(deadline).await.and(Err(fault));
             }
             sleep(PAUSE).await;
-            self.reachable(deadline).await?;
+            self.connect(deadline).await?;
         }
     }
 
-    /// Asks once, as soon as the coordinator can be reached.
-    pub(crate) async fn ask_once<T>(
+    /// Calls once, as soon as the coordinator can be reached.
+    pub(crate) async fn call_once<T>(
         &self,
-        ask: impl Future<Output = Result<Response<T>, Status>>,
+        call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Fault> {
-        self.reachable(Instant::now() + self.patience).await?;
-        ask.await.map(Response::into_inner).map_err(|s| self.explain(s))
+        self.connect(Instant::now() + self.retry_window).await?;
+        call.await.map(Response::into_inner).map_err(|s| self.fault(s))
     }
 
-    /// The fault behind a status; one of the way names the socket.
-    pub(crate) fn explain(&self, status: Status) -> Fault {
+    /// The fault behind a status; one of the connection names the socket.
+    pub(crate) fn fault(&self, status: Status) -> Fault {
         let fault = Fault::from(status);
         if fault.reason == Reason::PeerDown && !fault.facts.contains_key("service") {
-            return self.lost(&fault.message);
+            return self.connection_lost(&fault.message);
         }
         fault
     }
 
     /// The fault of a connection that ended.
-    pub(crate) fn lost(&self, why: &str) -> Fault {
+    pub(crate) fn connection_lost(&self, why: &str) -> Fault {
         let message = format!(
             "the coordinator at {} ended the connection ({why}); try again",
             self.socket.display()
@@ -116,7 +118,7 @@ impl Coordinator {
         Fault::new(Reason::PeerDown, message).fact("service", "coordinator")
     }
 
-    async fn reachable(&self, deadline: Instant) -> Result<(), Fault> {
+    async fn connect(&self, deadline: Instant) -> Result<(), Fault> {
         let socket = self.socket.display();
         loop {
             let error = match tokio::net::UnixStream::connect(&self.socket).await {

@@ -1,15 +1,10 @@
-//! How a command of virtctl ends other than well, and how that is told.
+//! How a command of virtctl ends other than well.
 //!
-//! One sentence on stderr; with `-o json` the fault as JSON. Never here: deciding what went wrong.
-
-use std::io::Write as _;
-use std::process::ExitCode;
+//! Owns what can be the matter and which errors become which of it. Never here: how that is shown,
+//! or the exit status.
 
 use ves_proto::{Fault, Reason};
 use ves_types::ParseError;
-
-use crate::exit;
-use crate::output::{Format, Value};
 
 /// Why a command did not end with 0.
 #[derive(Debug)]
@@ -22,8 +17,8 @@ pub(crate) enum Failure {
     Status(u8),
     /// Nobody reads our output any more.
     OutputClosed,
-    /// The user left; what they should know.
-    Left {
+    /// The user stopped waiting for work that goes on.
+    Detached {
         /// One sentence.
         hint: String,
         /// 128 + the signal.
@@ -51,52 +46,6 @@ impl Failure {
         };
         Self::Fault(Fault::new(reason, format!("{what}: {error}")))
     }
-
-    /// Tells it, and answers with the exit status it stands for.
-    pub(crate) fn report(self, format: Format) -> ExitCode {
-        match self {
-            Self::Usage(message) => {
-                let fault = Fault::new(Reason::BadValue, message);
-                tell(&fault, format, "; see virtctl --help");
-                ExitCode::from(exit::USAGE)
-            }
-            Self::Fault(fault) => {
-                tell(&fault, format, "");
-                ExitCode::from(exit::status(fault.reason))
-            }
-            Self::Status(status) => ExitCode::from(status),
-            Self::OutputClosed => ExitCode::SUCCESS,
-            Self::Left { hint, status } => {
-                writeln!(std::io::stderr(), "virtctl: {hint}").ok(); // nowhere else to say it
-                ExitCode::from(status)
-            }
-        }
-    }
-}
-
-/// The fault as programs read it.
-pub(crate) fn render(fault: &Fault) -> Value {
-    let Fault { reason: _, message, facts, retry_after } = fault;
-    Value::map([
-        ("reason", Value::text(fault.reason_name())),
-        ("code", Value::Int(i64::from(fault.code() as i32))),
-        ("message", Value::text(message)),
-        ("facts", Value::Map(facts.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())),
-        ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
-        ("exit_status", Value::Num(u64::from(exit::status(fault.reason)))),
-    ])
-}
-
-fn tell(fault: &Fault, format: Format, more: &str) {
-    let text = match format {
-        Format::Json => serde_json::to_string_pretty(&render(fault)).unwrap_or_default(),
-        Format::Yaml => serde_yaml_ng::to_string(&render(fault)).unwrap_or_default(),
-        Format::Table | Format::Csv => {
-            // Two services may have joined their sentences by a newline; here it is one line.
-            format!("virtctl: {}{more}", fault.message.lines().collect::<Vec<_>>().join(" "))
-        }
-    };
-    writeln!(std::io::stderr(), "{}", text.trim_end()).ok(); // nowhere else to say it
 }
 
 impl From<Fault> for Failure {

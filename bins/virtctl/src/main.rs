@@ -8,17 +8,24 @@ mod archive;
 mod cli;
 mod completion;
 mod connect;
+mod ct;
 mod exit;
 mod failure;
 mod operation;
 mod output;
 mod params;
+mod password;
+mod progress;
+mod report;
+mod run;
 mod sample;
 mod session;
+mod spec_update;
 mod terminal;
 mod unbuilt;
+mod value;
 mod verbs;
 
 fn main() -> std::process::ExitCode {
-    verbs::run(std::env::args_os())
+    run::run(std::env::args_os())
 }

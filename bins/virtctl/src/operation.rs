@@ -1,25 +1,27 @@
-//! Follows an operation to its end: progress on a terminal, plain lines elsewhere, and leaving it
-//! to itself with Ctrl-C.
+//! Operations: follows one to its end or leaves it to itself with Ctrl-C, and what one has to show.
 //!
 //! The operation belongs to the coordinator; nothing that happens here stops it.
+//!
+//! Never here: how progress is drawn.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
-use ves_proto::common::Progress;
 use ves_proto::coordinator::{Operation, OperationState, WatchOperationRequest};
 use ves_proto::{Fault, Reason};
 
 use crate::connect::Coordinator;
 use crate::exit;
-use crate::failure::{self, Failure, Outcome};
-use crate::output::{Column, Format, Output, Value, took};
+use crate::failure::{Failure, Outcome};
+use crate::output::{Column, Format, Output};
+use crate::progress::ProgressDisplay;
+use crate::report;
+use crate::value::{Value, format_duration};
 
 /// Waits for the end of `first` and says what was done: `done` in a few words, such as "container
 /// 101 started".
-pub(crate) async fn finish(
+pub(crate) async fn wait(
     coordinator: &Coordinator,
     output: Output,
     first: Operation,
@@ -27,7 +29,7 @@ pub(crate) async fn finish(
     done: impl Fn(&Operation) -> String,
 ) -> Outcome {
     let began = Instant::now();
-    let mut display = Display::new(output);
+    let mut display = ProgressDisplay::new(output);
     let last = follow(coordinator, &mut display, first).await;
     display.end();
     let operation = last?;
@@ -65,7 +67,7 @@ pub(crate) async fn finish(
     if output.quiet {
         return Ok(());
     }
-    let took = took(duration(&operation).unwrap_or_else(|| began.elapsed()));
+    let took = format_duration(duration(&operation).unwrap_or_else(|| began.elapsed()));
     output.print(&format!("{} in {took}\n", done(&operation)))
 }
 
@@ -78,7 +80,7 @@ fn duration(operation: &Operation) -> Option<Duration> {
 
 async fn follow(
     coordinator: &Coordinator,
-    display: &mut Display,
+    display: &mut ProgressDisplay,
     first: Operation,
 ) -> Result<Operation, Failure> {
     let mut operation = first;
@@ -94,7 +96,7 @@ async fn follow(
     loop {
         let request = || WatchOperationRequest { id: id.clone() };
         let mut stream = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.operations();
                 let request = request();
                 async move { client.watch_operation(request).await }
@@ -116,7 +118,7 @@ async fn follow(
                     }
                     Ok(None) => break,
                     Err(status) => {
-                        let fault = coordinator.explain(status);
+                        let fault = coordinator.fault(status);
                         match fault.reason {
                             Reason::PeerDown | Reason::Starting | Reason::Cancelled => break,
                             _ => return Err(fault.into()),
@@ -125,7 +127,7 @@ async fn follow(
                 },
                 _ = interrupt.recv() => {
                     if asked || !std::io::stdin().is_terminal() {
-                        return Err(left(&id, exit::INTERRUPTED));
+                        return Err(detached(&id, exit::INTERRUPTED));
                     }
                     asked = true;
                     display.note(&format!(
@@ -133,7 +135,7 @@ async fn follow(
                          \"virtctl operation cancel {id}\" stops it"
                     ));
                 }
-                _ = terminate.recv() => return Err(left(&id, 143)),
+                _ = terminate.recv() => return Err(detached(&id, 143)),
             }
         }
         if idle {
@@ -143,88 +145,13 @@ async fn follow(
     }
 }
 
-fn left(id: &str, status: u8) -> Failure {
+fn detached(id: &str, status: u8) -> Failure {
     let hint = format!("operation {id} goes on; see virtctl operation show {id}");
-    Failure::Left { hint, status }
-}
-
-/// Where progress is shown.
-pub(crate) struct Display {
-    output: Output,
-    terminal: bool,
-    bar: Option<ProgressBar>,
-    last: String,
-}
-
-impl Display {
-    /// A bar on a terminal, else lines; nothing where that is not wanted.
-    pub(crate) fn new(output: Output) -> Self {
-        let terminal = std::io::stderr().is_terminal() && output.format == Format::Table;
-        Self { output, terminal: terminal && !output.quiet, bar: None, last: String::new() }
-    }
-
-    /// Shows how far it is.
-    pub(crate) fn show(&mut self, operation: &Operation) {
-        let fresh = operation.progress.clone().unwrap_or_default();
-        let what = if fresh.what.is_empty() { operation.kind.clone() } else { fresh.what.clone() };
-        let subject =
-            if operation.ct == 0 { String::new() } else { format!("container {}: ", operation.ct) };
-        self.progress(&Progress { what: format!("{subject}{what}"), ..fresh });
-    }
-
-    /// Shows how far something is.
-    pub(crate) fn progress(&mut self, progress: &Progress) {
-        let Progress { what, done, total } = progress;
-        // Only now: what is done at once needs no bar.
-        if self.terminal && self.bar.is_none() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            bar.enable_steady_tick(Duration::from_millis(100));
-            self.bar = Some(bar);
-        }
-        match &self.bar {
-            Some(bar) => {
-                if *total > 0 {
-                    bar.set_style(style("{spinner} {msg} [{bar:30}] {percent:>3}% {elapsed:.dim}"));
-                    bar.set_length(*total);
-                    bar.set_position((*done).min(*total));
-                } else {
-                    bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
-                }
-                bar.set_message(what.clone());
-            }
-            None if self.last != *what && self.output.format == Format::Table => {
-                self.output.say(what);
-                self.last.clone_from(what);
-            }
-            None => {}
-        }
-    }
-
-    fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => self.output.say(text),
-        }
-    }
-
-    /// Takes the bar away.
-    pub(crate) fn end(self) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_spinner())
-        .progress_chars("=> ")
+    Failure::Detached { hint, status }
 }
 
 /// The word for a state.
-pub(crate) const fn state(state: OperationState) -> &'static str {
+pub(crate) const fn state_name(state: OperationState) -> &'static str {
     match state {
         OperationState::Unspecified => "unknown",
         OperationState::Running => "running",
@@ -247,7 +174,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
             0 => Value::Null,
             ct => Value::Num(u64::from(ct)),
         }),
-        Column::new("state", |o: &Operation| Value::text(state(o.state()))),
+        Column::new("state", |o: &Operation| Value::text(state_name(o.state()))),
         Column::new("progress", |o: &Operation| match (&o.progress, o.state()) {
             (Some(p), OperationState::Running) if p.total > 0 => Value::text(format!(
                 "{} {}%",
@@ -264,7 +191,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
         Column::new("principal", |o: &Operation| Value::text(&o.principal)),
         Column::new("steps", |o: &Operation| Value::texts(&o.steps)),
         Column::new("fault", |o: &Operation| match o.fault.clone() {
-            Some(fault) => failure::render(&Fault::from_message(fault)),
+            Some(fault) => report::render(&Fault::from_message(fault)),
             None => Value::Null,
         }),
         Column::new("problem", |o: &Operation| {

@@ -1,16 +1,14 @@
 //! How answers look: tables for people; JSON, YAML and CSV for programs; all from one value.
 //!
 //! A list is rows and columns; each column has a name for `--fields` and a function from the row to
-//! a [`Value`]. The table shows sizes and times as people read them, the rest as numbers and RFC
-//! 3339. Never here: what a column means.
+//! a [`Value`]. Never here: what a column means.
 
 use std::io::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
-use ves_types::{Bytes, Limit};
 
 use crate::failure::{Failure, Outcome};
+use crate::value::Value;
 
 /// What `-o` chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,167 +33,6 @@ impl Format {
             "yaml" => Some(Self::Yaml),
             "csv" => Some(Self::Csv),
             _ => None,
-        }
-    }
-}
-
-/// Something to show. Maps keep their order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Value {
-    /// Not known or not there.
-    Null,
-    /// Yes or no.
-    Bool(bool),
-    /// A count.
-    Num(u64),
-    /// A number that may be negative.
-    Int(i64),
-    /// A size in bytes.
-    Bytes(u64),
-    /// A moment, in milliseconds since 1970.
-    Time(i64),
-    /// A duration in milliseconds; programs read it in seconds.
-    Millis(u64),
-    /// A number in tenths.
-    Tenths(u64),
-    /// Words.
-    Text(String),
-    /// Several.
-    List(Vec<Value>),
-    /// Named ones.
-    Map(Vec<(String, Value)>),
-}
-
-impl Value {
-    /// Words; none of them is [`Value::Null`].
-    pub(crate) fn text(text: impl AsRef<str>) -> Self {
-        match text.as_ref() {
-            "" => Self::Null,
-            text => Self::Text(text.to_owned()),
-        }
-    }
-    /// A list of words.
-    pub(crate) fn texts<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
-        Self::List(texts.into_iter().map(|t| Self::Text(t.as_ref().to_owned())).collect())
-    }
-    /// A map with literal names.
-    pub(crate) fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
-        Self::Map(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
-    }
-    /// A number or the word `unlimited`.
-    pub(crate) fn limit(limit: Limit) -> Self {
-        limit.max().map_or_else(|| Self::text("unlimited"), Self::Num)
-    }
-    /// A duration.
-    pub(crate) fn millis(duration: std::time::Duration) -> Self {
-        Self::Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-    /// A number where there is one.
-    pub(crate) fn maybe(number: Option<impl Into<u64>>) -> Self {
-        number.map_or(Self::Null, |n| Self::Num(n.into()))
-    }
-
-    /// As people read it.
-    pub(crate) fn shown(&self) -> String {
-        match self {
-            Self::Null => "-".into(),
-            Self::Bytes(n) => Bytes(*n).to_string(),
-            Self::Time(ms) => timestamp(*ms, "%Y-%m-%d %H:%M:%S"),
-            Self::Millis(ms) => took(std::time::Duration::from_millis(*ms)),
-            Self::List(items) if items.is_empty() => "-".into(),
-            Self::List(items) => join(items, Self::shown, ","),
-            Self::Map(entries) if entries.is_empty() => "-".into(),
-            Self::Map(entries) => {
-                let pairs: Vec<_> =
-                    entries.iter().map(|(k, v)| format!("{k}={}", v.shown())).collect();
-                pairs.join(",")
-            }
-            Self::Bool(_) | Self::Num(_) | Self::Int(_) | Self::Tenths(_) | Self::Text(_) => {
-                self.plain()
-            }
-        }
-    }
-
-    /// As a cell of CSV.
-    pub(crate) fn plain(&self) -> String {
-        match self {
-            Self::Null => String::new(),
-            Self::Bool(true) => "yes".into(),
-            Self::Bool(false) => "no".into(),
-            Self::Num(n) | Self::Bytes(n) => n.to_string(),
-            Self::Millis(n) => format!("{}.{:03}", n / 1000, n % 1000),
-            Self::Int(n) => n.to_string(),
-            Self::Tenths(n) => format!("{}.{}", n / 10, n % 10),
-            Self::Time(ms) => rfc3339(*ms),
-            Self::Text(text) => text.clone(),
-            Self::List(items) => join(items, Self::plain, " "),
-            Self::Map(entries) => {
-                let pairs: Vec<_> =
-                    entries.iter().map(|(k, v)| format!("{k}={}", v.plain())).collect();
-                pairs.join(" ")
-            }
-        }
-    }
-
-    fn number(&self) -> Option<i128> {
-        match self {
-            Self::Num(n) | Self::Bytes(n) | Self::Millis(n) | Self::Tenths(n) => {
-                Some(i128::from(*n))
-            }
-            Self::Int(n) | Self::Time(n) => Some(i128::from(*n)),
-            Self::Null => Some(-1),
-            Self::Bool(_) | Self::Text(_) | Self::List(_) | Self::Map(_) => None,
-        }
-    }
-}
-
-fn join(items: &[Value], show: fn(&Value) -> String, by: &str) -> String {
-    items.iter().map(show).collect::<Vec<_>>().join(by)
-}
-
-fn timestamp(ms: i64, pattern: &str) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(
-        |_| "-".into(),
-        |t| t.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime(pattern).to_string(),
-    )
-}
-
-fn rfc3339(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string())
-}
-
-/// A duration as people read it.
-pub(crate) fn took(duration: std::time::Duration) -> String {
-    let ms = duration.as_millis();
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
-        _ => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
-    }
-}
-
-impl Serialize for Value {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Null => s.serialize_none(),
-            Self::Bool(b) => s.serialize_bool(*b),
-            Self::Num(n) | Self::Bytes(n) => s.serialize_u64(*n),
-            Self::Int(n) => s.serialize_i64(*n),
-            // As written they have one and three decimals, which a double keeps.
-            Self::Tenths(_) | Self::Millis(_) => {
-                s.serialize_f64(self.plain().parse().unwrap_or_default())
-            }
-            Self::Time(ms) => s.serialize_str(&rfc3339(*ms)),
-            Self::Text(text) => s.serialize_str(text),
-            Self::List(items) => s.collect_seq(items),
-            Self::Map(entries) => {
-                let mut map = s.serialize_map(Some(entries.len()))?;
-                for (name, value) in entries {
-                    map.serialize_entry(name, value)?;
-                }
-                map.end()
-            }
         }
     }
 }
@@ -258,7 +95,7 @@ impl Output {
     pub(crate) fn list<T>(
         self,
         columns: &[Column<T>],
-        usual: &[&str],
+        default_columns: &[&str],
         selection: &Selection,
         rows: &[T],
     ) -> Outcome {
@@ -279,7 +116,7 @@ impl Output {
         } else if all {
             columns.iter().collect()
         } else {
-            usual.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
+            default_columns.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
         };
         match self.format {
             Format::Json | Format::Yaml => {
@@ -291,7 +128,7 @@ impl Output {
             Format::Table => {
                 let cells = rows
                     .iter()
-                    .map(|row| chosen.iter().map(|c| (c.get)(row).shown()).collect())
+                    .map(|row| chosen.iter().map(|c| (c.get)(row).human()).collect())
                     .collect();
                 let header = (!selection.no_header)
                     .then(|| chosen.iter().map(|c| c.header.clone()).collect());
@@ -323,10 +160,10 @@ impl Output {
                 .map_err(|e| Failure::from(std::io::Error::other(e)))?,
             Format::Table | Format::Csv => match value {
                 Value::Map(entries) => {
-                    let cells = entries.iter().map(|(k, v)| vec![k.clone(), v.shown()]).collect();
+                    let cells = entries.iter().map(|(k, v)| vec![k.clone(), v.human()]).collect();
                     table(None, cells, &[false, false])
                 }
-                other => other.shown() + "\n",
+                other => other.human() + "\n",
             },
         };
         self.print(&text)
@@ -402,33 +239,5 @@ mod tests {
         );
         assert_eq!(text, " CTID  NAME\n    1  a b [31m\n10001  -\n");
         assert_eq!(table(None, vec![], &[]), "");
-    }
-
-    #[test]
-    fn values_keep_their_order_in_json() {
-        let value = Value::map([("z", Value::Num(1)), ("a", Value::Null), ("t", Value::Time(0))]);
-        assert_eq!(
-            serde_json::to_string(&value).expect("it is a plain value"),
-            r#"{"z":1,"a":null,"t":"1970-01-01T00:00:00Z"}"#
-        );
-    }
-
-    #[test]
-    fn durations() {
-        let shown = |ms| took(std::time::Duration::from_millis(ms));
-        assert_eq!(shown(7), "7 ms");
-        assert_eq!(shown(1_250), "1.2 s");
-        assert_eq!(shown(61_000), "1 min 1 s");
-        assert_eq!(shown(7_260_000), "2 h 1 min");
-    }
-
-    #[test]
-    fn cells() {
-        assert_eq!(Value::List(vec![]).shown(), "-");
-        assert_eq!(Value::texts(["a", "b"]).shown(), "a,b");
-        assert_eq!(Value::texts(["a", "b"]).plain(), "a b");
-        assert_eq!(Value::Bytes(1 << 30).shown(), "1 GiB");
-        assert_eq!(Value::Bytes(1 << 30).plain(), "1073741824");
-        assert_eq!(Value::limit(Limit::Unlimited).shown(), "unlimited");
     }
 }

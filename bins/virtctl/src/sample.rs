@@ -60,9 +60,6 @@ pub(crate) const ALL: &[Sample] = &[
 
 impl Sample {
     /// The sample of this name.
-    ///
-    /// # Errors
-    /// A usage error that names those there are.
     pub(crate) fn named(name: &str) -> Result<&'static Self, Failure> {
         ALL.iter().find(|s| s.name == name).ok_or_else(|| {
             let names: Vec<_> = ALL.iter().map(|s| s.name).collect();

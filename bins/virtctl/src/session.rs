@@ -8,6 +8,8 @@
 //!
 //! A thread of its own reads stdin, as a blocked read cannot be given up; it ends with the process.
 //! The terminal is given back on every way out by [`Raw`]'s drop. Sessions are never begun twice.
+//!
+//! Never here: which command it is.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
@@ -22,20 +24,20 @@ use ves_proto::lifecycle::{
     self, ConsoleStart, ExecStart, console_request, exec_request, exec_response,
 };
 
-use crate::cli::Ct;
 use crate::connect::Coordinator;
+use crate::ct::Ct;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::terminal::{self, Escape, Raw};
 
 /// Bytes of input in one message; the API's greatest is 64 KiB.
-const PIECE: usize = 32 * 1024;
+const CHUNK: usize = 32 * 1024;
 /// Messages on their way; a container that does not read makes us wait.
 const QUEUE: usize = 16;
 
 /// How long a signal may wait behind input that is not read.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the command inside reads.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -
     let first = ExecRequest { ct: ct.to_string(), ..part(exec_request::Part::Start(start)) };
     requests.try_send(first).ok(); // the queue is empty and `rest` is here
     let mut client = coordinator.containers();
-    let mut answers = coordinator.ask_once(client.exec(ReceiverStream::new(rest))).await?;
+    let mut answers = coordinator.call_once(client.exec(ReceiverStream::new(rest))).await?;
     let mut signals = Signals::listen(&requests, tty)?;
     let mut reading = Some((input, requests));
     let mut raw = None;
@@ -81,9 +83,11 @@ pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -
             answer = answers.message() => answer,
             left = signals.left() => return Err(left),
         };
-        let answer = answer.map_err(|s| coordinator.explain(s))?;
+        let answer = answer.map_err(|s| coordinator.fault(s))?;
         let Some(answer) = answer else {
-            return Err(coordinator.lost("the session ended without an exit status").into());
+            return Err(coordinator
+                .connection_lost("the session ended without an exit status")
+                .into());
         };
         match answer.part {
             Some(exec_response::Part::Started(_)) => {
@@ -92,7 +96,7 @@ pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -
                     if tty {
                         raw = Raw::enter()?;
                     }
-                    feed(input, requests);
+                    send_input(input, requests);
                 }
             }
             Some(exec_response::Part::Stdout(bytes)) => {
@@ -128,7 +132,7 @@ pub(crate) async fn console(
     let first = ConsoleRequest { ct: ct.to_string(), ..console_part(start) };
     requests.try_send(first).ok(); // the queue is empty and `rest` is here
     let mut client = coordinator.containers();
-    let mut answers = coordinator.ask_once(client.console(ReceiverStream::new(rest))).await?;
+    let mut answers = coordinator.call_once(client.console(ReceiverStream::new(rest))).await?;
     let interactive = !scrollback_only && std::io::stdin().is_terminal();
     if interactive {
         output.say(&format!("console of {ct}; Ctrl-] leaves it, and so does ~. after Enter"));
@@ -141,12 +145,12 @@ pub(crate) async fn console(
     let raw = if interactive { Raw::enter()? } else { None };
     let (leave, mut leaves) = mpsc::channel::<()>(1);
     if !scrollback_only {
-        type_into(requests.clone(), interactive, leave);
+        send_typed(requests.clone(), interactive, leave);
     }
     let end = loop {
         tokio::select! {
             // Cancel-safe: a message is taken whole or left in the stream.
-            answer = answers.message() => match answer.map_err(|s| coordinator.explain(s))? {
+            answer = answers.message() => match answer.map_err(|s| coordinator.fault(s))? {
                 Some(answer) => {
                     let mut stdout = std::io::stdout().lock();
                     stdout.write_all(&answer.output)?;
@@ -193,21 +197,21 @@ fn code(status: &ExitStatus) -> u8 {
 }
 
 /// Sends input and its end, on a thread of its own.
-fn feed(input: Input, requests: mpsc::Sender<ExecRequest>) {
+fn send_input(input: Input, requests: mpsc::Sender<ExecRequest>) {
     std::thread::spawn(move || {
-        let send = |piece: &[u8]| {
-            let bytes = piece.to_vec().into();
+        let send = |chunk: &[u8]| {
+            let bytes = chunk.to_vec().into();
             requests.blocking_send(part(exec_request::Part::Stdin(bytes))).is_ok()
         };
         match input {
             Input::Nothing => {}
             Input::Bytes(bytes) => {
-                if !bytes.chunks(PIECE).all(send) {
+                if !bytes.chunks(CHUNK).all(send) {
                     return;
                 }
             }
             Input::Stdin => {
-                let mut buffer = vec![0; PIECE];
+                let mut buffer = vec![0; CHUNK];
                 loop {
                     match std::io::stdin().lock().read(&mut buffer) {
                         Ok(0) => break,
@@ -227,10 +231,10 @@ fn feed(input: Input, requests: mpsc::Sender<ExecRequest>) {
 }
 
 /// Sends what is typed to a console, on a thread of its own; says when the user leaves.
-fn type_into(requests: mpsc::Sender<ConsoleRequest>, interactive: bool, leave: mpsc::Sender<()>) {
+fn send_typed(requests: mpsc::Sender<ConsoleRequest>, interactive: bool, leave: mpsc::Sender<()>) {
     std::thread::spawn(move || {
         let mut escape = Escape::default();
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; CHUNK];
         loop {
             let n = match std::io::stdin().lock().read(&mut buffer) {
                 Ok(0) => break,
@@ -241,8 +245,8 @@ fn type_into(requests: mpsc::Sender<ConsoleRequest>, interactive: bool, leave: m
             let typed = buffer.get(..n).unwrap_or_default();
             let (send, left) =
                 if interactive { escape.feed(typed) } else { (typed.to_vec(), false) };
-            let piece = console_part(console_request::Part::Stdin(send.into()));
-            if requests.blocking_send(piece).is_err() {
+            let chunk = console_part(console_request::Part::Stdin(send.into()));
+            if requests.blocking_send(chunk).is_err() {
                 return;
             }
             if left {
@@ -297,7 +301,7 @@ impl Signals {
                     let stay = count < ours && {
                         let forward = part(exec_request::Part::Signal(u32::from(number)));
                         // A command that does not even read its input must not keep us here.
-                        matches!(timeout(PATIENCE, requests.send(forward)).await, Ok(Ok(())))
+                        matches!(timeout(SIGNAL_TIMEOUT, requests.send(forward)).await, Ok(Ok(())))
                     };
                     if !stay {
                         leave.send(128 + number).await.ok(); // the session is over already

@@ -1,5 +1,7 @@
 //! The caller's terminal: raw mode that is always given back, its size, and the sequences by which
 //! one leaves a console.
+//!
+//! Never here: a session.
 
 use std::io::IsTerminal as _;
 

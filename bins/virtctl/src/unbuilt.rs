@@ -1,14 +1,14 @@
 //! What the contract has and this build has not: it parses, and answers with NOT_BUILT.
 //!
-//! When a verb or option is built, its entry moves from here to [`crate::cli`] or
-//! [`crate::params`].
+//! When a verb or option is built, its entry moves from here to the grammar or the parameters.
+//! Never here: a question to the coordinator.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ves_proto::{Fault, Reason};
 
-use crate::cli::Ct;
+use crate::ct::Ct;
 
 /// Verbs that are not built yet.
 #[derive(Debug, Subcommand)]
@@ -239,19 +239,6 @@ options! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Verb};
-    use clap::Parser as _;
-
-    #[test]
-    fn every_option_parses_and_names_itself() {
-        for option in OPTIONS {
-            let line = ["virtctl", "set", "101", option, "x"];
-            let Ok(Cli { verb: Verb::Set(args), .. }) = Cli::try_parse_from(line) else {
-                panic!("{option} does not parse")
-            };
-            assert_eq!(args.params.unbuilt().given(), Some(*option));
-        }
-    }
 
     #[test]
     fn the_answer_names_what_is_missing() {

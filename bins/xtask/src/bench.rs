@@ -24,9 +24,6 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-///
-/// # Errors
-/// The first step that failed, with why.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     up::require_root()?;
     let mut steps = Steps::new("bench");

@@ -53,9 +53,6 @@ fn names() -> PossibleValuesParser {
 }
 
 /// Runs all steps, the quick ones first.
-///
-/// # Errors
-/// The first step that failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let named = |names: &[String], name: &str| names.iter().any(|n| n == name);
     let wanted = |name: &str| match args.only.as_slice() {

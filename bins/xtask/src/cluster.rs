@@ -66,9 +66,6 @@ pub(crate) enum Command {
 }
 
 /// Does it.
-///
-/// # Errors
-/// What failed.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     let server = Server { command: "cluster", dir: story::cache().join("cluster") };
     match command {
@@ -96,9 +93,6 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// Makes what native nodes begin from, where it is not there. `say` hears what is being done.
-///
-/// # Errors
-/// What failed.
 pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<Golden> {
     tool::apt(PACKAGES)?;
     lab::golden(say)

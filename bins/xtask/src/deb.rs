@@ -25,9 +25,6 @@ const SYNOPSES: &[(&str, &str)] =
     &[("common", "Account, directories and names of Ves system containers")];
 
 /// The same package with a higher version, beside it as `*.deb.next`: what an upgrade is tried with.
-///
-/// # Errors
-/// What dpkg-deb fails with.
 pub(crate) fn next(package: &Path) -> anyhow::Result<PathBuf> {
     let next = package.with_extension("deb.next");
     let made = |path: &Path| fs::metadata(path).and_then(|about| about.modified());
@@ -55,9 +52,6 @@ rm -rf \"$2\"";
 
 /// Builds all packages and answers where they are: of release programs, unless `VES_BIN_DIR` says where
 /// others are, which are then stripped.
-///
-/// # Errors
-/// What cargo or cargo-deb fails with.
 pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
     let out = tool::root().join("target/debian");
     fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;

@@ -31,9 +31,6 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-///
-/// # Errors
-/// The first step that failed, with why; or what is left.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     up::require_root()?;
     let layout = Layout::default();

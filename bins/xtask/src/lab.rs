@@ -92,9 +92,6 @@ pub(crate) enum Lab {
 }
 
 /// Does it.
-///
-/// # Errors
-/// What failed.
 pub(crate) fn run(lab: Lab) -> Result<ExitCode> {
     let server = Server { command: "lab", dir: story::cache().join("up") };
     match lab {
@@ -125,9 +122,6 @@ pub(crate) fn code(status: Option<i32>) -> ExitCode {
 }
 
 /// Whether this machine has room for so many.
-///
-/// # Errors
-/// What it lacks.
 pub(crate) fn room(machines: u64) -> Result<()> {
     let memory = (memory(), machines * MACHINE);
     let disk =
@@ -157,9 +151,6 @@ fn memory() -> u64 {
 
 /// Makes the golden node of what this workspace is now, where it is not there: packages, a template,
 /// the base. `say` hears what is being done.
-///
-/// # Errors
-/// What failed.
 pub(crate) fn golden(say: &dyn Fn(&str)) -> Result<Golden> {
     tool::apt(PACKAGES)?;
     let dir = story::cache();
@@ -175,9 +166,6 @@ pub(crate) fn golden(say: &dyn Fn(&str)) -> Result<Golden> {
 
 /// Makes what a virtual machine begins from, where it is not there: the golden node, a machine that has
 /// booted from it. `say` hears what is being done.
-///
-/// # Errors
-/// What failed.
 pub(crate) fn prepare(say: &dyn Fn(&str)) -> Result<Booted> {
     let golden = golden(say)?;
     tool::apt(QEMU)?;
@@ -204,9 +192,6 @@ pub(crate) fn say() -> impl Fn(&str) {
 }
 
 /// Tells one story of a package, on machines of this kind.
-///
-/// # Errors
-/// When nextest cannot be started.
 pub(crate) fn tell(package: &str, story: &str, machines: &str) -> Result<ExitCode> {
     tool::tool("cargo-nextest")?;
     let filter = format!("package({package}) and test({story})");

@@ -35,9 +35,6 @@ impl Server {
     }
 
     /// Starts it by `cargo xtask COMMAND serve WORDS`, and waits until it says that all are up.
-    ///
-    /// # Errors
-    /// What it said when it ended before that.
     pub(crate) fn start(&self, words: &[&str]) -> Result<()> {
         ensure!(
             !self.alive(),
@@ -68,9 +65,6 @@ impl Server {
     }
 
     /// Says that all are up, and stays.
-    ///
-    /// # Errors
-    /// When that cannot be said.
     pub(crate) fn stay(&self) -> Result<()> {
         fs::write(self.dir.join("ready"), "")?;
         loop {
@@ -89,9 +83,6 @@ impl Server {
     }
 
     /// Ends it and its machines, removes their directory, and answers what is left of them all the same.
-    ///
-    /// # Errors
-    /// What does not go.
     pub(crate) fn end(&self) -> Result<Vec<String>> {
         if let Some(fd) = self.process() {
             pidfd_send_signal(&fd, Signal::KILL).ok(); // it may have ended in this moment
@@ -110,9 +101,6 @@ impl Server {
 }
 
 /// The one of these machines that is meant: by its number, from 1 on, or by its name.
-///
-/// # Errors
-/// Which there are, when it is none of them.
 pub(crate) fn meant(dir: &Path, machine: &str) -> Result<(PathBuf, String)> {
     let mut machines = cluster::find(dir)?;
     let place = machine.parse::<usize>().ok().and_then(|n| n.checked_sub(1));

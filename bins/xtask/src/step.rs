@@ -31,9 +31,6 @@ pub(crate) struct Step {
 
 /// Runs those of the steps that are `wanted`; `command` is what to type again. The first failure ends
 /// it unless it is to `keep_going`.
-///
-/// # Errors
-/// The steps that failed.
 pub(crate) fn run(
     command: &str,
     steps: &[Step],

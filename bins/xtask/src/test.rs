@@ -96,9 +96,6 @@ impl fmt::Display for Counts {
 }
 
 /// Runs the tests and prints how many passed.
-///
-/// # Errors
-/// When any failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let counts = all(args);
     println!("{counts}");
@@ -244,9 +241,6 @@ impl Kinds {
 
 /// Builds all tests and programs at once: asked for one by one, dependencies would have other features
 /// each time and be compiled anew.
-///
-/// # Errors
-/// When they do not build.
 pub(crate) fn build() -> Result<()> {
     tool::run(cargo(&["build", "--quiet", "--workspace", "--all-features", "--all-targets"]))
 }
@@ -262,9 +256,6 @@ const WITHOUT_ROOT: &str =
     "not package(ves-hosttests) and not package(ves-cluster) and not package(ves-lab)";
 
 /// The tests that need no root.
-///
-/// # Errors
-/// When they do not build.
 pub(crate) fn without_root() -> Result<Counts> {
     let mut told = Told::default();
     let counts = run_nextest(&["-E", WITHOUT_ROOT], &[("VES_DISPOSABLE", "0")], &mut told)?;
@@ -323,9 +314,6 @@ impl Record {
 }
 
 /// The examples in documents.
-///
-/// # Errors
-/// When cargo cannot be started.
 pub(crate) fn doctest() -> Result<Counts> {
     let doctest = cargo(&["test", "--doc", "--workspace", "--all-features", "--no-fail-fast"]);
     let (good, lines) = tool::tee(doctest)?;

@@ -86,9 +86,6 @@ fn line_of(command: &Command) -> String {
 }
 
 /// Runs it with its output on ours.
-///
-/// # Errors
-/// When it cannot be started or fails.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let line = line_of(&command);
     println!("$ {line}");
@@ -98,9 +95,6 @@ pub(crate) fn run(mut command: Command) -> Result<()> {
 }
 
 /// Runs it without showing its output, which is in the error where it fails.
-///
-/// # Errors
-/// When it cannot be started or fails.
 pub(crate) fn quietly(mut command: Command) -> Result<String> {
     let line = line_of(&command);
     let out = command.output().with_context(|| format!("cannot start `{line}`"))?;
@@ -110,17 +104,11 @@ pub(crate) fn quietly(mut command: Command) -> Result<String> {
 }
 
 /// Runs it, showing its output as it comes, and answers whether it succeeded and all its lines.
-///
-/// # Errors
-/// When it cannot be started.
 pub(crate) fn tee(command: Command) -> Result<(bool, Vec<String>)> {
     tee_watching(command, |_| ())
 }
 
 /// The same with something done after each line.
-///
-/// # Errors
-/// When it cannot be started.
 pub(crate) fn tee_watching(
     mut command: Command,
     after: impl Fn(&str),
@@ -221,9 +209,6 @@ pub(crate) fn apt_get(args: &[&str]) -> Command {
 
 /// Fetches the lists of packages by `run`. The lock of the lists is not waited for by `apt-get`, and a
 /// mirror may be away for a moment, so it is tried a few times.
-///
-/// # Errors
-/// The last failure.
 pub(crate) fn apt_update(run: impl Fn(Command) -> Result<()>) -> Result<()> {
     const TRIES: usize = 5;
     const PAUSE: Duration = Duration::from_secs(10);
@@ -252,9 +237,6 @@ const CARGO_TOOLS: [(&str, &str); 3] =
 
 /// Makes a program be there: the machine's own, or the one that comes prebuilt, or a cargo subcommand
 /// built from crates.io into `target/tools`.
-///
-/// # Errors
-/// When none of it works.
 pub(crate) fn tool(name: &str) -> Result<()> {
     // One that came prebuilt is of the version that the list names, which may be a newer one by now.
     if find(name).is_some_and(|program| !program.starts_with(prebuilt_tools())) {

@@ -71,9 +71,6 @@ pub(crate) fn node_stack() -> Stack {
 }
 
 /// Does it.
-///
-/// # Errors
-/// The first step that failed, with why and what to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     require_root()?;
     let mut steps = Steps::new("up");
@@ -102,9 +99,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Brings up the daemons and a template for those who measure; hands back the template's name.
-///
-/// # Errors
-/// The first step that failed.
 pub(crate) fn ensure_node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyhow::Result<String> {
     node(steps, packages)?;
     let template = Init::Systemd.template();
@@ -119,9 +113,6 @@ fn node(steps: &mut Steps, packages: &[(&str, &str)]) -> anyhow::Result<()> {
 }
 
 /// Packages, release programs and the coordinator's account; hands back where the programs are.
-///
-/// # Errors
-/// The first step that failed.
 pub(crate) fn programs(
     steps: &mut Steps,
     packages: &[(&str, &str)],

@@ -48,9 +48,6 @@ use store::embedded::EmbeddedStore;
 pub const CAPABILITIES: &[Cap] = &[];
 
 /// Builds the daemon: opens the store, goes on with what is unfinished, and begins to serve.
-///
-/// # Errors
-/// When the store cannot be opened or read.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands the layout over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let dir = layout.service_dir(Daemon::Coordinator);
@@ -63,9 +60,6 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
 }
 
 /// The same on any store and for any boot of the node.
-///
-/// # Errors
-/// When the store cannot be read.
 pub fn build_on(
     config: Config,
     layout: &Layout,

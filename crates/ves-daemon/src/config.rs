@@ -11,9 +11,6 @@ use serde::de::DeserializeOwned;
 /// A service's own section.
 pub trait ServiceConfig: DeserializeOwned + Default + Debug {
     /// Checks what types cannot say.
-    ///
-    /// # Errors
-    /// One sentence on the first thing that is wrong.
     fn validate(&self) -> Result<(), String>;
 }
 

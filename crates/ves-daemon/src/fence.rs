@@ -33,10 +33,6 @@ pub struct FenceStore {
 
 impl FenceStore {
     /// Reads what was accepted before; makes the directory where there is none.
-    ///
-    /// # Errors
-    /// The kernel's, on the directory. A file that cannot be understood refuses later calls for its
-    /// container only.
     pub fn open(dir: PathBuf) -> Result<Self, io::Error> {
         std::fs::create_dir_all(&dir)?;
         let mut known = BTreeMap::new();

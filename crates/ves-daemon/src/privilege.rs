@@ -8,9 +8,6 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// Keeps just `keep`: out of the bounding set goes everything else, so that no program this
 /// process runs can have it either, and none is inherited by one. Without capabilities at the start
 /// it does nothing.
-///
-/// # Errors
-/// What the kernel refused.
 pub fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let have = caps::read(None, CapSet::Permitted)?;
     if have.is_empty() {

@@ -20,9 +20,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Binds the socket and relays until the runtime ends. One that an earlier daemon left is replaced;
 /// the caller sees to it that no other lives. Must be called inside a tokio runtime.
-///
-/// # Errors
-/// When the socket cannot be made.
 pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Error> {
     let listener = crate::socket::replace(socket)?;
     listener.set_nonblocking(true)?;

@@ -147,9 +147,6 @@ fn terminated() -> Result<impl Future<Output = ()>, std::io::Error> {
 }
 
 /// Serves `app` on `listener` until `shutdown`, then lets calls under way end for a few seconds.
-///
-/// # Errors
-/// When an operator does not exist or the transport fails.
 pub async fn serve_on(
     listener: tokio::net::UnixListener,
     app: App,

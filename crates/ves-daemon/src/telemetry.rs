@@ -130,9 +130,6 @@ impl Receiver {
 
 /// Begins telemetry for the whole process, under `service` as its name. Must be called inside a
 /// tokio runtime, once.
-///
-/// # Errors
-/// When the settings are malformed. An endpoint that does not answer is no error.
 pub fn init(service: &'static str, settings: &Telemetry) -> Result<Guard, TelemetryError> {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let filter = std::env::var("VES_LOG").unwrap_or_else(|_| settings.log.clone());

@@ -11,35 +11,17 @@ use crate::plan::{Observed, Step};
 /// A node, real or not. Every method may block; sessions are streams of [`ves_init_proto::frame`]s.
 pub trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// What there is of a container.
-    ///
-    /// # Errors
-    /// When the node cannot be asked.
     fn observe(&self, ct: CtId) -> Result<Observed, Error>;
     /// The same of many, in their order, in hardly more time than the slowest one takes.
     fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>>;
     /// Performs a step.
-    ///
-    /// # Errors
-    /// When it cannot be done; it may be repeated then.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
     /// The containers there may be something of.
-    ///
-    /// # Errors
-    /// When the node cannot be asked.
     fn list(&self) -> Result<Vec<CtId>, Error>;
     /// A stream with a frame for each change of the container's monitor, which ends with it.
-    ///
-    /// # Errors
-    /// When there is no monitor.
     fn follow(&self, ct: CtId) -> Result<UnixStream, Error>;
     /// Attaches to the console.
-    ///
-    /// # Errors
-    /// When there is no monitor.
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error>;
     /// Starts a command inside. The first frame tells whether it runs.
-    ///
-    /// # Errors
-    /// When its helper cannot be started.
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error>;
 }

@@ -121,27 +121,18 @@ impl Service {
     }
 
     /// Makes a container be in a phase.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn ensure(&self, fence: Fence, desired: Desired) -> Result<Container, Fault> {
         let this = self.clone();
         blocking(move || this.ensure_now(&fence, &desired)).await
     }
 
     /// One container.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn get(&self, ct: CtId) -> Result<Container, Fault> {
         let this = self.clone();
         blocking(move || Ok(this.inner.look(ct)?)).await
     }
 
     /// All containers that have processes or left a last end.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn list(&self) -> Result<Vec<Container>, Fault> {
         let this = self.clone();
         blocking(move || {

@@ -217,9 +217,6 @@ impl Session for FakeSession {
 }
 
 /// What a change does to what there is of a container.
-///
-/// # Errors
-/// As the kernel would.
 pub fn apply(observed: &mut Observed, change: &Change) -> Result<(), HostError> {
     fn end(observed: &mut Observed) -> Result<&mut HostEnd, HostError> {
         observed.link.as_mut().ok_or_else(|| refused(Errno::NODEV))

@@ -18,40 +18,22 @@ pub type Sources = BTreeMap<CtId, BTreeSet<CtAddress>>;
 /// A node.
 pub trait Host: Send + Sync + 'static {
     /// What the node as a whole is.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn observe_node(&self) -> Result<NodeObserved, HostError>;
 
     /// Changes the node by one step.
-    ///
-    /// # Errors
-    /// What the kernel or a program refused with.
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError>;
 
     /// What the guard allows.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn sources(&self) -> Result<Sources, HostError>;
 
     /// How many packets the guard dropped for their source; 0 where there is no guard.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn spoofed(&self) -> Result<u64, HostError>;
 
     /// Containers that have a link.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError>;
 
     /// Opens what is needed to look at and change one container's link. Holding it keeps the
     /// container's network namespace alive.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError>;
 }
 
@@ -59,20 +41,11 @@ pub trait Host: Send + Sync + 'static {
 pub trait Session {
     /// What is there. Holders are looked for among the wanted addresses; `sources` is what
     /// [`Host::sources`] said.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn observe(&mut self, wanted: &[CtAddress], sources: &Sources) -> Result<Observed, HostError>;
 
     /// Performs one step; one that is done already is no failure.
-    ///
-    /// # Errors
-    /// What the kernel refused with.
     fn apply(&mut self, step: &Step) -> Result<(), StepError>;
 
     /// What went through the node's end of the link; `None` where there is no link.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be read.
     fn traffic(&mut self) -> Result<Option<Traffic>, HostError>;
 }

@@ -53,9 +53,6 @@ pub const KIND: Kind = Kind::Network;
 
 /// Builds the service on this machine and makes the node ready. A node that cannot be made ready is
 /// a warning here and a fault of each call.
-///
-/// # Errors
-/// Where the fences cannot be read.
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = Arc::new(kernel::KernelHost::new(layout));

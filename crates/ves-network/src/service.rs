@@ -67,18 +67,12 @@ impl Service {
     }
 
     /// Makes a container's link as desired.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn ensure(&self, fence: Fence, desired: Desired) -> Result<Interface, Fault> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.ensure(&fence, &desired)).await
     }
 
     /// Makes a container's link not exist.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn remove(&self, fence: Fence) -> Result<(), Fault> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.remove(&fence)).await
@@ -99,18 +93,12 @@ impl Service {
     }
 
     /// All links, by container. One that cannot be looked at is left out.
-    ///
-    /// # Errors
-    /// A fault.
     pub async fn list(&self) -> Result<Vec<Interface>, Fault> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.list()).await
     }
 
     /// Makes the node ready to carry containers.
-    ///
-    /// # Errors
-    /// A fault.
     pub fn prepare_node(&self) -> Result<(), Fault> {
         Ok(self.inner.ensure_node()?)
     }

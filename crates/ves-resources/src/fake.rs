@@ -102,9 +102,6 @@ fn refused(what: &str, errno: Errno) -> HostError {
 }
 
 /// What a kernel does with the parent group.
-///
-/// # Errors
-/// As the kernel refuses.
 pub fn perform_shared(shared: &mut Shared, step: &SharedStep) -> Result<(), HostError> {
     match step {
         SharedStep::Make(h) => {
@@ -132,9 +129,6 @@ pub fn perform_shared(shared: &mut Shared, step: &SharedStep) -> Result<(), Host
 }
 
 /// What a kernel does with a container's groups.
-///
-/// # Errors
-/// As the kernel refuses.
 pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
     let fail = |errno| Err(refused(&step.to_string(), errno));
     let unified = observed.made.contains(&Hierarchy::V2);

@@ -14,48 +14,21 @@ use crate::rows::Usage;
 /// A node's control groups, real or not. Synchronous.
 pub trait Host: Debug + Send + Sync {
     /// What the parent group is.
-    ///
-    /// # Errors
-    /// The host's.
     fn observe_shared(&self) -> Result<Shared, HostError>;
     /// Changes the parent group.
-    ///
-    /// # Errors
-    /// The host's.
     fn apply_shared(&self, step: &SharedStep) -> Result<(), HostError>;
     /// Removes the parent group where no container is in it; one that is in use stays.
-    ///
-    /// # Errors
-    /// The host's.
     fn release_shared(&self) -> Result<(), HostError>;
     /// What a container's groups are.
-    ///
-    /// # Errors
-    /// The host's.
     fn observe(&self, ct: CtId) -> Result<Observed, HostError>;
     /// Changes a container's groups.
-    ///
-    /// # Errors
-    /// The host's.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), HostError>;
     /// The containers of which there is anything, by id.
-    ///
-    /// # Errors
-    /// The host's.
     fn containers(&self) -> Result<Vec<CtId>, HostError>;
     /// The file locks of all processes of the node; `None` where the kernel does not tell.
-    ///
-    /// # Errors
-    /// The host's.
     fn locks(&self) -> Result<Option<FileLocks>, HostError>;
     /// What a container uses; `locks` is what [`Self::locks`] said.
-    ///
-    /// # Errors
-    /// The host's.
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError>;
     /// Tries on groups of its own what the node really enforces, and leaves nothing.
-    ///
-    /// # Errors
-    /// The host's, where it cannot even try; what does not work is no error.
     fn self_test(&self) -> Result<SelfTest, HostError>;
 }

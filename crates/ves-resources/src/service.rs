@@ -63,9 +63,6 @@ pub struct Service {
 impl Service {
     /// Makes the parent group, tests what the node can do, and compares what is there with what was
     /// reached before; differences are logged, and repaired by the next `EnsureLimits`.
-    ///
-    /// # Errors
-    /// When the node has no control groups, or they cannot be used.
     pub fn new(host: Arc<dyn Host>, fences: FenceStore) -> Result<Self, Error> {
         let making = Mutex::new(());
         make_shared(&*host, &making).map_err(Error::Node)?;

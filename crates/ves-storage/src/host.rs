@@ -79,50 +79,26 @@ pub enum Source<'a> {
 /// the template's.
 pub trait Host: Send + Sync + 'static {
     /// The volume as it is, with the pool, for planning; `template` is looked at where it is given.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error>;
     /// Does one step, or finds it done.
-    ///
-    /// # Errors
-    /// What failed; what was done before stays done.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
     /// One volume by itself.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn look(&self, ct: CtId) -> Result<VolumeFacts, Error>;
     /// All that have an image, by container; for each, what [`Self::look`] answers.
-    ///
-    /// # Errors
-    /// What could not be found out about all of them.
     fn look_all(&self) -> Result<Each<VolumeFacts>, Error>;
     /// A container's snapshots; where `measure` says so, with the bytes that only it has.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn snapshots(
         &self,
         ct: CtId,
         measure: bool,
     ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, Error>;
     /// The pool's room.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn pool(&self) -> Result<PoolFacts, Error>;
     /// The pool's backend, in one word.
     fn backend(&self) -> &'static str;
     /// All templates, by name.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn templates(&self) -> Result<Vec<Template>, Error>;
     /// Makes a template that does not exist.
-    ///
-    /// # Errors
-    /// What failed; then there is no such template and nothing is left of it.
     fn make_template(
         &self,
         name: &TemplateName,

@@ -81,9 +81,6 @@ pub const CAPABILITIES: &[Cap] = &[
 ];
 
 /// Builds the service on the real host: the pool is attached and leftovers of a crash are swept.
-///
-/// # Errors
-/// When the pool cannot be made or attached, or the state directory cannot be used.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The pool and volumes are mounted where the other services see them.

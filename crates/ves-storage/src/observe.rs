@@ -23,9 +23,6 @@ pub struct VolumeRecord {
 }
 
 /// Reads the attribute.
-///
-/// # Errors
-/// In words, what is wrong with it.
 pub fn parse_volume_record(ct: CtId, bytes: &[u8]) -> Result<Record, String> {
     let read: VolumeRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if read.ct == ct { Ok(read.record) } else { Err(format!("it is of container {}", read.ct)) }
@@ -47,9 +44,6 @@ pub struct SnapshotRecord {
 }
 
 /// Reads the attribute.
-///
-/// # Errors
-/// In words, what is wrong with it.
 pub fn parse_snapshot_record(
     ct: CtId,
     id: SnapshotId,

@@ -86,9 +86,6 @@ fn observing(error: &Error) -> Fault {
 
 impl Service {
     /// A service on this host; accepted fences are kept in `fences`.
-    ///
-    /// # Errors
-    /// The kernel's, on that directory.
     pub fn new(host: Arc<dyn Host>, fences: PathBuf) -> Result<Self, std::io::Error> {
         Ok(Self {
             host,
@@ -215,9 +212,6 @@ impl Service {
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
     /// each has.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub fn snapshots(&self, ct: CtId, measure: bool) -> Result<Vec<Snapshot>, Fault> {
         let all = self.host.snapshots(ct, measure).map_err(|e| observing(&e))?;
         if all.is_empty() {
@@ -295,10 +289,6 @@ impl Service {
     }
 
     /// All volumes, by container.
-    ///
-    /// # Errors
-    /// What could not be found out. One that is removed meanwhile is left out; so is one that is
-    /// foreign or cannot be looked at.
     pub fn list(&self) -> Result<Vec<Volume>, Fault> {
         let mut all = Vec::new();
         for (ct, seen) in self.host.look_all().map_err(|e| observing(&e))? {
@@ -336,17 +326,11 @@ impl Service {
     }
 
     /// The pool's backend and room.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub fn pool(&self) -> Result<(&'static str, PoolFacts), Fault> {
         Ok((self.host.backend(), self.host.pool().map_err(|e| observing(&e))?))
     }
 
     /// All templates, by name.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub fn templates(&self) -> Result<Vec<Template>, Fault> {
         self.host.templates().map_err(|e| observing(&e))
     }

@@ -36,9 +36,6 @@ impl Bytes {
 
 /// Splits a number with an optional suffix `b k m g t p` (p: pages) into its value in bytes, where
 /// a bare number counts units of `bare` bytes. Fractions are accepted before a suffix (`1.5g`).
-///
-/// # Errors
-/// When the text is no number, has another suffix, is negative, or overflows 63 bits.
 pub fn parse_size(what: &'static str, s: &str, bare: u64) -> Result<Bytes, ParseError> {
     let bad = |why| ParseError::new(what, s, why);
     let (number, unit) = match s.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
@@ -161,9 +158,6 @@ pub struct CpuLimit {
 
 impl CpuLimit {
     /// vzctl's `--cpulimit`: a percentage of one processor, with or without `%`; 0 is unlimited.
-    ///
-    /// # Errors
-    /// When it is no number from 1 to 1000000, or 0.
     pub fn parse_percent(s: &str) -> Result<Option<Self>, ParseError> {
         let why = "it must be percent of one processor, such as 50 or 150%, or 0 for unlimited";
         let bad = || ParseError::new("cpu limit", s, why);

@@ -96,9 +96,6 @@ pub struct UbcValue {
 impl UbcValue {
     /// vzctl's `BARRIER[:LIMIT]`; one value sets both; `unlimited` is a value; suffixes as
     /// [`parse_size`] has them, none for things that are counted.
-    ///
-    /// # Errors
-    /// When either part is no number of the parameter's unit, or the barrier exceeds the limit.
     pub fn parse(resource: UbcResource, s: &str) -> Result<Self, ParseError> {
         let (barrier, limit) = s.split_once(':').unwrap_or((s, s));
         let value =

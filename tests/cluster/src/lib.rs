@@ -42,9 +42,6 @@ pub struct Pings<'a> {
 
 impl<'a> Pings<'a> {
     /// Sends the first.
-    ///
-    /// # Errors
-    /// The machine's.
     pub fn start(from: &'a dyn Machine, to: &'a str) -> anyhow::Result<Self> {
         let unit = format!("pings-{}", to.replace([':', '.'], "-"));
         from.sh(&format!(
@@ -54,9 +51,6 @@ impl<'a> Pings<'a> {
     }
 
     /// Sends no more, and fails where one was lost between the first and the last that came back.
-    ///
-    /// # Errors
-    /// Which was lost, or that nearly none were sent.
     pub fn stop(self) -> anyhow::Result<()> {
         let Self { from, to, unit } = self;
         from.sh(&format!("systemctl stop {unit}"))?;
@@ -76,9 +70,6 @@ pub fn running(cts: &[u32]) -> String {
 }
 
 /// Makes busybox serve `hello from HOSTNAME` on port 80 of a container, as a service of its init.
-///
-/// # Errors
-/// What virtctl printed.
 pub fn serve_web(node: &dyn Machine, ct: u32) -> anyhow::Result<()> {
     let script = "set -e
 mkdir -p /srv/www
@@ -107,9 +98,6 @@ systemctl enable --quiet --now web.socket
 
 /// The main job between two nodes: from a template to a container that answers the other node by both
 /// addresses, and back to a node on which nothing is left of it.
-///
-/// # Errors
-/// What went wrong.
 ///
 /// # Panics
 /// When something is not as it should be.

@@ -12,9 +12,6 @@ use anyhow::{Context, bail, ensure};
 const MOST: u64 = 1 << 20;
 
 /// Asks `http://address/` once and hands back the body of an answer with status 200.
-///
-/// # Errors
-/// No connection or no whole answer in time, or another status.
 pub fn get(address: IpAddr, patience: Duration) -> anyhow::Result<String> {
     let end = Instant::now() + patience;
     let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -52,9 +49,6 @@ pub fn get(address: IpAddr, patience: Duration) -> anyhow::Result<String> {
 }
 
 /// Asks again and again until there is an answer, every 2 milliseconds.
-///
-/// # Errors
-/// The last failure when there is no answer in time.
 pub fn get_within(address: IpAddr, patience: Duration) -> anyhow::Result<String> {
     let end = Instant::now() + patience;
     loop {

@@ -57,18 +57,12 @@ fn lack(kind: Kind, what: &str, there: bool, why: &str) -> Result<(), Lack> {
 }
 
 /// Root with its capabilities.
-///
-/// # Errors
-/// The lack.
 pub fn root() -> Result<(), Lack> {
     let root = rustix::process::geteuid().is_root();
     setup("root", root, "run `cargo xtask test` as root")
 }
 
 /// Somebody's word that tests may make mounts, links and control groups on this machine.
-///
-/// # Errors
-/// The lack.
 pub fn disposable() -> Result<(), Lack> {
     let said = match std::env::var_os("VES_DISPOSABLE") {
         Some(word) => word == "1",
@@ -82,9 +76,6 @@ pub fn disposable() -> Result<(), Lack> {
 }
 
 /// A program of the distribution.
-///
-/// # Errors
-/// The lack.
 pub fn program(name: &str, package: &str) -> Result<(), Lack> {
     let there = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"]
         .iter()
@@ -93,18 +84,12 @@ pub fn program(name: &str, package: &str) -> Result<(), Lack> {
 }
 
 /// A program of this workspace, built.
-///
-/// # Errors
-/// The lack.
 pub fn built(name: &str) -> Result<(), Lack> {
     let there = crate::node::bin_dir().join(name).is_file();
     setup(name, there, "`cargo build` makes it; VES_BIN_DIR says where")
 }
 
 /// A file system this kernel can mount.
-///
-/// # Errors
-/// The lack.
 pub fn filesystem(name: &str) -> Result<(), Lack> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let there = known.lines().any(|l| l.split_whitespace().last() == Some(name));
@@ -112,18 +97,12 @@ pub fn filesystem(name: &str) -> Result<(), Lack> {
 }
 
 /// A file or device node the kernel provides.
-///
-/// # Errors
-/// The lack.
 pub fn path(path: &str) -> Result<(), Lack> {
     kernel(path, Path::new(path).exists(), "there is no such file")
 }
 
 /// The Debian mirror apt is configured with, where it serves a suite; apt's own downloader asks, so
 /// that a proxy apt goes through is gone through here as well.
-///
-/// # Errors
-/// The lack.
 pub fn mirror(suite: &str) -> Result<String, Lack> {
     let what = format!("a Debian mirror with {suite}");
     let lacking = |why: &str| Lack { kind: Kind::Setup, what: what.clone(), why: why.to_owned() };

@@ -30,9 +30,6 @@ pub struct TestNode {
 }
 
 /// What a node needs of the machine; for [`need!`](crate::need!).
-///
-/// # Errors
-/// The first lack.
 pub fn node() -> Result<(), Lack> {
     need::root()?;
     need::disposable()?;

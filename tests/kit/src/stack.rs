@@ -95,9 +95,6 @@ impl Stack {
     }
 
     /// Makes the directories the daemons expect, with their owners.
-    ///
-    /// # Errors
-    /// A directory that cannot be made, or no account for the coordinator.
     pub fn prepare(&mut self) -> anyhow::Result<()> {
         let (uid, gid) = account(COORDINATOR_USER)?
             .with_context(|| format!("there is no user `{COORDINATOR_USER}`"))?;
@@ -118,9 +115,6 @@ impl Stack {
     }
 
     /// Makes sure that a daemon runs; does not wait until it listens.
-    ///
-    /// # Errors
-    /// A daemon that cannot be started.
     pub fn start(&self, service: Daemon) -> anyhow::Result<Started> {
         let mut started = Started::Fresh;
         if let Some(found) = self.find(service)? {
@@ -140,9 +134,6 @@ impl Stack {
     }
 
     /// Starts what does not run, waits until all listen.
-    ///
-    /// # Errors
-    /// The first daemon that cannot be started or does not come to listen.
     pub fn start_all(&self) -> anyhow::Result<BTreeMap<Daemon, Started>> {
         let mut all = BTreeMap::new();
         for service in Daemon::ALL {
@@ -163,9 +154,6 @@ impl Stack {
     }
 
     /// Waits until the daemon that was started listens on its socket.
-    ///
-    /// # Errors
-    /// A daemon that ended or is not there in time, with the last lines of its log.
     pub fn wait_ready(&self, service: Daemon, patience: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + patience;
         loop {
@@ -188,17 +176,11 @@ impl Stack {
     }
 
     /// Asks a daemon to end, waits, kills it if it is too slow. `false`: it did not run.
-    ///
-    /// # Errors
-    /// A process that cannot be signalled.
     pub fn stop(&self, service: Daemon) -> anyhow::Result<bool> {
         self.end(service, Signal::TERM)
     }
 
     /// Kills a daemon as a crash would. `false`: it did not run.
-    ///
-    /// # Errors
-    /// A process that cannot be signalled.
     pub fn kill(&self, service: Daemon) -> anyhow::Result<bool> {
         self.end(service, Signal::KILL)
     }

@@ -24,9 +24,6 @@ use crate::stack;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Removes what `mine` picks and hands back what that was, in words.
-///
-/// # Errors
-/// The first thing that resists.
 pub fn sweep(layout: &Layout, mine: &dyn Fn(Kind, &str) -> bool) -> anyhow::Result<Vec<String>> {
     let there = Inventory::take(layout).only(mine);
     let lines = |kind| there.of(kind).map(str::to_owned).collect::<Vec<_>>();
@@ -168,9 +165,6 @@ fn cgroups(mut groups: Vec<PathBuf>) -> anyhow::Result<usize> {
 }
 
 /// Removes a tree that holds no mount any more, or a file; nothing there is no failure.
-///
-/// # Errors
-/// What resists.
 pub fn remove(path: &Path) -> anyhow::Result<()> {
     let what = || format!("remove {}", path.display());
     let result = match fs::symlink_metadata(path) {
@@ -185,9 +179,6 @@ pub fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs a program of the host.
-///
-/// # Errors
-/// Its own words where it fails.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
     let words = || format!("`{program} {}`", args.join(" "));
     let out = Command::new(program).args(args).output().with_context(words)?;

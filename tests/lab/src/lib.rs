@@ -6,9 +6,6 @@ use ves_kit::lab::{Cluster, Machine};
 
 /// Has a node do something by virtctl, an operation of this kind on this container, cuts the power
 /// when it says that it is at `step`, and switches it on again.
-///
-/// # Errors
-/// What went wrong; also when the operation ended before the power did.
 pub fn cut_at(lab: &Cluster, step: &str, kind: &str, ct: u32, more: &str) -> anyhow::Result<()> {
     let node = lab.vm(1);
     node.power_cut_at(&format!("virtctl {kind} {ct} {more}"), step)?;

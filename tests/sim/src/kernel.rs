@@ -279,9 +279,6 @@ impl Kernel {
     }
 
     /// Makes a change for a service: fence, mishaps, effect.
-    ///
-    /// # Errors
-    /// As a real service, or as the script says.
     pub async fn change<T>(
         &self,
         service: Daemon,
@@ -427,9 +424,6 @@ pub fn end_processes(container: &mut Ct, end: lifecycle::EndReason, status: Opti
 }
 
 /// What storage does.
-///
-/// # Errors
-/// As a real kernel and storage would.
 pub fn ensure_volume(
     ct: u32,
     container: &mut Ct,
@@ -472,9 +466,6 @@ pub fn ensure_volume(
 }
 
 /// What storage does when a snapshot is to be there.
-///
-/// # Errors
-/// As real storage would.
 pub fn ensure_snapshot(
     container: &mut Ct,
     fence: &Fence,
@@ -498,9 +489,6 @@ pub fn ensure_snapshot(
 }
 
 /// What storage does when a volume is to hold what a snapshot holds.
-///
-/// # Errors
-/// As real storage would.
 pub fn revert_volume(container: &mut Ct, fence: &Fence, id: &str) -> Result<(), Fault> {
     let ct = fence.ct.get();
     let Some(volume) = &mut container.volume else {
@@ -522,9 +510,6 @@ pub fn revert_volume(container: &mut Ct, fence: &Fence, id: &str) -> Result<(), 
 }
 
 /// What lifecycle does.
-///
-/// # Errors
-/// As a real kernel and lifecycle would.
 pub fn ensure_process(
     ct: u32,
     container: &mut Ct,

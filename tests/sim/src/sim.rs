@@ -372,9 +372,6 @@ impl Sim {
     }
 
     /// Makes a call until somebody answers it; the same call, by its request id.
-    ///
-    /// # Errors
-    /// What the coordinator refuses it with.
     pub fn ask<F>(&self, mut call: impl FnMut() -> F) -> Result<pb::Operation, Fault>
     where
         F: Future<Output = Result<tonic::Response<pb::Operation>, tonic::Status>>,
@@ -393,9 +390,6 @@ impl Sim {
     }
 
     /// Carries out a command to its end.
-    ///
-    /// # Errors
-    /// What it is refused with, or fails with.
     pub fn run(&self, command: &Command) -> Result<pb::Operation, Fault> {
         let op = self.ask(|| command.clone().send(self.channel()))?;
         let op = self.end_of(&op.id);
@@ -469,9 +463,6 @@ pub enum Command {
 
 impl Command {
     /// Makes the call.
-    ///
-    /// # Errors
-    /// What the coordinator or the transport says.
     pub async fn send(
         self,
         channel: Traced,

@@ -1,4 +1,6 @@
 //! Verbs that change a container. Each is one call that answers with an operation.
+//!
+//! Never here: a decision about a container.
 
 use std::io::Read as _;
 
@@ -7,13 +9,17 @@ use ves_proto::{Fault, Reason, convert};
 use ves_types::{Enforcement, UbcResource};
 
 use super::Context;
-use crate::cli::{Change, CreateArgs, Ct, RestartArgs, SetArgs, StartArgs, StopArgs};
+use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
+use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Format, took};
-use crate::params::{Params, Secret, UserPassword, Wanted, flat};
+use crate::output::Format;
+use crate::params::{Params, flattened};
+use crate::password::{Secret, UserPassword};
 use crate::sample::Sample;
 use crate::session::{self, Input};
+use crate::spec_update::SpecUpdate;
 use crate::unbuilt::not_built;
+use crate::value::format_duration;
 
 /// A new request id: a call repeated with it is the same call.
 pub(super) fn request_id() -> String {
@@ -29,14 +35,14 @@ macro_rules! change {
         let request = $request;
         let operation = $context
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = $context.coordinator.$client();
                 let request = request.clone();
                 async move { client.$method(request).await }
             })
             .await?;
         let crate::verbs::Context { coordinator, output, .. } = &$context;
-        crate::operation::finish(coordinator, *output, operation, $dry_run, $done).await
+        crate::operation::wait(coordinator, *output, operation, $dry_run, $done).await
     }};
 }
 pub(super) use change;
@@ -62,14 +68,14 @@ impl Context {
                            virtctl set CT --userpasswd";
             return Err(Fault::new(Reason::NotRunning, message).fact("ct", ct).into());
         }
-        let mut wanted = Wanted::default();
+        let mut update = SpecUpdate::default();
         if let Some(config) = config {
-            wanted.sample(Sample::named(&config)?, true);
+            update.sample(Sample::named(&config)?, true);
         }
-        wanted.params(&params);
-        let mut spec = wanted.spec;
+        update.params(&params);
+        let mut spec = update.spec;
         spec.template = ostemplate.to_string();
-        spec.addresses = flat(&params.ipadd);
+        spec.addresses = flattened(&params.ipadd);
         let id = match &ct {
             Ct::Id(id) => id.get(),
             Ct::Name(name) if spec.name.is_empty() || spec.name == name.as_str() => {
@@ -82,31 +88,31 @@ impl Context {
                 return Err(Failure::usage(message));
             }
         };
-        let limited = limits_of(&wanted.mask);
+        let limited = limits_of(&update.mask);
         let request =
             api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
-        self.verdict(&limited).await;
+        self.note_unenforced(&limited).await;
         Ok(())
     }
 
     pub(super) async fn set(self, args: SetArgs) -> Outcome {
         let SetArgs { ct, save, setmode, applyconfig, dry_run, params } = args;
-        let ipdel = flat(&params.ipdel);
+        let ipdel = flattened(&params.ipdel);
         let params = params.params;
         refuse_unbuilt(&params)?;
         let password = params.userpasswd.as_ref().map(password).transpose()?;
-        let mut wanted = Wanted::default();
+        let mut update = SpecUpdate::default();
         if let Some(sample) = applyconfig {
-            wanted.sample(Sample::named(&sample)?, false);
+            update.sample(Sample::named(&sample)?, false);
         }
-        wanted.params(&params);
-        let ipadd = flat(&params.ipadd);
-        let nothing = wanted.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
+        update.params(&params);
+        let ipadd = flattened(&params.ipadd);
+        let nothing = update.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
         if nothing && password.is_none() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
-        let limited = limits_of(&wanted.mask);
+        let limited = limits_of(&update.mask);
         if !nothing {
             let set_mode = match setmode.as_deref() {
                 Some("restart") => SetMode::Restart,
@@ -115,8 +121,8 @@ impl Context {
             };
             let request = api::UpdateContainerRequest {
                 ct: ct.to_string(),
-                spec: Some(wanted.spec),
-                update_mask: wanted.mask,
+                spec: Some(update.spec),
+                update_mask: update.mask,
                 save,
                 generation: 0,
                 request_id: request_id(),
@@ -135,7 +141,7 @@ impl Context {
             }
             self.password(&ct, password).await?;
         }
-        self.verdict(&limited).await;
+        self.note_unenforced(&limited).await;
         Ok(())
     }
 
@@ -151,7 +157,7 @@ impl Context {
         match session::exec(&self.coordinator, ct, command).await {
             Ok(()) if self.output.quiet || self.output.format != Format::Table => Ok(()),
             Ok(()) => {
-                let took = took(began.elapsed());
+                let took = format_duration(began.elapsed());
                 self.output.print(&format!("password of {user} in container {ct} set in {took}\n"))
             }
             Err(Failure::Status(status)) => {
@@ -167,12 +173,12 @@ impl Context {
     }
 
     /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
-    async fn verdict(&self, limited: &[String]) {
+    async fn note_unenforced(&self, limited: &[String]) {
         if limited.is_empty() || self.output.quiet || self.output.format != Format::Table {
             return;
         }
         let mut client = self.coordinator.node();
-        let Ok(node) = self.coordinator.ask_once(client.get_node(api::GetNodeRequest {})).await
+        let Ok(node) = self.coordinator.call_once(client.get_node(api::GetNodeRequest {})).await
         else {
             return;
         };

@@ -1,14 +1,17 @@
 //! `events`: what happens to containers, a line each.
+//!
+//! Never here: a change.
 
 use tokio::signal::unix::{SignalKind, signal};
 use ves_proto::Reason;
 use ves_proto::coordinator::{Container, ContainerEvent, WatchContainersRequest};
 
 use super::Context;
-use super::list::{containers, word};
+use super::list::{containers, state_name};
 use crate::cli::EventsArgs;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Output, Selection, Value};
+use crate::output::{Column, Format, Output, Selection};
+use crate::value::Value;
 
 impl Context {
     /// All containers as they are; with `--follow` also everything that comes, one line or JSON
@@ -25,7 +28,7 @@ impl Context {
             if follow { usize::MAX } else { containers(&coordinator, false).await?.len() };
         while expected > 0 {
             let mut stream = coordinator
-                .ask(|| {
+                .call(|| {
                     let mut client = coordinator.containers();
                     let request = WatchContainersRequest { resume_revision };
                     async move { client.watch_containers(request).await }
@@ -49,7 +52,7 @@ impl Context {
                     Ok(None) if !follow => return Ok(()),
                     Ok(None) => break,
                     Err(status) => {
-                        let fault = coordinator.explain(status);
+                        let fault = coordinator.fault(status);
                         match fault.reason {
                             // A coordinator that restarts is asked for what came meanwhile.
                             Reason::PeerDown | Reason::Starting | Reason::Cancelled if follow => {
@@ -98,7 +101,7 @@ impl Printer {
                 if std::mem::take(&mut self.header) {
                     self.output.print(&line(columns.iter().map(|c| c.header.clone())))?;
                 }
-                self.output.print(&line(columns.iter().map(|c| (c.get)(event).shown())))
+                self.output.print(&line(columns.iter().map(|c| (c.get)(event).human())))
             }
         }
     }
@@ -130,7 +133,7 @@ fn columns() -> Vec<Column<ContainerEvent>> {
         }),
         Column::right("ctid", |e| Value::Num(u64::from(container(e).id))),
         Column::new("status", |e: &ContainerEvent| {
-            if e.deleted { Value::Null } else { Value::text(word(container(e).state())) }
+            if e.deleted { Value::Null } else { Value::text(state_name(container(e).state())) }
         }),
         Column::right("generation", |e| Value::Num(container(e).generation)),
         Column::new("operation", |e| Value::text(container(e).operation)),

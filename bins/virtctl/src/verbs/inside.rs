@@ -1,4 +1,6 @@
 //! Verbs that run something inside a container.
+//!
+//! Never here: the session itself.
 
 use std::io::IsTerminal as _;
 

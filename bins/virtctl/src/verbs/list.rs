@@ -1,4 +1,6 @@
 //! `list` and `status`: containers as vzlist and vzctl showed them.
+//!
+//! Never here: a change.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +10,12 @@ use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
 
 use super::Context;
-use crate::cli::{Ct, ListVerb};
+use crate::cli::ListVerb;
 use crate::connect::Coordinator;
+use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Output, Value};
+use crate::output::{Column, Format, Output};
+use crate::value::Value;
 
 /// A container and its accounting, where that was asked for and it runs.
 struct Row {
@@ -64,19 +68,19 @@ impl Context {
             })
             .collect();
         let last = if names { "name" } else { "hostname" };
-        let usual = ["ctid", "numproc", "status", "ip", last];
+        let default_columns = ["ctid", "numproc", "status", "ip", last];
         let mut columns = columns();
         if selection.fields.is_empty() && usage.is_empty() {
             // Accounting is only shown where it was asked for by name.
             columns.retain(|c| !accounted(&c.name));
         }
-        output.list(&columns, &usual, &selection, &rows)
+        output.list(&columns, &default_columns, &selection, &rows)
     }
 
     pub(super) async fn status(self, ct: &Ct) -> Outcome {
         let Self { coordinator, output, .. } = self;
         let answer = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.containers();
                 let request = api::GetContainerRequest { ct: ct.to_string() };
                 async move { client.get_container(request).await }
@@ -112,7 +116,7 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         ("exist", Value::Bool(exist)),
         ("mounted", Value::Bool(mounted)),
         ("running", Value::Bool(running)),
-        ("status", Value::text(container.map_or("deleted", |c| word(c.state())))),
+        ("status", Value::text(container.map_or("deleted", |c| state_name(c.state())))),
         ("problem", Value::text(container.map_or("", |c| &c.problem))),
         ("operation", Value::text(container.map_or("", |c| &c.operation))),
     ]))
@@ -148,7 +152,7 @@ impl Status {
 }
 
 /// The word for a state.
-pub(super) const fn word(state: ContainerState) -> &'static str {
+pub(super) const fn state_name(state: ContainerState) -> &'static str {
     match state {
         ContainerState::Unspecified => "unknown",
         ContainerState::Creating => "creating",
@@ -186,7 +190,7 @@ pub(super) async fn containers(
     let mut page_token = String::new();
     loop {
         let page = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.containers();
                 let page_token = page_token.clone();
                 let request = api::ListContainersRequest { page_size: 0, page_token, running_only };
@@ -209,7 +213,7 @@ fn accounted(name: &str) -> bool {
 
 /// The accounting of all running containers, by id.
 async fn usage(coordinator: &Coordinator) -> Result<BTreeMap<u32, Vec<UbcRow>>, Failure> {
-    let answer = super::resources::ask(coordinator, String::new()).await?;
+    let answer = super::resources::fetch(coordinator, String::new()).await?;
     let parse = |c: api::ContainerResources| {
         let rows = c.rows.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
         Ok((c.id, rows))
@@ -233,7 +237,7 @@ fn columns() -> Vec<Column<Row>> {
     let mut columns = vec![
         right("ctid", |r| Value::Num(u64::from(r.container.id))),
         right("numproc", |r| number(r.container.numproc)).headed("NPROC"),
-        column("status", |r| Value::text(word(r.container.state()))),
+        column("status", |r| Value::text(state_name(r.container.state()))),
         column("ip", |r| Value::texts(&r.spec.addresses)).headed("IP_ADDR"),
         column("hostname", |r| match r.spec.hostname.as_str() {
             "" => Value::Text(format!("ct{}", r.container.id)),

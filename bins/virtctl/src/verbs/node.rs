@@ -1,4 +1,6 @@
 //! `node`: what a node is, has, has promised and can enforce.
+//!
+//! Never here: a change of it.
 
 use ves_proto::convert;
 use ves_proto::coordinator::{GetNodeRequest, Node};
@@ -7,8 +9,9 @@ use ves_proto::storage::Pool;
 use super::Context;
 use crate::cli::NodeVerb;
 use crate::failure::Outcome;
-use crate::output::{Column, Format, Value};
+use crate::output::{Column, Format};
 use crate::unbuilt::not_built;
+use crate::value::Value;
 
 impl Context {
     pub(super) async fn node(self, verb: NodeVerb) -> Outcome {
@@ -22,14 +25,14 @@ impl Context {
             NodeVerb::Capacity => None,
         };
         let node: Node = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.node();
                 async move { client.get_node(GetNodeRequest {}).await }
             })
             .await?;
         if let Some(list) = list {
-            let usual = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
-            return output.list(&columns(), &usual, &list.selection(fields), &[node]);
+            let default_columns = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
+            return output.list(&columns(), &default_columns, &list.selection(fields), &[node]);
         }
         let rows: Vec<_> =
             node.enforcement.iter().cloned().map(convert::parse_row).collect::<Result<_, _>>()?;

@@ -1,4 +1,6 @@
 //! `resources`: the 21 rows of accounting, and what the node really keeps.
+//!
+//! Never here: counting.
 
 use std::fmt::Write as _;
 
@@ -10,7 +12,8 @@ use super::Context;
 use crate::cli::ResourcesArgs;
 use crate::connect::Coordinator;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Value};
+use crate::output::Column;
+use crate::value::Value;
 
 type Row = (u32, UbcRow);
 
@@ -18,7 +21,7 @@ impl Context {
     pub(super) async fn resources(self, args: ResourcesArgs) -> Outcome {
         let ResourcesArgs { ct, all: _, raw, list } = args;
         let which = ct.as_ref().map_or_else(String::new, ToString::to_string);
-        let containers = ask(&self.coordinator, which).await?;
+        let containers = fetch(&self.coordinator, which).await?;
         let mut rows: Vec<Row> = Vec::new();
         for container in containers {
             for row in container.rows {
@@ -31,8 +34,8 @@ impl Context {
         }
         let all =
             ["ctid", "resource", "held", "maxheld", "barrier", "limit", "failcnt", "enforcement"];
-        let usual = if ct.is_none() { &all[..] } else { &all[1..] };
-        self.output.list(&columns(), usual, &list.selection(self.fields), &rows)
+        let default_columns = if ct.is_none() { &all[..] } else { &all[1..] };
+        self.output.list(&columns(), default_columns, &list.selection(self.fields), &rows)
     }
 }
 
@@ -58,12 +61,12 @@ fn columns() -> Vec<Column<Row>> {
 }
 
 /// The accounting of one container, or of all running ones.
-pub(super) async fn ask(
+pub(super) async fn fetch(
     coordinator: &Coordinator,
     ct: String,
 ) -> Result<Vec<ContainerResources>, Failure> {
     let answer = coordinator
-        .ask(|| {
+        .call(|| {
             let mut client = coordinator.containers();
             let request = GetResourcesRequest { ct: ct.clone() };
             async move { client.get_resources(request).await }

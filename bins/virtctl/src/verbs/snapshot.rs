@@ -1,4 +1,6 @@
 //! `snapshot`, `snapshot-list`, `snapshot-switch`, `snapshot-delete`.
+//!
+//! Never here: where a snapshot is kept, or how large it may become.
 
 use ves_proto::coordinator::{self as api, Operation};
 use ves_proto::storage::Snapshot;
@@ -8,8 +10,9 @@ use super::Context;
 use super::change::{change, request_id};
 use crate::cli::{Change, SnapshotArgs, SnapshotListArgs, SnapshotOne, SnapshotSwitchArgs};
 use crate::failure::Outcome;
-use crate::output::{Column, Value};
+use crate::output::Column;
 use crate::unbuilt::not_built;
+use crate::value::Value;
 
 /// "container 101: snapshot 019ab4a0-… taken".
 fn done(what: &str) -> impl Fn(&Operation) -> String {
@@ -74,7 +77,7 @@ impl Context {
         }
         let answer = self
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = self.coordinator.snapshots();
                 let request = api::ListSnapshotsRequest { ct: ct.to_string() };
                 async move { client.list_snapshots(request).await }
@@ -90,8 +93,8 @@ impl Context {
                 return Err(fault.fact("ct", ct).fact("snapshot", id).into());
             }
         }
-        let usual = ["id", "name", "created", "size", "current", "parent"];
-        self.output.list(&columns(), &usual, &list.selection(self.fields), &snapshots)
+        let default_columns = ["id", "name", "created", "size", "current", "parent"];
+        self.output.list(&columns(), &default_columns, &list.selection(self.fields), &snapshots)
     }
 }
 

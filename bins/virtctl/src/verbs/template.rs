@@ -1,4 +1,6 @@
 //! `template`: what containers are created from.
+//!
+//! Never here: reading a source, or what is in a template.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -21,9 +23,11 @@ use crate::archive::Source;
 use crate::cli::TemplateVerb;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
-use crate::operation::{self, Display};
-use crate::output::{Column, Format, Value, took};
+use crate::operation;
+use crate::output::{Column, Format};
+use crate::progress::ProgressDisplay;
 use crate::unbuilt::not_built;
+use crate::value::{Value, format_duration};
 
 impl Context {
     pub(super) async fn template(self, verb: TemplateVerb) -> Outcome {
@@ -31,12 +35,12 @@ impl Context {
         match verb {
             TemplateVerb::List(list) => {
                 let templates = self.templates().await?;
-                let usual = ["name", "os", "init", "content", "allocated", "created"];
+                let default_columns = ["name", "os", "init", "content", "allocated", "created"];
                 let selection = list.selection(self.fields);
-                self.output.list(&columns(), &usual, &selection, &templates)
+                self.output.list(&columns(), &default_columns, &selection, &templates)
             }
             TemplateVerb::Build { name, suite, dry_run: true, .. } => {
-                self.would_make(&name, &format!("build template {name} from {suite}")).await
+                self.plan_creation(&name, &format!("build template {name} from {suite}")).await
             }
             TemplateVerb::Build { name, suite, init, packages, dry_run: false } => {
                 let init = match init.as_deref() {
@@ -51,7 +55,7 @@ impl Context {
                 let name = name.map_or_else(|| name_of(&source), Ok)?;
                 Source::open(&source)?;
                 let step = format!("import template {name} from {}", source.display());
-                self.would_make(&name, &step).await
+                self.plan_creation(&name, &step).await
             }
             TemplateVerb::Import { source, name, sha256, dry_run: false } => {
                 self.import(source, name, sha256.unwrap_or_default()).await
@@ -63,11 +67,11 @@ impl Context {
                     let fault = Fault::new(Reason::TemplateUnknown, message);
                     return Err(fault.fact("template", name).into());
                 }
-                self.would(&format!("delete template {name}"))
+                self.print_plan(&format!("delete template {name}"))
             }
             TemplateVerb::Delete { name, dry_run: false } => {
                 self.coordinator
-                    .ask(|| {
+                    .call(|| {
                         let mut client = self.coordinator.templates();
                         let request = api::DeleteTemplateRequest { name: name.to_string() };
                         async move { client.delete_template(request).await }
@@ -81,7 +85,7 @@ impl Context {
     async fn templates(&self) -> Result<Vec<Template>, Failure> {
         let answer = self
             .coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = self.coordinator.templates();
                 async move { client.list_templates(api::ListTemplatesRequest {}).await }
             })
@@ -91,20 +95,20 @@ impl Context {
 
     /// The one step of a dry run. The API plans containers only; of templates there is little to
     /// plan.
-    fn would(&self, step: &str) -> Outcome {
+    fn print_plan(&self, step: &str) -> Outcome {
         if self.output.format != Format::Table {
             return self.output.value(&Value::map([("steps", Value::texts([step]))]));
         }
         self.output.print(&format!("{step}\n"))
     }
 
-    async fn would_make(&self, name: &TemplateName, step: &str) -> Outcome {
+    async fn plan_creation(&self, name: &TemplateName, step: &str) -> Outcome {
         if self.templates().await?.iter().any(|t| t.name == name.as_str()) {
             let message = format!("there is a template {name} already; delete it first");
             let fault = Fault::new(Reason::TemplateExists, message);
             return Err(fault.fact("template", name).into());
         }
-        self.would(step)
+        self.print_plan(step)
     }
 
     fn done(&self, what: &str, began: Instant) -> Outcome {
@@ -115,7 +119,7 @@ impl Context {
         if self.output.quiet {
             return Ok(());
         }
-        self.output.print(&format!("{what} in {}\n", took(began.elapsed())))
+        self.output.print(&format!("{what} in {}\n", format_duration(began.elapsed())))
     }
 
     async fn build(self, build: storage::BuildTemplateRequest) -> Outcome {
@@ -126,14 +130,14 @@ impl Context {
             request_id: super::change::request_id(),
         };
         let operation = coordinator
-            .ask(|| {
+            .call(|| {
                 let mut client = coordinator.templates();
                 let request = request.clone();
                 async move { client.build_template(request).await }
             })
             .await?;
         let done = |_: &api::Operation| format!("template {name} built");
-        operation::finish(&coordinator, output, operation, false, done).await
+        operation::wait(&coordinator, output, operation, false, done).await
     }
 
     async fn import(self, path: PathBuf, name: Option<TemplateName>, sha256: String) -> Outcome {
@@ -160,22 +164,22 @@ impl Context {
         let mut client = self.coordinator.templates();
         let call = client.import_template(ReceiverStream::new(rest));
         let mut answers = tokio::select! {
-            answers = self.coordinator.ask_once(call) => answers?,
+            answers = self.coordinator.call_once(call) => answers?,
             error = &mut breaks => return Err(unreadable(error)),
         };
-        let mut display = Display::new(self.output);
+        let mut display = ProgressDisplay::new(self.output);
         let template: Template = loop {
             let answer = tokio::select! {
                 // Cancel-safe: a message is taken whole or left in the stream.
                 answer = answers.message() => answer,
                 error = &mut breaks => return Err(unreadable(error)),
             };
-            match answer.map_err(|s| self.coordinator.explain(s))?.and_then(|a| a.is) {
+            match answer.map_err(|s| self.coordinator.fault(s))?.and_then(|a| a.is) {
                 Some(template_progress::Is::Progress(progress)) => display.progress(&progress),
                 Some(template_progress::Is::Template(template)) => break template,
                 None => {
                     let why = "the import ended without a template";
-                    return Err(self.coordinator.lost(why).into());
+                    return Err(self.coordinator.connection_lost(why).into());
                 }
             }
         };
@@ -191,11 +195,11 @@ impl Context {
         let began = Instant::now();
         let mut client = self.coordinator.templates();
         let request = storage::ExportTemplateRequest { name: name.to_string() };
-        let mut pieces = self.coordinator.ask_once(client.export_template(request)).await?;
+        let mut chunks = self.coordinator.call_once(client.export_template(request)).await?;
         let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
         if file.as_os_str() == "-" {
-            while let Some(piece) = pieces.message().await? {
-                std::io::stdout().lock().write_all(&piece.data)?;
+            while let Some(chunk) = chunks.message().await? {
+                std::io::stdout().lock().write_all(&chunk.data)?;
             }
             std::io::stdout().lock().flush()?;
             return Ok(());
@@ -213,14 +217,14 @@ impl Context {
         let written: Result<u64, Failure> = async {
             let mut size: u64 = 0;
             loop {
-                let piece = tokio::select! {
+                let chunk = tokio::select! {
                     // Cancel-safe: a message is taken whole or left in the stream.
-                    piece = pieces.message() => piece.map_err(|s| self.coordinator.explain(s))?,
+                    chunk = chunks.message() => chunk.map_err(|s| self.coordinator.fault(s))?,
                     _ = interrupt.recv() => return Err(Failure::Status(exit::INTERRUPTED)),
                 };
-                let Some(piece) = piece else { break };
-                out.write_all(&piece.data).map_err(wrong)?;
-                size = size.saturating_add(u64::try_from(piece.data.len()).unwrap_or(0));
+                let Some(chunk) = chunk else { break };
+                out.write_all(&chunk.data).map_err(wrong)?;
+                size = size.saturating_add(u64::try_from(chunk.data.len()).unwrap_or(0));
             }
             out.sync_all().map_err(wrong)?;
             std::fs::rename(&part, &file).map_err(wrong)?;

@@ -1,4 +1,6 @@
 //! `top`: running containers and what they use, again and again.
+//!
+//! Never here: a change.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -13,14 +15,15 @@ use super::Context;
 use super::list::containers;
 use crate::cli::TopArgs;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Column, Format, Value};
+use crate::output::{Column, Format};
+use crate::value::Value;
 
-/// One container between two looks.
+/// One container between two samples.
 struct Row {
     container: Container,
     rows: Vec<UbcRow>,
     cpu_usec: u64,
-    /// Thousandths of one processor; unknown at the first look.
+    /// Thousandths of one processor; unknown in the first sample.
     millicpus: Option<u64>,
 }
 
@@ -37,8 +40,8 @@ impl Row {
     }
 }
 
-/// Processor time each had used.
-type Seen = BTreeMap<u32, u64>;
+/// Processor time each container had used, by id.
+type CpuTimes = BTreeMap<u32, u64>;
 
 impl Context {
     pub(super) async fn top(self, args: TopArgs) -> Outcome {
@@ -56,8 +59,8 @@ impl Context {
         };
         let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-        // The first view too needs two looks: processor time in percent is a difference.
-        let (mut seen, mut at) = (self.look(None).await?.1, Instant::now());
+        // The first view too needs two samples: processor time in percent is a difference.
+        let (mut times, mut at) = (self.sample(None).await?.1, Instant::now());
         let first = Duration::from_millis(500);
         let delay = Duration::from_secs(u64::from(delay));
         for view in 0..views {
@@ -65,39 +68,42 @@ impl Context {
                 () = tokio::time::sleep(if view == 0 { first } else { delay }) => {}
                 _ = interrupt.recv() => return Ok(()),
             }
-            let (rows, now) = self.look(Some((&seen, at.elapsed()))).await?;
-            (seen, at) = (now, Instant::now());
+            let (rows, now) = self.sample(Some((&times, at.elapsed()))).await?;
+            (times, at) = (now, Instant::now());
             if screen && !batch && views > 1 {
                 let time = jiff::ZonedDateTime::now().strftime("%H:%M:%S").to_string();
                 let count = rows.len();
                 self.output.print(&format!("\x1b[H\x1b[J{time}  {count} running\n\n"))?;
             }
-            let usual =
+            let default_columns =
                 ["ctid", "name", "status", "numproc", "cpu", "ram", "ram.limit", "swap", "failcnt"];
-            self.output.list(&columns(), &usual, &selection, &rows)?;
+            self.output.list(&columns(), &default_columns, &selection, &rows)?;
         }
         Ok(())
     }
 
-    async fn look(&self, before: Option<(&Seen, Duration)>) -> Result<(Vec<Row>, Seen), Failure> {
-        let usage = super::resources::ask(&self.coordinator, String::new()).await?;
+    async fn sample(
+        &self,
+        before: Option<(&CpuTimes, Duration)>,
+    ) -> Result<(Vec<Row>, CpuTimes), Failure> {
+        let usage = super::resources::fetch(&self.coordinator, String::new()).await?;
         let running = containers(&self.coordinator, true).await?;
         let mut running: BTreeMap<u32, Container> =
             running.into_iter().map(|c| (c.id, c)).collect();
         let mut rows = Vec::new();
-        let mut seen = Seen::new();
+        let mut times = CpuTimes::new();
         for ContainerResources { id, rows: ubc, cpu_usec } in usage {
             let ubc = ubc.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
-            let millicpus = before.and_then(|(seen, elapsed)| {
-                let used = u128::from(cpu_usec.checked_sub(*seen.get(&id)?)?);
+            let millicpus = before.and_then(|(times, elapsed)| {
+                let used = u128::from(cpu_usec.checked_sub(*times.get(&id)?)?);
                 u64::try_from((used * 1000).checked_div(elapsed.as_micros())?).ok()
             });
-            seen.insert(id, cpu_usec);
+            times.insert(id, cpu_usec);
             let container =
                 running.remove(&id).unwrap_or_else(|| Container { id, ..Container::default() });
             rows.push(Row { container, rows: ubc, cpu_usec, millicpus });
         }
-        Ok((rows, seen))
+        Ok((rows, times))
     }
 }
 
@@ -109,7 +115,7 @@ fn columns() -> Vec<Column<Row>> {
             let name = spec.map(|s| if s.name.is_empty() { &s.hostname } else { &s.name });
             name.map_or(Value::Null, Value::text)
         }),
-        Column::new("status", |r: &Row| Value::text(super::list::word(r.container.state()))),
+        Column::new("status", |r: &Row| Value::text(super::list::state_name(r.container.state()))),
         Column::right("numproc", |r: &Row| r.held(UbcResource::Numproc)).headed("NPROC"),
         Column::right("cpu", |r: &Row| r.millicpus.map_or(Value::Null, Value::Tenths))
             .headed("CPU%"),

@@ -1,4 +1,6 @@
 //! virtctl on a pseudo-terminal, and under signals.
+//!
+//! Never here: what is the same without a terminal.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -117,9 +117,6 @@ fn is_host_link(name: &str) -> bool {
 }
 
 /// Removes what is there and hands back what that was.
-///
-/// # Errors
-/// The first thing that resists.
 pub(crate) fn all(layout: &Layout, purge: bool) -> anyhow::Result<Vec<String>> {
     let mine = Mine::of(layout, purge);
     let mut swept = sweep(layout, &|kind, line| mine.has(layout, kind, line))?;

@@ -45,9 +45,6 @@ pub(crate) fn test_bin_dir() -> PathBuf {
 }
 
 /// Refuses early what would fail late.
-///
-/// # Errors
-/// Not root, or not a machine Ves can run on.
 pub(crate) fn require_root() -> anyhow::Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
@@ -57,9 +54,6 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
 }
 
 /// Installs the packages that are missing, ours and `more`.
-///
-/// # Errors
-/// apt-get that fails, with the end of what it said.
 pub(crate) fn packages(more: &[(&str, &str)], line: &Line) -> anyhow::Result<((), String)> {
     let all = PACKAGES.iter().chain(more);
     let missing: Vec<_> =
@@ -86,9 +80,6 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// Builds the daemons, `ves-init` and `virtctl`.
-///
-/// # Errors
-/// cargo that fails, with the end of what it said.
 pub(crate) fn build(line: &Line) -> anyhow::Result<((), String)> {
     if let Some(dir) = std::env::var_os("VES_BIN_DIR") {
         return Ok(((), format!("not built: VES_BIN_DIR is {}", Path::new(&dir).display())));
@@ -109,9 +100,6 @@ pub(crate) fn build(line: &Line) -> anyhow::Result<((), String)> {
 }
 
 /// Creates the coordinator's system account where it is missing; says whether it was.
-///
-/// # Errors
-/// useradd that fails.
 pub(crate) fn make_account() -> anyhow::Result<bool> {
     if stack::account(COORDINATOR_USER)?.is_some() {
         return Ok(false);
@@ -124,9 +112,6 @@ pub(crate) fn make_account() -> anyhow::Result<bool> {
 }
 
 /// Runs a program, shows the last line it said, and hands back all of it.
-///
-/// # Errors
-/// A program that cannot be started or fails, with its last lines.
 pub(crate) fn watch(command: &mut Command, line: &Line) -> anyhow::Result<String> {
     let name = words(command);
     let mut child = command

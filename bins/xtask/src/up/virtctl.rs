@@ -33,17 +33,11 @@ impl Virtctl {
     }
 
     /// Runs it, showing what it says, and hands back its standard and error output.
-    ///
-    /// # Errors
-    /// Its own error sentence where it fails.
     pub(crate) fn watch(&self, args: &[&str], line: &Line) -> anyhow::Result<String> {
         machine::watch(Command::new(&self.program).args(args), line)
     }
 
     /// Runs it and hands back its standard output.
-    ///
-    /// # Errors
-    /// Its own error sentence where it fails.
     pub(crate) fn text(&self, args: &[&str]) -> anyhow::Result<String> {
         let words = || format!("`virtctl {}`", args.join(" "));
         let out = Command::new(&self.program)
@@ -56,9 +50,6 @@ impl Virtctl {
     }
 
     /// Runs it with `-o json` and hands back what it printed.
-    ///
-    /// # Errors
-    /// Its own error sentence where it fails; output that is no JSON.
     pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
         let mut all = args.to_vec();
         all.extend(["-o", "json"]);

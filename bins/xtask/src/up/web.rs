@@ -99,9 +99,6 @@ pub(crate) fn serves(address: IpAddr) -> bool {
 }
 
 /// Asks the server until it answers, and hands back its line.
-///
-/// # Errors
-/// No answer in time, or an answer of somebody else.
 pub(crate) fn ask(address: IpAddr, patience: Duration) -> anyhow::Result<String> {
     let page = http::get_within(address, patience)?;
     let line = page.lines().next().unwrap_or_default().to_owned();

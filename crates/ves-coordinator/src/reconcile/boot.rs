@@ -83,9 +83,6 @@ fn unfinished(index: &Index) -> Vec<OpId> {
 
 impl Coordinator {
     /// Begins to work, on `boot`, the kernel's name of its boot. Blocks shortly. Inside a runtime.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub fn begin_work(&self, boot: &str) -> Result<(), Fault> {
         let old = unfinished(&self.state().read());
         let boot = boot.to_owned();

@@ -20,9 +20,6 @@ pub const LIST: Duration = Duration::from_secs(60);
 
 impl Services {
     /// Looks at one container in all four.
-    ///
-    /// # Errors
-    /// The first service's that could not answer.
     pub async fn observe(&self, ct: CtId) -> Result<Observed, Fault> {
         let (volume, snapshots, group, process, link) = tokio::join!(
             self.volume(ct),
@@ -41,9 +38,6 @@ impl Services {
     }
 
     /// Storage's share.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn volume(&self, ct: CtId) -> Result<Option<storage::Volume>, Fault> {
         let mut client = self.storage.clone();
         let request = storage::GetVolumeRequest { ct: ct.get() };
@@ -51,9 +45,6 @@ impl Services {
     }
 
     /// Storage's snapshots, oldest first; where `measure` says so, with what only each has.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn snapshots(
         &self,
         ct: CtId,
@@ -66,9 +57,6 @@ impl Services {
     }
 
     /// Resources' share.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn group(&self, ct: CtId) -> Result<Option<resources::Group>, Fault> {
         let mut client = self.resources.clone();
         let request = resources::GetGroupRequest { ct: ct.get() };
@@ -76,9 +64,6 @@ impl Services {
     }
 
     /// Lifecycle's share.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn process(&self, ct: CtId) -> Result<ProcessSeen, Fault> {
         let mut client = self.lifecycle.clone();
         let request = lifecycle::GetContainerRequest { ct: ct.get() };
@@ -87,9 +72,6 @@ impl Services {
     }
 
     /// Network's share.
-    ///
-    /// # Errors
-    /// When it does not answer, or answers with what is no address.
     pub async fn link(&self, ct: CtId) -> Result<Option<LinkSeen>, Fault> {
         let mut client = self.network.clone();
         let request = network::GetInterfaceRequest { ct: ct.get() };

@@ -46,9 +46,6 @@ pub(super) fn seen_link(link: &network::Interface) -> Result<LinkSeen, Fault> {
 }
 
 /// What storage shows of a volume.
-///
-/// # Errors
-/// When it names a snapshot by what is no id.
 pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault> {
     let reverted = |r: &storage::Reverted| {
         let id = parse_snapshot_id("reverted", &r.snapshot)?;

@@ -28,9 +28,6 @@ fn failed<E: Into<redb::Error>>(what: &'static str) -> impl Fn(E) -> StoreError 
 
 impl EmbeddedStore {
     /// Opens the file, or makes it.
-    ///
-    /// # Errors
-    /// When it is no store of ours, is open elsewhere, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let database = prepare(Database::create(path).map_err(failed("open"))?)?;
         Ok(Self { path: Some(path.to_owned()), database: Mutex::new(Some(database)) })

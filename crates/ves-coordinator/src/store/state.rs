@@ -296,9 +296,6 @@ pub struct State {
 
 impl State {
     /// Reads everything. Blocks.
-    ///
-    /// # Errors
-    /// When the store cannot be read at all; single records that cannot are kept aside.
     pub fn open(store: Box<dyn Store>) -> Result<Self, Fault> {
         let mut index = Index::default();
         let (rows, news) = migrate(store.load().map_err(|e| fault_of(&e))?);

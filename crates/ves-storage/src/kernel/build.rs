@@ -79,9 +79,6 @@ impl Feed for Building {
 }
 
 /// Starts a build, by the builder that listens at `builder` where one does.
-///
-/// # Errors
-/// When mmdebstrap is not installed or does not start.
 pub(super) fn start(
     builder: &Path,
     build: &Build,

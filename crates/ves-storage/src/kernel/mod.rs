@@ -49,9 +49,6 @@ pub struct KernelHost<B = Images> {
 impl KernelHost {
     /// Attaches the pool and sweeps what a crash left. `unpacker` is an executable whose `main`
     /// begins with [`crate::dispatch`], such as the daemon's own.
-    ///
-    /// # Errors
-    /// What failed.
     pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
         let pool = Arc::new(Pool::open(config, &layout)?);
         let templates =

@@ -122,9 +122,6 @@ fn mirror(configured: Option<&str>) -> Option<String> {
 }
 
 /// The command of a build.
-///
-/// # Errors
-/// When mmdebstrap is not installed.
 pub(super) fn command(build: &Build, order: &Order) -> Result<Cmd, HostError> {
     let init = match build.init {
         BuildInit::Systemd => SYSTEMD,

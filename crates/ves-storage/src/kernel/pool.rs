@@ -210,9 +210,6 @@ fn had_volumes(fences: &Path) -> Result<bool, HostError> {
 
 impl Pool {
     /// Attaches the pool; makes it where there is none.
-    ///
-    /// # Errors
-    /// When it can neither be found nor made, or something else is in its place.
     pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
         let (image, dir, base) = places(layout);
         directory(&base)?;

@@ -44,44 +44,20 @@ pub struct SnapshotFacts {
 /// Where snapshots live. Each operation finds done what was done before.
 pub trait Snapshots {
     /// Those of a container.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn snapshots(&self, ct: CtId) -> Result<SnapshotFacts, Error>;
     /// Bytes those of all containers take, shared or not.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn allocated(&self) -> Result<u64, Error>;
     /// Bytes nothing else shares with a snapshot, where that can be found out.
-    ///
-    /// # Errors
-    /// What failed.
     fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error>;
     /// Clones the volume to a snapshot, beside its place.
-    ///
-    /// # Errors
-    /// What failed.
     fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), Error>;
     /// Moves a snapshot to its place.
-    ///
-    /// # Errors
-    /// What failed.
     fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
     /// Deletes a snapshot.
-    ///
-    /// # Errors
-    /// What failed.
     fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
     /// Throws away what is unfinished.
-    ///
-    /// # Errors
-    /// What failed.
     fn discard_snapshots(&self, ct: CtId) -> Result<(), Error>;
     /// Clones a snapshot to a volume, beside the volume's place.
-    ///
-    /// # Errors
-    /// What failed.
     fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error>;
 }
 
@@ -164,9 +140,6 @@ impl Images {
     }
 
     /// Removes what a crash left of snapshots: unfinished ones, and directories without any.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub fn sweep_snapshots(&self) -> Result<(), Error> {
         for dir in entries(&self.pool.snapshots())? {
             let Ok(ct) = name(&dir).parse::<CtId>() else { continue };

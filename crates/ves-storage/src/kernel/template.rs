@@ -71,9 +71,6 @@ impl Templates {
     }
 
     /// Removes what a crash left.
-    ///
-    /// # Errors
-    /// What could not be found out or removed.
     pub(super) fn sweep(&self) -> Result<(), Error> {
         let dir = self.pool.templates();
         let what = || format!("list {}", dir.display());
@@ -105,9 +102,6 @@ impl Templates {
     }
 
     /// What volumes depend on; `None` where there is no such template.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub(super) fn facts(&self, name: &TemplateName) -> Result<Option<TemplateFacts>, Error> {
         let Some(record) = self.record(name)? else { return Ok(None) };
         let sizes = files(&self.path(name))?.into_iter().map(|(n, m)| (n, m.len()));
@@ -131,9 +125,6 @@ impl Templates {
     }
 
     /// All templates, by name; one that cannot be understood is left out.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub(super) fn list(&self) -> Result<Vec<Template>, Error> {
         let mut all = Vec::new();
         for name in self.names()? {
@@ -149,9 +140,6 @@ impl Templates {
     }
 
     /// Bytes all templates take, also of those that cannot be understood.
-    ///
-    /// # Errors
-    /// What could not be found out.
     pub(super) fn allocated(&self) -> Result<u64, Error> {
         let mut sum = 0;
         for name in self.names()? {
@@ -185,9 +173,6 @@ impl Templates {
     }
 
     /// Makes a base image where there is none.
-    ///
-    /// # Errors
-    /// What failed.
     pub(super) fn make_base_image(
         &self,
         name: &TemplateName,
@@ -219,9 +204,6 @@ impl Templates {
     }
 
     /// Makes a template.
-    ///
-    /// # Errors
-    /// What is wrong with the archive, or what failed; then nothing is left of it.
     pub(super) fn make(
         &self,
         name: &TemplateName,

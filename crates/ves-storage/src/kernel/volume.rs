@@ -54,59 +54,26 @@ pub trait Backend: Send + Sync + 'static {
     /// Its name, in one word.
     fn name(&self) -> &'static str;
     /// All volumes.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn list(&self) -> Result<Vec<CtId>, Error>;
     /// One volume.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn look(&self, ct: CtId) -> Result<ImageFacts, Error>;
     /// All volumes, by container.
-    ///
-    /// # Errors
-    /// What could not be found out about all of them.
     fn look_all(&self) -> Result<Each<ImageFacts>, Error>;
     /// Makes a volume from a base image, beside its place.
-    ///
-    /// # Errors
-    /// What failed.
     fn make(&self, ct: CtId, base_image: &Path, record: &Record, bytes: u64) -> Result<(), Error>;
     /// Clones the volume itself, beside its place.
-    ///
-    /// # Errors
-    /// What failed.
     fn copy(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
     /// Grows the file system of what [`Self::make`] or [`Self::copy`] made.
-    ///
-    /// # Errors
-    /// What failed.
     fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error>;
     /// Moves what [`Self::make`] or [`Self::copy`] made to its place.
-    ///
-    /// # Errors
-    /// What failed.
     fn publish(&self, ct: CtId) -> Result<(), Error>;
     /// Throws away what [`Self::make`] made.
-    ///
-    /// # Errors
-    /// What failed.
     fn discard(&self, ct: CtId) -> Result<(), Error>;
     /// Makes a volume longer.
-    ///
-    /// # Errors
-    /// What failed.
     fn grow(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
     /// Makes the device exist.
-    ///
-    /// # Errors
-    /// What failed.
     fn activate(&self, ct: CtId) -> Result<(), Error>;
     /// Lets the device see the volume's length.
-    ///
-    /// # Errors
-    /// What failed.
     fn refresh(&self, ct: CtId) -> Result<(), Error>;
     /// Makes the device not exist.
     ///
@@ -114,9 +81,6 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Error::InUse`], or what failed.
     fn deactivate(&self, ct: CtId) -> Result<(), Error>;
     /// Removes a volume that is not active.
-    ///
-    /// # Errors
-    /// What failed.
     fn remove(&self, ct: CtId) -> Result<(), Error>;
 }
 
@@ -292,9 +256,6 @@ impl Images {
     }
 
     /// Removes what a crash left: unfinished clones, and devices nobody uses.
-    ///
-    /// # Errors
-    /// What could not be found out or removed.
     pub fn sweep(&self) -> Result<(), Error> {
         let volumes = self.pool.volumes();
         let what = || format!("list {}", volumes.display());

@@ -178,9 +178,6 @@ pub struct Base {
 
 impl Base {
     /// The system in `cache`, built if it is not there. `say` hears what is being done.
-    ///
-    /// # Errors
-    /// A program that is missing or fails, with the end of its output.
     pub fn build(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let recipe = format!(
             "{SUITE}\n{PACKAGES:?}\n{DOCUMENTS:?}\n{MASKED:?}\n{GENERATOR}\n{CUSTOMIZE}\n{MIRRORED}\n\
@@ -306,9 +303,6 @@ pub(super) fn run(command: &mut Command) -> anyhow::Result<String> {
 
 /// A template that containers on a node can be made from: Debian 13 with systemd, as `trixie.tar.zst`
 /// in a directory under its recipe's digest.
-///
-/// # Errors
-/// What mmdebstrap fails with.
 pub fn template(cache: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let digest = short(Sha256::new().chain_update(format!("{SUITE}\n{TEMPLATE}\n{DOCUMENTS:?}")));
     let dir = cache.join(format!("template-{digest}"));

@@ -46,9 +46,6 @@ pub struct Booted {
 impl Booted {
     /// The machine that has booted as this golden node, made if it is not in `cache`. `say` hears what
     /// is being done.
-    ///
-    /// # Errors
-    /// A program that fails, or a machine that does not boot, with what it said.
     pub fn make(cache: &Path, golden: &Golden, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let image = Image::build(cache, golden, say)?;
         let mut digest = Sha256::new();
@@ -72,9 +69,6 @@ impl Booted {
     }
 
     /// The saved machine that was asked for last.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn current(cache: &Path) -> anyhow::Result<Self> {
         let link = cache.join(CURRENT);
         let dir = fs::canonicalize(&link).with_context(|| format!("find {}", link.display()))?;

@@ -43,9 +43,6 @@ struct Delay {
 
 impl Bridge {
     /// A segment for so many nodes; `dir` remembers it.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn start(dir: &Path, ports: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let ready =
@@ -83,9 +80,6 @@ impl Bridge {
     }
 
     /// Gives a node its link and addresses on the segment: 10.86.0.N and fd86::N.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn attach(&self, number: usize, node: Pid) -> anyhow::Result<()> {
         let pid = node.as_raw_nonzero();
         self.sh(&format!(
@@ -102,9 +96,6 @@ impl Bridge {
     }
 
     /// Makes the segment misbehave in this way, and in no other, from now on.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn set(&self, fault: &Fault) -> anyhow::Result<()> {
         let mut delay = self.delay.lock().unwrap_or_else(PoisonError::into_inner);
         if fault.delay > Duration::ZERO {

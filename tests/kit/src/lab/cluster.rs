@@ -37,9 +37,6 @@ enum Machines {
 impl Cluster {
     /// Starts native nodes with these roles, numbered from 1, in `dir`, and waits until they have
     /// booted and are what their roles say.
-    ///
-    /// # Errors
-    /// A node that does not come up, with what its console said.
     pub fn native(golden: &Golden, dir: &Path, roles: &[Role]) -> anyhow::Result<Self> {
         let segment = Bridge::start(dir, roles.len())?;
         let nodes = named(dir, roles).map(|(dir, name)| Node::at(dir, name));
@@ -52,9 +49,6 @@ impl Cluster {
     }
 
     /// The same with virtual machines.
-    ///
-    /// # Errors
-    /// A machine that does not come up, with what its console said.
     pub fn emulated(booted: &Booted, dir: &Path, roles: &[Role]) -> anyhow::Result<Self> {
         let hub = Hub::start(dir, roles.len())?;
         let vms = named(dir, roles).map(|(dir, name)| Vm::at(dir, name)).collect();
@@ -163,9 +157,6 @@ impl Cluster {
     }
 
     /// Makes the segment misbehave in this way, and in no other, from now on.
-    ///
-    /// # Errors
-    /// The kernel's or QEMU's.
     pub fn fault(&self, fault: &Fault) -> anyhow::Result<()> {
         match &self.machines {
             Machines::Native { segment, .. } => segment.set(fault),
@@ -177,9 +168,6 @@ impl Cluster {
     }
 
     /// Reboots a machine in order and waits until it has booted again.
-    ///
-    /// # Errors
-    /// When it does not come back in time, with the end of its console.
     pub fn reboot(&self, number: usize, patience: Duration) -> anyhow::Result<()> {
         match &self.machines {
             Machines::Virtual { vms, .. } => vms[number - 1].reboot(patience),
@@ -195,9 +183,6 @@ impl Cluster {
     }
 
     /// Switches a virtual machine on whose power was cut, and waits until it has booted.
-    ///
-    /// # Errors
-    /// When it does not come up, with what its console said.
     pub fn power_on(&self, number: usize) -> anyhow::Result<()> {
         let vm = self.vm(number);
         self.start_emulated(number, Memory::Empty)?;
@@ -206,9 +191,6 @@ impl Cluster {
 
     /// Ends all machines, removes what they wrote, and answers what is left of native nodes on this
     /// machine all the same.
-    ///
-    /// # Errors
-    /// What does not go.
     pub fn down(&mut self) -> anyhow::Result<Vec<String>> {
         let mut left = Vec::new();
         match &self.machines {
@@ -242,9 +224,6 @@ fn named(dir: &Path, roles: &[Role]) -> impl Iterator<Item = (PathBuf, String)> 
 }
 
 /// The directories and names of the machines that another process runs in `dir`: nodes, then routers.
-///
-/// # Errors
-/// When there are none.
 pub fn find(dir: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut machines = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
@@ -263,9 +242,6 @@ pub fn find(dir: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
 
 /// Ends the machine in `dir`, if there is one, and answers what is left of it on this machine beside its
 /// files.
-///
-/// # Errors
-/// What does not go.
 pub(super) fn end(dir: &Path) -> anyhow::Result<Vec<String>> {
     if dir.join("qmp.sock").exists() {
         Vm::at(dir, "?").power_cut()?;
@@ -279,9 +255,6 @@ pub(super) fn end(dir: &Path) -> anyhow::Result<Vec<String>> {
 
 /// Ends all machines in `dir`, whose process has ended, removes their files, and answers what is left of
 /// them on this machine all the same.
-///
-/// # Errors
-/// What does not go.
 pub fn sweep(dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten() {

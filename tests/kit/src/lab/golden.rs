@@ -54,9 +54,6 @@ pub struct Golden {
 impl Golden {
     /// The golden node with these files (packages, and archives of templates), made if it is not in
     /// `cache`. `say` hears what is being done.
-    ///
-    /// # Errors
-    /// A program that fails, or a node that does not boot or install, with what it said.
     pub fn make(cache: &Path, files: &[PathBuf], say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let base = Base::build(cache, say)?;
         let mut digest = Sha256::new();
@@ -81,9 +78,6 @@ impl Golden {
     }
 
     /// The golden node that was asked for last.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn current(cache: &Path) -> anyhow::Result<Self> {
         let place = |path: &Path| {
             fs::canonicalize(path).with_context(|| format!("find {}", path.display()))

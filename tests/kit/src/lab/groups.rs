@@ -38,9 +38,6 @@ pub struct Groups {
 
 impl Groups {
     /// The groups of the node in `dir`, of which no other node has the name.
-    ///
-    /// # Errors
-    /// When this machine has no cgroup version 2 mounted.
     pub fn named(dir: &Path) -> anyhow::Result<Self> {
         let digest = Sha256::new().chain_update(dir.as_os_str().as_encoded_bytes());
         let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
@@ -57,9 +54,6 @@ impl Groups {
     }
 
     /// Makes them, usable at once.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub(super) fn make(&self) -> anyhow::Result<()> {
         for hierarchy in &self.hierarchies {
             let group = hierarchy.mount.join(&self.name);

@@ -41,9 +41,6 @@ pub fn sockets(dir: &Path, port: usize) -> (PathBuf, PathBuf) {
 
 impl Hub {
     /// A segment with so many ports, whose sockets are in `dir`.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn start(dir: &Path, ports: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let mut bound = Vec::new();

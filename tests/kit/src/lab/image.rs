@@ -101,9 +101,6 @@ pub struct Image {
 
 impl Image {
     /// The disk of a golden node in `cache`, built if it is not there. `say` hears what is being done.
-    ///
-    /// # Errors
-    /// A program that is missing or fails, with the end of its output.
     pub fn build(cache: &Path, golden: &Golden, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let recipe = format!(
             "{}\n{COLDPLUG}\n{AGENT}\n{GETTY}\n{INITRD_INIT}\n{ADDRESS}\n{ADDRESS_UNIT}\n{PACK}\n5",

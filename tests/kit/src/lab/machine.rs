@@ -42,9 +42,6 @@ pub trait Machine: std::fmt::Debug + Sync {
     fn exec_with(&self, command: &str, stdin: &[u8], deadline: Duration) -> anyhow::Result<Output>;
 
     /// [`Self::exec_with`] with nothing on standard input.
-    ///
-    /// # Errors
-    /// As there.
     fn exec(&self, command: &str, deadline: Duration) -> anyhow::Result<Output> {
         self.exec_with(command, &[], deadline)
     }
@@ -77,9 +74,6 @@ pub trait Machine: std::fmt::Debug + Sync {
     }
 
     /// Waits until a shell command succeeds, for so long.
-    ///
-    /// # Errors
-    /// What it printed the last time.
     fn until(&self, command: &str, patience: Duration) -> anyhow::Result<String> {
         let end = Instant::now() + patience;
         loop {
@@ -92,9 +86,6 @@ pub trait Machine: std::fmt::Debug + Sync {
     }
 
     /// Waits until it has booted, with whatever units failed.
-    ///
-    /// # Errors
-    /// When it has not in time, with the end of its console.
     fn wait_boot(&self, patience: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + patience;
         loop {

@@ -67,9 +67,6 @@ pub struct Node {
 
 impl Node {
     /// A node that is to live in `dir`, or lives there.
-    ///
-    /// # Errors
-    /// When this machine has no control groups.
     pub fn at(dir: impl Into<PathBuf>, name: impl Into<String>) -> anyhow::Result<Self> {
         let (dir, name) = (dir.into(), name.into());
         let groups = Groups::named(&dir)?;
@@ -83,9 +80,6 @@ impl Node {
 
     /// Starts it, for the first time from `origin` and later from what it left. It ends when the
     /// thread that started it does.
-    ///
-    /// # Errors
-    /// The end of what it printed where it does not begin.
     pub fn start(&self, origin: &Origin) -> anyhow::Result<()> {
         ensure!(self.pid().is_none(), "{} runs already", self.name);
         self.lay_out(origin)?;
@@ -180,9 +174,6 @@ impl Node {
 
     /// Kills whatever runs in it and takes back what it had of this machine: control groups and loop
     /// devices. Its files stay.
-    ///
-    /// # Errors
-    /// What does not go.
     pub fn kill(&self) -> anyhow::Result<()> {
         let mut devices = Vec::new();
         if let Some(process) = self.process() {
@@ -194,9 +185,6 @@ impl Node {
     }
 
     /// Waits until it has ended by itself, for so long, and takes back what it had of this machine.
-    ///
-    /// # Errors
-    /// When it does not end, with the end of its console.
     pub(super) fn wait_end(&self, patience: Duration) -> anyhow::Result<()> {
         if let Some(process) = self.process() {
             let ended = ended(&process, patience)?;
@@ -227,9 +215,6 @@ impl Node {
     }
 
     /// What is left of it on this machine beside its files, in words.
-    ///
-    /// # Errors
-    /// The kernel's.
     pub fn remains(&self) -> anyhow::Result<Vec<String>> {
         let mut left = self.groups.remains();
         left.extend(self.pid().map(|pid| format!("process {}", pid.as_raw_nonzero())));
@@ -242,9 +227,6 @@ impl Node {
     }
 
     /// A command that runs `command` by the node's shell. Its status is that of the shell.
-    ///
-    /// # Errors
-    /// When the node does not run.
     pub fn command(&self, command: &str) -> anyhow::Result<Command> {
         const ENTER: &str = "pid=$1 command=$2; shift 2
             for group; do echo 0 > \"$group/cgroup.procs\" || exit 125; done

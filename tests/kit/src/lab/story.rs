@@ -117,9 +117,6 @@ pub fn among(roles: &[Role], needs: &[Need], story: impl FnOnce(&Cluster) -> any
 }
 
 /// Removes what stories left in `cache` that were killed.
-///
-/// # Errors
-/// What does not go.
 pub fn sweep(cache: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(cache).into_iter().flatten() {
         let entry = entry?;

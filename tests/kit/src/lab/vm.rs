@@ -135,9 +135,6 @@ impl Vm {
 
     /// Starts QEMU. `port` is its place on the segment: our socket and the hub's. The machine ends when
     /// the thread that started it does.
-    ///
-    /// # Errors
-    /// QEMU's own words when it does not start.
     pub fn start(
         &self,
         image: &Image,
@@ -258,9 +255,6 @@ impl Vm {
     }
 
     /// Cuts the power: QEMU is killed, and what the node's kernel had only in its memory is lost.
-    ///
-    /// # Errors
-    /// When it does not go.
     pub fn power_cut(&self) -> anyhow::Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
@@ -273,9 +267,6 @@ impl Vm {
     }
 
     /// Runs a shell command and cuts the power in the moment in which it has printed `words`.
-    ///
-    /// # Errors
-    /// When it ends, or takes ten minutes, before that.
     pub fn power_cut_at(&self, command: &str, words: &str) -> anyhow::Result<()> {
         let mut console = self.console()?;
         console.set_read_timeout(Some(COMMAND))?;
@@ -307,9 +298,6 @@ impl Vm {
     }
 
     /// Reboots it in order and waits until it has booted again.
-    ///
-    /// # Errors
-    /// When it does not come back in time, with the end of the serial log.
     pub fn reboot(&self, patience: Duration) -> anyhow::Result<()> {
         let boot_id = "cat /proc/sys/kernel/random/boot_id";
         let before = self.sh(boot_id)?;
@@ -325,9 +313,6 @@ impl Vm {
     }
 
     /// Waits until the guest agent answers.
-    ///
-    /// # Errors
-    /// When it does not in time, with the end of the serial log.
     pub fn wait_agent(&self, patience: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + patience;
         loop {
@@ -392,9 +377,6 @@ impl Vm {
     }
 
     /// Ends a machine that was started with [`Memory::Template`] so that copies of it go on from here.
-    ///
-    /// # Errors
-    /// QEMU's.
     pub fn freeze(&self, memory: &Path) -> anyhow::Result<()> {
         let mut monitor = self.monitor()?;
         monitor.execute(&qmp::stop {}).context("stop the machine")?;
@@ -440,17 +422,11 @@ impl Vm {
     }
 
     /// Saves the whole running machine, disks and memory, as `snapshot` inside its disks.
-    ///
-    /// # Errors
-    /// QEMU's.
     pub fn save(&self, snapshot: &str) -> anyhow::Result<()> {
         self.human(&format!("savevm {snapshot}"))
     }
 
     /// Takes the running machine back to `snapshot`; only its clock goes on.
-    ///
-    /// # Errors
-    /// QEMU's, and the node's.
     pub fn restore(&self, snapshot: &str) -> anyhow::Result<()> {
         self.human(&format!("loadvm {snapshot}"))?;
         self.set_clock()
@@ -466,9 +442,6 @@ impl Vm {
     }
 
     /// What the spare disk does wrong from now on; `None`: nothing.
-    ///
-    /// # Errors
-    /// QEMU's.
     pub fn spare_disk(&self, fault: Option<DiskFault>) -> anyhow::Result<()> {
         let what = || format!("change the spare disk of {}", self.name);
         let mut monitor = self.monitor()?;
@@ -515,9 +488,6 @@ impl Vm {
     }
 
     /// Gives its network device a carrier, or takes it away.
-    ///
-    /// # Errors
-    /// QEMU's.
     pub fn plug(&self, carrier: bool) -> anyhow::Result<()> {
         self.monitor()?
             .execute(&qmp::set_link { name: "seg".to_owned(), up: carrier })
@@ -526,9 +496,6 @@ impl Vm {
     }
 
     /// Its console, where a root shell waits.
-    ///
-    /// # Errors
-    /// When the machine does not run.
     pub fn console(&self) -> anyhow::Result<UnixStream> {
         UnixStream::connect(self.dir.join("console.sock"))
             .with_context(|| format!("reach the console of {}", self.name))

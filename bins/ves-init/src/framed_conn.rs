@@ -1,4 +1,6 @@
 //! One side of a stream of frames that never blocks, with a bounded buffer for what goes out.
+//!
+//! Never here: what a frame means.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,18 +9,18 @@ use rustix::event::PollFlags;
 use ves_init_proto::frame::{Decoder, Frame};
 
 /// Beyond this much unsent, nothing more is produced for the peer.
-const FULL: usize = 256 * 1024;
+const MAX_UNSENT: usize = 256 * 1024;
 
-/// A connection.
+/// A connection that carries frames.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct FramedConn {
     pub(crate) stream: UnixStream,
     decoder: Decoder,
     out: Vec<u8>,
     gone: bool,
 }
 
-impl Link {
+impl FramedConn {
     pub(crate) fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self { stream, decoder: Decoder::default(), out: Vec::new(), gone: false })
@@ -39,7 +41,7 @@ impl Link {
             }
         }
     }
-    /// Sends all that is queued, waiting for the peer up to the kernel's patience of `seconds`.
+    /// Sends all that is queued, waiting for the peer up to the kernel's time-out of `seconds`.
     pub(crate) fn finish(mut self, seconds: u64) {
         // Where a time-out cannot be set, the peer's end still ends the wait.
         self.stream.set_nonblocking(false).ok();
@@ -50,7 +52,7 @@ impl Link {
     }
     /// Whether nothing more should be produced for the peer now.
     pub(crate) fn is_full(&self) -> bool {
-        self.out.len() > FULL
+        self.out.len() > MAX_UNSENT
     }
     /// Whether all was sent.
     pub(crate) fn is_idle(&self) -> bool {
@@ -69,10 +71,10 @@ impl Link {
     }
     /// Reads what came.
     pub(crate) fn fill(&mut self) {
-        let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
             Ok(0) => self.gone = true,
-            Ok(n) => self.decoder.push(piece.get(..n).unwrap_or_default()),
+            Ok(n) => self.decoder.push(chunk.get(..n).unwrap_or_default()),
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(_) => self.gone = true,
         }

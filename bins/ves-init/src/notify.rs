@@ -1,4 +1,5 @@
-//! Hears what init says about itself, beside the monitor's loop, so that nothing sent can hold that up.
+//! Receives what init notifies by sd_notify, beside the monitor's loop, so that nothing sent can hold
+//! that up.
 //!
 //! ```text
 //! container ── packet, descriptors ──▶ thread ── READY ──▶ eventfd ──▶ monitor's loop
@@ -26,64 +27,65 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::allowance::Allowance;
+use crate::rate_limit::RateLimit;
 
 /// Enough for a loop over one buffer of 4 KiB, in a build without optimisation too.
 const STACK: usize = 64 * 1024;
 
-/// The loop's end of it: readable when init has said that it is ready.
+/// The loop's end: readable when init has said that it is ready.
 #[derive(Debug)]
-pub(crate) struct Ear {
-    said: Arc<OwnedFd>,
+pub(crate) struct NotifyListener {
+    ready: Arc<OwnedFd>,
 }
 
-impl Ear {
+impl NotifyListener {
     /// Begins to listen.
-    pub(crate) fn listen(at: UnixDatagram) -> io::Result<Self> {
-        let said = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    pub(crate) fn listen(socket: UnixDatagram) -> io::Result<Self> {
+        let ready = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         // The thread has nothing else to wait for.
-        at.set_nonblocking(false)?;
-        let own = Arc::clone(&said);
-        let thread = std::thread::Builder::new().name("ves-ear".to_owned()).stack_size(STACK);
-        thread.spawn(move || hear(&at, &own))?;
-        Ok(Self { said })
+        socket.set_nonblocking(false)?;
+        let own = Arc::clone(&ready);
+        let thread = std::thread::Builder::new().name("ves-notify".to_owned()).stack_size(STACK);
+        thread.spawn(move || receive(&socket, &own))?;
+        Ok(Self { ready })
     }
 
     /// Whether init has said that it is ready since this was last asked.
     pub(crate) fn ready(&self) -> bool {
-        rustix::io::read(&*self.said, &mut [0; 8]).is_ok()
+        rustix::io::read(&*self.ready, &mut [0; 8]).is_ok()
     }
 }
 
-impl AsFd for Ear {
+impl AsFd for NotifyListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.said.as_fd()
+        self.ready.as_fd()
     }
 }
 
-fn hear(at: &UnixDatagram, said: &OwnedFd) {
-    let mut allowance = Allowance::new();
-    let mut text = [0; 4096];
-    let mut told = false;
+fn receive(socket: &UnixDatagram, ready: &OwnedFd) {
+    let mut rate_limit = RateLimit::new();
+    let mut buffer = [0; 4096];
+    let mut signalled = false;
     loop {
-        if let Some(pause) = allowance.pause(Instant::now()) {
+        if let Some(pause) = rate_limit.pause(Instant::now()) {
             let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
             // Who wakes early looks again.
             poll(&mut [], Some(&pause)).ok();
             continue;
         }
-        let heard = match rustix::net::recv(at, &mut text, rustix::net::RecvFlags::empty()) {
-            Ok((n, _)) => text.get(..n).unwrap_or_default(),
+        let message = match rustix::net::recv(socket, &mut buffer, rustix::net::RecvFlags::empty())
+        {
+            Ok((n, _)) => buffer.get(..n).unwrap_or_default(),
             Err(Errno::INTR) => continue,
             // The container's announcements are lost, and nothing else.
             Err(_) => return,
         };
         // The shortest packet costs as much work as some bytes.
-        allowance.spend(heard.len().max(1024));
-        if !told && heard.split(|b| *b == b'\n').any(|line| line == b"READY=1") {
+        rate_limit.spend(message.len().max(1024));
+        if !signalled && message.split(|b| *b == b'\n').any(|line| line == b"READY=1") {
             // A counter at its most is readable too.
-            rustix::io::write(said, &1u64.to_ne_bytes()).ok();
-            told = true;
+            rustix::io::write(ready, &1u64.to_ne_bytes()).ok();
+            signalled = true;
         }
     }
 }
@@ -100,17 +102,17 @@ mod tests {
     fn readiness_is_told_once_whatever_else_is_said() {
         let (near, far) = UnixDatagram::pair().expect("sockets");
         near.set_nonblocking(true).expect("set");
-        let ear = Ear::listen(near).expect("it listens");
+        let listener = NotifyListener::listen(near).expect("it listens");
         for text in ["", "STATUS=READY=1", "READY=1 \n"] {
             far.send(text.as_bytes()).expect("sent");
         }
-        assert!(!channel::wait(&ear, Duration::from_millis(50)).expect("waited"));
+        assert!(!channel::wait(&listener, Duration::from_millis(50)).expect("waited"));
         for _ in 0..2 {
             far.send(b"STATUS=up\nREADY=1").expect("sent");
         }
-        assert!(channel::wait(&ear, Duration::from_secs(10)).expect("waited"));
-        assert!(ear.ready());
-        assert!(!channel::wait(&ear, Duration::from_millis(50)).expect("waited"));
-        assert!(!ear.ready());
+        assert!(channel::wait(&listener, Duration::from_secs(10)).expect("waited"));
+        assert!(listener.ready());
+        assert!(!channel::wait(&listener, Duration::from_millis(50)).expect("waited"));
+        assert!(!listener.ready());
     }
 }

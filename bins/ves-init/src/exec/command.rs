@@ -1,0 +1,131 @@
+//! The command's process, inside: its session, terminal, directory, capabilities and filter, and the
+//! program it executes.
+//!
+//! Never here: how it came inside.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
+use ves_host::channel;
+use ves_host::seccomp::Filter;
+use ves_host::{Attempt, HostError, namespace, pty};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::report::Failure;
+
+use super::handshake::{self, Message};
+use crate::perform;
+
+/// A command that does not execute yet.
+pub(super) struct Command<'a> {
+    pub(super) plan: &'a ExecPlan,
+    /// Where it reports to; executing closes it.
+    pub(super) status: &'a OwnedFd,
+    /// Input, output and error output where it has no terminal.
+    pub(super) io: &'a [OwnedFd],
+}
+
+impl Command<'_> {
+    /// The descriptors it needs.
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.io.iter().map(AsFd::as_fd).chain([self.status.as_fd()]).collect()
+    }
+
+    /// Prepares its process and executes it; answers the status to exit with where that failed.
+    pub(super) fn run(&self) -> i32 {
+        if let Err(e) = self.prepare() {
+            return self.fail(&e);
+        }
+        match channel::wait(self.status, Duration::ZERO) {
+            Ok(false) => handshake::report(self.status, self.execute()),
+            // The supervisor has given up; nobody would ever hear of the command.
+            Ok(true) => 127,
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    fn fail(&self, error: &HostError) -> i32 {
+        handshake::report(self.status, perform::failure("enter the container", error))
+    }
+
+    fn prepare(&self) -> Result<(), HostError> {
+        rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
+        if let Some((rows, cols)) = self.plan.terminal {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let pts = rustix::fs::open("/dev/pts", flags, Mode::empty())
+                .attempt(|| "open the container's /dev/pts".to_owned())?;
+            let pty = pty::open(pts)?;
+            pty::resize(&pty.master, rows, cols)?;
+            Message::Terminal.send(self.status, &[pty.master.as_fd()])?;
+            rustix::process::ioctl_tiocsctty(&pty.slave)
+                .attempt(|| "take the terminal".to_owned())?;
+            for number in 0..3 {
+                namespace::place(&pty.slave, number)?;
+            }
+        } else {
+            for (fd, number) in self.io.iter().zip(0..3) {
+                namespace::place(fd, number)?;
+            }
+        }
+        let home = self.plan.env.iter().find(|(name, _)| name == "HOME");
+        let home = home.map_or("/root", |(_, value)| value);
+        if rustix::process::chdir(home).is_err() {
+            rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
+        }
+        namespace::keep_capabilities(CapabilitySet::from_bits_retain(!self.plan.drop))?;
+        Filter::compile(&self.plan.refuse).install()
+    }
+
+    /// Executes the command, and returns only why that failed.
+    fn execute(&self) -> Failure {
+        let ExecPlan { argv, env, .. } = self.plan;
+        let Some(name) = argv.first() else { return self.shell() };
+        if name.contains('/') {
+            return failure(name, &perform::execute(name, argv, env));
+        }
+        let path = env.iter().find(|(n, _)| n == "PATH").map_or("/usr/bin:/bin", |(_, v)| v);
+        let mut best = None;
+        for dir in std::env::split_paths(OsStr::new(path)) {
+            let program = dir.join(name);
+            let error = perform::execute(&program.to_string_lossy(), argv, env);
+            if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) {
+                best = best.or(Some(error));
+            } else if error.is(Errno::ACCESS) {
+                best = Some(error);
+            } else {
+                return failure(name, &error);
+            }
+        }
+        best.map_or_else(
+            || Failure {
+                step: format!("execute {name}"),
+                message: "PATH is empty".to_owned(),
+                errno: Errno::NOENT.raw_os_error(),
+            },
+            |error| failure(name, &error),
+        )
+    }
+
+    /// A login shell: bash, where there is one.
+    fn shell(&self) -> Failure {
+        let mut last = None;
+        for (path, name) in [("/bin/bash", "-bash"), ("/bin/sh", "-sh")] {
+            let mut env = self.plan.env.clone();
+            env.retain(|(n, _)| n != "SHELL");
+            env.push(("SHELL".to_owned(), path.to_owned()));
+            last = Some(failure(path, &perform::execute(path, &[name.to_owned()], &env)));
+        }
+        last.unwrap_or_else(|| Failure {
+            step: "execute a shell".to_owned(),
+            message: "there is none".to_owned(),
+            errno: Errno::NOENT.raw_os_error(),
+        })
+    }
+}
+
+fn failure(name: &str, error: &HostError) -> Failure {
+    perform::failure(&format!("execute {name}"), error)
+}

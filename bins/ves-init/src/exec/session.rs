@@ -1,0 +1,235 @@
+//! A session between the daemon and a command: frames on one side, pipes or a terminal on the other.
+//!
+//! Owns what is passed on, how much of it waits, and the end of the session. Never here: how the
+//! command was started.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use ves_host::child::{self, Child};
+use ves_host::{Attempt, HostError, namespace, pty};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::frame::{Frame, Tag};
+
+use crate::framed_conn::FramedConn;
+
+/// The most input that waits for the command.
+const MAX_INPUT: usize = 256 * 1024;
+/// The most a terminal keeps of what was written before the end.
+const MAX_TERMINAL: u64 = 128 * 1024;
+
+/// A command that runs, and the outer ends of what it reads and writes.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) child: Child,
+    /// The write end of its input, or the terminal.
+    pub(super) input: Option<OwnedFd>,
+    /// The read ends of its output and error output; the terminal is in the first place.
+    pub(super) outputs: [Option<OwnedFd>; 2],
+}
+
+/// One session: its peer, and what that sent and the command has not read yet.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) conn: FramedConn,
+    input: Vec<u8>,
+    input_ends: bool,
+}
+
+impl Session {
+    pub(super) const fn new(conn: FramedConn) -> Self {
+        Self { conn, input: Vec::new(), input_ends: false }
+    }
+
+    /// Waits for the plan; `None` where the peer left.
+    pub(super) fn plan(&mut self) -> Result<Option<ExecPlan>, HostError> {
+        loop {
+            if let Some(frame) = self.conn.next() {
+                return Ok(frame.parse());
+            }
+            if self.conn.is_gone() {
+                return Ok(None);
+            }
+            let mut fds = [PollFd::new(&self.conn.stream, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => self.conn.fill(),
+                Err(e) => return Err(e).attempt(|| "wait for the plan".to_owned()),
+            }
+        }
+    }
+
+    /// Passes on input, output and signals until the command ends or the peer leaves.
+    pub(super) fn run(mut self, mut running: Running, terminal: bool) -> Result<(), HostError> {
+        // What came together with the plan.
+        self.serve_frames(&running, terminal);
+        self.write_input(&mut running, terminal);
+        loop {
+            let ended = self.poll_once(&mut running, terminal)?;
+            if self.conn.is_gone() {
+                if terminal {
+                    // Closing the terminal hangs up; who left it behind hears it too.
+                    rustix::process::kill_process_group(running.child.pid, Signal::HUP).ok();
+                }
+                return Ok(());
+            }
+            if ended && let Some(ended) = child::reap(&running.child)? {
+                self.drain_outputs(&mut running, terminal);
+                self.conn.send(&Frame::json(Tag::Ended, &ended));
+                self.conn.finish(30);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits once and serves what woke; answers whether the command ended.
+    fn poll_once(&mut self, running: &mut Running, terminal: bool) -> Result<bool, HostError> {
+        let mut want = PollFlags::empty();
+        want.set(PollFlags::OUT, !self.input.is_empty());
+        let read = !self.conn.is_full();
+        let mut fds = vec![
+            PollFd::new(&running.child.pidfd, PollFlags::IN),
+            PollFd::new(&self.conn.stream, self.conn.interest(self.input.len() < MAX_INPUT)),
+        ];
+        if let Some(input) = running.input.as_ref().filter(|_| !want.is_empty()) {
+            fds.push(PollFd::new(input, want));
+        }
+        let outputs = running.outputs.iter().flatten().filter(|_| read);
+        fds.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
+            Err(e) => return Err(e).attempt(|| "wait for the command".to_owned()),
+        }
+        let mut flags = fds.iter().map(PollFd::revents);
+        let ended = flags.next().is_some_and(|f| !f.is_empty());
+        let peer = flags.next().unwrap_or(PollFlags::empty());
+        let rest = flags.any(|f| !f.is_empty());
+        drop(fds);
+        if peer.intersects(PollFlags::OUT) {
+            self.conn.flush();
+        }
+        if peer.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.conn.fill();
+            self.serve_frames(running, terminal);
+        }
+        if rest && read {
+            self.read_outputs(running);
+        }
+        self.write_input(running, terminal);
+        Ok(ended)
+    }
+
+    /// Serves what the peer sent.
+    fn serve_frames(&mut self, running: &Running, terminal: bool) {
+        while let Some(frame) = self.conn.next() {
+            match frame.tag {
+                Tag::Input if !self.input_ends => self.input.extend(frame.payload),
+                Tag::InputEnd => self.input_ends = true,
+                Tag::Resize => {
+                    if let (true, Some((rows, cols)), [Some(master), _]) =
+                        (terminal, frame.size(), &running.outputs)
+                    {
+                        // A terminal that was hung up has no size.
+                        pty::resize(master, rows, cols).ok();
+                    }
+                }
+                Tag::Signal => {
+                    let number = frame.payload.first().copied().unwrap_or_default();
+                    if let Some(signal) = namespace::signal(number.into()) {
+                        // The group may have ended in this moment.
+                        rustix::process::kill_process_group(running.child.pid, signal).ok();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives the command its input, and the end of it.
+    fn write_input(&mut self, running: &mut Running, terminal: bool) {
+        if let Some(input) = &running.input {
+            while !self.input.is_empty() {
+                match rustix::io::write(input, &self.input) {
+                    Ok(n) => drop(self.input.drain(..n)),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return,
+                    Err(_) => {
+                        // Nobody reads any more.
+                        self.input.clear();
+                        self.input_ends = true;
+                    }
+                }
+            }
+        } else {
+            self.input.clear();
+        }
+        // A terminal is not closed by the end of input; a program sees that by ^D.
+        if self.input_ends && self.input.is_empty() && !terminal {
+            running.input = None;
+        }
+    }
+
+    /// Passes on what is there of each output, once.
+    fn read_outputs(&mut self, running: &mut Running) {
+        for (output, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
+            forward(&mut self.conn, output, tag, u64::MAX);
+        }
+    }
+
+    /// Passes on what was written before the end and is still on its way. Who still holds the other
+    /// ends is neither waited for nor heard, however much it writes.
+    fn drain_outputs(&mut self, running: &mut Running, terminal: bool) {
+        for (output, tag) in running.outputs.iter_mut().zip([Tag::Output, Tag::ErrorOutput]) {
+            let Some(fd) = output else { continue };
+            // A terminal does not tell all that it keeps, but keeps little.
+            let pending = if terminal { Ok(MAX_TERMINAL) } else { rustix::io::ioctl_fionread(fd) };
+            let mut left = pending.unwrap_or_default();
+            while left > 0 && !self.conn.is_gone() {
+                match forward(&mut self.conn, output, tag, left) {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+                while self.conn.is_full() && !self.conn.is_gone() {
+                    let mut fds = [PollFd::new(&self.conn.stream, PollFlags::OUT)];
+                    match poll(&mut fds, None) {
+                        Ok(_) | Err(Errno::INTR) => self.conn.flush(),
+                        Err(_) => return,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Passes on at most `max` bytes of an output; answers how many, and takes it away at its end.
+fn forward(conn: &mut FramedConn, output: &mut Option<OwnedFd>, tag: Tag, max: u64) -> u64 {
+    let Some(fd) = output else { return 0 };
+    let mut chunk = [0; 32 * 1024];
+    let max = usize::try_from(max).unwrap_or(usize::MAX).min(chunk.len());
+    match rustix::io::read(fd, chunk.get_mut(..max).unwrap_or_default()) {
+        Ok(n @ 1..) => {
+            conn.send(&Frame::new(tag, chunk.get(..n).unwrap_or_default()));
+            u64::try_from(n).unwrap_or_default()
+        }
+        Err(Errno::AGAIN | Errno::INTR) => 0,
+        // The end; a terminal says it with an error.
+        Ok(0) | Err(_) => {
+            *output = None;
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ves_init_proto::report::Ended;
+
+    #[test]
+    fn ends_are_told_as_they_are() {
+        let frame = Frame::json(Tag::Ended, &Ended::Code(3));
+        assert_eq!(frame.parse::<Ended>(), Some(Ended::Code(3)));
+    }
+}

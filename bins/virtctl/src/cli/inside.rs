@@ -1,0 +1,72 @@
+//! Words of the verbs that run something inside a container, or attach to its console.
+//!
+//! Owns their options. Never here: a session.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ves_types::ParseError;
+
+use crate::ct::Ct;
+
+#[derive(Debug, Args)]
+pub(crate) struct EnterArgs {
+    /// Container, by id or name
+    #[arg(value_name = "CT")]
+    pub(crate) ct: Ct,
+    /// Run this first; the shell comes after it
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
+    pub(crate) exec: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Do not read stdin
+    #[arg(short = 'n', long)]
+    pub(crate) no_stdin: bool,
+    /// Set a variable of its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<String>,
+    /// Container, by id or name
+    #[arg(value_name = "CT")]
+    pub(crate) ct: Ct,
+    /// Program and arguments; one argument with spaces or other special characters is a line of
+    /// shell; "-" reads lines of shell from stdin
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunscriptArgs {
+    /// Container, by id or name
+    #[arg(value_name = "CT")]
+    pub(crate) ct: Ct,
+    /// The script, a file of this machine
+    pub(crate) file: PathBuf,
+    /// Its arguments
+    #[arg(value_name = "ARG", trailing_var_arg = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// Container, by id or name
+    #[arg(value_name = "CT")]
+    pub(crate) ct: Ct,
+    /// Which console; there is one
+    #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2), hide = true)]
+    pub(crate) number: u8,
+    /// Print what was last on it, and end
+    #[arg(long)]
+    pub(crate) scrollback: bool,
+}
+
+fn variable(s: &str) -> Result<String, ParseError> {
+    match s.split_once('=') {
+        Some((name, _)) if !name.is_empty() && !s.contains('\0') => Ok(s.to_owned()),
+        _ => Err(ParseError::new("variable", s, "it must be NAME=VALUE")),
+    }
+}

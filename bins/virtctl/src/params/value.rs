@@ -1,0 +1,142 @@
+//! The values of parameters, from the words of the command line.
+//!
+//! Owns vzctl's units: a bare `--diskspace` is KiB, a bare `--ram` bytes, `--cpulimit` percent of one
+//! processor. Each value is parsed before anything is asked of the coordinator. Never here: which
+//! option has which value, or what it does.
+
+use std::net::IpAddr;
+
+use ves_types::quantity::parse_size;
+use ves_types::{Bytes, CpuLimit, CtAddress, Hostname, Limit, ParseError, UbcValue};
+
+/// The values of one option, separated by commas or spaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct List<T>(pub(crate) Vec<T>);
+
+/// A value, or the wish that there be none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Clearable<T>(pub(crate) Option<T>);
+
+/// All values of an option that may be repeated, each once, in the order given.
+pub(crate) fn flattened<T: ToString>(lists: &[List<T>]) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in lists.iter().flat_map(|s| &s.0).map(ToString::to_string) {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
+}
+
+fn list<T>(
+    what: &'static str,
+    s: &str,
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<List<T>, ParseError> {
+    let words: Vec<T> = s
+        .split([',', ' ', '\t', '\n'])
+        .filter(|w| !w.is_empty())
+        .map(parse)
+        .collect::<Result<_, _>>()?;
+    if words.is_empty() { Err(ParseError::new(what, s, "it is empty")) } else { Ok(List(words)) }
+}
+
+pub(super) fn addresses(s: &str) -> Result<List<CtAddress>, ParseError> {
+    list("address", s, str::parse)
+}
+
+pub(super) fn removals(s: &str) -> Result<List<String>, ParseError> {
+    list("address", s, |word| match word {
+        "all" => Ok(word.to_owned()),
+        word => word.parse::<CtAddress>().map(|a| a.to_string()),
+    })
+}
+
+pub(super) fn nameservers(s: &str) -> Result<List<IpAddr>, ParseError> {
+    list("name server", s, |word| {
+        word.parse()
+            .map_err(|_| ParseError::new("name server", word, "it must be an IPv4 or IPv6 address"))
+    })
+}
+
+pub(super) fn domains(s: &str) -> Result<List<Hostname>, ParseError> {
+    list("search domain", s, |word| word.trim_end_matches('.').parse())
+}
+
+pub(super) fn or_empty<T>(s: &str) -> Result<String, ParseError>
+where
+    T: std::str::FromStr<Err = ParseError> + ToString,
+{
+    if s.is_empty() { Ok(String::new()) } else { s.parse::<T>().map(|t| t.to_string()) }
+}
+
+/// The hard part of `SOFT[:HARD]`, both read by `part`.
+fn hard<T: Copy + PartialOrd>(
+    what: &'static str,
+    s: &str,
+    part: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<T, ParseError> {
+    let Some((soft, hard)) = s.split_once(':') else { return part(s) };
+    let (soft, hard) = (part(soft)?, part(hard)?);
+    if soft > hard {
+        return Err(ParseError::new(what, s, "the soft limit must not exceed the hard one"));
+    }
+    Ok(hard)
+}
+
+pub(super) fn diskspace(s: &str) -> Result<Bytes, ParseError> {
+    let size = hard("disk space", s, |part| parse_size("disk space", part, 1024))?;
+    if size.0 == 0 {
+        return Err(ParseError::new("disk space", s, "a volume cannot be empty"));
+    }
+    Ok(size)
+}
+
+pub(super) fn diskinodes(s: &str) -> Result<u64, ParseError> {
+    let why = "it must be a plain number from 1 to 4294967295";
+    hard("number of inodes", s, |part| match part.parse::<u32>() {
+        Ok(n) if n > 0 && part.bytes().all(|b| b.is_ascii_digit()) => Ok(u64::from(n)),
+        _ => Err(ParseError::new("number of inodes", part, why)),
+    })
+}
+
+pub(super) fn memory(s: &str) -> Result<UbcValue, ParseError> {
+    let limit = match s {
+        "unlimited" => Limit::Unlimited,
+        s => Limit::from_wire(parse_size("memory", s, 1)?.pages()),
+    };
+    Ok(UbcValue { barrier: Limit::Max(0), limit })
+}
+
+pub(super) fn cpulimit(s: &str) -> Result<Clearable<CpuLimit>, ParseError> {
+    if s == "unlimited" { Ok(Clearable(None)) } else { CpuLimit::parse_percent(s).map(Clearable) }
+}
+
+pub(super) fn cpus(s: &str) -> Result<Clearable<u32>, ParseError> {
+    let why = "it must be a number from 1 to 65536, or 0 or 'unlimited' for all";
+    match s {
+        "0" | "unlimited" => Ok(Clearable(None)),
+        s => match s.parse() {
+            Ok(n @ 1..=65_536) => Ok(Clearable(Some(n))),
+            _ => Err(ParseError::new("number of processors", s, why)),
+        },
+    }
+}
+
+pub(super) fn bootorder(s: &str) -> Result<Clearable<i32>, ParseError> {
+    match s {
+        "none" | "" => Ok(Clearable(None)),
+        s => s
+            .parse()
+            .map(|n| Clearable(Some(n)))
+            .map_err(|_| ParseError::new("boot order", s, "it must be a whole number, or 'none'")),
+    }
+}
+
+pub(super) fn yes_no(s: &str) -> Result<bool, ParseError> {
+    match s {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        s => Err(ParseError::new("choice", s, "it must be yes or no")),
+    }
+}

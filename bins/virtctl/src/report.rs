@@ -1,0 +1,59 @@
+//! How a failure is reported: one sentence on stderr, or with `-o json` the fault as JSON.
+//!
+//! Owns that form and the exit status that goes with it. Never here: deciding what went wrong.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use ves_proto::{Fault, Reason};
+
+use crate::exit;
+use crate::failure::Failure;
+use crate::output::Format;
+use crate::value::Value;
+
+/// Reports a failure, and answers with the exit status it stands for.
+pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {
+    match failure {
+        Failure::Usage(message) => {
+            let fault = Fault::new(Reason::BadValue, message);
+            print(&fault, format, "; see virtctl --help");
+            ExitCode::from(exit::USAGE)
+        }
+        Failure::Fault(fault) => {
+            print(&fault, format, "");
+            ExitCode::from(exit::status(fault.reason))
+        }
+        Failure::Status(status) => ExitCode::from(status),
+        Failure::OutputClosed => ExitCode::SUCCESS,
+        Failure::Detached { hint, status } => {
+            writeln!(std::io::stderr(), "virtctl: {hint}").ok(); // nowhere else to say it
+            ExitCode::from(status)
+        }
+    }
+}
+
+/// The fault as programs read it.
+pub(crate) fn render(fault: &Fault) -> Value {
+    let Fault { reason: _, message, facts, retry_after } = fault;
+    Value::map([
+        ("reason", Value::text(fault.reason_name())),
+        ("code", Value::Int(i64::from(fault.code() as i32))),
+        ("message", Value::text(message)),
+        ("facts", Value::Map(facts.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())),
+        ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
+        ("exit_status", Value::Num(u64::from(exit::status(fault.reason)))),
+    ])
+}
+
+fn print(fault: &Fault, format: Format, suffix: &str) {
+    let text = match format {
+        Format::Json => serde_json::to_string_pretty(&render(fault)).unwrap_or_default(),
+        Format::Yaml => serde_yaml_ng::to_string(&render(fault)).unwrap_or_default(),
+        Format::Table | Format::Csv => {
+            // Two services may have joined their sentences by a newline; here it is one line.
+            format!("virtctl: {}{suffix}", fault.message.lines().collect::<Vec<_>>().join(" "))
+        }
+    };
+    writeln!(std::io::stderr(), "{}", text.trim_end()).ok(); // nowhere else to say it
+}

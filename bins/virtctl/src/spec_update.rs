@@ -1,0 +1,283 @@
+//! A specification and its update mask, from samples and parameters.
+//!
+//! Owns which field of the API each parameter is. Never here: the options, or what a value does.
+
+use ves_proto::coordinator::ContainerSpec;
+use ves_proto::{common, convert};
+use ves_types::{Bytes, UbcResource, UbcValue};
+
+use crate::params::{Clearable, Params, flattened};
+use crate::sample::Sample;
+
+/// A specification and which of its fields are meant.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct SpecUpdate {
+    /// The values.
+    pub(crate) spec: ContainerSpec,
+    /// Field names as `update_mask` has them.
+    pub(crate) mask: Vec<String>,
+}
+
+impl SpecUpdate {
+    fn limits(&mut self) -> &mut common::Limits {
+        self.spec.limits.get_or_insert_default()
+    }
+    fn mark(&mut self, field: impl Into<String>) {
+        let field = field.into();
+        if !self.mask.contains(&field) {
+            self.mask.push(field);
+        }
+    }
+    fn ubc(&mut self, resource: UbcResource, value: UbcValue) {
+        let value = convert::render_ubc(value);
+        self.limits().ubc.insert(resource.name().to_owned(), value);
+        self.mark(format!("limits.ubc.{resource}"));
+    }
+    fn cpu_units(&mut self, units: u32) {
+        self.limits().cpu_units = Some(units);
+        self.mark("limits.cpu_units");
+    }
+    fn disk(&mut self, size: Bytes) {
+        self.spec.disk_bytes = size.0;
+        self.mark("disk_bytes");
+    }
+
+    /// All of a sample but its disk, which only a new container takes.
+    pub(crate) fn sample(&mut self, sample: &Sample, disk: bool) {
+        for (resource, value) in sample.ubc() {
+            self.ubc(resource, value);
+        }
+        self.cpu_units(sample.cpu_units);
+        if disk {
+            self.disk(sample.disk);
+        }
+    }
+
+    /// What was given on the command line; `--ipadd` is left to the caller.
+    pub(crate) fn params(&mut self, params: &Params) {
+        let Params {
+            name,
+            hostname,
+            description,
+            ipadd: _,
+            nameserver,
+            searchdomain,
+            diskspace,
+            diskinodes,
+            ram,
+            swap,
+            cpulimit,
+            cpuunits,
+            cpus,
+            onboot,
+            bootorder,
+            disabled,
+            userpasswd: _,
+            ubc,
+            unbuilt: _,
+        } = params;
+        if let Some(name) = name {
+            self.spec.name.clone_from(name);
+            self.mark("name");
+        }
+        if let Some(hostname) = hostname {
+            self.spec.hostname.clone_from(hostname);
+            self.mark("hostname");
+        }
+        if let Some(description) = description {
+            self.spec.description.clone_from(description);
+            self.mark("description");
+        }
+        if !nameserver.is_empty() {
+            self.spec.nameservers = flattened(nameserver);
+            self.mark("nameservers");
+        }
+        if !searchdomain.is_empty() {
+            self.spec.search_domains = flattened(searchdomain);
+            self.mark("search_domains");
+        }
+        if let Some(size) = diskspace {
+            self.disk(*size);
+        }
+        if let Some(inodes) = diskinodes {
+            self.spec.disk_inodes = Some(*inodes);
+            self.mark("disk_inodes");
+        }
+        for (resource, value) in ubc.given() {
+            self.ubc(resource, value);
+        }
+        if let Some(value) = ram {
+            self.ubc(UbcResource::Physpages, *value);
+        }
+        if let Some(value) = swap {
+            self.ubc(UbcResource::Swappages, *value);
+        }
+        if let Some(Clearable(limit)) = cpulimit {
+            self.limits().cpu_millicpus = limit.map(|l| l.millicpus);
+            self.mark("limits.cpu_millicpus");
+        }
+        if let Some(units) = cpuunits {
+            self.cpu_units(*units);
+        }
+        if let Some(Clearable(cpus)) = cpus {
+            self.limits().cpus = *cpus;
+            self.mark("limits.cpus");
+        }
+        if let Some(onboot) = onboot {
+            self.spec.onboot = *onboot;
+            self.mark("onboot");
+        }
+        if let Some(Clearable(order)) = bootorder {
+            self.spec.boot_order = *order;
+            self.mark("boot_order");
+        }
+        if let Some(disabled) = disabled {
+            self.spec.disabled = *disabled;
+            self.mark("disabled");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::SetParams;
+    use clap::Parser;
+    use ves_types::Limit;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        params: SetParams,
+    }
+
+    fn update(options: &[&str]) -> Result<SpecUpdate, clap::Error> {
+        let line = Line::try_parse_from(["set"].iter().chain(options))?;
+        let mut update = SpecUpdate::default();
+        update.params(&line.params.params);
+        Ok(update)
+    }
+
+    fn ubc(options: &[&str], name: &str) -> (u64, u64) {
+        let update = update(options).expect("the options are valid");
+        let value = update.spec.limits.expect("a limit was given").ubc[name];
+        assert_eq!(update.mask, [format!("limits.ubc.{name}")]);
+        (value.barrier, value.limit)
+    }
+
+    #[test]
+    fn all_21_parameters_are_there() {
+        for resource in UbcResource::ALL {
+            let option = format!("--{resource}");
+            assert_eq!(ubc(&[&option, "8192:16384"], resource.name()), (8192, 16384));
+            assert_eq!(ubc(&[&option, "1:unlimited"], resource.name()), (1, Limit::UNLIMITED_TEXT));
+            for bad in ["", "x", "2:1", "1:2:3", "-1"] {
+                assert!(update(&[&format!("{option}={bad}")]).is_err(), "{option} {bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn units_are_those_of_vzctl() {
+        assert_eq!(ubc(&["--ram", "512M"], "physpages"), (0, 131_072));
+        assert_eq!(ubc(&["--ram", "4097"], "physpages"), (0, 2));
+        assert_eq!(ubc(&["--swap", "0"], "swappages"), (0, 0));
+        assert_eq!(ubc(&["--swap", "unlimited"], "swappages"), (0, Limit::UNLIMITED_TEXT));
+        assert_eq!(ubc(&["-p", "100"], "numproc"), (100, 100));
+        assert_eq!(ubc(&["--privvmpages", "1g"], "privvmpages"), (262_144, 262_144));
+        let disk = |s: &str| update(&["--diskspace", s]).map(|w| w.spec.disk_bytes).ok();
+        assert_eq!(disk("1048576"), Some(1 << 30));
+        assert_eq!(disk("10G:11G"), Some(11 << 30));
+        assert_eq!(disk("2G:1G"), None);
+        assert_eq!(disk("0"), None);
+        let cpu = |s: &str| {
+            update(&["--cpulimit", s]).map(|w| w.spec.limits.expect("set").cpu_millicpus).ok()
+        };
+        assert_eq!(cpu("150%"), Some(Some(1500)));
+        assert_eq!(cpu("0"), Some(None));
+        assert_eq!(cpu("x"), None);
+    }
+
+    #[test]
+    fn only_what_was_given_is_in_the_mask() {
+        let w = update(&[
+            "--hostname",
+            "a.example",
+            "--name",
+            "web",
+            "--onboot",
+            "yes",
+            "--bootorder",
+            "-3",
+            "--disabled",
+            "no",
+            "--cpus",
+            "2",
+            "--cpuunits",
+            "500",
+            "--nameserver",
+            "192.0.2.1,::1",
+            "--nameserver",
+            "192.0.2.1",
+            "--searchdomain",
+            "example.org.",
+            "--diskinodes",
+            "1:9",
+            "--description",
+            "d",
+        ])
+        .expect("valid");
+        assert_eq!(
+            w.mask,
+            [
+                "name",
+                "hostname",
+                "description",
+                "nameservers",
+                "search_domains",
+                "disk_inodes",
+                "limits.cpu_units",
+                "limits.cpus",
+                "onboot",
+                "boot_order",
+                "disabled"
+            ]
+        );
+        assert_eq!(w.spec.nameservers, ["192.0.2.1", "::1"]);
+        assert_eq!(w.spec.search_domains, ["example.org"]);
+        assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9)));
+        assert_eq!(update(&[]).expect("valid"), SpecUpdate::default());
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            ["--ipadd", "10.0.0.1/24"],
+            ["--ipadd", ""],
+            ["--ipadd", "127.0.0.1"],
+            ["--ipadd", "10.0.0.1,x"],
+            ["--ipdel", "everything"],
+            ["--hostname", "a_b"],
+            ["--name", "1a"],
+            ["--nameserver", "ns.example"],
+            ["--searchdomain", "-x"],
+            ["--diskspace", "1x"],
+            ["--diskspace", "1:"],
+            ["--diskinodes", "1k"],
+            ["--diskinodes", "0"],
+            ["--diskinodes", "+5"],
+            ["--ram", "lots"],
+            ["--ram", "-1"],
+            ["--cpus", "-1"],
+            ["--cpus", "65537"],
+            ["--cpuunits", "7"],
+            ["--cpuunits", "500001"],
+            ["--onboot", "maybe"],
+            ["--bootorder", "first"],
+            ["--disabled", "1"],
+        ] {
+            assert!(update(&bad).is_err(), "{bad:?}");
+        }
+        assert!(update(&["--ram", "1g", "--physpages", "1"]).is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! The service of the node.
+//!
+//! Never here: a node that changes.
+
+use tonic::{Request, Response, Status};
+use ves_proto::coordinator::node_service_server::NodeService;
+use ves_proto::coordinator::*;
+use ves_proto::storage::Pool;
+
+use super::{Api, rows};
+
+#[tonic::async_trait]
+impl NodeService for Api {
+    async fn get_node(&self, request: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
+        self.called(request.get_ref())?;
+        Ok(Response::new(Node {
+            name: "n1".into(),
+            version: "0.1.0".into(),
+            kernel: "6.18.0".into(),
+            cgroup: "v1".into(),
+            pool: Some(Pool {
+                backend: "image-reflink".into(),
+                size_bytes: 100 << 30,
+                free_bytes: 60 << 30,
+                promised_bytes: 20 << 30,
+            }),
+            enforcement: rows(),
+            ..Node::default()
+        }))
+    }
+}

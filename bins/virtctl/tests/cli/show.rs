@@ -1,0 +1,190 @@
+//! Verbs that show containers and nodes, in every form of output.
+//!
+//! Never here: a change.
+
+use ves_proto::Reason;
+
+use crate::fake::{Fake, Pace};
+use crate::program::{json, run};
+
+#[test]
+fn status_is_vzctls_line() {
+    let fake = Fake::started();
+    for (ct, line) in [
+        ("101", "CTID 101 exist mounted running\n"),
+        ("web", "CTID 101 exist mounted running\n"),
+        ("102", "CTID 102 exist unmounted down\n"),
+        ("db", "CTID 103 exist mounted down\n"),
+        ("999", "CTID 999 deleted unmounted down\n"),
+    ] {
+        assert_eq!(run(&fake, &format!("status {ct}")), (0, line.to_owned(), String::new()));
+    }
+    assert_eq!(run(&fake, "status nobody").0, 14);
+    let status = json(&fake, "status web");
+    assert_eq!(status["ctid"], 101);
+    assert_eq!(status["running"], true);
+    assert_eq!(run(&fake, "status web -o yaml").1.lines().next(), Some("ctid: 101"));
+}
+
+#[test]
+fn lists_in_every_form() {
+    let fake = Fake::started();
+    fake.state().page = 1;
+    assert_eq!(
+        run(&fake, "list").1,
+        "CTID  NPROC  STATUS   IP_ADDR                  HOSTNAME\n \
+         101      7  running  192.0.2.101,2001:db8::65  host101.example\n"
+            .replace("IP_ADDR                  ", "IP_ADDR                   ")
+    );
+    let all = run(&fake, "list -a -H --fields ctid,name,status,ram,diskspace").1;
+    assert_eq!(
+        all,
+        "101  web  running  256 MiB  10 GiB\n102  -    stopped  256 MiB  10 GiB\n\
+         103  db   mounted  256 MiB  10 GiB\n"
+    );
+    assert_eq!(run(&fake, "list -a -o ctid,name -H").1, "101  web\n102  -\n103  db\n");
+    assert_eq!(run(&fake, "list -a -1").1, "101\n102\n103\n");
+    assert_eq!(run(&fake, "list -S -1").1, "102\n103\n");
+    assert_eq!(run(&fake, "list -a -1 --sort -ctid").1, "103\n102\n101\n");
+    assert_eq!(run(&fake, "list -1 db").1, "103\n");
+    assert_eq!(run(&fake, "list nobody").0, 14);
+    assert_eq!(run(&fake, "list -n").1.lines().next().map(|l| l.ends_with("NAME")), Some(true));
+    assert_eq!(
+        run(&fake, "list -a -o csv --fields ctid,ip,onboot,created").1.lines().take(2).last(),
+        Some("101,192.0.2.101 2001:db8::65,no,2023-11-14T22:13:20Z")
+    );
+    let rows = json(&fake, "list -a");
+    assert_eq!(rows.as_array().map(Vec::len), Some(3));
+    assert_eq!(rows[0]["ip"][1], "2001:db8::65");
+    assert_eq!(rows[0]["init_pid"], 4242);
+    assert_eq!(rows[0]["cpulimit"], 150);
+    assert_eq!(rows[1]["status"], "stopped");
+    assert_eq!(run(&fake, "list -j --fields ctid").1, run(&fake, "list -o json --fields ctid").1);
+    assert!(run(&fake, "list -o yaml").1.starts_with("- ctid: 101\n"));
+    assert_eq!(
+        run(&fake, "list -H --fields ctid,numfile,numfile.f,numproc.m").1,
+        "101  28  18  24\n"
+    );
+    let (status, _, stderr) = run(&fake, "list --fields ctid,nonsense");
+    assert_eq!(status, 2);
+    assert!(stderr.contains("\"nonsense\"") && stderr.contains("ctid, numproc"), "{stderr}");
+    assert_eq!(run(&fake, "list -o nonsense").0, 2);
+    assert_eq!(run(&fake, "status 101 -o csv").0, 2);
+    fake.state().containers.clear();
+    assert_eq!(run(&fake, "list -H").1, "");
+    assert_eq!(run(&fake, "list -o json").1, "[]\n");
+}
+
+#[test]
+fn resources_have_21_rows() {
+    let fake = Fake::started();
+    let table = run(&fake, "resources 101").1;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 22);
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>(),
+        ["resource", "held", "maxheld", "barrier", "limit", "failcnt", "enforcement"]
+    );
+    assert!(
+        lines[1].ends_with("unlimited        0  unavailable (not counted yet)"),
+        "{}",
+        lines[1]
+    );
+    assert!(lines[5].starts_with("numproc") && lines[5].ends_with("hard"), "{}", lines[5]);
+    let raw = run(&fake, "resources 101 -r").1;
+    let lines: Vec<&str> = raw.lines().collect();
+    assert_eq!(lines.len(), 21);
+    assert!(lines.iter().all(|l| l.len() == 10 + 2 + 12 + 5 * 21), "{raw}");
+    assert!(lines[20].starts_with("            swappages   "), "{}", lines[20]);
+    assert_eq!(lines[0].split_whitespace().nth(4), Some("9223372036854775807"));
+    let all = run(&fake, "resources --all").1;
+    assert!(all.starts_with("ctid  resource"), "{all}");
+    let raw = run(&fake, "resources --all -r").1;
+    assert_eq!(raw.lines().count(), 22);
+    assert!(raw.lines().nth(1).is_some_and(|l| l.starts_with("      101:  kmemsize ")), "{raw}");
+    let rows = json(&fake, "resources web");
+    assert_eq!(rows[4]["enforcement"], "hard");
+    assert_eq!(rows[4]["limit"], "unlimited");
+    assert_eq!(run(&fake, "resources 999").0, 14);
+}
+
+#[test]
+fn node_top_events_operations_templates() {
+    let fake = Fake::started();
+    assert!(run(&fake, "node list -H").1.starts_with("n1  ready"), "node list");
+    let capacity = run(&fake, "node capacity").1;
+    assert!(capacity.contains("promised      20 GiB\n"), "{capacity}");
+    assert!(capacity.contains("numproc       hard\n"), "{capacity}");
+    assert_eq!(json(&fake, "node capacity")["enforcement"]["numfile"], "accounted");
+    let top = run(&fake, "top --once");
+    assert_eq!(top.0, 0, "{}", top.2);
+    assert!(
+        top.1.lines().nth(1).is_some_and(|l| l.starts_with(" 101  web   running")),
+        "{}",
+        top.1
+    );
+    assert_eq!(run(&fake, "top -b --iterations 2 -d 1 -H").1.lines().count(), 2);
+    let events = run(&fake, "events").1;
+    assert_eq!(events.lines().count(), 4, "{events}");
+    assert!(events.contains("5  present         101  running"), "{events}");
+    let events = run(&fake, "events -o json").1;
+    for line in events.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
+        assert_eq!(event["event"], "present");
+    }
+    run(&fake, "start 101");
+    fake.state().pace = Pace::Fails(Reason::PoolFull);
+    assert_eq!(run(&fake, "start 102").0, 46);
+    let list = run(&fake, "operation list -H --fields id,kind,ctid,state,took").1;
+    assert_eq!(list, "op-2  start  102  failed     1.2 s\nop-1  start  101  succeeded  1.2 s\n");
+    assert_eq!(json(&fake, "operation show op-2")["fault"]["reason"], "POOL_FULL");
+    assert_eq!(run(&fake, "operation show nope").0, 208);
+    assert_eq!(run(&fake, "operation wait op-1").0, 0);
+    assert_eq!(
+        run(&fake, "operation cancel op-1").1,
+        "operation op-1 was asked to stop; it is cancelled now\n"
+    );
+    assert_eq!(run(&fake, "operation wait op-1").0, 202);
+    fake.state().templates = vec![ves_proto::storage::Template {
+        name: "debian-13".into(),
+        os: "Debian GNU/Linux 13 (trixie)".into(),
+        init: ves_proto::storage::InitSystem::Systemd.into(),
+        content_bytes: 300 << 20,
+        created_unix: 1_700_000_000,
+        ..Default::default()
+    }];
+    assert_eq!(
+        run(&fake, "template list -H --fields name,os,init,content").1,
+        "debian-13  Debian GNU/Linux 13 (trixie)  systemd  300 MiB\n"
+    );
+    assert_eq!(json(&fake, "template list")[0]["created"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn snapshots_in_every_form() {
+    let fake = Fake::started();
+    let (first, second) =
+        ("019ab4a0-0000-7000-8000-000000000001", "019ab4a0-0000-7000-8000-000000000002");
+    let (status, table, _) = run(&fake, "snapshot-list 101");
+    assert_eq!(status, 0);
+    let rows: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["ID", "NAME", "CREATED", "SIZE", "CURRENT", "PARENT"]);
+    assert_eq!((rows[1][0], rows[1][1], rows[1].last()), (first, "before", Some(&"-")), "{table}");
+    assert_eq!((rows[2][0], rows[2][1], rows[2].last()), (second, "-", Some(&first)), "{table}");
+    let (_, csv, _) = run(&fake, "snapshot-list 101 -o csv -H --fields id,size,current");
+    assert_eq!(csv, format!("{first},4096,no\n{second},,yes\n"));
+    let (_, one, _) = run(&fake, &format!("snapshot-list web -H -o id --id {{{second}}}"));
+    assert_eq!(one, format!("{second}\n"));
+    let all = json(&fake, "snapshot-list 101");
+    assert_eq!((&all[0]["reserved"], &all[1]["size"]), (&8192.into(), &serde_json::Value::Null));
+    assert_eq!(json(&fake, "snapshot 101")["snapshot"], first);
+    let (status, _, stderr) =
+        run(&fake, "snapshot-list 101 --id 019ab4a0-0000-7000-8000-000000000009");
+    assert!(status == 209 && stderr.contains("has no snapshot"), "{status} {stderr}");
+    assert!(run(&fake, "snapshot-list 101 -L").1.contains("reserved\n"));
+    fake.calls();
+    let (status, steps, _) = run(&fake, "snapshot 101 --name x --dry-run");
+    assert_eq!((status, steps.as_str()), (0, "snapshot step one\nsnapshot step two\n"));
+    let calls = fake.calls();
+    assert!(calls[0].contains("name: \"x\"") && calls[0].contains("dry_run: true"), "{calls:?}");
+}
