@@ -60,10 +60,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Lets it become init, and waits until it executes.
-    ///
-    /// # Errors
-    /// Why it could not; it is killed then.
+    /// Lets it become init, and waits until it executes. One that cannot is killed.
     pub(crate) fn release(&self) -> Result<(), Failure> {
         let failed = |e: HostError| failure("execute init", &e);
         let go = || {
@@ -101,10 +98,8 @@ pub(crate) fn failure(step: &str, error: &HostError) -> Failure {
     Failure { step: step.to_owned(), message, errno: error.errno().unwrap_or_default() }
 }
 
-/// Performs all steps up to waiting for release. In the child this never returns.
-///
-/// # Errors
-/// The step that failed and why; nothing runs any more then.
+/// Performs all steps up to waiting for release. In the child this never returns. Where a step failed,
+/// nothing runs any more.
 pub(crate) fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
     let mut outer = Outer::default();
     let mut born: Option<(Child, OwnedFd)> = None;

@@ -3,9 +3,6 @@
 use std::io::{self, Read};
 
 /// Recognises the compression by content and undoes it.
-///
-/// # Errors
-/// When the first bytes cannot be read or a decoder cannot be made.
 pub(crate) fn decompress<'a>(mut input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::with_capacity(6);
     input.by_ref().take(6).read_to_end(&mut magic)?;

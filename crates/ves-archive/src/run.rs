@@ -28,10 +28,7 @@ pub struct Digest(pub String);
 
 /// Where an archive comes from.
 pub trait Feed {
-    /// The next piece, or `None` at the end.
-    ///
-    /// # Errors
-    /// When the sender broke off.
+    /// The next piece, or `None` at the end; an error where the sender broke off.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
 }
 

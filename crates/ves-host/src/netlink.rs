@@ -351,10 +351,7 @@ impl Socket {
     }
 
     /// Sends requests in one datagram, as nf_tables wants a transaction; returns when the last of
-    /// them that asked for an acknowledgement has it.
-    ///
-    /// # Errors
-    /// That of the first that was refused.
+    /// them that asked for an acknowledgement has it. The error is that of the first that was refused.
     pub fn transact(
         &mut self,
         mut messages: Vec<Message>,

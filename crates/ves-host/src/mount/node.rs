@@ -141,9 +141,6 @@ pub fn attach(mount: impl AsFd + Sync, path: &Path) -> Result<(), HostError> {
 }
 
 /// [`super::unmount`] of an absolute path of the node.
-///
-/// # Errors
-/// As there.
 pub fn unmount(path: &Path, lazily: bool) -> Result<(), HostError> {
     within(|| super::unmount(path, lazily))
 }
