@@ -24,8 +24,8 @@ use std::process::ExitCode;
 
 use rustix::fs::Mode;
 use ves_host::child::{self, How, Life, Why};
-use ves_host::init::frame::{Frame, Tag};
 use ves_host::{Attempt, HostError, namespace};
+use ves_init_proto::frame::{Frame, Tag};
 
 use crate::framed_conn::FramedConn;
 use session::Session;

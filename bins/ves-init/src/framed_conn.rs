@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::PollFlags;
-use ves_host::init::frame::{Decoder, Frame};
+use ves_init_proto::frame::{Decoder, Frame};
 
 /// Beyond this much unsent, nothing more is produced for the peer.
 const MAX_UNSENT: usize = 256 * 1024;

@@ -12,13 +12,14 @@ mod exec;
 mod framed_conn;
 mod monitor;
 mod notify;
+mod perform;
 mod rate_limit;
 mod starter;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ves_host::init::perform::remember_program();
+    perform::remember_program();
     match std::env::args().nth(1).as_deref() {
         Some("monitor") => monitor::main(),
         Some("exec") => exec::main(),

@@ -24,14 +24,14 @@ use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
 use ves_host::child::{self, How, Life, Why};
-use ves_host::init::perform;
-use ves_host::init::report::{self, Created, Failure, InitKind};
-use ves_host::init::{InitStep, MonitorPlan};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, file};
+use ves_init_proto::report::{self, Created, Failure, InitKind};
+use ves_init_proto::{InitStep, MonitorPlan};
 
 use crate::console::Ring;
 use crate::notify::NotifyListener;
+use crate::perform;
 use crate::rate_limit::RateLimit;
 use files::Guard;
 use state::Monitor;

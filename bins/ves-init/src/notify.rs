@@ -94,7 +94,7 @@ fn receive(socket: &UnixDatagram, ready: &OwnedFd) {
 mod tests {
     use std::time::Duration;
 
-    use ves_host::init::channel;
+    use ves_host::channel;
 
     use super::*;
 

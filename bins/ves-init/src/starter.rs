@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
+use ves_host::channel;
 use ves_host::child::{self, How};
-use ves_host::init::report::Created;
-use ves_host::init::{Launch, channel, perform};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, mount};
+use ves_init_proto::Launch;
+use ves_init_proto::report::Created;
 
-use crate::monitor;
+use crate::{monitor, perform};
 
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;

@@ -6,13 +6,15 @@
 #![warn(missing_docs)]
 
 pub mod cgroup;
+pub mod channel;
 pub mod child;
 pub mod cmd;
+pub mod confine;
 pub mod error;
 pub mod ext4;
 pub mod extent;
 pub mod file;
-pub mod init;
+pub mod id_map;
 pub mod loopdev;
 pub mod mount;
 pub mod namespace;
@@ -20,7 +22,7 @@ pub mod netlink;
 pub mod nft;
 pub mod pty;
 pub mod seccomp;
-pub mod unpack;
+mod thread;
 
 pub use cmd::Cmd;
 pub use error::{Attempt, HostError};

@@ -16,9 +16,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use crate::child;
 use crate::error::{Attempt, HostError};
-use crate::namespace::{self, Namespace};
 
 pub mod node;
 
@@ -241,21 +239,6 @@ impl FsContext {
     }
 }
 
-/// A user namespace in which ids 0 to `count - 1` are the host's `base` and following, for users
-/// and groups. Nothing runs in it; it lives as long as the descriptor or a mount that uses it.
-///
-/// # Errors
-/// [`HostError::Sys`].
-pub fn id_map(base: u32, count: u32) -> Result<OwnedFd, HostError> {
-    child::beside(&[Namespace::User], |pid| {
-        namespace::map_ids(pid, base, count)?;
-        let path = format!("/proc/{}/ns/user", pid.as_raw_pid());
-        File::open(&path)
-            .map(OwnedFd::from)
-            .attempt(|| format!("open the user namespace {path} for the ids from {base}"))
-    })
-}
-
 /// Opens `path` as a place only (`O_PATH`), resolved below `dir`: `..` beyond it, absolute links,
 /// magic links and, with `one_mount`, crossing into another mount are refused by the kernel.
 ///
@@ -330,8 +313,8 @@ fn parse_mount_line(line: &str) -> Option<MountEntry> {
     })
 }
 
-/// Undoes the kernel's octal escapes of blanks and backslashes.
-fn unescape(text: &str) -> PathBuf {
+/// Undoes the kernel's octal escapes of blanks, tabs, newlines and backslashes in a mount table.
+pub(crate) fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "process control that only a single thread may do")]
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -54,42 +54,6 @@ impl Namespace {
         })
         .cast_unsigned()
     }
-}
-
-/// Does `work` on a thread made for it, which may enter namespaces as it likes: it ends with the work,
-/// and all others stay where they are. A panic of the work is the caller's.
-///
-/// # Errors
-/// [`HostError::Sys`]; what `work` fails with.
-pub(crate) fn on_own_thread<T: Send>(
-    name: &str,
-    work: impl FnOnce() -> Result<T, HostError> + Send,
-) -> Result<T, HostError> {
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(128 * 1024)
-            .spawn_scoped(scope, work)
-            .attempt(|| "start a thread".to_owned())?
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Maps ids 0 to `count - 1` of the child's user namespace to the ids from `base` of this one.
-///
-/// # Errors
-/// [`HostError::Sys`].
-pub fn map_ids(child: Pid, base: u32, count: u32) -> Result<(), HostError> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{}/{kind}", child.as_raw_pid());
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut f| f.write_all(format!("0 {base} {count}\n").as_bytes()))
-            .attempt(|| format!("map the ids from {base} by {path}"))?;
-    }
-    Ok(())
 }
 
 /// Becomes user and group 0 of this user namespace, without further groups.

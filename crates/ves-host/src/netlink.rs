@@ -12,7 +12,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Attempt, HostError};
-use crate::namespace;
+use crate::thread;
 
 pub mod route;
 
@@ -230,7 +230,7 @@ pub fn in_netns<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<T, HostError> + Send,
 ) -> Result<T, HostError> {
-    namespace::on_own_thread("netns", || {
+    thread::on_own_thread("netns", || {
         use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
             .attempt(|| "enter a network namespace".to_owned())?;
@@ -351,10 +351,7 @@ impl Socket {
     }
 
     /// Sends requests in one datagram, as nf_tables wants a transaction; returns when the last of
-    /// them that asked for an acknowledgement has it.
-    ///
-    /// # Errors
-    /// That of the first that was refused.
+    /// them that asked for an acknowledgement has it. The error is that of the first that was refused.
     pub fn transact(
         &mut self,
         mut messages: Vec<Message>,

@@ -1,7 +1,7 @@
 //! What can fail on the node while a container's processes are handled, and what callers hear of it.
 
 use ves_host::HostError;
-use ves_host::init::report::Failure;
+use ves_init_proto::report::Failure;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 

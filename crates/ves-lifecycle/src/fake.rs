@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{Cause, Ended, Failure, InitKind};
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{Cause, Ended, Failure, InitKind};
 use ves_types::CtId;
 
 use crate::error::Error;

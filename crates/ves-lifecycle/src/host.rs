@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::init_plan::Command;
 use crate::plan::{Observed, Step};
 
-/// A node, real or not. Every method may block; sessions are streams of [`ves_host::init::frame`]s.
+/// A node, real or not. Every method may block; sessions are streams of [`ves_init_proto::frame`]s.
 pub trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// What there is of a container.
     fn observe(&self, ct: CtId) -> Result<Observed, Error>;

@@ -7,10 +7,10 @@
 
 use std::path::PathBuf;
 
-use ves_host::init::{EtcFile, ExecPlan, InitStep, Limited, ProcessLimit, Side};
 use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
 use ves_host::seccomp::{Refuse, When};
+use ves_init_proto::{EtcFile, ExecPlan, InitStep, Limited, ProcessLimit, Side};
 use ves_types::CtId;
 use ves_types::layout::Layout;
 

@@ -1,7 +1,7 @@
 //! What monitors, records and control files say about a container, as the planner's facts. Pure: what
 //! they say is read by `kernel`.
 
-use ves_host::init::report::{self, ExitRecord, StateRecord, Status};
+use ves_init_proto::report::{self, ExitRecord, StateRecord, Status};
 
 use crate::plan::{End, Monitor, Run};
 

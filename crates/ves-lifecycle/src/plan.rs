@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use ves_host::init::report::{Cause, Ended, InitKind};
+use ves_init_proto::report::{Cause, Ended, InitKind};
 use ves_types::{Hostname, IdSlot};
 
 /// What a container's processes should be.

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use ves_daemon::{FenceStore, Locks, blocking};
-use ves_host::init::report::Ended;
+use ves_init_proto::report::Ended;
 use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation};

@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use ves_host::Attempt;
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::Failure;
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::Failure;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 

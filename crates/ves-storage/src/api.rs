@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use ves_archive::{Feed, Init};
 use ves_daemon::{App, Policy, Role, blocking};
-use ves_host::unpack::{Feed, Init};
 use ves_proto::convert::{
     Fence, parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };

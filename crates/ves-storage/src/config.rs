@@ -1,8 +1,8 @@
 //! The service's configuration.
 
 use serde::Deserialize;
+use ves_archive::Limits;
 use ves_daemon::ServiceConfig;
-use ves_host::unpack::Limits;
 
 /// How images are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use ves_archive::Refused;
 use ves_host::HostError;
-use ves_host::unpack::Refused;
 use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, CtId, TemplateName};
 

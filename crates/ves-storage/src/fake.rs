@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ves_host::unpack::{Feed, Init, Limits, normalise};
+use ves_archive::{Feed, Init, Limits, normalise};
 use ves_host::{HostError, ext4};
 use ves_types::{CtId, SnapshotId, TemplateName};
 

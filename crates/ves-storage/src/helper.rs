@@ -18,7 +18,7 @@ use crate::kernel::pool::Pool;
 /// keeps all data, and fails while a volume is attached.
 pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
-    if let Some(code) = ves_host::unpack::helper(args.iter().cloned()) {
+    if let Some(code) = ves_archive::helper(args.iter().cloned()) {
         return Some(code);
     }
     if args.first().is_some_and(|a| a == builder::BUILDER) {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use ves_host::unpack::{Feed, Init};
+use ves_archive::{Feed, Init};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use ves_host::unpack::Init;
+use ves_archive::Init;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
 use crate::error::Error;

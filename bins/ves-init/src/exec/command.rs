@@ -10,12 +10,14 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
-use ves_host::init::report::Failure;
-use ves_host::init::{ExecPlan, channel, perform};
+use ves_host::channel;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, namespace, pty};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::report::Failure;
 
 use super::handshake::{self, Message};
+use crate::perform;
 
 /// A command that does not execute yet.
 pub(super) struct Command<'a> {

@@ -15,10 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+use ves_host::channel;
 use ves_host::child::{self, Child};
-use ves_host::init::channel;
-use ves_host::init::report::Failure;
 use ves_host::{Attempt, HostError};
+use ves_init_proto::report::Failure;
 
 /// How long it may take until the command executes. The daemon is a little more patient.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,11 +7,11 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ves_host::child::{self, Child, How, Life, Why};
-use ves_host::init::perform;
 use ves_host::{Attempt, HostError, namespace};
 
 use super::command::Command;
 use super::handshake::{self, Message};
+use crate::perform;
 
 /// The helper, and the command it makes.
 pub(super) struct Helper<'a> {

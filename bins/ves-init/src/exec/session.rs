@@ -9,9 +9,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use ves_host::child::{self, Child};
-use ves_host::init::ExecPlan;
-use ves_host::init::frame::{Frame, Tag};
 use ves_host::{Attempt, HostError, namespace, pty};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::frame::{Frame, Tag};
 
 use crate::framed_conn::FramedConn;
 
@@ -225,7 +225,7 @@ fn forward(conn: &mut FramedConn, output: &mut Option<OwnedFd>, tag: Tag, max: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ves_host::init::report::Ended;
+    use ves_init_proto::report::Ended;
 
     #[test]
     fn ends_are_told_as_they_are() {

@@ -14,16 +14,18 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Signal, Uid};
+use ves_host::channel;
 use ves_host::child::{self, Child, How};
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{self, Answer, Failure, Request, Status};
-use ves_host::init::{ExecPlan, channel, perform};
 use ves_host::{Attempt, HostError};
+use ves_init_proto::ExecPlan;
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{self, Answer, Failure, Request, Status};
 
 use super::command::Command;
 use super::handshake::{Handshake, START_TIMEOUT};
 use super::helper::Helper;
 use super::session::Running;
+use crate::perform;
 
 /// How long the killed may take to die; the frozen of version 1 do not before they are thawed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use ves_host::child;
-use ves_host::init::report::{self, Cause, Ended, ExitRecord};
+use ves_init_proto::report::{self, Cause, Ended, ExitRecord};
 
 use super::client::{Client, Role};
 use super::files::{now_ms, write_record};

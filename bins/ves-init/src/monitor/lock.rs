@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use ves_host::init::MonitorPlan;
-use ves_host::init::report;
 use ves_host::{Attempt, HostError};
+use ves_init_proto::MonitorPlan;
+use ves_init_proto::report;
 
 /// How long to try for the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 
 use rustix::event::PollFlags;
 use rustix::process::Signal;
-use ves_host::init::channel;
-use ves_host::init::frame::{Frame, LONGEST, Tag};
-use ves_host::init::report::{Answer, Failure, InitKind, Request, Status};
+use ves_host::channel;
 use ves_host::{namespace, pty};
+use ves_init_proto::frame::{Frame, LONGEST, Tag};
+use ves_init_proto::report::{Answer, Failure, InitKind, Request, Status};
 
 use super::client::{Client, Role};
 use super::files::now_ms;

@@ -6,16 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use rustix::io::Errno;
-use ves_host::init::MonitorPlan;
-use ves_host::init::frame::{Frame, Tag};
-use ves_host::init::perform::Waiting;
-use ves_host::init::report::{self, Answer, InitKind, StateRecord, Status};
 use ves_host::{Attempt, HostError};
+use ves_init_proto::MonitorPlan;
+use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
 
 use super::client::{Client, Role};
 use super::files::{Guard, write_record};
 use crate::console::Ring;
 use crate::notify::NotifyListener;
+use crate::perform::Waiting;
 use crate::rate_limit::RateLimit;
 
 /// A container that waits or runs, and all who are connected.

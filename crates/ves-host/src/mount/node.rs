@@ -24,7 +24,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::{Change, Propagation};
 use crate::error::{Attempt, HostError};
-use crate::namespace;
+use crate::thread;
 
 /// What the service manager calls the descriptor.
 pub const NAME: &str = "node-mnt";
@@ -117,7 +117,7 @@ fn place(count: &str, names: &str) -> Option<i32> {
 /// Does `work` in the node's mount namespace.
 fn within<T: Send>(work: impl FnOnce() -> Result<T, HostError> + Send) -> Result<T, HostError> {
     let Some(node) = NODE.get_or_init(inherited) else { return work() };
-    namespace::on_own_thread("node-mounts", || {
+    thread::on_own_thread("node-mounts", || {
         let what = || "enter the node's mount namespace".to_owned();
         // SAFETY: only this thread's root, working directory and umask become its own; it ends here.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.attempt(what)?;
@@ -141,9 +141,6 @@ pub fn attach(mount: impl AsFd + Sync, path: &Path) -> Result<(), HostError> {
 }
 
 /// [`super::unmount`] of an absolute path of the node.
-///
-/// # Errors
-/// As there.
 pub fn unmount(path: &Path, lazily: bool) -> Result<(), HostError> {
     within(|| super::unmount(path, lazily))
 }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use ves_host::init::channel;
-use ves_host::init::report::{self, Cause, Ended, ExitRecord, StateRecord};
+use ves_host::channel;
 use ves_host::{Attempt, HostError, file, namespace};
+use ves_init_proto::report::{self, Cause, Ended, ExitRecord, StateRecord};
 use ves_types::CtId;
 
 use crate::error::{About, Error};

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ves_host::cgroup::Hierarchies;
-use ves_host::init::frame::{Frame, Tag};
-use ves_host::init::report::{Created, Failure, InitKind, Request};
-use ves_host::init::{Launch, MonitorPlan};
 use ves_host::{Attempt, HostError};
+use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::report::{Created, Failure, InitKind, Request};
+use ves_init_proto::{Launch, MonitorPlan};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
 
@@ -238,7 +238,7 @@ impl Host for KernelHost {
                 let (near, mut far) = UnixStream::pair().attempt(what).about(ct, "attach")?;
                 // A reader may be slow, or leave.
                 std::thread::spawn(move || {
-                    for piece in words.chunks(ves_host::init::frame::LONGEST) {
+                    for piece in words.chunks(ves_init_proto::frame::LONGEST) {
                         far.write_all(&Frame::new(Tag::Output, piece).encode()).ok();
                     }
                 });

@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal};
-use ves_host::init::channel;
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{self, Answer, Request, Status};
+use ves_host::channel;
 use ves_host::{Attempt, HostError};
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{self, Answer, Request, Status};
 use ves_types::CtId;
 
 use crate::error::{About, Error};

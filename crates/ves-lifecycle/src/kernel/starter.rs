@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
-use ves_host::init::{Launch, channel};
+use ves_host::channel;
 use ves_host::{Attempt, Cmd, HostError, mount};
+use ves_init_proto::Launch;
 use ves_types::layout::Layout;
 
 /// Starts it with these as standard input and output. It forks and ends at once, so that nobody has

@@ -7,7 +7,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use ves_daemon::{App, FenceStore};
-use ves_host::init::report::{Cause, Ended};
+use ves_init_proto::report::{Cause, Ended};
 use ves_proto::common::{ExitStatus, Fence, exit_status::How};
 use ves_proto::lifecycle::exec_request::Part as Ask;
 use ves_proto::lifecycle::exec_response::Part as Say;

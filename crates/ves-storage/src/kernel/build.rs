@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ves_archive::Feed;
 use ves_host::HostError;
 use ves_host::cmd::tail;
-use ves_host::unpack::Feed;
 
 use ves_proto::{Fault, Reason};
 

@@ -20,8 +20,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 use ves_daemon::complain;
+use ves_host::channel;
 use ves_host::cmd::describe;
-use ves_host::init::channel;
 use ves_host::{Attempt, HostError};
 use ves_types::layout::Daemon;
 

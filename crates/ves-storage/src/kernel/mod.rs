@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use ves_host::mount::{self, Change, FsContext, attr};
-use ves_host::{Attempt, HostError, ext4, loopdev};
+use ves_host::{Attempt, HostError, ext4, id_map, loopdev};
 use ves_types::layout::Layout;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
@@ -164,7 +164,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
         {
             return Ok(());
         }
-        let ids = mount::id_map(slot.base(), IdSlot::MAPPED)?;
+        let ids = id_map::namespace(slot.base(), IdSlot::MAPPED)?;
         let tree = file_system(ct, &seen)?
             .flag("discard")?
             // The image is sparse: what was never written reads as zeros already.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ves_archive::{Contents, Feed, Limits, Refused};
 use ves_host::loopdev;
-use ves_host::unpack::{self, Contents, Feed, Limits, Refused};
 use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::TemplateName;
 
@@ -247,7 +247,7 @@ impl Templates {
             Source::Archive { feed, sha256 } => {
                 let mut feed = Counted { feed, progress, bytes: 0 };
                 let (found, digest) =
-                    unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?;
+                    ves_archive::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?;
                 if let Some(want) = sha256.filter(|want| *want != digest.0) {
                     return Err(Error::Hash { want, got: digest.0 });
                 }
@@ -256,7 +256,7 @@ impl Templates {
             Source::Build(what) => {
                 let mut feed =
                     build::start(&self.builder, &what, self.mirror.as_deref(), progress)?;
-                unpack::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?
+                ves_archive::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?
             }
         };
         output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
@@ -403,7 +403,7 @@ fn write_base_image(
         let archive = File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
         let unpacked = {
             let device = Attached(loopdev::attach(&image, false)?);
-            unpack::extract_into(unpacker, &loopdev::path(device.0), &archive)
+            ves_archive::extract_into(unpacker, &loopdev::path(device.0), &archive)
         };
         match unpacked {
             Err(Refused::NoRoom) => {

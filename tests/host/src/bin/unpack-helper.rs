@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ves_host::unpack::helper(std::env::args_os().skip(1)).unwrap_or(ExitCode::FAILURE)
+    ves_archive::helper(std::env::args_os().skip(1)).unwrap_or(ExitCode::FAILURE)
 }

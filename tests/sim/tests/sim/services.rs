@@ -1,6 +1,6 @@
 //! The real services on their fake hosts, under the real coordinator.
 
-use ves_host::init::report::{Cause, Ended};
+use ves_init_proto::report::{Cause, Ended};
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ves_host::init::report::{Cause, InitKind};
+use ves_init_proto::report::{Cause, InitKind};
 use ves_kit::{need, wait_until};
 use ves_lifecycle::host::Host;
 use ves_lifecycle::plan::Step;

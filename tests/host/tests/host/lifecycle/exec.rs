@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ves_host::init::frame::{Frame, Tag};
-use ves_host::init::report::Ended;
+use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::report::Ended;
 use ves_kit::wait_until;
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;

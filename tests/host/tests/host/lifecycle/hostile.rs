@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use ves_host::init::channel;
-use ves_host::init::report::{self, Cause, Ended};
+use ves_host::channel;
+use ves_init_proto::report::{self, Cause, Ended};
 use ves_kit::{Rootfs, TestNode, need, node, wait_until};
 use ves_lifecycle::fake::{FakeHost, Model};
 use ves_lifecycle::host::Host as _;

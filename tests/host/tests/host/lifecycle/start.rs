@@ -3,8 +3,8 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
-use ves_host::init::frame::{Frame, Tag};
-use ves_host::init::report::{Cause, Ended, Failure, InitKind};
+use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::report::{Cause, Ended, Failure, InitKind};
 use ves_kit::wait_until;
 use ves_lifecycle::error::Error;
 use ves_lifecycle::fake::FakeHost;
@@ -415,13 +415,13 @@ fn a_record_that_cannot_be_understood_hinders_nothing() {
     world.start_only(world.script("exit 4"));
     assert!(world.ended().last.is_some());
     let dir = world.layout().ct_dir(world.ct);
-    std::fs::write(ves_host::init::report::exit(&dir), "{").expect("written");
+    std::fs::write(ves_init_proto::report::exit(&dir), "{").expect("written");
     assert_eq!(world.observe().last, None);
     assert!(dir.join("exit.json.bad").exists(), "it is kept for who wants to know");
     world.start(world.script(STUBBORN));
     world.stop(0);
     // There is no monitor, but nobody may clear up while somebody holds its lock.
-    let lock = ves_host::init::report::lock(&dir);
+    let lock = ves_init_proto::report::lock(&dir);
     let held = std::fs::File::create(&lock).expect("made");
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     for step in [Step::Cleanup, Step::Forget] {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Hierarchies};
-use ves_host::init::frame::{Decoder, Frame, Tag};
-use ves_host::init::report::{Ended, Failure};
+use ves_host::id_map;
 use ves_host::mount::{self, Change, FsContext, attr};
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{Ended, Failure};
 use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout, node};
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
@@ -158,7 +159,7 @@ impl World {
         let point = self.layout().ct_root(self.ct);
         std::fs::create_dir_all(&point).expect("made");
         let copy = mount::clone_tree(staging, false).expect("cloned");
-        let map = mount::id_map(self.slot.base(), IdSlot::MAPPED).expect("a map");
+        let map = id_map::namespace(self.slot.base(), IdSlot::MAPPED).expect("a map");
         use std::os::fd::AsFd;
         let change = Change {
             idmap: Some(map.as_fd()),
@@ -229,7 +230,7 @@ impl World {
     }
 
     pub(crate) fn signal_monitor(&self, signal: rustix::process::Signal) {
-        let socket = ves_host::init::report::socket(&self.layout().ct_dir(self.ct));
+        let socket = ves_init_proto::report::socket(&self.layout().ct_dir(self.ct));
         let stream = UnixStream::connect(socket).expect("it listens");
         let peer = rustix::net::sockopt::socket_peercred(&stream).expect("told");
         rustix::process::kill_process(peer.pid, signal).expect("killed");

@@ -244,7 +244,7 @@ fn children(pid: &str) -> Vec<String> {
         .collect()
 }
 
-impl ves_host::unpack::Feed for Killer {
+impl ves_archive::Feed for Killer {
     fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         if !std::mem::replace(&mut self.begun, true) {
             return Ok(Some(vec![b'x'; 100]));
@@ -289,9 +289,8 @@ fn the_confined_process_dies_with_the_one_that_waits_for_it() {
     }
     let dir = ves_kit::TestLayout::new();
     let output = std::fs::File::create(dir.dir().join("out")).expect("made");
-    let limits = ves_host::unpack::Limits { depth: 63, inodes: 424_242, ..Default::default() };
+    let limits = ves_archive::Limits { depth: 63, inodes: 424_242, ..Default::default() };
     let mut feed = Killer { marker: "424242".to_owned(), begun: false, outlived: true };
-    let ended =
-        ves_host::unpack::normalise_to(&super::support::unpacker(), &mut feed, &output, limits);
+    let ended = ves_archive::normalise_to(&super::support::unpacker(), &mut feed, &output, limits);
     assert!(ended.is_err() && !feed.outlived, "{ended:?}");
 }

@@ -30,7 +30,7 @@ fn id_maps_that_are_made_at_once_do_not_wait_for_each_other() {
         let tell = tell.clone();
         std::thread::spawn(move || {
             for _ in 0..MAPS {
-                let map = ves_host::mount::id_map((1000 + thread) * 65_536, 65_535).map(drop);
+                let map = ves_host::id_map::namespace((1000 + thread) * 65_536, 65_535).map(drop);
                 // A test that failed already hears nothing more.
                 tell.send(map).ok();
             }

@@ -8,8 +8,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::error::{Attempt, HostError};
-use crate::init::EtcFile;
+use rustix::fs::OFlags;
+use ves_host::{Attempt, HostError};
+use ves_init_proto::EtcFile;
 
 /// The most that is read of a file before it is replaced.
 const MOST: u64 = 256 * 1024;
@@ -18,7 +19,7 @@ const MOST: u64 = 256 * 1024;
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
+pub(super) fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
     match std::fs::create_dir(etc) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         other => other.attempt(|| format!("make {}", etc.display()))?,
@@ -35,7 +36,7 @@ pub fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
 }
 
 /// The text of a hosts file with the line for the container's own name.
-pub fn with_host(old: &str, name: &str) -> String {
+fn with_host(old: &str, name: &str) -> String {
     let short = name.split('.').next().unwrap_or(name);
     let names = if short == name { name.to_owned() } else { format!("{name} {short}") };
     let mut text = String::new();
@@ -55,7 +56,7 @@ pub fn with_host(old: &str, name: &str) -> String {
 fn read(path: &Path) -> Option<String> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)
         .ok()?;
     if !file.metadata().ok()?.is_file() {

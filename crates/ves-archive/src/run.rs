@@ -11,9 +11,13 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sha2::{Digest as _, Sha256};
 
-use super::{Contents, HELPER, Limits, Refused, Report};
-use crate::cmd::{Cmd, describe, tail};
-use crate::error::{Attempt, HostError};
+use ves_host::cmd::{Cmd, describe, tail};
+use ves_host::{Attempt, HostError};
+
+use crate::contents::{Contents, Limits};
+use crate::helper::{ALONE, HELPER};
+use crate::refused::Refused;
+use crate::report::Report;
 
 /// How long an archive may take, from its first byte to its last: the largest over a slow line.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
@@ -24,10 +28,7 @@ pub struct Digest(pub String);
 
 /// Where an archive comes from.
 pub trait Feed {
-    /// The next piece, or `None` at the end.
-    ///
-    /// # Errors
-    /// When the sender broke off.
+    /// The next piece, or `None` at the end; an error where the sender broke off.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
 }
 
@@ -42,7 +43,7 @@ impl<R: Read> Feed for R {
 }
 
 fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostError> {
-    let alone = crate::mount::node::adopt().then_some(super::confine::ALONE);
+    let alone = ves_host::mount::node::adopt().then_some(ALONE);
     Cmd::new(program)
         .arg(HELPER)
         .args(alone)
@@ -148,7 +149,7 @@ fn converse(
 }
 
 /// Judges an archive in confinement; its clean form, compressed with zstd, goes to `output`.
-/// `program` is an executable whose `main` begins with [`super::helper`].
+/// `program` is an executable whose `main` begins with [`crate::helper()`].
 ///
 /// # Errors
 /// [`Refused`].

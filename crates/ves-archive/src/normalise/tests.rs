@@ -2,8 +2,9 @@
 
 use std::io::{Cursor, Write};
 
-use super::super::{Contents, Init, Limits, Refused};
 use super::normalise;
+use crate::contents::{Contents, Init, Limits};
+use crate::refused::Refused;
 
 /// A raw entry, so that also what no honest tool writes can be written.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::child::Ended;
+pub use ves_host::child::Ended;
 
 /// The monitor's socket.
 pub fn socket(dir: &Path) -> PathBuf {

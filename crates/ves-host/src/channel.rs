@@ -1,7 +1,7 @@
-//! Packets with descriptors between the monitor, the process that becomes init, exec helpers, and
-//! what runs outside of a daemon's sandbox.
+//! Packets with descriptors, over a Unix socket, between processes on this machine.
 //!
-//! A packet is whole or not there; descriptors that come with it are closed on exec.
+//! A packet is whole or not there; descriptors that come with it are closed on exec. Never here:
+//! what is in a packet.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

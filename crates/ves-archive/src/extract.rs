@@ -13,10 +13,12 @@ use std::path::Path;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
+use rustix::io::Errno;
 use tar::{EntryType, Header};
 
-use super::normalise::pax_pairs;
-use super::{Refused, decompress};
+use crate::decompress::decompress;
+use crate::normalise::pax_pairs;
+use crate::refused::{Refused, lossy};
 
 /// The most bytes an extended header may have.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -37,7 +39,7 @@ struct Attributes {
 }
 
 /// Writes the clean archive's contents below `root`, which should be empty.
-pub(super) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
+pub(crate) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
     let mut input = decompress(input).map_err(|e| failed(e, b"", "decode"))?;
     let mut state = Extractor { root, parent: None, times: Vec::new() };
     // A fresh ext4 has it; e2fsck makes it again when it wants it.
@@ -82,9 +84,9 @@ pub(super) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
 
 fn failed(e: impl Into<io::Error>, path: &[u8], what: &str) -> Refused {
     let source = e.into();
-    match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => Refused::NoRoom,
-        _ => Refused::Io { what: format!("{what} {:?}", super::lossy(path)), source },
+    match Errno::from_io_error(&source) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Refused::NoRoom,
+        _ => Refused::Io { what: format!("{what} {:?}", lossy(path)), source },
     }
 }
 
@@ -186,7 +188,7 @@ impl Extractor<'_> {
             if !path.is_empty() {
                 let (parent, name) = self.parent_of(path)?;
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(e) => return Err(failed(e, path, "make the directory")),
                 }
             }

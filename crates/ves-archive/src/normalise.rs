@@ -13,8 +13,10 @@ use std::io::{self, Read, Write};
 use tar::{EntryType, Header};
 
 use self::pax::Extended;
-pub(super) use self::pax::pairs as pax_pairs;
-use super::{Contents, Init, Limits, Refused, decompress};
+pub(crate) use self::pax::pairs as pax_pairs;
+use crate::contents::{Contents, Init, Limits};
+use crate::decompress::decompress;
+use crate::refused::{Refused, lossy};
 
 mod pax;
 
@@ -237,7 +239,7 @@ impl<W: Write> Normaliser<'_, W> {
                     None => {
                         let why = format!(
                             "it is a hard link to {:?}, which no earlier entry is",
-                            super::lossy(&link)
+                            lossy(&link)
                         );
                         return Err(Refused::bad(&name, why));
                     }
@@ -312,12 +314,11 @@ impl<W: Write> Normaliser<'_, W> {
             match self.tree.get(parent) {
                 Some(Kind::Dir) => {}
                 Some(Kind::Symlink) => {
-                    let why = format!("it lies below the symbolic link {:?}", super::lossy(parent));
+                    let why = format!("it lies below the symbolic link {:?}", lossy(parent));
                     return Err(Refused::bad(entry, why));
                 }
                 Some(Kind::File | Kind::Fifo | Kind::Skipped) => {
-                    let why =
-                        format!("it lies below {:?}, which is no directory", super::lossy(parent));
+                    let why = format!("it lies below {:?}, which is no directory", lossy(parent));
                     return Err(Refused::bad(entry, why));
                 }
                 None => {

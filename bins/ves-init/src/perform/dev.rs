@@ -7,15 +7,15 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::process::{Gid, Uid};
 
-use crate::error::{Attempt, HostError};
-use crate::mount::{FsContext, attr};
+use ves_host::mount::{FsContext, attr};
+use ves_host::{Attempt, HostError};
 
 /// The file system of /dev. It belongs to the node's user namespace, where device nodes work, and
 /// its files to the container's root; nobody inside can make further nodes.
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub fn make(owner: u32) -> Result<OwnedFd, HostError> {
+pub(super) fn make(owner: u32) -> Result<OwnedFd, HostError> {
     let owner_text = owner.to_string();
     let dev = FsContext::new("tmpfs")?
         .set("source", "dev")?

@@ -2,8 +2,8 @@
 //!
 //! Nothing is judged here but their form and their length.
 
-use super::super::Refused;
 use super::MAX_EXTENSION;
+use crate::refused::Refused;
 
 /// What extended headers said about the next entry.
 #[derive(Default)]
@@ -77,7 +77,7 @@ pub(super) fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// The records of an extended header, as pairs.
-pub(in crate::unpack) fn pairs(data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+pub(crate) fn pairs(data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let mut pairs = Vec::new();
     let mut rest = data;
     while !rest.is_empty() && rest.first() != Some(&0) {

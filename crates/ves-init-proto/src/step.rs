@@ -1,104 +1,15 @@
-//! The steps that turn a fresh process into a container's init, and their performance.
+//! The steps that turn a fresh process into a container's init.
 //!
-//! Owns the vocabulary between the lifecycle daemon, which plans the list, and `ves-init`, which
-//! performs it: [`InitStep`], the [`report`]s, the [`frame`]s of sessions and the [`channel`] that
-//! carries descriptors. Never here: which steps there are and in which order; that is planned.
-
-pub mod channel;
-pub mod dev;
-pub mod etc;
-pub mod frame;
-pub mod perform;
-pub mod report;
+//! Never here: which there are and in which order, which is planned; their performance.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use ves_host::namespace::Namespace;
+use ves_host::seccomp::Refuse;
 
-use crate::namespace::Namespace;
-use crate::seccomp::Refuse;
-
-/// All that `ves-init monitor` is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MonitorPlan {
-    /// The container's volatile directory: socket, lock and records are in it.
-    pub dir: PathBuf,
-    /// The number of this run of the container.
-    pub incarnation: u64,
-    /// What the daemon wants to remember about it, word by word.
-    #[serde(rename = "memo")]
-    pub opaque_spec: String,
-    /// What to do.
-    pub steps: Vec<InitStep>,
-}
-
-/// What the starter is asked to start; the descriptors it gets come with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Launch {
-    /// `ves-init monitor`: its plan, and where it reports.
-    Monitor {
-        /// The container, for people who look at the list of processes.
-        ct: u32,
-    },
-    /// `ves-init exec`: its session.
-    Exec,
-}
-
-/// All that `ves-init exec` is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExecPlan {
-    /// The container's volatile directory.
-    pub dir: PathBuf,
-    /// The container's version 1 groups.
-    pub groups: Vec<PathBuf>,
-    /// Where the version 2 hierarchy is mounted, and the container's delegated group below it.
-    pub unified: Option<(PathBuf, String)>,
-    /// The program and its arguments; none: a login shell.
-    pub argv: Vec<String>,
-    /// The environment.
-    pub env: Vec<(String, String)>,
-    /// Rows and columns, if it gets a terminal.
-    pub terminal: Option<(u16, u16)>,
-    /// The limits it gets.
-    pub limits: Vec<ProcessLimit>,
-    /// Capabilities it may not have, by bit.
-    pub drop: u64,
-    /// The system calls it may not make.
-    pub refuse: Vec<Refuse>,
-}
-
-/// A resource limit of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessLimit {
-    /// What.
-    pub what: Limited,
-    /// What it is at first; none: unlimited.
-    pub soft: Option<u64>,
-    /// How far the process may raise it.
-    pub hard: Option<u64>,
-}
-
-/// What a [`ProcessLimit`] limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limited {
-    /// Open files.
-    Files,
-    /// Size of core dumps.
-    Core,
-    /// Locked memory.
-    Memlock,
-    /// Stack.
-    Stack,
-    /// Processes of the user.
-    Processes,
-    /// Pending signals of the user.
-    Signals,
-}
+use crate::limit::ProcessLimit;
 
 /// A file to write below /etc, as root of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +103,7 @@ pub enum InitStep {
         fs: String,
         /// Where.
         at: String,
-        /// Attributes of [`crate::mount::attr`].
+        /// Attributes of [`ves_host::mount::attr`].
         attributes: u64,
         /// Its options.
         options: Vec<(String, String)>,

@@ -1,0 +1,229 @@
+//! The inner steps: what the process that becomes init does itself, in its namespaces.
+//!
+//! It holds no descriptor of the node's when it executes. Never here: what needs the node's
+//! privileges.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode};
+use rustix::mount::UnmountFlags;
+use rustix::thread::CapabilitySet;
+use ves_host::channel;
+use ves_host::mount::{self, Change, FsContext, attr};
+use ves_host::pty::{self, Pty};
+use ves_host::seccomp::Filter;
+use ves_host::{Attempt, HostError, child, namespace};
+use ves_init_proto::report::Failure;
+use ves_init_proto::{InitStep, Side};
+
+use super::execute::execute;
+use super::outer::{Outer, no};
+use super::place::{directory, existing, place};
+use super::{Word, etc, failure};
+
+struct Inner<'a> {
+    outer: &'a Outer,
+    channel: &'a OwnedFd,
+    console: Option<Pty>,
+    notify: Option<UnixDatagram>,
+    warnings: Vec<String>,
+    /// The empty directory that covers what is masked.
+    cover: Option<OwnedFd>,
+}
+
+/// The child's side: returns only when a step failed, or the monitor is gone.
+pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Result<(), Failure> {
+    let begin = || -> Result<bool, HostError> {
+        namespace::hide()?;
+        rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
+        Ok(channel::receive(channel)?.bytes == b"mapped")
+    };
+    if !begin().map_err(|e| failure("begin", &e))? {
+        return Ok(());
+    }
+    let mut this =
+        Inner { outer, channel, console: None, notify: None, warnings: Vec::new(), cover: None };
+    for step in steps.iter().filter(|s| s.side() == Side::Inner) {
+        match this.perform(step) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(e) if optional(step, &e) => {
+                let Failure { step, message, .. } = failure(&step.to_string(), &e);
+                this.warnings.push(format!("{step}: {message}"));
+            }
+            Err(e) => return Err(failure(&step.to_string(), &e)),
+        }
+    }
+    Ok(())
+}
+
+/// A full or read-only disk hinders no start.
+fn optional(step: &InitStep, error: &HostError) -> bool {
+    use rustix::io::Errno;
+    matches!(step, InitStep::WriteEtc(_))
+        && [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].into_iter().any(|e| error.is(e))
+}
+
+impl Inner<'_> {
+    fn root(&self) -> Result<&OwnedFd, HostError> {
+        self.outer.root.as_ref().map_or_else(|| no("a root"), Ok)
+    }
+
+    /// Performs a step; answers whether to go on.
+    fn perform(&mut self, step: &InitStep) -> Result<bool, HostError> {
+        match step {
+            InitStep::BecomeRoot => namespace::become_root()?,
+            InitStep::DieWithMonitor => child::die_with_parent(self.channel.as_fd())?,
+            InitStep::JoinGroups => {
+                for mut file in &self.outer.groups {
+                    file.write_all(b"0").attempt(|| "join a control group".to_owned())?;
+                }
+            }
+            InitStep::NewGroupNamespace => namespace::unshare_cgroup()?,
+            InitStep::IsolateMounts => {
+                let private = rustix::mount::MountPropagationFlags::PRIVATE
+                    | rustix::mount::MountPropagationFlags::REC;
+                rustix::mount::mount_change("/", private)
+                    .attempt(|| "make all mounts private".to_owned())?;
+            }
+            InitStep::AttachRoot => mount::attach(self.root()?, Path::new("/"))?,
+            InitStep::AttachDev => {
+                let Some(dev) = &self.outer.dev else { return no("a /dev") };
+                mount::attach_at(dev, place(self.root()?, "dev", true)?, Path::new(""))?;
+            }
+            InitStep::Mount { fs, at, attributes, options } => {
+                let target = place(self.root()?, at, true)?;
+                let mut context = FsContext::new(fs)?.set("source", fs)?;
+                for (key, value) in options {
+                    context = context.set(key, value)?;
+                }
+                mount::attach_at(context.mount(*attributes)?, target, Path::new(""))?;
+            }
+            InitStep::ReadOnly { at, except } => self.read_only(at, except)?,
+            InitStep::Mask(at) => self.mask(at)?,
+            InitStep::MakeConsole => {
+                let pts = directory(self.root()?, "dev/pts")?;
+                let console = pty::open(pts)?;
+                let node = mount::clone_tree_at(&console.slave, Path::new(""), false)?;
+                let target = place(self.root()?, "dev/console", false)?;
+                mount::attach_at(node, target, Path::new(""))?;
+                self.console = Some(console);
+            }
+            InitStep::EnterRoot => self.enter_root()?,
+            InitStep::SetHostname(name) => rustix::system::sethostname(name.as_bytes())
+                .attempt(|| format!("set the host name {name}"))?,
+            InitStep::WriteEtc(file) => etc::write(Path::new("/etc"), file)?,
+            InitStep::Introduce { files, notify } => self.introduce(files, *notify)?,
+            InitStep::Drop(bits) => {
+                namespace::keep_capabilities(CapabilitySet::from_bits_retain(!*bits))?;
+            }
+            InitStep::Await => return self.await_release(),
+            InitStep::Filter(refuse) => Filter::compile(refuse).install()?,
+            InitStep::Exec { argv, env } => return self.exec(argv, env).map(|()| false),
+            InitStep::Limit(_)
+            | InitStep::TakeRoot(_)
+            | InitStep::MakeDev { .. }
+            | InitStep::OpenGroups { .. }
+            | InitStep::FilterDevices { .. }
+            | InitStep::GiveGroup { .. }
+            | InitStep::Clone { .. }
+            | InitStep::MapIds { .. }
+            | InitStep::ResetOom
+            | InitStep::PinNet(_) => return no("sense: an outer step came to the inner side"),
+        }
+        Ok(true)
+    }
+
+    fn read_only(&self, at: &str, except: &[String]) -> Result<(), HostError> {
+        let root = self.root()?;
+        let Some(part) = existing(root, at)? else { return Ok(()) };
+        let mut kept = Vec::new();
+        for name in except {
+            let path = format!("{at}/{name}");
+            if let Some(fd) = existing(root, &path)? {
+                kept.push((path, mount::clone_tree_at(fd, Path::new(""), false)?));
+            }
+        }
+        let copy = mount::clone_tree_at(&part, Path::new(""), false)?;
+        mount::change(&copy, Change { set: attr::RDONLY, ..Change::default() }, at)?;
+        mount::attach_at(copy, part, Path::new(""))?;
+        for (path, copy) in kept {
+            mount::attach_at(copy, place(root, &path, false)?, Path::new(""))?;
+        }
+        Ok(())
+    }
+
+    fn mask(&mut self, at: &str) -> Result<(), HostError> {
+        let Some(root) = self.outer.root.as_ref() else { return no("a root") };
+        let Some(part) = existing(root, at)? else { return Ok(()) };
+        let stat = rustix::fs::fstat(&part).attempt(|| format!("look at /{at}"))?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let null = place(root, "dev/null", false)?;
+            let cover = mount::clone_tree_at(null, Path::new(""), false)?;
+            return mount::attach_at(cover, part, Path::new(""));
+        }
+        // One empty directory covers all.
+        let cover = match &self.cover {
+            Some(cover) => mount::clone_tree_at(cover, Path::new(""), false)?,
+            None => FsContext::new("tmpfs")?
+                .set("source", "tmpfs")?
+                .set("size", "4k")?
+                .set("nr_inodes", "2")?
+                .set("mode", "0555")?
+                .flag("ro")?
+                .mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?,
+        };
+        mount::attach_at(&cover, part, Path::new(""))?;
+        self.cover = Some(cover);
+        Ok(())
+    }
+
+    fn enter_root(&self) -> Result<(), HostError> {
+        let what = || "enter the container's root".to_owned();
+        rustix::process::fchdir(self.root()?).attempt(what)?;
+        // The old root comes to lie on the new one, from where it is taken away with all below it.
+        rustix::process::pivot_root(".", ".").attempt(what)?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).attempt(what)?;
+        rustix::process::chdir("/").attempt(what)
+    }
+
+    fn introduce(&mut self, files: &[(String, String)], notify: bool) -> Result<(), HostError> {
+        let dir = Path::new("/run/host");
+        std::fs::create_dir_all(dir).attempt(|| "make /run/host".to_owned())?;
+        for (name, text) in files {
+            let path = dir.join(name);
+            std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
+        }
+        if notify {
+            let socket = UnixDatagram::bind(dir.join("notify"))
+                .attempt(|| "listen at /run/host/notify".to_owned())?;
+            socket.set_nonblocking(true).attempt(|| "set up /run/host/notify".to_owned())?;
+            self.notify = Some(socket);
+        }
+        Ok(())
+    }
+
+    fn await_release(&mut self) -> Result<bool, HostError> {
+        let Some(console) = &self.console else { return no("a console") };
+        let word = Word::Waiting(std::mem::take(&mut self.warnings));
+        let word = serde_json::to_vec(&word).unwrap_or_default();
+        let mut fds = vec![console.master.as_fd(), console.slave.as_fd()];
+        fds.extend(self.notify.as_ref().map(AsFd::as_fd));
+        channel::send(self.channel, &word, &fds)?;
+        self.notify = None;
+        Ok(channel::receive(self.channel)?.bytes == b"go")
+    }
+
+    fn exec(&self, argv: &[String], env: &[(String, String)]) -> Result<(), HostError> {
+        if let Some(console) = &self.console {
+            for number in 0..3 {
+                namespace::place(&console.slave, number)?;
+            }
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        Err(execute(argv.first().map_or("", String::as_str), argv, env))
+    }
+}
