@@ -21,7 +21,7 @@ use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
 use crate::container::spec;
-use crate::coordinator::{Caller, Coordinator};
+use crate::coordinator::{Caller, Coordinator, Turns};
 use crate::driver::FirstLook;
 use crate::operation::kinds::{self, Action};
 use crate::operation::record::{OpId, OpRecord, OpState};
@@ -295,7 +295,11 @@ impl Coordinator {
         );
         let own = self.clone();
         // It outlives the request on purpose; its end is stored.
-        tokio::spawn(async move { own.drive(id, look).await }.instrument(span));
+        let turn = async move {
+            let _turn = Turns::take(&own.turns().operations).await;
+            own.drive(id, look).await;
+        };
+        tokio::spawn(turn.instrument(span));
     }
 
     /// What an action would do, from what the services show now.

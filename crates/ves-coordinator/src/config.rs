@@ -16,6 +16,13 @@ pub struct Config {
     pub node: Option<String>,
     /// How many containers are started at once when the node boots.
     pub boot_parallel: usize,
+    /// How many operations that somebody asked for are carried out at once; the others wait.
+    pub operations_parallel: usize,
+    /// How many containers are repaired at once. Few, so that operators go first.
+    pub repair_parallel: usize,
+    /// How long to wait between two looks at whether all containers are what they should be, in
+    /// seconds.
+    pub reconcile_every_s: u64,
     /// How long a service may be away before an operation that needs it fails, in milliseconds.
     pub patience_ms: u64,
     /// How much longer than lifecycle itself waits a container whose init ends counts as not started,
@@ -26,6 +33,8 @@ pub struct Config {
     pub booted_within_ms: u64,
     /// How long an operation is kept after its end, in seconds.
     pub keep_operations_s: u64,
+    /// How many operations that have ended are kept at most.
+    pub keep_operations: usize,
 }
 
 impl Default for Config {
@@ -34,10 +43,14 @@ impl Default for Config {
             operators: vec![],
             node: None,
             boot_parallel: 4,
+            operations_parallel: 64,
+            repair_parallel: 4,
+            reconcile_every_s: 300,
             patience_ms: 30_000,
             early_exit_grace_ms: 0,
             booted_within_ms: 180_000,
             keep_operations_s: 86_400,
+            keep_operations: 10_000,
         }
     }
 }
@@ -59,8 +72,17 @@ impl Config {
 
 impl ServiceConfig for Config {
     fn validate(&self) -> Result<(), String> {
-        if self.boot_parallel == 0 {
-            return Err("boot_parallel must be at least 1".to_owned());
+        for (name, count) in [
+            ("boot_parallel", self.boot_parallel),
+            ("operations_parallel", self.operations_parallel),
+            ("repair_parallel", self.repair_parallel),
+        ] {
+            if !(1..=1024).contains(&count) {
+                return Err(format!("{name} must be from 1 to 1024"));
+            }
+        }
+        if self.reconcile_every_s == 0 {
+            return Err("reconcile_every_s must be at least 1".to_owned());
         }
         if self.early_exit_grace_ms > 10_000 {
             return Err("early_exit_grace_ms must be at most 10000".to_owned());

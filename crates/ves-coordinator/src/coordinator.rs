@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
@@ -18,6 +19,9 @@ use crate::container::record::Record;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::state::{Change, Index, State};
+
+/// How many containers that ended are looked at at once.
+const EXITS_AT_ONCE: usize = 16;
 
 /// The coordinator. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -34,6 +38,38 @@ struct Inner {
     services: Services,
     cache: ObservedCache,
     ending: Mutex<BTreeSet<CtId>>,
+    turns: Turns,
+}
+
+/// How many of each kind of work are done at once; what is more waits, first come, first served.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Operations that somebody asked for.
+    pub(crate) operations: Arc<Semaphore>,
+    /// Containers that start as the node boots.
+    pub(crate) boot: Arc<Semaphore>,
+    /// Repairs.
+    pub(crate) repairs: Arc<Semaphore>,
+    /// Looks at containers that have ended.
+    pub(crate) exits: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new(config: &Config) -> Self {
+        let turns = |count| Arc::new(Semaphore::new(count));
+        Self {
+            operations: turns(config.operations_parallel),
+            boot: turns(config.boot_parallel),
+            repairs: turns(config.repair_parallel),
+            exits: turns(EXITS_AT_ONCE),
+        }
+    }
+
+    /// Waits for a turn, which ends when it is dropped.
+    pub(crate) async fn take(turns: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(turns).acquire_owned().await.ok()
+    }
 }
 
 /// Who asks, and by which id of the request.
@@ -69,8 +105,10 @@ impl Coordinator {
     /// When the store cannot be read (`HOST_FAILED`).
     pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
         let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
+        let turns = Turns::new(&config);
         let inner = Inner {
             config,
+            turns,
             node,
             clock: Box::new(SystemClock),
             state: State::open(store)?,
@@ -111,6 +149,10 @@ impl Coordinator {
         &self.inner.cache
     }
 
+    /// How many of each kind of work are done at once.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.inner.turns
+    }
     /// Containers whose end somebody works on.
     fn ending(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
         self.inner.ending.lock().unwrap_or_else(PoisonError::into_inner)

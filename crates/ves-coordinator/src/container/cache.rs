@@ -79,8 +79,11 @@ impl ObservedCache {
     pub fn look(&self, ct: CtId, observed: &Observed) {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         let old = seen.entry(ct).or_default();
-        if observed.process.incarnation >= old.process.incarnation {
-            old.process = observed.process;
+        let (new, known) = (observed.process, old.process);
+        if new.incarnation >= known.incarnation {
+            // What a run has said once it does not take back.
+            let same = (new.incarnation, new.init_pid) == (known.incarnation, known.init_pid);
+            old.process = ProcessSeen { booted: new.booted || (same && known.booted), ..new };
         }
         old.mounted = observed.volume.is_some_and(|v| v.mounted);
         old.used = observed.volume.and_then(|v| v.used);

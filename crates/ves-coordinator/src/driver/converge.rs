@@ -25,8 +25,8 @@ const ROUNDS: usize = 10;
 /// How long to wait at first, and at most, before a service is asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often init is asked whether it has booted.
-const BOOTED_PAUSE: Duration = Duration::from_millis(200);
+/// How long lifecycle may say nothing of an init that boots before it is asked.
+const BOOTED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// Leads a container to where its record wants it. `first`: what its services show, where they were
@@ -228,16 +228,16 @@ impl Coordinator {
         let ct = record.id;
         let until = Instant::now() + self.config().booted_within();
         self.state().progress(&op.id, |op| op.progress.what = "waiting for init to boot".into());
+        let mut revisions = self.state().revisions();
         loop {
-            // A service that is away is no answer; the deadline bounds that too.
-            if let Ok(process) = self.services().process(ct).await {
-                if process.booted {
-                    return Ok(());
-                }
-                if process.phase == Phase::Absent && process.end != End::Rebooted {
-                    let seen = Observed { process, ..Observed::default() };
-                    return Err(init_exited(ct, &seen).into());
-                }
+            revisions.borrow_and_update();
+            let process = self.cache().of(ct).process;
+            if process.booted {
+                return Ok(());
+            }
+            if process.phase == Phase::Absent && process.end != End::Rebooted {
+                let seen = Observed { process, ..Observed::default() };
+                return Err(init_exited(ct, &seen).into());
             }
             if Instant::now() >= until {
                 let message = format!(
@@ -249,7 +249,14 @@ impl Coordinator {
                 return Err(fault.fact("what", "boot").fact("ct", ct).into());
             }
             tokio::select! {
-                () = tokio::time::sleep(BOOTED_PAUSE) => {}
+                // Lifecycle's stream tells of it.
+                _ = revisions.changed() => {}
+                () = tokio::time::sleep(BOOTED_PAUSE.min(until.saturating_duration_since(Instant::now()))) => {
+                    // The stream may be lost. A service that is away is no answer.
+                    if let Ok(process) = self.services().process(ct).await {
+                        self.cache().process(ct, process);
+                    }
+                }
                 () = self.cancelled(op) => return Err(Stopped::Cancelled),
             }
         }

@@ -8,23 +8,22 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use ves_proto::Fault;
 
 use crate::admission::begin_operation;
 use crate::clock::Clock;
 use crate::container::record::{Presence, Record, RunState};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
-use crate::operation::record::{OpId, OpRecord, OpState};
+use crate::operation::record::{OpId, OpState};
 use crate::store::state::{Change, Index};
 
 /// The fact that says which boot of the node was seen last.
 const BOOT: &str = "boot";
 
 /// How often operations that ended long ago are looked for.
-const SWEEP: Duration = Duration::from_secs(600);
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Those to be started when the node boots, in order: higher `boot_order` first, none last, then
 /// by id.
@@ -99,7 +98,7 @@ impl Coordinator {
         tokio::spawn(self.clone().follow());
         tokio::spawn(self.clone().sweep());
         let own = self.clone();
-        tokio::spawn(async move { own.reconcile().await });
+        tokio::spawn(async move { own.reconcile_for_ever().await });
         Ok(())
     }
 
@@ -129,10 +128,8 @@ impl Coordinator {
     }
 
     async fn start_in_order(self, starting: Vec<OpId>) {
-        let turns = Arc::new(Semaphore::new(self.config().boot_parallel));
         for id in starting {
-            // Never closed.
-            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+            let turn = Turns::take(&self.turns().boot).await;
             let own = self.clone();
             tokio::spawn(async move {
                 own.drive(id, None).await;
@@ -145,12 +142,14 @@ impl Coordinator {
         loop {
             let keep = i64::try_from(self.config().keep_operations_s).unwrap_or(i64::MAX);
             let before = self.clock().now_ms().saturating_sub(keep.saturating_mul(1000));
+            let most = self.config().keep_operations;
             let swept = self
                 .transact(move |index, change| {
-                    let ended =
-                        |op: &&Arc<OpRecord>| op.ended_unix_ms.is_some_and(|ms| ms < before);
-                    change.expired =
-                        index.operations().filter(ended).map(|op| op.id.clone()).collect();
+                    let ended = index.operations().rev().filter(|op| op.ended_unix_ms.is_some());
+                    let expired = ended.enumerate().filter(|(newer, op)| {
+                        *newer >= most || op.ended_unix_ms.is_some_and(|ms| ms < before)
+                    });
+                    change.expired = expired.map(|(_, op)| op.id.clone()).collect();
                     Ok(change.expired.len())
                 })
                 .await;

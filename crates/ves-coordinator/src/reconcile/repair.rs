@@ -1,5 +1,6 @@
-//! One look at everything when the daemon starts: what is not as it should be is repaired, by an
-//! operation like any other. Never here: steps.
+//! Looks at everything, when the daemon starts and now and then: what is not as it should be is
+//! repaired, by an operation like any other. So a half-way state, such as that of a destroy which failed,
+//! is resumed without anybody asking. Never here: steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,9 @@ use crate::admission::begin_operation;
 use crate::container::observed::Phase;
 use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, RunState};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::repair;
+use crate::operation::record::OpId;
 use crate::store::state::Index;
 
 /// How long to wait at first, and at most, before the services are asked again.
@@ -22,8 +24,18 @@ fn untouched(index: &Index, record: &Arc<Record>) -> bool {
 }
 
 impl Coordinator {
-    /// Looks at everything once and repairs what is not as it should be. Waits for the services.
-    pub(crate) async fn reconcile(&self) {
+    /// Looks again and again whether all containers are what they should be.
+    pub(crate) async fn reconcile_for_ever(&self) {
+        let mut first = true;
+        loop {
+            self.reconcile(std::mem::take(&mut first)).await;
+            tokio::time::sleep(Duration::from_secs(self.config().reconcile_every_s)).await;
+        }
+    }
+
+    /// Looks at everything once and repairs what is not as it should be, a few at once. Waits for the
+    /// services. What is known to be of no use is tried by the `first` look of a daemon only.
+    async fn reconcile(&self, first: bool) {
         let mut pause = PAUSE.0;
         let (idle_then, all) = loop {
             let idle_then = self.idle_records();
@@ -49,27 +61,44 @@ impl Coordinator {
                 self.look_at_end(ct);
                 continue;
             }
-            if plan(&Desired::of(&record, 0), &seen).is_ok_and(|steps| steps.is_empty()) {
-                continue;
+            match plan(&Desired::of(&record, 0), &seen) {
+                Ok(steps) if steps.is_empty() => continue,
+                Err(_) if record.problem.is_some() && !first => continue,
+                Ok(_) | Err(_) => {}
             }
-            tracing::info!(%ct, "not as it should be, repairing");
+            let turn = Turns::take(&self.turns().repairs).await;
+            let Some(id) = self.begin_repair(record).await else { continue };
             let own = self.clone();
-            let begun = self
-                .transact(move |index, change| {
-                    if !untouched(index, &record) {
-                        return Ok(None);
-                    }
-                    let record = Record::clone(&record);
-                    let key = String::new();
-                    Ok(Some(
-                        begin_operation(record, repair::action(), "node", key, own.clock(), change)
-                            .id,
-                    ))
-                })
-                .await;
-            match begun {
-                Ok(op) => self.carry_out(op, None),
-                Err(fault) => tracing::error!(%ct, error = %fault, "repairing could not be stored"),
+            tokio::spawn(async move {
+                own.drive(id, None).await;
+                drop(turn);
+            });
+        }
+    }
+
+    /// Begins to repair a container, unless somebody has taken it up since it was looked at.
+    async fn begin_repair(&self, record: Arc<Record>) -> Option<OpId> {
+        let ct = record.id;
+        let own = self.clone();
+        let begun = self
+            .transact(move |index, change| {
+                if !untouched(index, &record) {
+                    return Ok(None);
+                }
+                let (record, key) = (Record::clone(&record), String::new());
+                let op =
+                    begin_operation(record, repair::action(), "node", key, own.clock(), change);
+                Ok(Some(op.id))
+            })
+            .await;
+        match begun {
+            Ok(op) => {
+                tracing::info!(%ct, operation = ?op, "not as it should be, repairing");
+                op
+            }
+            Err(fault) => {
+                tracing::error!(%ct, error = %fault, "repairing could not be stored");
+                None
             }
         }
     }

@@ -15,7 +15,7 @@ use ves_types::CtId;
 use crate::admission::{begin_operation, idle};
 use crate::container::observed::{End, Phase};
 use crate::container::record::{Presence, RunState};
-use crate::coordinator::{Caller, Coordinator};
+use crate::coordinator::{Caller, Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
 use crate::operation::kinds::stop::Stop;
@@ -123,7 +123,10 @@ impl Coordinator {
                 }
                 continue;
             }
-            let process = match self.services().process(ct).await {
+            let turn = Turns::take(&self.turns().exits).await;
+            let looked = self.services().process(ct).await;
+            drop(turn);
+            let process = match looked {
                 Ok(process) => process,
                 Err(fault) => {
                     tracing::warn!(%ct, error = %fault, "an end is looked at again");

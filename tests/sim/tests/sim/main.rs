@@ -5,6 +5,7 @@ mod crash;
 mod life;
 mod lives;
 mod operations;
+mod reconcile;
 mod refusals;
 mod services;
 mod snapshots;

@@ -1,0 +1,73 @@
+//! What the coordinator does by itself: half-way states are resumed, a few at once, and operators do not
+//! wait for that.
+
+use ves_proto::Reason;
+use ves_proto::coordinator as pb;
+use ves_sim::sim::Command;
+use ves_sim::{Mishap, Sim};
+use ves_types::layout::Daemon;
+
+fn operations(sim: &Sim) -> Vec<pb::Operation> {
+    let request = pb::ListOperationsRequest { page_size: 1000, ..Default::default() };
+    let answer = sim.block(sim.operations().list_operations(request));
+    answer.expect("listed").into_inner().operations
+}
+
+#[test]
+fn a_destroy_that_failed_is_resumed_without_a_restart() {
+    let sim = Sim::configured(|config| config.reconcile_every_s = 1);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    let mishap = Mishap::FailBefore(Reason::HostFailed);
+    sim.kernel().script_for(101, "RemoveVolume", 0, mishap);
+    let fault = sim.run(&Command::delete("101")).expect_err("its volume stays");
+    assert_eq!(fault.reason, Reason::HostFailed);
+    let gone = || sim.get("101").is_err_and(|f| f.reason == Reason::ContainerUnknown);
+    sim.until("it is gone", gone);
+    assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
+}
+
+#[test]
+fn a_refusal_that_is_known_is_not_tried_for_ever() {
+    let sim = Sim::configured(|config| config.reconcile_every_s = 1);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.kernel().lose_volume(101);
+    let broken = || sim.state("101") == pb::ContainerState::Broken;
+    sim.until("it is seen that its volume is lost", broken);
+    let before = operations(&sim).len();
+    sim.pause(2_500);
+    assert_eq!(operations(&sim).len(), before, "nothing new is known");
+}
+
+#[test]
+fn repairs_are_few_at_once_and_operators_do_not_wait_for_them() {
+    let sim = Sim::configured(|config| config.repair_parallel = 2);
+    for ct in 101..109 {
+        sim.run(&Command::create(ct, |_| {})).expect("created");
+        sim.run(&Command::start(&ct.to_string())).expect("started");
+    }
+    sim.kill(Daemon::Coordinator);
+    for ct in 101..109 {
+        sim.kernel().forget(Daemon::Network, ct);
+        sim.kernel().script_for(ct, "EnsureInterface", 0, Mishap::HangBefore);
+    }
+    sim.start_daemon(Daemon::Coordinator);
+    let repairs = || operations(&sim).iter().filter(|op| op.kind == "repair").count();
+    sim.until("as many as may be are at work", || repairs() == 2);
+    sim.run(&Command::create(900, |_| {})).expect("nobody waits for repairs");
+    sim.run(&Command::start("900")).expect("nor to start");
+    assert_eq!(repairs(), 2, "the others wait for their turn, and are free for whoever asks");
+    let waiting = (101..109).find(|ct| !sim.kernel().hangs(*ct)).expect("six of them");
+    sim.run(&Command::stop(&waiting.to_string())).expect("not busy");
+}
+
+#[test]
+fn operations_that_ended_are_kept_by_number_too() {
+    let sim = Sim::configured(|config| config.keep_operations = 3);
+    for ct in 101..108 {
+        sim.run(&Command::create(ct, |_| {})).expect("created");
+    }
+    sim.restart(Daemon::Coordinator);
+    sim.until("the newest are left", || operations(&sim).len() == 3);
+    let newest: Vec<_> = operations(&sim).iter().map(|op| op.ct).collect();
+    assert_eq!(newest, [107, 106, 105]);
+}
