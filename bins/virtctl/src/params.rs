@@ -8,7 +8,7 @@ mod value;
 use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
-use ves_types::{Bytes, CpuLimit, CtAddress, CtName, Hostname, UbcResource, UbcValue};
+use ves_types::{Bytes, CpuLimit, CtAddress, CtName, Hostname, StopTimeout, UbcResource, UbcValue};
 
 use crate::password::Secret;
 use crate::unbuilt::UnbuiltOptions;
@@ -104,6 +104,9 @@ pub(crate) struct Params {
     /// Processors it may use at once; 0 is all
     #[arg(long, value_name = "N", value_parser = value::cpus)]
     pub(crate) cpus: Option<Clearable<u32>>,
+    /// How long its init may take to stop, in seconds; "default" is 120
+    #[arg(long, value_name = "S", value_parser = value::or_default::<StopTimeout>)]
+    pub(crate) stop_timeout: Option<Clearable<StopTimeout>>,
     /// Start it when the node starts
     #[arg(long, value_name = "yes|no", value_parser = value::yes_no)]
     pub(crate) onboot: Option<bool>,

@@ -71,6 +71,7 @@ impl SpecUpdate {
             cpus,
             onboot,
             bootorder,
+            stop_timeout,
             disabled,
             userpasswd: _,
             ubc,
@@ -122,6 +123,10 @@ impl SpecUpdate {
         if let Some(Clearable(cpus)) = cpus {
             self.limits().cpus = *cpus;
             self.mark("limits.cpus");
+        }
+        if let Some(Clearable(timeout)) = stop_timeout {
+            self.spec.stop_timeout_s = timeout.map(u32::from);
+            self.mark("stop_timeout_s");
         }
         if let Some(onboot) = onboot {
             self.spec.onboot = *onboot;
@@ -223,6 +228,8 @@ mod tests {
             "example.org.",
             "--diskinodes",
             "1:9",
+            "--stop-timeout",
+            "30",
             "--description",
             "d",
         ])
@@ -238,6 +245,7 @@ mod tests {
                 "disk_inodes",
                 "limits.cpu_units",
                 "limits.cpus",
+                "stop_timeout_s",
                 "onboot",
                 "boot_order",
                 "disabled"

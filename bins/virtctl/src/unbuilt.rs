@@ -229,7 +229,6 @@ options! {
     bindmount_del "bindmount_del" "DST|all" "Show it no more";
     pci_add "pci_add" "[DOM:]BUS:SLOT.FUNC" "Give it a PCI device";
     pci_del "pci_del" "[DOM:]BUS:SLOT.FUNC" "Take a PCI device away";
-    stop_timeout "stop-timeout" "SECONDS" "How long its init may take to stop";
     mount_opts "mount_opts" "LIST" "Options its volume is mounted with";
     root "root" "PATH" "Where its volume is mounted";
     private "private" "PATH" "Where its files are";

@@ -316,7 +316,7 @@ impl Coordinator {
         while let Some(stage) = op.action.stage_after(op.stage) {
             op.action.enter(stage, &mut record);
             op.stage = Some(stage);
-            let desired = Desired::of(&record, op.action.kind().grace_ms());
+            let desired = Desired::of(&record, op.action.kind().grace_ms(&record));
             for step in plan(&desired, &seen).map_err(|e| Fault::from(&e))? {
                 op.steps.push(step.to_string());
                 seen = seen.after(&step, record.generation);

@@ -20,5 +20,5 @@ pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, SnapshotId, SnapshotName,
     TemplateName,
 };
-pub use quantity::{Bytes, CpuLimit, Limit};
+pub use quantity::{Bytes, CpuLimit, Limit, StopTimeout};
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

@@ -5,6 +5,7 @@
 //! option has which value, or what it does.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ves_types::quantity::parse_size;
 use ves_types::{Bytes, CpuLimit, CtAddress, Hostname, Limit, ParseError, UbcValue};
@@ -65,7 +66,7 @@ pub(super) fn domains(s: &str) -> Result<List<Hostname>, ParseError> {
 
 pub(super) fn or_empty<T>(s: &str) -> Result<String, ParseError>
 where
-    T: std::str::FromStr<Err = ParseError> + ToString,
+    T: FromStr<Err = ParseError> + ToString,
 {
     if s.is_empty() { Ok(String::new()) } else { s.parse::<T>().map(|t| t.to_string()) }
 }
@@ -121,6 +122,11 @@ pub(super) fn cpus(s: &str) -> Result<Clearable<u32>, ParseError> {
             _ => Err(ParseError::new("number of processors", s, why)),
         },
     }
+}
+
+/// A value by its own rule, or "default", which takes it away.
+pub(super) fn or_default<T: FromStr>(s: &str) -> Result<Clearable<T>, T::Err> {
+    if s == "default" { Ok(Clearable(None)) } else { s.parse().map(Some).map(Clearable) }
 }
 
 pub(super) fn bootorder(s: &str) -> Result<Clearable<i32>, ParseError> {

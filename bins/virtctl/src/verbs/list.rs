@@ -250,6 +250,7 @@ fn columns() -> Vec<Column<Row>> {
         column("searchdomain", |r| Value::texts(&r.spec.search_domains)),
         column("onboot", |r| Value::Bool(r.spec.onboot)),
         right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),
+        right("stop_timeout", |r| Value::maybe(r.spec.stop_timeout_s.map(u64::from))),
         column("disabled", |r| Value::Bool(r.spec.disabled)),
         right("cpulimit", move |r| Value::maybe(limits(r).cpu_millicpus.map(|m| m / 10))),
         right("cpuunits", move |r| Value::maybe(limits(r).cpu_units)),

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use ves_proto::convert::{Limits, parse_limits, render_limits};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{
-    Bytes, CpuLimit, CtAddress, CtId, CtName, Hostname, ParseError, TemplateName, UbcResource,
-    UbcValue,
+    Bytes, CpuLimit, CtAddress, CtId, CtName, Hostname, ParseError, StopTimeout, TemplateName,
+    UbcResource, UbcValue,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -47,6 +47,8 @@ pub struct Spec {
     pub description: String,
     /// The init to run; empty: /sbin/init.
     pub init: Vec<String>,
+    /// How long init may take to stop; none: [`StopTimeout::DEFAULT`].
+    pub stop_timeout: Option<StopTimeout>,
 }
 
 /// How [`Limits`] are stored.
@@ -101,6 +103,7 @@ pub const FIELDS: &[(&str, Effect)] = &[
     ("disabled", Effect::Saved),
     ("description", Effect::Saved),
     ("init", Effect::Restart),
+    ("stop_timeout_s", Effect::Live),
 ];
 
 /// Parameters that are handed to a container's first process and not looked at again.
@@ -113,6 +116,13 @@ pub enum Field {
     Plain(&'static str, Effect),
     /// `limits.ubc.` and a parameter.
     Ubc(UbcResource),
+}
+
+impl Spec {
+    /// How long init may take to stop, in milliseconds.
+    pub fn grace_ms(&self) -> u32 {
+        self.stop_timeout.unwrap_or(StopTimeout::DEFAULT).millis()
+    }
 }
 
 impl Field {
@@ -175,6 +185,7 @@ impl Field {
                 "disabled" => into.disabled = from.disabled,
                 "description" => into.description.clone_from(&from.description),
                 "init" => into.init.clone_from(&from.init),
+                "stop_timeout_s" => into.stop_timeout = from.stop_timeout,
                 // Fixed ones are refused before.
                 _ => {}
             },
@@ -202,6 +213,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         disabled,
         description,
         init,
+        stop_timeout_s,
     } = spec.ok_or_else(|| Fault::missing("spec"))?;
     if template.is_empty() {
         return Err(Fault::missing("template"));
@@ -228,6 +240,9 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         disabled,
         description: parse_description(description)?,
         init: parse_init(init)?,
+        stop_timeout: stop_timeout_s
+            .map(|s| s.try_into().map_err(|e| Fault::bad_value("stop_timeout_s", &e)))
+            .transpose()?,
     })
 }
 
@@ -248,6 +263,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         disabled,
         description,
         init,
+        stop_timeout,
     } = spec;
     pb::ContainerSpec {
         name: name.as_ref().map(|n| n.as_str().to_owned()).unwrap_or_default(),
@@ -264,6 +280,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         disabled: *disabled,
         description: description.clone(),
         init: init.clone(),
+        stop_timeout_s: stop_timeout.map(u32::from),
     }
 }
 
@@ -396,6 +413,7 @@ mod tests {
             ("disk_inodes", pb::ContainerSpec { disk_inodes: Some(0), ..given() }),
             ("description", pb::ContainerSpec { description: "\u{1b}".into(), ..given() }),
             ("init", pb::ContainerSpec { init: strings("init"), ..given() }),
+            ("stop_timeout_s", pb::ContainerSpec { stop_timeout_s: Some(0), ..given() }),
             (
                 "limits.cpus",
                 pb::ContainerSpec {
@@ -451,6 +469,7 @@ mod tests {
                 disabled: true,
                 description: "x".into(),
                 init: vec!["/bin/true".into()],
+                stop_timeout_s: Some(7),
                 ..given()
             }),
         )

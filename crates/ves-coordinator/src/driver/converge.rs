@@ -38,7 +38,7 @@ impl Coordinator {
         first: Option<Observed>,
     ) -> Result<Observed, Stopped> {
         let ct = record.id;
-        let mut desired = Desired::of(record, op.action.kind().grace_ms());
+        let mut desired = Desired::of(record, op.action.kind().grace_ms(record));
         let mut started = false;
         let mut seen = match first {
             Some(seen) => seen,

@@ -346,3 +346,23 @@ fn slots_come_back_last() {
     sim.run(&Command::create(103, |_| {})).expect("created");
     assert!(![first, slot(102)].contains(&slot(103)));
 }
+
+#[test]
+fn init_has_as_long_to_stop_as_the_container_says() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |s| s.stop_timeout_s = Some(30))).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let first = |change: &dyn Fn(&mut pb::StopContainerRequest)| {
+        let mut request =
+            pb::StopContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
+        change(&mut request);
+        let planned = sim.ask(|| Command::Stop(request.clone()).send(sim.channel()));
+        planned.expect("planned").steps[0].clone()
+    };
+    assert_eq!(first(&|_| {}), "lifecycle: no processes, init has 30 s to stop");
+    assert_eq!(first(&|r| r.grace_ms = 5000), "lifecycle: no processes, init has 5 s to stop");
+    assert_eq!(first(&|r| r.fast = true), "lifecycle: no processes, killed");
+    let none = pb::ContainerSpec { stop_timeout_s: None, ..Sim::spec("trixie") };
+    sim.run(&Command::set("101", &["stop_timeout_s"], none)).expect("set while it runs");
+    assert_eq!(first(&|_| {}), "lifecycle: no processes, init has 120 s to stop");
+}

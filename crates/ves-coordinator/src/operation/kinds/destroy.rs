@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use ves_proto::Fault;
 
-use super::{Action, DEFAULT_GRACE_MS, Kind, Stage, Undo, must_be_stopped, must_exist};
+use super::{Action, Kind, Stage, Undo, must_be_stopped, must_exist};
 use crate::container::observed::{Observed, Phase};
 use crate::container::record::{Presence, Record};
 
@@ -41,8 +41,8 @@ impl Kind for Destroy {
         Undo::RollForward
     }
 
-    fn grace_ms(&self) -> u32 {
-        DEFAULT_GRACE_MS
+    fn grace_ms(&self, record: &Record) -> u32 {
+        record.effective().grace_ms()
     }
 
     fn may_be_cancelled(&self) -> bool {

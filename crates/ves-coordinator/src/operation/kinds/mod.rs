@@ -37,9 +37,6 @@ use ves_types::SnapshotId;
 use crate::container::observed::{Observed, Phase};
 use crate::container::record::{Presence, Record, RunState};
 
-/// vzctl's time for init to stop: 120 s.
-pub const DEFAULT_GRACE_MS: u32 = 120_000;
-
 /// What an operation does; enough to go on with it after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "do")]
@@ -127,7 +124,8 @@ pub trait Kind {
 
     /// How long init may take where this stops a container, in milliseconds. 0: what this stops was
     /// never meant to run, or is what is left of a failure.
-    fn grace_ms(&self) -> u32 {
+    fn grace_ms(&self, record: &Record) -> u32 {
+        let _ = record;
         0
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtAddress, ParseError};
 
-use super::{Action, DEFAULT_GRACE_MS, Kind, Stage, Undo, must_exist, refuse};
+use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::Observed;
 use crate::container::record::{Record, RunState};
 use crate::container::spec::{self, Effect, Field, Spec};
@@ -249,8 +249,8 @@ impl Kind for Set {
         Undo::RollBack
     }
 
-    fn grace_ms(&self) -> u32 {
-        DEFAULT_GRACE_MS
+    fn grace_ms(&self, record: &Record) -> u32 {
+        record.effective().grace_ms()
     }
 
     fn fallback(&self, record: &Record) -> Option<Action> {

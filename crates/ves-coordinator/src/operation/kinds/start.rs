@@ -60,7 +60,7 @@ pub fn admit_restart(
         may_start(record, false)?;
         return Ok(Action::Start(Start { wait: request.wait }));
     }
-    Ok(Action::Restart(Restart { grace_ms: grace(request.fast, 0)?, wait: request.wait }))
+    Ok(Action::Restart(Restart { grace_ms: grace(record, request.fast, 0)?, wait: request.wait }))
 }
 
 fn may_start(record: &Record, force: bool) -> Result<(), Fault> {
@@ -122,7 +122,7 @@ impl Kind for Restart {
         stop(record)
     }
 
-    fn grace_ms(&self) -> u32 {
+    fn grace_ms(&self, _: &Record) -> u32 {
         self.grace_ms
     }
 

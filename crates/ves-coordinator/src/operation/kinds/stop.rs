@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::ParseError;
 
-use super::{Action, DEFAULT_GRACE_MS, Kind, Stage, Undo, must_exist, refuse};
+use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::{Observed, Phase};
 use crate::container::record::{Record, RunState};
 
@@ -51,15 +51,15 @@ pub fn admit(
     if !up && !record.maybe_dirty && record.problem.is_none() {
         return Err(refuse(Reason::NotRunning, record, "is not running"));
     }
-    let grace_ms = grace(request.fast, request.grace_ms)?;
+    let grace_ms = grace(record, request.fast, request.grace_ms)?;
     Ok(Action::Stop(Stop { grace_ms, keep_mounted: request.skip_unmount }))
 }
 
-/// How long init may take to stop.
-pub(super) fn grace(fast: bool, grace_ms: u32) -> Result<u32, Fault> {
+/// How long init may take to stop: what the caller says, or what the container has.
+pub(super) fn grace(record: &Record, fast: bool, grace_ms: u32) -> Result<u32, Fault> {
     match grace_ms {
         _ if fast => Ok(0),
-        0 => Ok(DEFAULT_GRACE_MS),
+        0 => Ok(record.effective().grace_ms()),
         ms if ms > GREATEST_GRACE_MS => {
             let why = "it must be at most an hour";
             Err(Fault::bad_value("grace_ms", &ParseError::new("grace period", ms, why)))
@@ -90,7 +90,7 @@ impl Kind for Stop {
         run_on(record, observed)
     }
 
-    fn grace_ms(&self) -> u32 {
+    fn grace_ms(&self, _: &Record) -> u32 {
         self.grace_ms
     }
 }
