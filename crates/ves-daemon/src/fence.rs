@@ -12,15 +12,35 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Epoch, Generation};
+use ves_types::{CtId, Epoch, Fence, Generation};
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     generation: Generation,
     epoch: Epoch,
+}
+
+/// Refuses a call that is older than what was `accepted` before.
+///
+/// # Errors
+/// `STALE_EPOCH` or `STALE_GENERATION`.
+pub fn admit(fence: &Fence, accepted: Option<(Generation, Epoch)>) -> Result<(), Fault> {
+    let &Fence { ct, generation, epoch } = fence;
+    let Some((accepted_generation, accepted_epoch)) = accepted else { return Ok(()) };
+    let stale = |reason, what: &str, have: u64, got: u64| {
+        let message =
+            format!("container {ct}: {what} {got} is older than {have}; read the container again");
+        Err(Fault::new(reason, message).fact("ct", ct).fact("have", have).fact("got", got))
+    };
+    if epoch < accepted_epoch {
+        return stale(Reason::StaleEpoch, "epoch", accepted_epoch.0, epoch.0);
+    }
+    if epoch == accepted_epoch && generation < accepted_generation {
+        return stale(Reason::StaleGeneration, "generation", accepted_generation.0, generation.0);
+    }
+    Ok(())
 }
 
 /// The fences of all containers of a service.
@@ -67,7 +87,7 @@ impl FenceStore {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&fence.ct) {
             None => Ok(()),
-            Some(Some(r)) => fence.admit(Some((r.generation, r.epoch))),
+            Some(Some(r)) => admit(fence, Some((r.generation, r.epoch))),
             Some(None) => {
                 let path = self.dir.join(fence.ct.to_string());
                 let message = format!(
@@ -126,6 +146,20 @@ mod tests {
             generation: Generation(generation),
             epoch: Epoch(1),
         }
+    }
+
+    #[test]
+    fn the_past_is_refused_and_nothing_else() {
+        let had = Some((Generation(5), Epoch(2)));
+        let admitted = |generation, epoch, had| {
+            admit(&Fence { epoch: Epoch(epoch), ..fence(generation) }, had).map_err(|f| f.reason)
+        };
+        assert_eq!(admitted(1, 1, None), Ok(()));
+        assert_eq!(admitted(5, 2, had), Ok(()));
+        assert_eq!(admitted(6, 2, had), Ok(()));
+        assert_eq!(admitted(1, 3, had), Ok(()));
+        assert_eq!(admitted(4, 2, had), Err(Reason::StaleGeneration));
+        assert_eq!(admitted(9, 1, had), Err(Reason::StaleEpoch));
     }
 
     #[test]

@@ -12,9 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use ves_daemon::{FenceStore, Locks, blocking};
 use ves_host::init::report::Ended;
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation};
+use ves_types::{CtId, Fence, Generation};
 
 use crate::config::Config;
 use crate::error::{Error, refused};

@@ -9,8 +9,7 @@ use ves_daemon::{FenceStore, Locks, blocking};
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
-use ves_types::{CtAddress, CtId, Generation};
+use ves_types::{CtAddress, CtId, Fence, Generation};
 
 use crate::config::Config;
 use crate::error::{Error, StepError};

@@ -9,8 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
-use ves_proto::convert::Limits;
-use ves_types::{CtId, UbcResource};
+use ves_types::{CtId, Limits, UbcResource};
 
 use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;

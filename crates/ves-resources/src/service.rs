@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ves_daemon::{FenceStore, Locks};
 use ves_proto::Fault;
-use ves_proto::convert::{Fence, Limits};
-use ves_types::{CtId, Enforcement, Generation, UbcResource, UbcRow};
+use ves_types::{CtId, Enforcement, Fence, Generation, Limits, UbcResource, UbcRow};
 
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;

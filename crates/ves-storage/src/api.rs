@@ -11,12 +11,12 @@ use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{App, Policy, Role, blocking};
 use ves_host::unpack::{Feed, Init};
 use ves_proto::convert::{
-    Fence, parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
+    parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
-use ves_types::TemplateName;
+use ves_types::{Fence, TemplateName};
 
 use crate::host::{Source, Template};
 use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};

@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ves_daemon::{FenceStore, Locks};
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation, SnapshotId, TemplateName};
+use ves_types::{CtId, Fence, Generation, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::host::{Host, Source, Template, Usage, VolumeFacts};

@@ -3,16 +3,14 @@
 //! Pure. Each mistake names its field. Which change can be made while a container runs is the table
 //! [`FIELDS`]; what is then done about it is decided in [`crate::operation`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use ves_proto::convert::{Limits, parse_limits, render_limits};
+use ves_proto::convert::{parse_limits, render_limits};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{
-    Bytes, CpuLimit, CtAddress, CtId, CtName, Hostname, ParseError, TemplateName, UbcResource,
-    UbcValue,
+    Bytes, CtAddress, CtId, CtName, Hostname, Limits, ParseError, TemplateName, UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -35,7 +33,6 @@ pub struct Spec {
     /// Hard number of inodes.
     pub inodes: Option<u64>,
     /// Limits.
-    #[serde(with = "LimitsRecord")]
     pub limits: Limits,
     /// Start it when the node starts.
     pub onboot: bool,
@@ -47,16 +44,6 @@ pub struct Spec {
     pub description: String,
     /// The init to run; empty: /sbin/init.
     pub init: Vec<String>,
-}
-
-/// How [`Limits`] are stored.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Limits")]
-struct LimitsRecord {
-    ubc: BTreeMap<UbcResource, UbcValue>,
-    cpu: Option<CpuLimit>,
-    cpus: Option<u32>,
-    cpu_units: Option<u32>,
 }
 
 /// The size of a volume nobody gave a size for.

@@ -17,9 +17,8 @@ use ves_network::kernel::KernelHost;
 use ves_network::plan::{self, Desired};
 use ves_network::service::{Interface, Service};
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
 use ves_types::layout::Layout;
-use ves_types::{CtAddress, CtId, Epoch, Generation};
+use ves_types::{CtAddress, CtId, Epoch, Fence, Generation};
 
 /// Addresses of the node itself.
 pub(crate) const NODE_V4: &str = "203.0.113.1";

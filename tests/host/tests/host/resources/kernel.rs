@@ -18,14 +18,13 @@ use ves_daemon::FenceStore;
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
-use ves_proto::convert::Limits;
 use ves_resources::fake::FakeHost;
 use ves_resources::host::Host;
 use ves_resources::model::Observed;
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_DELEGATED};
-use ves_types::{CpuLimit, CtId, Enforcement, Limit, UbcResource, UbcValue};
+use ves_types::{CpuLimit, CtId, Enforcement, Limit, Limits, UbcResource, UbcValue};
 
 use super::support::{PATIENCE, Rig, row, start};
 

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use ves_daemon::FenceStore;
 use ves_host::cgroup;
 use ves_kit::{Proc, TestId, TestLayout};
-use ves_proto::convert::{Fence, Limits};
 use ves_resources::host::Host;
 use ves_resources::kernel::KernelHost;
 use ves_resources::model::Observed;
 use ves_resources::service::{Group, Service};
 use ves_types::layout::{self, CGROUP_DELEGATED};
-use ves_types::{CtId, Epoch, Generation, UbcResource, UbcRow};
+use ves_types::{CtId, Epoch, Fence, Generation, Limits, UbcResource, UbcRow};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
 use ves_storage::config::{Config, PoolKind};
 use ves_storage::host::{Host, Source, Template};
 use ves_storage::kernel::KernelHost;
 use ves_storage::kernel::pool::Pool;
 use ves_storage::plan::Desired;
 use ves_storage::service::Service;
-use ves_types::{CtId, Epoch, Generation, TemplateName};
+use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};
 
 /// The service under test.
 pub(crate) struct Storage {
