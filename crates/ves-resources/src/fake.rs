@@ -3,6 +3,8 @@
 //! Owns the rules a plan must respect (memory with swap is never below memory, a group with
 //! processes does not go, a setting needs its group). Never used by a daemon.
 
+pub mod blocking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 

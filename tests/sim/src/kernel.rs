@@ -347,11 +347,6 @@ impl Kernel {
         self.state().fences.insert((service, ct), fence);
     }
 
-    /// A service forgets a container.
-    pub fn forget(&self, service: Daemon, ct: u32) {
-        self.state().fences.remove(&(service, ct));
-    }
-
     /// A container as lifecycle shows it.
     pub fn shown(&self, ct: u32) -> lifecycle::Container {
         let generation = self.accepted(Daemon::Lifecycle, ct);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use ves_daemon::FenceStore;
+use ves_daemon::{FenceStore, Shell};
 use ves_kit::{MountGuard, Proc, TestLayout};
 use ves_network::config::Config;
 use ves_network::host::Host;
@@ -71,7 +71,8 @@ pub(crate) fn on_a_new_node(test: impl FnOnce(&Node) + Send + 'static) {
 
 pub(crate) fn service(layout: &Layout) -> Service {
     let fences = FenceStore::open(layout.run_dir().join("fence/network")).expect("fences");
-    Service::new(Arc::new(KernelHost::new(layout.clone())), fences, &Config::default())
+    let shell = Shell::new(ves_network::KIND, fences, 16);
+    Service::new(Arc::new(KernelHost::new(layout.clone())), shell, &Config::default())
 }
 
 impl Node {
@@ -91,7 +92,8 @@ impl Node {
     }
     pub(crate) fn ensure(&self, ct: CtId, addresses: &[&str]) -> Result<Interface, Fault> {
         let addresses = addresses.iter().map(|a| address(a)).collect();
-        self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }))
+        let done = self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }));
+        done.map(|done| done.answer.expect("no dry run"))
     }
     pub(crate) fn get(&self, ct: CtId) -> Result<Interface, Fault> {
         self.block_on(self.service.get(ct))
@@ -107,7 +109,7 @@ impl Node {
         steps.iter().map(ToString::to_string).collect()
     }
     pub(crate) fn remove(&self, ct: CtId) -> Result<(), Fault> {
-        self.block_on(self.service.remove(fence(ct, 1)))
+        self.block_on(self.service.remove(fence(ct, 1))).map(drop)
     }
     /// A started container: a process in a user and a network namespace of its own.
     pub(crate) fn container(&self, ct: CtId) -> Container {

@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ves_daemon::FenceStore;
+use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup;
 use ves_kit::{Proc, TestId, TestLayout};
+use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
 use ves_resources::kernel::KernelHost;
 use ves_resources::model::Observed;
@@ -22,7 +23,7 @@ pub(crate) struct Rig {
     pub(crate) id: TestId,
     pub(crate) layout: TestLayout,
     pub(crate) host: Arc<KernelHost>,
-    pub(crate) service: Service,
+    pub(crate) service: Blocking,
 }
 
 impl Rig {
@@ -74,13 +75,14 @@ impl Rig {
     }
 }
 
-pub(crate) fn start(layout: &TestLayout) -> (Arc<KernelHost>, Service) {
+pub(crate) fn start(layout: &TestLayout) -> (Arc<KernelHost>, Blocking) {
     let run = layout.layout().run_dir();
     let host = KernelHost::detect(run.join("resources"), PATIENCE).expect("control groups");
     let host = Arc::new(host);
     let fences = FenceStore::open(run.join("fence")).expect("opened");
-    let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, fences).expect("started");
-    (host, service)
+    let shell = Shell::new(layout::Daemon::Resources, fences, 16);
+    let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, shell).expect("started");
+    (host, Blocking(service))
 }
 
 impl Drop for Rig {
