@@ -2,7 +2,8 @@
 //!
 //! Owns what is the same for all five: reading configuration before anything is bound, telemetry,
 //! the unix socket and who may call what on it, giving up capabilities, health and reflection,
-//! signals and drain, the per-container lock and the fence. Never here: what a service does.
+//! signals and drain, and the shell around every planner: lock, fence, spans, dry runs. Never here: what
+//! a service does.
 //!
 //! ```text
 //! run: arguments → config file → bind socket → drop capabilities → runtime → telemetry
@@ -15,9 +16,10 @@
 
 pub mod client;
 pub mod config;
+pub mod converge;
 pub mod fence;
 pub mod gate;
-pub mod locks;
+mod locks;
 pub mod peer;
 pub mod privilege;
 mod relay;
@@ -27,8 +29,9 @@ pub mod telemetry;
 
 pub use caps::Capability as Cap;
 pub use config::{ServiceConfig, Telemetry};
+pub use converge::{Call, Done, Planned, Shell};
 pub use fence::FenceStore;
-pub use locks::{Held, Locks};
+pub use locks::Held;
 pub use peer::{Policy, Principal, Role, check_policy, principal};
 pub use serve::{App, run, serve_on};
 

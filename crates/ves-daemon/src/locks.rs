@@ -11,7 +11,7 @@ type Table = Mutex<HashMap<CtId, (String, Timestamp)>>;
 
 /// The locks of all containers of a service.
 #[derive(Debug, Clone, Default)]
-pub struct Locks {
+pub(crate) struct Locks {
     table: Arc<Table>,
 }
 
@@ -27,7 +27,7 @@ impl Locks {
     ///
     /// # Errors
     /// `BUSY` with facts `ct`, `holder` and `since` while somebody else has it.
-    pub fn hold(&self, ct: CtId, what: impl Into<String>) -> Result<Held, Fault> {
+    pub(crate) fn hold(&self, ct: CtId, what: impl Into<String>) -> Result<Held, Fault> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((holder, since)) = table.get(&ct) {
             let since = since.strftime("%Y-%m-%dT%H:%M:%SZ");

@@ -16,7 +16,7 @@ use ves_proto::{Fault, Reason, lifecycle as pb};
 use ves_types::{CtId, Hostname};
 
 use crate::init_plan::Command;
-use crate::plan::{Desired, Goal, Spec};
+use crate::plan::{Goal, Spec};
 use crate::service::{Container, Phase, Service};
 
 /// Full names of the gRPC services.
@@ -278,7 +278,8 @@ impl LifecycleService for Api {
         let fence = parse_fence(fence)?;
         let goal = parse_goal(phase, grace_ms)?;
         let spec = spec.map(parse_spec).transpose()?;
-        Ok(Response::new(render(&self.service.ensure(fence, Desired { goal, spec }).await?)))
+        let done = self.service.ensure(fence.into(), goal, spec).await?;
+        Ok(Response::new(done.answer.as_ref().map(render).unwrap_or_default()))
     }
 
     async fn get_container(

@@ -16,11 +16,18 @@ pub struct Config {
     pub early_exit_grace_ms: u32,
     /// The most exec and console sessions at once.
     pub max_sessions: usize,
+    /// The most changes made at once; others wait. Those that only wait for a container do not count.
+    pub max_changes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ves_init: None, early_exit_grace_ms: 20, max_sessions: 512 }
+        Self {
+            ves_init: None,
+            early_exit_grace_ms: 20,
+            max_sessions: 512,
+            max_changes: ves_daemon::converge::CHANGES,
+        }
     }
 }
 
@@ -29,6 +36,7 @@ impl ves_daemon::ServiceConfig for Config {
         if self.early_exit_grace_ms > 60_000 {
             return Err("service.early_exit_grace_ms is more than a minute; 20 is usual".to_owned());
         }
+        ves_daemon::converge::check_changes(self.max_changes)?;
         if self.max_sessions == 0 {
             return Err("service.max_sessions is 0; no command could run".to_owned());
         }

@@ -1,7 +1,7 @@
 //! The lifecycle service: processes of containers on one node.
 //!
 //! ```text
-//! api ─► service ─► plan (pure)             daemon          one monitor per container
+//! api ─► shell ───► plan (pure)             daemon          one monitor per container
 //!  │        │                               ┌──────┐ unix   ┌──────────────────┐ parent of
 //!  │        ▼                               │      │ socket │ ves-init monitor │──────────► init
 //!  │      Host { observe, apply }           │      │───────►│ console, state,  │
@@ -33,6 +33,7 @@
 
 pub mod api;
 pub mod config;
+mod converge;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -46,7 +47,7 @@ pub mod session;
 
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap, FenceStore};
+use ves_daemon::{App, BuildError, Cap, FenceStore, Shell};
 use ves_types::layout::{Daemon as Kind, Layout};
 
 /// Which of the daemons this is.
@@ -94,7 +95,8 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
     }
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = Arc::new(kernel::KernelHost::new(layout, ves_init));
-    let service = service::Service::new(host, fences, config);
+    let shell = Shell::new(KIND, fences, config.max_changes);
+    let service = service::Service::new(host, shell, config);
     service.resume();
     Ok(App {
         routes: api::routes(service),

@@ -1,7 +1,7 @@
 //! What to do so that a container is in the wanted phase. Pure.
 //!
 //! ```text
-//!            SpawnMonitor           Release             Freeze
+//!            SpawnMonitor      Release, AwaitEnd       Freeze
 //!   ABSENT ───────────────▶ CREATED ───────▶ RUNNING ───────────▶ FROZEN
 //!      ▲                       │                │ ▲      Thaw        │
 //!      │ Cleanup, Forget       │ Kill           │ └──────────────────┘
@@ -60,6 +60,8 @@ pub struct Desired {
     pub goal: Goal,
     /// How it should be made, needed where it may have to be made.
     pub spec: Option<Spec>,
+    /// How long an init that was let go is watched, in case it ends at once; 0: not at all.
+    pub early_exit_grace_ms: u32,
 }
 
 /// A live monitor and its init.
@@ -226,7 +228,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
                 steps.push(Step::Thaw);
             }
             if !monitor.running {
-                steps.push(Step::Release);
+                release(&mut steps, desired);
             }
         }
         (Goal::Created | Goal::Running, None) => {
@@ -241,7 +243,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             }
             steps.push(Step::SpawnMonitor(Box::new(wanted)));
             if desired.goal == Goal::Running {
-                steps.push(Step::Release);
+                release(&mut steps, desired);
             }
         }
         (Goal::Frozen, Some(monitor)) if monitor.running => {
@@ -252,6 +254,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         (Goal::Frozen, _) => return Err(Refusal::NotRunning),
     }
     Ok(steps)
+}
+
+/// Lets init go, and stays a moment to see whether it does.
+fn release(steps: &mut Vec<Step>, desired: &Desired) {
+    steps.push(Step::Release);
+    if desired.early_exit_grace_ms > 0 {
+        steps.push(Step::AwaitEnd { ms: desired.early_exit_grace_ms });
+    }
 }
 
 fn able(observed: &Observed) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
-//! The shell around the planner: lock, fence, observe, plan, apply each step, observe again; and
-//! telling watchers of changes.
+//! What the service does: changes, each by the shell; what is only looked at; sessions; and telling
+//! watchers of changes.
 //!
-//! [`Service`]'s async methods end at once in the blocking pool, so a caller that hangs up cannot cut
-//! a plan in half. Watchers are woken by monitors, never by a clock. Decides nothing.
+//! [`Service`]'s async methods end at once in the blocking pool. Watchers are woken by monitors, never by a
+//! clock. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,17 +10,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use ves_daemon::{FenceStore, Locks, blocking};
-use ves_init_proto::report::Ended;
-use ves_proto::convert::Fence;
+use ves_daemon::{Call, Done, Shell, blocking};
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation};
 
 use crate::config::Config;
-use crate::error::{Error, refused};
+use crate::converge::EnsureContainer;
+use crate::error::Error;
 use crate::host::Host;
 use crate::init_plan::Command;
-use crate::plan::{Desired, End, Goal, Observed, Run, Step, plan};
+use crate::plan::{Desired, End, Goal, Observed, Run, Spec};
 use crate::session::{self, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
@@ -64,10 +63,9 @@ pub struct Container {
 }
 
 #[derive(Debug)]
-struct Inner {
-    host: Arc<dyn Host>,
-    locks: Locks,
-    fences: FenceStore,
+pub(crate) struct Inner {
+    pub(crate) host: Arc<dyn Host>,
+    shell: Shell,
     config: Config,
     changes: broadcast::Sender<Container>,
     /// What watchers were last told.
@@ -82,7 +80,7 @@ struct Inner {
 /// The lifecycle service. Clones are the same service.
 #[derive(Debug, Clone)]
 pub struct Service {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,12 +89,11 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Service {
     /// A service on a node.
-    pub fn new(host: Arc<dyn Host>, fences: FenceStore, config: Config) -> Self {
+    pub fn new(host: Arc<dyn Host>, shell: Shell, config: Config) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let inner = Inner {
             host,
-            locks: Locks::default(),
-            fences,
+            shell,
             changes: broadcast::Sender::new(CHANGES),
             told: Mutex::default(),
             ends: Mutex::default(),
@@ -121,9 +118,16 @@ impl Service {
     }
 
     /// Makes a container be in a phase.
-    pub async fn ensure(&self, fence: Fence, desired: Desired) -> Result<Container, Fault> {
-        let this = self.clone();
-        blocking(move || this.ensure_now(&fence, &desired)).await
+    pub async fn ensure(
+        &self,
+        call: Call,
+        goal: Goal,
+        spec: Option<Spec>,
+    ) -> Result<Done<Container>, Fault> {
+        let Config { early_exit_grace_ms, .. } = self.inner.config;
+        let desired = Desired { goal, spec, early_exit_grace_ms };
+        let planned = EnsureContainer::new(self.clone(), call.fence.ct, desired);
+        self.inner.shell.converge(call, planned).await
     }
 
     /// One container.
@@ -207,53 +211,8 @@ impl Service {
         })
     }
 
-    fn ensure_now(&self, fence: &Fence, desired: &Desired) -> Result<Container, Fault> {
-        let inner = &self.inner;
-        let ct = fence.ct;
-        let _held = inner.locks.hold(ct, "EnsureContainer")?;
-        inner.fences.admit(fence)?;
-        let before = inner.host.observe(ct)?;
-        let steps = plan(desired, &before).map_err(|r| refused(ct, r))?;
-        inner.fences.accept(fence)?;
-        let done = self.perform(ct, &steps);
-        let container = inner.look(ct);
-        if let Ok(container) = &container {
-            inner.tell(container.clone());
-        }
-        done?;
-        let container = container?;
-        if desired.goal == Goal::Running && container.phase == Phase::Absent {
-            return Err(exited(ct, container.end.map(|end| end.ended)));
-        }
-        Ok(container)
-    }
-
-    fn perform(&self, ct: CtId, steps: &[Step]) -> Result<(), Error> {
-        let inner = &self.inner;
-        for step in steps {
-            let _span = tracing::info_span!("step", %ct, %step).entered();
-            if *step == Step::Forget
-                && let Some(end) = inner.host.observe(ct)?.last
-            {
-                guard(&inner.ends).insert(ct, end);
-            }
-            inner.host.apply(ct, step)?;
-            tracing::debug!("done");
-            match step {
-                Step::SpawnMonitor(_) => self.follow(ct),
-                Step::Release if inner.config.early_exit_grace_ms > 0 => {
-                    inner
-                        .host
-                        .apply(ct, &Step::AwaitEnd { ms: inner.config.early_exit_grace_ms })?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Tells watchers of each change of a container's monitor, until that ends.
-    fn follow(&self, ct: CtId) {
+    pub(crate) fn follow(&self, ct: CtId) {
         let this = self.clone();
         tokio::spawn(async move {
             let own = this.clone();
@@ -284,25 +243,20 @@ impl Service {
     }
 }
 
-/// The fault of a container whose init ended at once.
-fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
-    let status = match ended {
-        Some(Ended::Code(code)) => format!("status {code}"),
-        Some(Ended::Signal(signal)) => format!("signal {signal}"),
-        None => "an unknown status".to_owned(),
-    };
-    let message = format!(
-        "container {ct}: init ended at once with {status}; read its console for the reason"
-    );
-    Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
-}
-
 impl Inner {
-    fn look(&self, ct: CtId) -> Result<Container, Error> {
+    /// Keeps how a container last ended, where the node is about to forget it.
+    pub(crate) fn remember_end(&self, ct: CtId) -> Result<(), Error> {
+        if let Some(end) = self.host.observe(ct)?.last {
+            guard(&self.ends).insert(ct, end);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn look(&self, ct: CtId) -> Result<Container, Error> {
         Ok(self.show(ct, self.host.observe(ct)?))
     }
 
-    fn show(&self, ct: CtId, observed: Observed) -> Container {
+    pub(crate) fn show(&self, ct: CtId, observed: Observed) -> Container {
         let Observed { monitor, unresponsive, run, frozen, last, .. } = observed;
         let booted = monitor.as_ref().is_some_and(|m| m.booted);
         let told = monitor.map(|m| Run {
@@ -326,7 +280,7 @@ impl Inner {
         let started = run.map(|run| run.started_unix_ms);
         Container {
             ct,
-            generation: self.fences.generation(ct),
+            generation: self.shell.generation(ct),
             phase,
             init_pid: run.map(|run| run.init_pid),
             started_unix_ms: started.or_else(|| end.map(|e| e.started_unix_ms)).unwrap_or_default(),
@@ -338,7 +292,7 @@ impl Inner {
     }
 
     /// Tells watchers what they have not heard yet.
-    fn tell(&self, container: Container) {
+    pub(crate) fn tell(&self, container: Container) {
         let mut told = guard(&self.told);
         if told.get(&container.ct) != Some(&container) {
             told.insert(container.ct, container.clone());

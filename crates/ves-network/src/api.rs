@@ -81,7 +81,8 @@ impl NetworkService for Api {
     ) -> Result<Response<pb::Interface>, Status> {
         let pb::EnsureInterfaceRequest { fence, spec } = request.into_inner();
         let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
-        Ok(Response::new(render(self.service.ensure(fence, desired).await?)))
+        let done = self.service.ensure(fence, desired).await?;
+        Ok(Response::new(done.answer.map(render).unwrap_or_default()))
     }
 
     async fn remove_interface(

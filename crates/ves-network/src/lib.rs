@@ -27,11 +27,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap, FenceStore, complain};
+use ves_daemon::{App, BuildError, Cap, FenceStore, Shell, complain};
 use ves_types::layout::{Daemon as Kind, Layout};
 
 pub mod api;
 pub mod config;
+mod converge;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -56,7 +57,8 @@ pub const KIND: Kind = Kind::Network;
 pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> {
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = Arc::new(kernel::KernelHost::new(layout));
-    let service = service::Service::new(host, fences, &config);
+    let shell = Shell::new(KIND, fences, config.max_changes);
+    let service = service::Service::new(host, shell, &config);
     if let Err(fault) = service.prepare_node() {
         tracing::warn!(reason = fault.reason_name(), "make the node ready: {fault}");
     }

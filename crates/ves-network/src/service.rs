@@ -1,22 +1,21 @@
-//! The shell around the planners: lock, fence, observe, plan, apply each step, observe again.
+//! What the service does: changes, each by the shell; and what is only looked at.
 //!
-//! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool, so a caller
-//! that hangs up cannot cut a plan in half. Decides nothing.
+//! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool. Decides nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ves_daemon::{FenceStore, Locks, blocking};
+use ves_daemon::{Call, Done, Shell, blocking};
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
 use ves_types::{CtAddress, CtId, Generation};
 
 use crate::config::Config;
-use crate::error::{Error, StepError};
+use crate::converge::{EnsureInterface, RemoveInterface};
+use crate::error::Error;
 use crate::host::{Host, Session, Sources};
-use crate::plan::node::NodeDesired;
-use crate::plan::{self, Desired, Observed, Step, node};
+use crate::plan::node::{NodeDesired, NodeObserved, NodeStep};
+use crate::plan::{Desired, Observed, node};
 
 /// A container's link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +32,11 @@ pub struct Interface {
     pub spoofed: u64,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     host: Arc<dyn Host>,
-    locks: Locks,
-    fences: FenceStore,
-    desired: NodeDesired,
-    /// Held while the node as a whole is looked at and changed.
+    shell: Shell,
+    pub(crate) desired: NodeDesired,
+    /// Held while the node as a whole is changed.
     node: Mutex<()>,
 }
 
@@ -60,22 +58,26 @@ fn observed<T>(what: impl FnOnce() -> String, result: Result<T, HostError>) -> R
 
 impl Service {
     /// A service on a host.
-    pub fn new(host: Arc<dyn Host>, fences: FenceStore, config: &Config) -> Self {
+    pub fn new(host: Arc<dyn Host>, shell: Shell, config: &Config) -> Self {
         let desired = NodeDesired { forwarding: config.forwarding };
-        let (locks, node) = (Locks::default(), Mutex::new(()));
-        Self { inner: Arc::new(Inner { host, locks, fences, desired, node }) }
+        Self { inner: Arc::new(Inner { host, shell, desired, node: Mutex::new(()) }) }
     }
 
     /// Makes a container's link as desired.
-    pub async fn ensure(&self, fence: Fence, desired: Desired) -> Result<Interface, Fault> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.ensure(&fence, &desired)).await
+    pub async fn ensure(
+        &self,
+        call: impl Into<Call>,
+        desired: Desired,
+    ) -> Result<Done<Interface>, Fault> {
+        let (call, inner) = (call.into(), Arc::clone(&self.inner));
+        let planned = EnsureInterface { inner, ct: call.fence.ct, desired };
+        self.inner.shell.converge(call, planned).await
     }
 
     /// Makes a container's link not exist.
-    pub async fn remove(&self, fence: Fence) -> Result<(), Fault> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.remove(&fence)).await
+    pub async fn remove(&self, call: impl Into<Call>) -> Result<Done<()>, Fault> {
+        let (call, inner) = (call.into(), Arc::clone(&self.inner));
+        self.inner.shell.converge(call, RemoveInterface { inner, ct: call.fence.ct }).await
     }
 
     /// A container's link.
@@ -86,7 +88,8 @@ impl Service {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let mut session = inner.session(ct)?;
-            let interface = inner.look(ct, &mut *session, None)?;
+            let state = inner.observe(ct, &mut *session, &[])?;
+            let interface = inner.render(&mut *session, &state)?;
             interface.ok_or_else(|| Error::NoLink { ct }.into())
         })
         .await
@@ -100,29 +103,35 @@ impl Service {
 
     /// Makes the node ready to carry containers.
     pub fn prepare_node(&self) -> Result<(), Fault> {
-        Ok(self.inner.ensure_node()?)
+        let Inner { shell, desired, .. } = &*self.inner;
+        for step in node::plan(*desired, &self.inner.observe_node()?) {
+            let kind = ves_daemon::converge::variant(&step);
+            shell.step(None, &kind, &step, || self.inner.apply_node(&step).map_err(Fault::from))?;
+        }
+        Ok(())
     }
 }
 
 impl Inner {
-    fn session(&self, ct: CtId) -> Result<Box<dyn Session>, Error> {
+    pub(crate) fn session(&self, ct: CtId) -> Result<Box<dyn Session>, Error> {
         observed(|| format!("the link of container {ct}"), self.host.session(ct))
     }
 
-    fn ensure_node(&self) -> Result<(), Error> {
-        let _held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = observed(|| "the node".to_owned(), self.host.observe_node())?;
-        for step in node::plan(self.desired, &now) {
-            let _span = tracing::info_span!("step", %step).entered();
-            tracing::info!("{step}");
-            self.host
-                .apply_node(&step)
-                .map_err(|e| Error::Step { step: step.to_string(), source: e.into() })?;
-        }
-        Ok(())
+    pub(crate) fn observe_node(&self) -> Result<NodeObserved, Error> {
+        observed(|| "the node".to_owned(), self.host.observe_node())
     }
 
-    fn observe(
+    /// Changes the node by one step, unless another call has done it since it was planned.
+    pub(crate) fn apply_node(&self, step: &NodeStep) -> Result<(), Error> {
+        let _held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        if !node::plan(self.desired, &self.observe_node()?).contains(step) {
+            return Ok(());
+        }
+        let applied = self.host.apply_node(step);
+        applied.map_err(|e| Error::Step { step: step.to_string(), source: e.into() })
+    }
+
+    pub(crate) fn observe(
         &self,
         ct: CtId,
         session: &mut dyn Session,
@@ -132,55 +141,7 @@ impl Inner {
         observed(|| format!("the link of container {ct}"), session.observe(wanted, &sources))
     }
 
-    fn ensure(&self, fence: &Fence, desired: &Desired) -> Result<Interface, Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "EnsureInterface")?;
-        self.fences.admit(fence)?;
-        let mut session = self.session(ct)?;
-        let before = self.observe(ct, &mut *session, &desired.addresses)?;
-        let steps = plan::plan(Some(desired), &before).map_err(Error::from)?;
-        if self.fences.accepted(ct) != Some((fence.generation, fence.epoch)) {
-            self.fences.accept(fence)?;
-        }
-        self.ensure_node()?;
-        apply(&mut *session, &steps)?;
-        let known = steps.is_empty().then_some(before);
-        let interface = self.look(ct, &mut *session, known)?;
-        interface.ok_or_else(|| Error::NoLink { ct }.into())
-    }
-
-    fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "RemoveInterface")?;
-        self.fences.admit(fence)?;
-        let mut session = self.session(ct)?;
-        let before = self.observe(ct, &mut *session, &[])?;
-        let steps = plan::plan(None, &before).map_err(Error::from)?;
-        if !steps.is_empty() {
-            self.fences.accept(fence)?;
-        }
-        apply(&mut *session, &steps)?;
-        // Nothing is left that an older decision could harm: it would need a namespace, and that is
-        // lifecycle's to refuse.
-        self.fences.forget(ct);
-        Ok(())
-    }
-
-    /// The link as it is; `known` is what was just observed, if anything.
-    fn look(
-        &self,
-        ct: CtId,
-        session: &mut dyn Session,
-        known: Option<Observed>,
-    ) -> Result<Option<Interface>, Error> {
-        let state = match known {
-            Some(state) => state,
-            None => self.observe(ct, session, &[])?,
-        };
-        self.render(session, &state)
-    }
-
-    fn render(
+    pub(crate) fn render(
         &self,
         session: &mut dyn Session,
         state: &Observed,
@@ -193,7 +154,7 @@ impl Inner {
         };
         Ok(Some(Interface {
             ct,
-            generation: self.fences.generation(ct),
+            generation: self.shell.generation(ct),
             addresses: state.working(),
             traffic,
             spoofed: observed(|| "the guard's counter".to_owned(), self.host.spoofed())?,
@@ -222,16 +183,6 @@ impl Inner {
         let state = observed(what, session.observe(&[], sources))?;
         self.render(&mut *session, &state)
     }
-}
-
-fn apply(session: &mut dyn Session, steps: &[Step]) -> Result<(), Error> {
-    for step in steps {
-        let _span = tracing::info_span!("step", %step).entered();
-        session
-            .apply(step)
-            .map_err(|source: StepError| Error::Step { step: step.to_string(), source })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

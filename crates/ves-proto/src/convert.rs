@@ -4,47 +4,12 @@
 //! that service's `api.rs`.
 
 use ves_types::{
-    Bytes, CpuLimit, CtId, Enforcement, Epoch, Generation, IdSlot, Limit, SnapshotId, SnapshotName,
-    UbcResource, UbcRow, UbcValue,
+    CpuLimit, CtId, Enforcement, Epoch, Fence, Generation, IdSlot, Limit, Limits, SnapshotId,
+    SnapshotName, UbcRow, UbcValue,
 };
 
 use crate::common as pb;
 use crate::fault::{Fault, Reason};
-
-/// Who a mutating call speaks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fence {
-    /// The container.
-    pub ct: CtId,
-    /// How new the decision is.
-    pub generation: Generation,
-    /// Whose ownership it stands for.
-    pub epoch: Epoch,
-}
-
-impl Fence {
-    /// Refuses a call that is older than what was `accepted` before.
-    ///
-    /// # Errors
-    /// `STALE_EPOCH` or `STALE_GENERATION`.
-    pub fn admit(&self, accepted: Option<(Generation, Epoch)>) -> Result<(), Fault> {
-        let Some((generation, epoch)) = accepted else { return Ok(()) };
-        let stale = |reason, what: &str, have: u64, got: u64| {
-            let message = format!(
-                "container {}: {what} {got} is older than {have}; read the container again",
-                self.ct
-            );
-            Err(Fault::new(reason, message).fact("ct", self.ct).fact("have", have).fact("got", got))
-        };
-        if self.epoch < epoch {
-            return stale(Reason::StaleEpoch, "epoch", epoch.0, self.epoch.0);
-        }
-        if self.epoch == epoch && self.generation < generation {
-            return stale(Reason::StaleGeneration, "generation", generation.0, self.generation.0);
-        }
-        Ok(())
-    }
-}
 
 /// Reads a container id.
 ///
@@ -95,30 +60,6 @@ pub fn parse_snapshot_id(field: &str, id: &str) -> Result<SnapshotId, Fault> {
 pub fn parse_snapshot_name(name: &str) -> Result<Option<SnapshotName>, Fault> {
     let name = Some(name).filter(|n| !n.is_empty());
     name.map(|n| n.parse().map_err(|e| Fault::bad_value("name", &e))).transpose()
-}
-
-/// Limits in the vocabulary's types. UBC parameters that are not set are absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// UBC parameters.
-    pub ubc: std::collections::BTreeMap<UbcResource, UbcValue>,
-    /// Processor time.
-    pub cpu: Option<CpuLimit>,
-    /// Processors.
-    pub cpus: Option<u32>,
-    /// Weight, 8 to 500000.
-    pub cpu_units: Option<u32>,
-}
-
-impl Limits {
-    /// The limit of `resource`, unlimited where it is not set.
-    pub fn limit(&self, resource: UbcResource) -> Limit {
-        self.ubc.get(&resource).map_or(Limit::Unlimited, |v| v.limit)
-    }
-    /// The limit of a parameter that counts pages, in bytes.
-    pub fn limit_bytes(&self, resource: UbcResource) -> Option<Bytes> {
-        self.limit(resource).max().map(|pages| Bytes(pages.saturating_mul(Bytes::PAGE)))
-    }
 }
 
 /// Reads limits.
@@ -229,26 +170,9 @@ pub fn parse_row(row: pb::UbcRow) -> Result<UbcRow, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use ves_types::UbcResource;
+
     use super::*;
-
-    fn fence(generation: u64, epoch: u64) -> Fence {
-        Fence {
-            ct: CtId::try_from(7).expect("valid"),
-            generation: Generation(generation),
-            epoch: Epoch(epoch),
-        }
-    }
-
-    #[test]
-    fn fences_refuse_the_past_only() {
-        let had = Some((Generation(5), Epoch(2)));
-        assert!(fence(1, 1).admit(None).is_ok());
-        assert!(fence(5, 2).admit(had).is_ok());
-        assert!(fence(6, 2).admit(had).is_ok());
-        assert!(fence(1, 3).admit(had).is_ok());
-        assert_eq!(fence(4, 2).admit(had).map_err(|f| f.reason), Err(Reason::StaleGeneration));
-        assert_eq!(fence(9, 1).admit(had).map_err(|f| f.reason), Err(Reason::StaleEpoch));
-    }
 
     #[test]
     fn limits_survive_the_wire() {

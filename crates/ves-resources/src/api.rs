@@ -51,9 +51,8 @@ impl ResourcesService for Api {
     ) -> Result<Response<pb::Group>, Status> {
         let pb::EnsureLimitsRequest { fence, limits } = request.into_inner();
         let (fence, limits) = (parse_fence(fence)?, parse_limits(limits)?);
-        let service = self.service.clone();
-        let group = blocking(move || service.ensure(&fence, &limits)).await?;
-        Ok(Response::new(render_group(group)))
+        let done = self.service.ensure(fence.into(), limits).await?;
+        Ok(Response::new(done.answer.map(render_group).unwrap_or_default()))
     }
 
     async fn remove_limits(
@@ -62,8 +61,7 @@ impl ResourcesService for Api {
     ) -> Result<Response<pb::RemoveLimitsResponse>, Status> {
         let pb::RemoveLimitsRequest { fence } = request.into_inner();
         let fence = parse_fence(fence)?;
-        let service = self.service.clone();
-        blocking(move || service.remove(&fence)).await?;
+        self.service.remove(fence.into()).await?;
         Ok(Response::new(pb::RemoveLimitsResponse {}))
     }
 
@@ -117,9 +115,10 @@ impl ResourcesService for Api {
 mod tests {
     use std::sync::Arc;
 
-    use ves_daemon::FenceStore;
+    use ves_daemon::{FenceStore, Shell};
     use ves_proto::resources::resources_service_client::ResourcesServiceClient;
     use ves_proto::{Fault, Reason};
+    use ves_types::layout::Daemon;
 
     use super::*;
     use crate::fake::FakeHost;
@@ -144,7 +143,8 @@ mod tests {
     async fn over_a_socket() {
         let dir = tempfile::tempdir().expect("a directory");
         let fences = FenceStore::open(dir.path().join("fence")).expect("opened");
-        let service = Service::new(Arc::new(FakeHost::default()), fences).expect("started");
+        let shell = Shell::new(Daemon::Resources, fences, 16);
+        let service = Service::new(Arc::new(FakeHost::default()), shell).expect("started");
         let socket = dir.path().join("s");
         let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

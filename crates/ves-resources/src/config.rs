@@ -12,11 +12,13 @@ pub struct Config {
     /// How long one process of the self-test may take before its mechanism counts as not working;
     /// raise it on very slow machines. It normally takes some ten milliseconds.
     pub self_test_seconds: u64,
+    /// The most changes made at once; others wait. Those that only wait for a container do not count.
+    pub max_changes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { self_test_seconds: 10 }
+        Self { self_test_seconds: 10, max_changes: ves_daemon::converge::CHANGES }
     }
 }
 
@@ -28,6 +30,7 @@ impl Config {
 
 impl ServiceConfig for Config {
     fn validate(&self) -> Result<(), String> {
+        ves_daemon::converge::check_changes(self.max_changes)?;
         match self.self_test_seconds {
             1..=600 => Ok(()),
             n => Err(format!("self_test_seconds is {n}; it must be from 1 to 600")),

@@ -37,14 +37,6 @@ pub enum Error {
         #[source]
         source: HostError,
     },
-    /// All steps succeeded, and the groups are not what they should be.
-    #[error("container {ct}: the kernel did not keep what it was told: {steps}")]
-    NotKept {
-        /// The container.
-        ct: CtId,
-        /// What would still have to be done.
-        steps: String,
-    },
     /// There is nothing of the container.
     #[error("container {0} has no control groups on this node; EnsureLimits makes them")]
     Unknown(CtId),
@@ -76,9 +68,6 @@ impl From<Error> for Fault {
             Error::Step { ct, step, source, .. } => {
                 let fault = Self::new(Reason::HostFailed, text).fact("ct", ct).fact("step", step);
                 fault.fact_if_known("errno", source.errno())
-            }
-            Error::NotKept { ct, steps } => {
-                Self::new(Reason::HostFailed, text).fact("ct", ct).fact("step", steps)
             }
             Error::Unknown(ct) => Self::new(Reason::ContainerUnknown, text).fact("ct", ct),
             Error::Node(source) | Error::Observe { source, .. } => match source {

@@ -3,14 +3,15 @@
 //! Owns the rules a plan must respect (memory with swap is never below memory, a group with
 //! processes does not go, a setting needs its group). Never used by a daemon.
 
+pub mod blocking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
-use ves_proto::convert::Limits;
-use ves_types::{CtId, UbcResource};
+use ves_types::{CtId, Limits, UbcResource};
 
 use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;

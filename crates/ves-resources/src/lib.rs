@@ -5,10 +5,10 @@
 //! processes: lifecycle puts them in. What version the machine has is found out, never assumed.
 //!
 //! ```text
-//!  EnsureLimits ─ api ─ service: lock → admit → observe → plan → apply each → observe
-//!                                              │         │        │
-//!                              target: limits ⇄ settings │      kernel: files of the hierarchies
-//!                                                        plan_shared (ves), plan (ves/ct-ID)
+//!  EnsureLimits ─ api ─ shell: lock → admit → observe → plan → apply each → observe
+//!                                            │         │        │
+//!                            target: limits ⇄ settings │      kernel: files of the hierarchies
+//!                                                      plan_shared (ves), plan (ves/ct-ID)
 //!  GetGroup ───── api ─ service: observe + usage → rows ← enforcement ← self-test at start
 //!
 //!  version 1, one hierarchy a controller:   ves ─ ct-101        limits; root's
@@ -27,6 +27,7 @@
 
 pub mod api;
 pub mod config;
+mod converge;
 pub mod enforcement;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
@@ -42,7 +43,7 @@ pub mod target;
 
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap, FenceStore};
+use ves_daemon::{App, BuildError, Cap, FenceStore, Shell};
 use ves_types::layout::{Daemon as Name, Layout};
 
 use crate::config::Config;
@@ -63,7 +64,8 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let records = layout.run_dir().join(Name::Resources.name());
     let host = KernelHost::detect(records, config.patience())?;
     let fences = FenceStore::open(layout.run_dir().join("fence").join(Name::Resources.name()))?;
-    let service = Service::new(Arc::new(host), fences)?;
+    let shell = Shell::new(Name::Resources, fences, config.max_changes);
+    let service = Service::new(Arc::new(host), shell)?;
     Ok(app(service))
 }
 

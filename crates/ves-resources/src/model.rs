@@ -6,8 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use ves_host::cgroup::{Controller, Version};
-use ves_proto::convert::Limits;
-use ves_types::{Bytes, CpuLimit, Limit, UbcResource, UbcValue};
+use ves_types::{Bytes, Limit, Limits};
 
 /// A hierarchy in which a container has a group of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -293,21 +292,17 @@ impl Observed {
 
 /// A record of limits on disk. Version 1 also had an id slot.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
-    ubc: BTreeMap<UbcResource, UbcValue>,
-    cpu: Option<CpuLimit>,
-    cpus: Option<u32>,
-    cpu_units: Option<u32>,
+    #[serde(flatten)]
+    limits: Limits,
 }
 
 const VERSION: u32 = 2;
 
 /// Limits as a record.
 pub fn write_record(limits: &Limits) -> Vec<u8> {
-    let Limits { ubc, cpu, cpus, cpu_units } = limits.clone();
-    let stored = Stored { version: VERSION, ubc, cpu, cpus, cpu_units };
+    let stored = Stored { version: VERSION, limits: limits.clone() };
     // Maps with string keys, numbers and options always have a JSON form.
     serde_json::to_vec(&stored).unwrap_or_default()
 }
@@ -315,8 +310,8 @@ pub fn write_record(limits: &Limits) -> Vec<u8> {
 /// Limits from a record; `None` where it is damaged or of another version. What is lost then is
 /// only what was wanted, and the next `EnsureLimits` says it again.
 pub fn read_record(bytes: &[u8]) -> Option<Limits> {
-    let Stored { version, ubc, cpu, cpus, cpu_units } = serde_json::from_slice(bytes).ok()?;
-    (version == VERSION).then_some(Limits { ubc, cpu, cpus, cpu_units })
+    let Stored { version, limits } = serde_json::from_slice(bytes).ok()?;
+    (version == VERSION).then_some(limits)
 }
 
 /// Pages as bytes, "unlimited" where that is more than a kernel counts.
@@ -337,6 +332,8 @@ pub fn whole_pages(bytes: u64) -> Limit {
 
 #[cfg(test)]
 mod tests {
+    use ves_types::{UbcResource, UbcValue};
+
     use super::*;
 
     #[test]
@@ -352,6 +349,8 @@ mod tests {
         limits.ubc.insert(UbcResource::Numproc, value);
         let json = write_record(&limits);
         assert_eq!(read_record(&json), Some(limits));
+        let kept = r#"{"version":2,"ubc":{"numproc":{"barrier":{"max":10},"limit":"unlimited"}},"cpu":null,"cpus":2,"cpu_units":null}"#;
+        assert_eq!(String::from_utf8_lossy(&json), kept, "as the release before wrote it");
         assert_eq!(read_record(&json[..json.len() - 1]), None);
         let newer =
             String::from_utf8(json).expect("text").replace("\"version\":2", "\"version\":3");

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ves_host::cgroup::Controller;
-use ves_proto::convert::Limits;
-use ves_types::{CtId, Limit, UbcResource};
+use ves_types::{CtId, Limit, Limits, UbcResource};
 
 use crate::model::{Hierarchy, Home, Observed, Setting, Shared, Value, render_list};
 use crate::target;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ves_proto::convert::Limits;
-use ves_types::{UbcResource, UbcRow};
+use ves_types::{Limits, UbcResource, UbcRow};
 
 use crate::enforcement::{self, SelfTest};
 

@@ -1,28 +1,24 @@
-//! The shell around the planners: lock, admit, observe, plan, apply, observe. Synchronous; the async
-//! world ends in [`crate::api`].
+//! What the service does: changes, each by the shell; and what is only looked at. What is not a change is
+//! synchronous; the async world ends in [`crate::api`].
 //!
 //! What was applied is in the kernel at once, so a failure or a kill at any step needs no repair:
 //! the same call again plans what is left.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ves_daemon::{FenceStore, Locks};
+use ves_daemon::{Call, Done, Shell};
 use ves_proto::Fault;
-use ves_proto::convert::{Fence, Limits};
-use ves_types::{CtId, Enforcement, Generation, UbcResource, UbcRow};
+use ves_types::{CtId, Enforcement, Generation, Limits, UbcResource, UbcRow};
 
+use crate::converge::{EnsureLimits, Parent, RemoveLimits};
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
-use crate::model::{Observed, Setting};
+use crate::model::{Home, Observed, Setting};
 use crate::observe::FileLocks;
-use crate::plan::{Step, plan, plan_shared};
+use crate::plan::{plan, plan_shared};
 use crate::{rows, target};
-
-/// How often a plan is made again, when its steps did not lead where they should: the parent group
-/// can be removed by another program between two steps.
-const RETRIES: u32 = 3;
 
 /// A container's groups, as the API shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,17 +35,16 @@ pub struct Group {
     pub limits: Limits,
 }
 
+/// What all clones of a service share.
 #[derive(Debug)]
-struct Inner {
-    host: Arc<dyn Host>,
-    fences: FenceStore,
-    locks: Locks,
+pub(crate) struct Inner {
+    pub(crate) host: Arc<dyn Host>,
+    shell: Shell,
+    pub(crate) parent: Arc<Parent>,
     self_test: SelfTest,
     version: &'static str,
-    /// Held shared while a container relies on the parent group, alone while it is removed.
-    shared: RwLock<()>,
-    /// Held while the parent group is made.
-    making: Mutex<()>,
+    /// The settings the node has, as they are seen while the parent group is there.
+    pub(crate) settings: BTreeMap<Setting, Home>,
     /// The most that was seen of what the kernel does not remember the most of.
     peaks: Mutex<BTreeMap<CtId, BTreeMap<UbcResource, u64>>>,
 }
@@ -57,26 +52,53 @@ struct Inner {
 /// The service. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Service {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Service {
     /// Makes the parent group, tests what the node can do, and compares what is there with what was
     /// reached before; differences are logged, and repaired by the next `EnsureLimits`.
-    pub fn new(host: Arc<dyn Host>, fences: FenceStore) -> Result<Self, Error> {
-        let making = Mutex::new(());
-        make_shared(&*host, &making).map_err(Error::Node)?;
+    pub fn new(host: Arc<dyn Host>, shell: Shell) -> Result<Self, Error> {
+        let parent = Parent::new(Arc::clone(&host));
+        for step in plan_shared(&parent.observe()?) {
+            let kind = format!("Shared{}", ves_daemon::converge::variant(&step));
+            shell.step(None, &kind, &step, || parent.apply(&step))?;
+        }
         let self_test = host.self_test().map_err(Error::Node)?;
         let any = CtId::try_from(CtId::MAX).map_err(|e| {
             Error::Node(ves_host::HostError::parse("the greatest id", &e.to_string()))
         })?;
-        let version = host.observe(any).map_err(Error::Node)?.node.version.name();
-        let (locks, shared, peaks) = (Locks::default(), RwLock::default(), Mutex::default());
-        let inner = Inner { host, fences, locks, self_test, version, shared, making, peaks };
+        let node = host.observe(any).map_err(Error::Node)?.node;
+        let (version, settings, peaks) = (node.version.name(), node.settings, Mutex::default());
+        let inner = Inner { host, shell, parent, self_test, version, settings, peaks };
         let service = Self { inner: Arc::new(inner) };
         service.compare();
-        service.release();
+        service.inner.parent.release();
         Ok(service)
+    }
+
+    pub(crate) fn ensuring(&self, ct: CtId, limits: Limits) -> EnsureLimits {
+        EnsureLimits { service: self.clone(), ct, limits, relies: None, stuck: false }
+    }
+
+    pub(crate) fn removing(&self, ct: CtId) -> RemoveLimits {
+        RemoveLimits { service: self.clone(), ct }
+    }
+
+    /// Makes the container's groups exist and hold these limits.
+    ///
+    /// # Errors
+    /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
+    pub async fn ensure(&self, call: Call, limits: Limits) -> Result<Done<Group>, Fault> {
+        self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits)).await
+    }
+
+    /// Makes the container's groups not exist.
+    ///
+    /// # Errors
+    /// `STALE_…`, `BUSY`, `RUNNING`, `HOST_FAILED`.
+    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
+        self.inner.shell.converge(call, self.removing(call.fence.ct)).await
     }
 
     /// Logs every container whose groups are not what was reached for it.
@@ -101,82 +123,18 @@ impl Service {
         }
     }
 
-    fn observe(&self, ct: CtId) -> Result<Observed, Error> {
+    pub(crate) fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         self.inner.host.observe(ct).map_err(|source| Error::Observe { ct, source })
     }
 
-    fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
-        let _span = tracing::info_span!("step", %ct, %step).entered();
-        self.inner.host.apply(ct, step).map_err(|source| Error::Step {
-            ct,
-            step: step.to_string(),
-            field: field(step),
-            source,
-        })
-    }
-
-    /// Makes the container's groups exist and hold these limits.
-    ///
-    /// # Errors
-    /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
-    pub fn ensure(&self, fence: &Fence, limits: &Limits) -> Result<Group, Fault> {
-        let ct = fence.ct;
-        let _held = self.inner.locks.hold(ct, "EnsureLimits")?;
-        self.inner.fences.admit(fence)?;
-        let _stays = self.inner.shared.read().unwrap_or_else(PoisonError::into_inner);
-        let mut tries = 0;
-        loop {
-            make_shared(&*self.inner.host, &self.inner.making).map_err(Error::Node)?;
-            let observed = self.observe(ct)?;
-            let steps = plan(ct, Some(limits), &observed).map_err(Error::Refused)?;
-            if steps.is_empty() {
-                self.inner.fences.accept(fence)?;
-                return self.group_of(ct, &observed, self.locks()?.as_ref());
-            }
-            if tries == RETRIES {
-                let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
-                return Err(Error::NotKept { ct, steps: steps.join(", ") }.into());
-            }
-            tries += 1;
-            self.inner.fences.accept(fence)?;
-            let applied = steps.iter().try_for_each(|step| self.apply(ct, step));
-            // The parent group is shared with everybody who may remove it when it is empty.
-            if let Err(e) = applied
-                && (tries == RETRIES || !self.shared_is_gone())
-            {
-                return Err(e.into());
-            }
-        }
-    }
-
-    fn shared_is_gone(&self) -> bool {
-        self.inner.host.observe_shared().is_ok_and(|shared| !plan_shared(&shared).is_empty())
-    }
-
-    /// Makes the container's groups not exist.
-    ///
-    /// # Errors
-    /// `STALE_…`, `BUSY`, `RUNNING`, `HOST_FAILED`.
-    pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        let ct = fence.ct;
-        let _held = self.inner.locks.hold(ct, "RemoveLimits")?;
-        self.inner.fences.admit(fence)?;
-        let observed = self.observe(ct)?;
-        let steps = plan(ct, None, &observed).map_err(Error::Refused)?;
-        self.inner.fences.accept(fence)?;
-        steps.iter().try_for_each(|step| self.apply(ct, step))?;
+    /// Forgets the most that was seen of a container.
+    pub(crate) fn forget_peaks(&self, ct: CtId) {
         self.inner.peaks.lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
-        self.inner.fences.forget(ct);
-        self.release();
-        Ok(())
     }
 
-    /// Removes the parent group if the last container went. One that stays disturbs nobody.
-    fn release(&self) {
-        let _alone = self.inner.shared.write().unwrap_or_else(PoisonError::into_inner);
-        if let Err(e) = self.inner.host.release_shared() {
-            tracing::warn!(error = %ves_proto::fault::chain(&e), "leave the parent group");
-        }
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn shell(&self) -> &Shell {
+        &self.inner.shell
     }
 
     /// One container's accounting.
@@ -190,7 +148,7 @@ impl Service {
 
     /// The file locks of the node, which one container may have tens of thousands of: read once for
     /// all that is answered by it.
-    fn locks(&self) -> Result<Option<FileLocks>, Error> {
+    pub(crate) fn locks(&self) -> Result<Option<FileLocks>, Error> {
         self.inner.host.locks().map_err(Error::Node)
     }
 
@@ -199,7 +157,7 @@ impl Service {
         if observed.exists() { Ok(observed) } else { Err(Error::Unknown(ct)) }
     }
 
-    fn group_of(
+    pub(crate) fn group_of(
         &self,
         ct: CtId,
         observed: &Observed,
@@ -214,7 +172,7 @@ impl Service {
         let wanted = observed.record.as_ref();
         let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.self_test);
-        let generation = self.inner.fences.generation(ct);
+        let generation = self.inner.shell.generation(ct);
         Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
     }
 
@@ -249,31 +207,6 @@ impl Service {
     pub fn self_test(&self) -> &SelfTest {
         &self.inner.self_test
     }
-}
-
-/// Makes the parent group what it should be.
-fn make_shared(host: &dyn Host, making: &Mutex<()>) -> Result<(), ves_host::HostError> {
-    let _alone = making.lock().unwrap_or_else(PoisonError::into_inner);
-    for step in plan_shared(&host.observe_shared()?) {
-        let _span = tracing::info_span!("step", %step).entered();
-        host.apply_shared(&step)?;
-    }
-    Ok(())
-}
-
-/// What a step is for, by the request's field.
-const fn field(step: &Step) -> Option<&'static str> {
-    let Step::Set { setting, .. } = step else { return None };
-    Some(match setting {
-        Setting::PidsMax => "numproc",
-        Setting::MemoryMax | Setting::MemoryHigh => "physpages",
-        Setting::MemswMax | Setting::SwapMax => "swappages",
-        Setting::TcpMax => "tcpsndbuf",
-        Setting::CpuWeight => "cpu_units",
-        Setting::CpuPeriod | Setting::CpuQuota | Setting::CpuMax => "cpu_millicpus",
-        Setting::Cpus | Setting::Mems => "cpus",
-        Setting::MaxDepth | Setting::MaxDescendants => return None,
-    })
 }
 
 #[cfg(test)]

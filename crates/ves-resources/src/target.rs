@@ -18,8 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ves_proto::convert::Limits;
-use ves_types::{Bytes, CpuLimit, CtId, Limit, UbcResource, UbcValue};
+use ves_types::{Bytes, CpuLimit, CtId, Limit, Limits, UbcResource, UbcValue};
 
 use crate::model::{
     Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes, whole_pages,

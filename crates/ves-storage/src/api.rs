@@ -11,12 +11,12 @@ use tonic::{Request, Response, Status, Streaming};
 use ves_archive::{Feed, Init};
 use ves_daemon::{App, Policy, Role, blocking};
 use ves_proto::convert::{
-    Fence, parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
+    parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
-use ves_types::TemplateName;
+use ves_types::{Fence, TemplateName};
 
 use crate::host::{Source, Template};
 use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
@@ -267,9 +267,8 @@ impl StorageService for Api {
     async fn ensure_volume(&self, request: Request<pb::EnsureVolumeRequest>) -> Answer<pb::Volume> {
         let pb::EnsureVolumeRequest { fence, spec } = request.into_inner();
         let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
-        let service = self.0.clone();
-        let volume = blocking(move || service.ensure(&fence, &desired)).await?;
-        Ok(Response::new(render_volume(volume)))
+        let done = self.0.ensure(fence.into(), desired).await?;
+        Ok(Response::new(done.answer.map(render_volume).unwrap_or_default()))
     }
 
     async fn remove_volume(
@@ -278,8 +277,7 @@ impl StorageService for Api {
     ) -> Answer<pb::RemoveVolumeResponse> {
         let pb::RemoveVolumeRequest { fence } = request.into_inner();
         let fence = parse_fence(fence)?;
-        let service = self.0.clone();
-        blocking(move || service.remove(&fence)).await?;
+        self.0.remove(fence.into()).await?;
         Ok(Response::new(pb::RemoveVolumeResponse {}))
     }
 
@@ -308,9 +306,8 @@ impl StorageService for Api {
         let pb::EnsureSnapshotRequest { fence, id, name } = request.into_inner();
         let fence = parse_fence(fence)?;
         let desired = parse_snapshot(&id, &name, &fence)?;
-        let service = self.0.clone();
-        let snapshot = blocking(move || service.ensure_snapshot(&fence, &desired)).await?;
-        Ok(Response::new(render_snapshot(snapshot)))
+        let done = self.0.ensure_snapshot(fence.into(), desired).await?;
+        Ok(Response::new(done.answer.map(render_snapshot).unwrap_or_default()))
     }
 
     async fn remove_snapshot(
@@ -319,8 +316,7 @@ impl StorageService for Api {
     ) -> Answer<pb::RemoveSnapshotResponse> {
         let pb::RemoveSnapshotRequest { fence, id } = request.into_inner();
         let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("id", &id)?);
-        let service = self.0.clone();
-        blocking(move || service.remove_snapshot(&fence, id)).await?;
+        self.0.remove_snapshot(fence.into(), id).await?;
         Ok(Response::new(pb::RemoveSnapshotResponse {}))
     }
 
@@ -339,9 +335,8 @@ impl StorageService for Api {
     async fn revert_volume(&self, request: Request<pb::RevertVolumeRequest>) -> Answer<pb::Volume> {
         let pb::RevertVolumeRequest { fence, snapshot } = request.into_inner();
         let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("snapshot", &snapshot)?);
-        let service = self.0.clone();
-        let volume = blocking(move || service.revert(&fence, id)).await?;
-        Ok(Response::new(render_volume(volume)))
+        let done = self.0.revert(fence.into(), id).await?;
+        Ok(Response::new(done.answer.map(render_volume).unwrap_or_default()))
     }
 
     async fn build_template(

@@ -38,6 +38,8 @@ pub struct Config {
     pub max_template_bytes: u64,
     /// The most files a template may have.
     pub max_template_inodes: u64,
+    /// The most changes made at once; others wait. Those that only wait for a container do not count.
+    pub max_changes: usize,
 }
 
 impl Default for Config {
@@ -51,6 +53,7 @@ impl Default for Config {
             mirror: None,
             max_template_bytes: limits.bytes,
             max_template_inodes: limits.inodes,
+            max_changes: ves_daemon::converge::CHANGES,
         }
     }
 }
@@ -82,6 +85,7 @@ impl ServiceConfig for Config {
                 "max_template_bytes must be at least 1048576 and max_template_inodes 16".to_owned()
             );
         }
+        ves_daemon::converge::check_changes(self.max_changes)?;
         if self.max_snapshots > 1024 {
             return Err("max_snapshots must be at most 1024".to_owned());
         }

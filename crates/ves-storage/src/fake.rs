@@ -2,6 +2,8 @@
 //!
 //! [`Model`] is one volume and the pure effect of each step on it; [`FakeHost`] is a node of them.
 
+pub mod blocking;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};

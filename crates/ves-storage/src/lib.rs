@@ -1,7 +1,7 @@
 //! The storage service: pools, templates, volumes and their snapshots of one node.
 //!
 //! ```text
-//! api ─► service ─► plan (pure)              pool     <state>/storage/pool, or pool.img mounted there
+//! api ─► shell ───► plan (pure)              pool     <state>/storage/pool, or pool.img mounted there
 //!           │                                template <pool>/templates/NAME/{contents.tar.zst,
 //!           ▼                                                  golden-N.img, template.json}
 //!         Host { observe, apply }            volume   <pool>/volumes/ID.img ─► loop ─► ext4
@@ -39,6 +39,7 @@
 
 pub mod api;
 pub mod config;
+mod converge;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -52,8 +53,8 @@ pub mod template;
 
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap};
-use ves_types::layout::Layout;
+use ves_daemon::{App, BuildError, Cap, FenceStore, Shell};
+use ves_types::layout::{Daemon as Kind, Layout};
 
 pub use config::Config;
 pub use helper::dispatch;
@@ -80,6 +81,9 @@ pub const CAPABILITIES: &[Cap] = &[
     Cap::CAP_KILL,
 ];
 
+/// Which of the daemons this is.
+pub const KIND: Kind = Kind::Storage;
+
 /// Builds the service on the real host: the pool is attached and leftovers of a crash are swept.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
@@ -87,7 +91,8 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     ves_host::mount::node::require(layout.run_dir())?;
     // The link also works after an upgrade has replaced the executable.
     let host = kernel::KernelHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
-    let dir = layout.service_dir(ves_types::layout::Daemon::Storage).join("fence");
-    let service = service::Service::new(Arc::new(host), dir)?;
+    let fences = FenceStore::open_synced(layout.service_dir(KIND).join("fence"))?;
+    let shell = Shell::new(KIND, fences, config.max_changes);
+    let service = service::Service::new(Arc::new(host), shell);
     Ok(api::app(service))
 }

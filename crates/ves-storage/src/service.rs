@@ -1,22 +1,22 @@
-//! The shell around the planner: lock → fence → observe → plan → apply each → observe.
+//! What the service does: changes, each by the shell; and what is only looked at, and templates.
 //!
-//! Synchronous; `api` calls it on the blocking pool, so that a client that hangs up cannot cut a plan
-//! in half. Never here: decisions, or how anything is done.
+//! What is not a change is synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
+//! anything is done.
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use ves_daemon::{FenceStore, Locks};
-use ves_proto::convert::Fence;
+use ves_daemon::{Call, Done, Shell};
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation, SnapshotId, TemplateName};
+use ves_types::{CtId, Fence, Generation, SnapshotId, TemplateName};
 
+use crate::converge::{
+    EnsureSnapshot, EnsureVolume, Pool, Promises, RemoveSnapshot, RemoveVolume, RevertVolume,
+};
 use crate::error::Error;
 use crate::host::{Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot;
-use crate::plan::{self, Desired, Image, Observed, PoolFacts, Record, Reverted, Step};
+use crate::plan::{self, Desired, Image, PoolFacts, Record, Reverted};
 use crate::template::{InUse, Progress, Uses};
 
 /// A volume, for the caller.
@@ -51,15 +51,13 @@ pub struct Snapshot {
     pub own: Option<u64>,
 }
 
-/// The service.
+/// The service. Clones are the same service.
 #[derive(Clone)]
 pub struct Service {
-    host: Arc<dyn Host>,
-    fences: Arc<FenceStore>,
-    locks: Locks,
-    uses: Uses,
-    /// What calls under way have been promised and have not taken yet.
-    reserved: Arc<Mutex<BTreeMap<CtId, u64>>>,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) shell: Shell,
+    pub(crate) uses: Uses,
+    pub(crate) promises: Promises,
 }
 
 impl std::fmt::Debug for Service {
@@ -68,146 +66,83 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Takes back a promise when the call that got it ends.
-struct Reserved<'a> {
-    service: &'a Service,
-    ct: CtId,
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.service.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ct);
-    }
-}
-
-fn observing(error: &Error) -> Fault {
+pub(crate) fn observing(error: &Error) -> Fault {
     error.fault("observe")
 }
 
 impl Service {
-    /// A service on this host; accepted fences are kept in `fences`.
-    pub fn new(host: Arc<dyn Host>, fences: PathBuf) -> Result<Self, std::io::Error> {
-        Ok(Self {
-            host,
-            fences: Arc::new(FenceStore::open(fences)?),
-            locks: Locks::default(),
-            uses: Uses::default(),
-            reserved: Arc::default(),
-        })
+    /// A service on this host.
+    pub fn new(host: Arc<dyn Host>, shell: Shell) -> Self {
+        Self { host, shell, uses: Uses::default(), promises: Promises::default() }
+    }
+
+    fn pool_for(&self, ct: CtId) -> Pool {
+        Pool::new(self.clone(), ct)
+    }
+
+    pub(crate) fn ensuring(&self, ct: CtId, desired: Desired) -> EnsureVolume {
+        EnsureVolume { pool: self.pool_for(ct), desired, reading: None }
+    }
+
+    pub(crate) fn removing(&self, ct: CtId) -> RemoveVolume {
+        RemoveVolume { pool: self.pool_for(ct) }
+    }
+
+    pub(crate) fn ensuring_snapshot(&self, ct: CtId, desired: snapshot::Desired) -> EnsureSnapshot {
+        EnsureSnapshot { pool: self.pool_for(ct), desired }
+    }
+
+    pub(crate) fn removing_snapshot(&self, ct: CtId, id: SnapshotId) -> RemoveSnapshot {
+        RemoveSnapshot { pool: self.pool_for(ct), id }
+    }
+
+    pub(crate) fn reverting(&self, fence: &Fence, id: SnapshotId) -> RevertVolume {
+        let to = Reverted { snapshot: id, generation: fence.generation };
+        RevertVolume { pool: self.pool_for(fence.ct), to }
     }
 
     /// Makes a volume what it should be.
     ///
     /// # Errors
     /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub fn ensure(&self, fence: &Fence, desired: &Desired) -> Result<Volume, Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "EnsureVolume")?;
-        self.fences.admit(fence)?;
-        let (steps, reading, _reserved) = self.plan(ct, desired)?;
-        self.fences.accept(fence)?;
-        self.perform(ct, &steps)?;
-        drop(reading);
-        self.look(ct)?.ok_or_else(|| unknown(ct))
+    pub async fn ensure(&self, call: Call, desired: Desired) -> Result<Done<Volume>, Fault> {
+        self.shell.converge(call, self.ensuring(call.fence.ct, desired)).await
     }
 
-    /// Looks, and counts as promised what calls under way have been promised.
-    fn observe(
-        &self,
-        ct: CtId,
-        template: Option<&TemplateName>,
-        reserved: &BTreeMap<CtId, u64>,
-    ) -> Result<Observed, Fault> {
-        let mut observed = self.host.observe(ct, template).map_err(|e| observing(&e))?;
-        let others: u64 = reserved.values().sum();
-        observed.pool.promised = observed.pool.promised.saturating_add(others);
-        Ok(observed)
-    }
-
-    /// Plans, and reserves what the plan will take of the pool: two calls cannot be promised the
-    /// same room.
-    fn plan(
-        &self,
-        ct: CtId,
-        desired: &Desired,
-    ) -> Result<(Vec<Step>, Option<InUse>, Reserved<'_>), Fault> {
-        // Held while the pool is looked at, not while anything is done to it.
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let observed = self.observe(ct, Some(&desired.template), &reserved)?;
-        let reading = match &observed.image {
-            Image::Absent if observed.template.is_some() => {
-                Some(self.uses.read(&desired.template)?)
-            }
-            _ => None,
-        };
-        let steps = plan::plan_ensure(desired, &observed).map_err(|r| r.fault(ct))?;
-        let have = match &observed.image {
-            Image::Ours { bytes, .. } => *bytes,
-            Image::Absent | Image::Foreign(_) => 0,
-        };
-        reserved.insert(ct, desired.bytes.saturating_sub(have));
-        drop(reserved);
-        Ok((steps, reading, Reserved { service: self, ct }))
+    /// Makes a volume and its snapshots not exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, `FOREIGN_CONTENTS`, `MOUNTED`, or what failed on the host.
+    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
+        self.shell.converge(call, self.removing(call.fence.ct)).await
     }
 
     /// Makes a snapshot exist.
     ///
     /// # Errors
     /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub fn ensure_snapshot(
+    pub async fn ensure_snapshot(
         &self,
-        fence: &Fence,
-        desired: &snapshot::Desired,
-    ) -> Result<Snapshot, Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "EnsureSnapshot")?;
-        self.fences.admit(fence)?;
-        let (steps, _reserved) = {
-            let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-            let observed = self.observe(ct, None, &reserved)?;
-            let steps = snapshot::plan_ensure(desired, &observed).map_err(|r| r.fault(ct))?;
-            let taken = steps.iter().any(|s| matches!(s, Step::Snapshot { .. }));
-            reserved.insert(ct, if taken { observed.allocated } else { 0 });
-            (steps, Reserved { service: self, ct })
-        };
-        self.fences.accept(fence)?;
-        self.perform(ct, &steps)?;
-        let all = self.snapshots(ct, false)?;
-        all.into_iter()
-            .find(|s| s.id == desired.id)
-            .ok_or_else(|| plan::Refusal::SnapshotUnknown(desired.id).fault(ct))
+        call: Call,
+        desired: snapshot::Desired,
+    ) -> Result<Done<Snapshot>, Fault> {
+        self.shell.converge(call, self.ensuring_snapshot(call.fence.ct, desired)).await
     }
 
     /// Makes a snapshot not exist.
     ///
     /// # Errors
     /// `BUSY`, a stale fence, or what failed on the host.
-    pub fn remove_snapshot(&self, fence: &Fence, id: SnapshotId) -> Result<(), Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "RemoveSnapshot")?;
-        self.fences.admit(fence)?;
-        let observed = self.host.observe(ct, None).map_err(|e| observing(&e))?;
-        // Also where there is nothing to do: what was asked for before must not be made after this.
-        if observed.image != Image::Absent {
-            self.fences.accept(fence)?;
-        }
-        self.perform(ct, &snapshot::plan_remove(id, &observed))
+    pub async fn remove_snapshot(&self, call: Call, id: SnapshotId) -> Result<Done<()>, Fault> {
+        self.shell.converge(call, self.removing_snapshot(call.fence.ct, id)).await
     }
 
     /// Makes a volume hold what a snapshot holds, once for each decision.
     ///
     /// # Errors
     /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "RevertVolume")?;
-        self.fences.admit(fence)?;
-        let observed = self.host.observe(ct, None).map_err(|e| observing(&e))?;
-        let to = Reverted { snapshot: id, generation: fence.generation };
-        let steps = snapshot::plan_revert(to, &observed).map_err(|r| r.fault(ct))?;
-        self.fences.accept(fence)?;
-        self.perform(ct, &steps)?;
-        self.get(ct)
+    pub async fn revert(&self, call: Call, id: SnapshotId) -> Result<Done<Volume>, Fault> {
+        self.shell.converge(call, self.reverting(&call.fence, id)).await
     }
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
@@ -237,49 +172,6 @@ impl Service {
         Ok(all)
     }
 
-    /// Makes a volume and its snapshots not exist.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, `FOREIGN_CONTENTS`, `MOUNTED`, or what failed on the host.
-    pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        let ct = fence.ct;
-        let _held = self.locks.hold(ct, "RemoveVolume")?;
-        self.fences.admit(fence)?;
-        let observed = self.host.observe(ct, None).map_err(|e| observing(&e))?;
-        let steps = plan::plan_remove(&observed).map_err(|r| r.fault(ct))?;
-        if !steps.is_empty() {
-            self.fences.accept(fence)?;
-        }
-        self.perform(ct, &steps)?;
-        self.fences.forget(ct);
-        Ok(())
-    }
-
-    fn perform(&self, ct: CtId, steps: &[Step]) -> Result<(), Fault> {
-        for step in steps {
-            let span = tracing::info_span!("step", %ct, step = %step);
-            let _inside = span.enter();
-            // With these the host begins to count what was only promised: in one go, so that
-            // nobody counts it twice.
-            let counted =
-                matches!(step, Step::Publish | Step::Extend { .. } | Step::PublishSnapshot { .. });
-            let reserved =
-                counted.then(|| self.reserved.lock().unwrap_or_else(PoisonError::into_inner));
-            let done = self.host.apply(ct, step);
-            if let (Some(mut reserved), Ok(())) = (reserved, &done) {
-                reserved.remove(&ct);
-            }
-            done.map_err(|e| {
-                let fault = e.fault(&step.to_string());
-                tracing::warn!(error = %fault, "failed");
-                let message = format!("container {ct}: {step}: {}", fault.message);
-                Fault { message, ..fault }.fact("ct", ct)
-            })?;
-            tracing::info!("done");
-        }
-        Ok(())
-    }
-
     /// One volume.
     ///
     /// # Errors
@@ -301,7 +193,7 @@ impl Service {
         Ok(all)
     }
 
-    fn look(&self, ct: CtId) -> Result<Option<Volume>, Fault> {
+    pub(crate) fn look(&self, ct: CtId) -> Result<Option<Volume>, Fault> {
         self.describe(ct, self.host.look(ct))
     }
 
@@ -316,7 +208,7 @@ impl Service {
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),
             Image::Ours { record, bytes, .. } => Ok(Some(Volume {
                 ct,
-                generation: self.fences.generation(ct),
+                generation: self.shell.generation(ct),
                 record,
                 bytes,
                 usage,
@@ -372,7 +264,7 @@ impl Service {
     }
 }
 
-fn unknown(ct: CtId) -> Fault {
+pub(crate) fn unknown(ct: CtId) -> Fault {
     Fault::new(Reason::VolumeUnknown, format!("container {ct} has no volume")).fact("ct", ct)
 }
 

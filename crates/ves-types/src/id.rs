@@ -246,6 +246,12 @@ impl fmt::Debug for SnapshotId {
 pub struct Generation(pub u64);
 
 impl Generation {
+    /// No container comes to have a greater one: the millisecond in which the clock of a kernel ends,
+    /// which counts nanoseconds in 63 bits, in the year 2262. A generation begins with unix time in
+    /// milliseconds and grows by one with each change, so that one beyond is no decision but a mistake,
+    /// after which none could ever be newer. A clock that is wrong by a century is no such mistake.
+    pub const MAX: Self = Self(9_223_372_036_854);
+
     /// The generation after this one.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -266,6 +272,11 @@ impl fmt::Display for Generation {
 )]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// No container comes to have a greater one: it grows by one each time a container moves.
+    pub const MAX: Self = Self(u32::MAX as u64);
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,15 +10,19 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod fence;
 pub mod id;
 pub mod layout;
+pub mod limits;
 pub mod quantity;
 pub mod ubc;
 
 pub use address::{CtAddress, MacAddress};
+pub use fence::Fence;
 pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, SnapshotId, SnapshotName,
     TemplateName,
 };
+pub use limits::Limits;
 pub use quantity::{Bytes, CpuLimit, Limit, StopTimeout};
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ves_daemon::{App, FenceStore};
+use ves_daemon::{App, FenceStore, Shell};
 use ves_lifecycle::fake::FakeHost as Processes;
 use ves_network::fake::FakeHost as Links;
 use ves_resources::fake::FakeHost as Groups;
@@ -49,18 +49,17 @@ impl Hosts {
 
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
     pub fn app(&self, service: Daemon, dir: &Path) -> App {
-        let fences = || FenceStore::open(dir.join("fence").join(service.name())).expect("opened");
+        let fences = FenceStore::open(dir.join("fence").join(service.name())).expect("opened");
+        let shell = Shell::new(service, fences, 16);
         match service {
             Daemon::Storage | Daemon::Coordinator => {
                 let host = Arc::<Volumes>::clone(&self.volumes);
-                let fences = dir.join("fence").join(service.name());
-                let service = ves_storage::service::Service::new(host, fences);
-                ves_storage::api::app(service.expect("fences can be kept"))
+                ves_storage::api::app(ves_storage::service::Service::new(host, shell))
             }
             Daemon::Network => {
                 let config = ves_network::config::Config::default();
                 let host = Arc::<Links>::clone(&self.links);
-                let service = ves_network::service::Service::new(host, fences(), &config);
+                let service = ves_network::service::Service::new(host, shell, &config);
                 service.prepare_node().expect("prepared");
                 App {
                     routes: ves_network::api::routes(service),
@@ -71,13 +70,13 @@ impl Hosts {
             }
             Daemon::Resources => {
                 let host = Arc::<Groups>::clone(&self.groups);
-                let service = ves_resources::service::Service::new(host, fences());
+                let service = ves_resources::service::Service::new(host, shell);
                 ves_resources::app(service.expect("a node with control groups"))
             }
             Daemon::Lifecycle => {
                 let config = ves_lifecycle::config::Config::default();
                 let host = Arc::<Processes>::clone(&self.processes);
-                let service = ves_lifecycle::service::Service::new(host, fences(), config);
+                let service = ves_lifecycle::service::Service::new(host, shell, config);
                 service.resume();
                 App {
                     routes: ves_lifecycle::api::routes(service),

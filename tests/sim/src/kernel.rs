@@ -11,10 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, watch};
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason, common, lifecycle, storage};
 use ves_types::layout::Daemon;
-use ves_types::{Epoch, Generation};
+use ves_types::{Epoch, Fence, Generation};
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -289,7 +288,7 @@ impl Kernel {
         let ct = fence.ct.get();
         let mishap = {
             let mut state = self.state();
-            fence.admit(state.fences.get(&(service, ct)).copied())?;
+            ves_daemon::fence::admit(fence, state.fences.get(&(service, ct)).copied())?;
             state.fences.insert((service, ct), (fence.generation, fence.epoch));
             state.log.push(format!("{rpc} {ct}"));
             state.due(rpc, ct)
@@ -346,11 +345,6 @@ impl Kernel {
     pub fn remember(&self, service: Daemon, ct: u32, generation: u64) {
         let fence = (Generation(generation), Epoch(1));
         self.state().fences.insert((service, ct), fence);
-    }
-
-    /// A service forgets a container.
-    pub fn forget(&self, service: Daemon, ct: u32) {
-        self.state().fences.remove(&(service, ct));
     }
 
     /// A container as lifecycle shows it.

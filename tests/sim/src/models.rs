@@ -10,10 +10,10 @@ use futures::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{App, Policy, Role};
-use ves_proto::convert::{Fence, parse_fence, parse_limits};
+use ves_proto::convert::{parse_fence, parse_limits};
 use ves_proto::{Fault, Reason, common, lifecycle, network, resources, storage};
-use ves_types::UbcResource;
 use ves_types::layout::Daemon;
+use ves_types::{Fence, UbcResource};
 
 use crate::kernel::{Kernel, end_processes, ensure_process};
 

@@ -20,8 +20,7 @@ mod snapshot;
 
 use std::collections::BTreeSet;
 
-use ves_proto::convert::Limits;
-use ves_types::{Bytes, CtAddress, CtId, Generation, UbcResource};
+use ves_types::{Bytes, CtAddress, CtId, Generation, Limits, UbcResource};
 
 use super::observed::{Observed, Phase};
 use super::record::{Presence, Record, RunState, Since, SnapshotWish};

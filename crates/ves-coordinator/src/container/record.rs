@@ -5,8 +5,9 @@
 //! about steps.
 
 use serde::{Deserialize, Serialize};
-use ves_proto::convert::Fence;
-use ves_types::{CtAddress, CtId, CtName, Epoch, Generation, IdSlot, SnapshotId, SnapshotName};
+use ves_types::{
+    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, SnapshotId, SnapshotName,
+};
 
 use super::spec::Spec;
 use crate::problem::Problem;

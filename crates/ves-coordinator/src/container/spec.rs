@@ -3,16 +3,15 @@
 //! Pure. Each mistake names its field. Which change can be made while a container runs is the table
 //! [`FIELDS`]; what is then done about it is decided in [`crate::operation`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use ves_proto::convert::{Limits, parse_limits, render_limits};
+use ves_proto::convert::{parse_limits, render_limits};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{
-    Bytes, CpuLimit, CtAddress, CtId, CtName, Hostname, ParseError, StopTimeout, TemplateName,
-    UbcResource, UbcValue,
+    Bytes, CtAddress, CtId, CtName, Hostname, Limits, ParseError, StopTimeout, TemplateName,
+    UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -35,7 +34,6 @@ pub struct Spec {
     /// Hard number of inodes.
     pub inodes: Option<u64>,
     /// Limits.
-    #[serde(with = "LimitsRecord")]
     pub limits: Limits,
     /// Start it when the node starts.
     pub onboot: bool,
@@ -49,16 +47,6 @@ pub struct Spec {
     pub init: Vec<String>,
     /// How long init may take to stop; none: [`StopTimeout::DEFAULT`].
     pub stop_timeout: Option<StopTimeout>,
-}
-
-/// How [`Limits`] are stored.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Limits")]
-struct LimitsRecord {
-    ubc: BTreeMap<UbcResource, UbcValue>,
-    cpu: Option<CpuLimit>,
-    cpus: Option<u32>,
-    cpu_units: Option<u32>,
 }
 
 /// The size of a volume nobody gave a size for.

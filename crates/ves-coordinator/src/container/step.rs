@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use ves_proto::convert::Limits;
-use ves_types::{Bytes, CtAddress, Hostname, IdSlot, SnapshotId, SnapshotName, TemplateName};
+use ves_types::{
+    Bytes, CtAddress, Hostname, IdSlot, Limits, SnapshotId, SnapshotName, TemplateName,
+};
 
 /// A volume as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::Instrument;
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, Fence};
 
 use super::Stopped;
 use crate::container::observed::{End, Observed, Phase};

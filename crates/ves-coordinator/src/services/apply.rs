@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ves_proto::convert::{Fence, render_fence, render_limits};
+use ves_proto::convert::{render_fence, render_limits};
 use ves_proto::{Fault, common, lifecycle, network, resources, storage};
-use ves_types::{Generation, SnapshotName};
+use ves_types::{Fence, Generation, SnapshotName};
 
 use super::clients::{Services, ask};
 use super::wire::{

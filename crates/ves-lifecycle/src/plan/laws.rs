@@ -94,8 +94,16 @@ fn goals() -> Vec<Desired> {
         Goal::Running,
         Goal::Frozen,
     ];
-    let all =
-        goals.iter().flat_map(|&goal| [None, Some(spec(20))].map(|spec| Desired { goal, spec }));
+    let all = goals.iter().flat_map(|&goal| {
+        let of = |spec| {
+            [0, 20].map(|early_exit_grace_ms| Desired {
+                goal,
+                spec: Option::clone(&spec),
+                early_exit_grace_ms,
+            })
+        };
+        [of(None), of(Some(spec(20)))].concat()
+    });
     all.collect()
 }
 
@@ -180,7 +188,8 @@ fn nothing_running_is_ever_hurt_on_the_way_up() {
 fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
     for state in states() {
         let Some(monitor) = &state.monitor else { continue };
-        let desired = Desired { goal: Goal::Absent { grace_ms: 9 }, spec: None };
+        let goal = Goal::Absent { grace_ms: 9 };
+        let desired = Desired { goal, spec: None, early_exit_grace_ms: 20 };
         let steps = plan(&desired, &state).expect("always possible");
         let at = |what: fn(&Step) -> bool| steps.iter().position(what);
         let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit(_))));
@@ -212,4 +221,20 @@ fn nothing_is_made_without_volume_and_groups() {
             assert!(!steps.iter().any(|s| matches!(s, Step::SpawnMonitor(_))));
         }
     }
+}
+
+#[test]
+fn an_init_that_was_let_go_is_watched_for_a_moment() {
+    let mut released = 0;
+    for state in states() {
+        for desired in goals() {
+            let steps = plan(&desired, &state).unwrap_or_default();
+            let Some(at) = steps.iter().position(|s| *s == Step::Release) else { continue };
+            released += 1;
+            let rest = steps.get(at + 1..).expect("in range");
+            let ms = desired.early_exit_grace_ms;
+            assert_eq!(rest, vec![Step::AwaitEnd { ms }; usize::from(ms > 0)]);
+        }
+    }
+    assert!(released > 0);
 }

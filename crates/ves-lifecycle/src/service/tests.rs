@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use ves_daemon::{App, FenceStore};
+use ves_daemon::{App, FenceStore, Shell};
 use ves_init_proto::report::{Cause, Ended};
 use ves_proto::common::{ExitStatus, Fence, exit_status::How};
 use ves_proto::lifecycle::exec_request::Part as Ask;
@@ -34,7 +34,8 @@ fn node(config: Config) -> Node {
     let socket = dir.path().join("s");
     let host = Arc::new(FakeHost::new());
     let fences = FenceStore::open(dir.path().join("fence")).expect("fences");
-    let service = Service::new(Arc::clone(&host) as Arc<dyn crate::host::Host>, fences, config);
+    let shell = Shell::new(crate::KIND, fences, 16);
+    let service = Service::new(Arc::clone(&host) as Arc<dyn crate::host::Host>, shell, config);
     service.resume();
     let listener = UnixListener::bind(&socket).expect("bound");
     let app = App {

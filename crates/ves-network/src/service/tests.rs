@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::fake::FakeHost;
+use ves_daemon::FenceStore;
 use ves_proto::Reason;
-use ves_types::Epoch;
+use ves_types::{Epoch, Fence};
 
 struct Bench {
     _dir: tempfile::TempDir,
@@ -29,15 +30,17 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a directory");
         let fake = FakeHost::with_every_netns();
         let fences = FenceStore::open(dir.path().join("fence")).expect("fences");
-        let service = Service::new(Arc::new(fake.clone()), fences, &Config::default());
+        let shell = Shell::new(crate::KIND, fences, 16);
+        let service = Service::new(Arc::new(fake.clone()), shell, &Config::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         Self { _dir: dir, fake, service, runtime }
     }
     fn ensure(&self, n: u32, generation: u64, addresses: &[&str]) -> Result<Interface, Fault> {
-        self.runtime.block_on(self.service.ensure(fence(n, generation), desired(addresses)))
+        let done = self.service.ensure(fence(n, generation), desired(addresses));
+        self.runtime.block_on(done).map(|done| done.answer.expect("no dry run"))
     }
     fn remove(&self, n: u32, generation: u64) -> Result<(), Fault> {
-        self.runtime.block_on(self.service.remove(fence(n, generation)))
+        self.runtime.block_on(self.service.remove(fence(n, generation))).map(drop)
     }
     fn journal(&self) -> Vec<String> {
         std::mem::take(&mut self.fake.state().journal)
@@ -63,6 +66,18 @@ fn the_past_is_refused_and_changes_nothing() {
     assert_eq!(refused.reason, Reason::StaleGeneration);
     assert_eq!(bench.remove(101, 4).map_err(|f| f.reason), Err(Reason::StaleGeneration));
     assert!(bench.journal().is_empty());
+}
+
+#[test]
+fn what_was_delayed_does_not_bring_back_what_was_removed() {
+    let bench = Bench::new();
+    bench.ensure(101, 5, &["192.0.2.1"]).expect("made");
+    bench.remove(101, 6).expect("removed");
+    bench.remove(101, 7).expect("nothing to remove");
+    bench.journal();
+    let refused = bench.ensure(101, 6, &["192.0.2.1"]).expect_err("older");
+    assert_eq!((refused.reason, bench.journal()), (Reason::StaleGeneration, vec![]));
+    bench.ensure(101, 8, &["192.0.2.1"]).expect("a new container of that id");
 }
 
 #[test]
@@ -123,7 +138,7 @@ fn whichever_step_fails_the_next_call_finishes() {
 #[test]
 fn the_second_worker_hears_of_the_first() {
     let bench = Bench::new();
-    let _held = bench.service.inner.locks.hold(ct(101), "EnsureInterface").expect("free");
+    let _held = bench.service.inner.shell.hold(ct(101), "EnsureInterface").expect("free");
     let fault = bench.remove(101, 1).expect_err("busy");
     assert_eq!((fault.reason, fault.facts["holder"].as_str()), (Reason::Busy, "EnsureInterface"));
 }

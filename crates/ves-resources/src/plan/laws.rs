@@ -3,8 +3,7 @@
 use proptest::collection::btree_set;
 use proptest::option;
 use proptest::prelude::*;
-use ves_proto::convert::Limits;
-use ves_types::{CpuLimit, UbcValue};
+use ves_types::{CpuLimit, Limits, UbcValue};
 
 use super::*;
 use crate::fake::{node_hybrid, node_v1, node_v2, nothing, perform, perform_shared, shared_fresh};

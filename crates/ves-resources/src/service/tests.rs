@@ -1,10 +1,13 @@
 //! The service on a node in memory: fences, faults at every step, restarts, what the rows say.
 
+use ves_daemon::FenceStore;
 use ves_proto::Reason;
-use ves_types::{CpuLimit, Epoch, Limit, UbcValue};
+use ves_types::layout::Daemon;
+use ves_types::{CpuLimit, Epoch, Fence, Limit, UbcValue};
 
 use super::*;
 use crate::enforcement::Proven;
+use crate::fake::blocking::Blocking;
 use crate::fake::{FakeHost, Fault as Injected, node_hybrid, node_v1, node_v2};
 use crate::model::Value;
 use crate::rows::{Count, Usage};
@@ -12,7 +15,7 @@ use crate::rows::{Count, Usage};
 struct Rig {
     host: Arc<FakeHost>,
     dir: tempfile::TempDir,
-    service: Service,
+    service: Blocking,
 }
 
 impl Rig {
@@ -27,9 +30,10 @@ impl Rig {
     }
 }
 
-fn start(host: &Arc<FakeHost>, dir: &tempfile::TempDir) -> Service {
+fn start(host: &Arc<FakeHost>, dir: &tempfile::TempDir) -> Blocking {
     let fences = FenceStore::open(dir.path().join("fence")).expect("opened");
-    Service::new(Arc::clone(host) as Arc<dyn Host>, fences).expect("started")
+    let shell = Shell::new(Daemon::Resources, fences, 16);
+    Blocking(Service::new(Arc::clone(host) as Arc<dyn Host>, shell).expect("started"))
 }
 
 fn fence(ct: u32, generation: u64) -> Fence {
@@ -78,6 +82,30 @@ fn old_decisions_are_refused() {
         Err(Reason::StaleGeneration)
     );
     assert_eq!(rig.service.group(fence(7, 1).ct).expect("there").limits, limits(10, 100));
+}
+
+#[test]
+fn what_was_delayed_does_not_bring_back_what_was_removed() {
+    let mut rig = Rig::new(node_hybrid());
+    rig.service.ensure(&fence(7, 5), &limits(10, 100)).expect("made");
+    rig.service.remove(&fence(7, 6)).expect("removed");
+    rig.restart();
+    let stale = rig.service.ensure(&fence(7, 5), &limits(10, 100)).map_err(|f| f.reason);
+    assert_eq!(stale, Err(Reason::StaleGeneration));
+    assert!(rig.host.is_clean());
+    rig.service.ensure(&fence(7, 7), &limits(10, 100)).expect("a new container of that id");
+}
+
+#[test]
+fn what_is_refused_makes_no_parent_group_either() {
+    let mut node = node_hybrid();
+    node.settings.remove(&Setting::CpuQuota);
+    node.settings.remove(&Setting::CpuMax);
+    let rig = Rig::new(node);
+    let steps = rig.host.log().len();
+    let refused = rig.service.ensure(&fence(7, 5), &limits(10, 100)).map_err(|f| f.reason);
+    assert_eq!(refused, Err(Reason::KernelLacks));
+    assert_eq!(rig.host.log().len(), steps);
 }
 
 #[test]
@@ -167,7 +195,7 @@ fn rows_say_what_was_proven_and_seen() {
 #[test]
 fn the_second_of_two_hears_who_works() {
     let rig = Rig::new(node_hybrid());
-    let _held = rig.service.inner.locks.hold(fence(7, 1).ct, "EnsureLimits").expect("free");
+    let _held = rig.service.shell().hold(fence(7, 1).ct, "EnsureLimits").expect("free");
     let busy = rig.service.remove(&fence(7, 1)).expect_err("held");
     assert_eq!((busy.reason, busy.facts["holder"].as_str()), (Reason::Busy, "EnsureLimits"));
 }

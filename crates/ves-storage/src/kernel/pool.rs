@@ -12,11 +12,11 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
 use rustix::io::Errno;
 use serde::Serialize;
+use ves_daemon::FenceStore;
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
 use ves_host::mount::{self, FsContext, attr};
 use ves_host::{Attempt, Cmd, HostError, file};
-use ves_types::CtId;
 use ves_types::layout::{Daemon, Layout};
 
 use crate::config::{Config, PoolKind};
@@ -192,20 +192,10 @@ fn is_there(path: &Path) -> Result<bool, HostError> {
     }
 }
 
-/// Whether decisions about volumes were ever accepted here.
-fn had_volumes(fences: &Path) -> Result<bool, HostError> {
-    let what = || format!("list {}", fences.display());
-    let entries = match std::fs::read_dir(fences) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        other => other.attempt(what)?,
-    };
-    for entry in entries {
-        let name = entry.attempt(what)?.file_name();
-        if name.to_str().is_some_and(|n| n.parse::<CtId>().is_ok()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether there are volumes by what was decided here: one that was not removed since.
+fn had_volumes(fences: PathBuf) -> Result<bool, HostError> {
+    let what = || format!("read the fences in {}", fences.display());
+    Ok(FenceStore::open(fences.clone()).attempt(what)?.any_left())
 }
 
 impl Pool {
@@ -222,7 +212,7 @@ impl Pool {
                 return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
             }
             let used = is_there(&dir.join("volumes"))?;
-            if !used && had_volumes(&base.join("fence"))? {
+            if !used && had_volumes(base.join("fence"))? {
                 return Err(Error::PoolGone(image));
             }
             let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
@@ -467,7 +457,8 @@ mod tests {
         std::fs::write(&fence, b"{}").expect("written");
         let error = Pool::open(&config, &layout).expect_err("gone");
         assert!(error.to_string().contains("mount or restore it"), "{error}");
-        std::fs::rename(&fence, base.join("fence/other")).expect("renamed");
+        let removed = br#"{"generation":1,"epoch":1,"removed":true}"#;
+        std::fs::write(&fence, removed).expect("written");
         Pool::open(&config, &layout).expect("a first pool");
         std::fs::write(&fence, b"{}").expect("written");
         Pool::open(&config, &layout).expect("the same pool");

@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::fake::FakeHost;
+use crate::fake::blocking::Blocking;
+use ves_daemon::FenceStore;
+use ves_types::layout::Daemon;
 use ves_types::{Epoch, IdSlot};
 
 struct Fixture {
-    service: Service,
+    service: Blocking,
     host: Arc<FakeHost>,
     _dir: tempfile::TempDir,
 }
@@ -14,7 +17,8 @@ fn fixture() -> Fixture {
     let dir = tempfile::tempdir().expect("a directory");
     let host = Arc::new(FakeHost::new());
     host.add_template(&"debian".parse().expect("a name"));
-    let service = Service::new(host.clone(), dir.path().join("fence")).expect("made");
+    let fences = FenceStore::open_synced(dir.path().join("fence")).expect("opened");
+    let service = Blocking(Service::new(host.clone(), Shell::new(Daemon::Storage, fences, 16)));
     Fixture { service, host, _dir: dir }
 }
 
@@ -48,6 +52,24 @@ fn old_decisions_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn what_was_delayed_does_not_bring_back_what_was_removed() {
+    let f = fixture();
+    f.service.ensure(&fence(101, 5), &wish(1)).expect("made");
+    f.service.remove(&fence(101, 6)).expect("removed");
+    let fault = f.service.ensure(&fence(101, 5), &wish(1)).expect_err("old");
+    assert_eq!(fault.reason, Reason::StaleGeneration);
+    // Nor where there was nothing to remove.
+    f.service.remove(&fence(101, 7)).expect("removed");
+    f.service.remove_snapshot(&fence(102, 7), SnapshotId::from(1)).expect("removed");
+    for ct in [101, 102] {
+        let fault = f.service.ensure(&fence(ct, 6), &wish(1)).expect_err("old");
+        assert_eq!(fault.reason, Reason::StaleGeneration);
+    }
+    assert!(f.service.list().expect("listed").is_empty());
+    f.service.ensure(&fence(101, 8), &wish(1)).expect("a new container of that id");
+}
+
+#[test]
 fn a_refusal_accepts_no_generation() {
     let f = fixture();
     f.service.ensure(&fence(101, 5), &wish(2)).expect("made");
@@ -59,7 +81,7 @@ fn a_refusal_accepts_no_generation() {
 #[test]
 fn the_second_hears_who_holds_it() {
     let f = fixture();
-    let held = f.service.locks.hold(fence(101, 1).ct, "a test").expect("free");
+    let held = f.service.shell.hold(fence(101, 1).ct, "a test").expect("free");
     let fault = f.service.ensure(&fence(101, 1), &wish(1)).expect_err("busy");
     assert_eq!(fault.reason, Reason::Busy);
     assert!(fault.facts["holder"].contains("a test"), "{fault:?}");

@@ -37,7 +37,6 @@ impl storage::storage_service_server::StorageService for Model {
             Ok(())
         };
         self.0.change(Daemon::Storage, "RemoveVolume", &fence, effect).await?;
-        self.0.forget(Daemon::Storage, fence.ct.get());
         Ok(Response::new(storage::RemoveVolumeResponse {}))
     }
 

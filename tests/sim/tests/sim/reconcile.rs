@@ -47,7 +47,7 @@ fn repairs_are_few_at_once_and_operators_do_not_wait_for_them() {
     }
     sim.kill(Daemon::Coordinator);
     for ct in 101..109 {
-        sim.kernel().forget(Daemon::Network, ct);
+        sim.kernel().remember(Daemon::Network, ct, 0);
         sim.kernel().script_for(ct, "EnsureInterface", 0, Mishap::HangBefore);
     }
     sim.start_daemon(Daemon::Coordinator);

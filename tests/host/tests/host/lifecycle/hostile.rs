@@ -122,9 +122,10 @@ fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
         }
         o
     };
-    let ended = Desired { goal: Goal::Absent { grace_ms: 1000 }, spec: None };
+    let ended =
+        Desired { goal: Goal::Absent { grace_ms: 1000 }, spec: None, early_exit_grace_ms: 0 };
     for goal in [Goal::Created, Goal::Running] {
-        let desired = Desired { goal, spec: Some(world.script(OBEDIENT)) };
+        let desired = Desired { goal, spec: Some(world.script(OBEDIENT)), early_exit_grace_ms: 0 };
         for step in plan(&desired, &world.observe()).expect("planned") {
             world.host.apply(world.ct, &step).expect("done");
             fake.apply(world.ct, &step).expect("done");

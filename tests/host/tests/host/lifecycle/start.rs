@@ -84,7 +84,8 @@ fn one_that_does_not_stop_is_killed() {
     let world = World::new(9401, |_| {});
     let init = world.start(world.script(STUBBORN));
     let begun = std::time::Instant::now();
-    let desired = Desired { goal: Goal::Absent { grace_ms: 300 }, spec: None };
+    let desired =
+        Desired { goal: Goal::Absent { grace_ms: 300 }, spec: None, early_exit_grace_ms: 0 };
     for step in plan(&desired, &world.observe()).expect("planned") {
         if step == Step::Forget {
             let end = world.observe().last.expect("it ended");
@@ -349,7 +350,7 @@ fn the_fake_node_agrees() {
         Goal::Absent { grace_ms: 100 },
     ];
     for goal in goals {
-        let desired = Desired { goal, spec: Some(spec.clone()) };
+        let desired = Desired { goal, spec: Some(spec.clone()), early_exit_grace_ms: 0 };
         let steps = plan(&desired, &world.observe()).expect("planned");
         assert_eq!(plan(&desired, &fake.observe(world.ct).expect("observed")), Ok(steps.clone()));
         for step in steps {
@@ -397,7 +398,7 @@ fn a_monitor_that_does_not_answer_is_seen_and_can_be_ended() {
     let seen = world.observe();
     assert!(seen.unresponsive && seen.monitor.is_none() && !seen.leftovers, "{seen:?}");
     for goal in [Goal::Created, Goal::Running, Goal::Frozen] {
-        let desired = Desired { goal, spec: Some(world.spec()) };
+        let desired = Desired { goal, spec: Some(world.spec()), early_exit_grace_ms: 0 };
         assert_eq!(plan(&desired, &seen), Err(Refusal::Unresponsive));
     }
     drop(waiting);

@@ -198,7 +198,7 @@ impl World {
         goal: Goal,
         spec: Option<Spec>,
     ) -> Result<Observed, ves_lifecycle::error::Error> {
-        let desired = Desired { goal, spec };
+        let desired = Desired { goal, spec, early_exit_grace_ms: 0 };
         for step in plan(&desired, &self.observe()).expect("admitted") {
             self.host.apply(self.ct, &step)?;
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use ves_daemon::FenceStore;
+use ves_daemon::{FenceStore, Shell};
 use ves_kit::{MountGuard, Proc, TestLayout};
 use ves_network::config::Config;
 use ves_network::host::Host;
@@ -17,9 +17,8 @@ use ves_network::kernel::KernelHost;
 use ves_network::plan::{self, Desired};
 use ves_network::service::{Interface, Service};
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
 use ves_types::layout::Layout;
-use ves_types::{CtAddress, CtId, Epoch, Generation};
+use ves_types::{CtAddress, CtId, Epoch, Fence, Generation};
 
 /// Addresses of the node itself.
 pub(crate) const NODE_V4: &str = "203.0.113.1";
@@ -72,7 +71,8 @@ pub(crate) fn on_a_new_node(test: impl FnOnce(&Node) + Send + 'static) {
 
 pub(crate) fn service(layout: &Layout) -> Service {
     let fences = FenceStore::open(layout.run_dir().join("fence/network")).expect("fences");
-    Service::new(Arc::new(KernelHost::new(layout.clone())), fences, &Config::default())
+    let shell = Shell::new(ves_network::KIND, fences, 16);
+    Service::new(Arc::new(KernelHost::new(layout.clone())), shell, &Config::default())
 }
 
 impl Node {
@@ -92,7 +92,8 @@ impl Node {
     }
     pub(crate) fn ensure(&self, ct: CtId, addresses: &[&str]) -> Result<Interface, Fault> {
         let addresses = addresses.iter().map(|a| address(a)).collect();
-        self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }))
+        let done = self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }));
+        done.map(|done| done.answer.expect("no dry run"))
     }
     pub(crate) fn get(&self, ct: CtId) -> Result<Interface, Fault> {
         self.block_on(self.service.get(ct))
@@ -108,7 +109,7 @@ impl Node {
         steps.iter().map(ToString::to_string).collect()
     }
     pub(crate) fn remove(&self, ct: CtId) -> Result<(), Fault> {
-        self.block_on(self.service.remove(fence(ct, 1)))
+        self.block_on(self.service.remove(fence(ct, 1))).map(drop)
     }
     /// A started container: a process in a user and a network namespace of its own.
     pub(crate) fn container(&self, ct: CtId) -> Container {

@@ -11,9 +11,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Mode, OFlags};
 use ves_host::cgroup;
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
-use ves_proto::convert::Limits;
-use ves_types::UbcResource;
 use ves_types::layout::{self, CGROUP_DELEGATED};
+use ves_types::{Limits, UbcResource};
 
 use super::support::{PATIENCE, Rig, row};
 

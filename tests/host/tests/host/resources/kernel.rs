@@ -14,18 +14,18 @@ use cgroups_rs::fs::hierarchies::{V1, auto};
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
-use ves_daemon::FenceStore;
+use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
-use ves_proto::convert::Limits;
 use ves_resources::fake::FakeHost;
+use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
 use ves_resources::model::Observed;
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_DELEGATED};
-use ves_types::{CpuLimit, CtId, Enforcement, Limit, UbcResource, UbcValue};
+use ves_types::{CpuLimit, CtId, Enforcement, Limit, Limits, UbcResource, UbcValue};
 
 use super::support::{PATIENCE, Rig, row, start};
 
@@ -308,7 +308,9 @@ fn kernel_and_fake_agree() {
     rig.service.remove(&rig.fence()).expect("removed");
     let fake = Arc::new(FakeHost::new(node));
     let fences = FenceStore::open(rig.layout.dir().join("fake")).expect("opened");
-    let model = Service::new(Arc::clone(&fake) as Arc<dyn Host>, fences).expect("started");
+    let shell = Shell::new(layout::Daemon::Resources, fences, 16);
+    let model = Service::new(Arc::clone(&fake) as Arc<dyn Host>, shell).expect("started");
+    let model = Blocking(model);
     let mut whole = ubc(&[
         (UbcResource::Numproc, 100),
         (UbcResource::Physpages, 1 << 14),

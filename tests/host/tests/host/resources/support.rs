@@ -5,16 +5,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ves_daemon::FenceStore;
+use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup;
 use ves_kit::{Proc, TestId, TestLayout};
-use ves_proto::convert::{Fence, Limits};
+use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
 use ves_resources::kernel::KernelHost;
 use ves_resources::model::Observed;
 use ves_resources::service::{Group, Service};
 use ves_types::layout::{self, CGROUP_DELEGATED};
-use ves_types::{CtId, Epoch, Generation, UbcResource, UbcRow};
+use ves_types::{CtId, Epoch, Fence, Generation, Limits, UbcResource, UbcRow};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,7 @@ pub(crate) struct Rig {
     pub(crate) id: TestId,
     pub(crate) layout: TestLayout,
     pub(crate) host: Arc<KernelHost>,
-    pub(crate) service: Service,
+    pub(crate) service: Blocking,
 }
 
 impl Rig {
@@ -75,13 +75,14 @@ impl Rig {
     }
 }
 
-pub(crate) fn start(layout: &TestLayout) -> (Arc<KernelHost>, Service) {
+pub(crate) fn start(layout: &TestLayout) -> (Arc<KernelHost>, Blocking) {
     let run = layout.layout().run_dir();
     let host = KernelHost::detect(run.join("resources"), PATIENCE).expect("control groups");
     let host = Arc::new(host);
     let fences = FenceStore::open(run.join("fence")).expect("opened");
-    let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, fences).expect("started");
-    (host, service)
+    let shell = Shell::new(layout::Daemon::Resources, fences, 16);
+    let service = Service::new(Arc::clone(&host) as Arc<dyn Host>, shell).expect("started");
+    (host, Blocking(service))
 }
 
 impl Drop for Rig {

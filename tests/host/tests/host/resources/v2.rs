@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use ves_host::cgroup::{Controller, Hierarchies, parse_v2_controllers};
 use ves_kit::{TestLayout, need};
-use ves_proto::convert::Limits;
 use ves_resources::host::Host;
 use ves_resources::kernel::KernelHost;
 use ves_resources::model::{Hierarchy, Setting, Value};
 use ves_resources::plan::{Step, plan, plan_shared};
-use ves_types::{CpuLimit, CtId, Limit, UbcResource, UbcValue};
+use ves_types::{CpuLimit, CtId, Limit, Limits, UbcResource, UbcValue};
 
 /// A file of a new group: its name, its contents, and the controller that brings it.
 const FILES: [(&str, &str, Option<Controller>); 23] = [

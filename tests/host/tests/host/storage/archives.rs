@@ -207,7 +207,7 @@ fn two_volumes_of_a_template_are_two_systems() {
     let storage = Storage::new();
     storage.busybox();
     let other = ves_kit::TestId::take();
-    let fence = |ct| ves_proto::convert::Fence { ct, ..storage.fence() };
+    let fence = |ct| ves_types::Fence { ct, ..storage.fence() };
     storage.service.ensure(&fence(storage.ct()), &storage.desired(256)).expect("made");
     let second = plan::Desired { slot: other.slot(), ..storage.desired(256) };
     storage.service.ensure(&fence(other.ct()), &second).expect("made");

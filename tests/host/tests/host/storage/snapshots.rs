@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use caps::Capability as Cap;
 use ves_kit::wait_until;
-use ves_proto::convert::Fence;
 use ves_proto::{Fault, Reason};
 use ves_storage::config::Config;
 use ves_storage::host::Host;
 use ves_storage::plan::{self, Image, Reverted, snapshot};
 use ves_storage::service::Snapshot;
-use ves_types::{Generation, SnapshotId};
+use ves_types::{Fence, Generation, SnapshotId};
 
 use super::support::{Storage, needs};
 

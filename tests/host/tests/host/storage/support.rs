@@ -7,20 +7,21 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ves_daemon::{FenceStore, Shell};
 use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
-use ves_proto::convert::Fence;
 use ves_storage::config::{Config, PoolKind};
+use ves_storage::fake::blocking::Blocking;
 use ves_storage::host::{Host, Source, Template};
 use ves_storage::kernel::KernelHost;
 use ves_storage::kernel::pool::Pool;
 use ves_storage::plan::Desired;
 use ves_storage::service::Service;
-use ves_types::{CtId, Epoch, Generation, TemplateName};
+use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};
 
 /// The service under test.
 pub(crate) struct Storage {
-    pub(crate) service: Service,
+    pub(crate) service: Blocking,
     pub(crate) host: Arc<KernelHost>,
     pub(crate) id: TestId,
     pub(crate) config: Config,
@@ -151,9 +152,10 @@ fn open(config: &Config, dir: &TestLayout) -> Arc<KernelHost> {
     Arc::new(KernelHost::open(config, dir.layout().clone(), unpacker()).expect("a pool"))
 }
 
-fn service(host: &Arc<KernelHost>, dir: &TestLayout) -> Service {
+fn service(host: &Arc<KernelHost>, dir: &TestLayout) -> Blocking {
     let host: Arc<dyn Host> = host.clone();
-    Service::new(host, dir.dir().join("fence")).expect("a directory for fences")
+    let fences = FenceStore::open_synced(dir.dir().join("fence")).expect("a directory for fences");
+    Blocking(Service::new(host, Shell::new(ves_storage::KIND, fences, 16)))
 }
 
 pub(crate) fn name(text: &str) -> TemplateName {

@@ -1,0 +1,100 @@
+//! The change there is, as [`ves_daemon::converge`] takes it: what is looked at, which planner plans,
+//! what watchers are told, what is answered.
+//!
+//! Never here: decisions, how anything is done, locks, fences, spans.
+
+use ves_daemon::converge::{Planned, Work};
+use ves_init_proto::report::Ended;
+use ves_proto::{Fault, Reason};
+use ves_types::CtId;
+
+use crate::error::refused;
+use crate::plan::{Desired, Goal, Observed, Step, plan};
+use crate::service::{Container, Phase, Service};
+
+/// Makes a container be in a phase.
+#[derive(Debug)]
+pub(crate) struct EnsureContainer {
+    service: Service,
+    ct: CtId,
+    desired: Desired,
+    /// What watchers were told when it was over, and the caller will be.
+    ended: Option<Result<Container, Fault>>,
+}
+
+impl EnsureContainer {
+    pub(crate) const fn new(service: Service, ct: CtId, desired: Desired) -> Self {
+        Self { service, ct, desired, ended: None }
+    }
+}
+
+impl Planned for EnsureContainer {
+    const RPC: &'static str = "EnsureContainer";
+    type Observed = Observed;
+    type Step = Step;
+    type Answer = Container;
+
+    fn work(&self) -> Work {
+        match self.desired.goal {
+            Goal::Absent { grace_ms: 1.. } => Work::Wait,
+            Goal::Absent { grace_ms: 0 } | Goal::Created | Goal::Running | Goal::Frozen => {
+                Work::Change
+            }
+        }
+    }
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        Ok(self.service.inner.host.observe(self.ct)?)
+    }
+
+    fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
+        plan(&self.desired, observed).map_err(|r| refused(self.ct, r))
+    }
+
+    fn removes(&self, _: &Observed) -> bool {
+        matches!(self.desired.goal, Goal::Absent { .. })
+    }
+
+    fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
+        let (service, ct) = (&self.service, self.ct);
+        if *step == Step::Forget {
+            // Whoever asks later is still told.
+            service.inner.remember_end(ct)?;
+        }
+        service.inner.host.apply(ct, step)?;
+        if matches!(step, Step::SpawnMonitor(_)) {
+            service.follow(ct);
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self) {
+        let container = self.service.inner.look(self.ct);
+        if let Ok(container) = &container {
+            self.service.inner.tell(container.clone());
+        }
+        self.ended = Some(container.map_err(Fault::from));
+    }
+
+    fn answer(&mut self, observed: Observed, _: bool) -> Result<Container, Fault> {
+        let shown = self.ended.take();
+        let container = shown.unwrap_or_else(|| Ok(self.service.inner.show(self.ct, observed)))?;
+        if self.desired.goal == Goal::Running && container.phase == Phase::Absent {
+            return Err(exited(self.ct, container.end.map(|end| end.ended)));
+        }
+        Ok(container)
+    }
+}
+
+/// The fault of a container whose init ended at once.
+fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
+    let status = match ended {
+        Some(Ended::Code(code)) => format!("status {code}"),
+        Some(Ended::Signal(signal)) => format!("signal {signal}"),
+        None => "an unknown status".to_owned(),
+    };
+    let message = format!(
+        "container {ct}: init ended at once with {status}; read its console for the reason"
+    );
+    Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
+}

@@ -1,0 +1,239 @@
+//! The kinds of changes, as [`ves_daemon::converge`] takes them: what is looked at, which planners
+//! plan, what is answered; and who relies on the parent group, which goes with the last container.
+//!
+//! The parent group is shared with everybody who may remove it when it is empty, between two steps too:
+//! so what was done is looked at and planned again until nothing is left to do.
+//!
+//! Never here: decisions, how anything is done, locks of containers, fences, spans.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ves_daemon::converge::{Planned, variant};
+use ves_proto::Fault;
+use ves_types::{CtId, Limits};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::model::{Observed, Setting, Shared};
+use crate::plan::{self, SharedStep, plan, plan_shared};
+use crate::service::{Group, Service};
+
+/// The parent group, and who relies on it.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    host: Arc<dyn Host>,
+    /// How many calls count on its being there.
+    users: Mutex<usize>,
+    /// Held while it is changed.
+    changing: Mutex<()>,
+}
+
+/// While this lives, we do not remove the parent group.
+#[derive(Debug)]
+pub(crate) struct Relies(Arc<Parent>);
+
+impl Drop for Relies {
+    fn drop(&mut self) {
+        let mut users = self.0.users();
+        *users = users.saturating_sub(1);
+    }
+}
+
+impl Parent {
+    pub(crate) fn new(host: Arc<dyn Host>) -> Arc<Self> {
+        Arc::new(Self { host, users: Mutex::default(), changing: Mutex::default() })
+    }
+
+    fn users(&self) -> MutexGuard<'_, usize> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps it.
+    fn rely(self: &Arc<Self>) -> Relies {
+        *self.users() += 1;
+        Relies(Arc::clone(self))
+    }
+
+    /// What it is.
+    pub(crate) fn observe(&self) -> Result<Shared, Error> {
+        self.host.observe_shared().map_err(Error::Node)
+    }
+
+    /// Changes it.
+    pub(crate) fn apply(&self, step: &SharedStep) -> Result<(), Error> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.host.apply_shared(step).map_err(Error::Node)
+    }
+
+    /// Removes it where no container is in it and nobody is about to come. One that stays disturbs
+    /// nobody, and goes with the next container.
+    pub(crate) fn release(&self) {
+        let users = self.users();
+        if *users > 0 {
+            return;
+        }
+        if let Err(e) = self.host.release_shared() {
+            tracing::warn!(error = %ves_proto::fault::chain(&e), "leave the parent group");
+        }
+    }
+}
+
+/// A change to the parent group or to a container's own.
+pub(crate) enum Step {
+    Shared(SharedStep),
+    Own(plan::Step),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared(step) => fmt::Display::fmt(step, f),
+            Self::Own(step) => fmt::Display::fmt(step, f),
+        }
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared(step) => fmt::Debug::fmt(step, f),
+            Self::Own(step) => fmt::Debug::fmt(step, f),
+        }
+    }
+}
+
+impl Step {
+    fn kind(&self) -> String {
+        match self {
+            Self::Shared(step) => format!("Shared{}", variant(step)),
+            Self::Own(step) => variant(step),
+        }
+    }
+}
+
+fn apply(service: &Service, ct: CtId, step: &Step) -> Result<(), Fault> {
+    match step {
+        Step::Shared(step) => service.inner.parent.apply(step)?,
+        Step::Own(own) => service.inner.host.apply(ct, own).map_err(|source| Error::Step {
+            ct,
+            step: step.to_string(),
+            field: field(own),
+            source,
+        })?,
+    }
+    Ok(())
+}
+
+/// Makes a container's groups exist and hold these limits.
+pub(crate) struct EnsureLimits {
+    pub(crate) service: Service,
+    pub(crate) ct: CtId,
+    pub(crate) limits: Limits,
+    /// From the first look on.
+    pub(crate) relies: Option<Relies>,
+    /// Whether the parent group could not be changed, which trying again does not help.
+    pub(crate) stuck: bool,
+}
+
+impl Planned for EnsureLimits {
+    const RPC: &'static str = "EnsureLimits";
+    const ATTEMPTS: u32 = 3;
+    type Observed = (Shared, Observed);
+    type Step = Step;
+    type Answer = Group;
+
+    fn observe(&mut self) -> Result<Self::Observed, Fault> {
+        let parent = &self.service.inner.parent;
+        self.relies.get_or_insert_with(|| parent.rely());
+        Ok((parent.observe()?, self.service.observe(self.ct)?))
+    }
+
+    fn plan(&mut self, (shared, own): &Self::Observed) -> Result<Vec<Step>, Fault> {
+        let mut steps: Vec<_> = plan_shared(shared).into_iter().map(Step::Shared).collect();
+        let planned = if steps.is_empty() {
+            plan(self.ct, Some(&self.limits), own)
+        } else {
+            // Without the whole parent group it cannot be seen which settings the node has.
+            let mut own = own.clone();
+            own.node.settings.clone_from(&self.service.inner.settings);
+            plan(self.ct, Some(&self.limits), &own)
+        };
+        steps.extend(planned.map_err(Error::Refused)?.into_iter().map(Step::Own));
+        Ok(steps)
+    }
+
+    fn apply(&mut self, _: &mut Self::Observed, step: &Step) -> Result<(), Fault> {
+        let applied = apply(&self.service, self.ct, step);
+        self.stuck |= applied.is_err() && matches!(step, Step::Shared(_));
+        applied
+    }
+
+    fn again(&self) -> bool {
+        let parent = &self.service.inner.parent;
+        !self.stuck && parent.observe().is_ok_and(|shared| !plan_shared(&shared).is_empty())
+    }
+
+    fn answer(&mut self, (_, own): Self::Observed, _: bool) -> Result<Group, Fault> {
+        self.service.group_of(self.ct, &own, self.service.locks()?.as_ref())
+    }
+
+    fn kind(step: &Step) -> String {
+        step.kind()
+    }
+}
+
+/// Makes a container's groups not exist.
+pub(crate) struct RemoveLimits {
+    pub(crate) service: Service,
+    pub(crate) ct: CtId,
+}
+
+impl Planned for RemoveLimits {
+    const RPC: &'static str = "RemoveLimits";
+    type Observed = Observed;
+    type Step = Step;
+    type Answer = ();
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        Ok(self.service.observe(self.ct)?)
+    }
+
+    fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
+        let steps = plan(self.ct, None, observed).map_err(Error::Refused)?;
+        Ok(steps.into_iter().map(Step::Own).collect())
+    }
+
+    fn removes(&self, _: &Observed) -> bool {
+        true
+    }
+
+    fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
+        apply(&self.service, self.ct, step)
+    }
+
+    fn answer(&mut self, _: Observed, _: bool) -> Result<(), Fault> {
+        self.service.forget_peaks(self.ct);
+        self.service.inner.parent.release();
+        Ok(())
+    }
+
+    fn kind(step: &Step) -> String {
+        step.kind()
+    }
+}
+
+/// What a step is for, by the request's field.
+const fn field(step: &plan::Step) -> Option<&'static str> {
+    let plan::Step::Set { setting, .. } = step else { return None };
+    Some(match setting {
+        Setting::PidsMax => "numproc",
+        Setting::MemoryMax | Setting::MemoryHigh => "physpages",
+        Setting::MemswMax | Setting::SwapMax => "swappages",
+        Setting::TcpMax => "tcpsndbuf",
+        Setting::CpuWeight => "cpu_units",
+        Setting::CpuPeriod | Setting::CpuQuota | Setting::CpuMax => "cpu_millicpus",
+        Setting::Cpus | Setting::Mems => "cpus",
+        Setting::MaxDepth | Setting::MaxDescendants => return None,
+    })
+}

@@ -1,0 +1,53 @@
+//! The service as a test without a runtime calls it: on its own thread, and not for a dry run.
+
+use std::ops::Deref;
+
+use ves_proto::{Fault, Reason};
+use ves_types::{Fence, SnapshotId};
+
+use crate::plan::{Desired, snapshot};
+use crate::service::{Service, Snapshot, Volume};
+
+/// A service whose changes are made on the calling thread.
+#[derive(Debug, Clone)]
+pub struct Blocking(pub Service);
+
+impl Deref for Blocking {
+    type Target = Service;
+    fn deref(&self) -> &Service {
+        &self.0
+    }
+}
+
+fn answer<T>(done: ves_daemon::Done<T>) -> Result<T, Fault> {
+    done.answer.ok_or_else(|| Fault::new(Reason::Bug, "a call without an answer"))
+}
+
+impl Blocking {
+    /// See [`Service::ensure`].
+    pub fn ensure(&self, fence: &Fence, desired: &Desired) -> Result<Volume, Fault> {
+        let planned = self.ensuring(fence.ct, desired.clone());
+        self.shell.run((*fence).into(), planned).and_then(answer)
+    }
+    /// See [`Service::remove`].
+    pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
+        self.shell.run((*fence).into(), self.removing(fence.ct)).and_then(answer)
+    }
+    /// See [`Service::ensure_snapshot`].
+    pub fn ensure_snapshot(
+        &self,
+        fence: &Fence,
+        desired: &snapshot::Desired,
+    ) -> Result<Snapshot, Fault> {
+        let planned = self.ensuring_snapshot(fence.ct, desired.clone());
+        self.shell.run((*fence).into(), planned).and_then(answer)
+    }
+    /// See [`Service::remove_snapshot`].
+    pub fn remove_snapshot(&self, fence: &Fence, id: SnapshotId) -> Result<(), Fault> {
+        self.shell.run((*fence).into(), self.removing_snapshot(fence.ct, id)).and_then(answer)
+    }
+    /// See [`Service::revert`].
+    pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
+        self.shell.run((*fence).into(), self.reverting(fence, id)).and_then(answer)
+    }
+}

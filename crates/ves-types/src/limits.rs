@@ -1,0 +1,36 @@
+//! What a container's resources are limited to.
+//!
+//! Never here: what a node makes of it, and how it reads on the wire.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Bytes, CpuLimit, Limit};
+use crate::ubc::{UbcResource, UbcValue};
+
+/// Limits. UBC parameters that are not set are absent. Stored as they are here: a field that is added
+/// needs a default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// UBC parameters.
+    pub ubc: BTreeMap<UbcResource, UbcValue>,
+    /// Processor time.
+    pub cpu: Option<CpuLimit>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Weight, 8 to 500000.
+    pub cpu_units: Option<u32>,
+}
+
+impl Limits {
+    /// The limit of `resource`, unlimited where it is not set.
+    pub fn limit(&self, resource: UbcResource) -> Limit {
+        self.ubc.get(&resource).map_or(Limit::Unlimited, |v| v.limit)
+    }
+
+    /// The limit of a parameter that counts pages, in bytes.
+    pub fn limit_bytes(&self, resource: UbcResource) -> Option<Bytes> {
+        self.limit(resource).max().map(|pages| Bytes(pages.saturating_mul(Bytes::PAGE)))
+    }
+}
