@@ -28,33 +28,43 @@ impl Services {
         match step {
             Step::EnsureVolume { volume, mounted } => {
                 let spec = Some(render_volume(volume, *mounted));
-                let request = storage::EnsureVolumeRequest { fence, spec };
+                let request = storage::EnsureVolumeRequest { fence, spec, dry_run: false };
                 ask(service, within, self.storage.clone().ensure_volume(request)).await.map(drop)
             }
             Step::RemoveVolume => {
-                let request = storage::RemoveVolumeRequest { fence };
+                let request = storage::RemoveVolumeRequest { fence, dry_run: false };
                 ask(service, within, self.storage.clone().remove_volume(request)).await.map(drop)
             }
             Step::TakeSnapshot { id, name } => {
                 let name = name.as_ref().map_or("", SnapshotName::as_str).to_owned();
-                let request = storage::EnsureSnapshotRequest { fence, id: id.to_string(), name };
+                let request = storage::EnsureSnapshotRequest {
+                    fence,
+                    id: id.to_string(),
+                    name,
+                    dry_run: false,
+                };
                 ask(service, within, self.storage.clone().ensure_snapshot(request)).await.map(drop)
             }
             Step::DeleteSnapshot { id } => {
-                let request = storage::RemoveSnapshotRequest { fence, id: id.to_string() };
+                let request =
+                    storage::RemoveSnapshotRequest { fence, id: id.to_string(), dry_run: false };
                 ask(service, within, self.storage.clone().remove_snapshot(request)).await.map(drop)
             }
             Step::RevertVolume { id } => {
-                let request = storage::RevertVolumeRequest { fence, snapshot: id.to_string() };
+                let request = storage::RevertVolumeRequest {
+                    fence,
+                    snapshot: id.to_string(),
+                    dry_run: false,
+                };
                 ask(service, within, self.storage.clone().revert_volume(request)).await.map(drop)
             }
             Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
-                let request = resources::EnsureLimitsRequest { fence, limits };
+                let request = resources::EnsureLimitsRequest { fence, limits, dry_run: false };
                 ask(service, within, self.resources.clone().ensure_limits(request)).await.map(drop)
             }
             Step::RemoveLimits => {
-                let request = resources::RemoveLimitsRequest { fence };
+                let request = resources::RemoveLimitsRequest { fence, dry_run: false };
                 ask(service, within, self.resources.clone().remove_limits(request)).await.map(drop)
             }
             Step::CreateProcess(wish) => {
@@ -74,11 +84,11 @@ impl Services {
             Step::EnsureLink { addresses } => {
                 let addresses = addresses.iter().map(ToString::to_string).collect();
                 let spec = Some(network::InterfaceSpec { addresses });
-                let request = network::EnsureInterfaceRequest { fence, spec };
+                let request = network::EnsureInterfaceRequest { fence, spec, dry_run: false };
                 ask(service, within, self.network.clone().ensure_interface(request)).await.map(drop)
             }
             Step::RemoveLink => {
-                let request = network::RemoveInterfaceRequest { fence };
+                let request = network::RemoveInterfaceRequest { fence, dry_run: false };
                 ask(service, within, self.network.clone().remove_interface(request)).await.map(drop)
             }
         }?;
@@ -95,7 +105,8 @@ impl Services {
     ) -> Result<lifecycle::Container, Fault> {
         let spec = wish.map(render_process);
         let phase = phase.into();
-        let request = lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms };
+        let request =
+            lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms, dry_run: false };
         ask("lifecycle", within, self.lifecycle.clone().ensure_container(request)).await
     }
 }
