@@ -1,8 +1,8 @@
 //! Netlink: the message codec and a blocking socket, in this or another network namespace.
 //!
 //! Owns framing, attributes, acknowledgements and dumps; [`route`] speaks rtnetlink over it and
-//! [`crate::nft`] nf_tables. Attributes that are not asked for are skipped, never decoded, so an
-//! exotic link of the host cannot break a dump. Never here: a setns of the caller's thread.
+//! [`crate::nft`] nf_tables. Attributes that are not asked for are skipped, never decoded.
+//! Never here: a setns of the caller's thread; a thread made for it enters the other namespace.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
-use ves_daemon::{Policy, Role};
+use ves_daemon::{Call, Done, Policy, Role};
 use ves_init_proto::frame::{Frame, LONGEST, Tag};
 use ves_init_proto::report::{Cause, Ended};
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
@@ -157,6 +157,7 @@ fn render(container: &Container) -> pb::Container {
         incarnation,
         booted,
         unresponsive,
+        steps: Vec::new(),
     }
 }
 
@@ -274,12 +275,14 @@ impl LifecycleService for Api {
     ) -> Result<Response<pb::Container>, Status> {
         let request = request.into_inner();
         let phase = request.phase();
-        let pb::EnsureContainerRequest { fence, spec, phase: _, grace_ms } = request;
-        let fence = parse_fence(fence)?;
+        let pb::EnsureContainerRequest { fence, spec, phase: _, grace_ms, dry_run } = request;
+        let call = Call { fence: parse_fence(fence)?, dry_run };
         let goal = parse_goal(phase, grace_ms)?;
         let spec = spec.map(parse_spec).transpose()?;
-        let done = self.service.ensure(fence.into(), goal, spec).await?;
-        Ok(Response::new(done.answer.as_ref().map(render).unwrap_or_default()))
+        let Done { answer, steps } = self.service.ensure(call, goal, spec).await?;
+        let planned = || pb::Container { ct: call.fence.ct.get(), ..pb::Container::default() };
+        let shown = answer.as_ref().map_or_else(planned, render);
+        Ok(Response::new(pb::Container { steps, ..shown }))
     }
 
     async fn get_container(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use ves_daemon::{Policy, Role};
+use ves_daemon::{Call, Done, Policy, Role};
 use ves_proto::convert::{parse_ct, parse_fence};
 use ves_proto::network::network_service_server::{NetworkService, NetworkServiceServer};
 use ves_proto::{Fault, Reason, network as pb};
@@ -70,6 +70,7 @@ fn render(interface: Interface) -> pb::Interface {
         packets_out: traffic.rx_packets,
         packets_in: traffic.tx_packets,
         spoofed_packets: spoofed,
+        steps: Vec::new(),
     }
 }
 
@@ -79,19 +80,21 @@ impl NetworkService for Api {
         &self,
         request: Request<pb::EnsureInterfaceRequest>,
     ) -> Result<Response<pb::Interface>, Status> {
-        let pb::EnsureInterfaceRequest { fence, spec } = request.into_inner();
-        let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
-        let done = self.service.ensure(fence, desired).await?;
-        Ok(Response::new(done.answer.map(render).unwrap_or_default()))
+        let pb::EnsureInterfaceRequest { fence, spec, dry_run } = request.into_inner();
+        let (call, desired) = (Call { fence: parse_fence(fence)?, dry_run }, parse_spec(spec)?);
+        let Done { answer, steps } = self.service.ensure(call, desired).await?;
+        let planned = || pb::Interface { ct: call.fence.ct.get(), ..pb::Interface::default() };
+        Ok(Response::new(pb::Interface { steps, ..answer.map_or_else(planned, render) }))
     }
 
     async fn remove_interface(
         &self,
         request: Request<pb::RemoveInterfaceRequest>,
     ) -> Result<Response<pb::RemoveInterfaceResponse>, Status> {
-        let pb::RemoveInterfaceRequest { fence } = request.into_inner();
-        self.service.remove(parse_fence(fence)?).await?;
-        Ok(Response::new(pb::RemoveInterfaceResponse {}))
+        let pb::RemoveInterfaceRequest { fence, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let Done { answer: _, steps } = self.service.remove(call).await?;
+        Ok(Response::new(pb::RemoveInterfaceResponse { steps }))
     }
 
     async fn get_interface(

@@ -1,7 +1,7 @@
 //! The gRPC face: reads requests, calls the service, writes answers. No decisions.
 
 use tonic::{Request, Response, Status};
-use ves_daemon::{Policy, Role, blocking};
+use ves_daemon::{Call, Done, Policy, Role, blocking};
 use ves_proto::common as pbc;
 use ves_proto::convert::{parse_ct, parse_fence, parse_limits, render_limits, render_row};
 use ves_proto::resources as pb;
@@ -40,6 +40,7 @@ fn render_group(group: Group) -> pb::Group {
         rows: rows.into_iter().map(render_row).collect(),
         cpu_usec,
         limits: Some(render_limits(&limits)),
+        steps: Vec::new(),
     }
 }
 
@@ -49,20 +50,21 @@ impl ResourcesService for Api {
         &self,
         request: Request<pb::EnsureLimitsRequest>,
     ) -> Result<Response<pb::Group>, Status> {
-        let pb::EnsureLimitsRequest { fence, limits } = request.into_inner();
-        let (fence, limits) = (parse_fence(fence)?, parse_limits(limits)?);
-        let done = self.service.ensure(fence.into(), limits).await?;
-        Ok(Response::new(done.answer.map(render_group).unwrap_or_default()))
+        let pb::EnsureLimitsRequest { fence, limits, dry_run } = request.into_inner();
+        let (call, limits) = (Call { fence: parse_fence(fence)?, dry_run }, parse_limits(limits)?);
+        let Done { answer, steps } = self.service.ensure(call, limits).await?;
+        let planned = || pb::Group { ct: call.fence.ct.get(), ..pb::Group::default() };
+        Ok(Response::new(pb::Group { steps, ..answer.map_or_else(planned, render_group) }))
     }
 
     async fn remove_limits(
         &self,
         request: Request<pb::RemoveLimitsRequest>,
     ) -> Result<Response<pb::RemoveLimitsResponse>, Status> {
-        let pb::RemoveLimitsRequest { fence } = request.into_inner();
-        let fence = parse_fence(fence)?;
-        self.service.remove(fence.into()).await?;
-        Ok(Response::new(pb::RemoveLimitsResponse {}))
+        let pb::RemoveLimitsRequest { fence, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let Done { answer: _, steps } = self.service.remove(call).await?;
+        Ok(Response::new(pb::RemoveLimitsResponse { steps }))
     }
 
     async fn get_group(
@@ -136,6 +138,7 @@ mod tests {
                 ubc: [("numproc".to_owned(), value)].into(),
                 ..pbc::Limits::default()
             }),
+            dry_run: false,
         }
     }
 
@@ -154,7 +157,16 @@ mod tests {
         }));
         let mut client = ResourcesServiceClient::new(ves_daemon::client::channel(&socket));
 
+        let dry = pb::EnsureLimitsRequest { dry_run: true, ..ensure(7, 2, 30) };
+        let planned = client.ensure_limits(dry).await.expect("planned").into_inner();
+        assert_eq!(
+            planned,
+            pb::Group { ct: 7, steps: planned.steps.clone(), ..pb::Group::default() }
+        );
+        assert!(planned.steps.contains(&"set pids.max to 30".to_owned()), "{:?}", planned.steps);
         let group = client.ensure_limits(ensure(7, 2, 30)).await.expect("made").into_inner();
+        assert_eq!(group.steps, planned.steps, "what was foretold");
+        let group = pb::Group { steps: vec![], ..group };
         assert_eq!((group.ct, group.generation, group.rows.len()), (7, 2, 21));
         let limits = group.limits.clone().expect("limits");
         assert_eq!(limits.ubc["numproc"].limit, 30);
@@ -183,7 +195,12 @@ mod tests {
         assert!(can.rows.iter().all(|r| r.enforcement != 0));
 
         let fence = ensure(7, 3, 1).fence;
-        client.remove_limits(pb::RemoveLimitsRequest { fence }).await.expect("removed");
+        let dry = pb::RemoveLimitsRequest { fence, dry_run: true };
+        let planned = client.remove_limits(dry).await.expect("planned").into_inner().steps;
+        client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("still there");
+        let remove = pb::RemoveLimitsRequest { fence, dry_run: false };
+        let removed = client.remove_limits(remove).await.expect("removed").into_inner().steps;
+        assert_eq!((removed.is_empty(), removed), (false, planned));
         drop(stop);
         server.await.expect("no panic").expect("served");
     }

@@ -9,14 +9,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use ves_archive::{Feed, Init};
-use ves_daemon::{App, Policy, Role, blocking};
+use ves_daemon::{App, Call, Done, Policy, Role, blocking};
 use ves_proto::convert::{
     parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
-use ves_types::{Fence, TemplateName};
+use ves_types::{Fence, SnapshotId, TemplateName};
 
 use crate::host::{Source, Template};
 use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
@@ -117,7 +117,14 @@ fn render_volume(volume: Volume) -> pb::Volume {
             snapshot: snapshot.to_string(),
             generation: generation.0,
         }),
+        steps: Vec::new(),
     }
+}
+
+fn answer_volume(call: &Call, done: Done<Volume>) -> pb::Volume {
+    let Done { answer, steps } = done;
+    let planned = || pb::Volume { ct: call.fence.ct.get(), ..pb::Volume::default() };
+    pb::Volume { steps, ..answer.map_or_else(planned, render_volume) }
 }
 
 fn parse_snapshot(id: &str, name: &str, fence: &Fence) -> Result<snapshot::Desired, Fault> {
@@ -144,7 +151,14 @@ fn render_snapshot(snapshot: Snapshot) -> pb::Snapshot {
         size_bytes: bytes,
         allocated_bytes: allocated,
         own_bytes: own,
+        steps: Vec::new(),
     }
+}
+
+fn answer_snapshot(id: SnapshotId, done: Done<Snapshot>) -> pb::Snapshot {
+    let Done { answer, steps } = done;
+    let planned = || pb::Snapshot { id: id.to_string(), ..pb::Snapshot::default() };
+    pb::Snapshot { steps, ..answer.map_or_else(planned, render_snapshot) }
 }
 
 fn render_template(template: Template) -> pb::Template {
@@ -265,20 +279,20 @@ impl StorageService for Api {
     type ExportTemplateStream = Out<pb::ExportTemplateResponse>;
 
     async fn ensure_volume(&self, request: Request<pb::EnsureVolumeRequest>) -> Answer<pb::Volume> {
-        let pb::EnsureVolumeRequest { fence, spec } = request.into_inner();
-        let (fence, desired) = (parse_fence(fence)?, parse_spec(spec)?);
-        let done = self.0.ensure(fence.into(), desired).await?;
-        Ok(Response::new(done.answer.map(render_volume).unwrap_or_default()))
+        let pb::EnsureVolumeRequest { fence, spec, dry_run } = request.into_inner();
+        let (call, desired) = (Call { fence: parse_fence(fence)?, dry_run }, parse_spec(spec)?);
+        let done = self.0.ensure(call, desired).await?;
+        Ok(Response::new(answer_volume(&call, done)))
     }
 
     async fn remove_volume(
         &self,
         request: Request<pb::RemoveVolumeRequest>,
     ) -> Answer<pb::RemoveVolumeResponse> {
-        let pb::RemoveVolumeRequest { fence } = request.into_inner();
-        let fence = parse_fence(fence)?;
-        self.0.remove(fence.into()).await?;
-        Ok(Response::new(pb::RemoveVolumeResponse {}))
+        let pb::RemoveVolumeRequest { fence, dry_run } = request.into_inner();
+        let Done { answer: _, steps } =
+            self.0.remove(Call { fence: parse_fence(fence)?, dry_run }).await?;
+        Ok(Response::new(pb::RemoveVolumeResponse { steps }))
     }
 
     async fn get_volume(&self, request: Request<pb::GetVolumeRequest>) -> Answer<pb::Volume> {
@@ -303,21 +317,23 @@ impl StorageService for Api {
         &self,
         request: Request<pb::EnsureSnapshotRequest>,
     ) -> Answer<pb::Snapshot> {
-        let pb::EnsureSnapshotRequest { fence, id, name } = request.into_inner();
-        let fence = parse_fence(fence)?;
-        let desired = parse_snapshot(&id, &name, &fence)?;
-        let done = self.0.ensure_snapshot(fence.into(), desired).await?;
-        Ok(Response::new(done.answer.map(render_snapshot).unwrap_or_default()))
+        let pb::EnsureSnapshotRequest { fence, id, name, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let desired = parse_snapshot(&id, &name, &call.fence)?;
+        let id = desired.id;
+        let done = self.0.ensure_snapshot(call, desired).await?;
+        Ok(Response::new(answer_snapshot(id, done)))
     }
 
     async fn remove_snapshot(
         &self,
         request: Request<pb::RemoveSnapshotRequest>,
     ) -> Answer<pb::RemoveSnapshotResponse> {
-        let pb::RemoveSnapshotRequest { fence, id } = request.into_inner();
-        let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("id", &id)?);
-        self.0.remove_snapshot(fence.into(), id).await?;
-        Ok(Response::new(pb::RemoveSnapshotResponse {}))
+        let pb::RemoveSnapshotRequest { fence, id, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let id = parse_snapshot_id("id", &id)?;
+        let Done { answer: _, steps } = self.0.remove_snapshot(call, id).await?;
+        Ok(Response::new(pb::RemoveSnapshotResponse { steps }))
     }
 
     async fn list_snapshots(
@@ -333,10 +349,11 @@ impl StorageService for Api {
     }
 
     async fn revert_volume(&self, request: Request<pb::RevertVolumeRequest>) -> Answer<pb::Volume> {
-        let pb::RevertVolumeRequest { fence, snapshot } = request.into_inner();
-        let (fence, id) = (parse_fence(fence)?, parse_snapshot_id("snapshot", &snapshot)?);
-        let done = self.0.revert(fence.into(), id).await?;
-        Ok(Response::new(done.answer.map(render_volume).unwrap_or_default()))
+        let pb::RevertVolumeRequest { fence, snapshot, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let id = parse_snapshot_id("snapshot", &snapshot)?;
+        let done = self.0.revert(call, id).await?;
+        Ok(Response::new(answer_volume(&call, done)))
     }
 
     async fn build_template(

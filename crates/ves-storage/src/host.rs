@@ -1,4 +1,4 @@
-//! What the service asks of the host. The real one is in `exec`, one in memory in `fake`.
+//! What the service asks of the host. The real one is in `kernel`, one in memory in `fake`.
 
 use std::io::Read;
 

@@ -369,6 +369,7 @@ impl Kernel {
             incarnation,
             booted: running && !never,
             unresponsive: false,
+            steps: Vec::new(),
         }
     }
 

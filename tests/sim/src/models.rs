@@ -113,6 +113,7 @@ impl Model {
             rows: UbcResource::ALL.into_iter().map(row).collect(),
             cpu_usec: 7,
             limits: Some(limits.clone()),
+            ..resources::Group::default()
         })
     }
 
@@ -163,7 +164,7 @@ impl resources::resources_service_server::ResourcesService for Model {
             Ok(())
         };
         self.0.change(Daemon::Resources, "RemoveLimits", &fence, effect).await?;
-        Ok(Response::new(resources::RemoveLimitsResponse {}))
+        Ok(Response::new(resources::RemoveLimitsResponse::default()))
     }
 
     async fn get_group(
@@ -233,7 +234,7 @@ impl network::network_service_server::NetworkService for Model {
             Ok(())
         };
         self.0.change(Daemon::Network, "RemoveInterface", &fence, effect).await?;
-        Ok(Response::new(network::RemoveInterfaceResponse {}))
+        Ok(Response::new(network::RemoveInterfaceResponse::default()))
     }
 
     async fn get_interface(

@@ -48,40 +48,50 @@ impl Services {
         let share = match step {
             Step::EnsureVolume { volume, mounted } => {
                 let spec = Some(render_volume(volume, *mounted));
-                let request = storage::EnsureVolumeRequest { fence, spec };
+                let request = storage::EnsureVolumeRequest { fence, spec, dry_run: false };
                 let volume = ask(service, within, storage.ensure_volume(request)).await?;
                 Share::Volume(seen_volume(&volume)?)
             }
             Step::RemoveVolume => {
-                let request = storage::RemoveVolumeRequest { fence };
+                let request = storage::RemoveVolumeRequest { fence, dry_run: false };
                 ask(service, within, storage.remove_volume(request)).await?;
                 Share::Gone
             }
             Step::TakeSnapshot { id, name } => {
                 let name = name.as_ref().map_or("", SnapshotName::as_str).to_owned();
-                let request = storage::EnsureSnapshotRequest { fence, id: id.to_string(), name };
+                let request = storage::EnsureSnapshotRequest {
+                    fence,
+                    id: id.to_string(),
+                    name,
+                    dry_run: false,
+                };
                 let taken = ask(service, within, storage.ensure_snapshot(request)).await?;
                 let (id, generation) = seen_snapshot(&taken)?;
                 Share::Snapshot(id, generation)
             }
             Step::DeleteSnapshot { id } => {
-                let request = storage::RemoveSnapshotRequest { fence, id: id.to_string() };
+                let request =
+                    storage::RemoveSnapshotRequest { fence, id: id.to_string(), dry_run: false };
                 ask(service, within, storage.remove_snapshot(request)).await?;
                 Share::Gone
             }
             Step::RevertVolume { id } => {
-                let request = storage::RevertVolumeRequest { fence, snapshot: id.to_string() };
+                let request = storage::RevertVolumeRequest {
+                    fence,
+                    snapshot: id.to_string(),
+                    dry_run: false,
+                };
                 let volume = ask(service, within, storage.revert_volume(request)).await?;
                 Share::Volume(seen_volume(&volume)?)
             }
             Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
-                let request = resources::EnsureLimitsRequest { fence, limits };
+                let request = resources::EnsureLimitsRequest { fence, limits, dry_run: false };
                 let group = ask(service, within, resources.ensure_limits(request)).await?;
                 Share::Group(GroupSeen { generation: Generation(group.generation) })
             }
             Step::RemoveLimits => {
-                let request = resources::RemoveLimitsRequest { fence };
+                let request = resources::RemoveLimitsRequest { fence, dry_run: false };
                 ask(service, within, resources.remove_limits(request)).await?;
                 Share::Gone
             }
@@ -106,12 +116,12 @@ impl Services {
             Step::EnsureLink { addresses } => {
                 let addresses = addresses.iter().map(ToString::to_string).collect();
                 let spec = Some(network::InterfaceSpec { addresses });
-                let request = network::EnsureInterfaceRequest { fence, spec };
+                let request = network::EnsureInterfaceRequest { fence, spec, dry_run: false };
                 let link = ask(service, within, network.ensure_interface(request)).await?;
                 Share::Link(seen_link(&link)?)
             }
             Step::RemoveLink => {
-                let request = network::RemoveInterfaceRequest { fence };
+                let request = network::RemoveInterfaceRequest { fence, dry_run: false };
                 ask(service, within, network.remove_interface(request)).await?;
                 Share::Gone
             }
@@ -129,7 +139,8 @@ impl Services {
     ) -> Result<lifecycle::Container, Fault> {
         let spec = wish.map(render_process);
         let phase = phase.into();
-        let request = lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms };
+        let request =
+            lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms, dry_run: false };
         ask("lifecycle", within, self.lifecycle.clone().ensure_container(request)).await
     }
 }

@@ -65,13 +65,16 @@ fn want(generation: u64, phase: Phase) -> pb::EnsureContainerRequest {
         }),
         phase: phase.into(),
         grace_ms: 100,
+        dry_run: false,
     }
 }
 
 impl Node {
     async fn ensure(&mut self, generation: u64, phase: Phase) -> Result<pb::Container, Fault> {
         let answer = self.client.ensure_container(want(generation, phase)).await;
-        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+        let container = answer.map(tonic::Response::into_inner).map_err(Fault::from)?;
+        // As others are told of it.
+        Ok(pb::Container { steps: vec![], ..container })
     }
     async fn get(&mut self) -> pb::Container {
         let request = pb::GetContainerRequest { ct: CT };
@@ -139,6 +142,27 @@ async fn refusals_change_nothing() {
     let bare = pb::EnsureContainerRequest { spec: None, ..want(3, Phase::Created) };
     let fault = Fault::from(node.client.ensure_container(bare).await.expect_err("refused"));
     assert_eq!(fault.reason, Reason::MissingField);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_the_steps_and_does_none() {
+    let mut node = node(Config::default());
+    let dry =
+        |generation, phase| pb::EnsureContainerRequest { dry_run: true, ..want(generation, phase) };
+    let planned = node.client.ensure_container(dry(7, Phase::Running)).await;
+    let planned = planned.expect("planned").into_inner();
+    let rest = pb::Container { ct: CT, steps: planned.steps.clone(), ..Default::default() };
+    assert_eq!(planned, rest);
+    assert_eq!(
+        planned.steps,
+        ["make namespaces in id slot 20", "let init go", "wait for the end, at most 20 ms"]
+    );
+    assert_eq!(node.host.done(), []);
+    // What was only planned was not accepted.
+    let done = node.client.ensure_container(want(3, Phase::Running)).await;
+    assert_eq!(done.expect("done").into_inner().steps, planned.steps);
+    let stale = node.client.ensure_container(dry(2, Phase::Absent)).await.expect_err("older");
+    assert_eq!(Fault::from(stale).reason, Reason::StaleGeneration);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,7 +328,7 @@ async fn a_container_whose_monitor_is_unresponsive_is_shown_and_can_be_ended() {
     assert_eq!(node.get().await, unresponsive);
     let watch = node.client.watch_containers(pb::WatchContainersRequest {}).await;
     let first = watch.expect("watched").into_inner().message().await.expect("no fault");
-    assert_eq!(first, Some(unresponsive));
+    assert_eq!(first.as_ref(), Some(&unresponsive));
     for phase in [Phase::Created, Phase::Running, Phase::Frozen] {
         let fault = node.ensure(1, phase).await.expect_err("it does not answer");
         assert_eq!(fault.reason, Reason::Timeout);

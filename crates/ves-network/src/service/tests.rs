@@ -81,6 +81,23 @@ fn what_was_delayed_does_not_bring_back_what_was_removed() {
 }
 
 #[test]
+fn a_dry_run_tells_the_steps_and_does_none() {
+    let bench = Bench::new();
+    bench.fake.state().node.forward_v6 = Some(false);
+    let dry = Call { fence: fence(101, 7), dry_run: true };
+    let planned = bench.runtime.block_on(bench.service.ensure(dry, desired(&["192.0.2.1"])));
+    let planned = planned.expect("planned");
+    assert_eq!((planned.answer, bench.journal()), (None, vec![]));
+    let node = "set ipv6/conf/all/forwarding to 1".to_owned();
+    assert!(planned.steps.contains(&node), "the node's too: {:?}", planned.steps);
+    let done = bench.service.ensure(fence(101, 3), desired(&["192.0.2.1"]));
+    let done = bench.runtime.block_on(done).expect("7 was not accepted");
+    assert_eq!((&done.steps, &bench.journal()), (&planned.steps, &planned.steps));
+    let planned = bench.runtime.block_on(bench.service.remove(dry)).expect("planned");
+    assert_eq!((planned.steps.is_empty(), bench.journal()), (false, vec![]));
+}
+
+#[test]
 fn a_refused_plan_is_not_accepted_as_the_newest() {
     let bench = Bench::new();
     bench.fake.state().own.insert("192.0.2.9".parse().expect("an address"));

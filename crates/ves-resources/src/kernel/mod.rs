@@ -1,8 +1,7 @@
 //! The real node: control groups as files.
 //!
 //! Files directly, not by cgroups-rs: that crate sets what it is given in an order of its own (the
-//! version 1 memory pair needs ours), makes a control file that is not there instead of saying so,
-//! finds a version 2 hierarchy at `/sys/fs/cgroup` only and none beside version 1, and reads what it
+//! version 1 memory pair needs ours), finds a version 2 hierarchy at `/sys/fs/cgroup` only and none beside version 1, and reads what it
 //! cannot read as zero. It stands as the independent witness in `tests/host`.
 //!
 //! Never here: decisions. Each step is one or a few writes.

@@ -70,6 +70,29 @@ fn what_was_delayed_does_not_bring_back_what_was_removed() {
 }
 
 #[test]
+fn a_dry_run_tells_the_steps_and_does_none() {
+    let f = fixture();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let service = &f.service.0;
+    let dry = Call { fence: fence(101, 7), dry_run: true };
+    let planned = runtime.block_on(service.ensure(dry, wish(1))).expect("planned");
+    assert_eq!((planned.answer, f.host.applied().len()), (None, 0));
+    assert!(planned.steps.len() > 3, "{:?}", planned.steps);
+    assert_eq!(f.service.pool().expect("known").1.promised, 0);
+    let done = runtime.block_on(service.ensure(fence(101, 3).into(), wish(1)));
+    assert_eq!(done.expect("7 was not accepted").steps, planned.steps);
+    let (done, id) = (f.host.applied().len(), SnapshotId::from(1));
+    let dry = Call { fence: fence(101, 7), dry_run: true };
+    let snapshot = runtime.block_on(service.ensure_snapshot(dry, snapshot(1, 7)));
+    assert_eq!(snapshot.expect("planned").steps.len(), 2);
+    assert_eq!(runtime.block_on(service.remove_snapshot(dry, id)).expect("none").steps, [""; 0]);
+    let fault = runtime.block_on(service.revert(dry, id)).expect_err("there is none");
+    assert_eq!(fault.reason, Reason::SnapshotUnknown);
+    assert!(runtime.block_on(service.remove(dry)).expect("planned").steps.len() > 1);
+    assert_eq!(f.host.applied().len(), done);
+}
+
+#[test]
 fn a_refusal_accepts_no_generation() {
     let f = fixture();
     f.service.ensure(&fence(101, 5), &wish(2)).expect("made");

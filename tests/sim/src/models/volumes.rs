@@ -37,7 +37,7 @@ impl storage::storage_service_server::StorageService for Model {
             Ok(())
         };
         self.0.change(Daemon::Storage, "RemoveVolume", &fence, effect).await?;
-        Ok(Response::new(storage::RemoveVolumeResponse {}))
+        Ok(Response::new(storage::RemoveVolumeResponse::default()))
     }
 
     async fn get_volume(
@@ -59,7 +59,8 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::EnsureSnapshotRequest>,
     ) -> Result<Response<storage::Snapshot>, Status> {
-        let storage::EnsureSnapshotRequest { fence: given, id, name } = request.into_inner();
+        let storage::EnsureSnapshotRequest { fence: given, id, name, dry_run: _ } =
+            request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut _, _: &mut _| ensure_snapshot(container, &fence, &id, &name);
         self.0.change(Daemon::Storage, "EnsureSnapshot", &fence, effect).await?;
@@ -71,14 +72,14 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RemoveSnapshotRequest>,
     ) -> Result<Response<storage::RemoveSnapshotResponse>, Status> {
-        let storage::RemoveSnapshotRequest { fence: given, id } = request.into_inner();
+        let storage::RemoveSnapshotRequest { fence: given, id, dry_run: _ } = request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             container.snapshots.remove(&id);
             Ok(())
         };
         self.0.change(Daemon::Storage, "RemoveSnapshot", &fence, effect).await?;
-        Ok(Response::new(storage::RemoveSnapshotResponse {}))
+        Ok(Response::new(storage::RemoveSnapshotResponse::default()))
     }
 
     async fn list_snapshots(
@@ -94,7 +95,8 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RevertVolumeRequest>,
     ) -> Result<Response<storage::Volume>, Status> {
-        let storage::RevertVolumeRequest { fence: given, snapshot } = request.into_inner();
+        let storage::RevertVolumeRequest { fence: given, snapshot, dry_run: _ } =
+            request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut _, _: &mut _| revert_volume(container, &fence, &snapshot);
         self.0.change(Daemon::Storage, "RevertVolume", &fence, effect).await?;

@@ -49,6 +49,7 @@ fn want(world: &World, phase: Phase, init: &[&str]) -> pb::EnsureContainerReques
         }),
         phase: phase.into(),
         grace_ms: 60_000,
+        dry_run: false,
     }
 }
 

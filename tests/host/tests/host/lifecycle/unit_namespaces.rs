@@ -113,7 +113,11 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
         let fence = |generation| Some(common::Fence { ct: id.ct().get(), generation, epoch: 1 });
         for (generation, cpu) in [(1, 500), (2, 250), (2, 250)] {
             let limits = limits(cpu);
-            let ask = pb::EnsureLimitsRequest { fence: fence(generation), limits: Some(limits) };
+            let ask = pb::EnsureLimitsRequest {
+                fence: fence(generation),
+                limits: Some(limits),
+                dry_run: false,
+            };
             let group = client.ensure_limits(ask).await.expect("limited").into_inner();
             let got = group.limits.expect("told");
             assert_eq!((got.cpu_millicpus, got.cpus), (Some(cpu), Some(1)));
@@ -136,7 +140,7 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
         assert_eq!(held("numproc"), Some(1), "{group:?}");
         assert!(held("numfile") > Some(0), "{group:?}");
         inside.kill();
-        let ask = pb::RemoveLimitsRequest { fence: fence(3) };
+        let ask = pb::RemoveLimitsRequest { fence: fence(3), dry_run: false };
         client.remove_limits(ask).await.expect("removed");
         assert!(!groups.dirs().iter().any(|dir| dir.exists()));
     });

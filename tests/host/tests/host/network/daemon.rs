@@ -26,7 +26,7 @@ fn fence(generation: u64) -> Option<common::Fence> {
 fn ensure(generation: u64, addresses: &[&str]) -> pb::EnsureInterfaceRequest {
     let addresses = addresses.iter().map(ToString::to_string).collect();
     let spec = Some(pb::InterfaceSpec { addresses });
-    pb::EnsureInterfaceRequest { fence: fence(generation), spec }
+    pb::EnsureInterfaceRequest { fence: fence(generation), spec, dry_run: false }
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn it_is_killed_under_a_stream_and_nobody_notices() {
             }
             let bad = client.ensure_interface(ensure(20, &["10.0.0.0/8"])).await;
             assert_eq!(bad.expect_err("a network").code(), Code::InvalidArgument);
-            let remove = pb::RemoveInterfaceRequest { fence: fence(12) };
+            let remove = pb::RemoveInterfaceRequest { fence: fence(12), dry_run: false };
             client.remove_interface(remove).await.expect("removed");
             let list = client.list_interfaces(pb::ListInterfacesRequest {}).await.expect("listed");
             assert!(list.into_inner().interfaces.is_empty());

@@ -133,7 +133,9 @@ fn over_its_socket_killed_and_taken_away() {
             mounted,
         });
         let mut client = daemon.client();
-        async move { client.ensure_volume(pb::EnsureVolumeRequest { fence, spec }).await }
+        async move {
+            client.ensure_volume(pb::EnsureVolumeRequest { fence, spec, dry_run: false }).await
+        }
     };
     // Killed at some moment of a call, again and again, it comes to the same end.
     for millis in [0u64, 5, 10, 20, 40, 80] {
@@ -148,7 +150,7 @@ fn over_its_socket_killed_and_taken_away() {
         assert!(daemon.dir.layout().ct_root(id.ct()).join("bin/busybox").exists());
         runtime.block_on(async {
             let fence = Some(common::Fence { ct: id.ct().get(), generation: 1, epoch: 1 });
-            let call = pb::RemoveVolumeRequest { fence };
+            let call = pb::RemoveVolumeRequest { fence, dry_run: false };
             daemon.client().remove_volume(call).await.expect("removed");
         });
         wait_until(Duration::from_secs(60), "only the pool has a device", || daemon.loops() == 1);

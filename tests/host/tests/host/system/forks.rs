@@ -219,7 +219,7 @@ async fn storm(
             id_slot: id.1,
             mounted: generation % 2 == 1,
         });
-        let call = client.ensure_volume(pb::EnsureVolumeRequest { fence, spec });
+        let call = client.ensure_volume(pb::EnsureVolumeRequest { fence, spec, dry_run: false });
         match timeout(PATIENCE, call).await {
             Ok(Ok(_)) => {}
             // The daemon is gone, before the call or in it.
