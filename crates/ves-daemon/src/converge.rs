@@ -96,22 +96,13 @@ pub trait Planned: Send + 'static {
     }
 
     /// Looks.
-    ///
-    /// # Errors
-    /// What could not be found out.
     fn observe(&mut self) -> Result<Self::Observed, Fault>;
 
     /// Plans, purely.
-    ///
-    /// # Errors
-    /// The planner's refusal.
     fn plan(&mut self, observed: &Self::Observed) -> Result<Vec<Self::Step>, Fault>;
 
     /// Looks and plans. Whoever has to reserve something does both under a lock of its own, so that two
     /// do not count on the same.
-    ///
-    /// # Errors
-    /// Those of both.
     fn decide(&mut self) -> Result<(Self::Observed, Vec<Self::Step>), Fault> {
         let observed = self.observe()?;
         let steps = self.plan(&observed)?;
@@ -124,9 +115,6 @@ pub trait Planned: Send + 'static {
     }
 
     /// Performs one step.
-    ///
-    /// # Errors
-    /// What failed on the host.
     fn apply(&mut self, observed: &mut Self::Observed, step: &Self::Step) -> Result<(), Fault>;
 
     /// Whether what failed may succeed if it is planned anew. Asked only where attempts are left.
@@ -138,9 +126,6 @@ pub trait Planned: Send + 'static {
     fn ended(&mut self) {}
 
     /// The new state; `changed`: something was done since `observed`.
-    ///
-    /// # Errors
-    /// What could not be found out, or that it did not stay as it was made.
     fn answer(&mut self, observed: Self::Observed, changed: bool) -> Result<Self::Answer, Fault>;
 
     /// The kind of a step, by which it is counted.

@@ -4,12 +4,14 @@
 //! Never here: decisions, how anything is done, locks, fences, spans.
 
 use ves_daemon::converge::{Planned, Work};
+use ves_daemon::{Call, Done};
 use ves_init_proto::report::Ended;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 
+use crate::config::Config;
 use crate::error::refused;
-use crate::plan::{Desired, Goal, Observed, Step, plan};
+use crate::plan::{Desired, Goal, Observed, Spec, Step, plan};
 use crate::service::{Container, Phase, Service};
 
 /// Makes a container be in a phase.
@@ -97,4 +99,19 @@ fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
         "container {ct}: init ended at once with {status}; read its console for the reason"
     );
     Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
+}
+
+impl Service {
+    /// Makes a container be in a phase.
+    pub async fn ensure(
+        &self,
+        call: Call,
+        goal: Goal,
+        spec: Option<Spec>,
+    ) -> Result<Done<Container>, Fault> {
+        let Config { early_exit_grace_ms, .. } = self.inner.config;
+        let desired = Desired { goal, spec, early_exit_grace_ms };
+        let planned = EnsureContainer::new(self.clone(), call.fence.ct, desired);
+        self.inner.shell.converge(call, planned).await
+    }
 }

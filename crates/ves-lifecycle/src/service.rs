@@ -1,5 +1,5 @@
-//! What the service does: changes, each by the shell; what is only looked at; sessions; and telling
-//! watchers of changes.
+//! What of the service is no change of a container: what is only looked at, sessions, and telling watchers
+//! of changes. These are made in [`crate::converge`].
 //!
 //! [`Service`]'s async methods end at once in the blocking pool. Watchers are woken by monitors, never by a
 //! clock. Decides nothing.
@@ -10,16 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use ves_daemon::{Call, Done, Shell, blocking};
+use ves_daemon::{Shell, blocking};
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation};
 
 use crate::config::Config;
-use crate::converge::EnsureContainer;
 use crate::error::Error;
 use crate::host::Host;
 use crate::init_plan::Command;
-use crate::plan::{Desired, End, Goal, Observed, Run, Spec};
+use crate::plan::{End, Observed, Run};
 use crate::session::{self, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
@@ -65,8 +64,8 @@ pub struct Container {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) host: Arc<dyn Host>,
-    shell: Shell,
-    config: Config,
+    pub(crate) shell: Shell,
+    pub(crate) config: Config,
     changes: broadcast::Sender<Container>,
     /// What watchers were last told.
     told: Mutex<BTreeMap<CtId, Container>>,
@@ -115,19 +114,6 @@ impl Service {
                 Err(fault) => tracing::warn!("list the containers that run: {fault}"),
             }
         });
-    }
-
-    /// Makes a container be in a phase.
-    pub async fn ensure(
-        &self,
-        call: Call,
-        goal: Goal,
-        spec: Option<Spec>,
-    ) -> Result<Done<Container>, Fault> {
-        let Config { early_exit_grace_ms, .. } = self.inner.config;
-        let desired = Desired { goal, spec, early_exit_grace_ms };
-        let planned = EnsureContainer::new(self.clone(), call.fence.ct, desired);
-        self.inner.shell.converge(call, planned).await
     }
 
     /// One container.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ves_daemon::converge::{Planned, variant};
+use ves_daemon::{Call, Done};
 use ves_proto::Fault;
 use ves_types::{CtAddress, CtId};
 
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::host::Session;
 use crate::plan::node::{NodeObserved, NodeStep};
 use crate::plan::{self, Desired, Observed, node};
-use crate::service::{Inner, Interface};
+use crate::service::{Inner, Interface, Service};
 
 /// A container's link and the node around it.
 pub(crate) struct Seen {
@@ -152,5 +153,24 @@ impl Planned for RemoveInterface {
 
     fn kind(step: &Step) -> String {
         step.kind()
+    }
+}
+
+impl Service {
+    /// Makes a container's link as desired.
+    pub async fn ensure(
+        &self,
+        call: impl Into<Call>,
+        desired: Desired,
+    ) -> Result<Done<Interface>, Fault> {
+        let (call, inner) = (call.into(), Arc::clone(&self.inner));
+        let planned = EnsureInterface { inner, ct: call.fence.ct, desired };
+        self.inner.shell.converge(call, planned).await
+    }
+
+    /// Makes a container's link not exist.
+    pub async fn remove(&self, call: impl Into<Call>) -> Result<Done<()>, Fault> {
+        let (call, inner) = (call.into(), Arc::clone(&self.inner));
+        self.inner.shell.converge(call, RemoveInterface { inner, ct: call.fence.ct }).await
     }
 }

@@ -1,21 +1,21 @@
-//! What the service does: changes, each by the shell; and what is only looked at.
+//! What of the service is no change of a container: what is only looked at, and the node. Changes are in
+//! [`crate::converge`].
 //!
 //! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool. Decides nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ves_daemon::{Call, Done, Shell, blocking};
+use ves_daemon::{Shell, blocking};
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
 use ves_proto::Fault;
 use ves_types::{CtAddress, CtId, Generation};
 
 use crate::config::Config;
-use crate::converge::{EnsureInterface, RemoveInterface};
 use crate::error::Error;
 use crate::host::{Host, Session, Sources};
 use crate::plan::node::{NodeDesired, NodeObserved, NodeStep};
-use crate::plan::{Desired, Observed, node};
+use crate::plan::{Observed, node};
 
 /// A container's link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Interface {
 
 pub(crate) struct Inner {
     host: Arc<dyn Host>,
-    shell: Shell,
+    pub(crate) shell: Shell,
     pub(crate) desired: NodeDesired,
     /// Held while the node as a whole is changed.
     node: Mutex<()>,
@@ -43,7 +43,7 @@ pub(crate) struct Inner {
 /// The network service. Clones are the same service.
 #[derive(Clone)]
 pub struct Service {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl std::fmt::Debug for Service {
@@ -61,23 +61,6 @@ impl Service {
     pub fn new(host: Arc<dyn Host>, shell: Shell, config: &Config) -> Self {
         let desired = NodeDesired { forwarding: config.forwarding };
         Self { inner: Arc::new(Inner { host, shell, desired, node: Mutex::new(()) }) }
-    }
-
-    /// Makes a container's link as desired.
-    pub async fn ensure(
-        &self,
-        call: impl Into<Call>,
-        desired: Desired,
-    ) -> Result<Done<Interface>, Fault> {
-        let (call, inner) = (call.into(), Arc::clone(&self.inner));
-        let planned = EnsureInterface { inner, ct: call.fence.ct, desired };
-        self.inner.shell.converge(call, planned).await
-    }
-
-    /// Makes a container's link not exist.
-    pub async fn remove(&self, call: impl Into<Call>) -> Result<Done<()>, Fault> {
-        let (call, inner) = (call.into(), Arc::clone(&self.inner));
-        self.inner.shell.converge(call, RemoveInterface { inner, ct: call.fence.ct }).await
     }
 
     /// A container's link.

@@ -1,5 +1,5 @@
 //! The kinds of changes, as [`ves_daemon::converge`] takes them: what is looked at, which planners
-//! plan, what is answered; and who relies on the parent group, which goes with the last container.
+//! plan, what is answered.
 //!
 //! The parent group is shared with everybody who may remove it when it is empty, between two steps too:
 //! so what was done is looked at and planned again until nothing is left to do.
@@ -7,77 +7,17 @@
 //! Never here: decisions, how anything is done, locks of containers, fences, spans.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ves_daemon::converge::{Planned, variant};
+use ves_daemon::{Call, Done};
 use ves_proto::Fault;
 use ves_types::{CtId, Limits};
 
 use crate::error::Error;
-use crate::host::Host;
 use crate::model::{Observed, Setting, Shared};
+use crate::parent::Relies;
 use crate::plan::{self, SharedStep, plan, plan_shared};
 use crate::service::{Group, Service};
-
-/// The parent group, and who relies on it.
-#[derive(Debug)]
-pub(crate) struct Parent {
-    host: Arc<dyn Host>,
-    /// How many calls count on its being there.
-    users: Mutex<usize>,
-    /// Held while it is changed.
-    changing: Mutex<()>,
-}
-
-/// While this lives, we do not remove the parent group.
-#[derive(Debug)]
-pub(crate) struct Relies(Arc<Parent>);
-
-impl Drop for Relies {
-    fn drop(&mut self) {
-        let mut users = self.0.users();
-        *users = users.saturating_sub(1);
-    }
-}
-
-impl Parent {
-    pub(crate) fn new(host: Arc<dyn Host>) -> Arc<Self> {
-        Arc::new(Self { host, users: Mutex::default(), changing: Mutex::default() })
-    }
-
-    fn users(&self) -> MutexGuard<'_, usize> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps it.
-    fn rely(self: &Arc<Self>) -> Relies {
-        *self.users() += 1;
-        Relies(Arc::clone(self))
-    }
-
-    /// What it is.
-    pub(crate) fn observe(&self) -> Result<Shared, Error> {
-        self.host.observe_shared().map_err(Error::Node)
-    }
-
-    /// Changes it.
-    pub(crate) fn apply(&self, step: &SharedStep) -> Result<(), Error> {
-        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.host.apply_shared(step).map_err(Error::Node)
-    }
-
-    /// Removes it where no container is in it and nobody is about to come. One that stays disturbs
-    /// nobody, and goes with the next container.
-    pub(crate) fn release(&self) {
-        let users = self.users();
-        if *users > 0 {
-            return;
-        }
-        if let Err(e) = self.host.release_shared() {
-            tracing::warn!(error = %ves_proto::fault::chain(&e), "leave the parent group");
-        }
-    }
-}
 
 /// A change to the parent group or to a container's own.
 pub(crate) enum Step {
@@ -236,4 +176,30 @@ const fn field(step: &plan::Step) -> Option<&'static str> {
         Setting::Cpus | Setting::Mems => "cpus",
         Setting::MaxDepth | Setting::MaxDescendants => return None,
     })
+}
+
+impl Service {
+    pub(crate) fn ensuring(&self, ct: CtId, limits: Limits) -> EnsureLimits {
+        EnsureLimits { service: self.clone(), ct, limits, relies: None, stuck: false }
+    }
+
+    pub(crate) fn removing(&self, ct: CtId) -> RemoveLimits {
+        RemoveLimits { service: self.clone(), ct }
+    }
+
+    /// Makes the container's groups exist and hold these limits.
+    ///
+    /// # Errors
+    /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
+    pub async fn ensure(&self, call: Call, limits: Limits) -> Result<Done<Group>, Fault> {
+        self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits)).await
+    }
+
+    /// Makes the container's groups not exist.
+    ///
+    /// # Errors
+    /// `STALE_…`, `BUSY`, `RUNNING`, `HOST_FAILED`.
+    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
+        self.inner.shell.converge(call, self.removing(call.fence.ct)).await
+    }
 }

@@ -36,6 +36,7 @@ pub mod host;
 pub mod kernel;
 pub mod model;
 pub mod observe;
+mod parent;
 pub mod plan;
 pub mod rows;
 pub mod service;

@@ -1,5 +1,5 @@
-//! What the service does: changes, each by the shell; and what is only looked at. What is not a change is
-//! synchronous; the async world ends in [`crate::api`].
+//! What of the service is no change of a container: what is only looked at, and the start. Changes are in
+//! [`crate::converge`]. Synchronous; the async world ends in [`crate::api`].
 //!
 //! What was applied is in the kernel at once, so a failure or a kill at any step needs no repair:
 //! the same call again plans what is left.
@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ves_daemon::{Call, Done, Shell};
+use ves_daemon::Shell;
 use ves_proto::Fault;
 use ves_types::{CtId, Enforcement, Generation, Limits, UbcResource, UbcRow};
 
-use crate::converge::{EnsureLimits, Parent, RemoveLimits};
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
 use crate::model::{Home, Observed, Setting};
 use crate::observe::FileLocks;
+use crate::parent::Parent;
 use crate::plan::{plan, plan_shared};
 use crate::{rows, target};
 
@@ -39,7 +39,7 @@ pub struct Group {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) host: Arc<dyn Host>,
-    shell: Shell,
+    pub(crate) shell: Shell,
     pub(crate) parent: Arc<Parent>,
     self_test: SelfTest,
     version: &'static str,
@@ -75,30 +75,6 @@ impl Service {
         service.compare();
         service.inner.parent.release();
         Ok(service)
-    }
-
-    pub(crate) fn ensuring(&self, ct: CtId, limits: Limits) -> EnsureLimits {
-        EnsureLimits { service: self.clone(), ct, limits, relies: None, stuck: false }
-    }
-
-    pub(crate) fn removing(&self, ct: CtId) -> RemoveLimits {
-        RemoveLimits { service: self.clone(), ct }
-    }
-
-    /// Makes the container's groups exist and hold these limits.
-    ///
-    /// # Errors
-    /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
-    pub async fn ensure(&self, call: Call, limits: Limits) -> Result<Done<Group>, Fault> {
-        self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits)).await
-    }
-
-    /// Makes the container's groups not exist.
-    ///
-    /// # Errors
-    /// `STALE_…`, `BUSY`, `RUNNING`, `HOST_FAILED`.
-    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
-        self.inner.shell.converge(call, self.removing(call.fence.ct)).await
     }
 
     /// Logs every container whose groups are not what was reached for it.

@@ -3,26 +3,14 @@
 //!
 //! Never here: decisions, how anything is done, locks, fences, spans.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use ves_daemon::converge::Planned;
+use ves_daemon::{Call, Done};
 use ves_proto::Fault;
-use ves_types::{CtId, SnapshotId, TemplateName};
+use ves_types::{CtId, Fence, SnapshotId, TemplateName};
 
 use crate::plan::{self, Desired, Image, Observed, Refusal, Reverted, Step, snapshot};
 use crate::service::{Service, Snapshot, Volume, observing, unknown};
 use crate::template::InUse;
-
-/// What calls under way have been promised of the pool and have not taken yet.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Promises(Arc<Mutex<BTreeMap<CtId, u64>>>);
-
-impl Promises {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<CtId, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// One container's share of the host for the time of one call; with it goes what it was promised.
 #[derive(Debug)]
@@ -297,5 +285,76 @@ impl Planned for RevertVolume {
 
     fn answer(&mut self, _: Observed, _: bool) -> Result<Volume, Fault> {
         self.pool.service.get(self.pool.ct)
+    }
+}
+
+impl Service {
+    fn pool_for(&self, ct: CtId) -> Pool {
+        Pool::new(self.clone(), ct)
+    }
+
+    pub(crate) fn ensuring(&self, ct: CtId, desired: Desired) -> EnsureVolume {
+        EnsureVolume { pool: self.pool_for(ct), desired, reading: None }
+    }
+
+    pub(crate) fn removing(&self, ct: CtId) -> RemoveVolume {
+        RemoveVolume { pool: self.pool_for(ct) }
+    }
+
+    pub(crate) fn ensuring_snapshot(&self, ct: CtId, desired: snapshot::Desired) -> EnsureSnapshot {
+        EnsureSnapshot { pool: self.pool_for(ct), desired }
+    }
+
+    pub(crate) fn removing_snapshot(&self, ct: CtId, id: SnapshotId) -> RemoveSnapshot {
+        RemoveSnapshot { pool: self.pool_for(ct), id }
+    }
+
+    pub(crate) fn reverting(&self, fence: &Fence, id: SnapshotId) -> RevertVolume {
+        let to = Reverted { snapshot: id, generation: fence.generation };
+        RevertVolume { pool: self.pool_for(fence.ct), to }
+    }
+
+    /// Makes a volume what it should be.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
+    pub async fn ensure(&self, call: Call, desired: Desired) -> Result<Done<Volume>, Fault> {
+        self.shell.converge(call, self.ensuring(call.fence.ct, desired)).await
+    }
+
+    /// Makes a volume and its snapshots not exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, `FOREIGN_CONTENTS`, `MOUNTED`, or what failed on the host.
+    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
+        self.shell.converge(call, self.removing(call.fence.ct)).await
+    }
+
+    /// Makes a snapshot exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
+    pub async fn ensure_snapshot(
+        &self,
+        call: Call,
+        desired: snapshot::Desired,
+    ) -> Result<Done<Snapshot>, Fault> {
+        self.shell.converge(call, self.ensuring_snapshot(call.fence.ct, desired)).await
+    }
+
+    /// Makes a snapshot not exist.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, or what failed on the host.
+    pub async fn remove_snapshot(&self, call: Call, id: SnapshotId) -> Result<Done<()>, Fault> {
+        self.shell.converge(call, self.removing_snapshot(call.fence.ct, id)).await
+    }
+
+    /// Makes a volume hold what a snapshot holds, once for each decision.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
+    pub async fn revert(&self, call: Call, id: SnapshotId) -> Result<Done<Volume>, Fault> {
+        self.shell.converge(call, self.reverting(&call.fence, id)).await
     }
 }

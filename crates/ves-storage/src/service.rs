@@ -1,22 +1,21 @@
-//! What the service does: changes, each by the shell; and what is only looked at, and templates.
+//! What of the service is no change of a container: what is only looked at, and templates. Changes are in
+//! [`crate::converge`].
 //!
-//! What is not a change is synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
+//! Synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
 //! anything is done.
 
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ves_daemon::{Call, Done, Shell};
+use ves_daemon::Shell;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Fence, Generation, SnapshotId, TemplateName};
+use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
-use crate::converge::{
-    EnsureSnapshot, EnsureVolume, Pool, Promises, RemoveSnapshot, RemoveVolume, RevertVolume,
-};
 use crate::error::Error;
 use crate::host::{Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot;
-use crate::plan::{self, Desired, Image, PoolFacts, Record, Reverted};
+use crate::plan::{self, Image, PoolFacts, Record};
 use crate::template::{InUse, Progress, Uses};
 
 /// A volume, for the caller.
@@ -51,6 +50,16 @@ pub struct Snapshot {
     pub own: Option<u64>,
 }
 
+/// What calls under way have been promised of the pool and have not taken yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Promises(Arc<Mutex<BTreeMap<CtId, u64>>>);
+
+impl Promises {
+    pub(crate) fn table(&self) -> MutexGuard<'_, BTreeMap<CtId, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The service. Clones are the same service.
 #[derive(Clone)]
 pub struct Service {
@@ -74,75 +83,6 @@ impl Service {
     /// A service on this host.
     pub fn new(host: Arc<dyn Host>, shell: Shell) -> Self {
         Self { host, shell, uses: Uses::default(), promises: Promises::default() }
-    }
-
-    fn pool_for(&self, ct: CtId) -> Pool {
-        Pool::new(self.clone(), ct)
-    }
-
-    pub(crate) fn ensuring(&self, ct: CtId, desired: Desired) -> EnsureVolume {
-        EnsureVolume { pool: self.pool_for(ct), desired, reading: None }
-    }
-
-    pub(crate) fn removing(&self, ct: CtId) -> RemoveVolume {
-        RemoveVolume { pool: self.pool_for(ct) }
-    }
-
-    pub(crate) fn ensuring_snapshot(&self, ct: CtId, desired: snapshot::Desired) -> EnsureSnapshot {
-        EnsureSnapshot { pool: self.pool_for(ct), desired }
-    }
-
-    pub(crate) fn removing_snapshot(&self, ct: CtId, id: SnapshotId) -> RemoveSnapshot {
-        RemoveSnapshot { pool: self.pool_for(ct), id }
-    }
-
-    pub(crate) fn reverting(&self, fence: &Fence, id: SnapshotId) -> RevertVolume {
-        let to = Reverted { snapshot: id, generation: fence.generation };
-        RevertVolume { pool: self.pool_for(fence.ct), to }
-    }
-
-    /// Makes a volume what it should be.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub async fn ensure(&self, call: Call, desired: Desired) -> Result<Done<Volume>, Fault> {
-        self.shell.converge(call, self.ensuring(call.fence.ct, desired)).await
-    }
-
-    /// Makes a volume and its snapshots not exist.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, `FOREIGN_CONTENTS`, `MOUNTED`, or what failed on the host.
-    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
-        self.shell.converge(call, self.removing(call.fence.ct)).await
-    }
-
-    /// Makes a snapshot exist.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub async fn ensure_snapshot(
-        &self,
-        call: Call,
-        desired: snapshot::Desired,
-    ) -> Result<Done<Snapshot>, Fault> {
-        self.shell.converge(call, self.ensuring_snapshot(call.fence.ct, desired)).await
-    }
-
-    /// Makes a snapshot not exist.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, or what failed on the host.
-    pub async fn remove_snapshot(&self, call: Call, id: SnapshotId) -> Result<Done<()>, Fault> {
-        self.shell.converge(call, self.removing_snapshot(call.fence.ct, id)).await
-    }
-
-    /// Makes a volume hold what a snapshot holds, once for each decision.
-    ///
-    /// # Errors
-    /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
-    pub async fn revert(&self, call: Call, id: SnapshotId) -> Result<Done<Volume>, Fault> {
-        self.shell.converge(call, self.reverting(&call.fence, id)).await
     }
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only

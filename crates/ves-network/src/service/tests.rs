@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::fake::FakeHost;
-use ves_daemon::FenceStore;
+use crate::plan::Desired;
+use ves_daemon::{Call, FenceStore};
 use ves_proto::Reason;
 use ves_types::{Epoch, Fence};
 

@@ -3,9 +3,10 @@
 use super::*;
 use crate::fake::FakeHost;
 use crate::fake::blocking::Blocking;
-use ves_daemon::FenceStore;
+use crate::plan::Desired;
+use ves_daemon::{Call, FenceStore};
 use ves_types::layout::Daemon;
-use ves_types::{Epoch, IdSlot};
+use ves_types::{Epoch, Fence, IdSlot};
 
 struct Fixture {
     service: Blocking,
