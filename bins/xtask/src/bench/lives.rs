@@ -21,6 +21,9 @@ use crate::up;
 /// How long strace may take to attach.
 const ATTACHED: Duration = Duration::from_secs(20);
 
+/// What is said when all lives are over, as if it was a verb: what is done later is of none.
+const END: &str = "end";
+
 /// Who leads the lives, and where.
 #[derive(Debug)]
 pub(crate) struct Lives<'a> {
@@ -103,10 +106,11 @@ fn spans(text: &str) -> Result<Vec<Span>> {
         .collect()
 }
 
-/// What there is of each verb, without the first, which warms caches; in the order verbs come in.
+/// What there is of each verb, without the first, which warms caches, and without the end; in the order
+/// verbs come in.
 fn by_verb<'a, T>(all: impl Iterator<Item = (&'a str, T)>) -> Vec<(String, Vec<T>)> {
     let mut verbs: Vec<(String, Option<Vec<T>>)> = Vec::new();
-    for (verb, value) in all {
+    for (verb, value) in all.filter(|(verb, _)| *verb != END) {
         match verbs.iter_mut().find(|(v, _)| v == verb) {
             None => verbs.push((verb.to_owned(), None)),
             Some((_, values)) => values.get_or_insert_default().push(value),
@@ -217,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_first_of_each_verb_does_not_count() {
-        let all = [("create", 1), ("start", 2), ("create", 3), ("start", 4), ("create", 5)];
+        let all =
+            [("create", 1), ("start", 2), ("create", 3), ("start", 4), ("create", 5), (END, 6)];
         let all = by_verb(all.into_iter());
         assert_eq!(all, [("create".to_owned(), vec![3, 5]), ("start".to_owned(), vec![4])]);
     }

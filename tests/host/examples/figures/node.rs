@@ -172,10 +172,11 @@ impl Node {
         succeeded(&self.done(operation).await?)
     }
 
-    /// Lists all containers, on one page.
-    pub(crate) async fn list(&self) -> anyhow::Result<()> {
-        self.containers().list_containers(ListContainersRequest::default()).await?;
-        Ok(())
+    /// Lists all containers, on one page; hands back how many of them run.
+    pub(crate) async fn list(&self) -> anyhow::Result<usize> {
+        let page = self.containers().list_containers(ListContainersRequest::default()).await?;
+        let all = page.into_inner().containers;
+        Ok(all.iter().filter(|one| one.state() == ContainerState::Running).count())
     }
 
     /// Stops it at once: its init is killed.
