@@ -4,17 +4,21 @@
 //! `cargo xtask bench` runs it, in release, with the daemons up. Rounds are interleaved, so that a
 //! busy moment of the machine falls on all alike. It makes containers and a template of its own
 //! through the public API and removes them; it decides nothing about what is good enough.
+//!
+//! As `figures lives …` it leads containers through their lives and says when each verb began and
+//! ended, for whoever counts meanwhile what the daemons do.
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "it prints a table, runs the programs it compares with, and waits with a deadline"
 )]
 
+mod lives;
 mod node;
 mod peers;
 mod series;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,14 +28,16 @@ use crate::peers::{Floor, Oci, Work};
 use crate::series::{Series, table};
 
 struct Args {
-    floor: PathBuf,
+    // None: only lives.
+    floor: Option<PathBuf>,
     template: String,
     rounds: usize,
 }
 
 fn args() -> anyhow::Result<Args> {
     let mut words = std::env::args().skip(1);
-    let floor = words.next().context("usage: figures FLOOR TEMPLATE ROUNDS")?.into();
+    let floor = words.next().context("usage: figures FLOOR|lives TEMPLATE ROUNDS")?;
+    let floor = Some(floor).filter(|floor| floor != "lives").map(PathBuf::from);
     let template = words.next().context("the template's name")?;
     let rounds = words.next().context("the number of rounds")?.parse()?;
     Ok(Args { floor, template, rounds })
@@ -39,28 +45,30 @@ fn args() -> anyhow::Result<Args> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let args = args()?;
+    let Args { floor, template, rounds } = args()?;
     let node = Node::connect();
-    let measured = all(&node, args).await;
+    let measured = match floor {
+        Some(floor) => all(&node, &floor, &template, rounds).await,
+        None => lives::lead(&node, &template, rounds).await,
+    };
     node.clean().await?;
     measured
 }
 
-async fn all(node: &Node, args: Args) -> anyhow::Result<()> {
-    let Args { floor, template, rounds } = args;
+async fn all(node: &Node, floor: &Path, template: &str, rounds: usize) -> anyhow::Result<()> {
     let work = Work::new()?;
 
     println!("## One start of `/bin/true` as init\n");
     let archive = work.dir().join("template.tar.zst");
-    node.export(&template, &archive).await?;
+    node.export(template, &archive).await?;
     let rootfs = work.unpack(&archive)?;
-    println!("{}\n", starts(node, &work, &floor, &template, rounds).await?);
+    println!("{}\n", starts(node, &work, floor, template, rounds).await?);
 
     println!("## One create from the template ({} of files)\n", work.size(&rootfs)?);
-    println!("{}\n", creates(node, &work, &archive, &template, rounds.div_ceil(4)).await?);
+    println!("{}\n", creates(node, &work, &archive, template, rounds.div_ceil(4)).await?);
 
     println!("## One call\n");
-    println!("{}", hops(node, &template, rounds * 20).await?);
+    println!("{}", hops(node, template, rounds * 20).await?);
     Ok(())
 }
 
@@ -68,7 +76,7 @@ async fn all(node: &Node, args: Args) -> anyhow::Result<()> {
 async fn starts(
     node: &Node,
     work: &Work,
-    floor: &std::path::Path,
+    floor: &Path,
     template: &str,
     rounds: usize,
 ) -> anyhow::Result<String> {
@@ -104,7 +112,7 @@ async fn starts(
 async fn creates(
     node: &Node,
     work: &Work,
-    archive: &std::path::Path,
+    archive: &Path,
     template: &str,
     rounds: usize,
 ) -> anyhow::Result<String> {

@@ -14,10 +14,12 @@ use ves_daemon::client::{Traced, channel};
 use ves_proto::common::{Limits, UbcValue};
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
 use ves_proto::coordinator::operation_service_client::OperationServiceClient;
+use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
 use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::coordinator::{
-    ContainerSpec, ContainerState, CreateContainerRequest, DeleteContainerRequest,
-    GetContainerRequest, Operation, OperationState, StartContainerRequest, StopContainerRequest,
+    ContainerSpec, ContainerState, CreateContainerRequest, CreateSnapshotRequest,
+    DeleteContainerRequest, DeleteSnapshotRequest, GetContainerRequest, ListContainersRequest,
+    Operation, OperationState, StartContainerRequest, StopContainerRequest, UpdateContainerRequest,
     WatchOperationRequest,
 };
 use ves_proto::storage::ExportTemplateRequest;
@@ -78,7 +80,17 @@ impl Node {
 
     /// A container whose init is `/bin/true`, with a link, an address and limits.
     pub(crate) async fn create(&self, template: &str, address: bool) -> anyhow::Result<u32> {
-        let spec = Self::spec(template, &["/bin/true"], address);
+        self.create_with(template, &["/bin/true"], address).await
+    }
+
+    /// The same with another init.
+    pub(crate) async fn create_with(
+        &self,
+        template: &str,
+        init: &[&str],
+        address: bool,
+    ) -> anyhow::Result<u32> {
+        let spec = Self::spec(template, init, address);
         let request = CreateContainerRequest { spec: Some(spec), ..Default::default() };
         let operation = self.containers().create_container(request).await?.into_inner();
         let done = self.done(operation).await?;
@@ -119,12 +131,73 @@ impl Node {
         }
     }
 
+    /// Starts it: init runs when this is done.
+    pub(crate) async fn start(&self, ct: u32) -> anyhow::Result<()> {
+        let request = StartContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let operation = self.containers().start_container(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    /// Gives it another limit while it runs, for good.
+    pub(crate) async fn set_numproc(&self, ct: u32, most: u64) -> anyhow::Result<()> {
+        let value = UbcValue { barrier: most, limit: most };
+        let limits = Limits { ubc: [("numproc".to_owned(), value)].into(), ..Limits::default() };
+        let request = UpdateContainerRequest {
+            ct: ct.to_string(),
+            spec: Some(ContainerSpec { limits: Some(limits), ..ContainerSpec::default() }),
+            update_mask: vec!["limits.ubc.numproc".to_owned()],
+            save: true,
+            ..Default::default()
+        };
+        let operation = self.containers().update_container(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    /// Takes a snapshot and hands back its id.
+    pub(crate) async fn snapshot(&self, ct: u32) -> anyhow::Result<String> {
+        let mut client = SnapshotServiceClient::new(self.coordinator.clone());
+        let request = CreateSnapshotRequest { ct: ct.to_string(), ..Default::default() };
+        let operation = client.create_snapshot(request).await?.into_inner();
+        let done = self.done(operation).await?;
+        succeeded(&done)?;
+        Ok(done.snapshot)
+    }
+
+    /// Deletes a snapshot.
+    pub(crate) async fn delete_snapshot(&self, ct: u32, snapshot: &str) -> anyhow::Result<()> {
+        let mut client = SnapshotServiceClient::new(self.coordinator.clone());
+        let (ct, snapshot) = (ct.to_string(), snapshot.to_owned());
+        let request = DeleteSnapshotRequest { ct, snapshot, ..Default::default() };
+        let operation = client.delete_snapshot(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    /// Lists all containers, on one page; hands back how many of them run.
+    pub(crate) async fn list(&self) -> anyhow::Result<usize> {
+        let page = self.containers().list_containers(ListContainersRequest::default()).await?;
+        let all = page.into_inner().containers;
+        Ok(all.iter().filter(|one| one.state() == ContainerState::Running).count())
+    }
+
+    /// Stops it at once: its init is killed.
+    pub(crate) async fn stop(&self, ct: u32) -> anyhow::Result<()> {
+        let request = StopContainerRequest { ct: ct.to_string(), fast: true, ..Default::default() };
+        let operation = self.containers().stop_container(request).await?.into_inner();
+        succeeded(&self.done(operation).await?)
+    }
+
+    /// Stops it if it runs, and destroys it.
     pub(crate) async fn destroy(&self, ct: u32) -> anyhow::Result<()> {
         let request = StopContainerRequest { ct: ct.to_string(), fast: true, ..Default::default() };
         let operation = self.containers().stop_container(request).await;
         if let Ok(operation) = operation {
             self.done(operation.into_inner()).await?;
         }
+        self.delete(ct).await
+    }
+
+    /// Destroys one that is stopped.
+    pub(crate) async fn delete(&self, ct: u32) -> anyhow::Result<()> {
         let request = DeleteContainerRequest { ct: ct.to_string(), ..Default::default() };
         let operation = self.containers().delete_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)?;
