@@ -193,9 +193,9 @@ fn is_there(path: &Path) -> Result<bool, HostError> {
 }
 
 /// Whether there are volumes by what was decided here: one that was not removed since.
-fn had_volumes(fences: PathBuf) -> Result<bool, HostError> {
+fn had_volumes(fences: &Path) -> Result<bool, HostError> {
     let what = || format!("read the fences in {}", fences.display());
-    Ok(FenceStore::open(fences.clone()).attempt(what)?.any_left())
+    Ok(FenceStore::open(fences.to_owned()).attempt(what)?.any_left())
 }
 
 impl Pool {
@@ -212,7 +212,7 @@ impl Pool {
                 return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
             }
             let used = is_there(&dir.join("volumes"))?;
-            if !used && had_volumes(base.join("fence"))? {
+            if !used && had_volumes(&base.join("fence"))? {
                 return Err(Error::PoolGone(image));
             }
             let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
