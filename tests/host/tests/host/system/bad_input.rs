@@ -77,13 +77,11 @@ impl<'a> Before<'a> {
 }
 
 /// Everything but what is gone by itself in a moment, and what a container that ran once keeps
-/// until it is destroyed: its directory, its fences and the record of what it used.
+/// until it is destroyed: its directory and the record of what it used; and fences, which stay.
 fn stays(kind: Kind, line: &str) -> bool {
     match kind {
         Kind::Process => !line.contains("virtctl"),
-        Kind::File => {
-            !["/run/ct", "/run/fence/", "/run/resources"].iter().any(|d| line.contains(d))
-        }
+        Kind::File => !["/run/ct", "/fence/", "/run/resources"].iter().any(|d| line.contains(d)),
         _ => true,
     }
 }
