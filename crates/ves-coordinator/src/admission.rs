@@ -296,7 +296,12 @@ impl Coordinator {
         let own = self.clone();
         // It outlives the request on purpose; its end is stored.
         let turn = async move {
-            let _turn = Turns::take(&own.turns().operations).await;
+            let turns = &own.turns().operations;
+            // What was seen before it had to wait may be long ago.
+            let (_turn, look) = match Arc::clone(turns).try_acquire_owned() {
+                Ok(turn) => (Some(turn), look),
+                Err(_) => (Turns::take(turns).await, None),
+            };
             own.drive(id, look).await;
         };
         tokio::spawn(turn.instrument(span));

@@ -2,7 +2,7 @@
 //!
 //! Pure: [`plan`] looks at what is wanted and what the services show and answers with their RPCs in
 //! order; [`Observed::after`] says what a step is expected to do. One code path makes, changes,
-//! mends, boots and takes away. Never here: calls, waiting, storing, or what to do when a step fails.
+//! repairs, boots and takes away. Never here: calls, waiting, storing, or what to do when a step fails.
 //!
 //! ```text
 //! up    volume → limits → volume mounted → process created → link → process running
@@ -13,8 +13,8 @@
 //!
 //! A volume that is missing is made only while the container is being created. Later it is a loss,
 //! which no plan may paper over with an empty volume. What is there already while the container is
-//! being created, from before its first generation, is left from another life of the id: it is neither adopted
-//! nor taken away.
+//! being created, from before its first generation, is left from another life of the id: it is neither
+//! adopted nor taken away.
 
 mod snapshot;
 

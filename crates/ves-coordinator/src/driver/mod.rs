@@ -5,11 +5,12 @@
 //!
 //! ```text
 //!  stored ─ converge ─┬─ next stage … ─ Succeeded
-//!                   └─ fault or cancel ─ undo ─ converge ─ Failed | Cancelled
-//! converge: look → plan → each step, tried again while its service is away → look …
+//!                     └─ fault or cancel ─ undo ─ converge ─ Failed | Cancelled
+//! converge: look → plan → each step, tried again while its service is away → what was answered → plan …
 //! ```
 //!
-//! Never here: what the steps are ([`crate::container::plan`]) and what the stages are ([`crate::operation::kinds`]).
+//! Never here: what the steps are ([`crate::container::plan`]) and what the stages are
+//! ([`crate::operation::kinds`]).
 
 mod converge;
 mod template;
