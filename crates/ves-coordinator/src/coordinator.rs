@@ -1,7 +1,7 @@
 //! The coordinator: what all its parts share. It is passed on by clones.
 //!
 //! Owns nothing but the parts: what is stored, what was seen, the services, the clock. Never here: what
-//! is done with them ([`crate::admission`], [`crate::driver`], [`crate::reconcile`]).
+//! is done with them ([`crate::admission`], [`crate::driver`], `reconcile`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
 //! What of the service is no change of a container: what is only looked at, sessions, and telling watchers
-//! of changes. These are made in [`crate::converge`].
+//! of changes. These are made in `converge.rs`.
 //!
 //! [`Service`]'s async methods end at once in the blocking pool. Watchers are woken by monitors, never by a
 //! clock. Decides nothing.

@@ -1,5 +1,5 @@
 //! What of the service is no change of a container: what is only looked at, and the node. Changes are in
-//! [`crate::converge`].
+//! `converge.rs`.
 //!
 //! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool. Decides nothing.
 

@@ -1,5 +1,5 @@
 //! What of the service is no change of a container: what is only looked at, and the start. Changes are in
-//! [`crate::converge`]. Synchronous; the async world ends in [`crate::api`].
+//! `converge.rs`. Synchronous; the async world ends in [`crate::api`].
 //!
 //! What was applied is in the kernel at once, so a failure or a kill at any step needs no repair:
 //! the same call again plans what is left.

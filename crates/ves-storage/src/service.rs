@@ -1,5 +1,5 @@
 //! What of the service is no change of a container: what is only looked at, and templates. Changes are in
-//! [`crate::converge`].
+//! `converge.rs`.
 //!
 //! Synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
 //! anything is done.
