@@ -68,8 +68,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let costs = steps.step("count", remedy, |_| {
         Ok((lives.costs(COUNTED)?, format!("{COUNTED} lives, with strace")))
     })?;
+    let timed = if args.counts { TIMED } else { args.rounds.div_ceil(4) };
     let times = steps
-        .step("time", remedy, |_| Ok((lives.times(TIMED)?, format!("{TIMED} lives, without"))))?;
+        .step("time", remedy, |_| Ok((lives.times(timed)?, format!("{timed} lives, without"))))?;
     let programs = up::bin_dir();
     let programs = programs.strip_prefix(tool::root()).unwrap_or(&programs).display();
     println!("\nMeasured on {}, with the programs in {programs};", up::description());
