@@ -26,7 +26,7 @@ pub(crate) enum Task {
     /// Debian 13 nodes with our packages, each a virtual machine
     #[command(subcommand)]
     Lab(lab::Lab),
-    /// Measure start latency, create time and hop cost, and print ratios
+    /// Count what each verb costs, measure start latency, create time and hop cost, and print ratios
     Bench(bench::Args),
     /// The house rules that no other tool knows; also a step of `check`
     Tidy,
