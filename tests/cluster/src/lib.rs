@@ -29,7 +29,8 @@ pub const FOOTPRINT: &str = concat!(
      ip -o link | sed -n 's/^[0-9]*: \\(ves[^:@]*\\).*/\\1/p'; ip route show proto 86; \
      ip -6 route show proto 86; ls /run/ves/ct; grep -c /run/ves/ct/ /proc/self/mountinfo; \
      pgrep -f 've[s]-init monitor'; nft list table inet ves 2>/dev/null | grep -c ves10; \
-     cd /var/lib/ves/storage && ls fence pool/volumes pool/snapshots; true"
+     cd /var/lib/ves/storage && ls pool/volumes pool/snapshots; \
+     grep -L '\"removed\":true' fence/* 2>/dev/null; true"
 );
 
 /// Packets that go to an address and back, ten a second, from when it is made.
