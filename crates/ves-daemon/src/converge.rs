@@ -76,6 +76,16 @@ pub struct Done<A> {
     pub steps: Vec<String>,
 }
 
+impl<A> Done<A> {
+    /// The new state, where it was no dry run.
+    ///
+    /// # Errors
+    /// `BUG` after a dry run.
+    pub fn made(self) -> Result<A, Fault> {
+        self.answer.ok_or_else(|| Fault::new(Reason::Bug, "a call without an answer"))
+    }
+}
+
 /// One kind of change to one container: what a planner and a host are to the shell. In the order of its
 /// methods.
 pub trait Planned: Send + 'static {

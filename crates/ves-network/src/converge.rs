@@ -27,21 +27,13 @@ pub(crate) struct Seen {
 }
 
 /// A change to the node or to a container's link.
+#[derive(Debug)]
 pub(crate) enum Step {
     Node(NodeStep),
     Link(plan::Step),
 }
 
 impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Node(step) => step.fmt(f),
-            Self::Link(step) => step.fmt(f),
-        }
-    }
-}
-
-impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(step) => step.fmt(f),

@@ -20,6 +20,7 @@ use crate::plan::{self, SharedStep, plan, plan_shared};
 use crate::service::{Group, Service};
 
 /// A change to the parent group or to a container's own.
+#[derive(Debug)]
 pub(crate) enum Step {
     Shared(SharedStep),
     Own(plan::Step),
@@ -30,15 +31,6 @@ impl fmt::Display for Step {
         match self {
             Self::Shared(step) => fmt::Display::fmt(step, f),
             Self::Own(step) => fmt::Display::fmt(step, f),
-        }
-    }
-}
-
-impl fmt::Debug for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Shared(step) => fmt::Debug::fmt(step, f),
-            Self::Own(step) => fmt::Debug::fmt(step, f),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Deref;
 
-use ves_proto::{Fault, Reason};
+use ves_daemon::Done;
+use ves_proto::Fault;
 use ves_types::{Fence, Limits};
 
 use crate::service::{Group, Service};
@@ -18,18 +19,14 @@ impl Deref for Blocking {
     }
 }
 
-fn answer<T>(done: ves_daemon::Done<T>) -> Result<T, Fault> {
-    done.answer.ok_or_else(|| Fault::new(Reason::Bug, "a call without an answer"))
-}
-
 impl Blocking {
     /// See [`Service::ensure`].
     pub fn ensure(&self, fence: &Fence, limits: &Limits) -> Result<Group, Fault> {
         let planned = self.ensuring(fence.ct, limits.clone());
-        self.shell().run((*fence).into(), planned).and_then(answer)
+        self.shell().run((*fence).into(), planned).and_then(Done::made)
     }
     /// See [`Service::remove`].
     pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        self.shell().run((*fence).into(), self.removing(fence.ct)).and_then(answer)
+        self.shell().run((*fence).into(), self.removing(fence.ct)).and_then(Done::made)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Deref;
 
-use ves_proto::{Fault, Reason};
+use ves_daemon::Done;
+use ves_proto::Fault;
 use ves_types::{Fence, SnapshotId};
 
 use crate::plan::{Desired, snapshot};
@@ -19,19 +20,15 @@ impl Deref for Blocking {
     }
 }
 
-fn answer<T>(done: ves_daemon::Done<T>) -> Result<T, Fault> {
-    done.answer.ok_or_else(|| Fault::new(Reason::Bug, "a call without an answer"))
-}
-
 impl Blocking {
     /// See [`Service::ensure`].
     pub fn ensure(&self, fence: &Fence, desired: &Desired) -> Result<Volume, Fault> {
         let planned = self.ensuring(fence.ct, desired.clone());
-        self.shell.run((*fence).into(), planned).and_then(answer)
+        self.shell.run((*fence).into(), planned).and_then(Done::made)
     }
     /// See [`Service::remove`].
     pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        self.shell.run((*fence).into(), self.removing(fence.ct)).and_then(answer)
+        self.shell.run((*fence).into(), self.removing(fence.ct)).and_then(Done::made)
     }
     /// See [`Service::ensure_snapshot`].
     pub fn ensure_snapshot(
@@ -40,14 +37,14 @@ impl Blocking {
         desired: &snapshot::Desired,
     ) -> Result<Snapshot, Fault> {
         let planned = self.ensuring_snapshot(fence.ct, desired.clone());
-        self.shell.run((*fence).into(), planned).and_then(answer)
+        self.shell.run((*fence).into(), planned).and_then(Done::made)
     }
     /// See [`Service::remove_snapshot`].
     pub fn remove_snapshot(&self, fence: &Fence, id: SnapshotId) -> Result<(), Fault> {
-        self.shell.run((*fence).into(), self.removing_snapshot(fence.ct, id)).and_then(answer)
+        self.shell.run((*fence).into(), self.removing_snapshot(fence.ct, id)).and_then(Done::made)
     }
     /// See [`Service::revert`].
     pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
-        self.shell.run((*fence).into(), self.reverting(fence, id)).and_then(answer)
+        self.shell.run((*fence).into(), self.reverting(fence, id)).and_then(Done::made)
     }
 }
