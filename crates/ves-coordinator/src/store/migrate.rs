@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::record::{VERSION, version};
 use super::{Batch, Key, Kind, Row};
-
-/// The version this build writes, and the only one it reads without this.
-pub const VERSION: u32 = 2;
 
 /// The same rows as this release writes them, and what of that is not in the store yet.
 pub fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
@@ -60,10 +58,13 @@ const fn has_envelope(kind: Kind) -> bool {
     }
 }
 
-/// The record of a row that has this version.
-fn record_of(bytes: &[u8], version: u32) -> Option<Value> {
+/// The record of a row that has this version. Most rows are new, and not understood as a whole for that.
+fn record_of(bytes: &[u8], wanted: u32) -> Option<Value> {
+    if version(bytes)? != wanted {
+        return None;
+    }
     let mut row: Value = serde_json::from_slice(bytes).ok()?;
-    (row.get("version")?.as_u64()? == u64::from(version)).then(|| row["record"].take())
+    Some(row["record"].take())
 }
 
 fn rename(fields: &mut Map<String, Value>, from: &str, to: &str) {

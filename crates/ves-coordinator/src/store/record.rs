@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason};
 
 use super::Key;
-use super::migrate::VERSION;
+
+/// The version this build writes, and the only one it reads; [`super::migrate`] makes it of earlier ones.
+pub const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +21,11 @@ struct Envelope<T> {
 #[derive(Deserialize)]
 struct VersionOnly {
     version: u32,
+}
+
+/// The version a row says it has; `None` where it says none.
+pub(super) fn version(bytes: &[u8]) -> Option<u32> {
+    serde_json::from_slice::<VersionOnly>(bytes).ok().map(|row| row.version)
 }
 
 /// Writes a record.
