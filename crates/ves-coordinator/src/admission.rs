@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtId, Epoch};
@@ -134,17 +135,9 @@ impl Coordinator {
                     if id == 0 && index.vacant(record.id).is_err() {
                         return Ok(None);
                     }
-                    index.vacant(record.id)?;
-                    record.slot = index.free_slot()?;
-                    record.begin_after(index.first_generation(0));
-                    let op = begin_operation(
-                        record,
-                        kinds::create::action(),
-                        &principal,
-                        key,
-                        own.clock(),
-                        change,
-                    );
+                    let action = kinds::create::action();
+                    let op =
+                        begin_new(index, record, action, &principal, key, own.clock(), change)?;
                     Ok(Some((op.render(), Some(op.id))))
                 })
                 .await?;
@@ -213,17 +206,8 @@ impl Coordinator {
                 if let Some(op) = index.request(&key) {
                     return Ok((op.render(), None));
                 }
-                index.vacant(id)?;
-                record.slot = index.free_slot()?;
-                record.begin_after(index.first_generation(0));
-                let op = begin_operation(
-                    record,
-                    kinds::destroy::action(),
-                    &caller.principal,
-                    key,
-                    own.clock(),
-                    change,
-                );
+                let (action, principal) = (kinds::destroy::action(), &caller.principal);
+                let op = begin_new(index, record, action, principal, key, own.clock(), change)?;
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
@@ -278,12 +262,36 @@ impl Coordinator {
         .await
     }
 
-    /// Hands a new operation to a driver of its own.
+    /// Hands a new operation to a driver of its own, which waits for its turn among those that somebody
+    /// asked for.
     pub(crate) fn carry_out(&self, id: Option<OpId>, look: Option<FirstLook>) {
         let Some(id) = id else { return };
+        let own = self.clone();
+        self.in_span(&id.clone(), async move {
+            let turns = &own.turns().operations;
+            // What was seen before it had to wait may be long ago.
+            let (_turn, look) = match Arc::clone(turns).try_acquire_owned() {
+                Ok(turn) => (Some(turn), look),
+                Err(_) => (Turns::take(turns).await, None),
+            };
+            own.drive(id, look).await;
+        });
+    }
+
+    /// The same for one whose `turn` it is.
+    pub(crate) fn carry_out_now(&self, id: OpId, turn: Option<OwnedSemaphorePermit>) {
+        let own = self.clone();
+        self.in_span(&id.clone(), async move {
+            own.drive(id, None).await;
+            drop(turn);
+        });
+    }
+
+    /// Does the work of an operation in a task and a span of its own.
+    fn in_span(&self, id: &OpId, work: impl Future<Output = ()> + Send + 'static) {
         let (kind, ct) = {
             let index = self.state().read();
-            let Ok(op) = index.operation(&id) else { return };
+            let Ok(op) = index.operation(id) else { return };
             (op.action.kind().name(), op.ct)
         };
         let span = tracing::info_span!(
@@ -293,18 +301,8 @@ impl Coordinator {
             kind,
             ct = ct.map(CtId::get),
         );
-        let own = self.clone();
         // It outlives the request on purpose; its end is stored.
-        let turn = async move {
-            let turns = &own.turns().operations;
-            // What was seen before it had to wait may be long ago.
-            let (_turn, look) = match Arc::clone(turns).try_acquire_owned() {
-                Ok(turn) => (Some(turn), look),
-                Err(_) => (Turns::take(turns).await, None),
-            };
-            own.drive(id, look).await;
-        };
-        tokio::spawn(turn.instrument(span));
+        tokio::spawn(work.instrument(span));
     }
 
     /// What an action would do, from what the services show now.
@@ -382,6 +380,22 @@ pub(crate) fn begin_operation(
     change.containers.push(record);
     change.operations.push(op.clone());
     op
+}
+
+/// The same of a container that is nobody's yet.
+fn begin_new(
+    index: &Index,
+    mut record: Record,
+    action: Action,
+    principal: &str,
+    request_id: String,
+    clock: &dyn Clock,
+    change: &mut Change,
+) -> Result<OpRecord, Fault> {
+    index.vacant(record.id)?;
+    record.slot = index.free_slot()?;
+    record.begin_after(index.first_generation(0));
+    Ok(begin_operation(record, action, principal, request_id, clock, change))
 }
 
 fn new_record(

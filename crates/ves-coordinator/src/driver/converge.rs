@@ -51,7 +51,7 @@ impl Coordinator {
             let steps = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;
             if steps.is_empty() {
                 if started {
-                    self.await_settled(ct, seen.process.incarnation).await?;
+                    self.await_early_exit(ct, seen.process.incarnation).await?;
                 }
                 self.cache().look(ct, &seen);
                 return Ok(seen);
@@ -199,7 +199,7 @@ impl Coordinator {
     }
 
     /// Waits a moment for an init that ends at once.
-    async fn await_settled(&self, ct: CtId, incarnation: u64) -> Result<(), Stopped> {
+    async fn await_early_exit(&self, ct: CtId, incarnation: u64) -> Result<(), Stopped> {
         let mut revisions = self.state().revisions();
         let until = Instant::now() + self.config().early_exit_grace();
         loop {

@@ -130,11 +130,7 @@ impl Coordinator {
     async fn start_in_order(self, starting: Vec<OpId>) {
         for id in starting {
             let turn = Turns::take(&self.turns().boot).await;
-            let own = self.clone();
-            tokio::spawn(async move {
-                own.drive(id, None).await;
-                drop(turn);
-            });
+            self.carry_out_now(id, turn);
         }
     }
 

@@ -68,11 +68,7 @@ impl Coordinator {
             }
             let turn = Turns::take(&self.turns().repairs).await;
             let Some(id) = self.begin_repair(record).await else { continue };
-            let own = self.clone();
-            tokio::spawn(async move {
-                own.drive(id, None).await;
-                drop(turn);
-            });
+            self.carry_out_now(id, turn);
         }
     }
 
