@@ -8,7 +8,10 @@ mod value;
 use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
-use ves_types::{Bytes, CpuLimit, CtAddress, CtName, Hostname, StopTimeout, UbcResource, UbcValue};
+use ves_types::{
+    CpuLimit, CtAddress, CtName, DiskSize, Hostname, InodeLimit, SearchDomain, StopTimeout,
+    UbcResource, UbcValue,
+};
 
 use crate::password::Secret;
 use crate::unbuilt::UnbuiltOptions;
@@ -82,13 +85,13 @@ pub(crate) struct Params {
     pub(crate) nameserver: Vec<List<IpAddr>>,
     /// A search domain; may be repeated; all given replace all there were
     #[arg(long, value_name = "DOMAIN", value_parser = value::domains, action = ArgAction::Append)]
-    pub(crate) searchdomain: Vec<List<Hostname>>,
+    pub(crate) searchdomain: Vec<List<SearchDomain>>,
     /// Size of its volume; a bare number is KiB; the hard limit counts
     #[arg(long, value_name = "S[:H]", value_parser = value::diskspace)]
-    pub(crate) diskspace: Option<Bytes>,
+    pub(crate) diskspace: Option<DiskSize>,
     /// Number of its inodes; the hard limit counts
     #[arg(long, value_name = "S[:H]", value_parser = value::diskinodes)]
-    pub(crate) diskinodes: Option<u64>,
+    pub(crate) diskinodes: Option<InodeLimit>,
     /// Memory in RAM; sets the limit of physpages
     #[arg(long, value_name = "BYTES", value_parser = value::memory, conflicts_with = "physpages")]
     pub(crate) ram: Option<UbcValue>,

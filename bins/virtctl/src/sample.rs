@@ -3,7 +3,7 @@
 //! The values are those OpenVZ shipped under these names. Pure data.
 
 use ves_types::UbcResource as U;
-use ves_types::{Bytes, Limit, UbcValue};
+use ves_types::{DiskSize, Limit, UbcValue};
 
 use crate::failure::Failure;
 
@@ -13,7 +13,7 @@ pub(crate) struct Sample {
     /// The name users know.
     pub(crate) name: &'static str,
     /// Hard size of the volume.
-    pub(crate) disk: Bytes,
+    pub(crate) disk: DiskSize,
     /// Weight.
     pub(crate) cpu_units: u32,
     ubc: &'static [(U, u64, u64)],
@@ -26,13 +26,13 @@ const MAX: u64 = Limit::UNLIMITED_TEXT;
 pub(crate) const ALL: &[Sample] = &[
     Sample {
         name: "vswap-256m",
-        disk: Bytes::gib(2),
+        disk: DiskSize::DEFAULT,
         cpu_units: 1000,
         ubc: &[(U::Physpages, 0, 65_536), (U::Swappages, 0, 131_072)],
     },
     Sample {
         name: "basic",
-        disk: Bytes(2_306_867_200), // soft 2 GiB, hard 2.2 GiB: only the hard one counts
+        disk: DiskSize::saturating(2_306_867_200), // soft 2 GiB, hard 2.2 GiB: only the hard one counts
         cpu_units: 1000,
         ubc: &[
             (U::Kmemsize, 14_372_700, 14_790_164),

@@ -4,7 +4,7 @@
 
 use ves_proto::coordinator::ContainerSpec;
 use ves_proto::{common, convert};
-use ves_types::{Bytes, UbcResource, UbcValue};
+use ves_types::{DiskSize, SpecField, UbcResource, UbcValue};
 
 use crate::params::{Clearable, Params, flattened};
 use crate::sample::Sample;
@@ -14,16 +14,15 @@ use crate::sample::Sample;
 pub(crate) struct SpecUpdate {
     /// The values.
     pub(crate) spec: ContainerSpec,
-    /// Field names as `update_mask` has them.
-    pub(crate) mask: Vec<String>,
+    /// Which fields.
+    pub(crate) mask: Vec<SpecField>,
 }
 
 impl SpecUpdate {
     fn limits(&mut self) -> &mut common::Limits {
         self.spec.limits.get_or_insert_default()
     }
-    fn mark(&mut self, field: impl Into<String>) {
-        let field = field.into();
+    fn mark(&mut self, field: SpecField) {
         if !self.mask.contains(&field) {
             self.mask.push(field);
         }
@@ -31,15 +30,15 @@ impl SpecUpdate {
     fn ubc(&mut self, resource: UbcResource, value: UbcValue) {
         let value = convert::render_ubc(value);
         self.limits().ubc.insert(resource.name().to_owned(), value);
-        self.mark(format!("limits.ubc.{resource}"));
+        self.mark(SpecField::Ubc(resource));
     }
     fn cpu_units(&mut self, units: u32) {
         self.limits().cpu_units = Some(units);
-        self.mark("limits.cpu_units");
+        self.mark(SpecField::CpuUnits);
     }
-    fn disk(&mut self, size: Bytes) {
-        self.spec.disk_bytes = size.0;
-        self.mark("disk_bytes");
+    fn disk(&mut self, size: DiskSize) {
+        self.spec.disk_bytes = size.into();
+        self.mark(SpecField::Disk);
     }
 
     /// All of a sample but its disk, which only a new container takes.
@@ -79,30 +78,30 @@ impl SpecUpdate {
         } = params;
         if let Some(name) = name {
             self.spec.name.clone_from(name);
-            self.mark("name");
+            self.mark(SpecField::Name);
         }
         if let Some(hostname) = hostname {
             self.spec.hostname.clone_from(hostname);
-            self.mark("hostname");
+            self.mark(SpecField::Hostname);
         }
         if let Some(description) = description {
             self.spec.description.clone_from(description);
-            self.mark("description");
+            self.mark(SpecField::Description);
         }
         if !nameserver.is_empty() {
             self.spec.nameservers = flattened(nameserver);
-            self.mark("nameservers");
+            self.mark(SpecField::Nameservers);
         }
         if !searchdomain.is_empty() {
             self.spec.search_domains = flattened(searchdomain);
-            self.mark("search_domains");
+            self.mark(SpecField::SearchDomains);
         }
         if let Some(size) = diskspace {
             self.disk(*size);
         }
         if let Some(inodes) = diskinodes {
-            self.spec.disk_inodes = Some(*inodes);
-            self.mark("disk_inodes");
+            self.spec.disk_inodes = Some((*inodes).into());
+            self.mark(SpecField::Inodes);
         }
         for (resource, value) in ubc.given() {
             self.ubc(resource, value);
@@ -115,30 +114,30 @@ impl SpecUpdate {
         }
         if let Some(Clearable(limit)) = cpulimit {
             self.limits().cpu_millicpus = limit.map(|l| l.millicpus);
-            self.mark("limits.cpu_millicpus");
+            self.mark(SpecField::CpuLimit);
         }
         if let Some(units) = cpuunits {
             self.cpu_units(*units);
         }
         if let Some(Clearable(cpus)) = cpus {
             self.limits().cpus = *cpus;
-            self.mark("limits.cpus");
+            self.mark(SpecField::Cpus);
         }
         if let Some(Clearable(timeout)) = stop_timeout {
             self.spec.stop_timeout_s = timeout.map(u32::from);
-            self.mark("stop_timeout_s");
+            self.mark(SpecField::StopTimeout);
         }
         if let Some(onboot) = onboot {
             self.spec.onboot = *onboot;
-            self.mark("onboot");
+            self.mark(SpecField::Onboot);
         }
         if let Some(Clearable(order)) = bootorder {
             self.spec.boot_order = *order;
-            self.mark("boot_order");
+            self.mark(SpecField::BootOrder);
         }
         if let Some(disabled) = disabled {
             self.spec.disabled = *disabled;
-            self.mark("disabled");
+            self.mark(SpecField::Disabled);
         }
     }
 }
@@ -166,7 +165,7 @@ mod tests {
     fn ubc(options: &[&str], name: &str) -> (u64, u64) {
         let update = update(options).expect("the options are valid");
         let value = update.spec.limits.expect("a limit was given").ubc[name];
-        assert_eq!(update.mask, [format!("limits.ubc.{name}")]);
+        assert_eq!(update.mask, [SpecField::Ubc(name.parse().expect("a parameter"))]);
         (value.barrier, value.limit)
     }
 
@@ -227,7 +226,7 @@ mod tests {
             "--searchdomain",
             "example.org.",
             "--diskinodes",
-            "1:9",
+            "1024:9000",
             "--stop-timeout",
             "30",
             "--description",
@@ -235,7 +234,7 @@ mod tests {
         ])
         .expect("valid");
         assert_eq!(
-            w.mask,
+            w.mask.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
                 "name",
                 "hostname",
@@ -253,7 +252,7 @@ mod tests {
         );
         assert_eq!(w.spec.nameservers, ["192.0.2.1", "::1"]);
         assert_eq!(w.spec.search_domains, ["example.org"]);
-        assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9)));
+        assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9000)));
         assert_eq!(update(&[]).expect("valid"), SpecUpdate::default());
     }
 
@@ -272,7 +271,7 @@ mod tests {
             ["--diskspace", "1x"],
             ["--diskspace", "1:"],
             ["--diskinodes", "1k"],
-            ["--diskinodes", "0"],
+            ["--diskinodes", "1023"],
             ["--diskinodes", "+5"],
             ["--ram", "lots"],
             ["--ram", "-1"],

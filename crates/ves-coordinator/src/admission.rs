@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{CtId, Epoch};
+use ves_types::{CtId, Epoch, Phase};
 
 use crate::clock::{Clock, rfc3339};
-use crate::container::observed::{Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use ves_host::child::Ended;
+use ves_types::ExitCause;
 
 /// The monitor's socket.
 pub fn socket(dir: &Path) -> PathBuf {
@@ -153,33 +154,15 @@ pub struct StateRecord {
     pub started_unix_ms: i64,
 }
 
-/// Why it ended, as the monitor saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// It was asked to stop and did.
-    Stopped,
-    /// It was killed by us.
-    Killed,
-    /// Halted from inside.
-    Halted,
-    /// Rebooted from inside.
-    Rebooted,
-    /// Init exited or died by itself.
-    Exited,
-}
-
-impl Cause {
-    /// How an end is to be understood. The kernel ends the init of a process id namespace in which
-    /// reboot(2) was called with SIGHUP for a restart and SIGINT for halt and power off.
-    pub const fn of(ended: Ended, asked: bool, killed: bool) -> Self {
-        match ended {
-            _ if killed => Self::Killed,
-            _ if asked => Self::Stopped,
-            Ended::Signal(1) => Self::Rebooted,
-            Ended::Signal(2) => Self::Halted,
-            Ended::Code(_) | Ended::Signal(_) => Self::Exited,
-        }
+/// Why a container ended, by how its init did. The kernel ends the init of a process id namespace in
+/// which reboot(2) was called with SIGHUP for a restart and SIGINT for halt and power off.
+pub const fn exit_cause(ended: Ended, asked: bool, killed: bool) -> ExitCause {
+    match ended {
+        _ if killed => ExitCause::Killed,
+        _ if asked => ExitCause::Stopped,
+        Ended::Signal(1) => ExitCause::Rebooted,
+        Ended::Signal(2) => ExitCause::Halted,
+        Ended::Code(_) | Ended::Signal(_) => ExitCause::Exited,
     }
 }
 
@@ -189,7 +172,7 @@ pub struct ExitRecord {
     /// The number of the run that ended.
     pub incarnation: u64,
     /// Why.
-    pub cause: Cause,
+    pub cause: ExitCause,
     /// How init ended.
     pub ended: Ended,
     /// When init had executed.
@@ -227,11 +210,11 @@ mod tests {
     #[test]
     fn causes() {
         use Ended::{Code, Signal};
-        assert_eq!(Cause::of(Signal(1), false, false), Cause::Rebooted);
-        assert_eq!(Cause::of(Signal(2), false, false), Cause::Halted);
-        assert_eq!(Cause::of(Signal(2), true, false), Cause::Stopped);
-        assert_eq!(Cause::of(Signal(9), true, true), Cause::Killed);
-        assert_eq!(Cause::of(Code(0), false, false), Cause::Exited);
+        assert_eq!(exit_cause(Signal(1), false, false), ExitCause::Rebooted);
+        assert_eq!(exit_cause(Signal(2), false, false), ExitCause::Halted);
+        assert_eq!(exit_cause(Signal(2), true, false), ExitCause::Stopped);
+        assert_eq!(exit_cause(Signal(9), true, true), ExitCause::Killed);
+        assert_eq!(exit_cause(Code(0), false, false), ExitCause::Exited);
     }
 
     #[test]

@@ -8,16 +8,19 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{Call, Done, Policy, Role};
 use ves_init_proto::frame::{Frame, LONGEST, Tag};
-use ves_init_proto::report::{Cause, Ended};
+use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
-use ves_proto::convert::{parse_ct, parse_fence, parse_slot};
+use ves_proto::convert::{
+    parse_ct, parse_fence, parse_phase, parse_slot, render_exit_cause, render_phase,
+};
 use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
 use ves_proto::{Fault, Reason, lifecycle as pb};
-use ves_types::{CtId, Hostname};
+use ves_types::spec::MAX_RESOLVER_ENTRIES;
+use ves_types::{CtId, Phase};
 
 use crate::init_plan::Command;
 use crate::plan::{Goal, Spec};
-use crate::service::{Container, Phase, Service};
+use crate::service::{Container, Service};
 
 /// Full names of the gRPC services.
 pub const SERVICES: &[&str] = &["ves.lifecycle.v1.LifecycleService"];
@@ -37,9 +40,6 @@ pub const POLICY: Policy = &[
 /// The most bytes of a command and its environment: with what else its helper is told, they are one
 /// frame. Two thirds of it, as a variable is told as a pair.
 const COMMAND_MAX: usize = LONGEST / 3 * 2;
-
-/// The most words of an init, name servers and search domains a container has.
-const WORDS_MAX: usize = 64;
 
 /// The routes of a service.
 pub fn routes(service: Service) -> Routes {
@@ -64,20 +64,13 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         max_ptys,
         shm_bytes,
     } = spec;
-    for (field, len) in [
-        ("spec.init", init.len()),
-        ("spec.nameservers", nameservers.len()),
-        ("spec.search_domains", search_domains.len()),
-    ] {
-        if len > WORDS_MAX {
-            return Err(bad(field, format!("{field} has {len} entries; {WORDS_MAX} are the most")));
+    for (field, len) in
+        [("spec.nameservers", nameservers.len()), ("spec.search_domains", search_domains.len())]
+    {
+        if len > MAX_RESOLVER_ENTRIES {
+            let why = format!("{field} has {len} entries; {MAX_RESOLVER_ENTRIES} are the most");
+            return Err(bad(field, why));
         }
-    }
-    if init.first().is_some_and(|program| !program.starts_with('/')) {
-        return Err(bad("spec.init", "the init must be an absolute path inside the container"));
-    }
-    if init.iter().any(|word| word.contains('\0')) {
-        return Err(bad("spec.init", "no word of the init may contain a zero byte"));
     }
     let nameservers = nameservers
         .iter()
@@ -88,14 +81,12 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         .collect::<Result<_, _>>()?;
     let search = search_domains
         .iter()
-        .map(|text| {
-            text.parse::<Hostname>().map_err(|e| Fault::bad_value("spec.search_domains", &e))
-        })
+        .map(|text| text.parse().map_err(|e| Fault::bad_value("spec.search_domains", &e)))
         .collect::<Result<_, _>>()?;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
         hostname: hostname.parse().map_err(|e| Fault::bad_value("spec.hostname", &e))?,
-        init,
+        init: init.try_into().map_err(|e| Fault::bad_value("spec.init", &e))?,
         nameservers,
         search,
         max_ptys,
@@ -104,12 +95,11 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
 }
 
 fn parse_goal(phase: pb::Phase, grace_ms: u32) -> Result<Goal, Fault> {
-    Ok(match phase {
-        pb::Phase::Absent => Goal::Absent { grace_ms },
-        pb::Phase::Created => Goal::Created,
-        pb::Phase::Running => Goal::Running,
-        pb::Phase::Frozen => Goal::Frozen,
-        pb::Phase::Unspecified => return Err(Fault::missing("phase")),
+    Ok(match parse_phase(phase)? {
+        Phase::Absent => Goal::Absent { grace_ms },
+        Phase::Created => Goal::Created,
+        Phase::Running => Goal::Running,
+        Phase::Frozen => Goal::Frozen,
     })
 }
 
@@ -133,26 +123,13 @@ fn render(container: &Container) -> pb::Container {
         booted,
         unresponsive,
     } = *container;
-    let phase = match phase {
-        Phase::Absent => pb::Phase::Absent,
-        Phase::Created => pb::Phase::Created,
-        Phase::Running => pb::Phase::Running,
-        Phase::Frozen => pb::Phase::Frozen,
-    };
-    let reason = end.map_or(pb::EndReason::Unspecified, |end| match end.cause {
-        Cause::Stopped => pb::EndReason::Stopped,
-        Cause::Killed => pb::EndReason::Killed,
-        Cause::Halted => pb::EndReason::Halted,
-        Cause::Rebooted => pb::EndReason::Rebooted,
-        Cause::Exited => pb::EndReason::Exited,
-    });
     pb::Container {
         ct: ct.get(),
         generation: generation.0,
-        phase: phase.into(),
+        phase: render_phase(phase).into(),
         init_pid,
         started_unix_ms,
-        end: reason.into(),
+        end: render_exit_cause(end.map(|end| end.cause)).into(),
         end_status: end.map(|end| render_ended(end.ended)),
         incarnation,
         booted,

@@ -7,12 +7,12 @@ use ves_daemon::converge::{Planned, Work};
 use ves_daemon::{Call, Done};
 use ves_init_proto::report::Ended;
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, Phase};
 
 use crate::config::Config;
 use crate::error::refused;
 use crate::plan::{Desired, Goal, Observed, Spec, Step, plan};
-use crate::service::{Container, Phase, Service};
+use crate::service::{Container, Service};
 
 /// Makes a container be in a phase.
 #[derive(Debug)]

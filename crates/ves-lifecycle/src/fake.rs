@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ves_init_proto::frame::{Decoder, Frame, Tag};
-use ves_init_proto::report::{Cause, Ended, Failure, InitKind};
-use ves_types::CtId;
+use ves_init_proto::report::{Ended, Failure, InitKind};
+use ves_types::{CtId, ExitCause};
 
 use crate::error::Error;
 use crate::host::Host;
@@ -73,13 +73,13 @@ impl Model {
                     monitor.started_unix_ms = 1;
                     monitor.booted = true;
                     if self.mortal {
-                        self.end(Cause::Exited, Ended::Code(1));
+                        self.end(ExitCause::Exited, Ended::Code(1));
                     }
                 }
             }
             Step::AskInit(_) => {
                 if self.obedient && !self.state.frozen {
-                    self.end(Cause::Stopped, Ended::Signal(2));
+                    self.end(ExitCause::Stopped, Ended::Signal(2));
                 }
             }
             Step::AwaitEnd { .. } => {}
@@ -90,12 +90,12 @@ impl Model {
                 let run = self.state.run.take().filter(|run| run.started_unix_ms != 0);
                 self.cut = run.map(|run| End {
                     incarnation: run.incarnation,
-                    cause: Cause::Killed,
+                    cause: ExitCause::Killed,
                     ended: Ended::Signal(9),
                     started_unix_ms: run.started_unix_ms,
                 });
             }
-            Step::Kill => self.end(Cause::Killed, Ended::Signal(9)),
+            Step::Kill => self.end(ExitCause::Killed, Ended::Signal(9)),
             Step::Freeze => {
                 self.state.frozen = self.state.monitor.is_some() || self.state.unresponsive
             }
@@ -121,7 +121,7 @@ impl Model {
     }
 
     /// Ends the run, if there is one.
-    pub fn end(&mut self, cause: Cause, ended: Ended) {
+    pub fn end(&mut self, cause: ExitCause, ended: Ended) {
         if let Some(monitor) = self.state.monitor.take()
             && monitor.running
         {
@@ -174,7 +174,7 @@ impl FakeHost {
     }
 
     /// Ends a container from inside, as reboot(2) or init's death do.
-    pub fn end(&self, ct: CtId, cause: Cause, ended: Ended) {
+    pub fn end(&self, ct: CtId, cause: ExitCause, ended: Ended) {
         self.change(ct, |model| model.end(cause, ended));
     }
 

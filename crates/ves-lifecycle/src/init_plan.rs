@@ -30,9 +30,6 @@ pub struct Groups {
 /// Where programs are looked for.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What is run where nothing else is said.
-pub const DEFAULT_INIT: &str = "/sbin/init";
-
 /// The devices every container may open, where version 1 controls it: null zero full random urandom,
 /// tty console ptmx and pseudo-terminals, fuse, tun.
 pub const DEVICES: [&str; 11] = [
@@ -286,7 +283,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     steps.push(InitStep::Drop(dropped()));
     steps.push(InitStep::Await);
     steps.push(InitStep::Filter(refused()));
-    let argv = if spec.init.is_empty() { vec![DEFAULT_INIT.to_owned()] } else { spec.init.clone() };
+    let argv = spec.init.command();
     let env = [
         ("PATH", PATH),
         ("TERM", "linux"),
@@ -469,7 +466,7 @@ mod tests {
         Spec {
             slot: 20.try_into().expect("a slot"),
             hostname: "web.example.org".parse().expect("a name"),
-            init: vec![],
+            init: ves_types::InitArgv::default(),
             nameservers: vec![],
             search: vec![],
             max_ptys: None,

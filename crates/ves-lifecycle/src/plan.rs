@@ -14,8 +14,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use ves_init_proto::report::{Cause, Ended, InitKind};
-use ves_types::{Hostname, IdSlot};
+use ves_init_proto::report::{Ended, InitKind};
+use ves_types::{ExitCause, Hostname, IdSlot, InitArgv, SearchDomain};
 
 /// What a container's processes should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +25,12 @@ pub struct Spec {
     pub slot: IdSlot,
     /// Its host name.
     pub hostname: Hostname,
-    /// Its init and arguments; none: the default.
-    pub init: Vec<String>,
+    /// Its init and arguments.
+    pub init: InitArgv,
     /// Name servers for its resolv.conf; none: left alone.
     pub nameservers: Vec<IpAddr>,
     /// Search domains.
-    pub search: Vec<Hostname>,
+    pub search: Vec<SearchDomain>,
     /// Most pseudo-terminals.
     pub max_ptys: Option<u32>,
     /// Size of /dev/shm and /run.
@@ -100,7 +100,7 @@ pub struct End {
     /// The number of the run.
     pub incarnation: u64,
     /// Why.
-    pub cause: Cause,
+    pub cause: ExitCause,
     /// How init ended.
     pub ended: Ended,
     /// When init had executed.

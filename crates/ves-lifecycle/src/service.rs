@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use ves_daemon::{Shell, blocking};
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation};
+use ves_types::{CtId, Generation, Phase};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -23,19 +23,6 @@ use crate::session::{self, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
 const CHANGES: usize = 1024;
-
-/// How far a container is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It has no processes.
-    Absent,
-    /// Its first process waits.
-    Created,
-    /// Init runs.
-    Running,
-    /// Its processes are frozen.
-    Frozen,
-}
 
 /// A container as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,12 +4,13 @@
 //! that service's `api.rs`.
 
 use ves_types::{
-    CpuLimit, CtId, Enforcement, Epoch, Fence, Generation, IdSlot, Limit, Limits, SnapshotId,
-    SnapshotName, UbcRow, UbcValue,
+    CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits, Phase,
+    SnapshotId, SnapshotName, UbcRow, UbcValue,
 };
 
 use crate::common as pb;
 use crate::fault::{Fault, Reason};
+use crate::lifecycle;
 
 /// Reads a container id.
 ///
@@ -60,6 +61,54 @@ pub fn parse_snapshot_id(field: &str, id: &str) -> Result<SnapshotId, Fault> {
 pub fn parse_snapshot_name(name: &str) -> Result<Option<SnapshotName>, Fault> {
     let name = Some(name).filter(|n| !n.is_empty());
     name.map(|n| n.parse().map_err(|e| Fault::bad_value("name", &e))).transpose()
+}
+
+/// Reads a phase.
+///
+/// # Errors
+/// `MISSING_FIELD` on "phase".
+pub fn parse_phase(phase: lifecycle::Phase) -> Result<Phase, Fault> {
+    Ok(match phase {
+        lifecycle::Phase::Unspecified => return Err(Fault::missing("phase")),
+        lifecycle::Phase::Absent => Phase::Absent,
+        lifecycle::Phase::Created => Phase::Created,
+        lifecycle::Phase::Running => Phase::Running,
+        lifecycle::Phase::Frozen => Phase::Frozen,
+    })
+}
+
+/// Writes a phase.
+pub const fn render_phase(phase: Phase) -> lifecycle::Phase {
+    match phase {
+        Phase::Absent => lifecycle::Phase::Absent,
+        Phase::Created => lifecycle::Phase::Created,
+        Phase::Running => lifecycle::Phase::Running,
+        Phase::Frozen => lifecycle::Phase::Frozen,
+    }
+}
+
+/// Reads why a container ended; none where it did not.
+pub const fn parse_exit_cause(end: lifecycle::EndReason) -> Option<ExitCause> {
+    match end {
+        lifecycle::EndReason::Unspecified => None,
+        lifecycle::EndReason::Stopped => Some(ExitCause::Stopped),
+        lifecycle::EndReason::Killed => Some(ExitCause::Killed),
+        lifecycle::EndReason::Halted => Some(ExitCause::Halted),
+        lifecycle::EndReason::Rebooted => Some(ExitCause::Rebooted),
+        lifecycle::EndReason::Exited => Some(ExitCause::Exited),
+    }
+}
+
+/// Writes why a container ended.
+pub const fn render_exit_cause(cause: Option<ExitCause>) -> lifecycle::EndReason {
+    match cause {
+        None => lifecycle::EndReason::Unspecified,
+        Some(ExitCause::Stopped) => lifecycle::EndReason::Stopped,
+        Some(ExitCause::Killed) => lifecycle::EndReason::Killed,
+        Some(ExitCause::Halted) => lifecycle::EndReason::Halted,
+        Some(ExitCause::Rebooted) => lifecycle::EndReason::Rebooted,
+        Some(ExitCause::Exited) => lifecycle::EndReason::Exited,
+    }
 }
 
 /// Reads limits.

@@ -16,7 +16,7 @@ use ves_proto::convert::{
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
-use ves_types::{Fence, SnapshotId, TemplateName};
+use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 
 use crate::host::{Source, Template};
 use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
@@ -67,8 +67,6 @@ const QUEUE: usize = 16;
 const PIECE: usize = 256 << 10;
 /// How long a sender of an archive may be silent.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-/// The smallest volume that is worth a call: less than any base image.
-const LEAST_VOLUME: u64 = 16 << 20;
 
 fn parse_template(name: &str, field: &str) -> Result<TemplateName, Fault> {
     if name.is_empty() {
@@ -80,19 +78,15 @@ fn parse_template(name: &str, field: &str) -> Result<TemplateName, Fault> {
 fn parse_spec(spec: Option<pb::VolumeSpec>) -> Result<Desired, Fault> {
     let pb::VolumeSpec { template, size_bytes, inodes, id_slot, mounted } =
         spec.ok_or_else(|| Fault::missing("spec"))?;
-    if size_bytes < LEAST_VOLUME || size_bytes > i64::MAX.unsigned_abs() {
-        let why = format!("a volume has at least {LEAST_VOLUME} bytes and less than 8 EiB");
-        return Err(Fault::new(Reason::BadValue, why).fact("field", "spec.size_bytes"));
-    }
-    if inodes == Some(0) {
-        let why = "a volume has at least one inode";
-        return Err(Fault::new(Reason::BadValue, why).fact("field", "spec.inodes"));
-    }
+    let size =
+        DiskSize::try_from(size_bytes).map_err(|e| Fault::bad_value("spec.size_bytes", &e))?;
+    let inodes = inodes.map(InodeLimit::try_from).transpose();
+    let inodes = inodes.map_err(|e| Fault::bad_value("spec.inodes", &e))?;
     Ok(Desired {
         template: parse_template(&template, "spec.template")?,
         // Whole blocks, rounded down: the limit is hard.
-        bytes: size_bytes / ves_host::ext4::BLOCK * ves_host::ext4::BLOCK,
-        inodes,
+        bytes: size.bytes().0 / ves_host::ext4::BLOCK * ves_host::ext4::BLOCK,
+        inodes: inodes.map(u64::from),
         slot: parse_slot(id_slot)?,
         mounted,
     })

@@ -89,16 +89,16 @@ macro_rules! word {
             }
         }
         impl FromStr for $name {
-            type Err = ParseError;
-            fn from_str(s: &str) -> Result<Self, ParseError> {
+            type Err = $crate::id::ParseError;
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
-                check(s).map_err(|why| ParseError::new($what, s, why))?;
+                check(s).map_err(|why| $crate::id::ParseError::new($what, s, why))?;
                 Ok(Self(s.to_owned()))
             }
         }
         impl TryFrom<String> for $name {
-            type Error = ParseError;
-            fn try_from(s: String) -> Result<Self, ParseError> {
+            type Error = $crate::id::ParseError;
+            fn try_from(s: String) -> Result<Self, Self::Error> {
                 s.parse()
             }
         }
@@ -114,6 +114,7 @@ macro_rules! word {
         }
     };
 }
+pub(crate) use word;
 
 word!(
     /// A container's name: 1 to 63 of `A-Z a-z 0-9 - _ .`, beginning with a letter, so that it can

@@ -14,7 +14,9 @@ pub mod fence;
 pub mod id;
 pub mod layout;
 pub mod limits;
+pub mod phase;
 pub mod quantity;
+pub mod spec;
 pub mod ubc;
 
 pub use address::{CtAddress, MacAddress};
@@ -24,5 +26,7 @@ pub use id::{
     TemplateName,
 };
 pub use limits::Limits;
-pub use quantity::{Bytes, CpuLimit, Limit, StopTimeout};
+pub use phase::{ExitCause, Phase};
+pub use quantity::{Bytes, CpuLimit, Limit};
+pub use spec::{DiskSize, InitArgv, InodeLimit, SearchDomain, SpecField, StopTimeout};
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

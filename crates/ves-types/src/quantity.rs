@@ -173,50 +173,6 @@ impl CpuLimit {
     }
 }
 
-/// How long a container's init may take to stop before it is killed, in seconds: from 1 to an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub struct StopTimeout(u32);
-
-impl StopTimeout {
-    /// vzctl's: 120 s.
-    pub const DEFAULT: Self = Self(120);
-
-    /// In milliseconds.
-    pub const fn millis(self) -> u32 {
-        self.0 * 1000
-    }
-}
-
-impl TryFrom<u32> for StopTimeout {
-    type Error = ParseError;
-
-    fn try_from(seconds: u32) -> Result<Self, ParseError> {
-        match seconds {
-            1..=3600 => Ok(Self(seconds)),
-            _ => {
-                let why = "it must be from 1 to 3600 seconds";
-                Err(ParseError::new("stop timeout", seconds, why))
-            }
-        }
-    }
-}
-
-impl From<StopTimeout> for u32 {
-    fn from(timeout: StopTimeout) -> Self {
-        timeout.0
-    }
-}
-
-impl FromStr for StopTimeout {
-    type Err = ParseError;
-
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        let why = "it must be a whole number of seconds";
-        s.parse::<u32>().map_err(|_| ParseError::new("stop timeout", s, why))?.try_into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,16 +209,6 @@ mod tests {
         assert_eq!(shown(0), "0 B");
         assert_eq!(shown(1 << 30), "1 GiB");
         assert_eq!(shown(3 << 29), "1.5 GiB");
-    }
-
-    #[test]
-    fn stop_timeouts() {
-        let parse = |s: &str| s.parse::<StopTimeout>().map(StopTimeout::millis);
-        assert_eq!(parse("1"), Ok(1000));
-        assert_eq!(parse("3600"), Ok(3_600_000));
-        for bad in ["", "0", "3601", "1.5", "-1", "1s"] {
-            assert!(parse(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use ves_host::child;
-use ves_init_proto::report::{self, Cause, Ended, ExitRecord};
+use ves_init_proto::report::{self, Ended, ExitRecord};
 
 use super::client::{Client, Role};
 use super::files::{now_ms, write_record};
@@ -127,7 +127,7 @@ impl Monitor {
         if self.started_unix_ms != 0 {
             let record = ExitRecord {
                 incarnation: self.plan.incarnation,
-                cause: Cause::of(ended, self.stop_requested, self.killed),
+                cause: report::exit_cause(ended, self.stop_requested, self.killed),
                 ended,
                 started_unix_ms: self.started_unix_ms,
                 ended_unix_ms: now_ms(),

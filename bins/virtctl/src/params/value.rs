@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ves_types::quantity::parse_size;
-use ves_types::{Bytes, CpuLimit, CtAddress, Hostname, Limit, ParseError, UbcValue};
+use ves_types::{
+    CpuLimit, CtAddress, DiskSize, InodeLimit, Limit, ParseError, SearchDomain, UbcValue,
+};
 
 /// The values of one option, separated by commas or spaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub(super) fn nameservers(s: &str) -> Result<List<IpAddr>, ParseError> {
     })
 }
 
-pub(super) fn domains(s: &str) -> Result<List<Hostname>, ParseError> {
+pub(super) fn domains(s: &str) -> Result<List<SearchDomain>, ParseError> {
     list("search domain", s, |word| word.trim_end_matches('.').parse())
 }
 
@@ -85,20 +87,12 @@ fn hard<T: Copy + PartialOrd>(
     Ok(hard)
 }
 
-pub(super) fn diskspace(s: &str) -> Result<Bytes, ParseError> {
-    let size = hard("disk space", s, |part| parse_size("disk space", part, 1024))?;
-    if size.0 == 0 {
-        return Err(ParseError::new("disk space", s, "a volume cannot be empty"));
-    }
-    Ok(size)
+pub(super) fn diskspace(s: &str) -> Result<DiskSize, ParseError> {
+    hard("disk space", s, DiskSize::parse_kib)
 }
 
-pub(super) fn diskinodes(s: &str) -> Result<u64, ParseError> {
-    let why = "it must be a plain number from 1 to 4294967295";
-    hard("number of inodes", s, |part| match part.parse::<u32>() {
-        Ok(n) if n > 0 && part.bytes().all(|b| b.is_ascii_digit()) => Ok(u64::from(n)),
-        _ => Err(ParseError::new("number of inodes", part, why)),
-    })
+pub(super) fn diskinodes(s: &str) -> Result<InodeLimit, ParseError> {
+    hard("number of inodes", s, str::parse)
 }
 
 pub(super) fn memory(s: &str) -> Result<UbcValue, ParseError> {

@@ -6,7 +6,7 @@ use std::io::Read as _;
 
 use ves_proto::coordinator::{self as api, Operation, SetMode};
 use ves_proto::{Fault, Reason, convert};
-use ves_types::{Enforcement, UbcResource};
+use ves_types::{Enforcement, SpecField, UbcResource};
 
 use super::Context;
 use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
@@ -122,7 +122,7 @@ impl Context {
             let request = api::UpdateContainerRequest {
                 ct: ct.to_string(),
                 spec: Some(update.spec),
-                update_mask: update.mask,
+                update_mask: update.mask.iter().map(ToString::to_string).collect(),
                 save,
                 generation: 0,
                 request_id: request_id(),
@@ -173,7 +173,7 @@ impl Context {
     }
 
     /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
-    async fn note_unenforced(&self, limited: &[String]) {
+    async fn note_unenforced(&self, limited: &[UbcResource]) {
         if limited.is_empty() || self.output.quiet || self.output.format != Format::Table {
             return;
         }
@@ -185,7 +185,7 @@ impl Context {
         for row in node.enforcement {
             let Ok(row) = convert::parse_row(row) else { continue };
             let kept = matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
-            if !kept && limited.iter().any(|name| name == row.resource.name()) {
+            if !kept && limited.contains(&row.resource) {
                 let (name, how) = (row.resource, row.enforcement);
                 self.output.say(&format!("note: this node does not limit {name}: {how}"));
             }
@@ -272,9 +272,12 @@ fn refuse_unbuilt(params: &Params) -> Outcome {
 }
 
 /// The UBC parameters among the fields of a mask.
-fn limits_of(mask: &[String]) -> Vec<String> {
-    let ubc = mask.iter().filter_map(|field| field.strip_prefix("limits.ubc."));
-    ubc.filter(|name| name.parse::<UbcResource>().is_ok()).map(str::to_owned).collect()
+fn limits_of(mask: &[SpecField]) -> Vec<UbcResource> {
+    let ubc = |field: &SpecField| match field {
+        SpecField::Ubc(resource) => Some(*resource),
+        _ => None,
+    };
+    mask.iter().filter_map(ubc).collect()
 }
 
 /// The password itself; "-" is a line of stdin.

@@ -54,7 +54,7 @@ fn what_is_asked_for_is_what_was_said() {
     };
     let create = call(
         "create 101 --ostemplate debian-13 --name web --hostname w.example --ipadd 10.0.0.1/32 \
-         --ipadd 2001:db8::1,10.0.0.2 --nameserver 10.0.0.53 --diskspace 2G --diskinodes 1000 \
+         --ipadd 2001:db8::1,10.0.0.2 --nameserver 10.0.0.53 --diskspace 2G --diskinodes 2000 \
          --ram 512M --swap 1G --cpulimit 150 --cpuunits 500 --cpus 2 --numproc 100:200 --onboot yes \
          --bootorder 5 --description d --searchdomain example.org --disabled no",
     );
@@ -67,7 +67,7 @@ fn what_is_asked_for_is_what_was_said() {
         "nameservers: [\"10.0.0.53\"]",
         "search_domains: [\"example.org\"]",
         "disk_bytes: 2147483648",
-        "disk_inodes: Some(1000)",
+        "disk_inodes: Some(2000)",
         "\"physpages\": UbcValue { barrier: 0, limit: 131072 }",
         "\"swappages\": UbcValue { barrier: 0, limit: 262144 }",
         "\"numproc\": UbcValue { barrier: 100, limit: 200 }",

@@ -2,8 +2,10 @@
 
 use ves_proto::coordinator as pb;
 
+use ves_types::Phase;
+
 use crate::container::cache::Cached;
-use crate::container::observed::Phase;
+
 use crate::container::record::{Presence, Record, RunState};
 use crate::container::spec;
 use crate::coordinator::Coordinator;

@@ -7,10 +7,10 @@
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Response, Status, Streaming};
 use ves_proto::{Fault, Reason, coordinator as pb, lifecycle};
-use ves_types::CtId;
+use ves_types::{CtId, Phase};
 
 use super::Answers;
-use crate::container::observed::Phase;
+
 use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;

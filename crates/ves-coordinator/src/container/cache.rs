@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use ves_types::{Bytes, CtId};
+use ves_types::{Bytes, CtId, Phase};
 
-use super::observed::{Observed, Phase, ProcessSeen};
+use super::observed::{Observed, ProcessSeen};
 
 /// How long after its start a daemon keeps those waiting who ask before lifecycle has told it who
 /// runs. Without lifecycle, nobody runs that can be seen.

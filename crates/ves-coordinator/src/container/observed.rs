@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ves_types::{Bytes, CtAddress, Generation, SnapshotId};
+use ves_types::{Bytes, CtAddress, ExitCause, Generation, Phase, SnapshotId};
 
 use super::step::Step;
 
@@ -37,36 +37,6 @@ pub struct LinkSeen {
     pub addresses: BTreeSet<CtAddress>,
 }
 
-/// How far processes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Phase {
-    /// There are none.
-    #[default]
-    Absent,
-    /// The first waits to become init.
-    Created,
-    /// Init runs.
-    Running,
-    /// They are frozen.
-    Frozen,
-}
-
-/// How processes last ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum End {
-    /// They did not, or nobody knows.
-    #[default]
-    None,
-    /// Told to stop, or killed by us.
-    Stopped,
-    /// By halt or poweroff inside.
-    Halted,
-    /// By reboot inside.
-    Rebooted,
-    /// Init exited or died.
-    Exited,
-}
-
 /// Processes as lifecycle shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProcessSeen {
@@ -74,8 +44,8 @@ pub struct ProcessSeen {
     pub generation: Generation,
     /// How far.
     pub phase: Phase,
-    /// How they last ended.
-    pub end: End,
+    /// How they last ended; none: they did not, or nobody knows.
+    pub end: Option<ExitCause>,
     /// The exit status, or 128 and the signal, of the last init.
     pub end_status: Option<u32>,
     /// How often they ended.
@@ -195,7 +165,7 @@ impl Observed {
             Step::EnsureVolume { volume, mounted } => {
                 let used = self.volume.and_then(|v| v.used).filter(|_| *mounted);
                 let reverted = self.volume.and_then(|v| v.reverted);
-                let (size, mounted) = (volume.size, *mounted);
+                let (size, mounted) = (volume.size.bytes(), *mounted);
                 self.volume = Some(VolumeSeen { generation, size, mounted, used, reverted });
             }
             Step::RemoveVolume => {
@@ -229,7 +199,7 @@ impl Observed {
                 self.process = ProcessSeen {
                     generation,
                     phase: Phase::Absent,
-                    end: End::Stopped,
+                    end: Some(ExitCause::Stopped),
                     incarnation: self.process.incarnation.saturating_add(1),
                     ..ProcessSeen::default()
                 };

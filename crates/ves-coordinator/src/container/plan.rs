@@ -20,9 +20,9 @@ mod snapshot;
 
 use std::collections::BTreeSet;
 
-use ves_types::{Bytes, CtAddress, CtId, Generation, Limits, UbcResource};
+use ves_types::{CtAddress, CtId, DiskSize, Generation, Limits, Phase, UbcResource};
 
-use super::observed::{Observed, Phase};
+use super::observed::{Observed, VolumeSeen};
 use super::record::{Presence, Record, RunState, Since, SnapshotWish};
 use super::refusal::Refusal;
 use super::step::{ProcessWish, Step, VolumeWish};
@@ -121,10 +121,15 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     }
 }
 
+/// The volume as wanted, but not larger than it is.
+fn as_large_as(seen: &VolumeSeen, desired: &Desired) -> VolumeWish {
+    VolumeWish { size: DiskSize::saturating(seen.size.0), ..desired.volume.clone() }
+}
+
 fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mut steps = no_processes(desired, observed);
     if let Some(seen) = observed.volume.filter(|v| v.mounted) {
-        let volume = VolumeWish { size: seen.size, ..desired.volume.clone() };
+        let volume = as_large_as(&seen, desired);
         steps.push(Step::EnsureVolume { volume, mounted: false });
     }
     steps.extend(no_limits(desired, observed));
@@ -140,9 +145,9 @@ fn bring_down(desired: &Desired, observed: &Observed) -> Vec<Step> {
     if !volume_is_right(desired, observed, mounted) {
         // Not every host can let a mounted volume grow: first it is unmounted, then it grows.
         if let Some(seen) = observed.volume.filter(|v| v.mounted && !mounted)
-            && seen.size < desired.volume.size
+            && seen.size < desired.volume.size.bytes()
         {
-            let volume = VolumeWish { size: seen.size, ..desired.volume.clone() };
+            let volume = as_large_as(&seen, desired);
             steps.push(Step::EnsureVolume { volume, mounted: false });
         }
         steps.push(ensure_volume(desired, observed, mounted));
@@ -206,7 +211,7 @@ fn no_limits(desired: &Desired, observed: &Observed) -> Option<Step> {
 fn volume_is_right(desired: &Desired, observed: &Observed, mounted: bool) -> bool {
     observed.volume.is_some_and(|v| {
         v.mounted == mounted
-            && v.size >= desired.volume.size
+            && v.size >= desired.volume.size.bytes()
             && v.generation >= desired.since.volume
     })
 }
@@ -214,7 +219,9 @@ fn volume_is_right(desired: &Desired, observed: &Observed, mounted: bool) -> boo
 /// A volume never shrinks, also not to what is wanted when a change was taken back.
 fn ensure_volume(desired: &Desired, observed: &Observed, mounted: bool) -> Step {
     let mut volume = desired.volume.clone();
-    volume.size = volume.size.max(observed.volume.map_or(Bytes(0), |v| v.size));
+    if let Some(seen) = observed.volume {
+        volume.size = volume.size.max(DiskSize::saturating(seen.size.0));
+    }
     Step::EnsureVolume { volume, mounted }
 }
 

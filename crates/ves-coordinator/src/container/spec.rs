@@ -1,7 +1,7 @@
 //! What a container should be, read and written: what `create` gives, and what `set` changes field by field.
 //!
-//! Pure. Each mistake names its field. Which change can be made while a container runs is the table
-//! [`FIELDS`]; what is then done about it is decided in [`crate::operation`].
+//! Pure. Each mistake names its field. Which change can be made while a container runs says
+//! [`effect`]; what is then done about it is decided in [`crate::operation`].
 
 use std::net::IpAddr;
 
@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use ves_proto::convert::{parse_limits, render_limits};
 use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES};
 use ves_types::{
-    Bytes, CtAddress, CtId, CtName, Hostname, Limits, ParseError, StopTimeout, TemplateName,
-    UbcResource,
+    CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
+    SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -28,11 +29,11 @@ pub struct Spec {
     /// Name servers.
     pub nameservers: Vec<IpAddr>,
     /// Search domains.
-    pub search_domains: Vec<String>,
+    pub search_domains: Vec<SearchDomain>,
     /// Hard size of its volume.
-    pub disk: Bytes,
+    pub disk: DiskSize,
     /// Hard number of inodes.
-    pub inodes: Option<u64>,
+    pub inodes: Option<InodeLimit>,
     /// Limits.
     pub limits: Limits,
     /// Start it when the node starts.
@@ -43,22 +44,11 @@ pub struct Spec {
     pub disabled: bool,
     /// Free text.
     pub description: String,
-    /// The init to run; empty: /sbin/init.
-    pub init: Vec<String>,
+    /// The init to run.
+    pub init: InitArgv,
     /// How long init may take to stop; none: [`StopTimeout::DEFAULT`].
     pub stop_timeout: Option<StopTimeout>,
 }
-
-/// The size of a volume nobody gave a size for.
-pub const DEFAULT_DISK: Bytes = Bytes::gib(2);
-/// Nothing useful fits in less.
-const LEAST_DISK: Bytes = Bytes::mib(16);
-/// ext4's greatest, with 4 KiB blocks.
-const GREATEST_DISK: Bytes = Bytes::gib(16 << 10);
-/// The most addresses.
-const MOST: usize = 256;
-/// The most name servers, search domains and words of init, which lifecycle takes.
-const MOST_WORDS: usize = 64;
 
 /// When a change of a field of a running container takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,39 +63,6 @@ pub enum Effect {
     Fixed,
 }
 
-/// The fields an update mask can name, other than `limits.ubc.*`.
-pub const FIELDS: &[(&str, Effect)] = &[
-    ("name", Effect::Saved),
-    ("hostname", Effect::Restart),
-    ("template", Effect::Fixed),
-    ("addresses", Effect::Live),
-    ("nameservers", Effect::Restart),
-    ("search_domains", Effect::Restart),
-    ("disk_bytes", Effect::Live),
-    ("disk_inodes", Effect::Fixed),
-    ("limits.cpus", Effect::Live),
-    ("limits.cpu_millicpus", Effect::Live),
-    ("limits.cpu_units", Effect::Live),
-    ("onboot", Effect::Saved),
-    ("boot_order", Effect::Saved),
-    ("disabled", Effect::Saved),
-    ("description", Effect::Saved),
-    ("init", Effect::Restart),
-    ("stop_timeout_s", Effect::Live),
-];
-
-/// Parameters that are handed to a container's first process and not looked at again.
-const AT_START: [UbcResource; 2] = [UbcResource::Numpty, UbcResource::Shmpages];
-
-/// One field of an update mask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Field {
-    /// A row of [`FIELDS`].
-    Plain(&'static str, Effect),
-    /// `limits.ubc.` and a parameter.
-    Ubc(UbcResource),
-}
-
 impl Spec {
     /// How long init may take to stop, in milliseconds.
     pub fn grace_ms(&self) -> u32 {
@@ -113,71 +70,51 @@ impl Spec {
     }
 }
 
-impl Field {
-    /// Reads a path.
-    ///
-    /// # Errors
-    /// `BAD_VALUE` on "update_mask".
-    pub fn parse(path: &str) -> Result<Self, Fault> {
-        if let Some(name) = path.strip_prefix("limits.ubc.") {
-            let resource = name.parse().map_err(|e| Fault::bad_value("update_mask", &e))?;
-            return Ok(Self::Ubc(resource));
+/// When a change of `field` takes effect.
+pub const fn effect(field: SpecField) -> Effect {
+    use SpecField as F;
+    match field {
+        F::Template | F::Inodes => Effect::Fixed,
+        F::Hostname | F::Nameservers | F::SearchDomains | F::Init => Effect::Restart,
+        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description => Effect::Saved,
+        F::Addresses | F::Disk | F::Cpus | F::CpuLimit | F::CpuUnits | F::StopTimeout => {
+            Effect::Live
         }
-        let row = FIELDS.iter().find(|(name, _)| *name == path);
-        row.map(|(name, effect)| Self::Plain(name, *effect)).ok_or_else(|| {
-            let why = "it is no field of a container that can be changed";
-            Fault::bad_value("update_mask", &ParseError::new("field", path, why))
-        })
+        // Handed to a container's first process and not looked at again.
+        F::Ubc(UbcResource::Numpty | UbcResource::Shmpages) => Effect::Restart,
+        F::Ubc(_) => Effect::Live,
     }
+}
 
-    /// The path.
-    pub fn path(&self) -> String {
-        match self {
-            Self::Plain(name, _) => (*name).to_owned(),
-            Self::Ubc(resource) => format!("limits.ubc.{resource}"),
-        }
-    }
-
-    /// When a change takes effect.
-    pub fn effect(&self) -> Effect {
-        match self {
-            Self::Plain(_, effect) => *effect,
-            Self::Ubc(resource) if AT_START.contains(resource) => Effect::Restart,
-            Self::Ubc(_) => Effect::Live,
-        }
-    }
-
-    /// Takes this field of `from` over into `into`.
-    pub fn copy(&self, from: &Spec, into: &mut Spec) {
-        match self {
-            Self::Ubc(resource) => match from.limits.ubc.get(resource) {
-                Some(value) => {
-                    into.limits.ubc.insert(*resource, *value);
-                }
-                None => {
-                    into.limits.ubc.remove(resource);
-                }
-            },
-            Self::Plain(name, _) => match *name {
-                "name" => into.name.clone_from(&from.name),
-                "hostname" => into.hostname = from.hostname.clone(),
-                "addresses" => into.addresses.clone_from(&from.addresses),
-                "nameservers" => into.nameservers.clone_from(&from.nameservers),
-                "search_domains" => into.search_domains.clone_from(&from.search_domains),
-                "disk_bytes" => into.disk = from.disk,
-                "limits.cpus" => into.limits.cpus = from.limits.cpus,
-                "limits.cpu_millicpus" => into.limits.cpu = from.limits.cpu,
-                "limits.cpu_units" => into.limits.cpu_units = from.limits.cpu_units,
-                "onboot" => into.onboot = from.onboot,
-                "boot_order" => into.boot_order = from.boot_order,
-                "disabled" => into.disabled = from.disabled,
-                "description" => into.description.clone_from(&from.description),
-                "init" => into.init.clone_from(&from.init),
-                "stop_timeout_s" => into.stop_timeout = from.stop_timeout,
-                // Fixed ones are refused before.
-                _ => {}
-            },
-        }
+/// Takes `field` of `from` over into `into`.
+pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
+    use SpecField as F;
+    match field {
+        F::Name => into.name.clone_from(&from.name),
+        F::Hostname => into.hostname.clone_from(&from.hostname),
+        F::Template => into.template.clone_from(&from.template),
+        F::Addresses => into.addresses.clone_from(&from.addresses),
+        F::Nameservers => into.nameservers.clone_from(&from.nameservers),
+        F::SearchDomains => into.search_domains.clone_from(&from.search_domains),
+        F::Disk => into.disk = from.disk,
+        F::Inodes => into.inodes = from.inodes,
+        F::Cpus => into.limits.cpus = from.limits.cpus,
+        F::CpuLimit => into.limits.cpu = from.limits.cpu,
+        F::CpuUnits => into.limits.cpu_units = from.limits.cpu_units,
+        F::Onboot => into.onboot = from.onboot,
+        F::BootOrder => into.boot_order = from.boot_order,
+        F::Disabled => into.disabled = from.disabled,
+        F::Description => into.description.clone_from(&from.description),
+        F::Init => into.init.clone_from(&from.init),
+        F::StopTimeout => into.stop_timeout = from.stop_timeout,
+        F::Ubc(resource) => match from.limits.ubc.get(&resource) {
+            Some(value) => {
+                into.limits.ubc.insert(resource, *value);
+            }
+            None => {
+                into.limits.ubc.remove(&resource);
+            }
+        },
     }
 }
 
@@ -215,10 +152,15 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         hostname: hostname.parse().map_err(|e| Fault::bad_value("hostname", &e))?,
         template: template.parse().map_err(|e| Fault::bad_value("template", &e))?,
         addresses: parse_addresses("addresses", &addresses)?,
-        nameservers: parse_nameservers(&nameservers)?,
-        search_domains: parse_domains(search_domains)?,
-        disk: parse_disk(disk_bytes)?,
-        inodes: parse_inodes(disk_inodes)?,
+        nameservers: parse_entries("nameservers", &nameservers, parse_nameserver)?,
+        search_domains: parse_entries("search_domains", &search_domains, str::parse)?,
+        disk: match disk_bytes {
+            0 => DiskSize::DEFAULT,
+            bytes => bytes.try_into().map_err(|e| Fault::bad_value("disk_bytes", &e))?,
+        },
+        inodes: disk_inodes
+            .map(|n| n.try_into().map_err(|e| Fault::bad_value("disk_inodes", &e)))
+            .transpose()?,
         limits: parse_limits(limits).map_err(|f| match f.facts.get("field").cloned() {
             Some(field) => f.fact("field", format!("limits.{field}")),
             None => f,
@@ -227,7 +169,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         boot_order,
         disabled,
         description: parse_description(description)?,
-        init: parse_init(init)?,
+        init: init.try_into().map_err(|e| Fault::bad_value("init", &e))?,
         stop_timeout: stop_timeout_s
             .map(|s| s.try_into().map_err(|e| Fault::bad_value("stop_timeout_s", &e)))
             .transpose()?,
@@ -259,15 +201,15 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         template: template.as_str().to_owned(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         nameservers: nameservers.iter().map(ToString::to_string).collect(),
-        search_domains: search_domains.clone(),
-        disk_bytes: disk.0,
-        disk_inodes: *inodes,
+        search_domains: search_domains.iter().map(ToString::to_string).collect(),
+        disk_bytes: (*disk).into(),
+        disk_inodes: inodes.map(u64::from),
         limits: Some(render_limits(limits)),
         onboot: *onboot,
         boot_order: *boot_order,
         disabled: *disabled,
         description: description.clone(),
-        init: init.clone(),
+        init: init.words().to_vec(),
         stop_timeout_s: stop_timeout.map(u32::from),
     }
 }
@@ -286,8 +228,8 @@ fn too_many(field: &str, most: usize) -> Fault {
 /// # Errors
 /// `BAD_VALUE` on `field`.
 pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddress>, Fault> {
-    if addresses.len() > MOST {
-        return Err(too_many(field, MOST));
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(too_many(field, MAX_ADDRESSES));
     }
     let mut all = Vec::new();
     for text in addresses {
@@ -299,49 +241,21 @@ pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddres
     Ok(all)
 }
 
-fn parse_nameservers(servers: &[String]) -> Result<Vec<IpAddr>, Fault> {
-    if servers.len() > MOST_WORDS {
-        return Err(too_many("nameservers", MOST_WORDS));
+/// Reads what /etc/resolv.conf is made of.
+fn parse_entries<T>(
+    field: &str,
+    entries: &[String],
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<Vec<T>, Fault> {
+    if entries.len() > MAX_RESOLVER_ENTRIES {
+        return Err(too_many(field, MAX_RESOLVER_ENTRIES));
     }
-    let parse = |text: &String| {
-        text.parse::<IpAddr>().map_err(|_| {
-            let why = "it must be an IPv4 or IPv6 address";
-            bad("nameservers", "name server", text, why)
-        })
-    };
-    servers.iter().map(parse).collect()
+    entries.iter().map(|text| parse(text).map_err(|e| Fault::bad_value(field, &e))).collect()
 }
 
-fn parse_domains(domains: Vec<String>) -> Result<Vec<String>, Fault> {
-    if domains.len() > MOST_WORDS {
-        return Err(too_many("search_domains", MOST_WORDS));
-    }
-    for domain in &domains {
-        // As lifecycle takes them.
-        domain.parse::<Hostname>().map_err(|e| Fault::bad_value("search_domains", &e))?;
-    }
-    Ok(domains)
-}
-
-fn parse_disk(bytes: u64) -> Result<Bytes, Fault> {
-    match Bytes(bytes) {
-        Bytes(0) => Ok(DEFAULT_DISK),
-        size if size < LEAST_DISK || size > GREATEST_DISK => {
-            let why = "it must be from 16 MiB to 16 TiB";
-            Err(bad("disk_bytes", "size", &size.to_string(), why))
-        }
-        size => Ok(size),
-    }
-}
-
-fn parse_inodes(inodes: Option<u64>) -> Result<Option<u64>, Fault> {
-    match inodes {
-        Some(n) if !(1024..=u64::from(u32::MAX)).contains(&n) => {
-            let why = "it must be from 1024 to 4294967295";
-            Err(bad("disk_inodes", "number of inodes", &n.to_string(), why))
-        }
-        other => Ok(other),
-    }
+fn parse_nameserver(text: &str) -> Result<IpAddr, ParseError> {
+    let why = "it must be an IPv4 or IPv6 address";
+    text.parse().map_err(|_| ParseError::new("name server", text, why))
 }
 
 fn parse_description(text: String) -> Result<String, Fault> {
@@ -350,20 +264,6 @@ fn parse_description(text: String) -> Result<String, Fault> {
         return Err(bad("description", "description", &text, why));
     }
     Ok(text)
-}
-
-fn parse_init(init: Vec<String>) -> Result<Vec<String>, Fault> {
-    if init.len() > MOST_WORDS {
-        return Err(too_many("init", MOST_WORDS));
-    }
-    let long = init.iter().any(|word| word.len() > 4096 || word.contains('\0'));
-    match init.first() {
-        Some(program) if long || !program.starts_with('/') => {
-            let why = "it must be a path from the root, with words of at most 4096 bytes";
-            Err(bad("init", "init", program, why))
-        }
-        _ => Ok(init),
-    }
 }
 
 #[cfg(test)]
@@ -381,7 +281,7 @@ mod tests {
     #[test]
     fn defaults() {
         let spec = parse(ct(), Some(given())).expect("valid");
-        assert_eq!((spec.hostname.as_str(), spec.disk), ("ct101", DEFAULT_DISK));
+        assert_eq!((spec.hostname.as_str(), spec.disk), ("ct101", DiskSize::DEFAULT));
         assert_eq!(spec.name, None);
         assert_eq!(parse(ct(), Some(render(&spec))), Ok(spec));
     }
@@ -413,20 +313,6 @@ mod tests {
         for (field, spec) in table {
             let fault = parse(ct(), Some(spec)).expect_err(field);
             assert_eq!(fault.facts["field"], field, "{fault}");
-        }
-    }
-
-    #[test]
-    fn masks() {
-        for (name, effect) in FIELDS {
-            let field = Field::parse(name).expect(name);
-            assert_eq!((field.path().as_str(), field.effect()), (*name, *effect));
-        }
-        assert_eq!(Field::parse("limits.ubc.numproc").expect("known").effect(), Effect::Live);
-        assert_eq!(Field::parse("limits.ubc.numpty").expect("known").effect(), Effect::Restart);
-        for unknown in ["", "limits", "limits.ubc.x", "limits.ubc.", "id", "Name"] {
-            let fault = Field::parse(unknown).expect_err(unknown);
-            assert_eq!(fault.facts["field"], "update_mask");
         }
     }
 
@@ -463,10 +349,9 @@ mod tests {
         )
         .expect("valid");
         let mut into = parse(ct(), Some(given())).expect("valid");
-        let plain = FIELDS.iter().map(|(name, _)| (*name).to_owned());
-        let ubc = UbcResource::ALL.iter().map(|r| format!("limits.ubc.{r}"));
-        for path in plain.chain(ubc) {
-            Field::parse(&path).expect(&path).copy(&from, &mut into);
+        let ubc = UbcResource::ALL.map(SpecField::Ubc);
+        for field in SpecField::PLAIN.iter().chain(&ubc) {
+            copy(*field, &from, &mut into);
         }
         assert_eq!(into, from);
     }

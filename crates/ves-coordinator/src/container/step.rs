@@ -8,7 +8,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ves_types::{
-    Bytes, CtAddress, Hostname, IdSlot, Limits, SnapshotId, SnapshotName, TemplateName,
+    Bytes, CtAddress, DiskSize, Hostname, IdSlot, InitArgv, InodeLimit, Limits, SearchDomain,
+    SnapshotId, SnapshotName, TemplateName,
 };
 
 /// A volume as it should be.
@@ -17,9 +18,9 @@ pub struct VolumeWish {
     /// What it is made from.
     pub template: TemplateName,
     /// At least so large.
-    pub size: Bytes,
+    pub size: DiskSize,
     /// Number of inodes.
-    pub inodes: Option<u64>,
+    pub inodes: Option<InodeLimit>,
     /// Whose ids its mount shows.
     pub slot: IdSlot,
 }
@@ -32,11 +33,11 @@ pub struct ProcessWish {
     /// The host name.
     pub hostname: Hostname,
     /// The init.
-    pub init: Vec<String>,
+    pub init: InitArgv,
     /// Name servers.
     pub nameservers: Vec<IpAddr>,
     /// Search domains.
-    pub search_domains: Vec<String>,
+    pub search_domains: Vec<SearchDomain>,
     /// Most terminals.
     pub max_ptys: Option<u64>,
     /// Most shared memory.
@@ -115,8 +116,7 @@ impl fmt::Display for Step {
             Self::RemoveLimits => f.write_str("resources: no control groups"),
             Self::CreateProcess(_) => f.write_str("lifecycle: namespaces, init waiting"),
             Self::RunProcess(wish) => {
-                let init = wish.init.first().map_or("/sbin/init", String::as_str);
-                write!(f, "lifecycle: {init} running")
+                write!(f, "lifecycle: {} running", wish.init.program())
             }
             Self::StopProcess { grace_ms: 0 } => f.write_str("lifecycle: no processes, killed"),
             Self::StopProcess { grace_ms } => {

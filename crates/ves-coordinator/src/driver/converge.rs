@@ -6,10 +6,10 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::Instrument;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Fence};
+use ves_types::{CtId, ExitCause, Fence, Phase};
 
 use super::Stopped;
-use crate::container::observed::{End, Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::plan::{Desired, plan};
 use crate::container::record::Record;
 use crate::container::step::{Step, together};
@@ -45,7 +45,10 @@ impl Coordinator {
         };
         let mut answered = false;
         for round in 0..ROUNDS {
-            if started && seen.process.phase == Phase::Absent && seen.process.end != End::Rebooted {
+            if started
+                && seen.process.phase == Phase::Absent
+                && seen.process.end != Some(ExitCause::Rebooted)
+            {
                 return Err(init_exited(ct, &seen).into());
             }
             let steps = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;
@@ -206,7 +209,7 @@ impl Coordinator {
             let seen = self.cache().of(ct).process;
             if seen.phase == Phase::Absent
                 && seen.incarnation > incarnation
-                && seen.end != End::Rebooted
+                && seen.end != Some(ExitCause::Rebooted)
             {
                 let seen = Observed { process: seen, ..Observed::default() };
                 return Err(init_exited(ct, &seen).into());
@@ -234,7 +237,7 @@ impl Coordinator {
             if process.booted {
                 return Ok(());
             }
-            if process.phase == Phase::Absent && process.end != End::Rebooted {
+            if process.phase == Phase::Absent && process.end != Some(ExitCause::Rebooted) {
                 let seen = Observed { process, ..Observed::default() };
                 return Err(init_exited(ct, &seen).into());
             }

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ves_types::Phase;
+
 use crate::admission::begin_operation;
-use crate::container::observed::Phase;
+
 use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, lifecycle};
-use ves_types::CtId;
+use ves_types::{CtId, ExitCause, Phase};
 
 use crate::admission::{begin_operation, idle};
-use crate::container::observed::{End, Phase};
+
 use crate::container::record::{Presence, RunState};
 use crate::coordinator::{Caller, Coordinator, Turns};
 use crate::operation::kinds::Action;
@@ -138,8 +138,8 @@ impl Coordinator {
             if process.phase != Phase::Absent {
                 return;
             }
-            let rebooted =
-                process.end == End::Rebooted && process.incarnation != record.seen_incarnation;
+            let rebooted = process.end == Some(ExitCause::Rebooted)
+                && process.incarnation != record.seen_incarnation;
             let ran_ms = process
                 .started_unix_ms
                 .map_or(LEAST_RUN_MS, |t| self.clock().now_ms().saturating_sub(t));

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use ves_proto::convert::parse_snapshot_id;
+use ves_proto::convert::{parse_exit_cause, parse_phase, parse_snapshot_id};
 use ves_proto::{Fault, common, lifecycle, network, storage};
 use ves_types::{Bytes, Generation, SnapshotId};
 
-use crate::container::observed::{End, LinkSeen, Phase, ProcessSeen, VolumeSeen};
+use crate::container::observed::{LinkSeen, ProcessSeen, VolumeSeen};
 use crate::container::step::{ProcessWish, VolumeWish};
 
 pub(super) fn render_volume(wish: &VolumeWish, mounted: bool) -> storage::VolumeSpec {
     let VolumeWish { template, size, inodes, slot } = wish;
     storage::VolumeSpec {
         template: template.as_str().to_owned(),
-        size_bytes: size.0,
-        inodes: *inodes,
+        size_bytes: size.bytes().0,
+        inodes: inodes.map(u64::from),
         id_slot: slot.get(),
         mounted,
     }
@@ -25,9 +25,9 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
     lifecycle::ContainerSpec {
         id_slot: slot.get(),
         hostname: hostname.as_str().to_owned(),
-        init: init.clone(),
+        init: init.words().to_vec(),
         nameservers: nameservers.iter().map(ToString::to_string).collect(),
-        search_domains: search_domains.clone(),
+        search_domains: search_domains.iter().map(ToString::to_string).collect(),
         max_ptys: max_ptys.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         shm_bytes: shm.map(|b| b.0),
     }
@@ -62,19 +62,6 @@ pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault>
 
 /// What lifecycle shows of a container's processes.
 pub(crate) fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
-    let phase = match container.phase() {
-        lifecycle::Phase::Unspecified | lifecycle::Phase::Absent => Phase::Absent,
-        lifecycle::Phase::Created => Phase::Created,
-        lifecycle::Phase::Running => Phase::Running,
-        lifecycle::Phase::Frozen => Phase::Frozen,
-    };
-    let end = match container.end() {
-        lifecycle::EndReason::Unspecified => End::None,
-        lifecycle::EndReason::Stopped | lifecycle::EndReason::Killed => End::Stopped,
-        lifecycle::EndReason::Halted => End::Halted,
-        lifecycle::EndReason::Rebooted => End::Rebooted,
-        lifecycle::EndReason::Exited => End::Exited,
-    };
     use common::exit_status::How;
     let end_status =
         container.end_status.as_ref().and_then(|s| s.how.as_ref()).map(|how| match how {
@@ -83,8 +70,8 @@ pub(crate) fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
         });
     ProcessSeen {
         generation: Generation(container.generation),
-        phase,
-        end,
+        phase: parse_phase(container.phase()).unwrap_or_default(),
+        end: parse_exit_cause(container.end()),
         end_status,
         incarnation: container.incarnation,
         init_pid: container.init_pid,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use ves_host::channel;
 use ves_host::{Attempt, HostError, file, namespace};
-use ves_init_proto::report::{self, Cause, Ended, ExitRecord, StateRecord};
-use ves_types::CtId;
+use ves_init_proto::report::{self, Ended, ExitRecord, StateRecord};
+use ves_types::{CtId, ExitCause};
 
 use crate::error::{About, Error};
 use crate::observe;
@@ -75,7 +75,7 @@ pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path, most: Duration) -> Resul
         if state.started_unix_ms != 0 && state.incarnation > known {
             let record = ExitRecord {
                 incarnation: state.incarnation,
-                cause: Cause::Killed,
+                cause: ExitCause::Killed,
                 ended: Ended::Signal(9),
                 started_unix_ms: state.started_unix_ms,
                 ended_unix_ms: state.started_unix_ms,

@@ -7,7 +7,7 @@ fn spec(slot: u32) -> Spec {
     Spec {
         slot: slot.try_into().expect("a slot"),
         hostname: "web".parse().expect("a name"),
-        init: vec![],
+        init: InitArgv::default(),
         nameservers: vec![],
         search: vec![],
         max_ptys: None,
@@ -54,8 +54,12 @@ fn answering() -> Vec<Observed> {
         Some(monitor(true, 20)),
         Some(monitor(true, 21)),
     ];
-    let end =
-        End { incarnation: 2, cause: Cause::Halted, ended: Ended::Signal(2), started_unix_ms: 5 };
+    let end = End {
+        incarnation: 2,
+        cause: ExitCause::Halted,
+        ended: Ended::Signal(2),
+        started_unix_ms: 5,
+    };
     let mut all = Vec::new();
     for monitor in &monitors {
         for frozen in bools() {

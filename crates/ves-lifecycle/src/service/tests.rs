@@ -7,14 +7,14 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use ves_daemon::{App, FenceStore, Shell};
-use ves_init_proto::report::{Cause, Ended};
+use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, Fence, exit_status::How};
 use ves_proto::lifecycle::exec_request::Part as Ask;
 use ves_proto::lifecycle::exec_response::Part as Say;
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{self as pb, EndReason, Phase};
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, ExitCause};
 
 use crate::config::Config;
 use crate::fake::FakeHost;
@@ -218,7 +218,7 @@ async fn watchers_hear_the_present_and_each_change() {
     };
     let present = hear().await;
     assert_eq!((present.ct, present.phase()), (CT, Phase::Running));
-    node.host.end(ct(), Cause::Rebooted, Ended::Signal(1));
+    node.host.end(ct(), ExitCause::Rebooted, Ended::Signal(1));
     let ended = hear().await;
     assert_eq!((ended.phase(), ended.end()), (Phase::Absent, EndReason::Rebooted));
     assert_eq!(ended.end_status, Some(ExitStatus { how: Some(How::Signal(1)) }));

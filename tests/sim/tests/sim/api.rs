@@ -78,7 +78,7 @@ fn ten_thousand_containers() {
         sim.kernel().state().cts.entry(id.get()).or_default().volume =
             Some(ves_sim::kernel::Volume {
                 template: "trixie".into(),
-                size: record.spec.disk.0,
+                size: record.spec.disk.into(),
                 mounted: false,
                 slot: record.slot.get(),
                 contents: 0,

@@ -1,12 +1,12 @@
 //! The real services on their fake hosts, under the real coordinator.
 
-use ves_init_proto::report::{Cause, Ended};
+use ves_init_proto::report::Ended;
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
-use ves_types::CtId;
 use ves_types::layout::Daemon;
+use ves_types::{CtId, ExitCause};
 
 fn ct() -> CtId {
     CtId::try_from(101).expect("valid")
@@ -121,14 +121,14 @@ fn reboot_and_halt_inside() {
         done.iter().filter(|(_, step)| step == "let init go").count()
     };
     let before = starts();
-    sim.hosts().processes.end(ct(), Cause::Rebooted, Ended::Signal(1));
+    sim.hosts().processes.end(ct(), ExitCause::Rebooted, Ended::Signal(1));
     sim.until("it starts again", || {
         starts() > before
             && sim
                 .get("101")
                 .is_ok_and(|c| c.state() == pb::ContainerState::Running && c.operation.is_empty())
     });
-    sim.hosts().processes.end(ct(), Cause::Halted, Ended::Signal(2));
+    sim.hosts().processes.end(ct(), ExitCause::Halted, Ended::Signal(2));
     sim.until("it is stopped", || {
         sim.get("101")
             .is_ok_and(|c| c.state() == pb::ContainerState::Stopped && c.operation.is_empty())

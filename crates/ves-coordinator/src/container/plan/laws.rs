@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ves_types::{IdSlot, SnapshotId};
+use ves_types::{Bytes, IdSlot, InitArgv, SnapshotId};
 
 use super::*;
 use crate::container::observed::{GroupSeen, LinkSeen, ProcessSeen, VolumeSeen};
@@ -26,7 +26,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         first: Generation(0),
         volume: VolumeWish {
             template: "trixie".parse().expect("valid"),
-            size: Bytes::gib(2),
+            size: DiskSize::DEFAULT,
             inodes: None,
             slot,
         },
@@ -34,7 +34,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         process: ProcessWish {
             slot,
             hostname: "ct101".parse().expect("valid"),
-            init: vec![],
+            init: InitArgv::default(),
             nameservers: vec![],
             search_domains: vec![],
             max_ptys: None,
@@ -159,8 +159,9 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
     }
     let nothing_runs =
         seen.process.phase == Phase::Absent && seen.link.is_none() && seen.group.is_none();
-    let volume =
-        |mounted| seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size);
+    let volume = |mounted| {
+        seen.volume.is_some_and(|v| v.mounted == mounted && v.size >= wish.volume.size.bytes())
+    };
     match (wish.presence, wish.run) {
         (Presence::Deleting, _) => {
             let foreign = |g: Generation| g < wish.first;
@@ -301,7 +302,10 @@ fn nothing_forbidden_is_ever_planned() {
                     assert!(!alone || steps.len() == 1, "touches something else: {why}");
                 }
                 Step::EnsureVolume { volume, mounted } => {
-                    assert!(seen.volume.is_none_or(|v| v.size <= volume.size), "shrinks: {why}");
+                    assert!(
+                        seen.volume.is_none_or(|v| v.size <= volume.size.bytes()),
+                        "shrinks: {why}"
+                    );
                     assert!(dead || *mounted, "unmounts under processes: {why}");
                     let makes = seen.volume.is_none();
                     assert!(!makes || wish.presence == Presence::Creating, "papers over: {why}");
@@ -351,7 +355,7 @@ fn what_is_right_is_left_alone() {
             &Observed {
                 volume: Some(VolumeSeen {
                     generation: NOW,
-                    size: Bytes::gib(2),
+                    size: DiskSize::DEFAULT.bytes(),
                     mounted: false,
                     used: None,
                     reverted: None,

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use ves_proto::Fault;
 
+use ves_types::Phase;
+
 use super::{Action, Kind, Stage, Undo, must_be_stopped, must_exist};
-use crate::container::observed::{Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::record::{Presence, Record};
 
 /// Takes a container away.

@@ -32,9 +32,9 @@ pub mod template_build;
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason};
-use ves_types::SnapshotId;
+use ves_types::{Phase, SnapshotId};
 
-use crate::container::observed::{Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::record::{Presence, Record, RunState};
 
 /// What an operation does; enough to go on with it after a crash.

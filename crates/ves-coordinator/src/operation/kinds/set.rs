@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{CtAddress, ParseError};
+use ves_types::{CtAddress, DiskSize, ParseError, SpecField};
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::Observed;
 use crate::container::record::{Record, RunState};
-use crate::container::spec::{self, Effect, Field, Spec};
+use crate::container::spec::{self, Effect, Spec};
 
 /// Changes a container. What it was before stands in its record while the change is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,8 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
         return Err(refuse(Reason::NotRunning, record, message));
     }
     let fields =
-        request.update_mask.iter().map(|p| Field::parse(p)).collect::<Result<Vec<_>, _>>()?;
+        request.update_mask.iter().map(|path| path.parse()).collect::<Result<Vec<SpecField>, _>>();
+    let fields = fields.map_err(|e| Fault::bad_value("update_mask", &e))?;
     let list = Addresses::parse(request)?;
     if fields.is_empty() && list.is_empty() {
         return Err(Fault::missing("update_mask"));
@@ -76,37 +77,36 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
     let mut spec = old_spec.clone();
     let mut running = old_running.clone();
     let mut restart = false;
-    for field in &fields {
+    for field in fields {
         let mut all = old_running.clone();
-        field.copy(&wanted, &mut all);
-        match field.effect() {
+        spec::copy(field, &wanted, &mut all);
+        match spec::effect(field) {
             Effect::Fixed => {
                 if !fixed_is_same(field, record, request) {
-                    let path = field.path();
                     let why = "it is chosen when a container is created and stays";
-                    return Err(Fault::bad_value(&path, &ParseError::new("change", &path, why)));
+                    let error = ParseError::new("change", field, why);
+                    return Err(Fault::bad_value(&field.to_string(), &error));
                 }
             }
             Effect::Saved => {
                 if !request.save {
-                    let path = field.path();
                     let why = "it is of no matter to the running container; add --save";
-                    return Err(Fault::bad_value("save", &ParseError::new("change", path, why)));
+                    return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
                 }
-                field.copy(&wanted, &mut spec);
-                field.copy(&wanted, &mut running);
+                spec::copy(field, &wanted, &mut spec);
+                spec::copy(field, &wanted, &mut running);
             }
             Effect::Live => {
-                field.copy(&wanted, &mut running);
+                spec::copy(field, &wanted, &mut running);
                 // A volume does not shrink again when the container stops.
-                if request.save || *field == Field::Plain("disk_bytes", Effect::Live) {
-                    field.copy(&wanted, &mut spec);
+                if request.save || field == SpecField::Disk {
+                    spec::copy(field, &wanted, &mut spec);
                 }
             }
             Effect::Restart => {
                 restart |= restart_wanted(record, request, field, all != old_running)?;
                 if request.save {
-                    field.copy(&wanted, &mut spec);
+                    spec::copy(field, &wanted, &mut spec);
                 }
             }
         }
@@ -122,8 +122,8 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
             wanted.disk, old_spec.disk
         );
         return Err(refuse(Reason::WouldShrink, record, &message)
-            .fact("have_bytes", old_spec.disk.0)
-            .fact("want_bytes", wanted.disk.0));
+            .fact("have_bytes", old_spec.disk.bytes().0)
+            .fact("want_bytes", wanted.disk.bytes().0));
     }
     // A container that is started anew runs with what is saved.
     if restart || !up {
@@ -149,11 +149,11 @@ fn values(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Spec,
     Ok(parsed)
 }
 
-fn fixed_is_same(field: &Field, record: &Record, request: &pb::UpdateContainerRequest) -> bool {
+fn fixed_is_same(field: SpecField, record: &Record, request: &pb::UpdateContainerRequest) -> bool {
     let given = request.spec.clone().unwrap_or_default();
-    match field.path().as_str() {
-        "template" => given.template == record.spec.template.as_str(),
-        "disk_inodes" => given.disk_inodes == record.spec.inodes,
+    match field {
+        SpecField::Template => given.template == record.spec.template.as_str(),
+        SpecField::Inodes => given.disk_inodes == record.spec.inodes.map(u64::from),
         _ => false,
     }
 }
@@ -161,7 +161,7 @@ fn fixed_is_same(field: &Field, record: &Record, request: &pb::UpdateContainerRe
 fn restart_wanted(
     record: &Record,
     request: &pb::UpdateContainerRequest,
-    field: &Field,
+    field: SpecField,
     differs: bool,
 ) -> Result<bool, Fault> {
     if record.run != RunState::Running || !differs {
@@ -170,13 +170,13 @@ fn restart_wanted(
     if request.set_mode() == pb::SetMode::Unspecified {
         let message = format!(
             "takes a change of {} only when it starts; add --setmode restart or ignore",
-            field.path()
+            field
         );
-        return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", field.path()));
+        return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", field));
     }
     if !request.save {
         let why = "a change that needs a restart must be kept for it; add --save";
-        return Err(Fault::bad_value("save", &ParseError::new("change", field.path(), why)));
+        return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
     }
     Ok(request.set_mode() == pb::SetMode::Restart)
 }
@@ -236,7 +236,7 @@ impl Kind for Set {
     fn undo(&self, record: &mut Record, observed: &Observed) -> Undo {
         let (mut spec, mut running) = record.before();
         // What grew stays grown.
-        let grown = observed.volume.map_or(spec.disk, |v| v.size);
+        let grown = observed.volume.map_or(spec.disk, |v| DiskSize::saturating(v.size.0));
         if grown > spec.disk && record.spec.disk >= grown {
             spec.disk = grown;
             running.disk = grown;

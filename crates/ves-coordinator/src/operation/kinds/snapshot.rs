@@ -3,10 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use ves_proto::Fault;
-use ves_types::{SnapshotId, SnapshotName};
+use ves_types::{Phase, SnapshotId, SnapshotName};
 
 use super::{Action, Kind, Stage, Undo, must_be_stopped, must_exist};
-use crate::container::observed::{Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::record::{Record, SnapshotWish};
 
 /// Takes a snapshot. Its id is chosen once: whoever goes on with the operation takes the same one.

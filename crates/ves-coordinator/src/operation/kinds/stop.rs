@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::ParseError;
+use ves_types::{ParseError, Phase};
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
-use crate::container::observed::{Observed, Phase};
+use crate::container::observed::Observed;
 use crate::container::record::{Record, RunState};
 
 /// The longest init may be given to stop: an hour.

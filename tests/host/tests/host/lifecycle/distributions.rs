@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ves_init_proto::report::{Cause, InitKind};
+use ves_init_proto::report::InitKind;
 use ves_kit::{need, wait_until};
 use ves_lifecycle::host::Host;
 use ves_lifecycle::plan::Step;
+use ves_types::ExitCause;
 
 use super::support::{World, needs};
 
@@ -87,7 +88,7 @@ fn boots(number: u32, suite: &str) {
     let group = world.sh("systemd-run --wait --pipe --quiet /bin/cat /proc/self/cgroup");
     assert!(group.contains("0::/system.slice/run-"), "{group}");
     for (command, cause) in
-        [("systemctl reboot", Cause::Rebooted), ("systemctl poweroff", Cause::Halted)]
+        [("systemctl reboot", ExitCause::Rebooted), ("systemctl poweroff", ExitCause::Halted)]
     {
         if world.observe().monitor.is_none() {
             world.start(world.spec());
@@ -102,7 +103,7 @@ fn boots(number: u32, suite: &str) {
     wait_until(deadline, "it boots again", || world.observe().monitor.is_some_and(|m| m.booted));
     let begun = std::time::Instant::now();
     world.host.apply(world.ct, &Step::AskInit(InitKind::Systemd)).expect("asked");
-    assert_eq!(world.ended().last.map(|l| l.cause), Some(Cause::Stopped));
+    assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
     eprintln!("{suite}: stopped after {:?}", begun.elapsed());
 }
 
@@ -131,7 +132,7 @@ fn bookworm_sysvinit() {
             world.exec(&["runlevel"]).text().trim() == "N 2"
         });
     };
-    for (command, cause) in [("reboot", Cause::Rebooted), ("poweroff", Cause::Halted)] {
+    for (command, cause) in [("reboot", ExitCause::Rebooted), ("poweroff", ExitCause::Halted)] {
         up();
         world.exec(&["sh", "-c", command]);
         assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
@@ -139,6 +140,6 @@ fn bookworm_sysvinit() {
     up();
     world.host.apply(world.ct, &Step::AskInit(InitKind::Sysvinit)).expect("asked");
     let in_time = std::time::Instant::now();
-    assert_eq!(world.ended().last.map(|l| l.cause), Some(Cause::Stopped));
+    assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
     eprintln!("sysvinit: stopped after {:?}", in_time.elapsed());
 }

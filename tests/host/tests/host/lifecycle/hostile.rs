@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use ves_host::channel;
-use ves_init_proto::report::{self, Cause, Ended};
+use ves_init_proto::report::{self, Ended};
 use ves_kit::{Rootfs, TestNode, need, node, wait_until};
 use ves_lifecycle::fake::{FakeHost, Model};
 use ves_lifecycle::host::Host as _;
 use ves_lifecycle::plan::{Desired, Goal, Observed, plan};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
-use ves_types::CtId;
 use ves_types::layout::Daemon;
+use ves_types::{CtId, ExitCause};
 
 use super::support::{World, alive, needs};
 
@@ -97,7 +97,7 @@ fn a_descriptor_that_cannot_be_closed_holds_up_no_monitor() {
         } else {
             world.sh("kill -USR2 1");
             let last = world.ended().last.expect("its end is noticed");
-            assert_eq!((last.cause, last.ended), (Cause::Exited, Ended::Code(3)));
+            assert_eq!((last.cause, last.ended), (ExitCause::Exited, Ended::Code(3)));
         }
         wait_until(Duration::from_secs(10), "the monitor ends", || !alive(monitor));
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());

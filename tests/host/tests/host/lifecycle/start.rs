@@ -4,12 +4,13 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::report::{Cause, Ended, Failure, InitKind};
+use ves_init_proto::report::{Ended, Failure, InitKind};
 use ves_kit::wait_until;
 use ves_lifecycle::error::Error;
 use ves_lifecycle::fake::FakeHost;
 use ves_lifecycle::host::Host;
 use ves_lifecycle::plan::{Desired, Goal, Observed, Refusal, Spec, Step, plan};
+use ves_types::ExitCause;
 
 use super::support::{Session, World, alive, needs};
 
@@ -65,7 +66,7 @@ fn starts_runs_and_stops_and_leaves_nothing() {
         world.host.apply(world.ct, &step).expect("done");
     }
     let end = world.observe().last.expect("it ended");
-    assert_eq!((end.cause, end.ended), (Cause::Stopped, Ended::Code(3)));
+    assert_eq!((end.cause, end.ended), (ExitCause::Stopped, Ended::Code(3)));
     let after = world.stop(0);
     assert_eq!((after.monitor, after.last, after.leftovers), (None, None, false));
     assert!(!alive(init));
@@ -89,7 +90,7 @@ fn one_that_does_not_stop_is_killed() {
     for step in plan(&desired, &world.observe()).expect("planned") {
         if step == Step::Forget {
             let end = world.observe().last.expect("it ended");
-            assert_eq!((end.cause, end.ended), (Cause::Killed, Ended::Signal(9)));
+            assert_eq!((end.cause, end.ended), (ExitCause::Killed, Ended::Signal(9)));
         }
         world.host.apply(world.ct, &step).expect("done");
     }
@@ -103,7 +104,7 @@ fn busybox_init_boots_halts_reboots_and_is_asked() {
         return;
     }
     let world = World::new(9402, |_| {});
-    for (command, cause) in [("poweroff", Cause::Halted), ("reboot", Cause::Rebooted)] {
+    for (command, cause) in [("poweroff", ExitCause::Halted), ("reboot", ExitCause::Rebooted)] {
         let init = world.start(world.spec());
         assert_eq!(world.observe().monitor.map(|m| m.kind), Some(InitKind::Busybox));
         listens(init);
@@ -117,7 +118,7 @@ fn busybox_init_boots_halts_reboots_and_is_asked() {
     let init = world.start(world.spec());
     listens(init);
     world.host.apply(world.ct, &Step::AskInit(InitKind::Busybox)).expect("asked");
-    assert_eq!(world.ended().last.map(|l| l.cause), Some(Cause::Stopped));
+    assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
 }
 
 #[test]
@@ -130,13 +131,14 @@ fn an_init_that_ends_at_once_or_cannot_execute_is_told() {
     });
     world.start_only(world.script("echo last words; exit 4"));
     let last = world.ended().last.expect("it ended");
-    assert_eq!((last.cause, last.ended), (Cause::Exited, Ended::Code(4)));
+    assert_eq!((last.cause, last.ended), (ExitCause::Exited, Ended::Code(4)));
     assert!(world.scrollback().contains("last words"), "the console can be read afterwards");
     world.start_only(world.script("kill -9 $$; exit 0"));
     assert_eq!(world.ended().last.map(|l| l.ended), Some(Ended::Code(0)), "pid 1 is immune");
     assert!(world.observe().last.expect("there").incarnation > last.incarnation);
     for (init, errno) in [("/no/such", 2), ("/bin/plain", 13)] {
-        let spec = Spec { init: vec![init.to_owned()], ..world.spec() };
+        let spec =
+            Spec { init: vec![init.to_owned()].try_into().expect("an init"), ..world.spec() };
         let failure = failure(world.ensure(Goal::Running, Some(spec)));
         assert_eq!(failure.errno, errno, "{failure:?}");
         assert!(failure.step.contains(init), "{failure:?}");
@@ -229,7 +231,7 @@ fn init_dies_with_its_monitor_and_the_next_wish_clears_up() {
         let again = world.ensure(goal, Some(spec)).expect("made again");
         assert_eq!(again.monitor.map(|m| m.running), Some(goal == Goal::Running));
         if goal == Goal::Running {
-            assert_eq!(again.last.map(|l| l.cause), Some(Cause::Killed), "its end is known");
+            assert_eq!(again.last.map(|l| l.cause), Some(ExitCause::Killed), "its end is known");
         }
         world.stop(0);
     }
@@ -381,7 +383,7 @@ fn watchers_of_the_console_leave_room_for_control() {
     world.host.apply(world.ct, &Step::Kill).expect("it ends");
     let observed = world.observe();
     assert_eq!((observed.monitor, observed.leftovers), (None, false), "the slow keep nobody");
-    assert_eq!(observed.last.map(|l| l.cause), Some(Cause::Killed));
+    assert_eq!(observed.last.map(|l| l.cause), Some(ExitCause::Killed));
     world.stop(0);
 }
 

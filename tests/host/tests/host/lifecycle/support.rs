@@ -17,7 +17,7 @@ use ves_lifecycle::init_plan::Command;
 use ves_lifecycle::kernel::KernelHost;
 use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, Step, plan};
 use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
-use ves_types::{CtId, IdSlot};
+use ves_types::{CtId, IdSlot, InitArgv};
 
 /// Whether this machine can run these tests.
 pub(crate) fn needs() -> bool {
@@ -174,7 +174,7 @@ impl World {
         Spec {
             slot: self.slot,
             hostname: "web.example.org".parse().expect("a name"),
-            init: vec![],
+            init: InitArgv::default(),
             nameservers: vec![],
             search: vec![],
             max_ptys: None,
@@ -185,6 +185,7 @@ impl World {
     /// A container whose init is a shell running `script`.
     pub(crate) fn script(&self, script: &str) -> Spec {
         let init = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let init = init.try_into().expect("an init");
         Spec { init, ..self.spec() }
     }
 
