@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tonic::Code;
 use tracing::Instrument;
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtId, Epoch, Phase};
@@ -305,7 +306,10 @@ impl Coordinator {
         tokio::spawn(work.instrument(span));
     }
 
-    /// What an action would do, from what the services show now.
+    /// What an action would do, from what the services show now: each of its steps, and below it, indented,
+    /// those of the service that is asked. A service plans from what is there, so that it cannot tell what
+    /// it would do after another step of its own, nor when it waits for one of another service; such steps
+    /// stand alone.
     async fn dry_run(
         &self,
         caller: &Caller,
@@ -316,12 +320,21 @@ impl Coordinator {
         let principal = &caller.principal;
         let ct = Some(record.id);
         let mut op = OpRecord::new(ct, action, principal, String::new(), self.clock());
+        let mut asked = BTreeSet::new();
         while let Some(stage) = op.action.stage_after(op.stage) {
             op.action.enter(stage, &mut record);
             op.stage = Some(stage);
             let desired = Desired::of(&record, op.action.kind().grace_ms(&record));
             for step in plan(&desired, &seen).map_err(|e| Fault::from(&e))? {
                 op.steps.push(step.to_string());
+                let first = asked.is_empty();
+                if asked.insert(step.service()) {
+                    match self.services().dry_run(record.fence(), &step).await {
+                        Ok(steps) => op.steps.extend(steps.iter().map(|s| format!("  {s}"))),
+                        Err(fault) if !first && fault.code() == Code::FailedPrecondition => {}
+                        Err(fault) => return Err(fault),
+                    }
+                }
                 seen = seen.after(&step, record.generation);
             }
             match kinds::on_converged(record.clone()) {

@@ -139,6 +139,10 @@ impl resources::resources_service_server::ResourcesService for Model {
         &self,
         request: Request<resources::EnsureLimitsRequest>,
     ) -> Result<Response<resources::Group>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         parse_limits(request.limits.clone())?;
@@ -155,6 +159,10 @@ impl resources::resources_service_server::ResourcesService for Model {
         &self,
         request: Request<resources::RemoveLimitsRequest>,
     ) -> Result<Response<resources::RemoveLimitsResponse>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             if container.alive() {
@@ -203,6 +211,10 @@ impl network::network_service_server::NetworkService for Model {
         &self,
         request: Request<network::EnsureInterfaceRequest>,
     ) -> Result<Response<network::Interface>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let addresses: Vec<String> = request.spec.unwrap_or_default().addresses;
@@ -227,6 +239,10 @@ impl network::network_service_server::NetworkService for Model {
         &self,
         request: Request<network::RemoveInterfaceRequest>,
     ) -> Result<Response<network::RemoveInterfaceResponse>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             container.link = None;
@@ -259,6 +275,10 @@ impl lifecycle::lifecycle_service_server::LifecycleService for Model {
         &self,
         request: Request<lifecycle::EnsureContainerRequest>,
     ) -> Result<Response<lifecycle::Container>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let ct = fence.ct.get();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ves_proto::convert::{render_fence, render_limits};
-use ves_proto::{Fault, common, lifecycle, network, resources, storage};
-use ves_types::{Fence, Generation, SnapshotName};
+use ves_proto::convert::{render_fence, render_limits, render_phase};
+use ves_proto::{Fault, lifecycle, network, resources, storage};
+use ves_types::{Fence, Generation, Phase, SnapshotName};
 
 use super::clients::{Services, ask};
 use super::wire::{
@@ -28,9 +28,44 @@ pub struct Applied {
     pub remark: Option<&'static str>,
 }
 
-impl From<Share> for Applied {
-    fn from(share: Share) -> Self {
-        Self { share, remark: None }
+/// What a service answers, as it came.
+enum Answer {
+    Volume(storage::Volume),
+    Snapshot(storage::Snapshot),
+    Group(resources::Group),
+    Process(lifecycle::Container),
+    Link(network::Interface),
+    Gone(Vec<String>),
+}
+
+impl Answer {
+    /// The service's share as it is now.
+    fn share(&self) -> Result<Share, Fault> {
+        Ok(match self {
+            Self::Volume(volume) => Share::Volume(seen_volume(volume)?),
+            Self::Snapshot(taken) => {
+                let (id, generation) = seen_snapshot(taken)?;
+                Share::Snapshot(id, generation)
+            }
+            Self::Group(group) => {
+                Share::Group(GroupSeen { generation: Generation(group.generation) })
+            }
+            Self::Process(container) => Share::Process(seen_process(container)),
+            Self::Link(link) => Share::Link(seen_link(link)?),
+            Self::Gone(_) => Share::Gone,
+        })
+    }
+
+    /// What was done; after a dry run, what would be.
+    fn steps(self) -> Vec<String> {
+        match self {
+            Self::Volume(volume) => volume.steps,
+            Self::Snapshot(taken) => taken.steps,
+            Self::Group(group) => group.steps,
+            Self::Process(container) => container.steps,
+            Self::Link(link) => link.steps,
+            Self::Gone(steps) => steps,
+        }
     }
 }
 
@@ -40,108 +75,93 @@ impl Services {
     /// # Errors
     /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
     pub async fn apply(&self, fence: Fence, step: &Step) -> Result<Applied, Fault> {
+        let answer = self.call(fence, step, false).await?;
+        let remark = match (step, &answer) {
+            (Step::StopProcess { grace_ms: 1.. }, Answer::Process(container))
+                if container.end() == lifecycle::EndReason::Killed =>
+            {
+                Some("lifecycle: init did not stop in time and was killed")
+            }
+            _ => None,
+        };
+        Ok(Applied { share: answer.share()?, remark })
+    }
+
+    /// What the service would do for a step, line by line. Nothing is changed.
+    ///
+    /// # Errors
+    /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
+    pub async fn dry_run(&self, fence: Fence, step: &Step) -> Result<Vec<String>, Fault> {
+        self.call(fence, step, true).await.map(Answer::steps)
+    }
+
+    async fn call(&self, fence: Fence, step: &Step, dry_run: bool) -> Result<Answer, Fault> {
         let service = step.service();
         let within = deadline(step);
         let fence = Some(render_fence(fence));
         let (mut storage, mut network) = (self.storage.clone(), self.network.clone());
         let mut resources = self.resources.clone();
-        let share = match step {
+        let process = |wish: Option<&ProcessWish>, phase: Phase, grace_ms| {
+            let (spec, phase) = (wish.map(render_process), render_phase(phase).into());
+            let request =
+                lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms, dry_run };
+            let mut lifecycle = self.lifecycle.clone();
+            async move { ask(service, within, lifecycle.ensure_container(request)).await }
+        };
+        Ok(match step {
             Step::EnsureVolume { volume, mounted } => {
                 let spec = Some(render_volume(volume, *mounted));
-                let request = storage::EnsureVolumeRequest { fence, spec, dry_run: false };
-                let volume = ask(service, within, storage.ensure_volume(request)).await?;
-                Share::Volume(seen_volume(&volume)?)
+                let request = storage::EnsureVolumeRequest { fence, spec, dry_run };
+                Answer::Volume(ask(service, within, storage.ensure_volume(request)).await?)
             }
             Step::RemoveVolume => {
-                let request = storage::RemoveVolumeRequest { fence, dry_run: false };
-                ask(service, within, storage.remove_volume(request)).await?;
-                Share::Gone
+                let request = storage::RemoveVolumeRequest { fence, dry_run };
+                Answer::Gone(ask(service, within, storage.remove_volume(request)).await?.steps)
             }
             Step::TakeSnapshot { id, name } => {
                 let name = name.as_ref().map_or("", SnapshotName::as_str).to_owned();
-                let request = storage::EnsureSnapshotRequest {
-                    fence,
-                    id: id.to_string(),
-                    name,
-                    dry_run: false,
-                };
-                let taken = ask(service, within, storage.ensure_snapshot(request)).await?;
-                let (id, generation) = seen_snapshot(&taken)?;
-                Share::Snapshot(id, generation)
+                let id = id.to_string();
+                let request = storage::EnsureSnapshotRequest { fence, id, name, dry_run };
+                Answer::Snapshot(ask(service, within, storage.ensure_snapshot(request)).await?)
             }
             Step::DeleteSnapshot { id } => {
-                let request =
-                    storage::RemoveSnapshotRequest { fence, id: id.to_string(), dry_run: false };
-                ask(service, within, storage.remove_snapshot(request)).await?;
-                Share::Gone
+                let request = storage::RemoveSnapshotRequest { fence, id: id.to_string(), dry_run };
+                Answer::Gone(ask(service, within, storage.remove_snapshot(request)).await?.steps)
             }
             Step::RevertVolume { id } => {
-                let request = storage::RevertVolumeRequest {
-                    fence,
-                    snapshot: id.to_string(),
-                    dry_run: false,
-                };
-                let volume = ask(service, within, storage.revert_volume(request)).await?;
-                Share::Volume(seen_volume(&volume)?)
+                let snapshot = id.to_string();
+                let request = storage::RevertVolumeRequest { fence, snapshot, dry_run };
+                Answer::Volume(ask(service, within, storage.revert_volume(request)).await?)
             }
             Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
-                let request = resources::EnsureLimitsRequest { fence, limits, dry_run: false };
-                let group = ask(service, within, resources.ensure_limits(request)).await?;
-                Share::Group(GroupSeen { generation: Generation(group.generation) })
+                let request = resources::EnsureLimitsRequest { fence, limits, dry_run };
+                Answer::Group(ask(service, within, resources.ensure_limits(request)).await?)
             }
             Step::RemoveLimits => {
-                let request = resources::RemoveLimitsRequest { fence, dry_run: false };
-                ask(service, within, resources.remove_limits(request)).await?;
-                Share::Gone
+                let request = resources::RemoveLimitsRequest { fence, dry_run };
+                Answer::Gone(ask(service, within, resources.remove_limits(request)).await?.steps)
             }
             Step::CreateProcess(wish) => {
-                let phase = lifecycle::Phase::Created;
-                let container = self.ensure(fence, Some(wish), phase, 0, within).await?;
-                Share::Process(seen_process(&container))
+                Answer::Process(process(Some(wish), Phase::Created, 0).await?)
             }
             Step::RunProcess(wish) => {
-                let phase = lifecycle::Phase::Running;
-                let container = self.ensure(fence, Some(wish), phase, 0, within).await?;
-                Share::Process(seen_process(&container))
+                Answer::Process(process(Some(wish), Phase::Running, 0).await?)
             }
             Step::StopProcess { grace_ms } => {
-                let phase = lifecycle::Phase::Absent;
-                let container = self.ensure(fence, None, phase, *grace_ms, within).await?;
-                let killed = *grace_ms > 0 && container.end() == lifecycle::EndReason::Killed;
-                let remark =
-                    killed.then_some("lifecycle: init did not stop in time and was killed");
-                return Ok(Applied { share: Share::Process(seen_process(&container)), remark });
+                Answer::Process(process(None, Phase::Absent, *grace_ms).await?)
             }
             Step::EnsureLink { addresses } => {
                 let addresses = addresses.iter().map(ToString::to_string).collect();
                 let spec = Some(network::InterfaceSpec { addresses });
-                let request = network::EnsureInterfaceRequest { fence, spec, dry_run: false };
-                let link = ask(service, within, network.ensure_interface(request)).await?;
-                Share::Link(seen_link(&link)?)
+                let request = network::EnsureInterfaceRequest { fence, spec, dry_run };
+                Answer::Link(ask(service, within, network.ensure_interface(request)).await?)
             }
             Step::RemoveLink => {
-                let request = network::RemoveInterfaceRequest { fence, dry_run: false };
-                ask(service, within, network.remove_interface(request)).await?;
-                Share::Gone
+                let request = network::RemoveInterfaceRequest { fence, dry_run };
+                Answer::Gone(ask(service, within, network.remove_interface(request)).await?.steps)
             }
-        };
-        Ok(share.into())
-    }
-
-    async fn ensure(
-        &self,
-        fence: Option<common::Fence>,
-        wish: Option<&ProcessWish>,
-        phase: lifecycle::Phase,
-        grace_ms: u32,
-        within: Duration,
-    ) -> Result<lifecycle::Container, Fault> {
-        let spec = wish.map(render_process);
-        let phase = phase.into();
-        let request =
-            lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms, dry_run: false };
-        ask("lifecycle", within, self.lifecycle.clone().ensure_container(request)).await
+        })
     }
 }
 

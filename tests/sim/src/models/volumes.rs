@@ -14,6 +14,10 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::EnsureVolumeRequest>,
     ) -> Result<Response<storage::Volume>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let ct = fence.ct.get();
@@ -27,6 +31,10 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RemoveVolumeRequest>,
     ) -> Result<Response<storage::RemoveVolumeResponse>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             if container.volume.as_ref().is_some_and(|v| v.mounted) {
@@ -59,6 +67,10 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::EnsureSnapshotRequest>,
     ) -> Result<Response<storage::Snapshot>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let storage::EnsureSnapshotRequest { fence: given, id, name, dry_run: _ } =
             request.into_inner();
         let fence = fence(given)?;
@@ -72,6 +84,10 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RemoveSnapshotRequest>,
     ) -> Result<Response<storage::RemoveSnapshotResponse>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let storage::RemoveSnapshotRequest { fence: given, id, dry_run: _ } = request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
@@ -95,6 +111,10 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RevertVolumeRequest>,
     ) -> Result<Response<storage::Volume>, Status> {
+        // A model has no steps to tell of.
+        if request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
         let storage::RevertVolumeRequest { fence: given, snapshot, dry_run: _ } =
             request.into_inner();
         let fence = fence(given)?;

@@ -199,3 +199,42 @@ fn each_step_of_each_host_failing_once() {
         assert!(failed > 3, "{name}: {failed}");
     }
 }
+
+#[test]
+fn a_dry_run_tells_the_steps_of_the_services() {
+    let sim = Sim::with_services();
+    let dry = |command: &Command| {
+        let op = sim.ask(|| command.clone().send(sim.channel()))?;
+        for step in &op.steps {
+            eprintln!("{step}");
+        }
+        Ok::<_, Fault>(op.steps)
+    };
+    let create = |size: u64, dry_run| {
+        Command::Create(Box::new(pb::CreateContainerRequest {
+            id: 101,
+            spec: Some(pb::ContainerSpec { disk_bytes: size, ..Sim::spec("trixie") }),
+            dry_run,
+            ..Default::default()
+        }))
+    };
+    let steps = dry(&create(1 << 30, true)).expect("planned");
+    assert_eq!(steps[0], "storage: volume of 1 GiB from trixie, not mounted");
+    assert!(steps.len() > 2 && steps[1..].iter().all(|s| s.starts_with("  ")), "{steps:?}");
+    // A service refuses in a dry run as it would in earnest.
+    let full = dry(&create(1 << 43, true)).expect_err("there is no such room");
+    assert_eq!(full.reason, Reason::PoolFull);
+    assert!(sim.hosts().is_clean());
+
+    sim.run(&create(1 << 30, false)).expect("created");
+    let start = pb::StartContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
+    let steps = dry(&Command::Start(start)).expect("planned");
+    assert_eq!(steps.iter().filter(|s| !s.starts_with("  ")).count(), 5);
+    assert!(steps.iter().any(|s| s.starts_with("  ")));
+    assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
+    sim.run(&Command::start("101")).expect("started");
+    let stop = pb::StopContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
+    let steps = dry(&Command::Stop(stop)).expect("planned");
+    assert!(steps[0].starts_with("lifecycle: no processes") && steps[1].starts_with("  "));
+    assert_eq!(sim.state("101"), pb::ContainerState::Running);
+}
