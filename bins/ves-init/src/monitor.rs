@@ -83,6 +83,7 @@ fn run(plan: &MonitorPlan, report: OwnedFd) {
             let created = Created::Waiting {
                 init_pid: monitor.pid(),
                 warnings: std::mem::take(&mut monitor.waiting.warnings),
+                performed: std::mem::take(&mut monitor.waiting.performed),
             };
             report_created(report, &created);
             monitor.serve();

@@ -14,7 +14,7 @@ mod place;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use ves_host::channel;
 use ves_host::child::{self, Child, How, Life};
 use ves_host::namespace::Namespace;
 use ves_host::pty::Pty;
-use ves_init_proto::report::Failure;
+use ves_init_proto::report::{Failure, Performed};
 use ves_init_proto::{InitStep, Side};
 
 pub(crate) use self::execute::{execute, remember_program};
@@ -39,7 +39,12 @@ const PREPARE: Duration = Duration::from_secs(30);
 #[serde(rename_all = "snake_case")]
 enum Word {
     /// It waits; with it come the console's two ends and the notification socket.
-    Waiting(Vec<String>),
+    Waiting {
+        /// What could not be done but does not matter.
+        warnings: Vec<String>,
+        /// Its steps up to here.
+        performed: Vec<Performed>,
+    },
     /// A step failed.
     Failed(Failure),
 }
@@ -57,6 +62,18 @@ pub(crate) struct Waiting {
     pub(crate) notify: Option<UnixDatagram>,
     /// What could not be done but does not matter.
     pub(crate) warnings: Vec<String>,
+    /// The steps up to here.
+    pub(crate) performed: Vec<Performed>,
+}
+
+/// Performs the step at `place` of the list; answers when, too.
+fn timed<T>(place: usize, perform: impl FnOnce() -> T) -> (Performed, T) {
+    let begun = Instant::now();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let done = perform();
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let begun_unix_us = micros(since_1970);
+    (Performed { step: place, begun_unix_us, took_us: micros(begun.elapsed()) }, done)
 }
 
 impl Waiting {
@@ -72,7 +89,7 @@ impl Waiting {
             match serde_json::from_slice(&packet.bytes) {
                 Ok(Word::Failed(failure)) => Err(failure),
                 // The end without a word: it executes.
-                Ok(Word::Waiting(_)) | Err(_) => Ok(()),
+                Ok(Word::Waiting { .. }) | Err(_) => Ok(()),
             }
         };
         go().inspect_err(|_| {
@@ -103,13 +120,15 @@ pub(crate) fn failure(step: &str, error: &HostError) -> Failure {
 pub(crate) fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
     let mut outer = Outer::default();
     let mut born: Option<(Child, OwnedFd)> = None;
-    for step in steps.iter().filter(|s| s.side() == Side::Outer) {
-        let done = match (step, &born) {
+    let mut performed = Vec::new();
+    for (place, step) in steps.iter().enumerate().filter(|(_, s)| s.side() == Side::Outer) {
+        let (time, done) = timed(place, || match (step, &born) {
             (InitStep::Clone { namespaces, creator }, None) => {
                 clone(&outer, namespaces, *creator, steps).map(|b| born = Some(b))
             }
             (_, born) => perform_outer(step, &mut outer, born.as_ref().map(|(child, _)| child)),
-        };
+        });
+        performed.push(time);
         if let Err(e) = done {
             if let Some((child, _)) = &born {
                 end(child);
@@ -126,11 +145,16 @@ pub(crate) fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
         });
     };
     drop(outer);
-    greet(child, near, prepare)
+    greet(child, near, prepare, performed)
 }
 
 /// Tells the new process that its identity is there, and hears how far it comes.
-fn greet(child: Child, near: OwnedFd, prepare: &str) -> Result<Waiting, Failure> {
+fn greet(
+    child: Child,
+    near: OwnedFd,
+    prepare: &str,
+    mut performed: Vec<Performed>,
+) -> Result<Waiting, Failure> {
     let hear = || -> Result<channel::Packet, Failure> {
         let failed = |e: HostError| failure(prepare, &e);
         channel::send(&near, b"mapped", &[]).map_err(failed)?;
@@ -140,7 +164,10 @@ fn greet(child: Child, near: OwnedFd, prepare: &str) -> Result<Waiting, Failure>
         channel::receive(&near).map_err(failed)
     };
     let heard = hear().and_then(|packet| match serde_json::from_slice(&packet.bytes) {
-        Ok(Word::Waiting(warnings)) => Ok((packet.fds, warnings)),
+        Ok(Word::Waiting { warnings, performed: inside }) => {
+            performed.extend(inside);
+            Ok((packet.fds, warnings))
+        }
         Ok(Word::Failed(failure)) => Err(failure),
         Err(_) => Err(Failure {
             step: prepare.to_owned(),
@@ -162,6 +189,7 @@ fn greet(child: Child, near: OwnedFd, prepare: &str) -> Result<Waiting, Failure>
             console: Pty { master, slave },
             notify: fds.0.next().map(UnixDatagram::from),
             warnings: fds.1,
+            performed,
         }),
         _ => {
             end(&child);

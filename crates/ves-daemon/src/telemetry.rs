@@ -4,10 +4,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::global;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{Span, Tracer, TracerProvider};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{
     ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithTonicConfig,
@@ -18,6 +18,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tonic::transport::Channel;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -182,6 +183,14 @@ fn providers(
             .build(),
         SdkLoggerProvider::builder().with_batch_exporter(log).with_resource(resource).build(),
     ))
+}
+
+/// Tells, below the present span, of work that another process has done.
+pub fn record_span(name: String, begun: SystemTime, took: Duration) {
+    let tracer = global::tracer("ves");
+    let context = tracing::Span::current().context();
+    let span = tracer.span_builder(name).with_start_time(begun);
+    span.start_with_context(&tracer, &context).end_with_timestamp(begun + took);
 }
 
 #[cfg(test)]

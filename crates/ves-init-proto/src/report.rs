@@ -124,6 +124,17 @@ pub enum Answer {
     Failed(Failure),
 }
 
+/// When a step of the list was performed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Performed {
+    /// Its place in the list.
+    pub step: usize,
+    /// When it began, in microseconds since 1970.
+    pub begun_unix_us: u64,
+    /// How many microseconds it took.
+    pub took_us: u64,
+}
+
 /// What the monitor writes once to its starter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +145,8 @@ pub enum Created {
         init_pid: u32,
         /// What could not be done but does not matter for starting.
         warnings: Vec<String>,
+        /// The steps up to here, those of the monitor and those of the process.
+        performed: Vec<Performed>,
     },
     /// It could not be made.
     Failed(Failure),

@@ -16,13 +16,13 @@ use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::pty::{self, Pty};
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, child, namespace};
-use ves_init_proto::report::Failure;
+use ves_init_proto::report::{Failure, Performed};
 use ves_init_proto::{InitStep, Side};
 
 use super::execute::execute;
 use super::outer::{Outer, no};
 use super::place::{directory, existing, place};
-use super::{Word, etc, failure};
+use super::{Word, etc, failure, timed};
 
 struct Inner<'a> {
     outer: &'a Outer,
@@ -30,6 +30,7 @@ struct Inner<'a> {
     console: Option<Pty>,
     notify: Option<UnixDatagram>,
     warnings: Vec<String>,
+    performed: Vec<Performed>,
     /// The empty directory that covers what is masked.
     cover: Option<OwnedFd>,
 }
@@ -44,10 +45,19 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
     if !begin().map_err(|e| failure("begin", &e))? {
         return Ok(());
     }
-    let mut this =
-        Inner { outer, channel, console: None, notify: None, warnings: Vec::new(), cover: None };
-    for step in steps.iter().filter(|s| s.side() == Side::Inner) {
-        match this.perform(step) {
+    let mut this = Inner {
+        outer,
+        channel,
+        console: None,
+        notify: None,
+        warnings: Vec::new(),
+        performed: Vec::new(),
+        cover: None,
+    };
+    for (place, step) in steps.iter().enumerate().filter(|(_, s)| s.side() == Side::Inner) {
+        let (time, done) = timed(place, || this.perform(step));
+        this.performed.push(time);
+        match done {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(e) if optional(step, &e) => {
@@ -208,7 +218,8 @@ impl Inner<'_> {
 
     fn await_release(&mut self) -> Result<bool, HostError> {
         let Some(console) = &self.console else { return no("a console") };
-        let word = Word::Waiting(std::mem::take(&mut self.warnings));
+        let warnings = std::mem::take(&mut self.warnings);
+        let word = Word::Waiting { warnings, performed: std::mem::take(&mut self.performed) };
         let word = serde_json::to_vec(&word).unwrap_or_default();
         let mut fds = vec![console.master.as_fd(), console.slave.as_fd()];
         fds.extend(self.notify.as_ref().map(AsFd::as_fd));

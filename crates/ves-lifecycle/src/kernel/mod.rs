@@ -13,10 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::report::{Created, Failure, InitKind, Request};
+use ves_init_proto::report::{Created, Failure, InitKind, Performed, Request};
 use ves_init_proto::{Launch, MonitorPlan};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
@@ -79,7 +80,13 @@ impl KernelHost {
         let opaque_spec = serde_json::to_string(spec).unwrap_or_default();
         let plan = MonitorPlan { dir, incarnation, opaque_spec, steps };
         match self.start_monitor(ct, &plan).about(ct, "start its monitor")? {
-            Created::Waiting { warnings, .. } => {
+            Created::Waiting { warnings, performed, .. } => {
+                for Performed { step, begun_unix_us, took_us } in performed {
+                    let begun = UNIX_EPOCH + Duration::from_micros(begun_unix_us);
+                    let name = plan.steps.get(step).map(|step| format!("init step {step}"));
+                    let took = Duration::from_micros(took_us);
+                    telemetry::record_span(name.unwrap_or_default(), begun, took);
+                }
                 for warning in warnings {
                     tracing::warn!(%ct, %warning, "started in spite of a failure");
                 }

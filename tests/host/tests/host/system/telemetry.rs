@@ -65,6 +65,13 @@ async fn an_operation_is_one_trace_and_daemons_report() {
         );
     }
 
+    // Those that ves-init performs hang below the daemon's step that had it do so.
+    let inner: Vec<_> = trace.iter().filter(|s| s.name.starts_with("init step ")).collect();
+    let parents: BTreeSet<_> = inner.iter().map(|s| s.parent.as_str()).collect();
+    let above: Vec<_> = trace.iter().filter(|s| parents.contains(s.id.as_str())).collect();
+    assert!(inner.len() > 20, "{inner:?}");
+    assert!(above.len() == 1 && above[0].name.starts_with("step "), "{above:?}");
+
     let metrics = otlp.metrics();
     for daemon in Daemon::ALL.map(Daemon::program) {
         let has = |name: &str| metrics.iter().any(|(s, m)| s == daemon && m == name);
