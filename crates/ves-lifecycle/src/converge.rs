@@ -65,7 +65,7 @@ impl Planned for EnsureContainer {
         }
         service.inner.host.apply(ct, step)?;
         if matches!(step, Step::SpawnMonitor(_)) {
-            service.follow(ct);
+            service.inner.follow(ct);
         }
         Ok(())
     }

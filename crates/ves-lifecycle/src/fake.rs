@@ -3,7 +3,7 @@
 //! [`Model`] says what each step does to what is observed; [`FakeHost`] puts a node of models, faults
 //! and small sessions around it. The real node and this one must give equal observations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use ves_init_proto::report::{Ended, Failure, InitKind};
 use ves_types::{CtId, ExitCause};
 
 use crate::error::Error;
-use crate::host::Host;
+use crate::host::{Changed, Host};
 use crate::init_plan::Command;
 use crate::plan::{End, Monitor, Observed, Run, Step};
 
@@ -135,20 +135,27 @@ impl Model {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Node {
     models: BTreeMap<CtId, Model>,
     /// After how many more steps one fails.
     fail_after: Option<usize>,
     /// Every step that was done, in order.
     done: Vec<(CtId, String)>,
-    followers: Vec<(CtId, UnixStream)>,
+    followed: BTreeSet<CtId>,
+    changed: Vec<Changed>,
 }
 
 /// A node in memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct FakeHost {
     node: Mutex<Node>,
+}
+
+impl std::fmt::Debug for FakeHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeHost").field("models", &self.node().models).finish_non_exhaustive()
+    }
 }
 
 impl FakeHost {
@@ -191,11 +198,12 @@ impl FakeHost {
 
 impl Node {
     fn tell(&mut self, ct: CtId) {
-        let lives = self.models.get(&ct).is_some_and(|m| m.state.monitor.is_some());
-        self.followers.retain_mut(|(whose, stream)| {
-            *whose != ct
-                || (lives && stream.write_all(&Frame::new(Tag::Answer, b"{}").encode()).is_ok())
-        });
+        if self.followed.contains(&ct) {
+            self.changed.iter().for_each(|changed| changed(Some(ct)));
+        }
+        if self.models.get(&ct).is_none_or(|m| m.state.monitor.is_none()) {
+            self.followed.remove(&ct);
+        }
     }
 }
 
@@ -235,14 +243,14 @@ impl Host for FakeHost {
         Ok(node.models.iter().filter(|(_, m)| there(m)).map(|(ct, _)| *ct).collect())
     }
 
-    fn follow(&self, ct: CtId) -> Result<UnixStream, Error> {
-        let mut node = self.node();
-        if node.models.get(&ct).is_none_or(|m| m.state.monitor.is_none()) {
-            return Err(Error::Gone { ct });
-        }
-        let (near, far) = pair(ct)?;
-        node.followers.push((ct, far));
-        Ok(near)
+    fn on_change(&self, changed: Changed) -> Result<(), Error> {
+        self.node().changed.push(changed);
+        Ok(())
+    }
+
+    fn follow(&self, ct: CtId) -> Result<(), Error> {
+        self.node().followed.insert(ct);
+        Ok(())
     }
 
     /// A console that has printed a greeting and echoes.

@@ -8,6 +8,9 @@ use crate::error::Error;
 use crate::init_plan::Command;
 use crate::plan::{Observed, Step};
 
+/// Is told that a container has changed, or with none, that any may have.
+pub type Changed = Box<dyn Fn(Option<CtId>) + Send + Sync>;
+
 /// A node, real or not. Every method may block; sessions are streams of [`ves_init_proto::frame`]s.
 pub trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// What there is of a container.
@@ -18,8 +21,10 @@ pub trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
     /// The containers there may be something of.
     fn list(&self) -> Result<Vec<CtId>, Error>;
-    /// A stream with a frame for each change of the container's monitor, which ends with it.
-    fn follow(&self, ct: CtId) -> Result<UnixStream, Error>;
+    /// From now on `changed` is told of each followed container that changes by itself.
+    fn on_change(&self, changed: Changed) -> Result<(), Error>;
+    /// Follows a container that has a monitor, until it has none.
+    fn follow(&self, ct: CtId) -> Result<(), Error>;
     /// Attaches to the console.
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error>;
     /// Starts a command inside. The first frame tells whether it runs.

@@ -94,10 +94,10 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
         .into());
     }
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
-    let host = Arc::new(kernel::KernelHost::new(layout, ves_init));
+    let host = Arc::new(kernel::KernelHost::new(layout, ves_init)?);
     let shell = Shell::new(KIND, fences, config.max_changes);
     let service = service::Service::new(host, shell, config);
-    service.resume();
+    service.resume()?;
     Ok(App {
         routes: api::routes(service),
         policy: api::POLICY,

@@ -4,12 +4,12 @@
 //! [`Service`]'s async methods end at once in the blocking pool. Watchers are woken by monitors, never by a
 //! clock. Decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::io::AsyncReadExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use ves_daemon::{Shell, blocking};
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, Phase};
@@ -63,6 +63,39 @@ pub(crate) struct Inner {
     sessions: Arc<Semaphore>,
 }
 
+/// The containers that changed and were not looked at since; many changes are looked at together.
+#[derive(Debug, Default)]
+struct Due {
+    cts: Mutex<BTreeSet<CtId>>,
+    all: AtomicBool,
+    more: Notify,
+}
+
+impl Due {
+    /// Adds one, or all.
+    fn add(&self, ct: Option<CtId>) {
+        match ct {
+            Some(ct) => drop(guard(&self.cts).insert(ct)),
+            None => self.all.store(true, Ordering::Release),
+        }
+        self.more.notify_one();
+    }
+
+    /// Waits until there are some, and takes them; none: all.
+    async fn take(&self) -> Option<Vec<CtId>> {
+        loop {
+            let cts = std::mem::take(&mut *guard(&self.cts));
+            if self.all.swap(false, Ordering::AcqRel) {
+                return None;
+            }
+            if !cts.is_empty() {
+                return Some(cts.into_iter().collect());
+            }
+            self.more.notified().await;
+        }
+    }
+}
+
 /// The lifecycle service. Clones are the same service.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -90,17 +123,24 @@ impl Service {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Follows the containers that run already. Call it inside the runtime.
-    pub fn resume(&self) {
+    /// Follows the containers that run already, and tells watchers of each change from now on. Call it
+    /// inside the runtime.
+    pub fn resume(&self) -> Result<(), Error> {
+        let due = Arc::new(Due::default());
+        due.add(None);
+        let changed = Arc::clone(&due);
+        self.inner.host.on_change(Box::new(move |ct| changed.add(ct)))?;
         let this = self.clone();
         tokio::spawn(async move {
-            let own = this.clone();
-            let list = blocking(move || Ok(own.inner.host.list()?)).await;
-            match list {
-                Ok(list) => list.into_iter().for_each(|ct| this.follow(ct)),
-                Err(fault) => tracing::warn!("list the containers that run: {fault}"),
+            loop {
+                let cts = due.take().await;
+                let own = this.clone();
+                if let Err(fault) = blocking(move || Ok(own.inner.refresh(cts)?)).await {
+                    tracing::warn!("look at containers that changed: {fault}");
+                }
             }
         });
+        Ok(())
     }
 
     /// One container.
@@ -183,37 +223,6 @@ impl Service {
             Fault::new(Reason::TooMany, message).fact("limit", most)
         })
     }
-
-    /// Tells watchers of each change of a container's monitor, until that ends.
-    pub(crate) fn follow(&self, ct: CtId) {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let own = this.clone();
-            // Where there is no monitor there is nothing to follow.
-            let stream = blocking(move || Ok(own.inner.host.follow(ct)?)).await;
-            if let Ok(stream) = stream.and_then(session::to_async) {
-                let mut stream = stream;
-                let mut piece = [0; 4096];
-                while let Ok(1..) = stream.read(&mut piece).await {
-                    this.refresh(ct).await;
-                }
-            }
-            this.refresh(ct).await;
-        });
-    }
-
-    async fn refresh(&self, ct: CtId) {
-        let this = self.clone();
-        let looked = blocking(move || {
-            let container = this.inner.look(ct)?;
-            this.inner.tell(container);
-            Ok(())
-        })
-        .await;
-        if let Err(fault) = looked {
-            tracing::warn!(%ct, "look at a container that changed: {fault}");
-        }
-    }
 }
 
 impl Inner {
@@ -261,6 +270,36 @@ impl Inner {
             incarnation,
             booted,
             unresponsive,
+        }
+    }
+
+    /// Looks at containers and tells watchers what has changed; with none named, at all, and follows them.
+    fn refresh(&self, cts: Option<Vec<CtId>>) -> Result<(), Error> {
+        let cts = match cts {
+            Some(cts) => cts,
+            None => {
+                let all = self.host.list()?;
+                all.iter().for_each(|ct| self.follow(*ct));
+                all
+            }
+        };
+        for (ct, observed) in cts.iter().zip(self.host.observe_all(&cts)) {
+            match observed {
+                Ok(observed) => self.tell(self.show(*ct, observed)),
+                Err(error) => {
+                    let error = ves_proto::fault::chain(&error);
+                    tracing::warn!(%ct, "look at a container that changed: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a container. What cannot be followed runs all the same, and is seen when it is looked at.
+    pub(crate) fn follow(&self, ct: CtId) {
+        if let Err(error) = self.host.follow(ct) {
+            let error = ves_proto::fault::chain(&error);
+            tracing::warn!(%ct, "watchers will hear late of its changes: {error}");
         }
     }
 

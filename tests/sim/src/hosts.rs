@@ -77,7 +77,7 @@ impl Hosts {
                 let config = ves_lifecycle::config::Config::default();
                 let host = Arc::<Processes>::clone(&self.processes);
                 let service = ves_lifecycle::service::Service::new(host, shell, config);
-                service.resume();
+                service.resume().expect("it tells of changes");
                 App {
                     routes: ves_lifecycle::api::routes(service),
                     policy: ves_lifecycle::api::POLICY,

@@ -1,5 +1,6 @@
 //! The real node: containers by monitors, commands by helpers, freezing by control groups.
 
+mod changes;
 mod clean;
 mod groups;
 mod monitor;
@@ -11,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ves_daemon::telemetry;
@@ -23,9 +25,10 @@ use ves_types::CtId;
 use ves_types::layout::{self, Layout};
 
 use crate::error::{About, Error};
-use crate::host::Host;
+use crate::host::{Changed, Host};
 use crate::init_plan::{self, Command};
 use crate::plan::{Observed, Spec, Step};
+use changes::Changes;
 use monitor::Found;
 
 /// How long a monitor may take to make a container.
@@ -38,16 +41,33 @@ const LOT: usize = 256;
 const ASK: Duration = Duration::from_secs(10);
 
 /// This node.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KernelHost {
     layout: Layout,
     ves_init: PathBuf,
+    changes: Arc<Changes>,
+    /// Those found last: the table they are found in has a line for each mount of each container.
+    hierarchies: Mutex<Option<Arc<Hierarchies>>>,
 }
 
 impl KernelHost {
     /// A node with this layout, where `ves_init` makes containers.
-    pub fn new(layout: Layout, ves_init: PathBuf) -> Self {
-        Self { layout, ves_init }
+    pub fn new(layout: Layout, ves_init: PathBuf) -> Result<Self, HostError> {
+        Ok(Self { layout, ves_init, changes: Changes::new()?, hierarchies: Mutex::default() })
+    }
+
+    /// The control group hierarchies, looked for anew.
+    fn detect(&self) -> Result<Arc<Hierarchies>, HostError> {
+        let found = Arc::new(Hierarchies::detect()?);
+        let mut known = self.hierarchies.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// The control group hierarchies as the last start found them.
+    fn hierarchies(&self) -> Result<Arc<Hierarchies>, HostError> {
+        let known = self.hierarchies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.map_or_else(|| self.detect(), Ok)
     }
 
     fn spawn(&self, ct: CtId, spec: &Spec) -> Result<(), Error> {
@@ -58,7 +78,7 @@ impl KernelHost {
             .create(&dir)
             .attempt(|| format!("make {}", dir.display()))
             .about(ct, "make its directory")?;
-        let groups = groups::of(&Hierarchies::detect()?, ct);
+        let groups = groups::of(&*self.detect()?, ct);
         if groups.v2.is_none() {
             tracing::warn!(
                 %ct,
@@ -175,7 +195,7 @@ impl Host for KernelHost {
         let dir = self.layout.ct_dir(ct);
         let asked = monitor::begin(ct, &dir)?;
         let found = monitor::conclude(ct, &dir, asked, monitor::prompt())?;
-        self.look(ct, found, &Hierarchies::detect()?)
+        self.look(ct, found, &*self.hierarchies()?)
     }
 
     fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>> {
@@ -188,7 +208,7 @@ impl Host for KernelHost {
             end = monitor::still(end);
             all.extend(lot.iter().zip(asked).map(|(&ct, asked)| {
                 let found = monitor::conclude(ct, &self.layout.ct_dir(ct), asked?, end)?;
-                self.look(ct, found, &Hierarchies::detect()?)
+                self.look(ct, found, &*self.hierarchies()?)
             }));
         }
         all
@@ -212,8 +232,8 @@ impl Host for KernelHost {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
             }
             Step::Kill => monitor::kill(ct, &dir, DIE),
-            Step::Freeze => groups::freeze(&Hierarchies::detect()?, ct, true),
-            Step::Thaw => groups::freeze(&Hierarchies::detect()?, ct, false),
+            Step::Freeze => groups::freeze(&*self.hierarchies()?, ct, true),
+            Step::Thaw => groups::freeze(&*self.hierarchies()?, ct, false),
             Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct), DIE),
             Step::Forget => clean::forget(ct, &dir),
         }
@@ -231,8 +251,12 @@ impl Host for KernelHost {
         Ok(list)
     }
 
-    fn follow(&self, ct: CtId) -> Result<UnixStream, Error> {
-        monitor::connect(ct, &self.layout.ct_dir(ct), Request::Follow)
+    fn on_change(&self, changed: Changed) -> Result<(), Error> {
+        Ok(Arc::clone(&self.changes).tell(changed)?)
+    }
+
+    fn follow(&self, ct: CtId) -> Result<(), Error> {
+        self.changes.watch(ct, &self.layout.ct_dir(ct)).about(ct, "follow its monitor")
     }
 
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
@@ -256,7 +280,7 @@ impl Host for KernelHost {
     }
 
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
-        let groups = groups::of(&Hierarchies::detect()?, ct);
+        let groups = groups::of(&*self.hierarchies()?, ct);
         let plan = init_plan::plan_exec(ct, &self.layout, &groups, command);
         let start = || -> Result<UnixStream, HostError> {
             let (mut near, far) =

@@ -36,7 +36,7 @@ fn node(config: Config) -> Node {
     let fences = FenceStore::open(dir.path().join("fence")).expect("fences");
     let shell = Shell::new(crate::KIND, fences, 16);
     let service = Service::new(Arc::clone(&host) as Arc<dyn crate::host::Host>, shell, config);
-    service.resume();
+    service.resume().expect("it tells of changes");
     let listener = UnixListener::bind(&socket).expect("bound");
     let app = App {
         routes: crate::api::routes(service),

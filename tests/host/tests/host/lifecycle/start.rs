@@ -396,7 +396,8 @@ fn a_monitor_that_does_not_answer_is_seen_and_can_be_ended() {
     let init = world.start(world.script(STUBBORN));
     world.signal_monitor(rustix::process::Signal::STOP);
     // Even where many have connected already.
-    let waiting: Vec<_> = (0..20).filter_map(|_| world.host.follow(world.ct).ok()).collect();
+    let waiting: Vec<_> =
+        (0..20).filter_map(|_| world.host.console(world.ct, false).ok()).collect();
     let seen = world.observe();
     assert!(seen.unresponsive && seen.monitor.is_none() && !seen.leftovers, "{seen:?}");
     for goal in [Goal::Created, Goal::Running, Goal::Frozen] {
@@ -407,6 +408,39 @@ fn a_monitor_that_does_not_answer_is_seen_and_can_be_ended() {
     let after = world.stop(1000);
     assert_eq!((after.unresponsive, after.leftovers, after.last), (false, false, None));
     wait_until(PATIENCE, "init died", || !alive(init));
+}
+
+#[test]
+fn changes_are_told_through_one_descriptor() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9448, |_| {});
+    let (told, heard) = std::sync::mpsc::channel();
+    let changed = move |ct| told.send(ct).expect("somebody listens");
+    world.host.on_change(Box::new(changed)).expect("it tells");
+    let open = || std::fs::read_dir("/proc/self/fd").expect("listed").count();
+    let hear = |what: &str| {
+        let ct = heard.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("told of {what}"));
+        assert_eq!(ct, Some(world.ct), "{what}");
+        // One change may be told more than once.
+        while heard.try_recv().is_ok() {}
+    };
+    world.host.follow(world.ct).expect("where there was no monitor yet, nothing is followed");
+    for round in 0..2 {
+        world.ensure(Goal::Created, Some(world.script(STUBBORN))).expect("made");
+        let before = open();
+        world.host.follow(world.ct).expect("followed");
+        assert_eq!(open(), before, "a container costs no descriptor");
+        world.ensure(Goal::Running, None).expect("runs");
+        hear("init running");
+        match round {
+            0 => world.host.apply(world.ct, &Step::Kill).expect("it ends"),
+            _ => world.signal_monitor(rustix::process::Signal::KILL),
+        }
+        hear("the end, also of a monitor that cannot tell of it any more");
+        world.stop(0);
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl World {
         let kit = TestLayout::new();
         let layout = kit.layout().clone();
         let world = Self {
-            host: KernelHost::new(layout, node::bin_dir().join("ves-init")),
+            host: KernelHost::new(layout, node::bin_dir().join("ves-init")).expect("a host"),
             ct,
             slot,
             hierarchies: Hierarchies::detect().expect("control groups"),
@@ -218,7 +218,7 @@ impl World {
 
     /// The same node as another daemon sees it.
     pub(crate) fn another_host(&self) -> KernelHost {
-        KernelHost::new(self.layout().clone(), node::bin_dir().join("ves-init"))
+        KernelHost::new(self.layout().clone(), node::bin_dir().join("ves-init")).expect("a host")
     }
 
     pub(crate) fn scrollback(&self) -> String {
