@@ -11,6 +11,7 @@ mod connect;
 mod ct;
 mod exit;
 mod failure;
+mod hint;
 mod operation;
 mod output;
 mod params;

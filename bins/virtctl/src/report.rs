@@ -9,6 +9,7 @@ use ves_proto::{Fault, Reason};
 
 use crate::exit;
 use crate::failure::Failure;
+use crate::hint;
 use crate::output::Format;
 use crate::value::Value;
 
@@ -17,11 +18,11 @@ pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {
     match failure {
         Failure::Usage(message) => {
             let fault = Fault::new(Reason::BadValue, message);
-            print(&fault, format, "; see virtctl --help");
+            print(&fault, format, Some("see virtctl --help"));
             ExitCode::from(exit::USAGE)
         }
         Failure::Fault(fault) => {
-            print(&fault, format, "");
+            print(&fault, format, hint::of(&fault).as_deref());
             ExitCode::from(exit::status(fault.reason))
         }
         Failure::Status(status) => ExitCode::from(status),
@@ -41,18 +42,20 @@ pub(crate) fn render(fault: &Fault) -> Value {
         ("code", Value::Int(i64::from(fault.code() as i32))),
         ("message", Value::text(message)),
         ("facts", Value::Map(facts.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())),
+        ("hint", hint::of(fault).map_or(Value::Null, Value::text)),
         ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
         ("exit_status", Value::Num(u64::from(exit::status(fault.reason)))),
     ])
 }
 
-fn print(fault: &Fault, format: Format, suffix: &str) {
+fn print(fault: &Fault, format: Format, hint: Option<&str>) {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(&render(fault)).unwrap_or_default(),
         Format::Yaml => serde_yaml_ng::to_string(&render(fault)).unwrap_or_default(),
         Format::Table | Format::Csv => {
             // Two services may have joined their sentences by a newline; here it is one line.
-            format!("virtctl: {}{suffix}", fault.message.lines().collect::<Vec<_>>().join(" "))
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("virtctl: {}{hint}", fault.message.lines().collect::<Vec<_>>().join(" "))
         }
     };
     writeln!(std::io::stderr(), "{}", text.trim_end()).ok(); // nowhere else to say it

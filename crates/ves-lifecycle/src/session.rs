@@ -237,7 +237,7 @@ fn failed(ct: CtId, failure: &Failure) -> Fault {
         // Only making a process fails so on this way.
         EAGAIN => (
             Reason::TooMany,
-            "the container has reached its process limit; raise --numproc or end processes inside"
+            "the container has reached its process limit; raise it, or end processes inside"
                 .to_owned(),
         ),
         _ => (Reason::HostFailed, format!("{step}: {message}")),

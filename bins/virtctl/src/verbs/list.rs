@@ -177,8 +177,7 @@ fn is(container: &Container, ct: &Ct) -> bool {
 }
 
 fn unknown(ct: &Ct) -> Fault {
-    let message = format!("there is no container {ct}; virtctl list -a shows those there are");
-    Fault::new(Reason::ContainerUnknown, message).fact("ct", ct)
+    Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}")).fact("ct", ct)
 }
 
 /// All containers, a page at a time.

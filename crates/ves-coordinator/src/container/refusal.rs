@@ -12,7 +12,7 @@ pub enum Refusal {
     )]
     VolumeLost(CtId),
     /// The snapshot to go back to is not there.
-    #[error("container {0} has no snapshot {1}; list them with `virtctl snapshot-list {0}`")]
+    #[error("container {0} has no snapshot {1}")]
     SnapshotUnknown(CtId, SnapshotId),
     /// Something of another life of the id is there.
     #[error("{}", foreign_message(*.0, .1))]
@@ -38,7 +38,7 @@ impl From<&Refusal> for Fault {
 fn foreign_message(ct: CtId, what: &[&str]) -> String {
     format!(
         "there is something of an earlier container {ct} ({}), which is left alone; save what is \
-         of use in it and clear it with `virtctl destroy {ct}`, or choose another id",
+         of use in it and destroy it, or choose another id",
         what.join(", ")
     )
 }

@@ -260,8 +260,7 @@ impl Index {
 }
 
 fn unknown(ct: &dyn std::fmt::Display) -> Fault {
-    let message = format!("there is no container {ct}; list them with `virtctl list -a`");
-    Fault::new(Reason::ContainerUnknown, message).fact("ct", ct)
+    Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}")).fact("ct", ct)
 }
 
 fn exhausted(what: &str) -> Fault {

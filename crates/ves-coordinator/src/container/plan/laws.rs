@@ -341,7 +341,7 @@ fn refusal_names_the_loss_and_plans_are_deterministic() {
         }
         if foreign(wish, sight_was) {
             let refusal = plan(wish, sight_was).expect_err("refused");
-            assert!(refusal.to_string().contains("`virtctl destroy 101`"), "{refusal}");
+            assert!(matches!(refusal, Refusal::Foreign(..)), "{refusal}");
         }
     });
 }

@@ -61,8 +61,8 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
     }
     let up = record.run == RunState::Running;
     if !up && !request.save {
-        let message = "is not running, so that only a saved change means anything; add --save";
-        return Err(refuse(Reason::NotRunning, record, message));
+        let message = "is not running, so that only a saved change means anything";
+        return Err(refuse(Reason::NotRunning, record, message).fact("field", "save"));
     }
     let fields =
         request.update_mask.iter().map(|path| path.parse()).collect::<Result<Vec<SpecField>, _>>();
@@ -90,7 +90,8 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
             }
             Effect::Saved => {
                 if !request.save {
-                    let why = "it is of no matter to the running container; add --save";
+                    let why =
+                        "it is of no matter to the running container, so that it must be saved";
                     return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
                 }
                 spec::copy(field, &wanted, &mut spec);
@@ -168,14 +169,11 @@ fn restart_wanted(
         return Ok(false);
     }
     if request.set_mode() == pb::SetMode::Unspecified {
-        let message = format!(
-            "takes a change of {} only when it starts; add --setmode restart or ignore",
-            field
-        );
+        let message = format!("takes a change of {} only when it starts", field);
         return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", field));
     }
     if !request.save {
-        let why = "a change that needs a restart must be kept for it; add --save";
+        let why = "a change that needs a restart must be saved for it";
         return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
     }
     Ok(request.set_mode() == pb::SetMode::Restart)
