@@ -3,6 +3,8 @@
 //! Each returns a [`Fault`] that names the field. Conversions of one service's own messages live in
 //! that service's `api.rs`.
 
+use std::collections::BTreeSet;
+
 use ves_types::{
     CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits, Phase,
     SnapshotId, SnapshotName, UbcRow, UbcValue,
@@ -18,6 +20,16 @@ use crate::lifecycle;
 /// `BAD_VALUE` on "ct".
 pub fn parse_ct(ct: u32) -> Result<CtId, Fault> {
     CtId::try_from(ct).map_err(|e| Fault::bad_value("ct", &e))
+}
+
+/// Reads container ids; in their order, each once.
+///
+/// # Errors
+/// `BAD_VALUE` on "cts".
+pub fn parse_cts(cts: &[u32]) -> Result<Vec<CtId>, Fault> {
+    let parse = |ct: &u32| CtId::try_from(*ct).map_err(|e| Fault::bad_value("cts", &e));
+    let cts = cts.iter().map(parse).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(cts.into_iter().collect())
 }
 
 /// Reads a fence.

@@ -3,7 +3,9 @@
 use tonic::{Request, Response, Status};
 use ves_daemon::{Call, Done, Policy, Role, blocking};
 use ves_proto::common as pbc;
-use ves_proto::convert::{parse_ct, parse_fence, parse_limits, render_limits, render_row};
+use ves_proto::convert::{
+    parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_row,
+};
 use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
 use ves_types::UbcRow;
@@ -82,9 +84,10 @@ impl ResourcesService for Api {
         &self,
         request: Request<pb::ListGroupsRequest>,
     ) -> Result<Response<pb::ListGroupsResponse>, Status> {
-        let pb::ListGroupsRequest {} = request.into_inner();
+        let pb::ListGroupsRequest { cts } = request.into_inner();
+        let cts = parse_cts(&cts)?;
         let service = self.service.clone();
-        let groups = blocking(move || service.groups()).await?;
+        let groups = blocking(move || service.groups(&cts)).await?;
         let groups = groups.into_iter().map(render_group).collect();
         Ok(Response::new(pb::ListGroupsResponse { groups }))
     }
@@ -172,7 +175,8 @@ mod tests {
         assert_eq!(limits.ubc["numproc"].limit, 30);
         let read = client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("there");
         assert_eq!(read.into_inner(), group);
-        let listed = client.list_groups(pb::ListGroupsRequest {}).await.expect("listed");
+        let listed =
+            client.list_groups(pb::ListGroupsRequest { cts: vec![] }).await.expect("listed");
         assert_eq!(listed.into_inner().groups, [group]);
 
         let reason = |status| Fault::from_status(&status).reason;

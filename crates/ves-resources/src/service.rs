@@ -152,13 +152,16 @@ impl Service {
         Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
     }
 
-    /// All containers' accounting, by id. One that goes meanwhile is left out, and one that cannot be
-    /// looked at.
+    /// The accounting of `cts`, or of all where none are named, by id. One that is not there is left out,
+    /// and one that cannot be looked at.
     ///
     /// # Errors
     /// `HOST_FAILED`.
-    pub fn groups(&self) -> Result<Vec<Group>, Fault> {
-        let containers = self.inner.host.containers().map_err(Error::Node)?;
+    pub fn groups(&self, cts: &[CtId]) -> Result<Vec<Group>, Fault> {
+        let containers = match cts {
+            [] => self.inner.host.containers().map_err(Error::Node)?,
+            cts => cts.to_vec(),
+        };
         let (mut groups, locks) = (Vec::new(), self.locks()?);
         for ct in containers {
             let observed = self.look(ct).map_err(Fault::from);

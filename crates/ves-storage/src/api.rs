@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use ves_archive::{Feed, Init};
 use ves_daemon::{App, Call, Done, Policy, Role, blocking};
 use ves_proto::convert::{
-    parse_ct, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
+    parse_ct, parse_cts, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };
 use ves_proto::storage::storage_service_server::{StorageService, StorageServiceServer};
 use ves_proto::storage::{self as pb, template_progress::Is};
@@ -300,9 +300,10 @@ impl StorageService for Api {
         &self,
         request: Request<pb::ListVolumesRequest>,
     ) -> Answer<pb::ListVolumesResponse> {
-        let pb::ListVolumesRequest {} = request.into_inner();
+        let pb::ListVolumesRequest { cts } = request.into_inner();
+        let cts = parse_cts(&cts)?;
         let service = self.0.clone();
-        let volumes = blocking(move || service.list()).await?;
+        let volumes = blocking(move || service.list(&cts)).await?;
         let volumes = volumes.into_iter().map(render_volume).collect();
         Ok(Response::new(pb::ListVolumesResponse { volumes }))
     }

@@ -121,9 +121,13 @@ impl Service {
     }
 
     /// All volumes, by container.
-    pub fn list(&self) -> Result<Vec<Volume>, Fault> {
+    pub fn list(&self, cts: &[CtId]) -> Result<Vec<Volume>, Fault> {
         let mut all = Vec::new();
-        for (ct, seen) in self.host.look_all().map_err(|e| observing(&e))? {
+        let seen = match cts {
+            [] => self.host.look_all().map_err(|e| observing(&e))?,
+            cts => cts.iter().map(|ct| (*ct, self.host.look(*ct))).collect(),
+        };
+        for (ct, seen) in seen {
             match self.describe(ct, seen) {
                 Ok(volume) => all.extend(volume),
                 // One bad volume hides no other.

@@ -65,9 +65,8 @@ impl ContainerService for Api {
         self.0.cache().await_list().await;
         let count = page_size(size, PAGE, PAGE);
         let page = self.0.state().read().page(after, count, running_only);
-        if page.iter().any(|r| r.run != RunState::Stopped) {
-            self.0.refresh().await;
-        }
+        let active = page.iter().filter(|r| r.run != RunState::Stopped).map(|r| r.id);
+        self.0.refresh(&active.collect()).await;
         let next_page_token = match page.last() {
             Some(last) if page.len() == count => last.id.to_string(),
             _ => String::new(),
@@ -140,7 +139,7 @@ impl ContainerService for Api {
         let ct = request.into_inner().ct;
         let containers = if ct.is_empty() {
             let mut client = self.0.services().resources.clone();
-            let list = client.list_groups(resources::ListGroupsRequest {});
+            let list = client.list_groups(resources::ListGroupsRequest { cts: vec![] });
             let groups = ask("resources", ACCOUNTING, list).await?.groups;
             let known = |g: &resources::Group| {
                 let index = self.0.state().read();

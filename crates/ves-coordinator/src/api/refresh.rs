@@ -1,5 +1,6 @@
 //! Fresh figures for what is about to be shown.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ves_proto::convert::parse_ct;
@@ -18,28 +19,32 @@ impl Coordinator {
         }
     }
 
-    /// Takes in fresh figures for a list: two calls, whatever the number of containers.
-    pub(super) async fn refresh(&self) {
+    /// Takes in fresh figures of `cts` for a list: two calls, whatever their number.
+    pub(super) async fn refresh(&self, cts: &BTreeSet<CtId>) {
+        if cts.is_empty() {
+            return;
+        }
+        let ids: Vec<u32> = cts.iter().map(|ct| ct.get()).collect();
         let services = self.services().clone();
         let (mut s, mut r) = (services.storage, services.resources);
         let soon = Duration::from_secs(5);
         let (volumes, groups) = tokio::join!(
-            ask("storage", soon, s.list_volumes(storage::ListVolumesRequest {})),
-            ask("resources", soon, r.list_groups(resources::ListGroupsRequest {})),
+            ask("storage", soon, s.list_volumes(storage::ListVolumesRequest { cts: ids.clone() })),
+            ask("resources", soon, r.list_groups(resources::ListGroupsRequest { cts: ids })),
         );
         // A service that is away costs its figures, not the list.
         if let Ok(volumes) = volumes {
             let mounted = volumes.volumes.iter().filter(|v| v.mounted);
             let used =
                 mounted.filter_map(|v| Some((parse_ct(v.ct).ok()?, v.used_bytes.map(Bytes))));
-            self.cache().volumes(&used.collect());
+            self.cache().volumes(cts, &used.collect());
         }
         if let Ok(groups) = groups {
             let counts = groups.groups.iter().filter_map(|g| {
                 let held = g.rows.iter().find(|row| row.resource == "numproc")?.held;
                 Some((parse_ct(g.ct).ok()?, held))
             });
-            self.cache().counts(&counts.collect());
+            self.cache().counts(cts, &counts.collect());
         }
     }
 }

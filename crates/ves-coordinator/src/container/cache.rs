@@ -89,14 +89,12 @@ impl ObservedCache {
         old.used = observed.volume.and_then(|v| v.used);
     }
 
-    /// Takes in a list of mounted volumes.
-    pub fn volumes(&self, mounted: &HashMap<CtId, Option<Bytes>>) {
+    /// Takes in which of `cts` have mounted volumes.
+    pub fn volumes(&self, cts: &BTreeSet<CtId>, mounted: &HashMap<CtId, Option<Bytes>>) {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        for ct in mounted.keys() {
-            seen.entry(*ct).or_default();
-        }
-        for (ct, seen) in seen.iter_mut() {
+        for ct in cts {
             let used = mounted.get(ct);
+            let seen = seen.entry(*ct).or_default();
             seen.mounted = used.is_some();
             seen.used = used.copied().flatten();
         }
@@ -108,11 +106,11 @@ impl ObservedCache {
         seen.entry(ct).or_default().numproc = numproc;
     }
 
-    /// Takes in counts of processes.
-    pub fn counts(&self, counts: &HashMap<CtId, u64>) {
+    /// Takes in counts of processes of `cts`.
+    pub fn counts(&self, cts: &BTreeSet<CtId>, counts: &HashMap<CtId, u64>) {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        for (ct, seen) in seen.iter_mut() {
-            seen.numproc = counts.get(ct).copied();
+        for ct in cts {
+            seen.entry(*ct).or_default().numproc = counts.get(ct).copied();
         }
     }
 

@@ -85,8 +85,8 @@ impl Services {
         let (mut s, mut r, mut l, mut n) =
             (services.storage, services.resources, services.lifecycle, services.network);
         let (volumes, groups, processes, links) = tokio::join!(
-            ask("storage", LIST, s.list_volumes(storage::ListVolumesRequest {})),
-            ask("resources", LIST, r.list_groups(resources::ListGroupsRequest {})),
+            ask("storage", LIST, s.list_volumes(storage::ListVolumesRequest { cts: vec![] })),
+            ask("resources", LIST, r.list_groups(resources::ListGroupsRequest { cts: vec![] })),
             ask("lifecycle", LIST, l.list_containers(lifecycle::ListContainersRequest {})),
             ask("network", LIST, n.list_interfaces(network::ListInterfacesRequest {})),
         );

@@ -62,7 +62,7 @@ fn the_life_of_limits_on_every_kind_of_machine() {
         assert_eq!(rig.host.log().len(), steps, "nothing to do");
         rig.service.ensure(&fence(7, 2), &limits(20, 100)).expect("changed");
         assert_eq!(rig.host.log().len(), steps + 2, "one setting, and the record");
-        assert_eq!(rig.service.groups().expect("listed").len(), 1);
+        assert_eq!(rig.service.groups(&[]).expect("listed").len(), 1);
         rig.service.remove(&fence(7, 3)).expect("removed");
         rig.service.remove(&fence(7, 3)).expect("removed again");
         assert!(rig.host.is_clean());
@@ -206,8 +206,10 @@ fn a_container_that_cannot_be_read_costs_only_itself() {
     rig.service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
     rig.service.ensure(&fence(8, 1), &limits(10, 100)).expect("made");
     rig.host.darken(fence(7, 1).ct);
-    let listed = rig.service.groups().expect("listed");
+    let listed = rig.service.groups(&[]).expect("listed");
     assert_eq!(listed.iter().map(|g| g.ct).collect::<Vec<_>>(), [fence(8, 1).ct]);
+    let named = |ct: u32| rig.service.groups(&[fence(ct, 1).ct]).expect("listed").len();
+    assert_eq!([named(7), named(8), named(9)], [0, 1, 0], "only those that are asked for");
     assert!(rig.service.group(fence(7, 1).ct).is_err());
     rig.service.remove(&fence(7, 1)).expect("it can go");
 }

@@ -66,7 +66,7 @@ fn what_was_delayed_does_not_bring_back_what_was_removed() {
         let fault = f.service.ensure(&fence(ct, 6), &wish(1)).expect_err("old");
         assert_eq!(fault.reason, Reason::StaleGeneration);
     }
-    assert!(f.service.list().expect("listed").is_empty());
+    assert!(f.service.list(&[]).expect("listed").is_empty());
     f.service.ensure(&fence(101, 8), &wish(1)).expect("a new container of that id");
 }
 
@@ -132,7 +132,7 @@ fn a_failure_in_any_step_is_told_and_repaired_by_repeating() {
         f.service.remove(&fence(101, 1)).ok();
         f.host.fail_after(u64::MAX);
         f.service.remove(&fence(101, 1)).expect("removed");
-        assert!(f.service.list().expect("listed").is_empty());
+        assert!(f.service.list(&[]).expect("listed").is_empty());
     }
 }
 
@@ -143,7 +143,7 @@ fn a_volume_in_use_is_not_taken_away() {
     f.host.hold(fence(101, 1).ct, true);
     let fault = f.service.remove(&fence(101, 2)).expect_err("in use");
     assert_eq!(fault.reason, Reason::Mounted);
-    assert_eq!(f.service.list().expect("listed").len(), 1);
+    assert_eq!(f.service.list(&[]).expect("listed").len(), 1);
     f.host.hold(fence(101, 1).ct, false);
     f.service.remove(&fence(101, 2)).expect("removed");
 }
@@ -198,9 +198,13 @@ fn a_list_looks_once_however_many_there_are() {
             .expect("made");
     }
     f.host.asked();
-    let listed = f.service.list().expect("listed");
+    let listed = f.service.list(&[]).expect("listed");
     assert_eq!(f.host.asked(), ["look at all"], "neither the pool nor each volume by itself");
     assert_eq!(listed.len(), 40);
+    let named = [104, 105, 999].map(|ct| fence(ct, 1).ct);
+    let few = f.service.list(&named).expect("listed");
+    assert_eq!(f.host.asked(), ["look"; 3], "those that are asked for and no other");
+    assert!(few.iter().map(|v| v.ct).eq(named[..2].iter().copied()));
     for volume in listed {
         assert_eq!(f.service.get(volume.ct).expect("there"), volume);
         assert_eq!(f.host.asked(), ["look"]);

@@ -263,7 +263,7 @@ fn what_is_used_is_counted() {
     assert_eq!(held(UbcResource::Numtcpsock), 0, "no network namespace of its own");
     assert!(group.cpu_usec > 0);
     assert_eq!(group.rows.len(), 21);
-    let listed = rig.service.groups().expect("listed");
+    let listed = rig.service.groups(&[]).expect("listed");
     assert!(listed.iter().any(|g| g.ct == rig.ct()));
     for row in group.rows {
         if let Enforcement::Unavailable(why) = row.enforcement {

@@ -224,7 +224,7 @@ fn two_volumes_of_a_template_are_two_systems() {
     let pool = storage.service.pool().expect("known");
     assert_eq!((pool.0, pool.1.promised), ("image-reflink", 512 << 20));
     storage.service.remove(&fence(other.ct())).expect("removed");
-    assert_eq!(storage.service.list().expect("listed").len(), 1);
+    assert_eq!(storage.service.list(&[]).expect("listed").len(), 1);
 }
 
 /// Begins an archive; when the confined process has changed its user, kills the one that waits for

@@ -113,7 +113,7 @@ fn the_number_of_inodes_is_hard() {
     let large = storage.desired(9000);
     let fault = storage.service.ensure(&storage.fence(), &large).expect_err("too large");
     assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
-    assert!(storage.service.list().expect("listed").is_empty());
+    assert!(storage.service.list(&[]).expect("listed").is_empty());
 }
 
 #[test]
