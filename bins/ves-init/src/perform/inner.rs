@@ -60,7 +60,8 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         match done {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            Err(e) if optional(step, &e) => {
+            // Whatever the tenant put in the way, or a full disk, hinders no start.
+            Err(e) if matches!(step, InitStep::WriteEtc(_)) => {
                 let Failure { step, message, .. } = failure(&step.to_string(), &e);
                 this.warnings.push(format!("{step}: {message}"));
             }
@@ -68,13 +69,6 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         }
     }
     Ok(())
-}
-
-/// A full or read-only disk hinders no start.
-fn optional(step: &InitStep, error: &HostError) -> bool {
-    use rustix::io::Errno;
-    matches!(step, InitStep::WriteEtc(_))
-        && [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].into_iter().any(|e| error.is(e))
 }
 
 impl Inner<'_> {

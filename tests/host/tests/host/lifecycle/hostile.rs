@@ -222,3 +222,24 @@ fn containers_whose_monitors_do_not_answer_are_listed_together_stopped_and_destr
         wait_until(Duration::from_secs(10), "no monitor is left", || !lives());
     }
 }
+
+#[test]
+fn what_lies_in_etc_hinders_no_start_and_is_kept() {
+    if !needs() {
+        return;
+    }
+    let long = "10.0.0.1 a-name-that-is-blocked\n".repeat(40_000);
+    let world = World::new(9476, |root| {
+        std::fs::create_dir_all(root.join("etc/hostname.ves-new/full")).expect("made");
+        std::fs::write(root.join("etc/hosts"), &long).expect("written");
+    });
+    for round in 0..2 {
+        world.start(world.script(OBEDIENT));
+        let hosts = world.sh("wc -c < /etc/hosts; tail -n 1 /etc/hosts; hostname");
+        let lines: Vec<_> = hosts.lines().collect();
+        let own = "127.0.1.1\tweb.example.org web";
+        assert_eq!(lines[0].trim(), (long.len() + own.len() + 1).to_string(), "round {round}");
+        assert_eq!(lines[1..], [own, "web.example.org"]);
+        world.stop(5000);
+    }
+}
