@@ -145,7 +145,7 @@ impl KernelHost {
         let plan = sealed(&serde_json::to_vec(plan).unwrap_or_default())?;
         let launch = Launch::Monitor { ct: ct.get() };
         starter::launch(&self.layout, &self.ves_init, launch, plan, Some(write.into()))?;
-        let text = monitor::read_all(&report, MAKE)?;
+        let text = monitor::read_report(&report, MAKE)?;
         serde_json::from_slice(&text)
             .map_err(|_| HostError::parse("hear from the monitor", &String::from_utf8_lossy(&text)))
     }
@@ -171,7 +171,7 @@ impl KernelHost {
             let command = Command { argv: argv.map(str::to_owned).to_vec(), ..Command::default() };
             let session = self.exec(ct, &command)?;
             // How it ends says nothing; whether init does is seen by the one who waits for it.
-            monitor::read_all(&session, ASK).ok();
+            monitor::await_eof(&session, ASK).ok();
         }
         Ok(())
     }

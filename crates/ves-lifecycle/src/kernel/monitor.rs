@@ -27,23 +27,45 @@ const ANSWER: Duration = Duration::from_secs(40);
 const PROMPT: Duration = Duration::from_secs(5);
 /// The same of many that were asked together, after others of them have used up that time.
 const MOMENT: Duration = Duration::from_millis(200);
+/// The most bytes of what a monitor tells its starter.
+const REPORT: usize = 1 << 20;
 /// How long a monitor may be neither reachable nor gone.
 const BETWEEN: Duration = Duration::from_secs(10);
 
-/// Reads a stream to its end, but not longer than `most`.
-pub(super) fn read_all(mut from: impl Read + AsFd, most: Duration) -> Result<Vec<u8>, HostError> {
-    let end = Instant::now() + most;
+/// Reads a stream of at most [`REPORT`] bytes to its end, but not longer than `within`.
+pub(super) fn read_report(from: impl Read + AsFd, within: Duration) -> Result<Vec<u8>, HostError> {
     let mut bytes = Vec::new();
+    each_piece(from, within, |piece| {
+        bytes.extend_from_slice(piece);
+        if bytes.len() <= REPORT { Ok(()) } else { Err(ErrorKind::FileTooLarge.into()) }
+    })?;
+    Ok(bytes)
+}
+
+/// Waits for the end of a stream, but not longer than `within`, and keeps nothing of what comes: it is a
+/// container that says it, and may go on for ever.
+pub(super) fn await_eof(from: impl Read + AsFd, within: Duration) -> Result<(), HostError> {
+    each_piece(from, within, |_| Ok(()))
+}
+
+fn each_piece(
+    mut from: impl Read + AsFd,
+    within: Duration,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), HostError> {
+    let hear = || "hear".to_owned();
+    let end = Instant::now() + within;
     let mut piece = [0; 4096];
     loop {
-        if !channel::wait(&from, end.saturating_duration_since(Instant::now()))? {
-            return Err(std::io::Error::from(ErrorKind::TimedOut)).attempt(|| "hear".to_owned());
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !channel::wait(&from, left)? {
+            return Err(std::io::Error::from(ErrorKind::TimedOut)).attempt(hear);
         }
         match from.read(&mut piece) {
-            Ok(0) => return Ok(bytes),
-            Ok(n) => bytes.extend_from_slice(piece.get(..n).unwrap_or_default()),
+            Ok(0) => return Ok(()),
+            Ok(n) => take(piece.get(..n).unwrap_or_default()).attempt(hear)?,
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
-            Err(e) => return Err(e).attempt(|| "hear".to_owned()),
+            Err(e) => return Err(e).attempt(hear),
         }
     }
 }
@@ -339,4 +361,26 @@ fn lives(stream: &UnixStream) -> rustix::io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec::default()))?;
     Ok(fds.iter().all(|fd| fd.revents().is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// A stream on which more comes for as long as anybody reads.
+    fn flood() -> UnixStream {
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || while far.write_all(&[b'x'; 65_536]).is_ok() {});
+        near
+    }
+
+    #[test]
+    fn what_never_ends_is_neither_kept_nor_awaited_for_ever() {
+        let report = read_report(flood(), Duration::from_secs(60)).expect_err("too much");
+        assert!(ves_proto::fault::chain(&report).contains("too large"), "{report:?}");
+        let ended = await_eof(flood(), Duration::from_millis(50));
+        assert!(ended.is_err(), "it did not end");
+    }
 }
