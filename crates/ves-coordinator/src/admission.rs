@@ -19,7 +19,7 @@ use ves_types::{CtId, Epoch, Phase};
 
 use crate::clock::{Clock, rfc3339};
 use crate::container::observed::Observed;
-use crate::container::plan::{Desired, plan};
+use crate::container::plan::plan;
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
 use crate::container::spec;
@@ -324,7 +324,7 @@ impl Coordinator {
         while let Some(stage) = op.action.stage_after(op.stage) {
             op.action.enter(stage, &mut record);
             op.stage = Some(stage);
-            let desired = Desired::of(&record, op.action.kind().grace_ms(&record));
+            let desired = op.action.desired(&record);
             for step in plan(&desired, &seen).map_err(|e| Fault::from(&e))? {
                 op.steps.push(step.to_string());
                 let first = asked.is_empty();

@@ -94,10 +94,11 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
     })
 }
 
-fn parse_goal(phase: pb::Phase, grace_ms: u32) -> Result<Goal, Fault> {
+fn parse_goal(phase: pb::Phase, grace_ms: u32, only_if_running: bool) -> Result<Goal, Fault> {
     Ok(match parse_phase(phase)? {
         Phase::Absent => Goal::Absent { grace_ms },
         Phase::Created => Goal::Created,
+        Phase::Running if only_if_running => Goal::StillRunning,
         Phase::Running => Goal::Running,
         Phase::Frozen => Goal::Frozen,
     })
@@ -252,9 +253,16 @@ impl LifecycleService for Api {
     ) -> Result<Response<pb::Container>, Status> {
         let request = request.into_inner();
         let phase = request.phase();
-        let pb::EnsureContainerRequest { fence, spec, phase: _, grace_ms, dry_run } = request;
+        let pb::EnsureContainerRequest {
+            fence,
+            spec,
+            phase: _,
+            grace_ms,
+            dry_run,
+            only_if_running,
+        } = request;
         let call = Call { fence: parse_fence(fence)?, dry_run };
-        let goal = parse_goal(phase, grace_ms)?;
+        let goal = parse_goal(phase, grace_ms, only_if_running)?;
         let spec = spec.map(parse_spec).transpose()?;
         let Done { answer, steps } = self.service.ensure(call, goal, spec).await?;
         let planned = || pb::Container { ct: call.fence.ct.get(), ..pb::Container::default() };

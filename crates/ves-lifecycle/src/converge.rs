@@ -39,9 +39,11 @@ impl Planned for EnsureContainer {
     fn work(&self) -> Work {
         match self.desired.goal {
             Goal::Absent { grace_ms: 1.. } => Work::Wait,
-            Goal::Absent { grace_ms: 0 } | Goal::Created | Goal::Running | Goal::Frozen => {
-                Work::Change
-            }
+            Goal::Absent { grace_ms: 0 }
+            | Goal::Created
+            | Goal::Running
+            | Goal::StillRunning
+            | Goal::Frozen => Work::Change,
         }
     }
 

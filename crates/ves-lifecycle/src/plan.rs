@@ -49,6 +49,8 @@ pub enum Goal {
     Created,
     /// Running.
     Running,
+    /// Running where it runs, and else what it is: nobody starts what has ended meanwhile.
+    StillRunning,
     /// Frozen.
     Frozen,
 }
@@ -244,6 +246,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             steps.push(Step::SpawnMonitor(Box::new(wanted)));
             if desired.goal == Goal::Running {
                 release(&mut steps, desired);
+            }
+        }
+        (Goal::StillRunning, monitor) => {
+            if observed.frozen && monitor.is_some() {
+                steps.push(Step::Thaw);
             }
         }
         (Goal::Frozen, Some(monitor)) if monitor.running => {

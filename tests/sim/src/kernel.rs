@@ -521,6 +521,7 @@ pub fn ensure_process(
             };
             end_processes(container, end, Some(0));
         }
+        Phase::Running if request.only_if_running && container.process.phase < wanted.into() => {}
         Phase::Created | Phase::Running => {
             if !container.volume.as_ref().is_some_and(|v| v.mounted) {
                 return Err(fault(Reason::NotMounted, ct, "its volume is not mounted"));

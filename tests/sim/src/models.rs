@@ -283,6 +283,7 @@ impl lifecycle::lifecycle_service_server::LifecycleService for Model {
         let fence = fence(request.fence)?;
         let ct = fence.ct.get();
         let rpc = match request.phase() {
+            lifecycle::Phase::Running if request.only_if_running => "KeepProcess",
             lifecycle::Phase::Absent => "StopContainer",
             lifecycle::Phase::Created => "CreateProcess",
             _ => "RunProcess",

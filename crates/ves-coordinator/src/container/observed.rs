@@ -193,6 +193,12 @@ impl Observed {
                 self.process.generation = generation;
                 self.process.phase = Phase::Running;
             }
+            Step::KeepProcess(_) => {
+                self.process.generation = generation;
+                if self.process.phase == Phase::Frozen {
+                    self.process.phase = Phase::Running;
+                }
+            }
             Step::StopProcess { .. } => {
                 // A network namespace takes its link with it.
                 self.link = None;

@@ -55,11 +55,14 @@ pub struct Desired {
     pub snapshot: Option<SnapshotWish>,
     /// How long init may take to stop; 0: not at all.
     pub grace_ms: u32,
+    /// Whether processes that are not there are started. Where they ended by themselves, that end is
+    /// looked at first by whoever does not start.
+    pub starts: bool,
 }
 
 impl Desired {
-    /// What a record wants; `grace_ms` is the working operation's.
-    pub fn of(record: &Record, grace_ms: u32) -> Self {
+    /// What a record wants, where nothing is stopped or started for it.
+    pub fn of(record: &Record) -> Self {
         let spec = record.effective();
         let limit = |r| spec.limits.limit(r).max();
         Self {
@@ -87,7 +90,8 @@ impl Desired {
             addresses: spec.addresses.iter().copied().collect(),
             maybe_dirty: record.maybe_dirty && record.creating_since.is_none(),
             snapshot: record.snapshot.clone(),
-            grace_ms,
+            grace_ms: 0,
+            starts: false,
         }
     }
 }
@@ -174,6 +178,9 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
         steps.push(ensure_volume(desired, observed, true));
     }
     let process_is_new = process.generation >= desired.since.process;
+    if !desired.starts && matches!(process.phase, Phase::Absent | Phase::Created) {
+        return steps;
+    }
     if process.phase == Phase::Absent || (process.phase == Phase::Created && !process_is_new) {
         steps.push(Step::CreateProcess(desired.process.clone()));
     }
@@ -186,7 +193,11 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
         steps.push(Step::EnsureLink { addresses: desired.addresses.clone() });
     }
     if process.phase != Phase::Running || !process_is_new {
-        steps.push(Step::RunProcess(desired.process.clone()));
+        let wish = desired.process.clone();
+        steps.push(match desired.starts {
+            true => Step::RunProcess(wish),
+            false => Step::KeepProcess(wish),
+        });
     }
     steps
 }

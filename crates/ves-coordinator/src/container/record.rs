@@ -6,9 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 use ves_types::{
-    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, SnapshotId, SnapshotName,
+    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, Phase, SnapshotId, SnapshotName,
 };
 
+use super::observed::ProcessSeen;
 use super::spec::Spec;
 use crate::problem::Problem;
 
@@ -84,7 +85,8 @@ pub struct Record {
     pub since: Since,
     /// When it was created, in seconds since 1970.
     pub created_unix: i64,
-    /// Lifecycle's count of its ends when it was last started; another one means that it ended.
+    /// Lifecycle's count of its ends when it was last started; another one means that it ended. 0: it was
+    /// not started since the node's boot.
     pub seen_incarnation: u64,
     /// It ran since it was last taken down completely, so that something of its link or control
     /// groups may be there though no service shows it.
@@ -158,6 +160,14 @@ impl Record {
             }
         }
         self.problem = None;
+    }
+
+    /// Notes with which of its runs an operation ended. The end of one that should run, and which nobody
+    /// has looked at yet, is looked at after that.
+    pub fn note_run(&mut self, process: &ProcessSeen) {
+        if process.phase != Phase::Absent || self.run != RunState::Running {
+            self.seen_incarnation = process.incarnation;
+        }
     }
 
     /// Keeps what it has until the change that begins has succeeded or was taken back.

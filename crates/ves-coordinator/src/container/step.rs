@@ -81,6 +81,8 @@ pub enum Step {
     CreateProcess(ProcessWish),
     /// Lifecycle: init runs.
     RunProcess(ProcessWish),
+    /// Lifecycle: init runs, if it has not ended.
+    KeepProcess(ProcessWish),
     /// Lifecycle: nothing of it is left.
     StopProcess {
         /// How long init may take.
@@ -118,6 +120,9 @@ impl fmt::Display for Step {
             Self::RunProcess(wish) => {
                 write!(f, "lifecycle: {} running", wish.init.program())
             }
+            Self::KeepProcess(wish) => {
+                write!(f, "lifecycle: {} running if it is", wish.init.program())
+            }
             Self::StopProcess { grace_ms: 0 } => f.write_str("lifecycle: no processes, killed"),
             Self::StopProcess { grace_ms } => {
                 write!(f, "lifecycle: no processes, init has {} s to stop", grace_ms.div_ceil(1000))
@@ -144,7 +149,10 @@ impl Step {
             | Self::DeleteSnapshot { .. }
             | Self::RevertVolume { .. } => "storage",
             Self::EnsureLimits(_) | Self::RemoveLimits => "resources",
-            Self::CreateProcess(_) | Self::RunProcess(_) | Self::StopProcess { .. } => "lifecycle",
+            Self::CreateProcess(_)
+            | Self::RunProcess(_)
+            | Self::KeepProcess(_)
+            | Self::StopProcess { .. } => "lifecycle",
             Self::EnsureLink { .. } | Self::RemoveLink => "network",
         }
     }

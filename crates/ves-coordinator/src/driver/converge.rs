@@ -10,7 +10,7 @@ use ves_types::{CtId, ExitCause, Fence, Phase};
 
 use super::Stopped;
 use crate::container::observed::Observed;
-use crate::container::plan::{Desired, plan};
+use crate::container::plan::plan;
 use crate::container::record::Record;
 use crate::container::step::{Step, together};
 use crate::coordinator::Coordinator;
@@ -37,7 +37,7 @@ impl Coordinator {
         first: Option<Observed>,
     ) -> Result<Observed, Stopped> {
         let ct = record.id;
-        let mut desired = Desired::of(record, op.action.kind().grace_ms(record));
+        let mut desired = op.action.desired(record);
         let mut started = false;
         let mut seen = match first {
             Some(seen) => seen,

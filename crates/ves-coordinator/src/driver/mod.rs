@@ -141,7 +141,7 @@ impl Coordinator {
             (Ok(seen), None) => {
                 if let Some(stage) = op.action.stage_after(op.stage) {
                     let mut record = kinds::on_converged(record.clone()).unwrap_or(record);
-                    record.seen_incarnation = seen.process.incarnation;
+                    record.note_run(&seen.process);
                     op.action.enter(stage, &mut record);
                     self.store(op, move |op| op.stage = Some(stage), Some(Some(record))).await;
                     return false;
@@ -255,7 +255,7 @@ impl Coordinator {
                 Some(record)
             }
             Some(seen) => {
-                record.seen_incarnation = seen.process.incarnation;
+                record.note_run(&seen.process);
                 record.release();
                 kinds::on_converged(record)
             }

@@ -45,7 +45,7 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
         record.maybe_dirty = false;
         if index.at_work(record.id).is_some() || record.presence != Presence::Present {
             record.maybe_dirty = record.run == RunState::Running;
-            // It was up, and is to be again.
+            // It was up, and is to be again: a boot is no end of its own.
             if let Some(wish) = &mut record.snapshot {
                 wish.alone = false;
             }

@@ -63,7 +63,7 @@ impl Coordinator {
                 self.look_at_end(ct);
                 continue;
             }
-            match plan(&Desired::of(&record, 0), &seen) {
+            match plan(&Desired::of(&record), &seen) {
                 Ok(steps) if steps.is_empty() => continue,
                 Err(_) if record.problem.is_some() && !first => continue,
                 Ok(_) | Err(_) => {}

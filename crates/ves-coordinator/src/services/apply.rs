@@ -102,9 +102,14 @@ impl Services {
         let (mut storage, mut network) = (self.storage.clone(), self.network.clone());
         let mut resources = self.resources.clone();
         let process = |wish: Option<&ProcessWish>, phase: Phase, grace_ms| {
-            let (spec, phase) = (wish.map(render_process), render_phase(phase).into());
-            let request =
-                lifecycle::EnsureContainerRequest { fence, spec, phase, grace_ms, dry_run };
+            let request = lifecycle::EnsureContainerRequest {
+                fence,
+                spec: wish.map(render_process),
+                phase: render_phase(phase).into(),
+                grace_ms,
+                dry_run,
+                only_if_running: matches!(step, Step::KeepProcess(_)),
+            };
             let mut lifecycle = self.lifecycle.clone();
             async move { ask(service, within, lifecycle.ensure_container(request)).await }
         };
@@ -145,7 +150,7 @@ impl Services {
             Step::CreateProcess(wish) => {
                 Answer::Process(process(Some(wish), Phase::Created, 0).await?)
             }
-            Step::RunProcess(wish) => {
+            Step::RunProcess(wish) | Step::KeepProcess(wish) => {
                 Answer::Process(process(Some(wish), Phase::Running, 0).await?)
             }
             Step::StopProcess { grace_ms } => {
@@ -178,6 +183,7 @@ pub fn deadline(step: &Step) -> Duration {
         | Step::RemoveLimits
         | Step::CreateProcess(_)
         | Step::RunProcess(_)
+        | Step::KeepProcess(_)
         | Step::EnsureLink { .. }
         | Step::RemoveLink => CHANGE,
     }

@@ -96,6 +96,7 @@ fn goals() -> Vec<Desired> {
         Goal::Absent { grace_ms: 100 },
         Goal::Created,
         Goal::Running,
+        Goal::StillRunning,
         Goal::Frozen,
     ];
     let all = goals.iter().flat_map(|&goal| {
@@ -123,7 +124,18 @@ fn reached(desired: &Desired, state: &Observed) -> bool {
             monitor.is_some_and(|m| m.running || m.spec == desired.spec) && !state.leftovers
         }
         Goal::Running => monitor.is_some_and(|m| m.running) && !state.frozen,
+        Goal::StillRunning => monitor.is_none() || !state.frozen,
         Goal::Frozen => monitor.is_some_and(|m| m.running) && state.frozen,
+    }
+}
+
+#[test]
+fn what_has_ended_is_not_started_to_keep_it_running() {
+    for state in states() {
+        for desired in goals().into_iter().filter(|d| d.goal == Goal::StillRunning) {
+            let steps = plan(&desired, &state).unwrap_or_default();
+            assert!(steps.iter().all(|step| *step == Step::Thaw), "{steps:?}: {state:?}");
+        }
     }
 }
 

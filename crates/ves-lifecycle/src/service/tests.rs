@@ -66,6 +66,7 @@ fn want(generation: u64, phase: Phase) -> pb::EnsureContainerRequest {
         phase: phase.into(),
         grace_ms: 100,
         dry_run: false,
+        only_if_running: false,
     }
 }
 

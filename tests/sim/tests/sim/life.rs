@@ -231,6 +231,52 @@ fn reboot_and_halt_inside() {
 }
 
 #[test]
+fn a_set_revives_nothing_that_has_ended() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    // The model's count of ends begins with 0, the service's never does.
+    sim.run(&Command::start("101")).expect("started");
+    sim.run(&Command::stop("101")).expect("stopped");
+    let ends = [
+        (lifecycle::EndReason::Halted, 1),
+        (lifecycle::EndReason::Exited, 1),
+        (lifecycle::EndReason::Rebooted, 2),
+    ];
+    for (n, (end, starts)) in (0..).zip(ends) {
+        sim.run(&Command::start("101")).expect("started");
+        let before = sim.kernel().ct(101).process.starts;
+        // The end comes while the change is on its way, which has looked already.
+        sim.kernel().hold(101, true);
+        let request = pb::UpdateContainerRequest {
+            ct: "101".into(),
+            spec: Some(pb::ContainerSpec {
+                limits: Some(ves_proto::common::Limits {
+                    cpu_units: Some(500 + n),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            update_mask: strings(&["limits.cpu_units"]),
+            save: true,
+            ..Default::default()
+        };
+        let begun = sim.block(sim.containers().update_container(request)).expect("begun");
+        sim.kernel().end_inside(101, end, 0);
+        sim.kernel().hold(101, false);
+        let op = sim.end_of(&begun.into_inner().id);
+        assert_eq!(op.state(), pb::OperationState::Succeeded);
+        assert!(!op.steps.iter().any(|step| step.ends_with("running")), "{:?}", op.steps);
+        sim.until(&format!("the end is honoured: {end:?}"), || {
+            let goes_on = end == lifecycle::EndReason::Rebooted;
+            let wanted =
+                if goes_on { pb::ContainerState::Running } else { pb::ContainerState::Stopped };
+            sim.get("101").is_ok_and(|ct| ct.operation.is_empty() && ct.state() == wanted)
+        });
+        assert_eq!(sim.kernel().ct(101).process.starts, before + starts - 1, "{end:?}");
+    }
+}
+
+#[test]
 fn a_reboot_while_nobody_looked_is_honoured_once() {
     use ves_types::layout::Daemon::Coordinator;
     let sim = Sim::new();

@@ -44,6 +44,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         maybe_dirty,
         snapshot: None,
         grace_ms: 5,
+        starts: true,
     }
 }
 
@@ -72,6 +73,9 @@ fn wishes() -> Vec<Desired> {
                             all.push(Desired { snapshot: Some(snapshot), ..wish.clone() });
                         }
                     }
+                }
+                if run == RunState::Running && presence == Presence::Present {
+                    all.push(Desired { starts: false, ..wish.clone() });
                 }
                 all.push(wish);
             }
@@ -176,6 +180,9 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
         }
         (_, RunState::Stopped) => nothing_runs && volume(false),
         (_, RunState::Mounted) => nothing_runs && volume(true),
+        (_, RunState::Running) if !wish.starts && seen.process.phase < Phase::Running => {
+            volume(true) && seen.group.is_some_and(|g| g.generation == NOW)
+        }
         (_, RunState::Running) => {
             volume(true)
                 && seen.process.phase == Phase::Running
@@ -312,11 +319,14 @@ fn nothing_forbidden_is_ever_planned() {
                 }
                 Step::RemoveLimits | Step::RemoveLink => assert!(dead, "{why}"),
                 Step::CreateProcess(_) => {
+                    assert!(wish.starts, "revives what has ended: {why}");
                     assert!(seen.group.is_some(), "unlimited: {why}");
                     assert!(seen.volume.is_some_and(|v| v.mounted), "no root: {why}");
                 }
                 Step::EnsureLink { .. } => assert!(!dead, "no namespace: {why}"),
+                Step::KeepProcess(_) => assert!(!dead && !wish.starts, "{why}"),
                 Step::RunProcess(_) => {
+                    assert!(wish.starts, "revives what has ended: {why}");
                     assert!(!dead && seen.link.is_some() && seen.group.is_some(), "{why}");
                     assert!(seen.volume.is_some_and(|v| v.mounted), "{why}");
                 }

@@ -35,6 +35,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::{Phase, SnapshotId};
 
 use crate::container::observed::Observed;
+use crate::container::plan::Desired;
 use crate::container::record::{Presence, Record, RunState};
 
 /// What an operation does; enough to go on with it after a crash.
@@ -129,6 +130,12 @@ pub trait Kind {
         0
     }
 
+    /// Whether it starts what does not run. Whatever does not honours the end of a container that should
+    /// run, which is looked at when it is over.
+    fn starts(&self) -> bool {
+        false
+    }
+
     /// Whether somebody may stop it. What has no way back is finished.
     fn may_be_cancelled(&self) -> bool {
         true
@@ -152,6 +159,13 @@ pub trait Kind {
 }
 
 impl Action {
+    /// What a record wants while this works on it.
+    pub fn desired(&self, record: &Record) -> Desired {
+        let starts = self.kind().starts() || record.seen_incarnation == 0;
+        let grace_ms = self.kind().grace_ms(record);
+        Desired { grace_ms, starts, ..Desired::of(record) }
+    }
+
     /// What it has in common with all others.
     pub fn kind(&self) -> &dyn Kind {
         match self {

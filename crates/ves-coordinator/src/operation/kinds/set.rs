@@ -226,6 +226,11 @@ impl Kind for Set {
         }
     }
 
+    /// What it has stopped itself.
+    fn starts(&self) -> bool {
+        self.restart
+    }
+
     fn enter(&self, _: Stage, record: &mut Record) {
         let running = self.running.as_ref().unwrap_or(&self.spec);
         record.set_specs((*self.spec).clone(), (**running).clone());

@@ -85,6 +85,10 @@ impl Kind for Start {
         &[Stage::Running]
     }
 
+    fn starts(&self) -> bool {
+        true
+    }
+
     fn undo(&self, record: &mut Record, _: &Observed) -> Undo {
         stop(record)
     }
@@ -116,6 +120,10 @@ impl Kind for Restart {
     /// The volume stays mounted in between: it is needed again at once.
     fn stages(&self) -> &'static [Stage] {
         &[Stage::Mounted, Stage::Running]
+    }
+
+    fn starts(&self) -> bool {
+        true
     }
 
     fn undo(&self, record: &mut Record, _: &Observed) -> Undo {

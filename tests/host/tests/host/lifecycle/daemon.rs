@@ -50,6 +50,7 @@ fn want(world: &World, phase: Phase, init: &[&str]) -> pb::EnsureContainerReques
         phase: phase.into(),
         grace_ms: 60_000,
         dry_run: false,
+        only_if_running: false,
     }
 }
 
