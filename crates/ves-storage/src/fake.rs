@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{
-    DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step, TemplateFacts,
-    base_image_bytes,
+    BaseImageId, DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step,
+    TemplateFacts, base_image_bytes,
 };
 use crate::template::{BuildInit, Progress};
 
@@ -158,7 +158,7 @@ impl Model {
                 self.unfinished = None;
                 self.unfinished_snapshot = None;
             }
-            (Step::MakeBaseImage { .. }, _) => {}
+            (Step::MakeBaseImage(_), _) => {}
             (Step::Clone { record, bytes }, _) => {
                 let Some(base_image) = base_image(record) else {
                     return senseless("no such base image");
@@ -460,7 +460,7 @@ impl Host for FakeHost {
             Some(left) => *left -= 1,
             None => {}
         }
-        if let Step::MakeBaseImage { template, inodes_per_group } = step {
+        if let Step::MakeBaseImage(BaseImageId { template, inodes_per_group }) = step {
             let (_, facts) = node
                 .templates
                 .get_mut(template)

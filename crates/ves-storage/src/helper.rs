@@ -9,7 +9,7 @@ use ves_daemon::complain;
 use ves_types::layout::{Daemon, Layout};
 
 use crate::kernel::builder;
-use crate::kernel::pool::Pool;
+use crate::kernel::image::pool::Pool;
 
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
 /// the daemon. Must be called first in `main`, while there is one thread.

@@ -1,4 +1,5 @@
-//! What the service asks of the host. The real one is in `kernel`, one in memory in `fake`.
+//! What the service asks of the host. The real one is `kernel::KernelHost`, which is the
+//! same on every kind of pool; one in memory is in `fake`.
 
 use std::io::Read;
 

@@ -1,33 +1,32 @@
 //! The storage service: pools, templates, volumes and their snapshots of one node.
 //!
 //! ```text
-//! api ─► shell ───► plan (pure)              pool     <state>/storage/pool, or pool.img mounted there
-//!           │                                template <pool>/templates/NAME/{contents.tar.zst,
-//!           ▼                                                  golden-N.img, template.json}
-//!         Host { observe, apply }            volume   <pool>/volumes/ID.img ─► loop ─► ext4
-//!         ├─ kernel (this node)                                  ─► <run>/ct/ID/root, idmapped
-//!         └─ fake (memory, with faults)      snapshot <pool>/snapshots/ID/UUID.img
+//! api ─► shell ───► plan (pure)
+//!           │
+//!           ▼
+//!         Host { observe, apply }
+//!         ├─ kernel: KernelHost<B>   mounts, id maps, growing ext4; templates' archives and records
+//!         │    └─ Backend            pool, volumes, snapshots, base images: the seam
+//!         │         └─ image         files and loop devices
+//!         └─ fake (memory, with faults)
 //! ```
 //!
-//! A volume is one image file with an ext4 of its own, made by sharing the blocks of its template's
-//! base image; what it is, stands in an attribute of the file, so that one rename commits all of
-//! it. ext4 fixes the number of inodes per group when it is made, so a template has one base_image
-//! image for each number that was asked for.
+//! A volume is an ext4 of its own, made by sharing the blocks of its template's base image; what it is,
+//! is recorded with it, so that one publication commits all of it. ext4 fixes the number of inodes per
+//! group when it is made, so a template has one base image for each number that was asked for
+//! ([`plan::BaseImageId`]).
 //!
-//! A snapshot is an image beside, with what it is in an attribute too; it is a whole file system,
-//! needs no other image, and is never behind a device. [`plan::snapshot`] says how room is counted
-//! for it, `kernel/snapshot.rs` why the container goes on while it is taken.
+//! A snapshot is an image beside, with a record too; it is a whole file system, needs no other image,
+//! and is never behind a device. [`plan::snapshot`] says how room is counted for it,
+//! `kernel/image/snapshot.rs` why the container goes on while it is taken.
 //!
-//! Another kind of pool, such as thin volumes of LVM, would be another [`host::Host`] beside `kernel`:
-//! that trait is the seam, and `plan` and `service` know of files no more than its steps say. There
-//! is none today, and the steps carry over one by one: `MakeBaseImage` = a thin volume with the base_image
-//! file system, deactivated and read-only; `Clone` and `Copy` = a thin snapshot of it under a
-//! temporary name, the record in a tag, and so are `Snapshot` and `Revert`; `Publish` and
-//! `PublishSnapshot` = rename, after removal of what bears the name; `DropUnfinished`, `Delete` and
-//! `DeleteSnapshot` = remove; `Extend` = lvextend; `Attach` and `Detach` = activate and
-//! deactivate; `Refresh` = nothing, as the kernel sees the new length at once; `GrowClone`, `Mount`,
-//! `Grow` and `Unmount` = as now, on the volume's device. `Usage` and `PoolFacts` would come from the
-//! thin pool's report.
+//! **The seam is [`kernel::backend::Backend`]**: everything that reads or changes a pool, volume,
+//! snapshot or base image goes through it, and only what is below it knows files or loop devices. Thin
+//! volumes of LVM would be another folder beside `kernel/image`: base image, volume and snapshot are
+//! thin volumes, and records are kept with them; cloning and taking are thin snapshots under a
+//! temporary name, publication is renaming after removal of what bears the name, activation and
+//! deactivation are the device's, a refresh does nothing, and room is what the thin pool reports.
+//! Plans, [`host::Host`] and [`kernel::KernelHost`] stay as they are.
 //!
 //! Invariants: a volume never shrinks; an image is deleted or replaced only when no device shows it;
 //! nothing that is not ours is touched; the promised sizes stay within the pool; no archive is read

@@ -1,7 +1,5 @@
 //! What the host shows, in the planner's words. Pure.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use ves_archive::Init;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
@@ -99,17 +97,11 @@ pub fn base_image_name(inodes_per_group: u64) -> String {
     format!("golden-{inodes_per_group}.img")
 }
 
-/// The base images among a template's files: length by inodes per group.
-pub fn parse_goldens(files: impl IntoIterator<Item = (String, u64)>) -> BTreeMap<u64, u64> {
-    files
-        .into_iter()
-        .filter_map(|(name, bytes)| {
-            let number = name.strip_prefix("golden-")?.strip_suffix(".img")?;
-            let number: u64 = number.parse().ok()?;
-            // Not "golden-010.img": one number, one name.
-            (base_image_name(number) == name).then_some((number, bytes))
-        })
-        .collect()
+/// The inodes per group of the base image that has this name.
+pub fn parse_base_image_name(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("golden-")?.strip_suffix(".img")?.parse().ok()?;
+    // Not "golden-010.img": one number, one name.
+    (base_image_name(number) == name).then_some(number)
 }
 
 /// The container whose image has this name.
@@ -226,8 +218,8 @@ mod tests {
     fn names() {
         let files =
             ["golden-8192.img", "golden-16.img", "golden-016.img", "golden-x.img", "template.json"];
-        let found = parse_goldens(files.map(|f| (f.to_owned(), 5)));
-        assert_eq!(found.into_keys().collect::<Vec<_>>(), [16, 8192]);
+        let found: Vec<_> = files.into_iter().filter_map(parse_base_image_name).collect();
+        assert_eq!(found, [8192, 16]);
         assert_eq!(parse_image_name("101.img"), Some(ct(101)));
         for bad in ["0101.img", "101.img.new", "101", "x.img", "0.img"] {
             assert_eq!(parse_image_name(bad), None, "{bad}");

@@ -58,6 +58,30 @@ pub struct Record {
     pub reverted: Option<Reverted>,
 }
 
+impl Record {
+    /// The base image a volume is made from.
+    pub fn base_image(&self) -> BaseImageId {
+        let Self { template, inodes_per_group, .. } = self;
+        BaseImageId { template: template.clone(), inodes_per_group: *inodes_per_group }
+    }
+}
+
+/// Which base image. ext4 fixes the number of inodes per group when it is made, so a template has one
+/// for each number that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseImageId {
+    /// The template.
+    pub template: TemplateName,
+    /// Inodes per group.
+    pub inodes_per_group: u64,
+}
+
+impl fmt::Display for BaseImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "base image of {} with {} inodes a group", self.template, self.inodes_per_group)
+    }
+}
+
 /// A volume was made to hold what a snapshot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,13 +202,8 @@ pub struct Observed {
 pub enum Step {
     /// Throw away a clone or snapshot that was not finished.
     DropUnfinished,
-    /// Make the template's base image with so many inodes per group.
-    MakeBaseImage {
-        /// The template.
-        template: TemplateName,
-        /// Inodes per group.
-        inodes_per_group: u64,
-    },
+    /// Make a base image of the template.
+    MakeBaseImage(BaseImageId),
     /// Clone the base image, beside its place.
     Clone {
         /// What the volume will be.
@@ -261,9 +280,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DropUnfinished => write!(f, "throw away what is unfinished"),
-            Self::MakeBaseImage { template, inodes_per_group } => {
-                write!(f, "make a base image of {template} with {inodes_per_group} inodes a group")
-            }
+            Self::MakeBaseImage(id) => write!(f, "make a {id}"),
             Self::Clone { record, bytes } => {
                 write!(f, "clone template {} to a volume of {}", record.template, Bytes(*bytes))
             }
@@ -515,16 +532,15 @@ fn create(
     if observed.unfinished {
         steps.push(Step::DropUnfinished);
     }
-    if !template.variants.contains_key(&per_group) {
-        let template = desired.template.clone();
-        steps.push(Step::MakeBaseImage { template, inodes_per_group: per_group });
-    }
     let record = Record {
         template: desired.template.clone(),
         inodes: desired.inodes,
         inodes_per_group: per_group,
         reverted: None,
     };
+    if !template.variants.contains_key(&per_group) {
+        steps.push(Step::MakeBaseImage(record.base_image()));
+    }
     steps.push(Step::Clone { record, bytes: desired.bytes });
     let (has, reach) =
         (ext4::usable_blocks(base_image, per_group), ext4::usable_blocks(desired.bytes, per_group));

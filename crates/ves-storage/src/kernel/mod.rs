@@ -1,12 +1,16 @@
-//! The real host: one mechanism a file, put together here.
+//! The real host: what all kinds of pools have in common, on a [`Backend`], which is the seam.
+//!
+//! [`KernelHost`] mounts volumes with their id maps, grows their file systems while they are mounted,
+//! and keeps templates' archives and records. Everything else it asks of its backend: there is one, of
+//! image files. Never here: files of the pool, loop devices, logical volumes; decisions.
 
+pub mod backend;
 mod build;
 pub(crate) mod builder;
+mod file;
+pub mod image;
 mod order;
-pub mod pool;
-pub mod snapshot;
 mod template;
-pub mod volume;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -18,14 +22,14 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use ves_host::mount::{self, Change, FsContext, attr};
-use ves_host::{Attempt, HostError, ext4, id_map, loopdev};
+use ves_host::{Attempt, HostError, ext4, id_map};
 use ves_types::layout::Layout;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
-use self::pool::{Pool, directory};
-use self::snapshot::Snapshots;
+use self::backend::{Backend, Room, VolumeState};
+use self::file::directory;
+use self::image::Images;
 use self::template::Templates;
-use self::volume::{Backend, ImageFacts, Images};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::{self, Each, Host, Source, Template, Usage};
@@ -34,51 +38,46 @@ use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Mount, Observed, PoolFacts, Step};
 use crate::template::Progress;
 
-/// The real host with a backend for volumes.
+/// The real host on a backend.
 #[derive(Debug)]
 pub struct KernelHost<B = Images> {
     layout: Layout,
-    pool: Arc<Pool>,
     overcommit_percent: u64,
     max_snapshots: usize,
     online_growth: bool,
-    templates: Templates,
-    backend: B,
+    templates: Templates<B>,
+    backend: Arc<B>,
 }
 
 impl KernelHost {
     /// Attaches the pool and sweeps what a crash left. `unpacker` is an executable whose `main`
     /// begins with [`crate::dispatch`], such as the daemon's own.
     pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
-        let pool = Arc::new(Pool::open(config, &layout)?);
+        let images = Images::open(config, &layout)?;
+        Self::on(images, config, layout, unpacker)
+    }
+}
+
+impl<B: Backend> KernelHost<B> {
+    /// The host on this backend; what a crash left is swept.
+    fn on(backend: B, config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
+        let backend = Arc::new(backend);
         let templates =
-            Templates::new(pool.clone(), config.limits(), config.mirror.clone(), unpacker)
+            Templates::new(backend.clone(), config.limits(), config.mirror.clone(), unpacker)
                 .built_by(layout.builder_socket());
-        let backend = Images::new(pool.clone());
-        templates.sweep()?;
         backend.sweep()?;
-        backend.sweep_snapshots()?;
-        tracing::info!(backend = backend.name(), dir = %pool.dir.display(), "pool is attached");
+        templates.sweep()?;
+        tracing::info!(backend = backend.name(), "storage is swept");
         let &Config { overcommit_percent, max_snapshots, .. } = config;
         let online_growth = ext4::may_grow_mounted()?;
         if !online_growth {
             tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
         }
-        Ok(Self {
-            layout,
-            pool,
-            overcommit_percent,
-            max_snapshots,
-            online_growth,
-            templates,
-            backend,
-        })
+        Ok(Self { layout, overcommit_percent, max_snapshots, online_growth, templates, backend })
     }
-}
 
-impl<B: Backend + Snapshots> KernelHost<B> {
     /// What is mounted on the container's root, and whether that directory is there.
-    fn mounted(&self, ct: CtId, seen: &ImageFacts) -> Result<(Mount, bool), HostError> {
+    fn mounted(&self, ct: CtId, seen: &VolumeState) -> Result<(Mount, bool), HostError> {
         let root = self.layout.ct_root(ct);
         let what = || format!("look at {}", root.display());
         let meta = match std::fs::symlink_metadata(&root) {
@@ -91,9 +90,10 @@ impl<B: Backend + Snapshots> KernelHost<B> {
             return Ok((Mount::Foreign(format!("the file {}", root.display())), true));
         }
         if mount::is_mount_point(&root)? {
-            // Block devices of major number 7 are loop devices; without an image, one mounted here
-            // can only be that of an image that was deleted.
-            let orphan = matches!(seen.image, Image::Absent) && rustix::fs::major(meta.dev()) == 7;
+            // Without a volume, a device of this kind mounted here can only be that of one that was
+            // deleted.
+            let absent = matches!(seen.image, Image::Absent);
+            let orphan = absent && self.backend.shows_volumes(meta.dev());
             let ours = seen.device.as_ref().is_some_and(|d| d.number == meta.dev());
             let mount = if ours || orphan {
                 Mount::Ours { slot: observe::slot_of(meta.uid()) }
@@ -110,7 +110,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
     }
 
     /// What is told of a volume.
-    fn describe(&self, ct: CtId, seen: ImageFacts) -> Result<host::VolumeFacts, Error> {
+    fn describe(&self, ct: CtId, seen: VolumeState) -> Result<host::VolumeFacts, Error> {
         let (mount, _) = self.mounted(ct, &seen)?;
         let mut usage = Usage {
             allocated: seen.allocated,
@@ -136,22 +136,12 @@ impl<B: Backend + Snapshots> KernelHost<B> {
     }
 
     /// Bytes the image takes, or will take when what was written to it is written out.
-    fn allocated(&self, ct: CtId, seen: &ImageFacts, mount: &Mount) -> Result<u64, HostError> {
+    fn allocated(&self, ct: CtId, seen: &VolumeState, mount: &Mount) -> Result<u64, HostError> {
         if !matches!(mount, Mount::Ours { .. }) {
             return Ok(seen.allocated);
         }
         let fs = self.statvfs(ct)?;
         Ok(seen.allocated.max(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize))
-    }
-
-    fn promised(&self) -> Result<u64, Error> {
-        let mut sum = 0u64;
-        for ct in self.backend.list()? {
-            let path = self.pool.volumes().join(observe::image_name(ct));
-            // One that vanishes meanwhile promises nothing.
-            sum = sum.saturating_add(std::fs::symlink_metadata(path).map_or(0, |m| m.len()));
-        }
-        Ok(sum)
     }
 
     fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), Error> {
@@ -185,10 +175,17 @@ impl<B: Backend + Snapshots> KernelHost<B> {
         Ok(())
     }
 
+    /// The device of a deleted volume that is mounted on a directory.
+    fn orphan(&self, root: &Path) -> Option<u64> {
+        let device = std::fs::symlink_metadata(root).ok()?.dev();
+        let ours = mount::is_mount_point(root).ok()? && self.backend.shows_volumes(device);
+        ours.then_some(device)
+    }
+
     fn unmount(&self, ct: CtId) -> Result<(), Error> {
         let root = self.layout.ct_root(ct);
         let orphan = match self.backend.look(ct)?.image {
-            Image::Absent => orphan_device(&root),
+            Image::Absent => self.orphan(&root),
             Image::Ours { .. } | Image::Foreign(_) => None,
         };
         match mount::node::unmount(&root, false) {
@@ -197,7 +194,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
             other => other?,
         }
         // Nothing else knows a device whose image was deleted.
-        Ok(orphan.map_or(Ok(()), loopdev::detach)?)
+        orphan.map_or(Ok(()), |device| self.backend.drop_orphan(device))
     }
 
     fn remove_mount_point(&self, ct: CtId) -> Result<(), Error> {
@@ -236,7 +233,7 @@ impl<B: Backend + Snapshots> KernelHost<B> {
 }
 
 /// The file system of a volume, to be mounted from its device.
-fn file_system(ct: CtId, seen: &ImageFacts) -> Result<FsContext, Error> {
+fn file_system(ct: CtId, seen: &VolumeState) -> Result<FsContext, Error> {
     let device = seen.device.as_ref().ok_or_else(|| Error::Record {
         record: format!("of the volume of container {ct}"),
         why: "it has no device".to_owned(),
@@ -244,17 +241,7 @@ fn file_system(ct: CtId, seen: &ImageFacts) -> Result<FsContext, Error> {
     Ok(FsContext::new("ext4")?.set("source", &device.path)?)
 }
 
-/// The loop device that is mounted on a directory.
-fn orphan_device(root: &Path) -> Option<u32> {
-    let device = std::fs::symlink_metadata(root).ok()?.dev();
-    if !mount::is_mount_point(root).ok()? || rustix::fs::major(device) != 7 {
-        return None;
-    }
-    let link = format!("/sys/dev/block/7:{}", rustix::fs::minor(device));
-    std::fs::read_link(link).ok()?.file_name()?.to_str()?.strip_prefix("loop")?.parse().ok()
-}
-
-impl<B: Backend + Snapshots> Host for KernelHost<B> {
+impl<B: Backend> Host for KernelHost<B> {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let seen = self.backend.look(ct)?;
         let (mount, mount_point) = self.mounted(ct, &seen)?;
@@ -270,7 +257,7 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
             mount_point,
             template: template.map(|t| self.templates.facts(t)).transpose()?.flatten(),
             online_growth: self.online_growth,
-            shares_blocks: self.pool.reflink,
+            shares_blocks: self.backend.shares_blocks(),
             max_snapshots: self.max_snapshots,
             pool: self.pool()?,
         })
@@ -278,22 +265,15 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         match step {
-            Step::DropUnfinished => {
-                self.backend.discard(ct)?;
-                self.backend.discard_snapshots(ct)
-            }
-            Step::MakeBaseImage { template, inodes_per_group } => {
-                self.templates.make_base_image(template, *inodes_per_group)
-            }
+            Step::DropUnfinished => self.backend.discard(ct),
+            Step::MakeBaseImage(id) => self.templates.make_base_image(id),
             Step::Clone { record, bytes } => {
-                let base_image =
-                    self.templates.base_image(&record.template, record.inodes_per_group);
-                self.backend.make(ct, &base_image, record, *bytes)
+                self.backend.clone_base_image(ct, &record.base_image(), record, *bytes)
             }
-            Step::Copy { bytes } => self.backend.copy(ct, *bytes),
+            Step::Copy { bytes } => self.backend.clone_volume(ct, *bytes),
             Step::GrowClone { blocks } => self.backend.grow_clone(ct, *blocks),
             Step::Publish => self.backend.publish(ct),
-            Step::Extend { bytes } => self.backend.grow(ct, *bytes),
+            Step::Extend { bytes } => self.backend.extend(ct, *bytes),
             Step::Attach => self.backend.activate(ct),
             Step::Refresh => self.backend.refresh(ct),
             Step::Mount { slot } => self.mount(ct, *slot),
@@ -303,8 +283,8 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
                 self.backend.take(ct, *id, record)
             }
             Step::PublishSnapshot { id } => self.backend.publish_snapshot(ct, *id),
-            Step::DeleteSnapshot { id } => self.backend.delete(ct, *id),
-            Step::Revert { to, bytes } => self.backend.revert(ct, *to, *bytes),
+            Step::DeleteSnapshot { id } => self.backend.delete_snapshot(ct, *id),
+            Step::Revert { to, bytes } => self.backend.clone_snapshot(ct, *to, *bytes),
             Step::Unmount => self.unmount(ct),
             Step::Detach => self.backend.deactivate(ct),
             Step::Delete => self.backend.remove(ct),
@@ -335,13 +315,13 @@ impl<B: Backend + Snapshots> Host for KernelHost<B> {
     }
 
     fn pool(&self) -> Result<PoolFacts, Error> {
-        let (size, free) = self.pool.room()?;
+        let Room { size, free, promised, snapshots } = self.backend.room()?;
         Ok(PoolFacts {
             size,
             free,
-            promised: self.promised()?,
+            promised,
             templates: self.templates.allocated()?,
-            snapshots: self.backend.allocated()?,
+            snapshots,
             overcommit_percent: self.overcommit_percent,
         })
     }

@@ -5,31 +5,30 @@
 //!                                                    └─ later, on demand ─► golden-N.img
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ves_archive::{Contents, Feed, Limits, Refused};
-use ves_host::loopdev;
 use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::TemplateName;
 
+use super::backend::Backend;
 use super::build;
-use super::pool::{Pool, directory, discard, publish, sync_dir, until};
+use super::file::{directory, files, sync_dir};
 use crate::error::Error;
 use crate::host::{Source, Template};
 use crate::observe::{self, TemplateRecord};
-use crate::plan::{DEFAULT_INODES_PER_GROUP, TemplateFacts, base_image_bytes};
+use crate::plan::{BaseImageId, DEFAULT_INODES_PER_GROUP, TemplateFacts, base_image_bytes};
 use crate::template::Progress;
 
 const CONTENTS: &str = "contents.tar.zst";
 const RECORD: &str = "template.json";
 /// What a template is called while it is made; no template's name begins so.
-const UNFINISHED: &str = ".new-";
+pub(super) const UNFINISHED: &str = ".new-";
 /// The most base images of a template; the oldest goes first, never the default one.
 const MAX_VARIANTS: usize = 8;
 /// How often a base image that turned out too small is made larger.
@@ -37,8 +36,8 @@ const ATTEMPTS: u64 = 4;
 
 /// All templates of the pool.
 #[derive(Debug)]
-pub(super) struct Templates {
-    pool: Arc<Pool>,
+pub(super) struct Templates<B> {
+    backend: Arc<B>,
     limits: Limits,
     mirror: Option<String>,
     /// The executable that becomes the confined unpacker.
@@ -49,16 +48,16 @@ pub(super) struct Templates {
     making: Mutex<()>,
 }
 
-impl Templates {
+impl<B: Backend> Templates<B> {
     /// The templates of this pool.
     pub(super) fn new(
-        pool: Arc<Pool>,
+        backend: Arc<B>,
         limits: Limits,
         mirror: Option<String>,
         unpacker: PathBuf,
     ) -> Self {
         let builder = PathBuf::new();
-        Self { pool, limits, mirror, unpacker, builder, making: Mutex::default() }
+        Self { backend, limits, mirror, unpacker, builder, making: Mutex::default() }
     }
 
     /// The same, with a builder that may listen at `socket`.
@@ -67,32 +66,47 @@ impl Templates {
     }
 
     fn path(&self, name: &TemplateName) -> PathBuf {
-        self.pool.templates().join(name.as_str())
+        self.backend.templates().join(name.as_str())
+    }
+    fn new_path(&self, name: &TemplateName) -> PathBuf {
+        self.backend.templates().join(format!("{UNFINISHED}{name}"))
     }
 
     /// Removes what a crash left.
     pub(super) fn sweep(&self) -> Result<(), Error> {
-        let dir = self.pool.templates();
+        let dir = self.backend.templates();
         let what = || format!("list {}", dir.display());
         for entry in std::fs::read_dir(&dir).attempt(what)? {
             let entry = entry.attempt(what)?;
             // One that cannot be swept is in nobody's way but its own.
-            if let Err(error) = Self::sweep_one(&entry) {
+            if let Err(error) = self.sweep_one(&entry) {
                 tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
             }
         }
         Ok(())
     }
 
-    fn sweep_one(entry: &std::fs::DirEntry) -> Result<(), HostError> {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
-            return remove_dir(&entry.path());
+    fn sweep_one(&self, entry: &std::fs::DirEntry) -> Result<(), Error> {
+        let file_name = entry.file_name();
+        let Some(name) = file_name.to_str().and_then(|n| n.strip_prefix(UNFINISHED)) else {
+            return Ok(());
+        };
+        tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
+        match name.parse() {
+            Ok(name) => self.drop_unfinished(&name),
+            Err(_) => Ok(remove_dir(&entry.path())?),
         }
-        for file in files(&entry.path())?.into_keys().filter(|f| f.ends_with(".new")) {
-            discard(&entry.path().join(file))?;
+    }
+
+    /// Throws away a template that is not at its place, or not any more.
+    fn drop_unfinished(&self, name: &TemplateName) -> Result<(), Error> {
+        if !self.path(name).exists() {
+            for inodes_per_group in self.backend.base_images(name)?.into_keys() {
+                let template = name.clone();
+                self.backend.delete_base_image(&BaseImageId { template, inodes_per_group })?;
+            }
         }
-        Ok(())
+        Ok(remove_dir(&self.new_path(name))?)
     }
 
     fn record(&self, name: &TemplateName) -> Result<Option<TemplateRecord>, Error> {
@@ -104,16 +118,16 @@ impl Templates {
     /// What volumes depend on; `None` where there is no such template.
     pub(super) fn facts(&self, name: &TemplateName) -> Result<Option<TemplateFacts>, Error> {
         let Some(record) = self.record(name)? else { return Ok(None) };
-        let sizes = files(&self.path(name))?.into_iter().map(|(n, m)| (n, m.len()));
+        let base_images = self.backend.base_images(name)?.into_iter();
         Ok(Some(TemplateFacts {
             content_bytes: record.content_bytes,
             content_inodes: record.content_inodes,
-            variants: observe::parse_goldens(sizes),
+            variants: base_images.map(|(number, image)| (number, image.bytes)).collect(),
         }))
     }
 
     fn names(&self) -> Result<Vec<TemplateName>, HostError> {
-        let dir = self.pool.templates();
+        let dir = self.backend.templates();
         let what = || format!("list {}", dir.display());
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&dir).attempt(what)? {
@@ -148,8 +162,14 @@ impl Templates {
         Ok(sum)
     }
 
-    fn takes(&self, name: &TemplateName) -> Result<u64, HostError> {
-        Ok(files(&self.path(name))?.values().map(|m| m.blocks() * 512).sum())
+    fn takes(&self, name: &TemplateName) -> Result<u64, Error> {
+        let blocks = |file: &str| {
+            // One that is not there takes nothing.
+            std::fs::symlink_metadata(self.path(name).join(file)).map_or(0, |m| m.blocks())
+        };
+        let base_images = self.backend.base_images(name)?;
+        let base_images: u64 = base_images.values().map(|image| image.allocated).sum();
+        Ok(base_images + (blocks(CONTENTS) + blocks(RECORD)) * 512)
     }
 
     fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, Error> {
@@ -167,40 +187,54 @@ impl Templates {
         })
     }
 
-    /// The base image with so many inodes per group, which must exist.
-    pub(super) fn base_image(&self, name: &TemplateName, inodes_per_group: u64) -> PathBuf {
-        self.path(name).join(observe::base_image_name(inodes_per_group))
-    }
-
     /// Makes a base image where there is none.
-    pub(super) fn make_base_image(
-        &self,
-        name: &TemplateName,
-        inodes_per_group: u64,
-    ) -> Result<(), Error> {
+    pub(super) fn make_base_image(&self, id: &BaseImageId) -> Result<(), Error> {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let dir = self.path(name);
-        let record = self.record(name)?.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
-        if dir.join(observe::base_image_name(inodes_per_group)).exists() {
+        let BaseImageId { template, inodes_per_group } = id;
+        let record = self.record(template)?;
+        let record = record.ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
+        let there = self.backend.base_images(template)?;
+        if there.contains_key(inodes_per_group) {
             return Ok(());
         }
-        let mut others: Vec<_> = files(&dir)?
+        let mut others: Vec<_> = there
             .into_iter()
-            .filter(|(n, _)| n.starts_with("golden-") && n.ends_with(".img"))
-            .filter(|(n, _)| *n != observe::base_image_name(DEFAULT_INODES_PER_GROUP))
-            .map(|(n, m)| (m.mtime(), n))
+            .filter(|(number, _)| *number != DEFAULT_INODES_PER_GROUP)
+            .map(|(number, image)| (image.made_unix, number))
             .collect();
-        others.sort();
+        others.sort_unstable();
         let too_many = (others.len() + 2).saturating_sub(MAX_VARIANTS);
         for (_, old) in others.into_iter().take(too_many) {
-            discard(&dir.join(old))?;
+            let old = BaseImageId { template: template.clone(), inodes_per_group: old };
+            self.backend.delete_base_image(&old)?;
         }
-        write_base_image(
-            &self.unpacker,
-            &dir,
-            (record.content_bytes, record.content_inodes),
-            inodes_per_group,
-        )
+        let contents = self.path(template).join(CONTENTS);
+        self.write_base_image(id, &contents, (record.content_bytes, record.content_inodes))
+    }
+
+    /// Makes a base image from a template's contents, large enough by trying.
+    fn write_base_image(
+        &self,
+        id: &BaseImageId,
+        contents: &Path,
+        (content_bytes, content_inodes): (u64, u64),
+    ) -> Result<(), Error> {
+        let mut fill = |device: &Path| {
+            let archive =
+                File::open(contents).attempt(|| format!("open {}", contents.display()))?;
+            Ok(ves_archive::extract_into(&self.unpacker, device, &archive)?)
+        };
+        for attempt in 0..ATTEMPTS {
+            let bytes = base_image_bytes(content_bytes, content_inodes, id.inodes_per_group)
+                .saturating_add(attempt * ext4::GROUP_BYTES * 2);
+            match self.backend.make_base_image(id, bytes, &mut fill) {
+                Err(Error::Archive(Refused::NoRoom)) => {
+                    tracing::info!(bytes, "the base image is too small");
+                }
+                other => return other,
+            }
+        }
+        Err(Refused::NoRoom.into())
     }
 
     /// Makes a template.
@@ -213,17 +247,17 @@ impl Templates {
         if self.path(name).exists() {
             return Err(Error::TemplateExists(name.clone()));
         }
-        let new = self.pool.templates().join(format!("{UNFINISHED}{name}"));
-        remove_dir(&new)?;
+        self.drop_unfinished(name)?;
+        let new = self.new_path(name);
         directory(&new)?;
-        let made = self.fill(&new, source, progress).and_then(|()| {
+        let made = self.fill(name, source, progress).and_then(|()| {
             std::fs::rename(&new, self.path(name))
                 .attempt(|| format!("move template {name} to its place"))?;
-            Ok(sync_dir(&self.pool.templates())?)
+            Ok(sync_dir(&self.backend.templates())?)
         });
         if let Err(error) = made {
             // The first failure is the one to tell; what cannot be removed is swept at the start.
-            remove_dir(&new).ok();
+            self.drop_unfinished(name).ok();
             return Err(error);
         }
         let gone = || Error::TemplateUnknown(name.clone());
@@ -232,10 +266,11 @@ impl Templates {
 
     fn fill(
         &self,
-        dir: &Path,
+        name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(), Error> {
+        let dir = self.new_path(name);
         let contents = dir.join(CONTENTS);
         let output = OpenOptions::new()
             .write(true)
@@ -263,7 +298,9 @@ impl Templates {
         let Contents { bytes, inodes, init, os, devices_skipped } = found;
         tracing::info!(bytes, inodes, devices_skipped, "archive is good");
         progress(Progress { what: "unpacking".to_owned(), done: 0, total: bytes });
-        write_base_image(&self.unpacker, dir, (bytes, inodes), DEFAULT_INODES_PER_GROUP)?;
+        let template = name.clone();
+        let id = BaseImageId { template, inodes_per_group: DEFAULT_INODES_PER_GROUP };
+        self.write_base_image(&id, &contents, (bytes, inodes))?;
         progress(Progress { what: "unpacking".to_owned(), done: bytes, total: bytes });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let record = TemplateRecord {
@@ -297,16 +334,15 @@ impl Templates {
     /// # Errors
     /// [`Error::TemplateUnknown`], or what failed.
     pub(super) fn remove(&self, name: &TemplateName) -> Result<(), Error> {
-        let (path, new) =
-            (self.path(name), self.pool.templates().join(format!("{UNFINISHED}{name}")));
+        let (path, new) = (self.path(name), self.new_path(name));
         if !path.exists() {
             return Err(Error::TemplateUnknown(name.clone()));
         }
-        remove_dir(&new)?;
+        self.drop_unfinished(name)?;
         // In one go, so that nobody meets half a template.
         std::fs::rename(&path, &new).attempt(|| format!("remove template {name}"))?;
-        remove_dir(&new)?;
-        Ok(sync_dir(&self.pool.templates())?)
+        self.drop_unfinished(name)?;
+        Ok(sync_dir(&self.backend.templates())?)
     }
 }
 
@@ -330,32 +366,10 @@ impl Feed for Counted<'_> {
     }
 }
 
-/// The files of a directory; none where it is gone.
-fn files(dir: &Path) -> Result<BTreeMap<String, std::fs::Metadata>, HostError> {
-    let what = || format!("list {}", dir.display());
-    let entries = match std::fs::read_dir(dir) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(BTreeMap::new());
-        }
-        other => other.attempt(what)?,
-    };
-    let mut found = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.attempt(what)?;
-        // One that vanishes meanwhile was not there.
-        if let (Ok(name), Ok(meta)) = (entry.file_name().into_string(), entry.metadata())
-            && meta.is_file()
-        {
-            found.insert(name, meta);
-        }
-    }
-    Ok(found)
-}
-
-/// Removes a template's directory with the images in it.
+/// Removes a template's directory.
 fn remove_dir(dir: &Path) -> Result<(), HostError> {
     for name in files(dir)?.into_keys() {
-        discard(&dir.join(name))?;
+        file::remove_if_exists(&dir.join(name))?;
     }
     match std::fs::remove_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -363,83 +377,23 @@ fn remove_dir(dir: &Path) -> Result<(), HostError> {
     }
 }
 
-/// A loop device that goes when this does.
-struct Attached(u32);
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        // The unpacker's mount namespace ends asynchronously; a device still held goes by itself.
-        until(Duration::from_secs(5), || Ok(!loopdev::held(self.0)?)).ok();
-        if let Err(error) = loopdev::detach(self.0) {
-            tracing::warn!(%error, "detach a base image");
-        }
-    }
-}
-
-/// Makes a base image from a template's contents, large enough by trying.
-fn write_base_image(
-    unpacker: &Path,
-    dir: &Path,
-    (content_bytes, content_inodes): (u64, u64),
-    inodes_per_group: u64,
-) -> Result<(), Error> {
-    let path = dir.join(observe::base_image_name(inodes_per_group));
-    let new = path.with_extension("img.new");
-    let what = || format!("make {}", new.display());
-    let contents = dir.join(CONTENTS);
-    for attempt in 0..ATTEMPTS {
-        discard(&new)?;
-        let image = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .attempt(what)?;
-        let bytes = base_image_bytes(content_bytes, content_inodes, inodes_per_group)
-            .saturating_add(attempt * ext4::GROUP_BYTES * 2);
-        image.set_len(bytes).attempt(what)?;
-        ext4::make(&new, bytes, inodes_per_group)?;
-        let archive = File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
-        let unpacked = {
-            let device = Attached(loopdev::attach(&image, false)?);
-            ves_archive::extract_into(unpacker, &loopdev::path(device.0), &archive)
-        };
-        match unpacked {
-            Err(Refused::NoRoom) => {
-                tracing::info!(bytes, "the base image is too small");
-                discard(&new)?;
-            }
-            Err(e) => {
-                discard(&new)?;
-                return Err(e.into());
-            }
-            Ok(()) => {
-                return Ok(publish(&new, &path)?);
-            }
-        }
-    }
-    Err(Refused::NoRoom.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use ves_types::layout::Layout;
-
     use super::*;
-    use crate::config::{Config, PoolKind};
+    use crate::kernel::image::tests::images;
 
     #[test]
     fn a_bad_template_stops_only_itself() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
-        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
-        let pool = Arc::new(Pool::open(&config, &layout).expect("a pool"));
-        let bad = pool.templates().join("bad");
+        let (images, _dir) = images();
+        let bad = images.templates().join("bad");
         std::fs::create_dir(&bad).expect("made");
         std::fs::write(bad.join(RECORD), vec![b'{'; 8192]).expect("written");
-        let templates = Templates::new(pool, Limits::default(), None, PathBuf::new());
+        let unfinished = images.templates().join(".new-worse");
+        std::fs::create_dir(&unfinished).expect("made");
+        std::fs::write(unfinished.join("golden-8192.img.new"), b"half").expect("written");
+        let templates = Templates::new(Arc::new(images), Limits::default(), None, PathBuf::new());
         templates.sweep().expect("swept");
+        assert!(!unfinished.exists());
         assert_eq!(templates.list().expect("listed"), []);
         assert!(templates.allocated().expect("counted") >= 8192);
         let name = "bad".parse().expect("a name");

@@ -146,10 +146,9 @@ impl World {
         Self { model, template: o.template.clone(), before: o.clone() }
     }
     pub(super) fn apply(&mut self, step: &Step) {
-        if let (Step::MakeBaseImage { inodes_per_group, .. }, Some(t)) = (step, &mut self.template)
-        {
-            let bytes = base_image_bytes(t.content_bytes, t.content_inodes, *inodes_per_group);
-            t.variants.insert(*inodes_per_group, bytes);
+        if let (Step::MakeBaseImage(id), Some(t)) = (step, &mut self.template) {
+            let bytes = base_image_bytes(t.content_bytes, t.content_inodes, id.inodes_per_group);
+            t.variants.insert(id.inodes_per_group, bytes);
         }
         let template = self.template.clone();
         let base_image = |r: &Record| template.as_ref()?.variants.get(&r.inodes_per_group).copied();

@@ -14,7 +14,7 @@ use ves_storage::config::{Config, PoolKind};
 use ves_storage::fake::blocking::Blocking;
 use ves_storage::host::{Host, Source, Template};
 use ves_storage::kernel::KernelHost;
-use ves_storage::kernel::pool::Pool;
+use ves_storage::kernel::image::pool::Pool;
 use ves_storage::plan::Desired;
 use ves_storage::service::Service;
 use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};

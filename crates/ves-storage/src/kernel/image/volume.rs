@@ -1,11 +1,11 @@
-//! Volumes as image files on loop devices, and the trait another backend would implement.
+//! Volumes as image files on loop devices.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,100 +13,48 @@ use ves_host::loopdev::{self, FileId};
 use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::CtId;
 
-use super::pool::{
-    Pool, clone_file, discard, publish, read_attribute, sync_dir, until, write_attribute,
-};
+use super::Images;
+use super::file::{clone_file, discard, read_attribute, until, write_attribute};
 use crate::error::Error;
 use crate::host::Each;
+use crate::kernel::backend::{Device, VolumeState};
+use crate::kernel::file::sync_dir;
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
-use crate::plan::{Image, Record};
+use crate::plan::{BaseImageId, Image, Record};
 
 /// How long the kernel may take to let go of a device after the last unmount; namespaces end
 /// asynchronously.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A volume, as a backend sees it.
-#[derive(Debug)]
-pub struct ImageFacts {
-    /// The image.
-    pub image: Image,
-    /// Whether a clone was begun and not finished.
-    pub unfinished: bool,
-    /// The device that shows it.
-    pub device: Option<Device>,
-    /// Bytes it takes.
-    pub allocated: u64,
+/// Block devices of this major number are loop devices.
+const LOOP_MAJOR: u32 = 7;
+
+/// Whether this is the number of a loop device.
+pub(super) fn is_loop(device: u64) -> bool {
+    rustix::fs::major(device) == LOOP_MAJOR
 }
 
-/// An active device.
-#[derive(Debug, Clone)]
-pub struct Device {
-    /// Where it is.
-    pub path: PathBuf,
-    /// The kernel's number of it.
-    pub number: u64,
-    /// Its size.
-    pub bytes: u64,
-}
-
-/// Where volumes live. Each operation finds done what was done before.
-pub trait Backend: Send + Sync + 'static {
-    /// Its name, in one word.
-    fn name(&self) -> &'static str;
-    /// All volumes.
-    fn list(&self) -> Result<Vec<CtId>, Error>;
-    /// One volume.
-    fn look(&self, ct: CtId) -> Result<ImageFacts, Error>;
-    /// All volumes, by container.
-    fn look_all(&self) -> Result<Each<ImageFacts>, Error>;
-    /// Makes a volume from a base image, beside its place.
-    fn make(&self, ct: CtId, base_image: &Path, record: &Record, bytes: u64) -> Result<(), Error>;
-    /// Clones the volume itself, beside its place.
-    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
-    /// Grows the file system of what [`Self::make`] or [`Self::copy`] made.
-    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error>;
-    /// Moves what [`Self::make`] or [`Self::copy`] made to its place.
-    fn publish(&self, ct: CtId) -> Result<(), Error>;
-    /// Throws away what [`Self::make`] made.
-    fn discard(&self, ct: CtId) -> Result<(), Error>;
-    /// Makes a volume longer.
-    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
-    /// Makes the device exist.
-    fn activate(&self, ct: CtId) -> Result<(), Error>;
-    /// Lets the device see the volume's length.
-    fn refresh(&self, ct: CtId) -> Result<(), Error>;
-    /// Makes the device not exist.
-    ///
-    /// # Errors
-    /// [`Error::InUse`], or what failed.
-    fn deactivate(&self, ct: CtId) -> Result<(), Error>;
-    /// Removes a volume that is not active.
-    fn remove(&self, ct: CtId) -> Result<(), Error>;
-}
-
-/// Image files in the pool.
-#[derive(Debug)]
-pub struct Images {
-    pub(super) pool: Arc<Pool>,
-    /// Where devices were last; always checked before it is believed.
-    devices: Mutex<HashMap<CtId, u32>>,
+/// Takes a loop device away whose image was deleted; nothing else knows it.
+pub(super) fn drop_orphan(device: u64) -> Result<(), Error> {
+    let link = format!("/sys/dev/block/{LOOP_MAJOR}:{}", rustix::fs::minor(device));
+    let target = std::fs::read_link(link).ok();
+    let name = target.as_deref().and_then(|t| t.file_name()?.to_str()?.strip_prefix("loop"));
+    match name.and_then(|n| n.parse().ok()).filter(|_| is_loop(device)) {
+        Some(number) => Ok(loopdev::detach(number)?),
+        None => Ok(()),
+    }
 }
 
 impl Images {
-    /// The backend on this pool.
-    pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, devices: Mutex::default() }
-    }
-
     /// A volume's image.
-    fn path(&self, ct: CtId) -> PathBuf {
+    pub(super) fn path(&self, ct: CtId) -> PathBuf {
         self.pool.volumes().join(observe::image_name(ct))
     }
-    fn new_path(&self, ct: CtId) -> PathBuf {
+    pub(super) fn new_path(&self, ct: CtId) -> PathBuf {
         self.pool.volumes().join(format!("{}.new", observe::image_name(ct)))
     }
 
-    fn open(&self, ct: CtId, write: bool) -> Result<Option<File>, HostError> {
+    fn open_volume(&self, ct: CtId, write: bool) -> Result<Option<File>, HostError> {
         let path = self.path(ct);
         let opened = OpenOptions::new()
             .read(true)
@@ -120,7 +68,7 @@ impl Images {
     }
 
     pub(super) fn need(&self, ct: CtId) -> Result<File, Error> {
-        self.open(ct, true)?.ok_or_else(|| self.gone(ct))
+        self.open_volume(ct, true)?.ok_or_else(|| self.gone(ct))
     }
 
     fn gone(&self, ct: CtId) -> Error {
@@ -173,21 +121,30 @@ impl Images {
         Ok(found)
     }
 
-    fn see(&self, ct: CtId, attached: Option<&HashMap<FileId, u32>>) -> Result<ImageFacts, Error> {
+    pub(super) fn see(
+        &self,
+        ct: CtId,
+        attached: Option<&HashMap<FileId, u32>>,
+    ) -> Result<VolumeState, Error> {
         let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
         let path = self.path(ct);
-        let foreign = |why: String| ImageFacts {
+        let foreign = |why: String| VolumeState {
             image: Image::Foreign(format!("{} ({why})", path.display())),
             unfinished,
             device: None,
             allocated: 0,
         };
-        let image = match self.open(ct, false) {
+        let image = match self.open_volume(ct, false) {
             Err(e) if e.is(Errno::LOOP) => return Ok(foreign("a symbolic link".to_owned())),
             other => other?,
         };
         let Some(image) = image else {
-            return Ok(ImageFacts { image: Image::Absent, unfinished, device: None, allocated: 0 });
+            return Ok(VolumeState {
+                image: Image::Absent,
+                unfinished,
+                device: None,
+                allocated: 0,
+            });
         };
         let meta = image.metadata().attempt(|| format!("look at {}", path.display()))?;
         if !meta.is_file() {
@@ -222,7 +179,7 @@ impl Images {
             return Ok(foreign("it holds no ext4".to_owned()));
         };
         let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
-        Ok(ImageFacts { image, unfinished, device, allocated: meta.blocks() * 512 })
+        Ok(VolumeState { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
     fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), Error> {
@@ -245,7 +202,7 @@ impl Images {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { return Ok(()) };
         if let Some(ct) = observe::parse_image_name(name) {
-            if let Some(image) = self.open(ct, false)? {
+            if let Some(image) = self.open_volume(ct, false)? {
                 images.insert(FileId::of(&image)?, ct);
             }
         } else if name.strip_suffix(".new").and_then(observe::parse_image_name).is_some() {
@@ -256,7 +213,7 @@ impl Images {
     }
 
     /// Removes what a crash left: unfinished clones, and devices nobody uses.
-    pub fn sweep(&self) -> Result<(), Error> {
+    pub(super) fn sweep_volumes(&self) -> Result<(), Error> {
         let volumes = self.pool.volumes();
         let what = || format!("list {}", volumes.display());
         let mut images = HashMap::new();
@@ -279,12 +236,6 @@ impl Images {
         }
         Ok(())
     }
-}
-
-impl Backend for Images {
-    fn name(&self) -> &'static str {
-        if self.pool.reflink { "image-reflink" } else { "image-copy" }
-    }
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
         let volumes = self.pool.volumes();
@@ -297,44 +248,45 @@ impl Backend for Images {
         Ok(cts)
     }
 
-    fn look(&self, ct: CtId) -> Result<ImageFacts, Error> {
-        self.see(ct, None)
+    /// The lengths of all volumes together.
+    pub(super) fn promised(&self) -> Result<u64, Error> {
+        let mut sum = 0u64;
+        for ct in self.list()? {
+            // One that vanishes meanwhile promises nothing.
+            let bytes = std::fs::symlink_metadata(self.path(ct)).map_or(0, |m| m.len());
+            sum = sum.saturating_add(bytes);
+        }
+        Ok(sum)
     }
 
-    fn look_all(&self) -> Result<Each<ImageFacts>, Error> {
+    pub(super) fn see_all(&self) -> Result<Each<VolumeState>, Error> {
         let mut cts = self.list()?;
         cts.sort_unstable();
         let attached = loopdev::all()?.into_iter().map(|(number, file)| (file, number)).collect();
         Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
-    fn make(&self, ct: CtId, base_image: &Path, record: &Record, bytes: u64) -> Result<(), Error> {
-        let source = File::open(base_image).attempt(|| format!("open {}", base_image.display()))?;
+    pub(super) fn from_base_image(
+        &self,
+        ct: CtId,
+        from: &BaseImageId,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let path = self.base_image_path(from);
+        let source = File::open(&path).attempt(|| format!("open {}", path.display()))?;
         let target = self.clone_image(ct, &source, record, bytes)?;
         Ok(ext4::set_uuid(&target, random_uuid()?)?)
     }
 
-    fn copy(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
-        let Image::Ours { record, .. } = self.look(ct)?.image else {
+    pub(super) fn from_itself(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
+        let Image::Ours { record, .. } = self.see(ct, None)?.image else {
             return Err(self.gone(ct));
         };
         self.clone_image(ct, &self.need(ct)?, &record, bytes).map(drop)
     }
 
-    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
-        Ok(ext4::grow_unmounted(&self.new_path(ct), blocks)?)
-    }
-
-    fn publish(&self, ct: CtId) -> Result<(), Error> {
-        // Whoever was told that there is a volume never has it made again: its name must last.
-        Ok(publish(&self.new_path(ct), &self.path(ct))?)
-    }
-
-    fn discard(&self, ct: CtId) -> Result<(), Error> {
-        Ok(discard(&self.new_path(ct))?)
-    }
-
-    fn grow(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
+    pub(super) fn lengthen(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
         let what = || format!("extend {}", self.path(ct).display());
         let image = self.need(ct)?;
         if image.metadata().attempt(what)?.len() < bytes {
@@ -344,7 +296,7 @@ impl Backend for Images {
         Ok(())
     }
 
-    fn activate(&self, ct: CtId) -> Result<(), Error> {
+    pub(super) fn attach(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
         if self.device(ct, &image, None)?.is_none() {
             // The volume's own file system has a page cache; a second one would only cost memory.
@@ -354,7 +306,7 @@ impl Backend for Images {
         Ok(())
     }
 
-    fn refresh(&self, ct: CtId) -> Result<(), Error> {
+    pub(super) fn refresh_size(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
         match self.device(ct, &image, None)? {
             Some(number) => Ok(loopdev::refresh_size(number)?),
@@ -362,16 +314,16 @@ impl Backend for Images {
         }
     }
 
-    fn deactivate(&self, ct: CtId) -> Result<(), Error> {
-        let Some(image) = self.open(ct, false)? else { return Ok(()) };
+    pub(super) fn detach(&self, ct: CtId) -> Result<(), Error> {
+        let Some(image) = self.open_volume(ct, false)? else { return Ok(()) };
         match self.device(ct, &image, None)? {
             Some(number) => self.release(ct, number, FileId::of(&image)?),
             None => Ok(()),
         }
     }
 
-    fn remove(&self, ct: CtId) -> Result<(), Error> {
-        if let Some(image) = self.open(ct, false)?
+    pub(super) fn delete(&self, ct: CtId) -> Result<(), Error> {
+        if let Some(image) = self.open_volume(ct, false)?
             && self.device(ct, &image, None)?.is_some()
         {
             return Err(Error::InUse { ct });
@@ -391,21 +343,11 @@ fn random_uuid() -> Result<[u8; 16], HostError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use ves_types::layout::Layout;
-
+mod tests {
     use super::*;
-    use crate::config::{Config, PoolKind};
-    use crate::kernel::pool::synced;
-
-    /// The backend on a new pool of copies, in a directory of its own.
-    pub(in crate::kernel) fn images() -> (Images, tempfile::TempDir) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
-        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
-        let pool = Pool::open(&config, &layout).expect("a pool");
-        (Images::new(Arc::new(pool)), dir)
-    }
+    use crate::kernel::backend::Backend;
+    use crate::kernel::file::synced;
+    use crate::kernel::image::tests::images;
 
     fn ct() -> CtId {
         CtId::try_from(9301).expect("valid")
@@ -442,7 +384,7 @@ pub(super) mod tests {
     fn a_bad_image_does_not_stop_the_sweep() {
         let (images, _dir) = images();
         std::os::unix::fs::symlink("/nowhere", images.path(ct())).expect("made");
-        images.sweep().expect("swept");
+        images.sweep_volumes().expect("swept");
         assert!(images.look(ct()).is_ok_and(|s| matches!(s.image, Image::Foreign(_))));
     }
 }

@@ -11,7 +11,6 @@
 //! caller is killed: the container would hang until somebody came to see it. Where blocks are not
 //! shared a clone is a copy that takes time, and the planner asks for a volume that nobody uses.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -21,45 +20,14 @@ use rustix::io::Errno;
 use ves_host::{Attempt, HostError, extent, file};
 use ves_types::{CtId, SnapshotId};
 
-use super::pool::{
-    clone_file, directory, discard, publish, read_attribute, sync_dir, write_attribute,
-};
-use super::volume::Images;
+use super::Images;
+use super::file::{clone_file, discard, publish, read_attribute, write_attribute};
 use crate::error::Error;
+use crate::kernel::backend::SnapshotStates;
+use crate::kernel::file::{directory, sync_dir};
 use crate::observe::{self, SNAPSHOT_ATTRIBUTE, SnapshotRecord};
 use crate::plan::snapshot::{Record, Snapshot};
 use crate::plan::{self, Reverted};
-
-/// What there is of a container's snapshots.
-#[derive(Debug, Default)]
-pub struct SnapshotFacts {
-    /// Those that are whole.
-    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
-    /// Whether one was begun and not finished.
-    pub unfinished: bool,
-    /// What is none of ours.
-    pub foreign: Option<String>,
-}
-
-/// Where snapshots live. Each operation finds done what was done before.
-pub trait Snapshots {
-    /// Those of a container.
-    fn snapshots(&self, ct: CtId) -> Result<SnapshotFacts, Error>;
-    /// Bytes those of all containers take, shared or not.
-    fn allocated(&self) -> Result<u64, Error>;
-    /// Bytes nothing else shares with a snapshot, where that can be found out.
-    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error>;
-    /// Clones the volume to a snapshot, beside its place.
-    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), Error>;
-    /// Moves a snapshot to its place.
-    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
-    /// Deletes a snapshot.
-    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
-    /// Throws away what is unfinished.
-    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error>;
-    /// Clones a snapshot to a volume, beside the volume's place.
-    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error>;
-}
 
 /// What is in a directory; nothing where there is none.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, HostError> {
@@ -140,7 +108,7 @@ impl Images {
     }
 
     /// Removes what a crash left of snapshots: unfinished ones, and directories without any.
-    pub fn sweep_snapshots(&self) -> Result<(), Error> {
+    pub(super) fn sweep_snapshots(&self) -> Result<(), Error> {
         for dir in entries(&self.pool.snapshots())? {
             let Ok(ct) = name(&dir).parse::<CtId>() else { continue };
             // One that cannot be swept is in nobody's way but its own.
@@ -150,11 +118,9 @@ impl Images {
         }
         Ok(())
     }
-}
 
-impl Snapshots for Images {
-    fn snapshots(&self, ct: CtId) -> Result<SnapshotFacts, Error> {
-        let mut seen = SnapshotFacts::default();
+    pub(super) fn see_snapshots(&self, ct: CtId) -> Result<SnapshotStates, Error> {
+        let mut seen = SnapshotStates::default();
         for path in entries(&self.snapshot_dir(ct))? {
             if is_unfinished(&path) {
                 seen.unfinished = true;
@@ -179,7 +145,7 @@ impl Snapshots for Images {
         Ok(seen)
     }
 
-    fn allocated(&self) -> Result<u64, Error> {
+    pub(super) fn all_snapshots(&self) -> Result<u64, Error> {
         let mut sum = 0u64;
         for dir in entries(&self.pool.snapshots())? {
             for path in entries(&dir)? {
@@ -193,14 +159,23 @@ impl Snapshots for Images {
         Ok(sum)
     }
 
-    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error> {
+    pub(super) fn snapshot_own_bytes(
+        &self,
+        ct: CtId,
+        id: SnapshotId,
+    ) -> Result<Option<u64>, Error> {
         Ok(match open(ct, id, &self.snapshot_path(ct, id))? {
             There::Ours(image, _) => extent::own_bytes(&image)?,
             There::Nothing | There::Foreign(_) => None,
         })
     }
 
-    fn take(&self, ct: CtId, id: SnapshotId, record: &Record) -> Result<(), Error> {
+    pub(super) fn take_snapshot(
+        &self,
+        ct: CtId,
+        id: SnapshotId,
+        record: &Record,
+    ) -> Result<(), Error> {
         let image = self.need(ct)?;
         let bytes = image.metadata().attempt(|| format!("look at the image of {ct}"))?.len();
         directory(&self.snapshot_dir(ct))?;
@@ -210,13 +185,13 @@ impl Snapshots for Images {
         Ok(write_attribute(&target, SNAPSHOT_ATTRIBUTE, &record)?)
     }
 
-    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
+    pub(super) fn place_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
         publish(&self.new_snapshot_path(ct, id), &self.snapshot_path(ct, id))?;
         // It may be the first in its directory.
         Ok(sync_dir(&self.pool.snapshots())?)
     }
 
-    fn delete(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
+    pub(super) fn remove_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
         file::remove_if_exists(&self.snapshot_path(ct, id))?;
         if self.snapshot_dir(ct).exists() {
             sync_dir(&self.snapshot_dir(ct))?;
@@ -224,7 +199,7 @@ impl Snapshots for Images {
         Ok(self.tidy(ct)?)
     }
 
-    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error> {
+    pub(super) fn discard_snapshots(&self, ct: CtId) -> Result<(), Error> {
         for path in entries(&self.snapshot_dir(ct))?.into_iter().filter(|p| is_unfinished(p)) {
             tracing::info!(path = %path.display(), "throw away an unfinished snapshot");
             discard(&path)?;
@@ -232,7 +207,7 @@ impl Snapshots for Images {
         Ok(self.tidy(ct)?)
     }
 
-    fn revert(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
+    pub(super) fn from_snapshot(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
         let path = self.snapshot_path(ct, to.snapshot);
         let gone = |why: String| Error::Record { record: path.display().to_string(), why };
         let (image, snapshot) = match open(ct, to.snapshot, &path)? {
@@ -248,8 +223,9 @@ impl Snapshots for Images {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::pool::synced;
-    use crate::kernel::volume::tests::images;
+    use crate::kernel::backend::Backend;
+    use crate::kernel::file::synced;
+    use crate::kernel::image::tests::images;
 
     fn ct() -> CtId {
         CtId::try_from(9302).expect("valid")
@@ -272,9 +248,9 @@ mod tests {
             assert!(images.snapshot_path(ct(), id).exists());
             assert_eq!((synced(&own), synced(&all)), (times, times));
         }
-        images.delete(ct(), id).expect("deleted");
+        images.delete_snapshot(ct(), id).expect("deleted");
         assert_eq!((synced(&own), own.exists()), (3, false));
-        images.delete(ct(), id).expect("found deleted");
+        images.delete_snapshot(ct(), id).expect("found deleted");
     }
 
     #[test]

@@ -4,14 +4,13 @@
 //! image file with one that can, mounted there. What exists is used as it is, whatever is
 //! configured; the choice is made once.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use serde::Serialize;
 use ves_daemon::FenceStore;
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
@@ -19,8 +18,10 @@ use ves_host::mount::{self, FsContext, attr};
 use ves_host::{Attempt, Cmd, HostError, file};
 use ves_types::layout::{Daemon, Layout};
 
+use super::file::until;
 use crate::config::{Config, PoolKind};
 use crate::error::Error;
+use crate::kernel::file::{directory, sync_dir};
 use crate::observe::knows_filesystem;
 
 /// The pool.
@@ -34,149 +35,6 @@ pub struct Pool {
     pub own: bool,
     /// The most it may use, where it shares a file system with others.
     limit: Option<u64>,
-}
-
-/// Makes a directory for root only, with its parents.
-pub fn directory(path: &Path) -> Result<(), HostError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .attempt(|| format!("make the directory {}", path.display()))
-}
-
-/// Makes what was renamed or made in a directory durable.
-pub fn sync_dir(path: &Path) -> Result<(), HostError> {
-    #[cfg(test)]
-    SYNCED.with_borrow_mut(|all| all.push(path.to_owned()));
-    File::open(path).and_then(|d| d.sync_all()).attempt(|| format!("sync {}", path.display()))
-}
-
-/// Moves a file that is whole to its place, durably: all of it before its name. Where it was moved by
-/// a call that did not end, its name is made to last.
-pub fn publish(new: &Path, path: &Path) -> Result<(), HostError> {
-    let what = || format!("move {} to its place", new.display());
-    let file = match File::open(new) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => None,
-        other => Some(other.attempt(what)?),
-    };
-    if let Some(file) = file {
-        file.sync_all().attempt(what)?;
-        std::fs::rename(new, path).attempt(what)?;
-    }
-    sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
-}
-
-/// Makes `new`, which need not be whole, a clone of an image: with the image's blocks where the pool
-/// shares them, of this length.
-pub fn clone_file(from: &File, new: &Path, bytes: u64, reflink: bool) -> Result<File, Error> {
-    let what = || format!("clone an image to {}", new.display());
-    // Cut short, it would be no file system.
-    let need = from.metadata().attempt(what)?.len();
-    if need > bytes {
-        return Err(Error::TooSmall { need, want: bytes });
-    }
-    file::remove_if_exists(new)?;
-    let target = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(new)
-        .attempt(what)?;
-    if reflink {
-        rustix::fs::ioctl_ficlone(&target, from).attempt(what)?;
-    } else {
-        copy_sparse(from, &target).attempt(what)?;
-    }
-    target.set_len(bytes).attempt(what)?;
-    Ok(target)
-}
-
-/// Copies a file's data and leaves its holes.
-fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
-    use rustix::fs::{SeekFrom, copy_file_range, seek};
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut at = 0;
-    loop {
-        at = match seek(from, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => return Ok(()),
-            other => other?,
-        };
-        let end = seek(from, SeekFrom::Hole(at))?;
-        let (mut source, mut target) = (at, at);
-        while source < end {
-            let most = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
-            if copy_file_range(from, Some(&mut source), to, Some(&mut target), most)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        at = end;
-    }
-}
-
-/// Reads a record from an attribute of an image; `None` where it has none, and in words what is wrong
-/// with one that is too long.
-pub fn read_attribute(
-    image: &File,
-    name: &str,
-) -> Result<Option<Result<Vec<u8>, String>>, HostError> {
-    let mut value = vec![0u8; 4096];
-    match rustix::fs::fgetxattr(image, name, &mut value) {
-        Err(Errno::NODATA) => Ok(None),
-        Err(Errno::RANGE) => Ok(Some(Err("it is too long".to_owned()))),
-        other => {
-            let n = other.attempt(|| format!("read the attribute {name}"))?;
-            value.truncate(n);
-            Ok(Some(Ok(value)))
-        }
-    }
-}
-
-/// Writes a record to an attribute of an image.
-pub fn write_attribute(image: &File, name: &str, record: &impl Serialize) -> Result<(), HostError> {
-    let what = || format!("write the attribute {name}");
-    let text = serde_json::to_vec(record).map_err(std::io::Error::from).attempt(what)?;
-    rustix::fs::fsetxattr(image, name, &text, XattrFlags::empty()).attempt(what)
-}
-
-/// Removes an image's name; a device that shows it goes with its last user.
-pub fn discard(path: &Path) -> Result<(), HostError> {
-    let image = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.attempt(|| format!("open {}", path.display()))?,
-    };
-    let id = FileId::of(&image)?;
-    for (number, backing) in loopdev::all()? {
-        if backing == id {
-            loopdev::detach(number)?;
-        }
-    }
-    file::remove_if_exists(path)
-}
-
-/// Waits for a condition the kernel brings about by itself.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the kernel tells nobody when it lets go of a device"
-)]
-pub fn until(
-    patience: Duration,
-    mut condition: impl FnMut() -> Result<bool, HostError>,
-) -> Result<bool, HostError> {
-    let end = std::time::Instant::now() + patience;
-    let mut pause = Duration::from_micros(200);
-    loop {
-        if condition()? {
-            return Ok(true);
-        }
-        if std::time::Instant::now() >= end {
-            return Ok(false);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
 }
 
 fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
@@ -410,17 +268,6 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
         }
     }
     Err(failed.unwrap_or_else(|| HostError::parse("mount the pool", "no file system")))
-}
-
-#[cfg(test)]
-thread_local! {
-    static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// How often this thread synced a directory.
-#[cfg(test)]
-pub fn synced(path: &Path) -> usize {
-    SYNCED.with_borrow(|all| all.iter().filter(|p| *p == path).count())
 }
 
 #[cfg(test)]

@@ -1,0 +1,157 @@
+//! The seam: what a kind of pool has to be able to do. Everything that reads or changes a pool, a
+//! volume, a snapshot or a base image goes through [`Backend`]; what all kinds have in common (mounts,
+//! id maps, growing a mounted ext4, templates' archives and records) is in [`super::KernelHost`] and
+//! knows no files, no loop devices and no logical volumes.
+//!
+//! Each operation finds done what was done before. What is made is made beside its place and moved
+//! there when it is whole. Never here: how; decisions.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ves_types::{CtId, SnapshotId, TemplateName};
+
+use crate::error::Error;
+use crate::host::Each;
+use crate::plan::snapshot::{self, Snapshot};
+use crate::plan::{BaseImageId, Image, Record, Reverted};
+
+/// The room of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// All its bytes.
+    pub size: u64,
+    /// Free bytes.
+    pub free: u64,
+    /// The sizes of all volumes together.
+    pub promised: u64,
+    /// Bytes the snapshots of all containers take, shared or not.
+    pub snapshots: u64,
+}
+
+/// A volume, as a backend sees it.
+#[derive(Debug)]
+pub struct VolumeState {
+    /// What is at its place.
+    pub image: Image,
+    /// Whether a clone was begun and not finished.
+    pub unfinished: bool,
+    /// The device that shows it.
+    pub device: Option<Device>,
+    /// Bytes it takes.
+    pub allocated: u64,
+}
+
+/// An active device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The kernel's number of it.
+    pub number: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What there is of a container's snapshots.
+#[derive(Debug, Default)]
+pub struct SnapshotStates {
+    /// Those that are whole.
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// Whether one was begun and not finished.
+    pub unfinished: bool,
+    /// What is none of ours.
+    pub foreign: Option<String>,
+}
+
+/// A base image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseImage {
+    /// Its length.
+    pub bytes: u64,
+    /// Bytes it takes in the pool.
+    pub allocated: u64,
+    /// When it was made, in seconds since 1970.
+    pub made_unix: i64,
+}
+
+/// A kind of pool.
+pub trait Backend: Send + Sync + 'static {
+    /// Its name, in one word.
+    fn name(&self) -> &'static str;
+    /// Whether a volume can be cloned at one moment, while it is written to.
+    fn shares_blocks(&self) -> bool;
+    /// Its room.
+    fn room(&self) -> Result<Room, Error>;
+    /// The directory for templates' archives and records.
+    fn templates(&self) -> PathBuf;
+    /// Removes what a crash left: what is unfinished, and devices nobody uses.
+    fn sweep(&self) -> Result<(), Error>;
+
+    /// One volume.
+    fn look(&self, ct: CtId) -> Result<VolumeState, Error>;
+    /// All volumes, by container.
+    fn look_all(&self) -> Result<Each<VolumeState>, Error>;
+    /// Clones a base image to a volume, beside its place.
+    fn clone_base_image(
+        &self,
+        ct: CtId,
+        from: &BaseImageId,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<(), Error>;
+    /// Clones the volume itself, beside its place.
+    fn clone_volume(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
+    /// Clones a snapshot to a volume, beside the volume's place.
+    fn clone_snapshot(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error>;
+    /// Grows the file system of the clone.
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error>;
+    /// Lets the clone be the volume, in place of what was.
+    fn publish(&self, ct: CtId) -> Result<(), Error>;
+    /// Throws away a clone or snapshot that was not finished.
+    fn discard(&self, ct: CtId) -> Result<(), Error>;
+    /// Makes a volume longer.
+    fn extend(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
+    /// Makes the device exist.
+    fn activate(&self, ct: CtId) -> Result<(), Error>;
+    /// Lets the device see the volume's length.
+    fn refresh(&self, ct: CtId) -> Result<(), Error>;
+    /// Makes the device not exist.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], or what failed.
+    fn deactivate(&self, ct: CtId) -> Result<(), Error>;
+    /// Removes a volume that is not active.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], or what failed.
+    fn remove(&self, ct: CtId) -> Result<(), Error>;
+    /// Whether a device number is of the kind that shows volumes here.
+    fn shows_volumes(&self, device: u64) -> bool;
+    /// Takes away a device of that kind whose volume was deleted behind our back.
+    fn drop_orphan(&self, device: u64) -> Result<(), Error>;
+
+    /// The snapshots of a container.
+    fn snapshots(&self, ct: CtId) -> Result<SnapshotStates, Error>;
+    /// Bytes nothing else shares with a snapshot, where that can be found out.
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error>;
+    /// Clones the volume to a snapshot, beside its place.
+    fn take(&self, ct: CtId, id: SnapshotId, record: &snapshot::Record) -> Result<(), Error>;
+    /// Moves a snapshot to its place.
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
+    /// Deletes a snapshot.
+    fn delete_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error>;
+
+    /// A template's base images, by inodes per group.
+    fn base_images(&self, template: &TemplateName) -> Result<BTreeMap<u64, BaseImage>, Error>;
+    /// Makes a base image: an empty ext4 of this length, then what `fill` puts in by its device. Where
+    /// that fails, nothing is left.
+    fn make_base_image(
+        &self,
+        id: &BaseImageId,
+        bytes: u64,
+        fill: &mut dyn FnMut(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+    /// Deletes a base image.
+    fn delete_base_image(&self, id: &BaseImageId) -> Result<(), Error>;
+}

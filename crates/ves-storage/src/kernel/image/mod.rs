@@ -1,0 +1,167 @@
+//! A pool of image files: what [`Backend`] asks, one mechanism a file.
+//!
+//! ```text
+//! pool        <state>/storage/pool, or pool.img mounted there
+//! volume      <pool>/volumes/ID.img ─► loop ─► ext4
+//! snapshot    <pool>/snapshots/ID/UUID.img
+//! base image  <pool>/templates/NAME/golden-N.img
+//! ```
+//!
+//! What is not whole yet has the same name and `.new`. Never here: decisions, mounts of volumes.
+
+mod base_image;
+mod file;
+pub mod pool;
+mod snapshot;
+mod volume;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use ves_types::layout::Layout;
+use ves_types::{CtId, SnapshotId, TemplateName};
+
+use self::pool::Pool;
+use super::backend::{Backend, BaseImage, Room, SnapshotStates, VolumeState};
+use crate::config::Config;
+use crate::error::Error;
+use crate::host::Each;
+use crate::plan::{BaseImageId, Record, Reverted, snapshot as planned};
+
+/// Image files in a pool.
+#[derive(Debug)]
+pub struct Images {
+    pool: Pool,
+    /// Where devices were last; always checked before it is believed.
+    devices: Mutex<HashMap<CtId, u32>>,
+}
+
+impl Images {
+    /// Attaches the pool; makes it where there is none.
+    pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
+        let pool = Pool::open(config, layout)?;
+        tracing::info!(dir = %pool.dir.display(), "pool is attached");
+        Ok(Self { pool, devices: Mutex::default() })
+    }
+}
+
+impl Backend for Images {
+    fn name(&self) -> &'static str {
+        if self.pool.reflink { "image-reflink" } else { "image-copy" }
+    }
+    fn shares_blocks(&self) -> bool {
+        self.pool.reflink
+    }
+    fn room(&self) -> Result<Room, Error> {
+        let (size, free) = self.pool.room()?;
+        Ok(Room { size, free, promised: self.promised()?, snapshots: self.all_snapshots()? })
+    }
+    fn templates(&self) -> PathBuf {
+        self.pool.templates()
+    }
+    fn sweep(&self) -> Result<(), Error> {
+        self.sweep_base_images()?;
+        self.sweep_volumes()?;
+        self.sweep_snapshots()
+    }
+
+    fn look(&self, ct: CtId) -> Result<VolumeState, Error> {
+        self.see(ct, None)
+    }
+    fn look_all(&self) -> Result<Each<VolumeState>, Error> {
+        self.see_all()
+    }
+    fn clone_base_image(
+        &self,
+        ct: CtId,
+        from: &BaseImageId,
+        record: &Record,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        self.from_base_image(ct, from, record, bytes)
+    }
+    fn clone_volume(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
+        self.from_itself(ct, bytes)
+    }
+    fn clone_snapshot(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
+        self.from_snapshot(ct, to, bytes)
+    }
+    fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
+        Ok(ves_host::ext4::grow_unmounted(&self.new_path(ct), blocks)?)
+    }
+    fn publish(&self, ct: CtId) -> Result<(), Error> {
+        // Whoever was told that there is a volume never has it made again: its name must last.
+        Ok(file::publish(&self.new_path(ct), &self.path(ct))?)
+    }
+    fn discard(&self, ct: CtId) -> Result<(), Error> {
+        file::discard(&self.new_path(ct))?;
+        self.discard_snapshots(ct)
+    }
+    fn extend(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
+        self.lengthen(ct, bytes)
+    }
+    fn activate(&self, ct: CtId) -> Result<(), Error> {
+        self.attach(ct)
+    }
+    fn refresh(&self, ct: CtId) -> Result<(), Error> {
+        self.refresh_size(ct)
+    }
+    fn deactivate(&self, ct: CtId) -> Result<(), Error> {
+        self.detach(ct)
+    }
+    fn remove(&self, ct: CtId) -> Result<(), Error> {
+        self.delete(ct)
+    }
+    fn shows_volumes(&self, device: u64) -> bool {
+        volume::is_loop(device)
+    }
+    fn drop_orphan(&self, device: u64) -> Result<(), Error> {
+        volume::drop_orphan(device)
+    }
+
+    fn snapshots(&self, ct: CtId) -> Result<SnapshotStates, Error> {
+        self.see_snapshots(ct)
+    }
+    fn own_bytes(&self, ct: CtId, id: SnapshotId) -> Result<Option<u64>, Error> {
+        self.snapshot_own_bytes(ct, id)
+    }
+    fn take(&self, ct: CtId, id: SnapshotId, record: &planned::Record) -> Result<(), Error> {
+        self.take_snapshot(ct, id, record)
+    }
+    fn publish_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
+        self.place_snapshot(ct, id)
+    }
+    fn delete_snapshot(&self, ct: CtId, id: SnapshotId) -> Result<(), Error> {
+        self.remove_snapshot(ct, id)
+    }
+
+    fn base_images(&self, template: &TemplateName) -> Result<BTreeMap<u64, BaseImage>, Error> {
+        self.see_base_images(template)
+    }
+    fn make_base_image(
+        &self,
+        id: &BaseImageId,
+        bytes: u64,
+        fill: &mut dyn FnMut(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.write_base_image(id, bytes, fill)
+    }
+    fn delete_base_image(&self, id: &BaseImageId) -> Result<(), Error> {
+        Ok(file::discard(&self.base_image_path(id))?)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::PoolKind;
+
+    /// The backend on a new pool of copies, in a directory of its own.
+    pub(in crate::kernel) fn images() -> (Images, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
+        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
+        (Images::open(&config, &layout).expect("a pool"), dir)
+    }
+}
