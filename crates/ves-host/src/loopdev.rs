@@ -167,22 +167,73 @@ pub fn attach(file: &File, direct: bool) -> Result<u32, HostError> {
     Err(io::Error::from_raw_os_error(libc::EBUSY)).attempt(|| "find a free loop device".to_owned())
 }
 
-/// The file behind a device, or `None` where it has none.
+/// A device that has a file.
+#[derive(Debug)]
+pub struct Attached {
+    /// Which.
+    pub number: u32,
+    /// The file behind it.
+    pub file: FileId,
+    /// The device's number as `st_rdev` gives it.
+    pub device: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The device, opened for reading.
+    pub open: File,
+}
+
+/// A device as it is, or `None` where it has no file.
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub fn backing(number: u32) -> Result<Option<FileId>, HostError> {
-    let device = match open(number, false) {
+pub fn look(number: u32) -> Result<Option<Attached>, HostError> {
+    let what = || format!("ask loop{number} for its file");
+    let open = match open(number, false) {
         Err(e) if e.is(rustix::io::Errno::NOENT) || e.is(rustix::io::Errno::NXIO) => {
             return Ok(None);
         }
         other => other?,
     };
-    match status(&device) {
-        Ok(info) => Ok(Some(FileId { device: info.device, inode: info.inode })),
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        Err(e) => Err(e).attempt(|| format!("ask loop{number} for its file")),
-    }
+    let info = match status(&open) {
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        other => other.attempt(what)?,
+    };
+    let device = open.metadata().attempt(what)?.rdev();
+    let bytes = rustix::fs::seek(&open, rustix::fs::SeekFrom::End(0)).attempt(what)?;
+    let file = FileId { device: info.device, inode: info.inode };
+    Ok(Some(Attached { number, file, device, bytes, open }))
+}
+
+/// The file behind a device, or `None` where it has none.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn backing(number: u32) -> Result<Option<FileId>, HostError> {
+    Ok(look(number)?.map(|device| device.file))
+}
+
+/// Every device that shows something, with its size in KiB, by number: the kernel's table of
+/// partitions has those of some size, which spares asking each that exists.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn attached() -> Result<Vec<(u32, u64)>, HostError> {
+    let path = "/proc/partitions";
+    let text = std::fs::read_to_string(path).attempt(|| format!("read {path}"))?;
+    Ok(parse_partitions(&text))
+}
+
+/// The loop devices in the kernel's table of partitions, with their sizes in KiB.
+fn parse_partitions(text: &str) -> Vec<(u32, u64)> {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace().skip(2);
+        let (size, name) = (words.next()?, words.next()?);
+        // Not a partition of one, such as "loop0p1".
+        Some((name.strip_prefix("loop")?.parse().ok()?, size.parse().ok()?))
+    };
+    let mut found: Vec<_> = text.lines().filter_map(parse).collect();
+    found.sort_unstable();
+    found
 }
 
 /// Every device that has a file, with that file.
@@ -190,21 +241,11 @@ pub fn backing(number: u32) -> Result<Option<FileId>, HostError> {
 /// # Errors
 /// [`HostError::Sys`].
 pub fn all() -> Result<Vec<(u32, FileId)>, HostError> {
-    let what = || "list the loop devices".to_owned();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/sys/block").attempt(what)? {
-        let name = entry.attempt(what)?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix("loop")).map(str::parse::<u32>);
-        let Some(Ok(number)) = number else { continue };
-        // The directory "loop" is there while a file is attached.
-        if !std::path::Path::new("/sys/block").join(&name).join("loop").exists() {
-            continue;
-        }
-        if let Some(file) = backing(number)? {
-            found.push((number, file));
-        }
+    for (number, _) in attached()? {
+        // It may have gone meanwhile.
+        found.extend(backing(number)?.map(|file| (number, file)));
     }
-    found.sort_by_key(|(number, _)| *number);
     Ok(found)
 }
 
@@ -215,17 +256,6 @@ pub fn all() -> Result<Vec<(u32, FileId)>, HostError> {
 pub fn refresh_size(number: u32) -> Result<(), HostError> {
     let what = || format!("refresh the size of loop{number}");
     plain(&open(number, true)?, LOOP_SET_CAPACITY).map(drop).attempt(what)
-}
-
-/// The device's size in bytes.
-///
-/// # Errors
-/// [`HostError::Sys`] or [`HostError::Parse`].
-pub fn size(number: u32) -> Result<u64, HostError> {
-    let path = format!("/sys/block/loop{number}/size");
-    let text = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
-    let sectors: u64 = text.trim().parse().map_err(|_| HostError::parse(&path, &text))?;
-    Ok(sectors.saturating_mul(512))
 }
 
 /// The device's number as `st_rdev` gives it.
@@ -259,5 +289,18 @@ pub fn detach(number: u32) -> Result<(), HostError> {
     match plain(&open(number, true)?, LOOP_CLR_FD) {
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(()),
         other => other.map(drop).attempt(|| format!("detach loop{number}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attached_devices_stand_in_the_table_of_partitions() {
+        let text = "major minor  #blocks  name\n\n   7       12     102400 loop12\n   7        0   \
+                    51674112 loop0\n 259        1       1024 loop0p1\n 254        0  268435456 vda\n";
+        assert_eq!(parse_partitions(text), [(0, 51_674_112), (12, 102_400)]);
+        assert_eq!(parse_partitions(""), []);
     }
 }

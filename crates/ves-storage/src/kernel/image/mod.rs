@@ -10,18 +10,19 @@
 //! What is not whole yet has the same name and `.new`. Never here: decisions, mounts of volumes.
 
 mod base_image;
+mod devices;
 mod file;
 pub mod pool;
 mod snapshot;
 mod volume;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use ves_types::layout::Layout;
 use ves_types::{CtId, SnapshotId, TemplateName};
 
+use self::devices::Devices;
 use self::pool::Pool;
 use super::backend::{Backend, BaseImage, Room, SnapshotStates, VolumeState};
 use crate::config::Config;
@@ -33,8 +34,7 @@ use crate::plan::{BaseImageId, Record, Reverted, snapshot as planned};
 #[derive(Debug)]
 pub struct Images {
     pool: Pool,
-    /// Where devices were last; always checked before it is believed.
-    devices: Mutex<HashMap<CtId, u32>>,
+    devices: Devices,
 }
 
 impl Images {
@@ -42,7 +42,7 @@ impl Images {
     pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
         let pool = Pool::open(config, layout)?;
         tracing::info!(dir = %pool.dir.display(), "pool is attached");
-        Ok(Self { pool, devices: Mutex::default() })
+        Ok(Self { pool, devices: Devices::default() })
     }
 }
 
@@ -117,7 +117,7 @@ impl Backend for Images {
         volume::is_loop(device)
     }
     fn drop_orphan(&self, device: u64) -> Result<(), Error> {
-        volume::drop_orphan(device)
+        self.detach_orphan(device)
     }
 
     fn snapshots(&self, ct: CtId) -> Result<SnapshotStates, Error> {

@@ -5,15 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use ves_host::loopdev::{self, FileId};
+use ves_host::loopdev::{self, Attached, FileId};
 use ves_host::{Attempt, HostError, ext4, file};
 use ves_types::CtId;
 
 use super::Images;
+use super::devices::Snapshot;
 use super::file::{clone_file, discard, read_attribute, until, write_attribute};
 use crate::error::Error;
 use crate::host::Each;
@@ -32,17 +32,6 @@ const LOOP_MAJOR: u32 = 7;
 /// Whether this is the number of a loop device.
 pub(super) fn is_loop(device: u64) -> bool {
     rustix::fs::major(device) == LOOP_MAJOR
-}
-
-/// Takes a loop device away whose image was deleted; nothing else knows it.
-pub(super) fn drop_orphan(device: u64) -> Result<(), Error> {
-    let link = format!("/sys/dev/block/{LOOP_MAJOR}:{}", rustix::fs::minor(device));
-    let target = std::fs::read_link(link).ok();
-    let name = target.as_deref().and_then(|t| t.file_name()?.to_str()?.strip_prefix("loop"));
-    match name.and_then(|n| n.parse().ok()).filter(|_| is_loop(device)) {
-        Some(number) => Ok(loopdev::detach(number)?),
-        None => Ok(()),
-    }
 }
 
 impl Images {
@@ -92,40 +81,12 @@ impl Images {
         Ok(target)
     }
 
-    /// The loop device of an image, which is looked for among all or, where that is given, among
-    /// those of a moment ago.
-    fn device(
-        &self,
-        ct: CtId,
-        image: &File,
-        attached: Option<&HashMap<FileId, u32>>,
-    ) -> Result<Option<u32>, HostError> {
-        let id = FileId::of(image)?;
-        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(&ct).copied();
-        if let Some(number) = known
-            && loopdev::backing(number)? == Some(id)
-        {
-            return Ok(Some(number));
-        }
-        let found = match attached.map(|all| all.get(&id).copied()) {
-            None => loopdev::all()?.into_iter().find(|(_, file)| *file == id).map(|(n, _)| n),
-            // It may have another file by now.
-            Some(Some(number)) if loopdev::backing(number)? == Some(id) => Some(number),
-            Some(_) => None,
-        };
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        match found {
-            Some(number) => devices.insert(ct, number),
-            None => devices.remove(&ct),
-        };
-        Ok(found)
+    /// The loop device of an image.
+    fn device(&self, ct: CtId, image: &File) -> Result<Option<Attached>, HostError> {
+        self.devices.find(ct, FileId::of(image)?, None)
     }
 
-    pub(super) fn see(
-        &self,
-        ct: CtId,
-        attached: Option<&HashMap<FileId, u32>>,
-    ) -> Result<VolumeState, Error> {
+    pub(super) fn see(&self, ct: CtId, attached: Option<&Snapshot>) -> Result<VolumeState, Error> {
         let unfinished = std::fs::symlink_metadata(self.new_path(ct)).is_ok();
         let path = self.path(ct);
         let foreign = |why: String| VolumeState {
@@ -158,23 +119,15 @@ impl Images {
             Ok(record) => record,
             Err(why) => return Ok(foreign(format!("its record: {why}"))),
         };
-        let number = self.device(ct, &image, attached)?;
-        let device = match number {
-            None => None,
-            Some(n) => Some(Device {
-                path: loopdev::path(n),
-                number: loopdev::device_number(n)?,
-                bytes: loopdev::size(n)?,
-            }),
-        };
+        let id = FileId { device: meta.dev(), inode: meta.ino() };
+        let shown = self.devices.find(ct, id, attached)?;
         // The kernel changes a mounted file system's superblock in the device's cache first.
-        let superblock = match &device {
-            None => ext4::inspect(&image)?,
-            Some(device) => {
-                let what = || format!("open {}", device.path.display());
-                ext4::inspect(&File::open(&device.path).attempt(what)?)?
-            }
-        };
+        let superblock = ext4::inspect(shown.as_ref().map_or(&image, |device| &device.open))?;
+        let device = shown.map(|seen| Device {
+            path: loopdev::path(seen.number),
+            number: seen.device,
+            bytes: seen.bytes,
+        });
         let Some(superblock) = superblock else {
             return Ok(foreign("it holds no ext4".to_owned()));
         };
@@ -182,15 +135,20 @@ impl Images {
         Ok(VolumeState { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
-    fn release(&self, ct: CtId, number: u32, id: FileId) -> Result<(), Error> {
+    fn release(
+        &self,
+        ct: CtId,
+        Attached { number, file, open, .. }: Attached,
+    ) -> Result<(), Error> {
+        drop(open);
         if !until(PATIENCE, || Ok(!loopdev::held(number)?))? {
             return Err(Error::InUse { ct });
         }
         loopdev::detach(number)?;
-        if !until(PATIENCE, || Ok(loopdev::backing(number)? != Some(id)))? {
+        if !until(PATIENCE, || Ok(loopdev::backing(number)? != Some(file)))? {
             return Err(Error::InUse { ct });
         }
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(&ct);
+        self.devices.detached(number);
         Ok(())
     }
 
@@ -248,6 +206,18 @@ impl Images {
         Ok(cts)
     }
 
+    /// Takes a loop device away whose image was deleted; nothing else knows it.
+    pub(super) fn detach_orphan(&self, device: u64) -> Result<(), Error> {
+        let link = format!("/sys/dev/block/{LOOP_MAJOR}:{}", rustix::fs::minor(device));
+        let target = std::fs::read_link(link).ok();
+        let name = target.as_deref().and_then(|t| t.file_name()?.to_str()?.strip_prefix("loop"));
+        if let Some(number) = name.and_then(|n| n.parse().ok()).filter(|_| is_loop(device)) {
+            loopdev::detach(number)?;
+            self.devices.detached(number);
+        }
+        Ok(())
+    }
+
     /// The lengths of all volumes together.
     pub(super) fn promised(&self) -> Result<u64, Error> {
         let mut sum = 0u64;
@@ -262,7 +232,7 @@ impl Images {
     pub(super) fn see_all(&self) -> Result<Each<VolumeState>, Error> {
         let mut cts = self.list()?;
         cts.sort_unstable();
-        let attached = loopdev::all()?.into_iter().map(|(number, file)| (file, number)).collect();
+        let attached = self.devices.all()?;
         Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
@@ -298,33 +268,33 @@ impl Images {
 
     pub(super) fn attach(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
-        if self.device(ct, &image, None)?.is_none() {
+        if self.device(ct, &image)?.is_none() {
             // The volume's own file system has a page cache; a second one would only cost memory.
             let number = loopdev::attach(&image, true)?;
-            self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(ct, number);
+            self.devices.attached(ct, number);
         }
         Ok(())
     }
 
     pub(super) fn refresh_size(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
-        match self.device(ct, &image, None)? {
-            Some(number) => Ok(loopdev::refresh_size(number)?),
+        match self.device(ct, &image)? {
+            Some(device) => Ok(loopdev::refresh_size(device.number)?),
             None => Ok(()),
         }
     }
 
     pub(super) fn detach(&self, ct: CtId) -> Result<(), Error> {
         let Some(image) = self.open_volume(ct, false)? else { return Ok(()) };
-        match self.device(ct, &image, None)? {
-            Some(number) => self.release(ct, number, FileId::of(&image)?),
+        match self.device(ct, &image)? {
+            Some(device) => self.release(ct, device),
             None => Ok(()),
         }
     }
 
     pub(super) fn delete(&self, ct: CtId) -> Result<(), Error> {
         if let Some(image) = self.open_volume(ct, false)?
-            && self.device(ct, &image, None)?.is_some()
+            && self.devices.shown(FileId::of(&image)?)?
         {
             return Err(Error::InUse { ct });
         }

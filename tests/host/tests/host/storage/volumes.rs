@@ -4,6 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use ves_host::loopdev;
 use ves_kit::Inventory;
 use ves_proto::Reason;
 use ves_storage::host::Host;
@@ -233,4 +234,62 @@ fn a_pool_of_copies_works_too() {
     assert!(volume.usage.allocated < 200 << 20, "it is sparse: {volume:?}");
     storage.service.remove(&storage.fence()).expect("removed");
     assert!(storage.loops().is_empty(), "{:?}", storage.loops());
+}
+
+#[test]
+fn devices_that_change_behind_our_back_are_seen() {
+    if !needs() {
+        return;
+    }
+    let mut storage = Storage::new();
+    storage.busybox();
+    let off = plan::Desired { mounted: false, ..storage.desired(256) };
+    storage.service.ensure(&storage.fence(), &off).expect("made");
+    let volumes = storage.dir.layout().state_dir().join("storage/pool/volumes");
+    let open = |name: &str| {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false);
+        let file = file.open(volumes.join(name)).expect("opened");
+        file.set_len(256 << 20).expect("as long as the volume");
+        file
+    };
+    let (image, other) = (open(&format!("{}.img", storage.ct())), open("other"));
+    let shown =
+        |storage: &Storage| storage.host.look(storage.ct()).expect("seen").usage.device.is_some();
+    let attach = |file: &std::fs::File| loopdev::attach(file, true).expect("attached");
+    let detach = |number: u32| {
+        loopdev::detach(number).expect("detached");
+        assert_eq!(loopdev::backing(number).expect("asked"), None);
+    };
+    assert!(!shown(&storage));
+    let number = attach(&image);
+    assert!(shown(&storage), "it came by hand");
+    storage.restart();
+    assert!(!shown(&storage), "a start sweeps a device that nobody uses");
+    assert_eq!(attach(&image), number, "the same device is free");
+    assert!(shown(&storage), "it came again");
+    detach(number);
+    assert!(!shown(&storage), "it went by hand");
+
+    // Given to another file of the same size, and back, with a look in between.
+    let number = attach(&other);
+    assert!(!shown(&storage), "another file is not ours");
+    detach(number);
+    assert_eq!(attach(&image), number, "the same device is free");
+    let deleted = storage.host.apply(storage.ct(), &plan::Step::Delete);
+    assert!(deleted.is_err(), "an image that a device shows stays");
+    assert!(shown(&storage), "all were asked");
+    detach(number);
+
+    // A device that goes with its last user is gone after the volume was unmounted.
+    storage.service.ensure(&storage.fence(), &storage.desired(256)).expect("mounted");
+    let number = loopdev::all().expect("listed").into_iter().find_map(|(number, file)| {
+        (file == loopdev::FileId::of(&image).expect("asked")).then_some(number)
+    });
+    loopdev::detach(number.expect("it is shown")).expect("marked");
+    assert!(shown(&storage), "still mounted");
+    storage.service.ensure(&storage.fence(), &off).expect("unmounted");
+    assert!(!shown(&storage));
+    storage.service.remove(&storage.fence()).expect("removed");
+    assert_eq!(storage.loops().len(), 1, "{:?}", storage.loops());
 }
