@@ -1,12 +1,15 @@
-//! Netlink: the message codec and a blocking socket, in this or another network namespace.
+//! Netlink, in this or another network namespace: [`route`] speaks rtnetlink by the library of that
+//! name, over [`connection`].
 //!
-//! Owns framing, attributes, acknowledgements and dumps; [`route`] speaks rtnetlink over it and
-//! [`crate::nft`] nf_tables. Attributes that are not asked for are skipped, never decoded.
+//! Owns besides a codec and a blocking socket of its own, for what the library cannot do: reading what
+//! others fill, bounded and without decoding what was not asked for, and nf_tables ([`crate::nft`]).
 //! Never here: a setns of the caller's thread; a thread made for it enters the other namespace.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
@@ -14,6 +17,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::error::{Attempt, HostError};
 use crate::thread;
 
+mod connection;
 pub mod route;
 
 const HEADER: usize = 16;
@@ -26,10 +30,6 @@ pub const ACK: u16 = 0x4;
 pub const DUMP: u16 = 0x300;
 /// Makes the object where it is absent.
 pub const CREATE: u16 = 0x400;
-/// Fails where the object exists.
-pub const EXCLUSIVE: u16 = 0x200;
-/// Takes the place of an object that exists.
-pub const REPLACE: u16 = 0x100;
 /// `f_type` of a file system whose files are namespaces.
 pub const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 const REQUEST: u16 = 0x1;
@@ -71,6 +71,16 @@ impl Message {
         let mut message = Self { bytes };
         message.pad();
         message
+    }
+
+    /// One of rtnetlink's messages.
+    fn of(request: RouteNetlinkMessage, flags: u16) -> Self {
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = flags | REQUEST;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        Self { bytes }
     }
 
     fn pad(&mut self) {
@@ -260,13 +270,7 @@ impl Socket {
             Protocol::Route => None, // Number 0.
             Protocol::Netfilter => Some(rustix::net::netlink::NETFILTER),
         };
-        let fd = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            number,
-        )
-        .attempt(what)?;
+        let fd = open_socket(number).attempt(what)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).attempt(what)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).attempt(what)?;
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
@@ -281,8 +285,19 @@ impl Socket {
         self.most = bytes;
     }
 
+    /// Opens a socket that is only waited with.
+    fn for_news() -> Result<Self, HostError> {
+        let fd = open_socket(None).attempt(|| "open a socket for news".to_owned())?;
+        Ok(Self { fd, sequence: 0, buffer: Vec::new(), most: 0 })
+    }
+
     /// Is told from now on of what happens in a multicast group.
     fn listen(&self, group: libc::c_int, what: &str) -> Result<(), HostError> {
+        match rustix::net::bind(&self.fd, &SocketAddrNetlink::new(0, 0)) {
+            // It has listened before.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(e) => return Err(e).attempt(|| what.to_owned()),
+        }
         set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group).attempt(|| what.to_owned())
     }
 
@@ -297,7 +312,7 @@ impl Socket {
         };
         match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
             Ok(0) => Ok(false),
-            Ok(_) => match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::empty()) {
+            Ok(_) => match rustix::net::recv(&self.fd, &mut [0_u8; 1][..], RecvFlags::empty()) {
                 // Something was missed, which is news too.
                 Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(true),
                 Err(e) => Err(e).attempt(|| what.to_owned()),
@@ -429,6 +444,10 @@ impl Socket {
             }
         }
     }
+}
+
+fn open_socket(number: Option<rustix::net::Protocol>) -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, number)
 }
 
 fn said(what: &str, words: Option<String>) -> String {

@@ -75,7 +75,7 @@ impl Host for KernelHost {
     }
 
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
-        let links = RouteSocket::open()?.links("veth")?;
+        let links = RouteSocket::open()?.veths()?;
         Ok(links.iter().filter_map(|l| observe::ct_of(&l.name)).collect())
     }
 

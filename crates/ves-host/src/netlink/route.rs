@@ -1,5 +1,10 @@
 //! rtnetlink: links, addresses, routes and neighbours of one network namespace.
 //!
+//! What is changed, here and in a container's namespace, and what is read here goes by the library of
+//! that name. What is read in a container's namespace does not: its root fills those tables, the library
+//! takes a dump without a bound, and it loses a message with one attribute that it cannot decode;
+//! so [`parse`] reads it, which skips what it is not asked for, from a bounded socket.
+//!
 //! Every change is one message and one acknowledgement. Absence of what is removed is no failure;
 //! presence of what is made is, unless said otherwise. Decides nothing.
 
@@ -7,50 +12,28 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Instant;
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+};
+use netlink_packet_route::route::RouteFlags;
+use rtnetlink::{LinkUnspec, LinkVeth};
 use rustix::io::Errno;
 
-use super::{
-    ACK, CREATE, DUMP, EXCLUSIVE, Message, Protocol, REPLACE, Reply, Socket, attributes, in_netns,
-};
+use super::connection::{Connection, Turns};
+use super::{ACK, DUMP, Message, Protocol, Reply, Socket, in_netns};
 use crate::error::HostError;
 
 mod parse;
-
-use parse::{parse_address, parse_link, parse_neighbour, parse_route};
-
-const NEW_LINK: u16 = 16;
-const DEL_LINK: u16 = 17;
-const GET_LINK: u16 = 18;
-const NEW_ADDR: u16 = 20;
-const DEL_ADDR: u16 = 21;
-const GET_ADDR: u16 = 22;
-const NEW_ROUTE: u16 = 24;
-const DEL_ROUTE: u16 = 25;
-const GET_ROUTE: u16 = 26;
-const NEW_NEIGH: u16 = 28;
-const DEL_NEIGH: u16 = 29;
-const GET_NEIGH: u16 = 30;
-const NEW_NSID: u16 = 88;
-const GET_NSID: u16 = 90;
+mod request;
+mod typed;
 
 /// `RTNLGRP_LINK`.
 const GROUP_LINK: i32 = 1;
 /// `RTNLGRP_IPV6_ROUTE`.
 const GROUP_IPV6_ROUTE: i32 = 11;
-/// `IF_OPER_UP`.
-const OPERATIONAL: u8 = 6;
-const INET: u8 = 2;
-const INET6: u8 = 10;
-const IFF_UP: u32 = 0x1;
-const IFF_NOARP: u32 = 0x80;
-const IFA_F_NODAD: u32 = 0x02;
-const TABLE_MAIN: u8 = 254;
-const TYPE_UNICAST: u8 = 1;
 const TYPE_LOCAL: u8 = 2;
-const NUD_PERMANENT: u16 = 0x80;
-const ONLINK: u32 = 4;
-const FIB_MATCH: u32 = 0x2000;
-const GEN_MODE_NONE: u8 = 1;
 
 /// IPv6 settings of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,42 +129,65 @@ pub struct Neighbour {
     pub permanent: bool,
 }
 
-/// An rtnetlink socket of one namespace.
-#[derive(Debug)]
-pub struct RouteSocket {
-    socket: Socket,
-    /// For waiting; in no multicast group until then.
-    news: Socket,
+/// An answer: of rtnetlink, or of the bounded socket.
+enum Answer {
+    Typed(RouteNetlinkMessage),
+    Raw(Reply),
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
+impl Answer {
+    fn link(&self) -> Option<Link> {
+        match self {
+            Self::Typed(RouteNetlinkMessage::NewLink(message)) => Some(typed::link(message)),
+            Self::Typed(_) => None,
+            Self::Raw(reply) => parse::link(reply),
+        }
+    }
+    fn address(&self, link: u32) -> Option<(IpAddr, u8)> {
+        match self {
+            Self::Typed(RouteNetlinkMessage::NewAddress(message)) => typed::address(message, link),
+            Self::Typed(_) => None,
+            Self::Raw(reply) => parse::address(reply, link),
+        }
+    }
+    fn route(&self) -> Option<Route> {
+        match self {
+            Self::Typed(RouteNetlinkMessage::NewRoute(message)) => typed::route(message),
+            Self::Typed(_) => None,
+            Self::Raw(reply) => parse::route(reply),
+        }
+    }
+    fn neighbour(&self, link: u32) -> Option<Neighbour> {
+        match self {
+            Self::Typed(RouteNetlinkMessage::NewNeighbour(message)) => {
+                typed::neighbour(message, link)
+            }
+            Self::Typed(_) => None,
+            Self::Raw(reply) => parse::neighbour(reply, link),
+        }
     }
 }
 
-fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { INET } else { INET6 }
+/// An rtnetlink socket of one namespace. It keeps that alive, so it is held no longer than one task.
+pub struct RouteSocket {
+    connection: Connection,
+    /// For reading tables that somebody else fills.
+    bounded: Option<Socket>,
+    /// For waiting; opened when that begins, but in another namespace at once.
+    news: Option<Socket>,
 }
 
-fn full(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-fn link_fixed(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut fixed = [0; 16];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
-    fixed[12..16].copy_from_slice(&change.to_ne_bytes());
-    fixed
+impl std::fmt::Debug for RouteSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteSocket").field("bounded", &self.bounded).finish_non_exhaustive()
+    }
 }
 
 /// Absence of what is to be removed is what was wanted.
-fn gone(result: Result<Vec<Reply>, HostError>, absent: &[Errno]) -> Result<(), HostError> {
+fn gone(result: Result<(), HostError>, absent: &[Errno]) -> Result<(), HostError> {
     match result {
         Err(e) if absent.iter().any(|errno| e.is(*errno)) => Ok(()),
-        other => other.map(drop),
+        other => other,
     }
 }
 
@@ -191,7 +197,7 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open() -> Result<Self, HostError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)?, news: Socket::open(Protocol::Route)? })
+        Ok(Self { connection: Connection::new(Turns::open()?), bounded: None, news: None })
     }
 
     /// Opens a socket in another network namespace, whose tables may be as large as somebody likes:
@@ -200,9 +206,34 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn open_in(netns: BorrowedFd<'_>, most: usize) -> Result<Self, HostError> {
-        let mut opened = in_netns(netns, Self::open)?;
-        opened.socket.bound_dumps(most);
-        Ok(opened)
+        let (socket, mut bounded, news) = in_netns(netns, || {
+            Ok((Turns::open()?, Socket::open(Protocol::Route)?, Socket::for_news()?))
+        })?;
+        bounded.bound_dumps(most);
+        let connection = Connection::new(socket);
+        Ok(Self { connection, bounded: Some(bounded), news: Some(news) })
+    }
+
+    /// What the kernel answers to a question after one thing.
+    fn ask(&mut self, request: RouteNetlinkMessage, what: &str) -> Result<Vec<Answer>, HostError> {
+        Ok(match &mut self.bounded {
+            Some(socket) => {
+                let replies = socket.ask(Message::of(request, ACK), what)?;
+                replies.into_iter().map(Answer::Raw).collect()
+            }
+            None => self.connection.ask(request, what)?.into_iter().map(Answer::Typed).collect(),
+        })
+    }
+
+    /// What the kernel answers to a question after all of something.
+    fn dump(&mut self, request: RouteNetlinkMessage, what: &str) -> Result<Vec<Answer>, HostError> {
+        Ok(match &mut self.bounded {
+            Some(socket) => {
+                let replies = socket.dump(Message::of(request, DUMP), what)?;
+                replies.into_iter().map(Answer::Raw).collect()
+            }
+            None => self.connection.dump(&request, what)?.into_iter().map(Answer::Typed).collect(),
+        })
     }
 
     /// Waits until `holds`, which is asked anew after each event of a multicast group; answers
@@ -214,17 +245,27 @@ impl RouteSocket {
         what: &str,
         mut holds: impl FnMut(&mut Self) -> Result<bool, HostError>,
     ) -> Result<bool, HostError> {
-        // Listening begins before looking, so that nothing falls between.
         if holds(self)? {
             return Ok(true);
         }
-        self.news.listen(group, what)?;
-        while !holds(self)? {
-            if !self.news.await_news(end, what)? {
-                return Ok(false);
+        // Listening begins before looking, so that nothing falls between.
+        let mut news = match self.news.take() {
+            Some(news) => news,
+            None => Socket::for_news()?,
+        };
+        news.listen(group, what)?;
+        let held = loop {
+            match holds(self) {
+                Ok(false) => {}
+                other => break other,
             }
-        }
-        Ok(true)
+            match news.await_news(end, what) {
+                Ok(true) => {}
+                other => break other,
+            }
+        };
+        self.news = Some(news);
+        held
     }
 
     /// The link of this name.
@@ -232,11 +273,9 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, HostError> {
-        let mut message = Message::new(GET_LINK, ACK, &[0; 16]);
-        message.attr_text(3, name);
-        match self.socket.ask(message, &format!("read link {name}")) {
+        match self.ask(request::link_named(name), &format!("read link {name}")) {
             Err(e) if e.is(Errno::NODEV) => Ok(None),
-            other => Ok(other?.iter().find_map(parse_link)),
+            other => Ok(other?.iter().find_map(Answer::link)),
         }
     }
 
@@ -276,26 +315,21 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn name_of(&mut self, index: u32) -> Result<Option<String>, HostError> {
-        let message = Message::new(GET_LINK, ACK, &link_fixed(index, 0, 0));
-        match self.socket.ask(message, &format!("read link {index}")) {
+        match self.ask(request::link_numbered(index), &format!("read link {index}")) {
             Err(e) if e.is(Errno::NODEV) => Ok(None),
-            other => Ok(other?.iter().find_map(parse_link).map(|l| l.name)),
+            other => Ok(other?.iter().find_map(Answer::link).map(|l| l.name)),
         }
     }
 
-    /// All links of a kind.
+    /// All veth links.
     ///
     /// # Errors
     /// [`HostError::Sys`].
-    pub fn links(&mut self, kind: &str) -> Result<Vec<Link>, HostError> {
-        let mut message = Message::new(GET_LINK, DUMP, &[0; 16]);
-        message.nest(18, |m| {
-            m.attr_text(1, kind);
-        });
-        let replies = self.socket.dump(message, "read all links")?;
+    pub fn veths(&mut self) -> Result<Vec<Link>, HostError> {
+        let answers = self.dump(request::links_of(InfoKind::Veth), "read all links")?;
         // A kernel that does not know the filter answers with every link.
-        let links = replies.iter().filter_map(parse_link);
-        Ok(links.filter(|l| l.kind.as_deref() == Some(kind)).collect())
+        let links = answers.iter().filter_map(Answer::link);
+        Ok(links.filter(|l| l.kind.as_deref() == Some("veth")).collect())
     }
 
     /// The number this namespace gave to another, if it ever gave one.
@@ -303,12 +337,11 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn netns_number(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, HostError> {
-        let mut message = Message::new(GET_NSID, ACK, &[0; 4]);
-        message.attr(3, &netns.as_raw_fd().to_ne_bytes());
-        let replies = self.socket.ask(message, "read a network namespace's number")?;
-        let number = replies.iter().filter(|r| r.kind == NEW_NSID).find_map(|r| {
-            let id = attributes(r.payload.get(4..)?).find(|a| a.kind == 1)?;
-            id.payload.first_chunk().map(|b| i32::from_ne_bytes(*b))
+        let request = request::netns_number(netns.as_raw_fd().cast_unsigned());
+        let answers = self.connection.ask(request, "read a network namespace's number")?;
+        let number = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(message) => typed::netns_number(message),
+            _ => None,
         });
         Ok(number.filter(|n| *n >= 0))
     }
@@ -318,11 +351,8 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn addresses(&mut self, link: u32) -> Result<Vec<(IpAddr, u8)>, HostError> {
-        let mut fixed = [0; 8];
-        fixed[4..8].copy_from_slice(&link.to_ne_bytes());
-        let message = Message::new(GET_ADDR, DUMP, &fixed);
-        let replies = self.socket.dump(message, "read addresses")?;
-        Ok(replies.iter().filter_map(|r| parse_address(r, link)).collect())
+        let answers = self.dump(request::addresses(link), "read addresses")?;
+        Ok(answers.iter().filter_map(|a| a.address(link)).collect())
     }
 
     /// The routes of the main table through a link, or all.
@@ -330,19 +360,13 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn routes(&mut self, ipv6: bool, link: Option<u32>) -> Result<Vec<Route>, HostError> {
-        let mut fixed = [0; 12];
-        fixed[0] = if ipv6 { INET6 } else { INET };
-        fixed[4] = TABLE_MAIN;
-        let mut message = Message::new(GET_ROUTE, DUMP, &fixed);
-        if let Some(link) = link {
-            message.attr(4, &link.to_ne_bytes());
-        }
-        match self.socket.dump(message, "read routes") {
+        match self.dump(request::routes(ipv6, link), "read routes") {
             // A table that was never written to.
             Err(e) if e.is(Errno::NOENT) => Ok(Vec::new()),
             other => {
-                let routes: Vec<_> = other?.iter().filter_map(parse_route).collect();
-                Ok(routes.into_iter().filter(|r| link.is_none() || r.link == link).collect())
+                let answers = other?;
+                let routes = answers.iter().filter_map(Answer::route);
+                Ok(routes.filter(|r| link.is_none() || r.link == link).collect())
             }
         }
     }
@@ -352,12 +376,7 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn lookup(&mut self, ip: IpAddr) -> Result<Option<Route>, HostError> {
-        let mut fixed = [0; 12];
-        (fixed[0], fixed[1]) = (family(ip), full(ip));
-        fixed[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
-        let mut message = Message::new(GET_ROUTE, ACK, &fixed);
-        message.attr(1, &octets(ip));
-        match self.socket.ask(message, &format!("find the route to {ip}")) {
+        match self.ask(request::lookup(ip), &format!("find the route to {ip}")) {
             // None, or one that says so: unreachable, prohibited, a black hole.
             Err(e)
                 if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL]
@@ -366,7 +385,7 @@ impl RouteSocket {
             {
                 Ok(None)
             }
-            other => Ok(other?.iter().find_map(parse_route)),
+            other => Ok(other?.iter().find_map(Answer::route)),
         }
     }
 
@@ -375,10 +394,8 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn neighbours(&mut self, link: u32) -> Result<Vec<Neighbour>, HostError> {
-        let mut message = Message::new(GET_NEIGH, DUMP, &[0; 12]);
-        message.attr(8, &link.to_ne_bytes());
-        let replies = self.socket.dump(message, "read neighbours")?;
-        Ok(replies.iter().filter_map(|r| parse_neighbour(r, link)).collect())
+        let answers = self.dump(request::neighbours(link), "read neighbours")?;
+        Ok(answers.iter().filter_map(|a| a.neighbour(link)).collect())
     }
 
     /// Makes a veth pair, both ends down and without neighbour discovery.
@@ -386,25 +403,23 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`]; `EEXIST` where either name is in use.
     pub fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<(), HostError> {
-        let fixed = link_fixed(0, IFF_NOARP, IFF_NOARP);
-        let mut message = Message::new(NEW_LINK, ACK | CREATE | EXCLUSIVE, &fixed);
-        message.attr_text(3, pair.name).attr(1, &pair.mac);
-        message.nest(18, |info| {
-            info.attr_text(1, "veth").nest(2, |data| {
-                data.nest(1, |peer| {
-                    peer.raw(&fixed)
-                        .attr_text(3, pair.peer_name)
-                        .attr(1, &pair.peer_mac)
-                        .attr(28, &pair.peer_netns.as_raw_fd().to_ne_bytes());
-                });
-            });
-        });
-        match self.socket.ask(message, &format!("create link {}", pair.name)) {
+        let peer = LinkUnspec::new_with_name(pair.peer_name)
+            .address(pair.peer_mac.to_vec())
+            .arp(false)
+            .setns_by_fd(pair.peer_netns.as_raw_fd())
+            .build();
+        let link = LinkVeth::new(pair.name, pair.peer_name)
+            .address(pair.mac.to_vec())
+            .arp(false)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        let what = format!("create link {}", pair.name);
+        match self.connection.perform(|handle| handle.link().add(link).execute(), &what) {
             Err(e) if e.is(Errno::OPNOTSUPP) => Err(HostError::Lacks {
                 feature: "veth".to_owned(),
                 why: "the kernel makes no such link; load or build CONFIG_VETH".to_owned(),
             }),
-            other => other.map(drop),
+            other => other,
         }
     }
 
@@ -413,8 +428,9 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn delete_link(&mut self, index: u32) -> Result<(), HostError> {
-        let message = Message::new(DEL_LINK, ACK, &link_fixed(index, 0, 0));
-        gone(self.socket.ask(message, &format!("delete link {index}")), &[Errno::NODEV])
+        let what = format!("delete link {index}");
+        let result = self.connection.perform(|h| h.link().del(index).execute(), &what);
+        gone(result, &[Errno::NODEV])
     }
 
     /// Stops the kernel from making a link-local address for a link by itself. Before it goes up.
@@ -422,14 +438,11 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn set_no_own_address(&mut self, index: u32) -> Result<(), HostError> {
-        let mut message = Message::new(NEW_LINK, ACK, &link_fixed(index, 0, 0));
-        message.nest(26, |spec| {
-            spec.nest(u16::from(INET6), |v6| {
-                v6.attr(8, &[GEN_MODE_NONE]);
-            });
-        });
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let link = LinkUnspec::new_with_index(index).append_extra_attribute(spec).build();
         let what = format!("stop link {index} from making an address");
-        self.socket.ask(message, &what).map(drop)
+        self.connection.perform(|h| h.link().change(link).execute(), &what)
     }
 
     /// Sets a link up, with this hardware address and without neighbour discovery.
@@ -437,15 +450,13 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn set_up(&mut self, index: u32, mac: Option<[u8; 6]>) -> Result<(), HostError> {
-        let (flags, change) = match mac {
-            Some(_) => (IFF_UP | IFF_NOARP, IFF_UP | IFF_NOARP),
-            None => (IFF_UP, IFF_UP),
-        };
-        let mut message = Message::new(NEW_LINK, ACK, &link_fixed(index, flags, change));
+        let mut link = LinkUnspec::new_with_index(index).up();
         if let Some(mac) = mac {
-            message.attr(1, &mac);
+            link = link.arp(false).address(mac.to_vec());
         }
-        self.socket.ask(message, &format!("set link {index} up")).map(drop)
+        let link = link.build();
+        let what = format!("set link {index} up");
+        self.connection.perform(|h| h.link().change(link).execute(), &what)
     }
 
     /// Adds a single address to a link, usable at once; one that is there is left as it is.
@@ -453,9 +464,13 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn add_address(&mut self, link: u32, ip: IpAddr) -> Result<(), HostError> {
-        let mut message = address_message(NEW_ADDR, CREATE | EXCLUSIVE, link, ip, full(ip));
-        message.attr(8, &IFA_F_NODAD.to_ne_bytes());
-        gone(self.socket.ask(message, &format!("add address {ip}")), &[Errno::EXIST])
+        let add = |handle: &rtnetlink::Handle| {
+            let mut request = handle.address().add(link, ip, request::full(ip));
+            let no_detection = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(no_detection);
+            request.execute()
+        };
+        gone(self.connection.perform(add, &format!("add address {ip}")), &[Errno::EXIST])
     }
 
     /// Removes an address from a link.
@@ -463,8 +478,9 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn remove_address(&mut self, link: u32, ip: IpAddr, len: u8) -> Result<(), HostError> {
-        let message = address_message(DEL_ADDR, 0, link, ip, len);
-        let result = self.socket.ask(message, &format!("remove address {ip}/{len}"));
+        let (address, what) =
+            (request::address(link, ip, len), format!("remove address {ip}/{len}"));
+        let result = self.connection.perform(|h| h.address().del(address).execute(), &what);
         gone(result, &[Errno::ADDRNOTAVAIL, Errno::NODEV])
     }
 
@@ -473,10 +489,8 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`]; `EEXIST` where there is one, also the same.
     pub fn add_route(&mut self, ip: IpAddr, link: u32, protocol: u8) -> Result<(), HostError> {
-        let fixed = route_fixed(ip, full(ip), protocol, 253, 0);
-        let mut message = Message::new(NEW_ROUTE, ACK | CREATE | EXCLUSIVE, &fixed);
-        message.attr(1, &octets(ip)).attr(4, &link.to_ne_bytes());
-        self.socket.ask(message, &format!("add route {ip}")).map(drop)
+        let (route, what) = (request::route(ip, link, protocol), format!("add route {ip}"));
+        self.connection.perform(|h| h.route().add(route).execute(), &what)
     }
 
     /// Removes the route to a single address that `protocol` set through a link.
@@ -484,10 +498,8 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn remove_route(&mut self, ip: IpAddr, link: u32, protocol: u8) -> Result<(), HostError> {
-        let fixed = route_fixed(ip, full(ip), protocol, 253, 0);
-        let mut message = Message::new(DEL_ROUTE, ACK, &fixed);
-        message.attr(1, &octets(ip)).attr(4, &link.to_ne_bytes());
-        let result = self.socket.ask(message, &format!("remove route {ip}"));
+        let (route, what) = (request::route(ip, link, protocol), format!("remove route {ip}"));
+        let result = self.connection.perform(|h| h.route().del(route).execute(), &what);
         gone(result, &[Errno::SRCH, Errno::NODEV])
     }
 
@@ -502,10 +514,10 @@ impl RouteSocket {
         link: u32,
         protocol: u8,
     ) -> Result<(), HostError> {
-        let fixed = route_fixed(gateway, 0, protocol, 0, ONLINK);
-        let mut message = Message::new(NEW_ROUTE, ACK | CREATE | REPLACE, &fixed);
-        message.attr(5, &octets(gateway)).attr(4, &link.to_ne_bytes());
-        self.socket.ask(message, &format!("set the default route by {gateway}")).map(drop)
+        let mut route = request::default_route(gateway, link, protocol);
+        route.header.flags = RouteFlags::Onlink;
+        let what = format!("set the default route by {gateway}");
+        self.connection.perform(|h| h.route().add(route).replace().execute(), &what)
     }
 
     /// Removes the default route of a family by a next hop.
@@ -513,9 +525,9 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn remove_default(&mut self, gateway: IpAddr, link: u32) -> Result<(), HostError> {
-        let mut message = Message::new(DEL_ROUTE, ACK, &route_fixed(gateway, 0, 0, 0, 0));
-        message.attr(5, &octets(gateway)).attr(4, &link.to_ne_bytes());
-        let result = self.socket.ask(message, &format!("remove the default route by {gateway}"));
+        let route = request::default_route(gateway, link, 0);
+        let what = format!("remove the default route by {gateway}");
+        let result = self.connection.perform(|h| h.route().del(route).execute(), &what);
         gone(result, &[Errno::SRCH, Errno::NODEV])
     }
 
@@ -524,9 +536,10 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn set_neighbour(&mut self, link: u32, ip: IpAddr, mac: [u8; 6]) -> Result<(), HostError> {
-        let mut message = neighbour_message(NEW_NEIGH, CREATE | REPLACE, link, ip);
-        message.attr(2, &mac);
-        self.socket.ask(message, &format!("set neighbour {ip}")).map(drop)
+        let set = |handle: &rtnetlink::Handle| {
+            handle.neighbours().add(link, ip).link_layer_address(&mac).replace().execute()
+        };
+        self.connection.perform(set, &format!("set neighbour {ip}"))
     }
 
     /// Removes a neighbour.
@@ -534,38 +547,8 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn remove_neighbour(&mut self, link: u32, ip: IpAddr) -> Result<(), HostError> {
-        let message = neighbour_message(DEL_NEIGH, 0, link, ip);
-        let result = self.socket.ask(message, &format!("remove neighbour {ip}"));
+        let (neighbour, what) = (request::neighbour(link, ip), format!("remove neighbour {ip}"));
+        let result = self.connection.perform(|h| h.neighbours().del(neighbour).execute(), &what);
         gone(result, &[Errno::NOENT, Errno::NODEV])
     }
-}
-
-fn address_message(kind: u16, flags: u16, link: u32, ip: IpAddr, len: u8) -> Message {
-    let mut fixed = [0; 8];
-    (fixed[0], fixed[1]) = (family(ip), len);
-    fixed[4..8].copy_from_slice(&link.to_ne_bytes());
-    let mut message = Message::new(kind, flags | ACK, &fixed);
-    message.attr(2, &octets(ip)).attr(1, &octets(ip));
-    message
-}
-
-fn route_fixed(ip: IpAddr, len: u8, protocol: u8, scope: u8, flags: u32) -> [u8; 12] {
-    let mut fixed = [0; 12];
-    (fixed[0], fixed[1]) = (family(ip), len);
-    (fixed[4], fixed[5]) = (TABLE_MAIN, protocol);
-    // IPv6 has no scopes.
-    fixed[6] = if ip.is_ipv4() { scope } else { 0 };
-    fixed[7] = TYPE_UNICAST;
-    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
-    fixed
-}
-
-fn neighbour_message(kind: u16, flags: u16, link: u32, ip: IpAddr) -> Message {
-    let mut fixed = [0; 12];
-    fixed[0] = family(ip);
-    fixed[4..8].copy_from_slice(&link.to_ne_bytes());
-    fixed[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
-    let mut message = Message::new(kind, flags | ACK, &fixed);
-    message.attr(1, &octets(ip));
-    message
 }

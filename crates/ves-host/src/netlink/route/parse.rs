@@ -1,14 +1,24 @@
-//! What rtnetlink answers, as values: pure.
+//! What the kernel says of a container's namespace, as values: pure.
 //!
-//! Attributes that are not needed are skipped; a message that lacks what is needed is none.
+//! Attributes that are not needed are skipped, so that nothing a container's root makes can hide
+//! its link; a message that lacks what is needed is none.
 
 use std::net::IpAddr;
 
-use super::{
-    GEN_MODE_NONE, IFF_NOARP, IFF_UP, INET6, Ipv6Settings, Link, NEW_ADDR, NEW_LINK, NEW_NEIGH,
-    NEW_ROUTE, NUD_PERMANENT, Neighbour, OPERATIONAL, Route, Traffic,
-};
+use super::{Ipv6Settings, Link, Neighbour, Route, Traffic};
 use crate::netlink::{Reply, attributes};
+
+const NEW_LINK: u16 = 16;
+const NEW_ADDR: u16 = 20;
+const NEW_ROUTE: u16 = 24;
+const NEW_NEIGH: u16 = 28;
+const INET6: u8 = 10;
+const IFF_UP: u32 = 0x1;
+const IFF_NOARP: u32 = 0x80;
+const NUD_PERMANENT: u16 = 0x80;
+const GEN_MODE_NONE: u8 = 1;
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
 
 fn unspecified(family: u8) -> IpAddr {
     match family {
@@ -28,7 +38,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
 }
 
-pub(super) fn parse_link(reply: &Reply) -> Option<Link> {
+pub(super) fn link(reply: &Reply) -> Option<Link> {
     if reply.kind != NEW_LINK {
         return None;
     }
@@ -87,7 +97,7 @@ fn parse_ipv6(bytes: &[u8]) -> Ipv6Settings {
     settings
 }
 
-pub(super) fn parse_address(reply: &Reply, link: u32) -> Option<(IpAddr, u8)> {
+pub(super) fn address(reply: &Reply, link: u32) -> Option<(IpAddr, u8)> {
     if reply.kind != NEW_ADDR || word(&reply.payload, 4)? != link {
         return None;
     }
@@ -104,7 +114,7 @@ pub(super) fn parse_address(reply: &Reply, link: u32) -> Option<(IpAddr, u8)> {
     found.map(|ip| (ip, len))
 }
 
-pub(super) fn parse_route(reply: &Reply) -> Option<Route> {
+pub(super) fn route(reply: &Reply) -> Option<Route> {
     let [family, prefix_len, _, _, _, protocol, _, kind, ..] = *reply.payload else { return None };
     if reply.kind != NEW_ROUTE {
         return None;
@@ -128,7 +138,7 @@ pub(super) fn parse_route(reply: &Reply) -> Option<Route> {
     Some(route)
 }
 
-pub(super) fn parse_neighbour(reply: &Reply, link: u32) -> Option<Neighbour> {
+pub(super) fn neighbour(reply: &Reply, link: u32) -> Option<Neighbour> {
     if reply.kind != NEW_NEIGH || word(&reply.payload, 4)? != link {
         return None;
     }
@@ -156,7 +166,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_link_are_understood() {
-        let one = |asked| recorded(asked).iter().find_map(parse_link).expect("a link");
+        let one = |asked| recorded(asked).iter().find_map(link).expect("a link");
         let (host, inner) = (one("read link ves9200"), one("read link venet0"));
         assert_eq!((host.name.as_str(), inner.name.as_str()), ("ves9200", "venet0"));
         assert_eq!((host.peer, inner.peer), (Some(inner.index), Some(host.index)));
@@ -176,10 +186,10 @@ mod tests {
     #[test]
     fn addresses_routes_and_neighbours_are_understood() {
         let addresses: Vec<_> =
-            recorded("read addresses").iter().filter_map(|r| parse_address(r, 2)).collect();
+            recorded("read addresses").iter().filter_map(|r| address(r, 2)).collect();
         assert_eq!(addresses, [(ip("192.0.2.10"), 32), (ip("2001:db8::10"), 128)]);
 
-        let routes: Vec<_> = recorded("read routes").iter().filter_map(parse_route).collect();
+        let routes: Vec<_> = recorded("read routes").iter().filter_map(route).collect();
         let to = |text, protocol| {
             let ours = routes.iter().filter(move |r| r.protocol == protocol);
             ours.filter(move |r| r.destination == ip(text)).copied().collect::<Vec<_>>()
@@ -193,10 +203,10 @@ mod tests {
             assert_eq!((route.prefix_len, route.gateway), (0, Some(ip(gateway))));
         }
         let local = recorded("find the route to 2001:db8::10");
-        assert_eq!(local.iter().find_map(parse_route).map(|r| r.kind), Some(TYPE_LOCAL));
+        assert_eq!(local.iter().find_map(route).map(|r| r.kind), Some(TYPE_LOCAL));
 
         let neighbours = recorded("read neighbours");
-        let on = |link| neighbours.iter().filter_map(move |r| parse_neighbour(r, link));
+        let on = |link| neighbours.iter().filter_map(move |r| neighbour(r, link));
         let known: Vec<_> = on(4).filter(|n| n.permanent).map(|n| n.ip).collect();
         assert_eq!(known, [ip("192.0.2.10"), ip("2001:db8::10")]);
         assert!(on(4).any(|n| !n.permanent), "the kernel makes entries of its own");
@@ -208,10 +218,10 @@ mod tests {
             for reply in recorded(asked) {
                 for len in 0..reply.payload.len() {
                     let cut = Reply { kind: reply.kind, payload: reply.payload[..len].to_vec() };
-                    parse_link(&cut);
-                    parse_address(&cut, 2);
-                    parse_route(&cut);
-                    parse_neighbour(&cut, 2);
+                    link(&cut);
+                    address(&cut, 2);
+                    route(&cut);
+                    neighbour(&cut, 2);
                 }
             }
         }
