@@ -3,14 +3,15 @@
 //! A fixture is two files in `tests/fixtures`: the store, and in JSON what that release makes of it:
 //! what its public API shows, who has which name and address, which request became which
 //! operation, what the kernel held at that moment, and what comes of it when the coordinator goes
-//! on, and when the node boots. At each release one is added, with
+//! on, and when the node boots. Before a change of what is stored, and at each release, one is added
+//! with
 //!
 //! ```sh
-//! cargo run -p ves-sim --example keep-store
+//! cargo run -p ves-sim --all-features --example keep-store NAME
 //! ```
 //!
-//! run on that release's own code. Those that are there stay as they are: no later code can make
-//! them again.
+//! run on the code that writes it. Those that are there stay as they are: no later code can make
+//! them again, and the program refuses to.
 
 pub mod answers;
 mod story;
@@ -35,7 +36,7 @@ use answers::{Answers, Outcome};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
-    /// The release that wrote it.
+    /// The release that wrote it, or that was next when it was written.
     pub release: String,
     /// The boot it was written in.
     pub boot: String,
@@ -129,11 +130,13 @@ fn read<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> T {
     record::read(key, bytes).expect("a record")
 }
 
-/// Makes a store of this build and keeps it.
+/// Makes a store of this build and keeps it under a name.
 ///
 /// # Panics
-/// Where something is not as the story wants it.
-pub fn keep() -> PathBuf {
+/// Where something is not as the story wants it, or the name is that of one which is there.
+pub fn keep(name: &str) -> PathBuf {
+    let path = directory().join(format!("store-{name}.redb.zst"));
+    assert!(!path.exists(), "{} is there; no later code can make it again", path.display());
     let release = env!("CARGO_PKG_VERSION").to_owned();
     let (store, world) = story::tell();
     let rows = rows(&store);
@@ -145,7 +148,7 @@ pub fn keep() -> PathBuf {
     let facts: BTreeMap<String, String> = of(Kind::Fact).map(fact).collect();
     let request = |(key, bytes): &Row| (key.text.clone(), read::<OpId>(key, bytes).0);
     let known = Known {
-        release: release.clone(),
+        release,
         boot: facts["boot"].clone(),
         starts: facts["starts"].parse().expect("a number"),
         floor: facts["generation_floor"].parse().expect("a number"),
@@ -162,8 +165,6 @@ pub fn keep() -> PathBuf {
     kept.known.stored = answers::stored(&kept.resume(true)).0;
     kept.known.resumed = last(&kept.resume(false), &kept.known.stored);
     kept.known.booted = last(&kept.boot(), &kept.known.stored);
-    let path = directory().join(format!("store-{release}.redb.zst"));
-    std::fs::create_dir_all(directory()).expect("made");
     let store = zstd::encode_all(kept.store.as_slice(), 19).expect("compressed");
     std::fs::write(&path, store).expect("written");
     let value = serde_json::to_value(&kept.known).expect("it has a JSON form");

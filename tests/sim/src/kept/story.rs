@@ -256,6 +256,14 @@ impl Story {
         ));
     }
 
+    /// Waits until resources are asked for a container's limits, which may be while storage is asked.
+    fn at_limits(&self, ct: u32) {
+        let asked = format!("EnsureLimits {ct}");
+        self.sim.until("resources are asked", || {
+            self.sim.kernel().state().log.iter().rev().take(2).any(|rpc| *rpc == asked)
+        });
+    }
+
     fn failures(&self) {
         self.create(111, |_| {});
         self.sim.kernel().lose_volume(111);
@@ -286,9 +294,7 @@ impl Story {
         self.done(Command::stop("119"));
         self.sim.kernel().hold(119, true);
         let op = self.begun(Command::start("119"));
-        self.sim.until("it is at it", || {
-            self.sim.kernel().state().log.ends_with(&words(&["EnsureLimits 119"]))
-        });
+        self.at_limits(119);
         self.cancel(&op);
         self.sim.kernel().hold(119, false);
         assert_eq!(self.sim.end_of(&op.id).state(), pb::OperationState::Cancelled);

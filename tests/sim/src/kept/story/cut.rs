@@ -58,9 +58,7 @@ impl Story {
         self.at(218, "RemoveLimits", 0, HANG);
         self.sim.kernel().hold(218, true);
         let op = self.begun(Command::start("218"));
-        self.sim.until("it is at it", || {
-            self.sim.kernel().state().log.ends_with(&words(&["EnsureLimits 218"]))
-        });
+        self.at_limits(218);
         self.cancel(&op);
         self.sim.kernel().hold(218, false);
         self.sim.until("218 hangs", || self.sim.kernel().hangs(218));
