@@ -1,5 +1,5 @@
 //! Netlink, in this or another network namespace: [`route`] speaks rtnetlink by the library of that
-//! name, over [`connection`].
+//! name, over `connection`.
 //!
 //! Owns besides a codec and a blocking socket of its own, for what the library cannot do: reading what
 //! others fill, bounded and without decoding what was not asked for, and nf_tables ([`crate::nft`]).

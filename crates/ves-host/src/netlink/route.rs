@@ -3,7 +3,7 @@
 //! What is changed, here and in a container's namespace, and what is read here goes by the library of
 //! that name. What is read in a container's namespace does not: its root fills those tables, the library
 //! takes a dump without a bound, and it loses a message with one attribute that it cannot decode;
-//! so [`parse`] reads it, which skips what it is not asked for, from a bounded socket.
+//! so `parse` reads it, which skips what it is not asked for, from a bounded socket.
 //!
 //! Every change is one message and one acknowledgement. Absence of what is removed is no failure;
 //! presence of what is made is, unless said otherwise. Decides nothing.
