@@ -1,11 +1,9 @@
-//! The real node: control groups as files.
-//!
-//! Files directly, not by cgroups-rs: that crate sets what it is given in an order of its own (the
-//! version 1 memory pair needs ours), finds a version 2 hierarchy at `/sys/fs/cgroup` only and none beside version 1, and reads what it
-//! cannot read as zero. It stands as the independent witness in `tests/host`.
+//! The real node: control groups as files. What limits a group is written by cgroups-rs
+//! (`limits`); which hierarchies there are, groups themselves and what is read are ours.
 //!
 //! Never here: decisions. Each step is one or a few writes.
 
+mod limits;
 mod selftest;
 mod usage;
 
@@ -327,7 +325,7 @@ impl Host for KernelHost {
                         feature: format!("{setting:?}"),
                         why: "its controller is not mounted".to_owned(),
                     })?;
-                cgroup::write(&file, &observe::render_value(home, *setting, value))
+                limits::write(file.parent().unwrap_or(&file), home, *setting, value)
             }
             Step::Record(limits) => {
                 let dir = &self.records;

@@ -15,7 +15,7 @@ use ves_host::{Attempt, Cmd, HostError};
 use ves_types::layout::CGROUP_ROOT;
 use ves_types::{Limit, UbcResource};
 
-use super::KernelHost;
+use super::{KernelHost, limits};
 use crate::enforcement::{Proven, SelfTest, countable};
 use crate::model::{Home, Setting, Value, render_list};
 use crate::observe;
@@ -126,7 +126,7 @@ impl<'a> Scratch<'a> {
             let name = setting.file(home).unwrap_or_default();
             return Ok(Proven::No(format!("this kernel has no {name}")));
         }
-        cgroup::write(&file, &observe::render_value(home, setting, value))?;
+        limits::write(file.parent().unwrap_or(&file), home, setting, value)?;
         let text = cgroup::read(&file)?;
         if observe::parse_value(setting, home, &text).as_ref() == Some(value) {
             Ok(Proven::Yes)
