@@ -79,13 +79,13 @@ impl Backend for Images {
         record: &Record,
         bytes: u64,
     ) -> Result<(), Error> {
-        self.from_base_image(ct, from, record, bytes)
+        self.volume_of_base_image(ct, from, record, bytes)
     }
     fn clone_volume(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
-        self.from_itself(ct, bytes)
+        self.volume_of_itself(ct, bytes)
     }
     fn clone_snapshot(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
-        self.from_snapshot(ct, to, bytes)
+        self.volume_of_snapshot(ct, to, bytes)
     }
     fn grow_clone(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
         Ok(ves_host::ext4::grow_unmounted(&self.new_path(ct), blocks)?)

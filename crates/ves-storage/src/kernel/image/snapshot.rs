@@ -207,7 +207,12 @@ impl Images {
         Ok(self.tidy(ct)?)
     }
 
-    pub(super) fn from_snapshot(&self, ct: CtId, to: Reverted, bytes: u64) -> Result<(), Error> {
+    pub(super) fn volume_of_snapshot(
+        &self,
+        ct: CtId,
+        to: Reverted,
+        bytes: u64,
+    ) -> Result<(), Error> {
         let path = self.snapshot_path(ct, to.snapshot);
         let gone = |why: String| Error::Record { record: path.display().to_string(), why };
         let (image, snapshot) = match open(ct, to.snapshot, &path)? {

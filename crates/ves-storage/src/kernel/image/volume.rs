@@ -236,7 +236,7 @@ impl Images {
         Ok(cts.into_iter().map(|ct| (ct, self.see(ct, Some(&attached)))).collect())
     }
 
-    pub(super) fn from_base_image(
+    pub(super) fn volume_of_base_image(
         &self,
         ct: CtId,
         from: &BaseImageId,
@@ -249,7 +249,7 @@ impl Images {
         Ok(ext4::set_uuid(&target, random_uuid()?)?)
     }
 
-    pub(super) fn from_itself(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
+    pub(super) fn volume_of_itself(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
         let Image::Ours { record, .. } = self.see(ct, None)?.image else {
             return Err(self.gone(ct));
         };
