@@ -15,9 +15,10 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 use crate::error::Error;
 use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
 use crate::plan::snapshot::{self, Snapshot};
+use crate::plan::template::base_image_bytes;
 use crate::plan::{
     BaseImageId, DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step,
-    TemplateFacts, base_image_bytes,
+    TemplateFacts,
 };
 use crate::template::{BuildInit, Progress};
 

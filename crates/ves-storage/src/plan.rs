@@ -13,6 +13,7 @@
 //! always complete. Never here: how any of it is done.
 
 pub mod snapshot;
+pub mod template;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use ves_host::ext4;
 use ves_types::{Bytes, Generation, IdSlot, SnapshotId, TemplateName};
 
 use snapshot::Snapshot;
+use template::base_image_bytes;
 
 /// Inodes per group where no number is asked for: one for each 16 KiB, as mke2fs does.
 pub const DEFAULT_INODES_PER_GROUP: u64 = 8192;
@@ -377,24 +379,6 @@ pub enum Refusal {
     /// What is there is not ours.
     #[error("{0} is not ours and is left alone; move it away")]
     Foreign(String),
-}
-
-/// The length of a template's base image, so small that any volume that can hold the contents is
-/// longer, and so large that they fit.
-pub fn base_image_bytes(content_bytes: u64, content_inodes: u64, inodes_per_group: u64) -> u64 {
-    // Contents, what directories and extents waste, journal and resize inode.
-    let data = content_bytes
-        .saturating_add(content_bytes / 16)
-        .saturating_add(content_inodes.saturating_mul(64))
-        .saturating_add(40 << 20);
-    // Each group gives up its bitmaps and inode table, some also copies of the descriptors.
-    let tables = inodes_per_group.div_ceil(ext4::INODES_PER_BLOCK) + 2 + 16;
-    let room = ext4::GROUP_BLOCKS.saturating_sub(tables).max(1) * ext4::BLOCK;
-    let for_data = data.div_ceil(room);
-    let for_inodes = content_inodes.saturating_add(OWN_INODES).div_ceil(inodes_per_group.max(1));
-    let groups = for_data.max(for_inodes).max(1);
-    // A whole number of groups, so that the last one always holds its tables.
-    groups.saturating_mul(ext4::GROUP_BYTES)
 }
 
 /// The steps that make a volume what it should be; none where it is.

@@ -4,6 +4,8 @@
 //! archive ─► unpacker: normalise ─► contents.tar.zst ─► unpacker: extract ─► golden-8192.img
 //!                                                    └─ later, on demand ─► golden-N.img
 //! ```
+//!
+//! [`crate::plan::template`] plans; this is what it looks at and how its steps are done.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -13,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ves_archive::{Contents, Feed, Limits, Refused};
-use ves_host::{Attempt, HostError, ext4, file};
+use ves_host::{Attempt, HostError, file};
 use ves_types::TemplateName;
 
 use super::backend::Backend;
@@ -22,17 +24,33 @@ use super::file::{directory, files, sync_dir};
 use crate::error::Error;
 use crate::host::{Source, Template};
 use crate::observe::{self, TemplateRecord};
-use crate::plan::{BaseImageId, DEFAULT_INODES_PER_GROUP, TemplateFacts, base_image_bytes};
+use crate::plan::template::{self as planned, Observed, Refusal, Step, Taken};
+use crate::plan::{BaseImageId, TemplateFacts};
 use crate::template::Progress;
 
 const CONTENTS: &str = "contents.tar.zst";
 const RECORD: &str = "template.json";
 /// What a template is called while it is made; no template's name begins so.
 pub(super) const UNFINISHED: &str = ".new-";
-/// The most base images of a template; the oldest goes first, never the default one.
-const MAX_VARIANTS: usize = 8;
-/// How often a base image that turned out too small is made larger.
-const ATTEMPTS: u64 = 4;
+/// A template in the making: what only the call knows that makes it.
+struct Making<'s, 'p> {
+    /// Until it was taken.
+    source: Option<Source<'s>>,
+    taken: Option<(Contents, String)>,
+    progress: &'p (dyn Fn(Progress) + Sync),
+}
+
+impl Making<'_, '_> {
+    /// What it makes of a template that is there: nothing but base images.
+    fn nothing() -> Self {
+        Self { source: None, taken: None, progress: &|_| () }
+    }
+
+    fn contents(&self) -> Option<Taken> {
+        let (Contents { bytes, inodes, .. }, _) = self.taken.as_ref()?;
+        Some(Taken { bytes: *bytes, inodes: *inodes })
+    }
+}
 
 /// All templates of the pool.
 #[derive(Debug)]
@@ -91,11 +109,99 @@ impl<B: Backend> Templates<B> {
         let Some(name) = file_name.to_str().and_then(|n| n.strip_prefix(UNFINISHED)) else {
             return Ok(());
         };
-        tracing::info!(path = %entry.path().display(), "throw away an unfinished template");
         match name.parse() {
-            Ok(name) => self.drop_unfinished(&name),
+            Ok(name) => {
+                self.converge(&name, &mut Making::nothing(), |o, _| Ok(planned::plan_sweep(o)))
+            }
             Err(_) => Ok(remove_dir(&entry.path())?),
         }
+    }
+
+    fn observe(&self, name: &TemplateName) -> Result<Observed, Error> {
+        let base_images = self.backend.base_images(name)?.into_iter();
+        Ok(Observed {
+            published: self.path(name).exists(),
+            unfinished: self.new_path(name).exists(),
+            base_images: base_images.map(|(number, image)| (number, image.made_unix)).collect(),
+        })
+    }
+
+    /// Looks, plans and does the steps; again, as often as a base image was too small.
+    fn converge(
+        &self,
+        name: &TemplateName,
+        making: &mut Making<'_, '_>,
+        plan: impl Fn(&Observed, u64) -> Result<Vec<Step>, Refusal>,
+    ) -> Result<(), Error> {
+        let mut tried = 0;
+        'again: loop {
+            let steps = plan(&self.observe(name)?, tried).map_err(|refusal| match refusal {
+                Refusal::Exists => Error::TemplateExists(name.clone()),
+                Refusal::Unknown => Error::TemplateUnknown(name.clone()),
+                Refusal::NoRoom => Refused::NoRoom.into(),
+            })?;
+            for step in steps {
+                tracing::info!(%name, %step, "step");
+                match (self.apply(name, &step, making), &step) {
+                    (Err(Error::Archive(Refused::NoRoom)), Step::MakeBaseImage { bytes, .. }) => {
+                        tracing::info!(bytes, "the base image is too small");
+                        tried += 1;
+                        continue 'again;
+                    }
+                    (done, _) => done?,
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    fn apply(
+        &self,
+        name: &TemplateName,
+        step: &Step,
+        making: &mut Making<'_, '_>,
+    ) -> Result<(), Error> {
+        let id = |inodes_per_group| BaseImageId { template: name.clone(), inodes_per_group };
+        let lost = || HostError::parse("make a template", "its archive was not taken");
+        match *step {
+            Step::DropUnfinished => self.drop_unfinished(name),
+            Step::TakeContents => {
+                let source = making.source.take().ok_or_else(lost)?;
+                making.taken = Some(self.take_contents(name, source, making.progress)?);
+                Ok(())
+            }
+            Step::MakeBaseImage { inodes_per_group, bytes } => {
+                let total = making.contents().map_or(0, |taken| taken.bytes);
+                let tell = |done| {
+                    (making.progress)(Progress { what: "unpacking".to_owned(), done, total });
+                };
+                tell(0);
+                self.write_base_image(name, &id(inodes_per_group), bytes)?;
+                tell(total);
+                Ok(())
+            }
+            Step::DeleteBaseImage { inodes_per_group } => {
+                self.backend.delete_base_image(&id(inodes_per_group))
+            }
+            Step::Describe => {
+                let (contents, sha256) = making.taken.clone().ok_or_else(lost)?;
+                self.write_record(name, contents, sha256)
+            }
+            Step::Publish => self.rename(&self.new_path(name), &self.path(name)),
+            Step::Withdraw => self.rename(&self.path(name), &self.new_path(name)),
+        }
+    }
+
+    /// In one go, so that nobody meets half a template; where it was done before, its name is made to
+    /// last.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        match std::fs::rename(from, to) {
+            Err(e) if e.kind() == ErrorKind::NotFound && to.exists() => {}
+            other => {
+                other.attempt(|| format!("rename {} to {}", from.display(), to.display()))?;
+            }
+        }
+        Ok(sync_dir(&self.backend.templates())?)
     }
 
     /// Throws away a template that is not at its place, or not any more.
@@ -193,48 +299,26 @@ impl<B: Backend> Templates<B> {
         let BaseImageId { template, inodes_per_group } = id;
         let record = self.record(template)?;
         let record = record.ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
-        let there = self.backend.base_images(template)?;
-        if there.contains_key(inodes_per_group) {
-            return Ok(());
-        }
-        let mut others: Vec<_> = there
-            .into_iter()
-            .filter(|(number, _)| *number != DEFAULT_INODES_PER_GROUP)
-            .map(|(number, image)| (image.made_unix, number))
-            .collect();
-        others.sort_unstable();
-        let too_many = (others.len() + 2).saturating_sub(MAX_VARIANTS);
-        for (_, old) in others.into_iter().take(too_many) {
-            let old = BaseImageId { template: template.clone(), inodes_per_group: old };
-            self.backend.delete_base_image(&old)?;
-        }
-        let contents = self.path(template).join(CONTENTS);
-        self.write_base_image(id, &contents, (record.content_bytes, record.content_inodes))
+        let contents = Taken { bytes: record.content_bytes, inodes: record.content_inodes };
+        self.converge(template, &mut Making::nothing(), |observed, tried| {
+            planned::plan_base_image(*inodes_per_group, contents, tried, observed)
+        })
     }
 
-    /// Makes a base image from a template's contents, large enough by trying.
     fn write_base_image(
         &self,
+        name: &TemplateName,
         id: &BaseImageId,
-        contents: &Path,
-        (content_bytes, content_inodes): (u64, u64),
+        bytes: u64,
     ) -> Result<(), Error> {
-        let mut fill = |device: &Path| {
+        let place = self.path(name);
+        let dir = if place.exists() { place } else { self.new_path(name) };
+        let contents = dir.join(CONTENTS);
+        self.backend.make_base_image(id, bytes, &mut |device: &Path| {
             let archive =
-                File::open(contents).attempt(|| format!("open {}", contents.display()))?;
+                File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
             Ok(ves_archive::extract_into(&self.unpacker, device, &archive)?)
-        };
-        for attempt in 0..ATTEMPTS {
-            let bytes = base_image_bytes(content_bytes, content_inodes, id.inodes_per_group)
-                .saturating_add(attempt * ext4::GROUP_BYTES * 2);
-            match self.backend.make_base_image(id, bytes, &mut fill) {
-                Err(Error::Archive(Refused::NoRoom)) => {
-                    tracing::info!(bytes, "the base image is too small");
-                }
-                other => return other,
-            }
-        }
-        Err(Refused::NoRoom.into())
+        })
     }
 
     /// Makes a template.
@@ -247,13 +331,10 @@ impl<B: Backend> Templates<B> {
         if self.path(name).exists() {
             return Err(Error::TemplateExists(name.clone()));
         }
-        self.drop_unfinished(name)?;
-        let new = self.new_path(name);
-        directory(&new)?;
-        let made = self.fill(name, source, progress).and_then(|()| {
-            std::fs::rename(&new, self.path(name))
-                .attempt(|| format!("move template {name} to its place"))?;
-            Ok(sync_dir(&self.backend.templates())?)
+        let mut making = Making { source: Some(source), taken: None, progress };
+        let made = self.converge(name, &mut making, |o, _| planned::plan_take(o)).and_then(|()| {
+            let taken = making.contents().unwrap_or_default();
+            self.converge(name, &mut making, |o, tried| planned::plan_make(taken, tried, o))
         });
         if let Err(error) = made {
             // The first failure is the one to tell; what cannot be removed is swept at the start.
@@ -264,13 +345,14 @@ impl<B: Backend> Templates<B> {
         self.describe(name.clone(), self.record(name)?.ok_or_else(gone)?)
     }
 
-    fn fill(
+    fn take_contents(
         &self,
         name: &TemplateName,
         source: Source<'_>,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<(), Error> {
+    ) -> Result<(Contents, String), Error> {
         let dir = self.new_path(name);
+        directory(&dir)?;
         let contents = dir.join(CONTENTS);
         let output = OpenOptions::new()
             .write(true)
@@ -295,26 +377,30 @@ impl<B: Backend> Templates<B> {
             }
         };
         output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
-        let Contents { bytes, inodes, init, os, devices_skipped } = found;
+        let Contents { bytes, inodes, devices_skipped, .. } = found;
         tracing::info!(bytes, inodes, devices_skipped, "archive is good");
-        progress(Progress { what: "unpacking".to_owned(), done: 0, total: bytes });
-        let template = name.clone();
-        let id = BaseImageId { template, inodes_per_group: DEFAULT_INODES_PER_GROUP };
-        self.write_base_image(&id, &contents, (bytes, inodes))?;
-        progress(Progress { what: "unpacking".to_owned(), done: bytes, total: bytes });
+        Ok((found, digest.0))
+    }
+
+    fn write_record(
+        &self,
+        name: &TemplateName,
+        contents: Contents,
+        sha256: String,
+    ) -> Result<(), Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let record = TemplateRecord {
-            content_bytes: bytes,
-            content_inodes: inodes,
-            init,
-            os,
-            sha256: digest.0,
+            content_bytes: contents.bytes,
+            content_inodes: contents.inodes,
+            init: contents.init,
+            os: contents.os,
+            sha256,
             created_unix: i64::try_from(now).unwrap_or_default(),
         };
         let text = serde_json::to_vec_pretty(&record)
             .map_err(std::io::Error::from)
             .attempt(|| "write a template's record".to_owned())?;
-        Ok(file::write_atomic(&dir.join(RECORD), &text)?)
+        Ok(file::write_atomic(&self.new_path(name).join(RECORD), &text)?)
     }
 
     /// Opens a template's contents.
@@ -334,15 +420,7 @@ impl<B: Backend> Templates<B> {
     /// # Errors
     /// [`Error::TemplateUnknown`], or what failed.
     pub(super) fn remove(&self, name: &TemplateName) -> Result<(), Error> {
-        let (path, new) = (self.path(name), self.new_path(name));
-        if !path.exists() {
-            return Err(Error::TemplateUnknown(name.clone()));
-        }
-        self.drop_unfinished(name)?;
-        // In one go, so that nobody meets half a template.
-        std::fs::rename(&path, &new).attempt(|| format!("remove template {name}"))?;
-        self.drop_unfinished(name)?;
-        Ok(sync_dir(&self.backend.templates())?)
+        self.converge(name, &mut Making::nothing(), |o, _| planned::plan_remove(o))
     }
 }
 
