@@ -6,12 +6,10 @@
 
 #![warn(missing_docs)]
 
-pub mod hosts;
 pub mod kept;
 pub mod kernel;
 pub mod models;
 pub mod sim;
 
-pub use hosts::Hosts;
 pub use kernel::{Kernel, Mishap, Victim};
 pub use sim::{Sim, each_step};

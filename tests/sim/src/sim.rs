@@ -14,6 +14,7 @@ use ves_coordinator::store::memory::MemoryStore;
 use ves_coordinator::{Config, Coordinator, api};
 use ves_daemon::client::{Traced, channel};
 use ves_daemon::{App, serve_on};
+use ves_fake::FakeNode;
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
 use ves_proto::coordinator::node_service_client::NodeServiceClient;
@@ -23,7 +24,6 @@ use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Daemon, Layout};
 
-use crate::hosts::Hosts;
 use crate::kernel::world::World;
 use crate::kernel::{Kernel, Mishap};
 use crate::models;
@@ -56,7 +56,7 @@ struct Shared {
     dir: tempfile::TempDir,
     layout: Layout,
     kernel: Arc<Kernel>,
-    hosts: Option<Hosts>,
+    hosts: Option<FakeNode>,
     shelf: Shelf,
     config: Config,
     asleep: bool,
@@ -191,13 +191,13 @@ impl Sim {
         Self::with(Shelf::File, None, Some(past), |c| c.keep_operations_s = u64::MAX)
     }
 
-    /// The same, with the real services on their fake hosts.
+    /// The same, with the real services on one fake node.
     pub fn with_services() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), Some(Hosts::default()), None, |_| {})
+        Self::with(Shelf::Memory(MemoryStore::default()), Some(FakeNode::default()), None, |_| {})
     }
 
-    /// The fake hosts of real services.
-    pub fn hosts(&self) -> &Hosts {
+    /// The node under the real services.
+    pub fn hosts(&self) -> &FakeNode {
         self.shared.hosts.as_ref().expect("asked for by tests that have them")
     }
 
@@ -208,7 +208,7 @@ impl Sim {
 
     fn with(
         shelf: Shelf,
-        hosts: Option<Hosts>,
+        hosts: Option<FakeNode>,
         past: Option<Past>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
@@ -299,6 +299,12 @@ impl Sim {
     pub fn boot(&self, id: &str) {
         Daemon::ALL.iter().for_each(|s| self.kill(*s));
         self.kernel().boot();
+        if let Some(node) = &self.shared.hosts {
+            node.reboot();
+            // What is under `/run` does not outlive a boot.
+            let fences = self.shared.layout.run_dir().join("fence");
+            std::fs::remove_dir_all(fences).expect("they were kept");
+        }
         id.clone_into(&mut self.shared.boot.lock().unwrap_or_else(PoisonError::into_inner));
         Daemon::ALL.iter().for_each(|s| self.start_daemon(*s));
     }

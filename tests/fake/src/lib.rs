@@ -1,50 +1,79 @@
-//! The real services on their own fake hosts, where the models would show only what we believe.
+//! One node in memory under the four services' fake hosts: what one does, the others meet.
 //!
-//! Each host is a kernel of its own: that one's processes hold another's volume is what the models
-//! of [`crate::kernel`] know.
+//! Each fake host knows its own part of a kernel. [`FakeNode`] adds what a kernel knows across them:
+//! processes hold the volume they stand on, fill the control groups and keep the network namespace in
+//! which the link is; what a boot loses and what it keeps. Never here: the host, what a service decides.
+
+#![warn(missing_docs)]
+
+mod processes;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use ves_daemon::{App, FenceStore, Shell};
-use ves_lifecycle::fake::FakeHost as Processes;
 use ves_network::fake::FakeHost as Links;
-use ves_resources::fake::FakeHost as Groups;
+use ves_resources::fake::{FakeHost as Groups, node_v1, nothing};
+use ves_resources::host::Host as _;
 use ves_storage::fake::FakeHost as Volumes;
 use ves_storage::host::Host as _;
 use ves_types::layout::Daemon;
 
-/// The fake hosts; they outlive the services.
+pub use processes::Processes;
+
+/// A node; it outlives the services. Clones are the same node.
 #[derive(Debug, Clone)]
-pub struct Hosts {
-    /// Storage's, whose volumes grow only while they are not mounted.
+pub struct FakeNode {
+    /// Storage's part, whose volumes grow only while they are not mounted.
     pub volumes: Arc<Volumes>,
-    /// Lifecycle's.
+    /// Lifecycle's part.
     pub processes: Arc<Processes>,
-    /// Network's.
+    /// Network's part.
     pub links: Arc<Links>,
-    /// Resources'.
+    /// Resources' part.
     pub groups: Arc<Groups>,
 }
 
-impl Default for Hosts {
+impl Default for FakeNode {
     fn default() -> Self {
         let volumes = Volumes::without_online_growth();
         volumes.add_template(&"trixie".parse().expect("a name"));
-        Self {
-            volumes: Arc::new(volumes),
-            processes: Arc::new(Processes::new()),
-            links: Arc::new(Links::with_every_netns()),
-            groups: Arc::new(Groups::new(ves_resources::fake::node_v1())),
-        }
+        let (volumes, links) = (Arc::new(volumes), Arc::new(Links::default()));
+        let groups = Arc::new(Groups::new(node_v1()));
+        let processes = Processes::new(volumes.clone(), links.clone(), groups.clone());
+        Self { volumes, processes: Arc::new(processes), links, groups }
     }
 }
 
-impl Hosts {
+impl FakeNode {
     /// Whether nothing of any container is left.
     pub fn is_clean(&self) -> bool {
         let links = self.links.state().containers.values().all(|c| c.link.is_none());
-        self.volumes.look_all().is_ok_and(|v| v.is_empty()) && self.groups.is_clean() && links
+        self.volumes.look_all().is_ok_and(|v| v.is_empty())
+            && self.groups.is_clean()
+            && links
+            && self.processes.is_clean()
+    }
+
+    /// The machine was switched off and on: images and snapshots are left, and nothing else.
+    pub fn reboot(&self) {
+        self.processes.reboot();
+        self.volumes.reboot();
+        for ct in self.groups.containers().expect("it never fails") {
+            self.groups.meddle(ct, |group| *group = nothing(&group.node));
+        }
+        self.groups.release_shared().expect("it never fails");
+        let mut links = self.links.state();
+        links.containers.clear();
+        links.node = Default::default();
+    }
+
+    /// No fault that was asked for happens any more.
+    pub fn heal(&self) {
+        self.volumes.fail_after(u64::MAX);
+        self.processes.fail_after(usize::MAX);
+        self.groups.heal();
+        self.links.state().fail_after = None;
     }
 
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
@@ -53,12 +82,12 @@ impl Hosts {
         let shell = Shell::new(service, fences, 16);
         match service {
             Daemon::Storage | Daemon::Coordinator => {
-                let host = Arc::<Volumes>::clone(&self.volumes);
+                let host = Arc::clone(&self.volumes);
                 ves_storage::api::app(ves_storage::service::Service::new(host, shell))
             }
             Daemon::Network => {
                 let config = ves_network::config::Config::default();
-                let host = Arc::<Links>::clone(&self.links);
+                let host = Arc::clone(&self.links);
                 let service = ves_network::service::Service::new(host, shell, &config);
                 service.prepare_node().expect("prepared");
                 App {
@@ -69,13 +98,13 @@ impl Hosts {
                 }
             }
             Daemon::Resources => {
-                let host = Arc::<Groups>::clone(&self.groups);
+                let host = Arc::clone(&self.groups);
                 let service = ves_resources::service::Service::new(host, shell);
                 ves_resources::app(service.expect("a node with control groups"))
             }
             Daemon::Lifecycle => {
                 let config = ves_lifecycle::config::Config::default();
-                let host = Arc::<Processes>::clone(&self.processes);
+                let host = Arc::clone(&self.processes);
                 let service = ves_lifecycle::service::Service::new(host, shell, config);
                 service.resume().expect("it tells of changes");
                 App {
