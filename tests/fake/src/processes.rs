@@ -43,7 +43,7 @@ impl Processes {
         self.own.change(ct, |model| {
             change(model);
             // Before anybody hears of it.
-            self.settle(ct, &model.state);
+            self.tell_others(ct, &model.state);
         });
     }
 
@@ -77,7 +77,7 @@ impl Processes {
     }
 
     /// What the other parts of the node see of processes that are there, or are no more.
-    fn settle(&self, ct: CtId, seen: &Observed) {
+    fn tell_others(&self, ct: CtId, seen: &Observed) {
         let lives = lives(seen);
         self.volumes.hold(ct, lives);
         self.groups.populate(ct, lives);
@@ -115,7 +115,7 @@ impl Host for Processes {
             return Err(Error::Injected { ct, step: step.to_string() });
         }
         let done = self.own.apply(ct, step);
-        self.settle(ct, &self.own.observe(ct)?);
+        self.tell_others(ct, &self.own.observe(ct)?);
         done
     }
 
