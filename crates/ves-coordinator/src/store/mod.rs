@@ -359,8 +359,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// another is written are written together, each with its own outcome.
     ///
     /// # Errors
-    /// [`StoreError::Differs`], [`StoreError::LeaseEnded`] or [`StoreError::Failed`]; nothing is applied
-    /// then.
+    /// Any; nothing is applied then.
     fn transact(&self, transaction: &Transaction) -> Result<Revision, StoreError>;
 
     /// Tells of each change after a revision, in the order of commits.
