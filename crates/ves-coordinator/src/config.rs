@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use ves_daemon::ServiceConfig;
-use ves_types::NodeName;
+use ves_types::Hostname;
 
 /// `[service]` of coordinator.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -13,7 +13,7 @@ pub struct Config {
     /// Accounts that may use the public API, beside root.
     pub operators: Vec<String>,
     /// The node's name; unset: its host name.
-    pub node: Option<NodeName>,
+    pub node: Option<String>,
     /// How many containers are started at once when the node boots.
     pub boot_parallel: usize,
     /// How many operations that somebody asked for are carried out at once; the others wait.
@@ -87,6 +87,9 @@ impl ServiceConfig for Config {
         if self.early_exit_grace_ms > 10_000 {
             return Err("early_exit_grace_ms must be at most 10000".to_owned());
         }
+        if let Some(node) = &self.node {
+            node.parse::<Hostname>().map_err(|e| format!("node: {e}"))?;
+        }
         Ok(())
     }
 }
@@ -100,6 +103,7 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let none = Config { boot_parallel: 0, ..Config::default() };
         assert!(none.validate().is_err());
-        assert!(serde_json::from_str::<Config>("{\"node\":\"a b\"}").is_err());
+        let bad = Config { node: Some("a b".to_owned()), ..Config::default() };
+        assert!(bad.validate().is_err());
     }
 }

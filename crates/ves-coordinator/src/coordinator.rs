@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
 use ves_proto::{Fault, Reason};
+use ves_types::CtId;
 use ves_types::layout::Layout;
-use ves_types::{CtId, NodeName};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Inner {
     config: Config,
-    node: NodeName,
+    node: String,
     clock: Box<dyn Clock>,
     state: State,
     services: Services,
@@ -102,19 +102,16 @@ impl Coordinator {
     /// A coordinator on what `store` holds, for the services of `layout`. Blocks. Inside a runtime.
     ///
     /// # Errors
-    /// When the store cannot be read (`HOST_FAILED`), or no node can have the host's name (`BAD_VALUE`).
+    /// When the store cannot be read (`HOST_FAILED`).
     pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
-        let node = match config.node.clone() {
-            Some(node) => node,
-            None => fact_of_kernel("hostname").parse().map_err(|e| Fault::bad_value("node", &e))?,
-        };
+        let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
         let turns = Turns::new(&config);
         let inner = Inner {
             config,
             turns,
-            node: node.clone(),
+            node,
             clock: Box::new(SystemClock),
-            state: State::open(store, node)?,
+            state: State::open(store)?,
             services: Services::new(layout),
             cache: ObservedCache::default(),
             ending: Mutex::default(),
@@ -128,7 +125,7 @@ impl Coordinator {
     }
 
     /// The node's name.
-    pub fn node(&self) -> &NodeName {
+    pub fn node(&self) -> &str {
         &self.inner.node
     }
 

@@ -36,8 +36,6 @@ mod reconcile;
 pub mod services;
 pub mod store;
 
-use std::sync::Arc;
-
 use ves_daemon::{App, BuildError, Cap};
 use ves_types::layout::{Daemon, Layout};
 
@@ -55,7 +53,7 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let dir = layout.service_dir(Daemon::Coordinator);
     std::fs::create_dir_all(&dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
     let path = dir.join("state.redb");
-    let store = EmbeddedStore::open(&path, Arc::new(clock::SystemClock))
+    let store = EmbeddedStore::open(&path)
         .map_err(|e| format!("{} {}", ves_proto::fault::chain(&e), path.display()))?;
     let boot = coordinator::fact_of_kernel("random/boot_id");
     build_on(config, &layout, Box::new(store), &boot).map(|(app, _)| app)

@@ -172,23 +172,6 @@ word!(
 );
 
 word!(
-    /// A node's name: 1 to 64 of `A-Z a-z 0-9 - _ .`, beginning with a letter or digit, which kernels'
-    /// host names are but for unusual ones.
-    NodeName, "node name", |s| {
-        if s.is_empty() || s.len() > 64 {
-            return Err("it must have 1 to 64 characters");
-        }
-        if !s.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            return Err("it must begin with a letter or a digit");
-        }
-        if !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            return Err("it may hold letters, digits, '-', '_' and '.' only");
-        }
-        Ok(())
-    }
-);
-
-word!(
     /// A snapshot's name, for people: 1 to 128 bytes of anything that can be printed. Names are not
     /// unique.
     SnapshotName, "snapshot name", |s| {
@@ -382,10 +365,6 @@ mod tests {
         for bad in ["", ".", "a.", "-a", "a-", "a_b", "a\nb", &"a".repeat(65)] {
             assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
         }
-        for bad in ["", "-a", "a b", "a/b", ".", "(none)", &"n".repeat(65)] {
-            assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
-        }
-        "node_1.example.org".parse::<NodeName>().expect("a plain node name");
         "web1.example.org".parse::<Hostname>().expect("a plain host name");
     }
 

@@ -18,16 +18,14 @@ mod story;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use ves_coordinator::clock::SystemClock;
 use ves_coordinator::operation::record::OpId;
 use ves_coordinator::store::embedded::EmbeddedStore;
-use ves_coordinator::store::{Key, Kind, Range, Row, Store, record};
+use ves_coordinator::store::{Key, Kind, Row, Store, record};
 
 use crate::Sim;
 use crate::kernel::world::World;
@@ -125,9 +123,7 @@ fn rows(store: &[u8]) -> Vec<Row> {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("state.redb");
     std::fs::write(&path, store).expect("written");
-    let store = EmbeddedStore::open(&path, Arc::new(SystemClock)).expect("a store");
-    let page = store.range(&Range::all()).expect("read");
-    page.rows.into_iter().map(|row| (row.key, row.value)).collect()
+    EmbeddedStore::open(&path).expect("a store").load().expect("read")
 }
 
 fn read<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> T {

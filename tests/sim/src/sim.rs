@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use ves_coordinator::clock::SystemClock;
 use ves_coordinator::store::Store;
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::memory::MemoryStore;
@@ -134,7 +133,7 @@ impl Shared {
                 let until = Instant::now() + PATIENCE;
                 // The process before may be writing its last.
                 loop {
-                    match EmbeddedStore::open(&path, Arc::new(SystemClock)) {
+                    match EmbeddedStore::open(&path) {
                         Ok(store) => return Box::new(store),
                         Err(e) => assert!(Instant::now() < until, "open the store: {e}"),
                     }
@@ -214,7 +213,7 @@ impl Sim {
     ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config {
-            node: Some("sim".parse().expect("valid")),
+            node: Some("sim".to_owned()),
             patience_ms: 30_000,
             early_exit_grace_ms: 20,
             booted_within_ms: 400,

@@ -2,7 +2,7 @@
 
 use ves_proto::coordinator as pb;
 
-use ves_types::{NodeName, Phase};
+use ves_types::Phase;
 
 use crate::container::cache::Cached;
 
@@ -40,19 +40,14 @@ fn state(record: &Record, seen: &Cached) -> pb::ContainerState {
 }
 
 /// A container as the public API shows it.
-fn render(
-    record: &Record,
-    seen: &Cached,
-    operation: Option<&OpId>,
-    node: &NodeName,
-) -> pb::Container {
+fn render(record: &Record, seen: &Cached, operation: Option<&OpId>, node: &str) -> pb::Container {
     let running = seen.process.phase == Phase::Running || seen.process.phase == Phase::Frozen;
     pb::Container {
         id: record.id.get(),
         spec: Some(spec::render(&record.spec)),
         state: state(record, seen).into(),
         generation: record.generation.0,
-        node: node.to_string(),
+        node: node.to_owned(),
         created_unix: record.created_unix,
         started_unix_ms: seen.process.started_unix_ms.filter(|_| running),
         numproc: seen.numproc.filter(|_| running),

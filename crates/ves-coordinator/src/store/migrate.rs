@@ -1,33 +1,19 @@
 //! Rows of earlier releases, as this one writes them. Pure.
 //!
 //! A store is brought up to date as a whole when it is opened, in one transaction: what one row of an
-//! earlier release says may belong into another one now. Rows of a node are handed to the node that opens
-//! it: an embedded store has no other, and a node may get another name. A row that cannot be understood stays as it
+//! earlier release says may belong into another one now. A row that cannot be understood stays as it
 //! is, so that whoever reads it reports it. Each version has a store of its release as a fixture in
 //! `tests/sim`.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use ves_types::NodeName;
 
 use super::record::{VERSION, version};
-use super::{Key, Kind, Row, Scope, Transaction};
+use super::{Batch, Key, Kind, Row};
 
-/// The same rows as this release writes them on `node`, in the same order, and what of that is not in the
-/// store yet.
-pub fn migrate(rows: Vec<Row>, node: &NodeName) -> (Vec<Row>, Transaction) {
-    let mut news = Transaction::default();
-    let own = |(key, bytes): Row| {
-        if !key.kind.of_a_node() || key.scope == Scope::Node(node.clone()) {
-            return (key, bytes);
-        }
-        let own = Key { scope: Scope::Node(node.clone()), ..key.clone() };
-        news.deletes.push(key);
-        news.puts.push((own.clone(), bytes.clone()));
-        (own, bytes)
-    };
-    let rows: Vec<Row> = rows.into_iter().map(own).collect();
+/// The same rows as this release writes them, and what of that is not in the store yet.
+pub fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
     let mut old: BTreeMap<Key, Value> = BTreeMap::new();
     for (key, bytes) in rows.iter().filter(|(key, _)| has_envelope(key.kind)) {
         if let Some(record) = record_of(bytes, 1) {
@@ -35,7 +21,7 @@ pub fn migrate(rows: Vec<Row>, node: &NodeName) -> (Vec<Row>, Transaction) {
         }
     }
     if old.is_empty() {
-        return (rows, news);
+        return (rows, Batch::default());
     }
     let mut before = BTreeMap::new();
     for (key, record) in &mut old {
@@ -47,21 +33,21 @@ pub fn migrate(rows: Vec<Row>, node: &NodeName) -> (Vec<Row>, Transaction) {
         }
     }
     for (ct, (spec, running)) in before {
-        let key = Key { scope: Scope::Cluster, kind: Kind::Container, text: ct };
+        let key = Key { kind: Kind::Container, text: ct };
         if let Some(reserved) = old.get_mut(&key).and_then(|record| record.get_mut("reserved")) {
             reserved["spec"] = spec;
             reserved["running"] = running;
         }
     }
+    let mut batch = Batch::default();
     let new = |(key, bytes): Row| {
         let Some(record) = old.remove(&key) else { return (key, bytes) };
         let bytes = json!({ "version": VERSION, "record": record }).to_string().into_bytes();
-        // One that was moved is put once more, as the last word.
-        news.puts.push((key.clone(), bytes.clone()));
+        batch.puts.push((key.clone(), bytes.clone()));
         (key, bytes)
     };
     let rows = rows.into_iter().map(new).collect();
-    (rows, news)
+    (rows, batch)
 }
 
 /// Whether rows of this kind are records; the others are claims, which are numbers.
@@ -152,58 +138,29 @@ fn stages_1(action: &Value) -> &'static [&'static str] {
 mod tests {
     use super::*;
 
-    fn node() -> NodeName {
-        "alpha".parse().expect("valid")
-    }
-
-    fn key(kind: Kind, text: &str) -> Key {
-        let scope = if kind.of_a_node() { Scope::Node(node()) } else { Scope::Cluster };
-        Key { scope, kind, text: text.to_owned() }
-    }
-
     fn row(kind: Kind, text: &str, version: u32, record: impl Into<Value>) -> Row {
         let bytes = json!({ "version": version, "record": record.into() }).to_string().into_bytes();
-        (key(kind, text), bytes)
+        (Key { kind, text: text.to_owned() }, bytes)
     }
 
     #[test]
     fn what_is_new_or_not_understood_stays() {
-        let garbage = (key(Kind::Container, "1"), b"\0".to_vec());
+        let garbage = (Key { kind: Kind::Container, text: "1".to_owned() }, b"\0".to_vec());
         let rows = vec![
             garbage,
             row(Kind::Container, "101", VERSION, json!({"id": 101})),
             row(Kind::Operation, "x", VERSION + 1, json!({})),
-            (key(Kind::Name, "web"), b"101".to_vec()),
+            (Key { kind: Kind::Name, text: "web".to_owned() }, b"101".to_vec()),
         ];
-        assert_eq!(migrate(rows.clone(), &node()), (rows, Transaction::default()));
+        assert_eq!(migrate(rows.clone()), (rows, Batch::default()));
     }
 
     #[test]
     fn a_fact_only_has_another_version() {
-        let (rows, news) = migrate(vec![row(Kind::Fact, "boot", 1, json!("x"))], &node());
+        let (rows, batch) = migrate(vec![row(Kind::Fact, "boot", 1, json!("x"))]);
         assert_eq!(rows, vec![row(Kind::Fact, "boot", VERSION, json!("x"))]);
-        assert_eq!(news.puts, rows);
-        assert_eq!(migrate(rows.clone(), &node()), (rows, Transaction::default()), "once");
-    }
-
-    #[test]
-    fn what_is_of_a_node_is_handed_to_the_one_that_opens_the_store() {
-        let of = |scope: Scope| {
-            let slot = Key { scope: scope.clone(), kind: Kind::Slot, text: "16".to_owned() };
-            let fact = Key { scope, kind: Kind::Fact, text: "boot".to_owned() };
-            vec![(slot, b"101".to_vec()), (fact, row(Kind::Fact, "", VERSION, json!("x")).1)]
-        };
-        let name = row(Kind::Name, "web", VERSION, json!(1));
-        let own = of(Scope::Node(node()));
-        for old in [Scope::Cluster, Scope::Node("beta".parse().expect("valid"))] {
-            let mut before = of(old);
-            let deletes: Vec<_> = before.iter().map(|(key, _)| key.clone()).collect();
-            before.push(name.clone());
-            let (rows, news) = migrate(before, &node());
-            assert_eq!(rows, [own.clone(), vec![name.clone()]].concat());
-            let puts = own.clone();
-            assert_eq!(news, Transaction { deletes, puts, ..Transaction::default() });
-        }
+        assert_eq!(batch.puts, rows);
+        assert_eq!(migrate(rows.clone()), (rows, Batch::default()), "once");
     }
 
     #[test]
@@ -221,7 +178,7 @@ mod tests {
                 row(Kind::Container, "101", 1, json!({ "held": held, "birth": 4, "unborn": true })),
                 row(Kind::Operation, "x", 1, op),
             ];
-            let (rows, _) = migrate(old, &node());
+            let (rows, _) = migrate(old);
             let container = record_of(&rows[0].1, VERSION).expect("a record");
             let reserved =
                 json!({ "addresses": [], "names": ["web"], "spec": spec, "running": running });
@@ -244,7 +201,7 @@ mod tests {
             (json!({ "do": "create" }), 0, Value::Null),
         ] {
             let op = json!({ "ct": 101, "state": "running", "stage": entered, "action": action });
-            let (rows, _) = migrate(vec![row(Kind::Operation, "x", 1, op)], &node());
+            let (rows, _) = migrate(vec![row(Kind::Operation, "x", 1, op)]);
             let op = record_of(&rows[0].1, VERSION).expect("a record");
             assert_eq!(op["stage"], stage, "{action} {entered}");
         }

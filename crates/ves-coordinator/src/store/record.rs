@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn garbage_and_the_future_are_named() {
-        let key = Key::fact(&"alpha".parse().expect("valid"), "boot");
+        let key = Key::fact("boot");
         let good = write(&key, &"x").expect("written");
         assert_eq!(read::<String>(&key, &good), Ok("x".to_owned()));
         for bad in [

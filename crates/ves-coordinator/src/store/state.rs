@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 use ves_proto::fault::chain;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, CtName, Generation, IdSlot, NodeName};
+use ves_types::{CtId, CtName, Generation, IdSlot};
 
 use super::migrate::migrate;
-use super::{Is, Key, Kind, Range, Row, Store, StoreError, Transaction, record};
+use super::{Batch, Key, Kind, Store, StoreError, record};
 use crate::container::record::Record;
 use crate::operation::record::{OpId, OpRecord, OpState};
 
@@ -286,7 +286,6 @@ pub struct Change {
 /// What is stored.
 #[derive(Debug)]
 pub struct State {
-    node: NodeName,
     store: Box<dyn Store>,
     writer: Mutex<()>,
     index: RwLock<Index>,
@@ -295,15 +294,16 @@ pub struct State {
 }
 
 impl State {
-    /// Reads everything that `node` has. Blocks.
-    pub fn open(store: Box<dyn Store>, node: NodeName) -> Result<Self, Fault> {
+    /// Reads everything. Blocks.
+    pub fn open(store: Box<dyn Store>) -> Result<Self, Fault> {
         let mut index = Index::default();
-        let stored = store.range(&Range::all()).map_err(|e| fault_of(&e))?.rows;
-        let rows: Vec<Row> = stored.into_iter().map(|row| (row.key, row.value)).collect();
-        let (rows, news) = migrate(rows, &node);
-        if news != Transaction::default() {
-            tracing::info!(rows = news.puts.len(), "stored rows are brought up to date");
-            store.transact(&news).map_err(|e| fault_of(&e))?;
+        let (rows, news) = migrate(store.load().map_err(|e| fault_of(&e))?);
+        if news != Batch::default() {
+            tracing::info!(
+                rows = news.puts.len(),
+                "rows of an earlier release are brought up to date"
+            );
+            store.commit(&news).map_err(|e| fault_of(&e))?;
         }
         for (key, bytes) in rows {
             load_row(&mut index, &key, &bytes);
@@ -316,7 +316,6 @@ impl State {
         index.revision = starts.saturating_add(1) << 32;
         let revision = index.revision;
         let state = Self {
-            node,
             store,
             writer: Mutex::new(()),
             index: RwLock::new(index),
@@ -356,13 +355,13 @@ impl State {
     ) -> Result<T, Fault> {
         let _alone = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut change = Change::default();
-        let (result, transaction) = {
+        let (result, batch) = {
             let index = self.read();
             let result = decide(&index, &mut change)?;
-            (result, transaction_of(&self.node, &index, &mut change)?)
+            (result, batch_of(&index, &mut change)?)
         };
-        if transaction != Transaction::default() {
-            self.store.transact(&transaction).map_err(|e| fault_of(&e))?;
+        if batch != Batch::default() {
+            self.store.commit(&batch).map_err(|e| fault_of(&e))?;
         }
         self.show(change);
         Ok(result)
@@ -469,32 +468,24 @@ fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
     }
 }
 
-fn claims_of(node: &NodeName, record: &Record) -> BTreeSet<Key> {
+fn claims_of(record: &Record) -> BTreeSet<Key> {
     let mut claims: BTreeSet<Key> =
         record.owned_addresses().into_iter().map(Key::address).collect();
     claims.extend(record.spec.name.iter().chain(&record.reserved.names).map(Key::name));
-    claims.insert(Key::slot(node, record.slot));
+    claims.insert(Key::slot(record.slot));
     claims
 }
 
-/// What a change writes, where what it was decided on is as it was.
-fn transaction_of(
-    node: &NodeName,
-    index: &Index,
-    change: &mut Change,
-) -> Result<Transaction, Fault> {
-    let mut transaction = Transaction::default();
+fn batch_of(index: &Index, change: &mut Change) -> Result<Batch, Fault> {
+    let mut batch = Batch::default();
     for new in &change.containers {
+        let old = index.containers.get(&new.id).map(|r| claims_of(r)).unwrap_or_default();
+        let claims = claims_of(new);
+        batch.deletes.extend(old.difference(&claims).cloned());
+        batch.claims.extend(claims.difference(&old).map(|k| (k.clone(), new.id)));
         let key = Key::container(new.id);
-        let known = index.containers.get(&new.id);
-        let is = if known.is_some() { Is::Present } else { Is::Absent };
-        transaction.compares.push((key.clone(), is));
-        let old = known.map(|r| claims_of(node, r)).unwrap_or_default();
-        let claims = claims_of(node, new);
-        transaction.deletes.extend(old.difference(&claims).cloned());
-        claims.difference(&old).for_each(|claim| transaction.claim(claim.clone(), new.id));
         let bytes = record::write(&key, new)?;
-        transaction.puts.push((key, bytes));
+        batch.puts.push((key, bytes));
     }
     let made = change.containers.iter().filter(|new| !index.containers.contains_key(&new.id));
     if let Some(slot) = made.map(|new| new.slot.get()).next_back() {
@@ -503,10 +494,10 @@ fn transaction_of(
     let mut floor = index.floor;
     for ct in &change.gone {
         if let Some(old) = index.containers.get(ct) {
-            transaction.deletes.extend(claims_of(node, old));
+            batch.deletes.extend(claims_of(old));
             floor = floor.max(old.generation);
         }
-        transaction.deletes.push(Key::container(*ct));
+        batch.deletes.push(Key::container(*ct));
     }
     if floor > index.floor {
         change.facts.push((FLOOR, floor.to_string()));
@@ -514,52 +505,46 @@ fn transaction_of(
     for op in &change.operations {
         let key = Key::operation(&op.id);
         let bytes = record::write(&key, op)?;
-        transaction.puts.push((key, bytes));
+        batch.puts.push((key, bytes));
         if !op.request_id.is_empty() && !index.requests.contains_key(&op.request_id) {
             let key = Key::request(&op.request_id);
             let bytes = record::write(&key, &op.id)?;
-            transaction.compares.push((key.clone(), Is::Absent));
-            transaction.puts.push((key, bytes));
+            batch.puts.push((key, bytes));
         }
     }
     for id in &change.expired {
-        transaction.deletes.push(Key::operation(id));
+        batch.deletes.push(Key::operation(id));
         if let Some(op) = index.operations.get(id).filter(|op| !op.request_id.is_empty()) {
-            transaction.deletes.push(Key::request(&op.request_id));
+            batch.deletes.push(Key::request(&op.request_id));
         }
     }
     for (name, value) in &change.facts {
-        let key = Key::fact(node, name);
+        let key = Key::fact(name);
         let bytes = record::write(&key, value)?;
-        transaction.puts.push((key, bytes));
+        batch.puts.push((key, bytes));
     }
-    Ok(transaction)
+    Ok(batch)
 }
 
 fn fault_of(error: &StoreError) -> Fault {
-    let (key, holder) = match error {
-        StoreError::Differs { key, found } => {
-            let holder = found.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            (key, holder.into_owned())
+    match error {
+        StoreError::Taken { key, holder } if key.kind == Kind::Name => {
+            let message = format!("the name {} belongs to container {holder}", key.text);
+            Fault::new(Reason::NameTaken, message).fact("name", &key.text).fact("holder", holder)
         }
-        StoreError::LeaseEnded(_) => return Fault::new(Reason::Bug, error.to_string()),
+        StoreError::Taken { key, holder } if key.kind == Kind::Address => {
+            let message = format!(
+                "the address {} belongs to container {holder}; take it away from that one first",
+                key.text
+            );
+            Fault::new(Reason::AddressTaken, message)
+                .fact("address", &key.text)
+                .fact("holder", holder)
+        }
+        StoreError::Taken { .. } => Fault::new(Reason::Bug, error.to_string()),
         StoreError::Failed { .. } => {
             let message = format!("{}; look at the node's disk, then try again", chain(error));
-            return Fault::new(Reason::HostFailed, message);
+            Fault::new(Reason::HostFailed, message)
         }
-    };
-    let text = &key.text;
-    match key.kind {
-        Kind::Name => {
-            let message = format!("the name {text} belongs to container {holder}");
-            Fault::new(Reason::NameTaken, message).fact("name", text).fact("holder", holder)
-        }
-        Kind::Address => {
-            let message = format!(
-                "the address {text} belongs to container {holder}; take it away from that one first"
-            );
-            Fault::new(Reason::AddressTaken, message).fact("address", text).fact("holder", holder)
-        }
-        _ => Fault::new(Reason::Bug, error.to_string()),
     }
 }

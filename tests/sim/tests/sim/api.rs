@@ -45,12 +45,11 @@ fn lists_and_pages() {
 #[test]
 fn ten_thousand_containers() {
     use ves_coordinator::container::record::{Presence, Record, Reserved, RunState, Since};
-    use ves_coordinator::store::{Key, Store, Transaction, record};
+    use ves_coordinator::store::{Batch, Key, Store, record};
     use ves_types::{CtId, Epoch, Generation, IdSlot};
     let sim = Sim::new();
     sim.kill(Daemon::Coordinator);
-    let node = "sim".parse().expect("valid");
-    let mut batch = Transaction::default();
+    let mut batch = Batch::default();
     for n in 0..10_000_u32 {
         let id = CtId::try_from(101 + n).expect("valid");
         let spec = pb::ContainerSpec { name: format!("c{n}"), ..Sim::spec("trixie") };
@@ -73,8 +72,8 @@ fn ten_thousand_containers() {
             snapshot: None,
         };
         let key = Key::container(id);
-        batch.claim(Key::slot(&node, record.slot), id);
-        record.spec.name.iter().for_each(|n| batch.claim(Key::name(n), id));
+        batch.claims.push((Key::slot(record.slot), id));
+        batch.claims.extend(record.spec.name.as_ref().map(|n| (Key::name(n), id)));
         batch.puts.push((key.clone(), record::write(&key, &record).expect("written")));
         sim.kernel().state().cts.entry(id.get()).or_default().volume =
             Some(ves_sim::kernel::Volume {
@@ -86,7 +85,7 @@ fn ten_thousand_containers() {
                 reverted: None,
             });
     }
-    sim.store().transact(&batch).expect("written");
+    sim.store().commit(&batch).expect("written");
     sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("c9999").is_ok());
     let all = pages(&sim, 0, false);
