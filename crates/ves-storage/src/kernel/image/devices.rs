@@ -27,8 +27,9 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Devices(Mutex<Known>);
 
-/// What each device showed a moment ago.
-pub(super) type Snapshot = HashMap<FileId, u32>;
+/// Which devices were said to show each file, a moment ago; what one of them shows may have changed since
+/// it was asked.
+pub(super) type Snapshot = HashMap<FileId, Vec<u32>>;
 
 impl Devices {
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -49,7 +50,11 @@ impl Devices {
             }
         }
         known.shows = shows;
-        Ok(known.shows.iter().map(|(number, (_, file))| (*file, *number)).collect())
+        let mut all = Snapshot::new();
+        for (number, (_, file)) in &known.shows {
+            all.entry(*file).or_default().push(*number);
+        }
+        Ok(all)
     }
 
     /// The device that shows a container's image. `all` is what [`Self::all`] has just answered, where
@@ -64,22 +69,20 @@ impl Devices {
         if let Some(device) = last.map(|n| showing(n, image)).transpose()?.flatten() {
             return Ok(Some(device));
         }
-        let number = match all {
-            Some(all) => all.get(&image).copied(),
-            None => self.all()?.get(&image).copied(),
+        let numbers = match all {
+            Some(all) => all.get(&image).cloned(),
+            None => self.all()?.remove(&image),
         };
-        // It may have another file by now.
-        let found = number.map(|n| showing(n, image)).transpose()?.flatten();
-        let mut known = self.known();
-        match &found {
-            Some(device) => known.of.insert(ct, device.number),
-            None => known.of.remove(&ct),
-        };
-        // What was wrong is asked when it is next looked for.
-        if let (Some(number), None) = (number.or(last), &found) {
-            known.shows.remove(&number);
+        for number in numbers.into_iter().flatten() {
+            if let Some(device) = showing(number, image)? {
+                self.known().of.insert(ct, number);
+                return Ok(Some(device));
+            }
+            // It has another file by now, and is asked when all are next looked at.
+            self.known().shows.remove(&number);
         }
-        Ok(found)
+        self.known().of.remove(&ct);
+        Ok(None)
     }
 
     /// Whether any device shows an image; all are asked.
