@@ -268,6 +268,14 @@ impl Shell {
         Ok(Done { answer: Some(answer), steps: done })
     }
 
+    /// The same, not as a dry run: the new state.
+    ///
+    /// # Errors
+    /// Those of [`Self::converge`].
+    pub fn make<P: Planned>(&self, fence: Fence, planned: P) -> Result<P::Answer, Fault> {
+        self.run(fence.into(), planned)?.made()
+    }
+
     /// Performs the steps, and where what was done is doubted, those that are left.
     fn lead<P: Planned>(
         &self,

@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 
-use ves_daemon::Done;
 use ves_proto::Fault;
 use ves_types::{Fence, Limits};
 
@@ -23,10 +22,10 @@ impl Blocking {
     /// See [`Service::ensure`].
     pub fn ensure(&self, fence: &Fence, limits: &Limits) -> Result<Group, Fault> {
         let planned = self.ensuring(fence.ct, limits.clone());
-        self.shell().run((*fence).into(), planned).and_then(Done::made)
+        self.shell().make(*fence, planned)
     }
     /// See [`Service::remove`].
     pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        self.shell().run((*fence).into(), self.removing(fence.ct)).and_then(Done::made)
+        self.shell().make(*fence, self.removing(fence.ct))
     }
 }

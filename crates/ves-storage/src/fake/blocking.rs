@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 
-use ves_daemon::Done;
 use ves_proto::Fault;
 use ves_types::{Fence, SnapshotId};
 
@@ -24,11 +23,11 @@ impl Blocking {
     /// See [`Service::ensure`].
     pub fn ensure(&self, fence: &Fence, desired: &Desired) -> Result<Volume, Fault> {
         let planned = self.ensuring(fence.ct, desired.clone());
-        self.shell.run((*fence).into(), planned).and_then(Done::made)
+        self.shell.make(*fence, planned)
     }
     /// See [`Service::remove`].
     pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
-        self.shell.run((*fence).into(), self.removing(fence.ct)).and_then(Done::made)
+        self.shell.make(*fence, self.removing(fence.ct))
     }
     /// See [`Service::ensure_snapshot`].
     pub fn ensure_snapshot(
@@ -37,14 +36,14 @@ impl Blocking {
         desired: &snapshot::Desired,
     ) -> Result<Snapshot, Fault> {
         let planned = self.ensuring_snapshot(fence.ct, desired.clone());
-        self.shell.run((*fence).into(), planned).and_then(Done::made)
+        self.shell.make(*fence, planned)
     }
     /// See [`Service::remove_snapshot`].
     pub fn remove_snapshot(&self, fence: &Fence, id: SnapshotId) -> Result<(), Fault> {
-        self.shell.run((*fence).into(), self.removing_snapshot(fence.ct, id)).and_then(Done::made)
+        self.shell.make(*fence, self.removing_snapshot(fence.ct, id))
     }
     /// See [`Service::revert`].
     pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
-        self.shell.run((*fence).into(), self.reverting(fence, id)).and_then(Done::made)
+        self.shell.make(*fence, self.reverting(fence, id))
     }
 }
