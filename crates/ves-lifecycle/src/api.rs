@@ -11,11 +11,11 @@ use ves_init_proto::frame::{Frame, LONGEST, Tag};
 use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
 use ves_proto::convert::{
-    parse_ct, parse_fence, parse_phase, parse_slot, render_exit_cause, render_phase,
+    parse_ct, parse_fence, parse_list, parse_phase, parse_slot, render_exit_cause, render_phase,
 };
 use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
 use ves_proto::{Fault, Reason, lifecycle as pb};
-use ves_types::spec::MAX_RESOLVER_ENTRIES;
+use ves_types::spec::{MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{CtId, Phase};
 
 use crate::init_plan::Command;
@@ -64,31 +64,22 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         max_ptys,
         shm_bytes,
     } = spec;
-    for (field, len) in
-        [("spec.nameservers", nameservers.len()), ("spec.search_domains", search_domains.len())]
-    {
-        if len > MAX_RESOLVER_ENTRIES {
-            let why = format!("{field} has {len} entries; {MAX_RESOLVER_ENTRIES} are the most");
-            return Err(bad(field, why));
-        }
-    }
-    let nameservers = nameservers
-        .iter()
-        .map(|text| {
-            let why = || bad("spec.nameservers", format!("{text:?} is no address of a server"));
-            text.parse().map_err(|_| why())
-        })
-        .collect::<Result<_, _>>()?;
-    let search = search_domains
-        .iter()
-        .map(|text| text.parse().map_err(|e| Fault::bad_value("spec.search_domains", &e)))
-        .collect::<Result<_, _>>()?;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
         hostname: hostname.parse().map_err(|e| Fault::bad_value("spec.hostname", &e))?,
         init: init.try_into().map_err(|e| Fault::bad_value("spec.init", &e))?,
-        nameservers,
-        search,
+        nameservers: parse_list(
+            "spec.nameservers",
+            &nameservers,
+            MAX_RESOLVER_ENTRIES,
+            parse_nameserver,
+        )?,
+        search: parse_list(
+            "spec.search_domains",
+            &search_domains,
+            MAX_RESOLVER_ENTRIES,
+            str::parse,
+        )?,
         max_ptys,
         shm_bytes,
     })

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use ves_types::{
-    CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits, Phase,
-    SnapshotId, SnapshotName, UbcRow, UbcValue,
+    CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits,
+    ParseError, Phase, SnapshotId, SnapshotName, UbcRow, UbcValue,
 };
 
 use crate::common as pb;
@@ -30,6 +30,23 @@ pub fn parse_cts(cts: &[u32]) -> Result<Vec<CtId>, Fault> {
     let parse = |ct: &u32| CtId::try_from(*ct).map_err(|e| Fault::bad_value("cts", &e));
     let cts = cts.iter().map(parse).collect::<Result<BTreeSet<_>, _>>()?;
     Ok(cts.into_iter().collect())
+}
+
+/// Reads a list of at most `most` words, each by its rule.
+///
+/// # Errors
+/// `BAD_VALUE` on `field`.
+pub fn parse_list<T>(
+    field: &str,
+    words: &[String],
+    most: usize,
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<Vec<T>, Fault> {
+    if words.len() > most {
+        let message = format!("{field} has {} entries; {most} are the most", words.len());
+        return Err(Fault::new(Reason::BadValue, message).fact("field", field));
+    }
+    words.iter().map(|word| parse(word).map_err(|e| Fault::bad_value(field, &e))).collect()
 }
 
 /// Reads a fence.

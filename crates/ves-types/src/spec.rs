@@ -5,6 +5,7 @@
 //! stands here. Never here: which option or message a value comes from, and what is done with it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,12 @@ use crate::ubc::UbcResource;
 pub const MAX_ADDRESSES: usize = 256;
 /// The most name servers, and the most search domains, of a container.
 pub const MAX_RESOLVER_ENTRIES: usize = 64;
+
+/// A name server's address.
+pub fn parse_nameserver(s: &str) -> Result<IpAddr, ParseError> {
+    let why = "it must be an IPv4 or IPv6 address";
+    s.parse().map_err(|_| ParseError::new("name server", s, why))
+}
 
 /// The hard size of a volume: from 16 MiB, as nothing useful fits in less, to 16 TiB, the greatest
 /// ext4 with blocks of 4 KiB.

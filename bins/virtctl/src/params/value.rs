@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ves_types::quantity::parse_size;
+use ves_types::spec::parse_nameserver;
 use ves_types::{
     CpuLimit, CtAddress, DiskSize, InodeLimit, Limit, ParseError, SearchDomain, UbcValue,
 };
@@ -56,10 +57,7 @@ pub(super) fn removals(s: &str) -> Result<List<String>, ParseError> {
 }
 
 pub(super) fn nameservers(s: &str) -> Result<List<IpAddr>, ParseError> {
-    list("name server", s, |word| {
-        word.parse()
-            .map_err(|_| ParseError::new("name server", word, "it must be an IPv4 or IPv6 address"))
-    })
+    list("name server", s, parse_nameserver)
 }
 
 pub(super) fn domains(s: &str) -> Result<List<SearchDomain>, ParseError> {

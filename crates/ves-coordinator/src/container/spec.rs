@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use ves_proto::convert::{parse_limits, render_limits};
-use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES};
+use ves_proto::convert::{parse_limits, parse_list, render_limits};
+use ves_proto::{Fault, coordinator as pb};
+use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{
     CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
     SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
@@ -152,8 +152,18 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         hostname: hostname.parse().map_err(|e| Fault::bad_value("hostname", &e))?,
         template: template.parse().map_err(|e| Fault::bad_value("template", &e))?,
         addresses: parse_addresses("addresses", &addresses)?,
-        nameservers: parse_entries("nameservers", &nameservers, parse_nameserver)?,
-        search_domains: parse_entries("search_domains", &search_domains, str::parse)?,
+        nameservers: parse_list(
+            "nameservers",
+            &nameservers,
+            MAX_RESOLVER_ENTRIES,
+            parse_nameserver,
+        )?,
+        search_domains: parse_list(
+            "search_domains",
+            &search_domains,
+            MAX_RESOLVER_ENTRIES,
+            str::parse,
+        )?,
         disk: match disk_bytes {
             0 => DiskSize::DEFAULT,
             bytes => bytes.try_into().map_err(|e| Fault::bad_value("disk_bytes", &e))?,
@@ -218,44 +228,18 @@ fn bad(field: &str, what: &'static str, input: &str, why: &'static str) -> Fault
     Fault::bad_value(field, &ParseError::new(what, input, why))
 }
 
-fn too_many(field: &str, most: usize) -> Fault {
-    let message = format!("{field} has more than {most} entries");
-    Fault::new(Reason::BadValue, message).fact("field", field)
-}
-
 /// Reads addresses; one that is given twice counts once.
 ///
 /// # Errors
 /// `BAD_VALUE` on `field`.
 pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddress>, Fault> {
-    if addresses.len() > MAX_ADDRESSES {
-        return Err(too_many(field, MAX_ADDRESSES));
-    }
-    let mut all = Vec::new();
-    for text in addresses {
-        let address = text.parse().map_err(|e| Fault::bad_value(field, &e))?;
+    let mut all: Vec<CtAddress> = Vec::new();
+    for address in parse_list(field, addresses, MAX_ADDRESSES, str::parse)? {
         if !all.contains(&address) {
             all.push(address);
         }
     }
     Ok(all)
-}
-
-/// Reads what /etc/resolv.conf is made of.
-fn parse_entries<T>(
-    field: &str,
-    entries: &[String],
-    parse: impl Fn(&str) -> Result<T, ParseError>,
-) -> Result<Vec<T>, Fault> {
-    if entries.len() > MAX_RESOLVER_ENTRIES {
-        return Err(too_many(field, MAX_RESOLVER_ENTRIES));
-    }
-    entries.iter().map(|text| parse(text).map_err(|e| Fault::bad_value(field, &e))).collect()
-}
-
-fn parse_nameserver(text: &str) -> Result<IpAddr, ParseError> {
-    let why = "it must be an IPv4 or IPv6 address";
-    text.parse().map_err(|_| ParseError::new("name server", text, why))
 }
 
 fn parse_description(text: String) -> Result<String, Fault> {
