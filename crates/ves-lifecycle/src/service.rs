@@ -153,23 +153,8 @@ impl Service {
     pub async fn list(&self) -> Result<Vec<Container>, Fault> {
         let this = self.clone();
         blocking(move || {
-            let mut all = Vec::new();
-            let list = this.inner.host.list()?;
-            let seen = this.inner.host.observe_all(&list);
-            for (ct, observed) in list.into_iter().zip(seen) {
-                // One that cannot be looked at must not hide the others.
-                let container = match observed.map(|o| this.inner.show(ct, o)) {
-                    Ok(container) => container,
-                    Err(error) => {
-                        let error = ves_proto::fault::chain(&error);
-                        tracing::warn!(%ct, "leave out of the list: {error}");
-                        continue;
-                    }
-                };
-                if container.phase != Phase::Absent || container.end.is_some() {
-                    all.push(container);
-                }
-            }
+            let mut all = this.inner.look_at(&this.inner.host.list()?);
+            all.retain(|c| c.phase != Phase::Absent || c.end.is_some());
             Ok(all)
         })
         .await
@@ -283,16 +268,21 @@ impl Inner {
                 all
             }
         };
-        for (ct, observed) in cts.iter().zip(self.host.observe_all(&cts)) {
-            match observed {
-                Ok(observed) => self.tell(self.show(*ct, observed)),
-                Err(error) => {
-                    let error = ves_proto::fault::chain(&error);
-                    tracing::warn!(%ct, "look at a container that changed: {error}");
-                }
-            }
-        }
+        self.look_at(&cts).into_iter().for_each(|container| self.tell(container));
         Ok(())
+    }
+
+    /// Looks at containers; one that cannot be looked at must not hide the others, and is left out.
+    fn look_at(&self, cts: &[CtId]) -> Vec<Container> {
+        let look = |(ct, observed): (&CtId, Result<Observed, Error>)| match observed {
+            Ok(observed) => Some(self.show(*ct, observed)),
+            Err(error) => {
+                let error = ves_proto::fault::chain(&error);
+                tracing::warn!(%ct, "leave out what cannot be looked at: {error}");
+                None
+            }
+        };
+        cts.iter().zip(self.host.observe_all(cts)).filter_map(look).collect()
     }
 
     /// Follows a container. What cannot be followed runs all the same, and is seen when it is looked at.
