@@ -68,14 +68,6 @@ impl FakeNode {
         links.node = Default::default();
     }
 
-    /// No fault that was asked for happens any more.
-    pub fn heal(&self) {
-        self.volumes.fail_after(u64::MAX);
-        self.processes.fail_after(usize::MAX);
-        self.groups.heal();
-        self.links.state().fail_after = None;
-    }
-
     /// A real service on its fake host, with its fences under `dir`. Inside a runtime.
     pub fn app(&self, service: Daemon, dir: &Path) -> App {
         let fences = FenceStore::open(dir.join("fence").join(service.name())).expect("opened");

@@ -1,5 +1,14 @@
 //! The four services as models on one [`Kernel`]: their whole protocol, none of their mechanisms.
 
+/// Answers a dry run: a model has no steps to tell of.
+macro_rules! answer_dry_run {
+    ($request:ident) => {
+        if $request.get_ref().dry_run {
+            return Ok(Response::new(Default::default()));
+        }
+    };
+}
+
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -139,10 +148,7 @@ impl resources::resources_service_server::ResourcesService for Model {
         &self,
         request: Request<resources::EnsureLimitsRequest>,
     ) -> Result<Response<resources::Group>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         parse_limits(request.limits.clone())?;
@@ -159,10 +165,7 @@ impl resources::resources_service_server::ResourcesService for Model {
         &self,
         request: Request<resources::RemoveLimitsRequest>,
     ) -> Result<Response<resources::RemoveLimitsResponse>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             if container.alive() {
@@ -211,10 +214,7 @@ impl network::network_service_server::NetworkService for Model {
         &self,
         request: Request<network::EnsureInterfaceRequest>,
     ) -> Result<Response<network::Interface>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let addresses: Vec<String> = request.spec.unwrap_or_default().addresses;
@@ -239,10 +239,7 @@ impl network::network_service_server::NetworkService for Model {
         &self,
         request: Request<network::RemoveInterfaceRequest>,
     ) -> Result<Response<network::RemoveInterfaceResponse>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             container.link = None;
@@ -275,10 +272,7 @@ impl lifecycle::lifecycle_service_server::LifecycleService for Model {
         &self,
         request: Request<lifecycle::EnsureContainerRequest>,
     ) -> Result<Response<lifecycle::Container>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let ct = fence.ct.get();

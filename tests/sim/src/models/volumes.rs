@@ -14,10 +14,7 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::EnsureVolumeRequest>,
     ) -> Result<Response<storage::Volume>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let request = request.into_inner();
         let fence = fence(request.fence)?;
         let ct = fence.ct.get();
@@ -31,10 +28,7 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RemoveVolumeRequest>,
     ) -> Result<Response<storage::RemoveVolumeResponse>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let fence = fence(request.into_inner().fence)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
             if container.volume.as_ref().is_some_and(|v| v.mounted) {
@@ -67,10 +61,7 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::EnsureSnapshotRequest>,
     ) -> Result<Response<storage::Snapshot>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let storage::EnsureSnapshotRequest { fence: given, id, name, dry_run: _ } =
             request.into_inner();
         let fence = fence(given)?;
@@ -84,10 +75,7 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RemoveSnapshotRequest>,
     ) -> Result<Response<storage::RemoveSnapshotResponse>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let storage::RemoveSnapshotRequest { fence: given, id, dry_run: _ } = request.into_inner();
         let fence = fence(given)?;
         let effect = |container: &mut crate::kernel::Ct, _: &mut _| {
@@ -111,10 +99,7 @@ impl storage::storage_service_server::StorageService for Model {
         &self,
         request: Request<storage::RevertVolumeRequest>,
     ) -> Result<Response<storage::Volume>, Status> {
-        // A model has no steps to tell of.
-        if request.get_ref().dry_run {
-            return Ok(Response::new(Default::default()));
-        }
+        answer_dry_run!(request);
         let storage::RevertVolumeRequest { fence: given, snapshot, dry_run: _ } =
             request.into_inner();
         let fence = fence(given)?;
