@@ -44,7 +44,7 @@ impl Coordinator {
             None => self.look(op, ct).await?,
         };
         let mut answered = false;
-        for round in 0..ROUNDS {
+        'rounds: for round in 0..ROUNDS {
             if started
                 && seen.process.phase == Phase::Absent
                 && seen.process.end != Some(ExitCause::Rebooted)
@@ -93,7 +93,17 @@ impl Coordinator {
                     });
                 }
                 if let Some(stopped) = failed {
-                    return Err(stopped);
+                    let not_running = matches!(&stopped, Stopped::Failed(fault) if fault.reason == Reason::NotRunning);
+                    if desired.starts || !not_running {
+                        return Err(stopped);
+                    }
+                    // It may have ended by itself between the look and the step, which is no failure of
+                    // what only keeps it running.
+                    seen = self.look(op, ct).await?;
+                    if seen.process.phase != Phase::Absent {
+                        return Err(stopped);
+                    }
+                    continue 'rounds;
                 }
                 done = done.saturating_add(u64::try_from(at_once.len()).unwrap_or(u64::MAX));
             }

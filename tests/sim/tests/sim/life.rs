@@ -264,7 +264,7 @@ fn a_set_revives_nothing_that_has_ended() {
         sim.kernel().end_inside(101, end, 0);
         sim.kernel().hold(101, false);
         let op = sim.end_of(&begun.into_inner().id);
-        assert_eq!(op.state(), pb::OperationState::Succeeded);
+        assert_eq!(op.state(), pb::OperationState::Succeeded, "{op:?}");
         assert!(!op.steps.iter().any(|step| step.ends_with("running")), "{:?}", op.steps);
         sim.until(&format!("the end is honoured: {end:?}"), || {
             let goes_on = end == lifecycle::EndReason::Rebooted;
