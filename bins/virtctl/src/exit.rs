@@ -30,7 +30,7 @@ Exit status:
 pub(crate) const fn status(reason: Reason) -> u8 {
     use Reason as R;
     match reason {
-        R::BadValue | R::MissingField => USAGE,
+        R::BadValue | R::MissingField | R::RequestIdReused => USAGE,
         R::Unspecified | R::HostFailed | R::Bug => 3,
         R::KernelLacks | R::NotBuilt => 5,
         R::IdsExhausted | R::TooMany => 6,
@@ -46,7 +46,7 @@ pub(crate) const fn status(reason: Reason) -> u8 {
         R::Mounted => 41,
         R::VolumeUnknown => 43,
         R::ContainerExists => 44,
-        R::PoolFull | R::NoInodes | R::ArchiveTooLarge | R::VolumeTooSmall => 46,
+        R::PoolFull | R::NoInodes | R::ArchiveTooLarge | R::VolumeTooSmall | R::StoreFull => 46,
         R::RecordCorrupt => 47,
         R::AddressTaken => 78,
         R::TemplateUnknown => 91,
@@ -80,7 +80,8 @@ mod tests {
         assert!(all().count() > 40);
         for reason in all() {
             assert_ne!(status(reason), 0, "{reason:?}");
-            let bad = matches!(reason, Reason::BadValue | Reason::MissingField);
+            use Reason as R;
+            let bad = matches!(reason, R::BadValue | R::MissingField | R::RequestIdReused);
             assert_eq!(status(reason) == USAGE, bad, "{reason:?}");
         }
     }

@@ -23,11 +23,11 @@ use crate::container::plan::plan;
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
 use crate::container::spec;
-use crate::coordinator::{Caller, Coordinator, Turns};
+use crate::coordinator::{Coordinator, Turns};
 use crate::driver::FirstLook;
 use crate::operation::kinds::{self, Action};
-use crate::operation::record::{OpId, OpRecord, OpState};
-use crate::store::state::{Change, Index};
+use crate::operation::record::{Caller, OpId, OpRecord, OpState};
+use crate::store::index::{Change, Index};
 
 /// How long a look for leftovers may take before a create goes on without.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ impl Coordinator {
         let record = self.resolve(&ct)?;
         idle(&self.state().read(), record.id)?;
         let action = admit(&record, self.cache().of(record.id).process.phase)?;
-        self.dry_run(&caller, (*record).clone(), action).await
+        self.dry_run(caller, (*record).clone(), action).await
     }
 
     /// The same, not as a dry run. The container is looked at while the operation is stored, where it
@@ -71,8 +71,7 @@ impl Coordinator {
         let own = self.clone();
         let (op, new, same) = self
             .transact(move |index, change| {
-                let key = caller.key()?;
-                if let Some(op) = index.request(&key) {
+                if let Some(op) = index.repeated(&caller)? {
                     return Ok((op.render(), None, false));
                 }
                 let record = index.resolve(&ct)?;
@@ -81,8 +80,7 @@ impl Coordinator {
                 // Whoever worked on it since would have changed its record.
                 let same = idle_now.is_some_and(|before| Arc::ptr_eq(&before, record));
                 let record = (**record).clone();
-                let op =
-                    begin_operation(record, action, &caller.principal, key, own.clock(), change);
+                let op = begin_operation(record, action, caller, own.clock(), change);
                 Ok((op.render(), Some(op.id), same))
             })
             .await?;
@@ -101,17 +99,16 @@ impl Coordinator {
         request: pb::CreateContainerRequest,
     ) -> Result<pb::Operation, Fault> {
         let pb::CreateContainerRequest { id, spec, request_id: _, dry_run } = request;
-        let key = caller.key()?;
         let mut full = BTreeSet::new();
         let (op, new, seen) = loop {
-            if let Some(op) = self.state().read().request(&key).filter(|_| !dry_run) {
+            if !dry_run && let Some(op) = self.state().read().repeated(&caller)? {
                 return Ok(op.render());
             }
             let mut record = {
                 let index = self.state().read();
-                let record = new_record(&index, id, &full, spec.clone(), self.clock().now_ms())?;
+                let record = self.new_record(&index, id, &full, spec.clone())?;
                 if dry_run {
-                    free(&index, &record)?;
+                    index.claimable(&record)?;
                 }
                 record
             };
@@ -125,20 +122,19 @@ impl Coordinator {
             };
             record.begin_after(seen.as_ref().map(Observed::newest).unwrap_or_default());
             if dry_run {
-                return self.dry_run(&caller, record, kinds::create::action()).await;
+                return self.dry_run(caller, record, kinds::create::action()).await;
             }
-            let (principal, key, own) = (caller.principal.clone(), key.clone(), self.clone());
+            let (caller, own) = (caller.clone(), self.clone());
             let begun = self
                 .transact(move |index, change| {
-                    if let Some(op) = index.request(&key) {
+                    if let Some(op) = index.repeated(&caller)? {
                         return Ok(Some((op.render(), None)));
                     }
                     if id == 0 && index.vacant(record.id).is_err() {
                         return Ok(None);
                     }
                     let action = kinds::create::action();
-                    let op =
-                        begin_new(index, record, action, &principal, key, own.clock(), change)?;
+                    let op = begin_new(index, record, action, caller, own.clock(), change)?;
                     Ok(Some((op.render(), Some(op.id))))
                 })
                 .await?;
@@ -191,24 +187,23 @@ impl Coordinator {
         let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
         let mut record = {
             let index = self.state().read();
-            new_record(&index, id.get(), &BTreeSet::new(), Some(given), self.clock().now_ms())?
+            self.new_record(&index, id.get(), &BTreeSet::new(), Some(given))?
         };
         record.begin_after(seen.newest());
         // Whatever it is, it is what shall go.
         record.creating_since = None;
         record.maybe_dirty = true;
         if dry_run {
-            return self.dry_run(&caller, record, kinds::destroy::action()).await;
+            return self.dry_run(caller, record, kinds::destroy::action()).await;
         }
         let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
-                let key = caller.key()?;
-                if let Some(op) = index.request(&key) {
+                if let Some(op) = index.repeated(&caller)? {
                     return Ok((op.render(), None));
                 }
-                let (action, principal) = (kinds::destroy::action(), &caller.principal);
-                let op = begin_new(index, record, action, principal, key, own.clock(), change)?;
+                let action = kinds::destroy::action();
+                let op = begin_new(index, record, action, caller, own.clock(), change)?;
                 Ok((op.render(), Some(op.id)))
             })
             .await?;
@@ -228,8 +223,7 @@ impl Coordinator {
         let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
-                let key = caller.key()?;
-                if let Some(op) = index.request(&key) {
+                if let Some(op) = index.repeated(&caller)? {
                     return Ok((op.render(), None));
                 }
                 if let Some(other) = index
@@ -238,7 +232,8 @@ impl Coordinator {
                 {
                     return Err(busy("the template", other));
                 }
-                let op = OpRecord::new(None, action, &caller.principal, key, own.clock());
+                let node = own.node().clone();
+                let op = OpRecord::new(node, None, action, caller, own.clock());
                 change.operations.push(op.clone());
                 Ok((op.render(), Some(op.id)))
             })
@@ -312,14 +307,13 @@ impl Coordinator {
     /// stand alone.
     async fn dry_run(
         &self,
-        caller: &Caller,
+        caller: Caller,
         mut record: Record,
         action: Action,
     ) -> Result<pb::Operation, Fault> {
         let mut seen = self.services().observe(record.id).await?;
-        let principal = &caller.principal;
-        let ct = Some(record.id);
-        let mut op = OpRecord::new(ct, action, principal, String::new(), self.clock());
+        let (node, ct) = (record.node.clone(), Some(record.id));
+        let mut op = OpRecord::new(node, ct, action, caller, self.clock());
         let mut asked = BTreeSet::new();
         while let Some(stage) = op.action.stage_after(op.stage) {
             op.action.enter(stage, &mut record);
@@ -345,6 +339,44 @@ impl Coordinator {
         op.state = OpState::Succeeded;
         op.ended_unix_ms = Some(op.started_unix_ms);
         Ok(op.render())
+    }
+
+    /// A container that is to be made, stored nowhere yet.
+    fn new_record(
+        &self,
+        index: &Index,
+        id: u32,
+        except: &BTreeSet<CtId>,
+        given: Option<pb::ContainerSpec>,
+    ) -> Result<Record, Fault> {
+        let id = match id {
+            0 => index.free_id(except)?,
+            n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
+        };
+        let spec = spec::parse(id, given)?;
+        index.vacant(id)?;
+        let now_ms = self.clock().now_ms();
+        let generation = index.first_generation(now_ms);
+        Ok(Record {
+            id,
+            uid: self.clock().new_id(),
+            node: self.node().clone(),
+            slot: index.free_slot()?,
+            spec,
+            running: None,
+            presence: Presence::Creating,
+            run: RunState::Stopped,
+            generation,
+            creating_since: Some(generation),
+            epoch: Epoch(1),
+            since: Since::all(generation),
+            created_unix: now_ms.div_euclid(1000),
+            seen_incarnation: 0,
+            maybe_dirty: false,
+            problem: None,
+            reserved: Reserved::default(),
+            snapshot: None,
+        })
     }
 }
 
@@ -380,12 +412,12 @@ fn same_template(one: &Action, other: &Action) -> bool {
 pub(crate) fn begin_operation(
     mut record: Record,
     action: Action,
-    principal: &str,
-    request_id: String,
+    caller: Caller,
     clock: &dyn Clock,
     change: &mut Change,
 ) -> OpRecord {
-    let mut op = OpRecord::new(Some(record.id), action, principal, request_id, clock);
+    let (node, ct) = (record.node.clone(), Some(record.id));
+    let mut op = OpRecord::new(node, ct, action, caller, clock);
     if let Some(stage) = op.action.stage_after(None) {
         op.action.enter(stage, &mut record);
         op.stage = Some(stage);
@@ -400,65 +432,12 @@ fn begin_new(
     index: &Index,
     mut record: Record,
     action: Action,
-    principal: &str,
-    request_id: String,
+    caller: Caller,
     clock: &dyn Clock,
     change: &mut Change,
 ) -> Result<OpRecord, Fault> {
     index.vacant(record.id)?;
     record.slot = index.free_slot()?;
     record.begin_after(index.first_generation(0));
-    Ok(begin_operation(record, action, principal, request_id, clock, change))
-}
-
-fn new_record(
-    index: &Index,
-    id: u32,
-    except: &BTreeSet<CtId>,
-    given: Option<pb::ContainerSpec>,
-    now_ms: i64,
-) -> Result<Record, Fault> {
-    let id = match id {
-        0 => index.free_id(except)?,
-        n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
-    };
-    let spec = spec::parse(id, given)?;
-    index.vacant(id)?;
-    let generation = index.first_generation(now_ms);
-    Ok(Record {
-        id,
-        slot: index.free_slot()?,
-        spec,
-        running: None,
-        presence: Presence::Creating,
-        run: RunState::Stopped,
-        generation,
-        creating_since: Some(generation),
-        epoch: Epoch(1),
-        since: Since::all(generation),
-        created_unix: now_ms.div_euclid(1000),
-        seen_incarnation: 0,
-        maybe_dirty: false,
-        problem: None,
-        reserved: Reserved::default(),
-        snapshot: None,
-    })
-}
-
-/// Refuses what another container has; for a dry run, which does not get as far as the store.
-fn free(index: &Index, record: &Record) -> Result<(), Fault> {
-    let addresses: BTreeSet<_> = record.spec.addresses.iter().collect();
-    for other in index.containers().filter(|r| r.id != record.id) {
-        if record.spec.name.is_some() && record.spec.name == other.spec.name {
-            let message = format!("the name belongs to container {}", other.id);
-            return Err(Fault::new(Reason::NameTaken, message).fact("holder", other.id));
-        }
-        if let Some(a) = other.owned_addresses().iter().find(|a| addresses.contains(a)) {
-            let message = format!("the address {a} belongs to container {}", other.id);
-            return Err(Fault::new(Reason::AddressTaken, message)
-                .fact("address", a)
-                .fact("holder", other.id));
-        }
-    }
-    Ok(())
+    Ok(begin_operation(record, action, caller, clock, change))
 }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
-use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_proto::Fault;
 use ves_types::layout::Layout;
+use ves_types::{CtId, NodeName};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -18,7 +18,8 @@ use crate::container::cache::ObservedCache;
 use crate::container::record::Record;
 use crate::services::Services;
 use crate::store::Store;
-use crate::store::state::{Change, Index, State};
+use crate::store::index::{Change, Index};
+use crate::store::state::State;
 
 /// How many containers that ended are looked at at once.
 const EXITS_AT_ONCE: usize = 16;
@@ -32,7 +33,7 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Inner {
     config: Config,
-    node: String,
+    node: NodeName,
     clock: Box<dyn Clock>,
     state: State,
     services: Services,
@@ -72,46 +73,25 @@ impl Turns {
     }
 }
 
-/// Who asks, and by which id of the request.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The user's name or id.
-    pub principal: String,
-    /// What makes a repeated call the same; empty: nothing.
-    pub request_id: String,
-}
-
-impl Caller {
-    /// One of the coordinator's own causes.
-    pub fn own(cause: &str) -> Self {
-        Self { principal: cause.to_owned(), request_id: String::new() }
-    }
-
-    /// The id is the caller's own: two callers may use the same.
-    pub(crate) fn key(&self) -> Result<String, Fault> {
-        let id = &self.request_id;
-        if id.len() > 128 || id.chars().any(char::is_control) {
-            let message = "a request id has at most 128 bytes and no control characters";
-            return Err(Fault::new(Reason::BadValue, message).fact("field", "request_id"));
-        }
-        Ok(if id.is_empty() { String::new() } else { format!("{}/{id}", self.principal) })
-    }
-}
-
 impl Coordinator {
     /// A coordinator on what `store` holds, for the services of `layout`. Blocks. Inside a runtime.
     ///
     /// # Errors
-    /// When the store cannot be read (`HOST_FAILED`).
+    /// When the store cannot be read (`HOST_FAILED`), or the node has no name (`BAD_VALUE`).
     pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
-        let node = config.node.clone().unwrap_or_else(|| fact_of_kernel("hostname"));
+        let node = match &config.node {
+            Some(node) => node.clone(),
+            None => fact_of_kernel("hostname").parse().map_err(|e| Fault::bad_value("node", &e))?,
+        };
         let turns = Turns::new(&config);
+        let clock = Box::new(SystemClock);
+        let state = State::open(store, &node, &*clock)?;
         let inner = Inner {
             config,
             turns,
             node,
-            clock: Box::new(SystemClock),
-            state: State::open(store)?,
+            clock,
+            state,
             services: Services::new(layout),
             cache: ObservedCache::default(),
             ending: Mutex::default(),
@@ -125,7 +105,7 @@ impl Coordinator {
     }
 
     /// The node's name.
-    pub fn node(&self) -> &str {
+    pub fn node(&self) -> &NodeName {
         &self.inner.node
     }
 

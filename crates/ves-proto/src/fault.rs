@@ -183,7 +183,7 @@ pub fn reason_from_name(name: &str) -> Option<Reason> {
 pub const fn code_of(reason: Reason) -> Code {
     use Reason as R;
     match reason {
-        R::BadValue | R::MissingField | R::BadArchive => Code::InvalidArgument,
+        R::BadValue | R::MissingField | R::BadArchive | R::RequestIdReused => Code::InvalidArgument,
         R::ContainerUnknown
         | R::TemplateUnknown
         | R::OperationUnknown
@@ -211,7 +211,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::ArchiveTooLarge
         | R::IdsExhausted
         | R::TooMany
-        | R::VolumeTooSmall => Code::ResourceExhausted,
+        | R::VolumeTooSmall
+        | R::StoreFull => Code::ResourceExhausted,
         R::Busy | R::Starting | R::PeerDown => Code::Unavailable,
         R::KernelLacks | R::NotBuilt => Code::Unimplemented,
         R::NotAllowed => Code::PermissionDenied,

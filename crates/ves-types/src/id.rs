@@ -172,6 +172,24 @@ word!(
 );
 
 word!(
+    /// A node's name, by which records and requests say where a container is: 1 to 64 of
+    /// `A-Z a-z 0-9 - _ .`, beginning with a letter or digit. Every host name is one, also those that
+    /// RFC 1123 does not know.
+    NodeName, "node name", |s| {
+        if s.is_empty() || s.len() > 64 {
+            return Err("it must have 1 to 64 characters");
+        }
+        if !s.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err("it must begin with a letter or a digit");
+        }
+        if !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            return Err("it may hold letters, digits, '-', '_' and '.' only");
+        }
+        Ok(())
+    }
+);
+
+word!(
     /// A snapshot's name, for people: 1 to 128 bytes of anything that can be printed. Names are not
     /// unique.
     SnapshotName, "snapshot name", |s| {
@@ -364,6 +382,12 @@ mod tests {
         }
         for bad in ["", ".", "a.", "-a", "a-", "a_b", "a\nb", &"a".repeat(65)] {
             assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
+        }
+        for good in ["node1", "node_1", "n1.example.org", "1"] {
+            good.parse::<NodeName>().expect(good);
+        }
+        for bad in ["", "(none)", "-a", ".", "a/b", "a\n", &"a".repeat(65)] {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
         }
         "web1.example.org".parse::<Hostname>().expect("a plain host name");
     }

@@ -22,8 +22,8 @@ pub mod ubc;
 pub use address::{CtAddress, MacAddress};
 pub use fence::Fence;
 pub use id::{
-    CtId, CtName, Epoch, Generation, Hostname, IdSlot, ParseError, SnapshotId, SnapshotName,
-    TemplateName,
+    CtId, CtName, Epoch, Generation, Hostname, IdSlot, NodeName, ParseError, SnapshotId,
+    SnapshotName, TemplateName,
 };
 pub use limits::Limits;
 pub use phase::{ExitCause, Phase};

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ves_coordinator::operation::record::OpId;
 use ves_coordinator::store::embedded::EmbeddedStore;
-use ves_coordinator::store::{Key, Kind, Row, Store, record};
+use ves_coordinator::store::{Key, Kind, Row, all_rows, record};
 
 use crate::Sim;
 use crate::kernel::world::World;
@@ -123,7 +123,7 @@ fn rows(store: &[u8]) -> Vec<Row> {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("state.redb");
     std::fs::write(&path, store).expect("written");
-    EmbeddedStore::open(&path).expect("a store").load().expect("read")
+    all_rows(&EmbeddedStore::open(&path).expect("a store")).expect("read")
 }
 
 fn read<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> T {

@@ -213,7 +213,7 @@ impl Sim {
     ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config {
-            node: Some("sim".to_owned()),
+            node: "sim".parse().ok(),
             patience_ms: 30_000,
             early_exit_grace_ms: 20,
             booted_within_ms: 400,

@@ -4,8 +4,9 @@ use ves_proto::{Fault, coordinator as pb, storage};
 use ves_types::SnapshotId;
 
 use crate::container::refusal::Refusal;
-use crate::coordinator::{Caller, Coordinator};
+use crate::coordinator::Coordinator;
 use crate::operation::kinds::{self, Action};
+use crate::operation::record::Caller;
 
 impl Coordinator {
     /// Begins to take a snapshot, to put a disk back to one, or to delete one.
@@ -45,7 +46,7 @@ impl Coordinator {
         ct: &str,
         id: SnapshotId,
     ) -> Result<(), Fault> {
-        if self.state().read().request(&caller.key()?).is_some() {
+        if self.state().read().repeated(caller)?.is_some() {
             return Ok(());
         }
         let ct = self.resolve(ct)?.id;

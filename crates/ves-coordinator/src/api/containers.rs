@@ -29,7 +29,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::CreateContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("CreateContainer", &request, |r| &mut r.request_id)?;
         Ok(Response::new(self.0.create(caller, request.into_inner()).await?))
     }
 
@@ -83,7 +83,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::UpdateContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("UpdateContainer", &request, |r| &mut r.request_id)?;
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
         let admit = move |record: &_, _| kinds::set::admit(record, &request);
@@ -94,7 +94,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::DeleteContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("DeleteContainer", &request, |r| &mut r.request_id)?;
         let pb::DeleteContainerRequest { ct, request_id: _, dry_run } = request.into_inner();
         Ok(Response::new(self.0.destroy(caller, ct, dry_run).await?))
     }
@@ -103,7 +103,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::StartContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("StartContainer", &request, |r| &mut r.request_id)?;
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
         let admit = move |record: &_, _| kinds::start::admit(record, &request);
@@ -114,7 +114,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::StopContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("StopContainer", &request, |r| &mut r.request_id)?;
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
         let admit = move |record: &_, phase| kinds::stop::admit(record, phase, &request);
@@ -125,7 +125,7 @@ impl ContainerService for Api {
         &self,
         request: Request<pb::RestartContainerRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("RestartContainer", &request, |r| &mut r.request_id)?;
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
         let admit = move |record: &_, _| kinds::start::admit_restart(record, &request);

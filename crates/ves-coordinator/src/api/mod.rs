@@ -13,6 +13,8 @@ mod templates;
 
 use std::pin::Pin;
 
+use prost::Message;
+use sha2::{Digest, Sha256};
 use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Request, Status};
@@ -20,7 +22,8 @@ use ves_daemon::{Policy, Role};
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 
-use crate::coordinator::{Caller, Coordinator};
+use crate::coordinator::Coordinator;
+use crate::operation::record::{Caller, RequestKey};
 
 /// Full names of the services, for health.
 pub const SERVICES: &[&str] = &[
@@ -87,12 +90,28 @@ struct Api(Coordinator);
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Who called, with which id of the request.
-fn caller<T>(request: &Request<T>, id: impl Fn(&T) -> &String) -> Caller {
-    Caller {
-        principal: ves_daemon::principal(request).to_string(),
-        request_id: id(request.get_ref()).clone(),
+/// Who called `rpc`, and by which request: its id is the caller's own, and stands for all else that was
+/// asked.
+fn caller<T: Message + Clone>(
+    rpc: &str,
+    request: &Request<T>,
+    id: impl Fn(&mut T) -> &mut String,
+) -> Result<Caller, Fault> {
+    let principal = ves_daemon::principal(request).to_string();
+    let mut asked = request.get_ref().clone();
+    let id = std::mem::take(id(&mut asked));
+    if id.is_empty() {
+        return Ok(Caller { principal, request: None });
     }
+    if id.len() > 128 || id.chars().any(char::is_control) {
+        let message = "a request id has at most 128 bytes and no control characters";
+        return Err(Fault::new(Reason::BadValue, message).fact("field", "request_id"));
+    }
+    let asked =
+        Sha256::new().chain_update(rpc).chain_update([0]).chain_update(asked.encode_to_vec());
+    let digest = asked.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let request = RequestKey { id: format!("{principal}/{id}"), digest: Some(digest) };
+    Ok(Caller { principal, request: Some(request) })
 }
 
 /// A page's size: 0 is `most`, and so is more.

@@ -51,7 +51,7 @@ impl NodeService for Api {
         }
         let resources::GetCapabilitiesResponse { cgroup, rows } = capabilities.unwrap_or_default();
         Ok(Response::new(pb::Node {
-            name: self.0.node().to_owned(),
+            name: self.0.node().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: fact_of_kernel("osrelease"),
             cgroup,

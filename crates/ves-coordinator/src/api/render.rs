@@ -20,7 +20,7 @@ impl Coordinator {
     pub fn render(&self, record: &Record) -> pb::Container {
         let seen = self.cache().of(record.id);
         let index = self.state().read();
-        render(record, &seen, index.at_work(record.id), self.node())
+        render(record, &seen, index.at_work(record.id))
     }
 }
 
@@ -40,14 +40,15 @@ fn state(record: &Record, seen: &Cached) -> pb::ContainerState {
 }
 
 /// A container as the public API shows it.
-fn render(record: &Record, seen: &Cached, operation: Option<&OpId>, node: &str) -> pb::Container {
+fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Container {
     let running = seen.process.phase == Phase::Running || seen.process.phase == Phase::Frozen;
     pb::Container {
         id: record.id.get(),
         spec: Some(spec::render(&record.spec)),
         state: state(record, seen).into(),
         generation: record.generation.0,
-        node: node.to_owned(),
+        node: record.node.to_string(),
+        uid: record.uid.to_string(),
         created_unix: record.created_unix,
         started_unix_ms: seen.process.started_unix_ms.filter(|_| running),
         numproc: seen.numproc.filter(|_| running),

@@ -17,7 +17,7 @@ impl SnapshotService for Api {
         &self,
         request: Request<pb::CreateSnapshotRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("CreateSnapshot", &request, |r| &mut r.request_id)?;
         let pb::CreateSnapshotRequest { ct, name, request_id: _, dry_run } = request.into_inner();
         let id = SnapshotId::from(self.0.clock().new_id().as_u128());
         let action = Action::Snapshot(Take { id, name: parse_snapshot_name(&name)? });
@@ -36,7 +36,7 @@ impl SnapshotService for Api {
         &self,
         request: Request<pb::SwitchSnapshotRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("SwitchSnapshot", &request, |r| &mut r.request_id)?;
         let pb::SwitchSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
         let action =
@@ -48,7 +48,7 @@ impl SnapshotService for Api {
         &self,
         request: Request<pb::DeleteSnapshotRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("DeleteSnapshot", &request, |r| &mut r.request_id)?;
         let pb::DeleteSnapshotRequest { ct, snapshot, request_id: _, dry_run } =
             request.into_inner();
         let action =

@@ -32,7 +32,7 @@ impl TemplateService for Api {
         &self,
         request: Request<pb::BuildTemplateRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller(&request, |r| &r.request_id);
+        let caller = caller("BuildTemplate", &request, |r| &mut r.request_id)?;
         let build = request.into_inner().build.ok_or_else(|| Fault::missing("build"))?;
         let action = kinds::template_build::admit(build)?;
         Ok(Response::new(self.0.build_template(caller, action).await?))

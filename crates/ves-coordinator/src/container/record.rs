@@ -5,8 +5,10 @@
 //! about steps.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use ves_types::{
-    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, Phase, SnapshotId, SnapshotName,
+    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, NodeName, Phase, SnapshotId,
+    SnapshotName,
 };
 
 use super::observed::ProcessSeen;
@@ -61,8 +63,12 @@ impl Since {
 /// All the coordinator knows about one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its id.
+    /// Its id. Another container may get it when this one is gone.
     pub id: CtId,
+    /// What no other container ever gets.
+    pub uid: Uuid,
+    /// The node it belongs to.
+    pub node: NodeName,
     /// Its place among user ids; its own until it is gone completely.
     pub slot: IdSlot,
     /// What it should be, as saved.

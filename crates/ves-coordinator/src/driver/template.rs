@@ -43,7 +43,7 @@ impl Coordinator {
                     if op.progress.what != p.what && !p.what.is_empty() {
                         op.steps.push(format!("storage: {}", p.what));
                     }
-                    op.progress = Progress { what: p.what, done: p.done, total: p.total };
+                    op.progress = Progress { what: p.what.clone(), done: p.done, total: p.total };
                 }),
                 Some(Is::Template(_)) => return Ok(()),
                 None => {}

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::CtId;
+use ves_types::{CtId, NodeName};
 
 use super::kinds::{Action, Stage};
 use crate::clock::Clock;
@@ -18,6 +18,38 @@ pub struct OpId(pub String);
 impl fmt::Display for OpId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// What makes a call that is repeated the same request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    /// The caller and the id it chose: two callers may choose the same.
+    pub id: String,
+    /// Of the RPC and all that was asked, but for the id. None: of a release that did not keep it.
+    pub digest: Option<String>,
+}
+
+/// Who asks, and by which request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user's name or id.
+    pub principal: String,
+    /// Where the request has an id.
+    pub request: Option<RequestKey>,
+}
+
+impl Caller {
+    /// One of the coordinator's own causes.
+    pub fn own(cause: &str) -> Self {
+        Self { principal: cause.to_owned(), request: None }
+    }
+}
+
+impl RequestKey {
+    /// Whether another request with the same id can be this one.
+    pub fn is_repeated_by(&self, other: &Self) -> bool {
+        self.digest.is_none() || self.digest == other.digest
     }
 }
 
@@ -42,6 +74,8 @@ pub struct OpRecord {
     pub id: OpId,
     /// What it does.
     pub action: Action,
+    /// The node that carries it out.
+    pub node: NodeName,
     /// The container worked on.
     pub ct: Option<CtId>,
     /// How far it is.
@@ -62,8 +96,8 @@ pub struct OpRecord {
     pub ended_unix_ms: Option<i64>,
     /// Who asked.
     pub principal: String,
-    /// The caller's id of the request; empty: none.
-    pub request_id: String,
+    /// The request it came by, where that had an id.
+    pub request: Option<RequestKey>,
     /// What it is doing now; not kept.
     #[serde(skip)]
     pub progress: Progress,
@@ -81,17 +115,19 @@ pub struct Progress {
 }
 
 impl OpRecord {
-    /// A new operation, not stored yet.
+    /// A new operation of a node, not stored yet.
     pub fn new(
+        node: NodeName,
         ct: Option<CtId>,
         action: Action,
-        principal: &str,
-        request_id: String,
+        caller: Caller,
         clock: &dyn Clock,
     ) -> Self {
+        let Caller { principal, request } = caller;
         Self {
             id: OpId(clock.new_id().to_string()),
             action,
+            node,
             ct,
             state: OpState::Running,
             stage: None,
@@ -101,8 +137,8 @@ impl OpRecord {
             fault: None,
             started_unix_ms: clock.now_ms(),
             ended_unix_ms: None,
-            principal: principal.to_owned(),
-            request_id,
+            principal,
+            request,
             progress: Progress::default(),
         }
     }
@@ -131,6 +167,7 @@ impl OpRecord {
         let Self {
             id,
             action,
+            node: _,
             ct,
             state,
             stage: _,
@@ -141,7 +178,7 @@ impl OpRecord {
             started_unix_ms,
             ended_unix_ms,
             principal,
-            request_id: _,
+            request: _,
             progress,
         } = self;
         let state = match state {

@@ -16,8 +16,8 @@ use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
-use crate::operation::record::{OpId, OpState};
-use crate::store::state::{Change, Index};
+use crate::operation::record::{Caller, OpId, OpState};
+use crate::store::index::{Change, Index};
 
 /// The fact that says which boot of the node was seen last.
 const BOOT: &str = "boot";
@@ -65,8 +65,7 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
         begin_operation(
             record,
             Action::Start(Start { wait: false }),
-            "boot",
-            String::new(),
+            Caller::own("boot"),
             clock,
             change,
         )

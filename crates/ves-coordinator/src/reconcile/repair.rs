@@ -13,8 +13,8 @@ use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::repair;
-use crate::operation::record::OpId;
-use crate::store::state::Index;
+use crate::operation::record::{Caller, OpId};
+use crate::store::index::Index;
 
 /// How long to wait at first, and at most, before the services are asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -83,9 +83,8 @@ impl Coordinator {
                 if !untouched(index, &record) {
                     return Ok(None);
                 }
-                let (record, key) = (Record::clone(&record), String::new());
-                let op =
-                    begin_operation(record, repair::action(), "node", key, own.clock(), change);
+                let (record, caller) = (Record::clone(&record), Caller::own("node"));
+                let op = begin_operation(record, repair::action(), caller, own.clock(), change);
                 Ok(Some(op.id))
             })
             .await;

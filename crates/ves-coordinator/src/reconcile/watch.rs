@@ -15,10 +15,11 @@ use ves_types::{CtId, ExitCause, Phase};
 use crate::admission::{begin_operation, idle};
 
 use crate::container::record::{Presence, RunState};
-use crate::coordinator::{Caller, Coordinator, Turns};
+use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
 use crate::operation::kinds::stop::Stop;
+use crate::operation::record::Caller;
 use crate::services::observe::LIST;
 use crate::services::{ask, fault_of, seen_process};
 
@@ -165,15 +166,7 @@ impl Coordinator {
                     }
                     let mut record = (**index.container(ct)?).clone();
                     record.seen_incarnation = process.incarnation;
-                    let key = String::new();
-                    let op = begin_operation(
-                        record,
-                        action,
-                        &caller.principal,
-                        key,
-                        own.clock(),
-                        change,
-                    );
+                    let op = begin_operation(record, action, caller, own.clock(), change);
                     Ok(Some(op.id))
                 })
                 .await;

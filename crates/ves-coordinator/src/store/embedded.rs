@@ -1,13 +1,20 @@
 //! The embedded store: one redb file, whose commits are atomic and synced.
 //!
-//! The default for a node of its own. The file is locked by the daemon that has it open.
+//! The default for a node of its own. The file is locked by the daemon that has it open. It doubles where
+//! it has to grow, and the blocks that it will grow into are reserved on the disk beforehand: a disk
+//! that others have filled is met when the next size cannot be reserved, while there is still as much
+//! room in the file as there is data, and not in the middle of an operation.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use redb::{Database, ReadableDatabase, ReadableTable as _, TableDefinition};
 
-use super::{Batch, Key, Kind, Row, Store, StoreError};
+use super::{Compare, Key, Kind, Row, Store, StoreError, Transaction};
 
 /// A store in a file.
 #[derive(Debug)]
@@ -16,6 +23,9 @@ pub struct EmbeddedStore {
     path: Option<PathBuf>,
     /// None between a failure of the disk and the opening that succeeds after it.
     database: Mutex<Option<Database>>,
+    /// The file's size when as much again was reserved beyond its end. A file that was cut shorter since
+    /// has lost that.
+    reserved_at: AtomicU64,
 }
 
 const fn table(kind: Kind) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -30,7 +40,10 @@ impl EmbeddedStore {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let database = prepare(Database::create(path).map_err(failed("open"))?)?;
-        Ok(Self { path: Some(path.to_owned()), database: Mutex::new(Some(database)) })
+        let database = Mutex::new(Some(database));
+        let store = Self { path: Some(path.to_owned()), database, reserved_at: AtomicU64::new(0) };
+        store.reserve();
+        Ok(store)
     }
 
     /// A store of the same code without a file.
@@ -40,11 +53,43 @@ impl EmbeddedStore {
     pub fn in_memory() -> Result<Self, StoreError> {
         let backend = redb::backends::InMemoryBackend::new();
         let database = Database::builder().create_with_backend(backend).map_err(failed("open"))?;
-        Ok(Self { path: None, database: Mutex::new(Some(prepare(database)?)) })
+        let database = Mutex::new(Some(prepare(database)?));
+        Ok(Self { path: None, database, reserved_at: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Database>> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves what the file will grow into next; false: the disk is too full for it.
+    fn reserve(&self) -> bool {
+        let Some(path) = &self.path else { return true };
+        match reserve(path, self.reserved_at.load(Ordering::Relaxed)) {
+            Ok(size) => {
+                self.reserved_at.store(size, Ordering::Relaxed);
+                true
+            }
+            Err(errno) => {
+                tracing::debug!(%errno, "no room can be reserved for the store");
+                false
+            }
+        }
+    }
+}
+
+/// Reserves the blocks of twice the size of the file, unless it still has that one; answers with its size.
+fn reserve(path: &Path, reserved_at: u64) -> Result<u64, Errno> {
+    let io = |e: std::io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size == reserved_at {
+        return Ok(size);
+    }
+    let file = File::options().write(true).open(path).map_err(io)?;
+    let length = i64::try_from(size.saturating_mul(2)).map_err(|_| Errno::EFBIG)?;
+    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+        // A file system that reserves nothing tells nothing of being full either.
+        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(size),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -65,28 +110,31 @@ fn failed_before(error: &StoreError) -> bool {
 }
 
 impl Store for EmbeddedStore {
-    fn load(&self) -> Result<Vec<Row>, StoreError> {
+    fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError> {
+        use std::ops::Bound::{Excluded, Unbounded};
         let database = self.lock();
-        let mut rows = Vec::new();
         let lost = || failed("read")(redb::Error::PreviousIo);
         let database = database.as_ref().ok_or_else(lost)?;
         let read = database.begin_read().map_err(failed("read"))?;
-        for kind in Kind::ALL {
-            let table = read.open_table(table(kind)).map_err(failed("read"))?;
-            for row in table.iter().map_err(failed("read"))? {
-                let (key, value) = row.map_err(failed("read"))?;
-                rows.push((Key { kind, text: key.value().to_owned() }, value.value().to_vec()));
-            }
-        }
-        Ok(rows)
+        let table = read.open_table(table(kind)).map_err(failed("read"))?;
+        let later = (after.map_or(Unbounded, Excluded), Unbounded);
+        let rows = table.range::<&str>(later).map_err(failed("read"))?.take(most);
+        let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), _>| {
+            let (key, value) = row.map_err(failed("read"))?;
+            Ok((Key { kind, text: key.value().to_owned() }, value.value().to_vec()))
+        };
+        rows.map(row).collect()
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
         let mut held = self.lock();
         if let Some(database) = &*held {
-            match commit(database, batch) {
+            match commit(database, group) {
                 Err(error) if failed_before(&error) && self.path.is_some() => {}
-                done => return done,
+                done => {
+                    self.reserve();
+                    return done;
+                }
             }
         }
         // The disk was full, or away. It may be well by now; if not, the next one tries again. The old
@@ -94,85 +142,60 @@ impl Store for EmbeddedStore {
         *held = None;
         let path = self.path.clone().unwrap_or_default();
         let database = held.insert(prepare(Database::open(path).map_err(failed("open"))?)?);
-        commit(database, batch)
+        // Opening it may have cut off what was reserved beyond its end.
+        self.reserved_at.store(0, Ordering::Relaxed);
+        self.reserve();
+        commit(database, group)
+    }
+
+    fn has_room(&self) -> bool {
+        self.reserve()
     }
 }
 
-fn commit(database: &Database, batch: &Batch) -> Result<(), StoreError> {
-    let Batch { deletes, claims, puts } = batch;
+fn commit(database: &Database, group: &[Transaction]) -> Result<(), StoreError> {
     // Dropping it without commit takes everything back.
     let write = database.begin_write().map_err(failed("write to"))?;
-    for key in deletes {
-        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-        table.remove(key.text.as_str()).map_err(failed("write to"))?;
-    }
-    for (key, ct) in claims {
-        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-        let mine = ct.to_string();
-        let holder = table
-            .get(key.text.as_str())
-            .map_err(failed("read"))?
-            .map(|h| String::from_utf8_lossy(h.value()).into_owned());
-        if let Some(holder) = holder.filter(|h| *h != mine) {
-            return Err(StoreError::Taken { key: key.clone(), holder });
+    for Transaction { compares, deletes, puts } in group {
+        for Compare { key, value } in compares {
+            let table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+            let found = table.get(key.text.as_str()).map_err(failed("read"))?;
+            if found.as_ref().map(redb::AccessGuard::value) != value.as_deref() {
+                return Err(StoreError::Conflict(key.clone()));
+            }
         }
-        table.insert(key.text.as_str(), mine.as_bytes()).map_err(failed("write to"))?;
-    }
-    for (key, value) in puts {
-        let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
-        table.insert(key.text.as_str(), value.as_slice()).map_err(failed("write to"))?;
+        for key in deletes {
+            let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+            table.remove(key.text.as_str()).map_err(failed("write to"))?;
+        }
+        for (key, value) in puts {
+            let mut table = write.open_table(table(key.kind)).map_err(failed("write to"))?;
+            table.insert(key.text.as_str(), value.as_slice()).map_err(failed("write to"))?;
+        }
     }
     write.commit().map_err(failed("commit to"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::MemoryStore;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::super::all_rows;
     use super::*;
-    use ves_types::CtId;
 
-    fn ct(n: u32) -> CtId {
-        CtId::try_from(n).expect("valid")
-    }
-
-    fn both() -> Vec<Box<dyn Store>> {
-        let embedded = EmbeddedStore::in_memory().expect("made");
-        vec![Box::new(MemoryStore::default()), Box::new(embedded)]
-    }
-
-    #[test]
-    fn a_claim_has_one_holder_and_a_refused_batch_leaves_nothing() {
-        for store in both() {
-            let key = Key::address("192.0.2.1".parse().expect("valid"));
-            let claim = |n: u32| Batch {
-                claims: vec![(key.clone(), ct(n))],
-                puts: vec![(Key::container(ct(n)), vec![1])],
-                ..Batch::default()
-            };
-            store.commit(&claim(101)).expect("free");
-            store.commit(&claim(101)).expect("its own");
-            let error = store.commit(&claim(102)).expect_err("taken");
-            assert!(
-                matches!(&error, StoreError::Taken { holder, .. } if holder == "101"),
-                "{error}"
-            );
-            let rows = store.load().expect("read");
-            assert_eq!(rows.len(), 2, "nothing of the refused batch: {rows:?}");
-            let hand_over = Batch { deletes: vec![key.clone()], ..claim(102) };
-            store.commit(&hand_over).expect("given up and claimed at once");
-        }
+    fn put(value: Vec<u8>) -> Transaction {
+        Transaction { puts: vec![(Key::fact("a"), value)], ..Transaction::default() }
     }
 
     #[test]
     fn what_was_committed_is_there_after_reopening() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state.redb");
-        let put = Batch { puts: vec![(Key::fact("a"), vec![7])], ..Batch::default() };
         let store = EmbeddedStore::open(&path).expect("made");
-        store.commit(&put).expect("written");
+        store.transact(&[put(vec![7])]).expect("written");
         assert!(EmbeddedStore::open(&path).is_err(), "one daemon at a time");
         drop(store);
-        let rows = EmbeddedStore::open(&path).expect("opened").load().expect("read");
+        let rows = all_rows(&EmbeddedStore::open(&path).expect("opened")).expect("read");
         assert_eq!(rows, vec![(Key::fact("a"), vec![7])]);
     }
 
@@ -184,5 +207,19 @@ mod tests {
         assert!(EmbeddedStore::open(&path).is_err());
         let kept = std::fs::read(&path).expect("there");
         assert_eq!(kept, b"something else entirely, and long enough to be read");
+    }
+
+    #[test]
+    fn its_next_size_is_reserved_on_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state.redb");
+        let store = EmbeddedStore::open(&path).expect("made");
+        for size in [1 << 10, 1 << 22] {
+            store.transact(&[put(vec![1; size])]).expect("written");
+            let file = std::fs::metadata(&path).expect("there");
+            assert!(file.len() > size as u64, "{size}");
+            assert!(file.blocks() * 512 >= 2 * file.len(), "{size}: {file:?}");
+            assert!(store.has_room());
+        }
     }
 }

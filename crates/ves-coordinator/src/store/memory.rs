@@ -1,54 +1,69 @@
 //! The store in memory: for tests, where it outlives the coordinator that it is handed to.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Batch, Key, Row, Store, StoreError};
+use super::{Key, Kind, Row, Store, StoreError, Transaction};
 
 /// A store that lives as long as its last clone.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     rows: Arc<Mutex<BTreeMap<Key, Vec<u8>>>>,
+    full: Arc<AtomicBool>,
 }
 
 impl MemoryStore {
     /// Writes a row as a broken disk would.
     pub fn spoil(&self, key: Key, bytes: &[u8]) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.insert(key, bytes.to_vec());
+        self.rows().insert(key, bytes.to_vec());
     }
 
     /// Loses every row, as a node that was set up anew.
     pub fn lose(&self) {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.rows().clear();
+    }
+
+    /// Has no more room than what is kept for ends, as on a full disk, or has again.
+    pub fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    fn rows(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<u8>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store for MemoryStore {
-    fn load(&self) -> Result<Vec<Row>, StoreError> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(rows.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+    fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError> {
+        let key = |text: &str| Key { kind, text: text.to_owned() };
+        let rows = self.rows();
+        let later = match after {
+            None => rows.range(key("")..),
+            Some(after) => rows.range((Excluded(key(after)), Unbounded)),
+        };
+        let of_kind = later.take_while(|(key, _)| key.kind == kind).take(most);
+        Ok(of_kind.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let Batch { deletes, claims, puts } = batch;
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, ct) in claims {
-            let holder = rows.get(key).filter(|_| !deletes.contains(key));
-            if let Some(holder) = holder.filter(|h| **h != ct.to_string().into_bytes()) {
-                let holder = String::from_utf8_lossy(holder).into_owned();
-                return Err(StoreError::Taken { key: key.clone(), holder });
+    fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
+        let mut rows = self.rows();
+        let mut new = rows.clone();
+        for Transaction { compares, deletes, puts } in group {
+            if let Some(other) = compares.iter().find(|c| new.get(&c.key) != c.value.as_ref()) {
+                return Err(StoreError::Conflict(other.key.clone()));
             }
+            for key in deletes {
+                new.remove(key);
+            }
+            new.extend(puts.iter().cloned());
         }
-        for key in deletes {
-            rows.remove(key);
-        }
-        for (key, ct) in claims {
-            rows.insert(key.clone(), ct.to_string().into_bytes());
-        }
-        for (key, value) in puts {
-            rows.insert(key.clone(), value.clone());
-        }
+        *rows = new;
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        !self.full.load(Ordering::Relaxed)
     }
 }

@@ -8,46 +8,59 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
+use ves_types::NodeName;
 
 use super::record::{VERSION, version};
-use super::{Batch, Key, Kind, Row};
+use super::{Key, Kind, Row, Transaction};
 
-/// The same rows as this release writes them, and what of that is not in the store yet.
-pub fn migrate(rows: Vec<Row>) -> (Vec<Row>, Batch) {
-    let mut old: BTreeMap<Key, Value> = BTreeMap::new();
+/// The same rows as this release writes them, for the node whose store they are, and what of that is
+/// not in the store yet. Containers of a release that gave them no uid get one of `new_uid`.
+pub fn migrate(
+    rows: Vec<Row>,
+    node: &NodeName,
+    mut new_uid: impl FnMut() -> Uuid,
+) -> (Vec<Row>, Transaction) {
+    let mut old: BTreeMap<Key, (u32, Value)> = BTreeMap::new();
     for (key, bytes) in rows.iter().filter(|(key, _)| has_envelope(key.kind)) {
-        if let Some(record) = record_of(bytes, 1) {
-            old.insert(key.clone(), record);
+        if let Some(found) = older_record(bytes) {
+            old.insert(key.clone(), found);
         }
     }
     if old.is_empty() {
-        return (rows, Batch::default());
+        return (rows, Transaction::default());
     }
     let mut before = BTreeMap::new();
-    for (key, record) in &mut old {
+    for (key, (version, record)) in &mut old {
         let Value::Object(fields) = record else { continue };
+        match (key.kind, *version) {
+            (Kind::Container, 1) => container_2(fields),
+            (Kind::Operation, 1) => before.extend(operation_2(fields)),
+            _ => {}
+        }
         match key.kind {
-            Kind::Container => container_2(fields),
-            Kind::Operation => before.extend(operation_2(fields)),
+            Kind::Container => container_3(fields, node, new_uid()),
+            Kind::Operation => operation_3(fields, node),
             _ => {}
         }
     }
     for (ct, (spec, running)) in before {
         let key = Key { kind: Kind::Container, text: ct };
-        if let Some(reserved) = old.get_mut(&key).and_then(|record| record.get_mut("reserved")) {
+        let container = old.get_mut(&key).and_then(|(_, record)| record.get_mut("reserved"));
+        if let Some(reserved) = container {
             reserved["spec"] = spec;
             reserved["running"] = running;
         }
     }
-    let mut batch = Batch::default();
+    let mut news = Transaction::default();
     let new = |(key, bytes): Row| {
-        let Some(record) = old.remove(&key) else { return (key, bytes) };
+        let Some((_, record)) = old.remove(&key) else { return (key, bytes) };
         let bytes = json!({ "version": VERSION, "record": record }).to_string().into_bytes();
-        batch.puts.push((key.clone(), bytes.clone()));
+        news.puts.push((key.clone(), bytes.clone()));
         (key, bytes)
     };
     let rows = rows.into_iter().map(new).collect();
-    (rows, batch)
+    (rows, news)
 }
 
 /// Whether rows of this kind are records; the others are claims, which are numbers.
@@ -58,13 +71,12 @@ const fn has_envelope(kind: Kind) -> bool {
     }
 }
 
-/// The record of a row that has this version. Most rows are new, and not understood as a whole for that.
-fn record_of(bytes: &[u8], wanted: u32) -> Option<Value> {
-    if version(bytes)? != wanted {
-        return None;
-    }
+/// The record of a row of an earlier version, and that version. Most rows are new, and not understood as a
+/// whole for that.
+fn older_record(bytes: &[u8]) -> Option<(u32, Value)> {
+    let version = version(bytes).filter(|version| (1..VERSION).contains(version))?;
     let mut row: Value = serde_json::from_slice(bytes).ok()?;
-    Some(row["record"].take())
+    Some((version, row["record"].take()))
 }
 
 fn rename(fields: &mut Map<String, Value>, from: &str, to: &str) {
@@ -113,6 +125,20 @@ fn operation_2(fields: &mut Map<String, Value>) -> Option<(String, (Value, Value
     before
 }
 
+/// Version 3 says of each container which it is among all there ever were, and where.
+fn container_3(fields: &mut Map<String, Value>, node: &NodeName, uid: Uuid) {
+    fields.insert("uid".to_owned(), json!(uid));
+    fields.insert("node".to_owned(), json!(node));
+}
+
+/// Version 3 has a digest with a request's id.
+fn operation_3(fields: &mut Map<String, Value>, node: &NodeName) {
+    fields.insert("node".to_owned(), json!(node));
+    let id = fields.remove("request_id").filter(|id| id != "");
+    let request = id.map(|id| json!({ "id": id, "digest": null }));
+    fields.insert("request".to_owned(), json!(request));
+}
+
 /// The stages that version 1 counted, by the names of version 2.
 fn stages_1(action: &Value) -> &'static [&'static str] {
     let is = |field: &str| action.get(field) == Some(&json!(true));
@@ -143,6 +169,16 @@ mod tests {
         (Key { kind, text: text.to_owned() }, bytes)
     }
 
+    fn migrated(rows: Vec<Row>) -> (Vec<Row>, Transaction) {
+        migrate(rows, &"n1".parse().expect("a name"), || Uuid::from_u128(7))
+    }
+
+    fn record_of((_, bytes): &Row) -> Value {
+        let mut row: Value = serde_json::from_slice(bytes).expect("JSON");
+        assert_eq!(row["version"], json!(VERSION));
+        row["record"].take()
+    }
+
     #[test]
     fn what_is_new_or_not_understood_stays() {
         let garbage = (Key { kind: Kind::Container, text: "1".to_owned() }, b"\0".to_vec());
@@ -152,15 +188,31 @@ mod tests {
             row(Kind::Operation, "x", VERSION + 1, json!({})),
             (Key { kind: Kind::Name, text: "web".to_owned() }, b"101".to_vec()),
         ];
-        assert_eq!(migrate(rows.clone()), (rows, Batch::default()));
+        assert_eq!(migrated(rows.clone()), (rows, Transaction::default()));
     }
 
     #[test]
     fn a_fact_only_has_another_version() {
-        let (rows, batch) = migrate(vec![row(Kind::Fact, "boot", 1, json!("x"))]);
-        assert_eq!(rows, vec![row(Kind::Fact, "boot", VERSION, json!("x"))]);
-        assert_eq!(batch.puts, rows);
-        assert_eq!(migrate(rows.clone()), (rows, Batch::default()), "once");
+        for version in 1..VERSION {
+            let (rows, news) = migrated(vec![row(Kind::Fact, "boot", version, json!("x"))]);
+            assert_eq!(rows, vec![row(Kind::Fact, "boot", VERSION, json!("x"))]);
+            assert_eq!(news.puts, rows);
+            assert_eq!(migrated(rows.clone()), (rows, Transaction::default()), "once");
+        }
+    }
+
+    #[test]
+    fn containers_and_operations_say_where_and_which_they_are() {
+        let (rows, _) = migrated(vec![
+            row(Kind::Container, "101", 2, json!({ "id": 101 })),
+            row(Kind::Operation, "x", 2, json!({ "ct": 101, "request_id": "root/order-1" })),
+            row(Kind::Operation, "y", 2, json!({ "ct": 101, "request_id": "" })),
+        ]);
+        let uid = Uuid::from_u128(7);
+        assert_eq!(record_of(&rows[0]), json!({ "id": 101, "node": "n1", "uid": uid }));
+        let request = json!({ "id": "root/order-1", "digest": null });
+        assert_eq!(record_of(&rows[1]), json!({ "ct": 101, "node": "n1", "request": request }));
+        assert_eq!(record_of(&rows[2]), json!({ "ct": 101, "node": "n1", "request": null }));
     }
 
     #[test]
@@ -178,13 +230,13 @@ mod tests {
                 row(Kind::Container, "101", 1, json!({ "held": held, "birth": 4, "unborn": true })),
                 row(Kind::Operation, "x", 1, op),
             ];
-            let (rows, _) = migrate(old);
-            let container = record_of(&rows[0].1, VERSION).expect("a record");
+            let (rows, _) = migrated(old);
+            let container = record_of(&rows[0]);
             let reserved =
                 json!({ "addresses": [], "names": ["web"], "spec": spec, "running": running });
             assert_eq!(container["reserved"], reserved);
             assert_eq!(container["creating_since"], json!(4));
-            let op = record_of(&rows[1].1, VERSION).expect("a record");
+            let op = record_of(&rows[1]);
             assert_eq!(op["action"]["set_mode"], json!("later"));
             assert_eq!(op["action"]["running"], Value::Null, "as what is saved");
             assert!(op["action"].get("old_spec").is_none());
@@ -201,8 +253,8 @@ mod tests {
             (json!({ "do": "create" }), 0, Value::Null),
         ] {
             let op = json!({ "ct": 101, "state": "running", "stage": entered, "action": action });
-            let (rows, _) = migrate(vec![row(Kind::Operation, "x", 1, op)]);
-            let op = record_of(&rows[0].1, VERSION).expect("a record");
+            let (rows, _) = migrated(vec![row(Kind::Operation, "x", 1, op)]);
+            let op = record_of(&rows[0]);
             assert_eq!(op["stage"], stage, "{action} {entered}");
         }
     }

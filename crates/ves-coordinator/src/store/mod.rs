@@ -1,10 +1,11 @@
 //! Where the desired state is kept: a narrow trait, an embedded store and one in memory.
 //!
-//! A [`Store`] keeps rows and does one thing well: a [`Batch`] is applied as a whole or not at all,
-//! and claims (names, addresses, id slots) are granted to one container each inside that same
-//! transaction. It does not know what is in the rows; [`record`] does. Never here: decisions.
+//! A [`Store`] keeps rows and does one thing well: a [`Transaction`] is applied as a whole or not at
+//! all, and only where what it compares is as expected; several are synced together. It does not know
+//! what is in the rows; [`record`] does. Never here: decisions.
 
 pub mod embedded;
+pub mod index;
 pub mod memory;
 pub mod migrate;
 pub mod record;
@@ -101,15 +102,24 @@ impl Key {
     }
 }
 
-/// Changes that become true together. Deletions come first, then claims, then rows.
+/// What a row must be for a transaction to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compare {
+    /// The row.
+    pub key: Key,
+    /// What is in it; `None`: there is none.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Changes that become true together, if all rows compared are as expected before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Rows and claims that go.
+pub struct Transaction {
+    /// What must hold.
+    pub compares: Vec<Compare>,
+    /// Rows that go.
     pub deletes: Vec<Key>,
-    /// Things that belong to one container at a time.
-    pub claims: Vec<(Key, CtId)>,
-    /// Rows that are written.
-    pub puts: Vec<(Key, Vec<u8>)>,
+    /// Rows that are written, also where one went.
+    pub puts: Vec<Row>,
 }
 
 /// A row as it is kept.
@@ -118,14 +128,9 @@ pub type Row = (Key, Vec<u8>);
 /// Why the store did not do as it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another container has it; nothing of the batch was applied.
-    #[error("{} {} belongs to container {holder}", key.kind.table(), key.text)]
-    Taken {
-        /// What was claimed.
-        key: Key,
-        /// Whose it is, in digits.
-        holder: String,
-    },
+    /// A row is not as it was expected to be.
+    #[error("{}/{} was changed by somebody else", .0.kind.table(), .0.text)]
+    Conflict(Key),
     /// The store itself failed.
     #[error("{what} the store")]
     Failed {
@@ -138,15 +143,41 @@ pub enum StoreError {
 
 /// Keeps rows. Implementations block; they are called on threads that may.
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// All rows.
+    /// At most `most` rows of a kind that come after `after`, in the order of their texts.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    fn load(&self) -> Result<Vec<Row>, StoreError>;
+    fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError>;
 
-    /// Applies a batch as a whole; it survives a crash once this returns.
+    /// Applies transactions in their order, together as a whole: each finds what those before it did. They
+    /// survive a crash once this returns.
     ///
     /// # Errors
-    /// [`StoreError::Taken`] or [`StoreError::Failed`]; nothing is applied then.
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+    /// [`StoreError::Conflict`] or [`StoreError::Failed`]; nothing of any is applied then.
+    fn transact(&self, group: &[Transaction]) -> Result<(), StoreError>;
+
+    /// Whether there is room kept for what is yet to come. Without, only what has begun is ended.
+    fn has_room(&self) -> bool;
 }
+
+/// All rows of a store.
+pub fn all_rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
+    const PAGE: usize = 1024;
+    let mut rows: Vec<Row> = Vec::new();
+    for kind in Kind::ALL {
+        let mut after: Option<String> = None;
+        loop {
+            let page = store.range(kind, after.as_deref(), PAGE)?;
+            after = page.last().map(|(key, _)| key.text.clone());
+            let more = page.len() == PAGE;
+            rows.extend(page);
+            if !more {
+                break;
+            }
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod laws;

@@ -1,309 +1,70 @@
-//! The state: what is stored, held in memory as an index, changed by one writer at a time.
+//! The state: what is stored, held in memory as an index, changed by one decision at a time.
 //!
-//! Reading never waits for the disk: a change is decided under the writer's lock, committed to the
-//! [`Store`], and only then shown. Every change of a container is an event with a revision. Never
-//! here: calls to services, or what a change should be.
+//! Reading never waits for the disk, and a decision not for the commit of the one before: it is made on
+//! the index *ahead*, which has all changes that were decided; those that came together are committed to
+//! the [`Store`] together, and only then shown. Where that fails, all of them fail, and what is ahead is
+//! again what is shown. Every change of a container is an event with a revision. Never here: calls to
+//! services, or what a change should be.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 use ves_proto::fault::chain;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, CtName, Generation, IdSlot};
+use ves_types::{CtId, Generation, NodeName};
 
+use super::index::{Change, Decided, FLOOR, Index, LAST_SLOT, load_row, transaction_of};
 use super::migrate::migrate;
-use super::{Batch, Key, Kind, Store, StoreError, record};
+use super::{Store, StoreError, Transaction, all_rows};
+use crate::clock::Clock;
 use crate::container::record::Record;
 use crate::operation::record::{OpId, OpRecord, OpState};
 
-/// How many events a watcher may be behind before it is told everything anew.
-const EVENTS: usize = 8192;
-
 /// The fact that counts the coordinator's starts: the upper half of every revision.
 const STARTS: &str = "starts";
-/// The fact that says which generations were used by containers that are gone.
-const FLOOR: &str = "generation_floor";
 
-/// The fact that says which id slot was given out last.
-const LAST_SLOT: &str = "last_slot";
-
-/// What is stored, as it is now.
-#[derive(Debug, Default)]
-pub struct Index {
-    containers: BTreeMap<CtId, Arc<Record>>,
-    up: BTreeSet<CtId>,
-    corrupt: BTreeMap<CtId, Fault>,
-    names: HashMap<CtName, CtId>,
-    slots: BTreeSet<u32>,
-    last_slot: u32,
-    floor: Generation,
-    operations: BTreeMap<OpId, Arc<OpRecord>>,
-    corrupt_operations: BTreeMap<OpId, Fault>,
-    requests: HashMap<String, OpId>,
-    at_work: HashMap<CtId, OpId>,
-    facts: HashMap<String, String>,
-    events: VecDeque<(u64, CtId)>,
-    revision: u64,
+/// One that is not committed yet.
+#[derive(Debug)]
+struct Pending {
+    transaction: Transaction,
+    change: Decided,
+    /// How it ended, when it has.
+    outcome: Arc<OnceLock<Result<(), Fault>>>,
 }
 
-impl Index {
-    /// One container.
-    ///
-    /// # Errors
-    /// `CONTAINER_UNKNOWN`, or `RECORD_CORRUPT`.
-    pub fn container(&self, ct: CtId) -> Result<&Arc<Record>, Fault> {
-        if let Some(fault) = self.corrupt.get(&ct) {
-            return Err(fault.clone());
-        }
-        self.containers.get(&ct).ok_or_else(|| unknown(&ct))
-    }
-
-    /// One container by its id in digits or its name.
-    ///
-    /// # Errors
-    /// As [`Self::container`], or `BAD_VALUE`.
-    pub fn resolve(&self, text: &str) -> Result<&Arc<Record>, Fault> {
-        if text.is_empty() {
-            return Err(Fault::missing("ct"));
-        }
-        if text.bytes().all(|b| b.is_ascii_digit()) {
-            return self.container(text.parse().map_err(|e| Fault::bad_value("ct", &e))?);
-        }
-        let name: CtName = text.parse().map_err(|e| Fault::bad_value("ct", &e))?;
-        let ct = self.names.get(&name).ok_or_else(|| unknown(&name))?;
-        self.container(*ct)
-    }
-
-    /// All containers, by id.
-    pub fn containers(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.containers.values()
-    }
-
-    /// At most `count` containers after `after`, by id; `up_only`: those that should run.
-    pub fn page(&self, after: Option<CtId>, count: usize, up_only: bool) -> Vec<Arc<Record>> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let range = (after.map_or(Unbounded, Excluded), Unbounded);
-        if up_only {
-            let up = self.up.range(range).filter_map(|ct| self.containers.get(ct));
-            up.take(count).cloned().collect()
-        } else {
-            self.containers.range(range).take(count).map(|(_, r)| Arc::clone(r)).collect()
-        }
-    }
-
-    /// The lowest id from 101 on that no container has and is not in `except`.
-    ///
-    /// # Errors
-    /// `IDS_EXHAUSTED`.
-    pub fn free_id(&self, except: &BTreeSet<CtId>) -> Result<CtId, Fault> {
-        let taken = |ct| {
-            self.containers.contains_key(&ct)
-                || self.corrupt.contains_key(&ct)
-                || except.contains(&ct)
-        };
-        (101..=CtId::MAX)
-            .filter_map(|n| CtId::try_from(n).ok())
-            .find(|ct| !taken(*ct))
-            .ok_or_else(|| exhausted("container ids"))
-    }
-
-    /// A slot that is nobody's; one that was given back comes last.
-    ///
-    /// # Errors
-    /// `IDS_EXHAUSTED`.
-    pub fn free_slot(&self) -> Result<IdSlot, Fault> {
-        let from = self.last_slot.saturating_add(1).max(IdSlot::FIRST);
-        (from..=IdSlot::LAST)
-            .chain(IdSlot::FIRST..from.min(IdSlot::LAST))
-            .filter(|n| !self.slots.contains(n))
-            .find_map(|n| IdSlot::try_from(n).ok())
-            .ok_or_else(|| exhausted("ranges of user ids"))
-    }
-
-    /// The generation a new container begins with at `now_ms`: after those of all that are gone, since
-    /// services may remember them; the clock where the store does not.
-    pub fn first_generation(&self, now_ms: i64) -> Generation {
-        self.floor.next().max(Generation(u64::try_from(now_ms).unwrap_or(0)))
-    }
-
-    /// Refuses an id that is in use.
-    ///
-    /// # Errors
-    /// `CONTAINER_EXISTS`, or `RECORD_CORRUPT`.
-    pub fn vacant(&self, ct: CtId) -> Result<(), Fault> {
-        if let Some(fault) = self.corrupt.get(&ct) {
-            return Err(fault.clone());
-        }
-        if self.containers.contains_key(&ct) {
-            let message = format!("container {ct} exists already; choose another id");
-            return Err(Fault::new(Reason::ContainerExists, message).fact("ct", ct));
-        }
-        Ok(())
-    }
-
-    /// One operation.
-    ///
-    /// # Errors
-    /// `OPERATION_UNKNOWN`, or `RECORD_CORRUPT`.
-    pub fn operation(&self, id: &OpId) -> Result<&Arc<OpRecord>, Fault> {
-        if let Some(fault) = self.corrupt_operations.get(id) {
-            return Err(fault.clone());
-        }
-        self.operations.get(id).ok_or_else(|| {
-            let message = format!(
-                "there is no operation {id}; operations are kept until a day after their end"
-            );
-            Fault::new(Reason::OperationUnknown, message).fact("operation", id)
-        })
-    }
-
-    /// All operations, oldest first.
-    pub fn operations(&self) -> impl DoubleEndedIterator<Item = &Arc<OpRecord>> {
-        self.operations.values()
-    }
-
-    /// At most `count` operations older than `before`, newest first.
-    pub fn operations_page(&self, before: Option<&OpId>, count: usize) -> Vec<Arc<OpRecord>> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let range = (Unbounded, before.map_or(Unbounded, Excluded));
-        let page = self.operations.range::<OpId, _>(range).rev().take(count);
-        page.map(|(_, op)| Arc::clone(op)).collect()
-    }
-
-    /// The operation an earlier request with this id became.
-    pub fn request(&self, id: &str) -> Option<&Arc<OpRecord>> {
-        self.requests.get(id).and_then(|op| self.operations.get(op))
-    }
-
-    /// The operation that works on a container.
-    pub fn at_work(&self, ct: CtId) -> Option<&OpId> {
-        self.at_work.get(&ct)
-    }
-
-    /// A single fact.
-    pub fn fact(&self, name: &str) -> Option<&str> {
-        self.facts.get(name).map(String::as_str)
-    }
-
-    /// The newest event's revision.
-    pub const fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// Containers that changed after `revision`, each once, and the revision that leads to; `None`
-    /// where that is not known any more.
-    pub fn changed_since(&self, revision: u64) -> Option<(Vec<CtId>, u64)> {
-        // What is before the oldest event in memory is known only up to that event.
-        let known_from = self.events.front().map_or(self.revision, |(r, _)| r.saturating_sub(1));
-        if revision < known_from || revision > self.revision {
-            return None;
-        }
-        let later = self.events.partition_point(|(r, _)| *r <= revision);
-        let changed: BTreeSet<CtId> = self.events.range(later..).map(|(_, ct)| *ct).collect();
-        Some((changed.into_iter().collect(), self.revision))
-    }
-
-    fn event(&mut self, ct: CtId) {
-        self.revision = self.revision.saturating_add(1);
-        self.events.push_back((self.revision, ct));
-        if self.events.len() > EVENTS {
-            self.events.pop_front();
-        }
-    }
-
-    fn put_operation(&mut self, op: OpRecord) {
-        if let Some(ct) = op.ct {
-            if op.state == OpState::Running {
-                self.at_work.insert(ct, op.id.clone());
-            } else if self.at_work.get(&ct) == Some(&op.id) {
-                self.at_work.remove(&ct);
-            }
-        }
-        if !op.request_id.is_empty() {
-            self.requests.insert(op.request_id.clone(), op.id.clone());
-        }
-        self.operations.insert(op.id.clone(), Arc::new(op));
-    }
-
-    fn put_container(&mut self, new: Record) {
-        let ct = new.id;
-        if let Some(old) = self.containers.get(&ct) {
-            for name in old.spec.name.iter().chain(&old.reserved.names) {
-                self.names.remove(name);
-            }
-        }
-        if let Some(name) = &new.spec.name {
-            self.names.insert(name.clone(), ct);
-        }
-        self.slots.insert(new.slot.get());
-        if !self.containers.contains_key(&ct) {
-            self.last_slot = new.slot.get();
-        }
-        if new.run == crate::container::record::RunState::Running {
-            self.up.insert(ct);
-        } else {
-            self.up.remove(&ct);
-        }
-        self.containers.insert(ct, Arc::new(new));
-    }
-
-    fn remove_container(&mut self, ct: CtId) {
-        let Some(old) = self.containers.remove(&ct) else { return };
-        for name in old.spec.name.iter().chain(&old.reserved.names) {
-            self.names.remove(name);
-        }
-        self.slots.remove(&old.slot.get());
-        self.up.remove(&ct);
-        self.floor = self.floor.max(old.generation);
-    }
-}
-
-fn unknown(ct: &dyn std::fmt::Display) -> Fault {
-    Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}")).fact("ct", ct)
-}
-
-fn exhausted(what: &str) -> Fault {
-    let message = format!("no {what} are left on this node; destroy containers, or use another");
-    Fault::new(Reason::IdsExhausted, message).fact("what", what)
-}
-
-/// Changes that become true together.
-#[derive(Debug, Default)]
-pub struct Change {
-    /// Containers as they become.
-    pub containers: Vec<Record>,
-    /// Containers that go.
-    pub gone: Vec<CtId>,
-    /// Operations as they become.
-    pub operations: Vec<OpRecord>,
-    /// Operations that are forgotten.
-    pub expired: Vec<OpId>,
-    /// Single facts.
-    pub facts: Vec<(&'static str, String)>,
+/// What was decided, whether committed or not.
+#[derive(Debug)]
+struct Ahead {
+    index: Index,
+    pending: Vec<Pending>,
 }
 
 /// What is stored.
 #[derive(Debug)]
 pub struct State {
     store: Box<dyn Store>,
-    writer: Mutex<()>,
+    ahead: Mutex<Ahead>,
+    /// Held by who commits for all that wait.
+    committing: Mutex<()>,
+    /// What is committed. Changed by who commits.
     index: RwLock<Index>,
     revision: watch::Sender<u64>,
     operations: watch::Sender<u64>,
 }
 
 impl State {
-    /// Reads everything. Blocks.
-    pub fn open(store: Box<dyn Store>) -> Result<Self, Fault> {
+    /// Reads everything of the node's store. Blocks.
+    pub fn open(store: Box<dyn Store>, node: &NodeName, clock: &dyn Clock) -> Result<Self, Fault> {
         let mut index = Index::default();
-        let (rows, news) = migrate(store.load().map_err(|e| fault_of(&e))?);
-        if news != Batch::default() {
+        let rows = all_rows(&*store).map_err(|e| fault_of(&e))?;
+        let (rows, news) = migrate(rows, node, || clock.new_id());
+        if news != Transaction::default() {
             tracing::info!(
                 rows = news.puts.len(),
                 "rows of an earlier release are brought up to date"
             );
-            store.commit(&news).map_err(|e| fault_of(&e))?;
+            store.transact(&[news]).map_err(|e| fault_of(&e))?;
         }
         for (key, bytes) in rows {
             load_row(&mut index, &key, &bytes);
@@ -312,18 +73,20 @@ impl State {
         index.floor = Generation(index.fact(FLOOR).and_then(|s| s.parse().ok()).unwrap_or(0));
         // A store of the first release does not say which came last.
         let last_slot = index.fact(LAST_SLOT).and_then(|s| s.parse().ok());
-        index.last_slot = last_slot.or_else(|| index.slots.last().copied()).unwrap_or(0);
+        index.last_slot = last_slot.or_else(|| index.greatest_slot()).unwrap_or(0);
         index.revision = starts.saturating_add(1) << 32;
         let revision = index.revision;
         let state = Self {
             store,
-            writer: Mutex::new(()),
+            ahead: Mutex::new(Ahead { index: index.clone(), pending: vec![] }),
+            committing: Mutex::new(()),
             index: RwLock::new(index),
             revision: watch::Sender::new(revision),
             operations: watch::Sender::new(0),
         };
-        state.transact(|_, change| {
+        state.transact(|index, change| {
             change.facts.push((STARTS, starts.saturating_add(1).to_string()));
+            rename_node(index, node, change);
             Ok(())
         })?;
         Ok(state)
@@ -353,51 +116,90 @@ impl State {
         &self,
         decide: impl FnOnce(&Index, &mut Change) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let _alone = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut change = Change::default();
-        let (result, batch) = {
-            let index = self.read();
-            let result = decide(&index, &mut change)?;
-            (result, batch_of(&index, &mut change)?)
+        let outcome = Arc::new(OnceLock::new());
+        let result = {
+            let mut ahead = self.ahead();
+            let mut change = Change::default();
+            let result = decide(&ahead.index, &mut change)?;
+            self.make_room(&ahead.index, &change)?;
+            let transaction = transaction_of(&ahead.index, &mut change)?;
+            let change = Decided::from(change);
+            ahead.index.apply(&change);
+            ahead.pending.push(Pending { transaction, change, outcome: Arc::clone(&outcome) });
+            result
         };
-        if batch != Batch::default() {
-            self.store.commit(&batch).map_err(|e| fault_of(&e))?;
+        // What was decided may rest on what is not committed yet, also where it changes nothing.
+        let _alone = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome.get().is_none() {
+            self.commit_pending();
         }
-        self.show(change);
-        Ok(result)
+        match outcome.get() {
+            Some(Err(fault)) => Err(fault.clone()),
+            Some(Ok(())) | None => Ok(result),
+        }
     }
 
-    fn show(&self, change: Change) {
-        let Change { containers, gone, operations, expired, facts } = change;
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let mut touched: BTreeSet<CtId> = operations.iter().filter_map(|op| op.ct).collect();
-        for (name, value) in facts {
-            index.facts.insert(name.to_owned(), value);
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses to begin what could not be ended: without room on the disk only what gives some back is
+    /// begun.
+    ///
+    /// # Errors
+    /// `STORE_FULL`.
+    fn make_room(&self, index: &Index, change: &Change) -> Result<(), Fault> {
+        let new = |op: &&OpRecord| !index.operations.contains_key(&op.id);
+        let needs_room =
+            change.operations.iter().filter(new).any(|op| !op.action.kind().gives_back());
+        if !needs_room || self.store.has_room() {
+            return Ok(());
         }
-        for record in containers {
-            touched.insert(record.id);
-            index.put_container(record);
+        let message = "the node's disk has no room left for the coordinator's state; make room on it, \
+                       then try again: until then containers can only be stopped and destroyed";
+        Err(Fault::new(Reason::StoreFull, message))
+    }
+
+    /// Commits all that was decided, in one go, and shows it. Called by one at a time.
+    fn commit_pending(&self) {
+        let mut group = std::mem::take(&mut self.ahead().pending);
+        let transactions: Vec<_> = group
+            .iter_mut()
+            .map(|pending| std::mem::take(&mut pending.transaction))
+            .filter(|transaction| *transaction != Transaction::default())
+            .collect();
+        let done = match transactions.as_slice() {
+            [] => Ok(()),
+            transactions => self.store.transact(transactions).map_err(|e| fault_of(&e)),
+        };
+        if done.is_err() {
+            // What was decided meanwhile was decided on what is not true now.
+            let mut ahead = self.ahead();
+            group.append(&mut ahead.pending);
+            ahead.index = self.read().clone();
         }
-        for ct in gone {
-            touched.insert(ct);
-            index.remove_container(ct);
-        }
-        let working = !operations.is_empty() || !expired.is_empty();
-        for op in operations {
-            index.put_operation(op);
-        }
-        for id in expired {
-            if let Some(op) = index.operations.remove(&id) {
-                index.requests.remove(&op.request_id);
+        for Pending { change, outcome, .. } in group {
+            if done.is_ok() {
+                self.show(&change);
             }
+            // It is set here only.
+            outcome.set(done.clone()).ok();
         }
-        for ct in touched {
+    }
+
+    fn show(&self, change: &Decided) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.apply(change);
+        let Decided { containers, gone, operations, expired, facts: _ } = change;
+        let touched = containers.iter().map(|record| record.id).chain(gone.iter().copied());
+        let touched = touched.chain(operations.iter().filter_map(|op| op.ct));
+        for ct in touched.collect::<BTreeSet<CtId>>() {
             index.event(ct);
         }
         let revision = index.revision;
         drop(index);
         self.revision.send_replace(revision);
-        if working {
+        if !operations.is_empty() || !expired.is_empty() {
             self.operations.send_modify(|n| *n = n.wrapping_add(1));
         }
     }
@@ -405,7 +207,7 @@ impl State {
     /// Tells watchers that what is seen of a container changed.
     pub fn touch(&self, ct: CtId) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if index.containers.contains_key(&ct) {
+        if index.has(ct) {
             index.event(ct);
             let revision = index.revision;
             drop(index);
@@ -414,7 +216,10 @@ impl State {
     }
 
     /// Shows how far a running operation is; kept in memory until its next stored change.
-    pub fn progress(&self, id: &OpId, update: impl FnOnce(&mut OpRecord)) {
+    pub fn progress(&self, id: &OpId, update: impl Fn(&mut OpRecord)) {
+        if let Some(op) = self.ahead().index.operations.get_mut(id) {
+            update(Arc::make_mut(op));
+        }
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(op) = index.operations.get_mut(id) {
             update(Arc::make_mut(op));
@@ -424,127 +229,124 @@ impl State {
     }
 }
 
-fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
-    match key.kind {
-        Kind::Container => match (key.text.parse::<CtId>(), record::read::<Record>(key, bytes)) {
-            (Ok(_), Ok(record)) => index.put_container(record),
-            (Ok(ct), Err(fault)) => {
-                tracing::error!(%ct, error = %fault, "a container's record is corrupt");
-                index.corrupt.insert(ct, fault);
-            }
-            (Err(e), _) => tracing::error!(error = %e, "a container's record has no id, ignoring"),
-        },
-        Kind::Operation => match record::read::<OpRecord>(key, bytes) {
-            Ok(op) => index.put_operation(op),
-            Err(fault) => {
-                tracing::error!(operation = %key.text, error = %fault, "an operation is corrupt");
-                index.corrupt_operations.insert(OpId(key.text.clone()), fault);
-            }
-        },
-        Kind::Request => {
-            if let Ok(op) = record::read(key, bytes) {
-                index.requests.insert(key.text.clone(), op);
-            }
-        }
-        // The claim is what counts: it also stands where the container's record cannot be read.
-        Kind::Name => {
-            let holder = String::from_utf8_lossy(bytes).parse::<CtId>();
-            if let (Ok(name), Ok(ct)) = (key.text.parse(), holder) {
-                index.names.insert(name, ct);
-            }
-        }
-        Kind::Slot => {
-            if let Ok(slot) = key.text.parse() {
-                index.slots.insert(slot);
-            }
-        }
-        Kind::Address => {}
-        Kind::Fact => match record::read(key, bytes) {
-            Ok(fact) => {
-                index.facts.insert(key.text.clone(), fact);
-            }
-            Err(fault) => tracing::error!(error = %fault, "a stored fact is corrupt, ignoring"),
-        },
+/// The store is the node's own, so that all in it is of the node, whatever it was called before.
+fn rename_node(index: &Index, node: &NodeName, change: &mut Change) {
+    for record in index.containers().filter(|record| record.node != *node) {
+        change.containers.push(Record { node: node.clone(), ..Record::clone(record) });
     }
-}
-
-fn claims_of(record: &Record) -> BTreeSet<Key> {
-    let mut claims: BTreeSet<Key> =
-        record.owned_addresses().into_iter().map(Key::address).collect();
-    claims.extend(record.spec.name.iter().chain(&record.reserved.names).map(Key::name));
-    claims.insert(Key::slot(record.slot));
-    claims
-}
-
-fn batch_of(index: &Index, change: &mut Change) -> Result<Batch, Fault> {
-    let mut batch = Batch::default();
-    for new in &change.containers {
-        let old = index.containers.get(&new.id).map(|r| claims_of(r)).unwrap_or_default();
-        let claims = claims_of(new);
-        batch.deletes.extend(old.difference(&claims).cloned());
-        batch.claims.extend(claims.difference(&old).map(|k| (k.clone(), new.id)));
-        let key = Key::container(new.id);
-        let bytes = record::write(&key, new)?;
-        batch.puts.push((key, bytes));
+    let running = index.operations().filter(|op| op.state == OpState::Running);
+    for op in running.filter(|op| op.node != *node) {
+        change.operations.push(OpRecord { node: node.clone(), ..OpRecord::clone(op) });
     }
-    let made = change.containers.iter().filter(|new| !index.containers.contains_key(&new.id));
-    if let Some(slot) = made.map(|new| new.slot.get()).next_back() {
-        change.facts.push((LAST_SLOT, slot.to_string()));
-    }
-    let mut floor = index.floor;
-    for ct in &change.gone {
-        if let Some(old) = index.containers.get(ct) {
-            batch.deletes.extend(claims_of(old));
-            floor = floor.max(old.generation);
-        }
-        batch.deletes.push(Key::container(*ct));
-    }
-    if floor > index.floor {
-        change.facts.push((FLOOR, floor.to_string()));
-    }
-    for op in &change.operations {
-        let key = Key::operation(&op.id);
-        let bytes = record::write(&key, op)?;
-        batch.puts.push((key, bytes));
-        if !op.request_id.is_empty() && !index.requests.contains_key(&op.request_id) {
-            let key = Key::request(&op.request_id);
-            let bytes = record::write(&key, &op.id)?;
-            batch.puts.push((key, bytes));
-        }
-    }
-    for id in &change.expired {
-        batch.deletes.push(Key::operation(id));
-        if let Some(op) = index.operations.get(id).filter(|op| !op.request_id.is_empty()) {
-            batch.deletes.push(Key::request(&op.request_id));
-        }
-    }
-    for (name, value) in &change.facts {
-        let key = Key::fact(name);
-        let bytes = record::write(&key, value)?;
-        batch.puts.push((key, bytes));
-    }
-    Ok(batch)
 }
 
 fn fault_of(error: &StoreError) -> Fault {
     match error {
-        StoreError::Taken { key, holder } if key.kind == Kind::Name => {
-            let message = format!("the name {} belongs to container {holder}", key.text);
-            Fault::new(Reason::NameTaken, message).fact("name", &key.text).fact("holder", holder)
-        }
-        StoreError::Taken { key, holder } if key.kind == Kind::Address => {
-            let message = format!(
-                "the address {} belongs to container {holder}; take it away from that one first",
-                key.text
-            );
-            Fault::new(Reason::AddressTaken, message)
-                .fact("address", &key.text)
-                .fact("holder", holder)
-        }
-        StoreError::Taken { .. } => Fault::new(Reason::Bug, error.to_string()),
+        StoreError::Conflict(_) => Fault::new(Reason::Bug, error.to_string()),
         StoreError::Failed { .. } => {
             let message = format!("{}; look at the node's disk, then try again", chain(error));
             Fault::new(Reason::HostFailed, message)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::super::memory::MemoryStore;
+    use super::super::{Kind, Row};
+    use super::*;
+    use crate::clock::SystemClock;
+
+    /// A store whose commits take until they are let through, well or not.
+    #[derive(Debug, Clone, Default)]
+    struct SlowStore {
+        rows: MemoryStore,
+        commits: Arc<AtomicUsize>,
+        slow: Arc<Mutex<Option<std::sync::mpsc::Receiver<bool>>>>,
+    }
+
+    impl Store for SlowStore {
+        fn range(&self, kind: Kind, after: Option<&str>, n: usize) -> Result<Vec<Row>, StoreError> {
+            self.rows.range(kind, after, n)
+        }
+        fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
+            self.commits.fetch_add(1, Ordering::SeqCst);
+            let slow = self.slow.lock().expect("never poisoned").take();
+            if slow.is_some_and(|slow| !slow.recv().expect("it is let through")) {
+                let source = "the disk is away".into();
+                return Err(StoreError::Failed { what: "commit to", source });
+            }
+            self.rows.transact(group)
+        }
+        fn has_room(&self) -> bool {
+            true
+        }
+    }
+
+    const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+    /// Lets a commit be slow, eight more decisions be made meanwhile, each on what the ones before it did,
+    /// and ends it, well or not; answers with what came of the nine.
+    fn nine(state: &State, store: &SlowStore, well: bool) -> Vec<Result<(), Fault>> {
+        let (end, slow) = std::sync::mpsc::channel();
+        *store.slow.lock().expect("never poisoned") = Some(slow);
+        let before = store.commits.load(Ordering::SeqCst);
+        let decided = AtomicUsize::new(0);
+        let write = |name: &'static str| {
+            state.transact(|index, change| {
+                let count = index.fact("count").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+                change.facts.push(("count", (count + 1).to_string()));
+                change.facts.push((name, "written".to_owned()));
+                decided.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        let wait = |fact: &dyn Fn() -> bool| {
+            let until = Instant::now() + Duration::from_secs(30);
+            while !fact() {
+                assert!(Instant::now() < until, "it never came about");
+                thread::yield_now();
+            }
+        };
+        thread::scope(|scope| {
+            let mut all = vec![scope.spawn(|| write("first"))];
+            wait(&|| store.commits.load(Ordering::SeqCst) == before + 1);
+            all.extend(NAMES.map(|name| scope.spawn(move || write(name))));
+            wait(&|| decided.load(Ordering::SeqCst) == 9);
+            end.send(well).expect("it waits");
+            all.into_iter().map(|one| one.join().expect("no panic")).collect()
+        })
+    }
+
+    fn opened() -> (State, SlowStore) {
+        let store = SlowStore::default();
+        let node = "n1".parse().expect("a name");
+        let state = State::open(Box::new(store.clone()), &node, &SystemClock).expect("opened");
+        (state, store)
+    }
+
+    #[test]
+    fn what_is_decided_during_a_commit_is_committed_together() {
+        let (state, store) = opened();
+        let before = store.commits.load(Ordering::SeqCst);
+        assert!(nine(&state, &store, true).iter().all(Result::is_ok));
+        assert_eq!(store.commits.load(Ordering::SeqCst) - before, 2);
+        assert_eq!(state.read().fact("count"), Some("9"), "each saw those before it");
+    }
+
+    #[test]
+    fn what_was_decided_on_a_commit_that_fails_fails_with_it() {
+        let (state, store) = opened();
+        let done = nine(&state, &store, false);
+        assert!(done.iter().all(|one| one.as_ref().is_err_and(|f| f.reason == Reason::HostFailed)));
+        assert_eq!(state.read().fact("count"), None);
+        let kept = all_rows(&store).expect("read");
+        assert!(kept.iter().all(|(key, _)| key.text == STARTS), "{kept:?}");
+        assert!(nine(&state, &store, true).iter().all(Result::is_ok), "it is well again");
+        assert_eq!(state.read().fact("count"), Some("9"));
     }
 }

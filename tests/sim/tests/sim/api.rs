@@ -45,16 +45,18 @@ fn lists_and_pages() {
 #[test]
 fn ten_thousand_containers() {
     use ves_coordinator::container::record::{Presence, Record, Reserved, RunState, Since};
-    use ves_coordinator::store::{Batch, Key, Store, record};
+    use ves_coordinator::store::{Key, Store, Transaction, record};
     use ves_types::{CtId, Epoch, Generation, IdSlot};
     let sim = Sim::new();
     sim.kill(Daemon::Coordinator);
-    let mut batch = Batch::default();
+    let mut rows = Transaction::default();
     for n in 0..10_000_u32 {
         let id = CtId::try_from(101 + n).expect("valid");
         let spec = pb::ContainerSpec { name: format!("c{n}"), ..Sim::spec("trixie") };
         let record = Record {
             id,
+            uid: ves_coordinator::clock::Clock::new_id(&ves_coordinator::clock::SystemClock),
+            node: "sim".parse().expect("a name"),
             slot: IdSlot::try_from(16 + n).expect("valid"),
             spec: ves_coordinator::container::spec::parse(id, Some(spec)).expect("valid"),
             running: None,
@@ -72,9 +74,10 @@ fn ten_thousand_containers() {
             snapshot: None,
         };
         let key = Key::container(id);
-        batch.claims.push((Key::slot(record.slot), id));
-        batch.claims.extend(record.spec.name.as_ref().map(|n| (Key::name(n), id)));
-        batch.puts.push((key.clone(), record::write(&key, &record).expect("written")));
+        let holder = id.to_string().into_bytes();
+        rows.puts.push((Key::slot(record.slot), holder.clone()));
+        rows.puts.extend(record.spec.name.as_ref().map(|n| (Key::name(n), holder)));
+        rows.puts.push((key.clone(), record::write(&key, &record).expect("written")));
         sim.kernel().state().cts.entry(id.get()).or_default().volume =
             Some(ves_sim::kernel::Volume {
                 template: "trixie".into(),
@@ -85,7 +88,7 @@ fn ten_thousand_containers() {
                 reverted: None,
             });
     }
-    sim.store().commit(&batch).expect("written");
+    sim.store().transact(&[rows]).expect("written");
     sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("c9999").is_ok());
     let all = pages(&sim, 0, false);

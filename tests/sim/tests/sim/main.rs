@@ -9,4 +9,5 @@ mod reconcile;
 mod refusals;
 mod services;
 mod snapshots;
+mod store;
 mod upgrade;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use ves_coordinator::clock::{Clock as _, SystemClock};
 use ves_coordinator::container::record::Record;
 use ves_coordinator::operation::record::{OpId, OpRecord};
 use ves_coordinator::store::migrate::migrate;
@@ -31,6 +32,7 @@ const RESHAPED: &[(&str, Option<&str>)] = &[
     ("operations.action.otherwise", Some("operations.action.set_mode")),
     // Of a change that is the same for both.
     ("operations.action.running", None),
+    ("operations.request_id", Some("operations.request.id")),
     ("operations.stage", None),
 ];
 
@@ -110,7 +112,8 @@ fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
 fn every_row_is_read_and_loses_nothing_when_it_is_written() {
     for kept in Kept::all() {
         let mut rows = BTreeMap::new();
-        let (new, _) = migrate(kept.rows());
+        let node = "n1".parse().expect("a name");
+        let (new, _) = migrate(kept.rows(), &node, || SystemClock.new_id());
         for ((key, old), (_, new)) in kept.rows().into_iter().zip(new) {
             match key.kind {
                 Kind::Container => survives::<Record>(&key, &old, &new),

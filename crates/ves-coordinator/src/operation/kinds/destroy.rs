@@ -35,6 +35,10 @@ impl Kind for Destroy {
         "destroy"
     }
 
+    fn gives_back(&self) -> bool {
+        true
+    }
+
     fn stages(&self) -> &'static [Stage] {
         &[Stage::Gone]
     }

@@ -136,6 +136,11 @@ pub trait Kind {
         false
     }
 
+    /// Whether it ends with less on the node than there was: begun also where there is no room.
+    fn gives_back(&self) -> bool {
+        false
+    }
+
     /// Whether somebody may stop it. What has no way back is finished.
     fn may_be_cancelled(&self) -> bool {
         true

@@ -101,6 +101,10 @@ impl Kind for Delete {
         "snapshot-delete"
     }
 
+    fn gives_back(&self) -> bool {
+        true
+    }
+
     fn stages(&self) -> &'static [Stage] {
         &[Stage::SnapshotDeleted]
     }

@@ -82,6 +82,10 @@ impl Kind for Stop {
         "stop"
     }
 
+    fn gives_back(&self) -> bool {
+        true
+    }
+
     fn stages(&self) -> &'static [Stage] {
         if self.keep_mounted { &[Stage::Mounted] } else { &[Stage::Stopped] }
     }
@@ -98,6 +102,10 @@ impl Kind for Stop {
 impl Kind for Umount {
     fn name(&self) -> &'static str {
         "umount"
+    }
+
+    fn gives_back(&self) -> bool {
+        true
     }
 
     fn stages(&self) -> &'static [Stage] {

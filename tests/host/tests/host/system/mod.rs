@@ -9,6 +9,7 @@ mod kit_inventory;
 mod main_job;
 mod privilege;
 mod snapshots;
+mod store;
 mod survive;
 mod telemetry;
 mod verbs;

@@ -59,7 +59,7 @@ pub(in crate::kept) fn check(rows: &[Row]) {
             assert!(own().any(cut), "{kind}, cut at {stage:?}, on the way back: {back}");
         }
     }
-    assert!(operations.iter().any(|op| op.request_id.is_empty()));
+    assert!(operations.iter().any(|op| op.request.is_none()));
     assert!(operations.iter().any(|op| op.state == OpState::Running && op.cancel));
     let set = |op: &OpRecord, mode| matches!(&op.action, Action::Set(set) if set.set_mode == mode);
     for mode in [SetMode::Refuse, SetMode::Restart, SetMode::Later] {

@@ -1,0 +1,527 @@
+//! The index of what is stored: how it is read, and what a change makes of it. Pure.
+//!
+//! Never here: when a change is stored ([`super::state`]), or what it should be.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ves_proto::{Fault, Reason};
+use ves_types::{CtAddress, CtId, CtName, Generation, IdSlot};
+
+use super::{Compare, Key, Kind, Transaction, record};
+use crate::container::record::{Record, RunState};
+use crate::operation::record::{Caller, OpId, OpRecord, OpState};
+
+/// How many events a watcher may be behind before it is told everything anew.
+const EVENTS: usize = 8192;
+
+/// The fact that says which generations were used by containers that are gone.
+pub(super) const FLOOR: &str = "generation_floor";
+
+/// The fact that says which id slot was given out last.
+pub(super) const LAST_SLOT: &str = "last_slot";
+
+/// What belongs to one container at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Claim {
+    Name(CtName),
+    Address(CtAddress),
+    Slot(IdSlot),
+}
+
+impl Claim {
+    fn key(&self) -> Key {
+        match self {
+            Self::Name(name) => Key::name(name),
+            Self::Address(address) => Key::address(*address),
+            Self::Slot(slot) => Key::slot(*slot),
+        }
+    }
+
+    /// The claim of a stored row, where it is one.
+    fn of(key: &Key) -> Option<Self> {
+        match key.kind {
+            Kind::Name => key.text.parse().map(Self::Name).ok(),
+            Kind::Address => key.text.parse().map(Self::Address).ok(),
+            Kind::Slot => {
+                let slot = key.text.parse::<u32>().ok()?;
+                IdSlot::try_from(slot).map(Self::Slot).ok()
+            }
+            Kind::Container | Kind::Operation | Kind::Request | Kind::Fact => None,
+        }
+    }
+
+    fn taken_by(&self, holder: CtId) -> Fault {
+        match self {
+            Self::Name(name) => {
+                let message = format!("the name {name} belongs to container {holder}");
+                Fault::new(Reason::NameTaken, message).fact("name", name).fact("holder", holder)
+            }
+            Self::Address(address) => {
+                let message = format!(
+                    "the address {address} belongs to container {holder}; take it away from that \
+                     one first"
+                );
+                Fault::new(Reason::AddressTaken, message)
+                    .fact("address", address)
+                    .fact("holder", holder)
+            }
+            Self::Slot(slot) => {
+                let message = format!("the id slot {} belongs to container {holder}", slot.get());
+                Fault::new(Reason::Bug, message).fact("holder", holder)
+            }
+        }
+    }
+}
+
+/// What is stored, as it is now.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    containers: BTreeMap<CtId, Arc<Record>>,
+    up: BTreeSet<CtId>,
+    corrupt: BTreeMap<CtId, Fault>,
+    /// Also of containers whose records cannot be read.
+    claims: HashMap<Claim, CtId>,
+    pub(super) last_slot: u32,
+    pub(super) floor: Generation,
+    pub(super) operations: BTreeMap<OpId, Arc<OpRecord>>,
+    corrupt_operations: BTreeMap<OpId, Fault>,
+    requests: HashMap<String, OpId>,
+    at_work: HashMap<CtId, OpId>,
+    facts: HashMap<String, String>,
+    events: VecDeque<(u64, CtId)>,
+    pub(super) revision: u64,
+}
+
+impl Index {
+    /// One container.
+    ///
+    /// # Errors
+    /// `CONTAINER_UNKNOWN`, or `RECORD_CORRUPT`.
+    pub fn container(&self, ct: CtId) -> Result<&Arc<Record>, Fault> {
+        if let Some(fault) = self.corrupt.get(&ct) {
+            return Err(fault.clone());
+        }
+        self.containers.get(&ct).ok_or_else(|| unknown(&ct))
+    }
+
+    /// One container by its id in digits or its name.
+    ///
+    /// # Errors
+    /// As [`Self::container`], or `BAD_VALUE`.
+    pub fn resolve(&self, text: &str) -> Result<&Arc<Record>, Fault> {
+        if text.is_empty() {
+            return Err(Fault::missing("ct"));
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            return self.container(text.parse().map_err(|e| Fault::bad_value("ct", &e))?);
+        }
+        let name: CtName = text.parse().map_err(|e| Fault::bad_value("ct", &e))?;
+        let ct = self.claims.get(&Claim::Name(name.clone())).ok_or_else(|| unknown(&name))?;
+        self.container(*ct)
+    }
+
+    /// Whether there is such a container, and its record can be read.
+    pub(super) fn has(&self, ct: CtId) -> bool {
+        self.containers.contains_key(&ct)
+    }
+
+    /// All containers, by id.
+    pub fn containers(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.containers.values()
+    }
+
+    /// At most `count` containers after `after`, by id; `up_only`: those that should run.
+    pub fn page(&self, after: Option<CtId>, count: usize, up_only: bool) -> Vec<Arc<Record>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let range = (after.map_or(Unbounded, Excluded), Unbounded);
+        if up_only {
+            let up = self.up.range(range).filter_map(|ct| self.containers.get(ct));
+            up.take(count).cloned().collect()
+        } else {
+            self.containers.range(range).take(count).map(|(_, r)| Arc::clone(r)).collect()
+        }
+    }
+
+    /// The lowest id from 101 on that no container has and is not in `except`.
+    ///
+    /// # Errors
+    /// `IDS_EXHAUSTED`.
+    pub fn free_id(&self, except: &BTreeSet<CtId>) -> Result<CtId, Fault> {
+        let taken = |ct| {
+            self.containers.contains_key(&ct)
+                || self.corrupt.contains_key(&ct)
+                || except.contains(&ct)
+        };
+        (101..=CtId::MAX)
+            .filter_map(|n| CtId::try_from(n).ok())
+            .find(|ct| !taken(*ct))
+            .ok_or_else(|| exhausted("container ids"))
+    }
+
+    pub(super) fn greatest_slot(&self) -> Option<u32> {
+        let slots = self.claims.keys().filter_map(|claim| match claim {
+            Claim::Slot(slot) => Some(slot.get()),
+            Claim::Name(_) | Claim::Address(_) => None,
+        });
+        slots.max()
+    }
+
+    /// A slot that is nobody's; one that was given back comes last.
+    ///
+    /// # Errors
+    /// `IDS_EXHAUSTED`.
+    pub fn free_slot(&self) -> Result<IdSlot, Fault> {
+        let from = self.last_slot.saturating_add(1).max(IdSlot::FIRST);
+        (from..=IdSlot::LAST)
+            .chain(IdSlot::FIRST..from.min(IdSlot::LAST))
+            .filter_map(|n| IdSlot::try_from(n).ok())
+            .find(|slot| !self.claims.contains_key(&Claim::Slot(*slot)))
+            .ok_or_else(|| exhausted("ranges of user ids"))
+    }
+
+    /// The generation a new container begins with at `now_ms`: after those of all that are gone, since
+    /// services may remember them; the clock where the store does not.
+    pub fn first_generation(&self, now_ms: i64) -> Generation {
+        self.floor.next().max(Generation(u64::try_from(now_ms).unwrap_or(0)))
+    }
+
+    /// Refuses an id that is in use.
+    ///
+    /// # Errors
+    /// `CONTAINER_EXISTS`, or `RECORD_CORRUPT`.
+    pub fn vacant(&self, ct: CtId) -> Result<(), Fault> {
+        if let Some(fault) = self.corrupt.get(&ct) {
+            return Err(fault.clone());
+        }
+        if self.containers.contains_key(&ct) {
+            let message = format!("container {ct} exists already; choose another id");
+            return Err(Fault::new(Reason::ContainerExists, message).fact("ct", ct));
+        }
+        Ok(())
+    }
+
+    /// Refuses a record that claims what is another container's.
+    ///
+    /// # Errors
+    /// `NAME_TAKEN`, `ADDRESS_TAKEN`.
+    pub fn claimable(&self, record: &Record) -> Result<(), Fault> {
+        for claim in claims_of(record) {
+            match self.claims.get(&claim) {
+                Some(holder) if *holder != record.id => return Err(claim.taken_by(*holder)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One operation.
+    ///
+    /// # Errors
+    /// `OPERATION_UNKNOWN`, or `RECORD_CORRUPT`.
+    pub fn operation(&self, id: &OpId) -> Result<&Arc<OpRecord>, Fault> {
+        if let Some(fault) = self.corrupt_operations.get(id) {
+            return Err(fault.clone());
+        }
+        self.operations.get(id).ok_or_else(|| {
+            let message = format!(
+                "there is no operation {id}; operations are kept until a day after their end"
+            );
+            Fault::new(Reason::OperationUnknown, message).fact("operation", id)
+        })
+    }
+
+    /// All operations, oldest first.
+    pub fn operations(&self) -> impl DoubleEndedIterator<Item = &Arc<OpRecord>> {
+        self.operations.values()
+    }
+
+    /// At most `count` operations older than `before`, newest first.
+    pub fn operations_page(&self, before: Option<&OpId>, count: usize) -> Vec<Arc<OpRecord>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let range = (Unbounded, before.map_or(Unbounded, Excluded));
+        let page = self.operations.range::<OpId, _>(range).rev().take(count);
+        page.map(|(_, op)| Arc::clone(op)).collect()
+    }
+
+    /// The operation that the caller's request became earlier.
+    ///
+    /// # Errors
+    /// `REQUEST_ID_REUSED` where it was another request that had this id.
+    pub fn repeated(&self, caller: &Caller) -> Result<Option<&Arc<OpRecord>>, Fault> {
+        let Some(request) = &caller.request else { return Ok(None) };
+        let Some(op) = self.requests.get(&request.id).and_then(|op| self.operations.get(op)) else {
+            return Ok(None);
+        };
+        if op.request.as_ref().is_some_and(|before| before.is_repeated_by(request)) {
+            return Ok(Some(op));
+        }
+        let kind = op.action.kind().name();
+        let message = format!(
+            "this request id was used for another request, which became the operation {} ({kind}); \
+             choose a new id for each request",
+            op.id
+        );
+        Err(Fault::new(Reason::RequestIdReused, message)
+            .fact("field", "request_id")
+            .fact("operation", &op.id))
+    }
+
+    /// The operation that works on a container.
+    pub fn at_work(&self, ct: CtId) -> Option<&OpId> {
+        self.at_work.get(&ct)
+    }
+
+    /// A single fact.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.get(name).map(String::as_str)
+    }
+
+    /// The newest event's revision.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Containers that changed after `revision`, each once, and the revision that leads to; `None`
+    /// where that is not known any more.
+    pub fn changed_since(&self, revision: u64) -> Option<(Vec<CtId>, u64)> {
+        // What is before the oldest event in memory is known only up to that event.
+        let known_from = self.events.front().map_or(self.revision, |(r, _)| r.saturating_sub(1));
+        if revision < known_from || revision > self.revision {
+            return None;
+        }
+        let later = self.events.partition_point(|(r, _)| *r <= revision);
+        let changed: BTreeSet<CtId> = self.events.range(later..).map(|(_, ct)| *ct).collect();
+        Some((changed.into_iter().collect(), self.revision))
+    }
+
+    pub(super) fn event(&mut self, ct: CtId) {
+        self.revision = self.revision.saturating_add(1);
+        self.events.push_back((self.revision, ct));
+        if self.events.len() > EVENTS {
+            self.events.pop_front();
+        }
+    }
+
+    /// What a change makes of it, but for the events.
+    pub(super) fn apply(&mut self, change: &Decided) {
+        let Decided { containers, gone, operations, expired, facts } = change;
+        for (name, value) in facts {
+            self.facts.insert((*name).to_owned(), value.clone());
+        }
+        for record in containers {
+            self.put_container(Arc::clone(record));
+        }
+        for ct in gone {
+            self.remove_container(*ct);
+        }
+        for op in operations {
+            self.put_operation(Arc::clone(op));
+        }
+        for id in expired {
+            if let Some(request) = self.operations.remove(id).and_then(|op| op.request.clone()) {
+                self.requests.remove(&request.id);
+            }
+        }
+    }
+
+    fn put_operation(&mut self, op: Arc<OpRecord>) {
+        if let Some(ct) = op.ct {
+            if op.state == OpState::Running {
+                self.at_work.insert(ct, op.id.clone());
+            } else if self.at_work.get(&ct) == Some(&op.id) {
+                self.at_work.remove(&ct);
+            }
+        }
+        if let Some(request) = &op.request {
+            self.requests.insert(request.id.clone(), op.id.clone());
+        }
+        self.operations.insert(op.id.clone(), op);
+    }
+
+    fn put_container(&mut self, new: Arc<Record>) {
+        let ct = new.id;
+        match self.containers.get(&ct).map(Arc::clone) {
+            Some(old) => self.give_up(&old),
+            None => self.last_slot = new.slot.get(),
+        }
+        self.claims.extend(claims_of(&new).into_iter().map(|claim| (claim, ct)));
+        if new.run == RunState::Running {
+            self.up.insert(ct);
+        } else {
+            self.up.remove(&ct);
+        }
+        self.containers.insert(ct, new);
+    }
+
+    fn give_up(&mut self, old: &Record) {
+        for claim in claims_of(old) {
+            self.claims.remove(&claim);
+        }
+    }
+
+    fn remove_container(&mut self, ct: CtId) {
+        let Some(old) = self.containers.remove(&ct) else { return };
+        self.give_up(&old);
+        self.up.remove(&ct);
+        self.floor = self.floor.max(old.generation);
+    }
+}
+
+fn unknown(ct: &dyn std::fmt::Display) -> Fault {
+    Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}")).fact("ct", ct)
+}
+
+fn exhausted(what: &str) -> Fault {
+    let message = format!("no {what} are left on this node; destroy containers, or use another");
+    Fault::new(Reason::IdsExhausted, message).fact("what", what)
+}
+
+/// Changes that become true together.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Containers as they become.
+    pub containers: Vec<Record>,
+    /// Containers that go.
+    pub gone: Vec<CtId>,
+    /// Operations as they become.
+    pub operations: Vec<OpRecord>,
+    /// Operations that are forgotten.
+    pub expired: Vec<OpId>,
+    /// Single facts.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// A change that was decided on.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    pub(super) containers: Vec<Arc<Record>>,
+    pub(super) gone: Vec<CtId>,
+    pub(super) operations: Vec<Arc<OpRecord>>,
+    pub(super) expired: Vec<OpId>,
+    pub(super) facts: Vec<(&'static str, String)>,
+}
+
+impl From<Change> for Decided {
+    fn from(change: Change) -> Self {
+        let Change { containers, gone, operations, expired, facts } = change;
+        let containers = containers.into_iter().map(Arc::new).collect();
+        let operations = operations.into_iter().map(Arc::new).collect();
+        Self { containers, gone, operations, expired, facts }
+    }
+}
+
+pub(super) fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
+    match key.kind {
+        Kind::Container => match (key.text.parse::<CtId>(), record::read::<Record>(key, bytes)) {
+            (Ok(_), Ok(record)) => index.put_container(Arc::new(record)),
+            (Ok(ct), Err(fault)) => {
+                tracing::error!(%ct, error = %fault, "a container's record is corrupt");
+                index.corrupt.insert(ct, fault);
+            }
+            (Err(e), _) => tracing::error!(error = %e, "a container's record has no id, ignoring"),
+        },
+        Kind::Operation => match record::read::<OpRecord>(key, bytes) {
+            Ok(op) => index.put_operation(Arc::new(op)),
+            Err(fault) => {
+                tracing::error!(operation = %key.text, error = %fault, "an operation is corrupt");
+                index.corrupt_operations.insert(OpId(key.text.clone()), fault);
+            }
+        },
+        Kind::Request => {
+            if let Ok(op) = record::read(key, bytes) {
+                index.requests.insert(key.text.clone(), op);
+            }
+        }
+        // The claim is what counts: it also stands where the container's record cannot be read.
+        Kind::Name | Kind::Address | Kind::Slot => {
+            let holder = String::from_utf8_lossy(bytes).parse::<CtId>();
+            match (Claim::of(key), holder) {
+                (Some(claim), Ok(ct)) => {
+                    index.claims.insert(claim, ct);
+                }
+                _ => {
+                    let (table, text) = (key.kind.table(), &key.text);
+                    tracing::error!(table, text, "a stored claim is corrupt, ignoring");
+                }
+            }
+        }
+        Kind::Fact => match record::read(key, bytes) {
+            Ok(fact) => {
+                index.facts.insert(key.text.clone(), fact);
+            }
+            Err(fault) => tracing::error!(error = %fault, "a stored fact is corrupt, ignoring"),
+        },
+    }
+}
+
+fn claims_of(record: &Record) -> BTreeSet<Claim> {
+    let mut claims: BTreeSet<Claim> =
+        record.owned_addresses().into_iter().map(Claim::Address).collect();
+    claims.extend(record.spec.name.iter().chain(&record.reserved.names).cloned().map(Claim::Name));
+    claims.insert(Claim::Slot(record.slot));
+    claims
+}
+
+/// What of a change is stored. Rows that others could have changed are compared with what is known.
+///
+/// # Errors
+/// `NAME_TAKEN`, `ADDRESS_TAKEN`.
+pub(super) fn transaction_of(index: &Index, change: &mut Change) -> Result<Transaction, Fault> {
+    let mut transaction = Transaction::default();
+    for new in &change.containers {
+        index.claimable(new)?;
+        let old = index.containers.get(&new.id).map(|r| claims_of(r)).unwrap_or_default();
+        let claims = claims_of(new);
+        transaction.deletes.extend(old.difference(&claims).map(Claim::key));
+        let holder = new.id.to_string().into_bytes();
+        for claim in claims.difference(&old) {
+            // One of its own is left by a record that could not be read.
+            let value = index.claims.get(claim).map(|_| holder.clone());
+            transaction.compares.push(Compare { key: claim.key(), value });
+            transaction.puts.push((claim.key(), holder.clone()));
+        }
+        let key = Key::container(new.id);
+        let bytes = record::write(&key, new)?;
+        transaction.puts.push((key, bytes));
+    }
+    let made = change.containers.iter().filter(|new| !index.containers.contains_key(&new.id));
+    if let Some(slot) = made.map(|new| new.slot.get()).next_back() {
+        change.facts.push((LAST_SLOT, slot.to_string()));
+    }
+    let mut floor = index.floor;
+    for ct in &change.gone {
+        if let Some(old) = index.containers.get(ct) {
+            transaction.deletes.extend(claims_of(old).iter().map(Claim::key));
+            floor = floor.max(old.generation);
+        }
+        transaction.deletes.push(Key::container(*ct));
+    }
+    if floor > index.floor {
+        change.facts.push((FLOOR, floor.to_string()));
+    }
+    for op in &change.operations {
+        let key = Key::operation(&op.id);
+        let bytes = record::write(&key, op)?;
+        transaction.puts.push((key, bytes));
+        if let Some(request) = &op.request
+            && !index.requests.contains_key(&request.id)
+        {
+            let key = Key::request(&request.id);
+            let bytes = record::write(&key, &op.id)?;
+            transaction.puts.push((key, bytes));
+        }
+    }
+    for id in &change.expired {
+        transaction.deletes.push(Key::operation(id));
+        if let Some(request) = index.operations.get(id).and_then(|op| op.request.as_ref()) {
+            transaction.deletes.push(Key::request(&request.id));
+        }
+    }
+    for (name, value) in &change.facts {
+        let key = Key::fact(name);
+        let bytes = record::write(&key, value)?;
+        transaction.puts.push((key, bytes));
+    }
+    Ok(transaction)
+}
