@@ -3,7 +3,7 @@
 //! Never here: a change of it.
 
 use ves_proto::convert;
-use ves_proto::coordinator::{GetNodeRequest, Node};
+use ves_proto::coordinator::{GetNodeRequest, Node, UnknownContainer};
 use ves_proto::storage::Pool;
 
 use super::Context;
@@ -70,6 +70,11 @@ fn columns() -> Vec<Column<Node>> {
             let mut services: Vec<_> = n.unreachable.iter().collect();
             services.sort();
             Value::Map(services.into_iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
+        }),
+        // `virtctl destroy ID` clears each.
+        Column::new("unknown", |n: &Node| {
+            let of = |c: &UnknownContainer| (c.id.to_string(), Value::text(c.what.join(", ")));
+            Value::Map(n.unknown_containers.iter().map(of).collect())
         }),
     ]
 }

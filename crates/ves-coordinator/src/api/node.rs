@@ -49,6 +49,11 @@ impl NodeService for Api {
             Ok(Err(fault)) => away("network", fault.message),
             Err(_) => away("network", late()),
         }
+        let unknown = self.0.cache().unknown();
+        let unknown_container = |(ct, what): (CtId, Vec<&str>)| pb::UnknownContainer {
+            id: ct.get(),
+            what: what.into_iter().map(str::to_owned).collect(),
+        };
         let resources::GetCapabilitiesResponse { cgroup, rows } = capabilities.unwrap_or_default();
         Ok(Response::new(pb::Node {
             name: self.0.node().to_string(),
@@ -58,6 +63,7 @@ impl NodeService for Api {
             pool,
             enforcement: rows,
             unreachable,
+            unknown_containers: unknown.into_iter().map(unknown_container).collect(),
         }))
     }
 }

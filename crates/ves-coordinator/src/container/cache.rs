@@ -3,7 +3,7 @@
 //! Fed by lifecycle's stream and by each look a driver takes; lost with the daemon and seen anew.
 //! Never the ground of a decision that has effects: those look again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Cached {
 #[derive(Debug)]
 pub struct ObservedCache {
     seen: RwLock<HashMap<CtId, Cached>>,
+    /// What services showed of containers that have no record.
+    unknown: RwLock<BTreeMap<CtId, Vec<&'static str>>>,
     /// Whether lifecycle has listed all.
     listed: watch::Sender<bool>,
     since: Instant,
@@ -41,7 +43,8 @@ pub struct ObservedCache {
 
 impl Default for ObservedCache {
     fn default() -> Self {
-        Self { seen: RwLock::default(), listed: watch::Sender::default(), since: Instant::now() }
+        let (seen, unknown) = (RwLock::default(), RwLock::default());
+        Self { seen, unknown, listed: watch::Sender::default(), since: Instant::now() }
     }
 }
 
@@ -127,8 +130,19 @@ impl ObservedCache {
         gone
     }
 
+    /// Takes in what services show of containers that have no record.
+    pub fn set_unknown(&self, unknown: BTreeMap<CtId, Vec<&'static str>>) {
+        *self.unknown.write().unwrap_or_else(PoisonError::into_inner) = unknown;
+    }
+
+    /// What services showed of containers that have no record.
+    pub fn unknown(&self) -> BTreeMap<CtId, Vec<&'static str>> {
+        self.unknown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Forgets a container that is gone.
     pub fn forget(&self, ct: CtId) {
         self.seen.write().unwrap_or_else(PoisonError::into_inner).remove(&ct);
+        self.unknown.write().unwrap_or_else(PoisonError::into_inner).remove(&ct);
     }
 }

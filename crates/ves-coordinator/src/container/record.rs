@@ -220,6 +220,18 @@ impl Record {
         self.since = Since::all(self.generation);
     }
 
+    /// Whether services have accepted what is newer than it. Then the store was an older copy, and
+    /// nothing that they show is known to be what is wanted.
+    pub fn is_behind(&self, accepted: Generation) -> bool {
+        accepted > self.generation && self.creating_since.is_none()
+    }
+
+    /// Makes it newer than what services have accepted, and every service be asked again.
+    pub fn catch_up(&mut self, accepted: Generation) {
+        self.generation = self.generation.max(accepted);
+        self.ask_again();
+    }
+
     /// Makes it go.
     pub fn delete(&mut self) {
         self.set_run(RunState::Stopped);

@@ -43,6 +43,9 @@ impl Coordinator {
             Some(seen) => seen,
             None => self.look(op, ct).await?,
         };
+        if record.is_behind(seen.newest()) {
+            return Err(Stopped::Behind(seen.newest()));
+        }
         let mut answered = false;
         'rounds: for round in 0..ROUNDS {
             if started

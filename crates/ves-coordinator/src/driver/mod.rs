@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, Generation};
 
 use crate::container::observed::Observed;
 use crate::container::record::Record;
@@ -65,6 +65,8 @@ impl FirstLook {
 enum Stopped {
     Failed(Fault),
     Cancelled,
+    /// Services have accepted something newer than the record, up to this.
+    Behind(Generation),
 }
 
 impl From<Fault> for Stopped {
@@ -168,6 +170,13 @@ impl Coordinator {
                 self.finish(op, record, Some(&seen), Some(fault)).await;
                 true
             }
+            (Err(Stopped::Behind(accepted)), _) => {
+                let mut record = record;
+                tracing::warn!(ct = %record.id, %accepted, "the record is behind the services");
+                record.catch_up(accepted);
+                self.store(op, |_| {}, Some(Some(record))).await;
+                false
+            }
             (Err(Stopped::Failed(fault)), None) if fault.reason == Reason::NeedsRestart => {
                 match op.action.kind().fallback(&record) {
                     Some(action) => {
@@ -213,7 +222,7 @@ impl Coordinator {
         let cancelled = matches!(stopped, Stopped::Cancelled);
         let fault = match stopped {
             Stopped::Failed(fault) => fault,
-            Stopped::Cancelled => op.cancelled(),
+            Stopped::Cancelled | Stopped::Behind(_) => op.cancelled(),
         };
         match op.action.kind().undo(&mut record, &seen) {
             Undo::RollBack => {

@@ -2,13 +2,14 @@
 //! repaired, by an operation like any other. So a half-way state, such as that of a destroy which failed,
 //! is resumed without anybody asking. Never here: steps.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ves_types::Phase;
+use ves_types::{CtId, Phase};
 
 use crate::admission::begin_operation;
-
+use crate::container::observed::Observed;
 use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
@@ -39,10 +40,10 @@ impl Coordinator {
     /// services. What is known to be of no use is tried by the `first` look of a daemon only.
     async fn reconcile(&self, first: bool) {
         let mut pause = PAUSE.0;
-        let (idle_then, all) = loop {
-            let idle_then = self.idle_records();
+        let (known_then, idle_then, all) = loop {
+            let (known_then, idle_then) = (self.known(), self.idle_records());
             match self.services().observe_all().await {
-                Ok(all) => break (idle_then, all),
+                Ok(all) => break (known_then, idle_then, all),
                 Err(fault) => {
                     tracing::warn!(error = %fault, "the services cannot be looked at yet");
                     tokio::time::sleep(pause).await;
@@ -50,6 +51,7 @@ impl Coordinator {
                 }
             }
         };
+        self.note_unknown(&known_then, &all);
         for record in idle_then {
             let ct = record.id;
             let seen = all.get(&ct).cloned().unwrap_or_default();
@@ -64,7 +66,7 @@ impl Coordinator {
                 continue;
             }
             match plan(&Desired::of(&record), &seen) {
-                Ok(steps) if steps.is_empty() => continue,
+                Ok(steps) if steps.is_empty() && !record.is_behind(seen.newest()) => continue,
                 Err(_) if record.problem.is_some() && !first => continue,
                 Ok(_) | Err(_) => {}
             }
@@ -98,6 +100,24 @@ impl Coordinator {
                 None
             }
         }
+    }
+
+    /// Notes what services show of containers that no record knew before they were asked, nor does now.
+    fn note_unknown(&self, known_then: &BTreeSet<CtId>, all: &HashMap<CtId, Observed>) {
+        let known = self.known();
+        let nobodys = |ct: &CtId| !known_then.contains(ct) && !known.contains(ct);
+        let unknown = all.iter().filter(|(ct, _)| nobodys(ct));
+        let unknown = unknown.map(|(ct, seen)| (*ct, seen.everything()));
+        let unknown: BTreeMap<_, _> = unknown.filter(|(_, what)| !what.is_empty()).collect();
+        for (ct, what) in &unknown {
+            tracing::warn!(%ct, what = what.join(", "), "there is something of a container nobody knows");
+        }
+        self.cache().set_unknown(unknown);
+    }
+
+    /// Containers that have a record, be it one that cannot be read.
+    fn known(&self) -> BTreeSet<CtId> {
+        self.state().read().known()
     }
 
     fn idle_records(&self) -> Vec<Arc<Record>> {

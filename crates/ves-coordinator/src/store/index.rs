@@ -126,6 +126,11 @@ impl Index {
         self.containers.contains_key(&ct)
     }
 
+    /// The ids of all containers, also of those whose records cannot be read.
+    pub fn known(&self) -> BTreeSet<CtId> {
+        self.containers.keys().chain(self.corrupt.keys()).copied().collect()
+    }
+
     /// All containers, by id.
     pub fn containers(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.containers.values()

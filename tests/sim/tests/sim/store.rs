@@ -4,12 +4,14 @@
 use ves_coordinator::clock::SystemClock;
 use ves_coordinator::store::memory::MemoryStore;
 use ves_coordinator::store::state::State;
-use ves_coordinator::store::{Store as _, Transaction};
+use ves_coordinator::store::{Store as _, Transaction, all_rows};
 use ves_proto::Reason;
 use ves_proto::coordinator as pb;
 use ves_sim::Sim;
 use ves_sim::kept::Kept;
 use ves_sim::sim::Command;
+use ves_types::CtId;
+use ves_types::layout::Daemon;
 
 #[test]
 fn an_id_stands_for_one_request_only() {
@@ -36,7 +38,7 @@ fn an_id_stands_for_one_request_only() {
     }
     assert_eq!(sim.state("101"), pb::ContainerState::Running);
     assert_eq!(sim.state("102"), pb::ContainerState::Stopped);
-    sim.restart(ves_types::layout::Daemon::Coordinator);
+    sim.restart(Daemon::Coordinator);
     assert_eq!(sim.run(&start).expect("it was kept").id, first.id);
     let fault = sim.run(&Command::stop("101").with_request_id("order-1")).expect_err("another");
     assert_eq!(fault.reason, Reason::RequestIdReused, "{fault}");
@@ -105,4 +107,80 @@ fn a_node_that_is_renamed_keeps_its_containers() {
             index.operations().all(|op| op.ended_unix_ms.is_some() || op.node.as_str() == "n2")
         );
     }
+}
+
+/// The addresses that the node routes to a container.
+fn links(sim: &Sim, ct: u32) -> Vec<String> {
+    let ct = CtId::try_from(ct).expect("valid");
+    let mut state = sim.hosts().links.state();
+    state.container(ct).working().into_iter().map(|a| a.to_string()).collect()
+}
+
+/// Gives a container one address and no other.
+fn readdress(address: &str) -> Command {
+    let spec = pb::ContainerSpec { addresses: vec![address.to_owned()], ..Default::default() };
+    Command::set("101", &["addresses"], spec)
+}
+
+#[test]
+fn a_store_that_comes_back_older_is_believed_and_carried_through() {
+    let sim = Sim::with_services();
+    let own = |s: &mut pb::ContainerSpec| s.addresses = vec!["192.0.2.1".to_owned()];
+    sim.run(&Command::create(101, own)).expect("made");
+    sim.run(&Command::start("101")).expect("started");
+    let old = all_rows(sim.store()).expect("read");
+    for n in 2..6 {
+        sim.run(&readdress(&format!("192.0.2.{n}"))).expect("set");
+    }
+    let newest = sim.get("101").expect("there").generation;
+    sim.kill(Daemon::Coordinator);
+    sim.store().lose();
+    sim.store().transact(&[Transaction { puts: old, ..Transaction::default() }]).expect("restored");
+    sim.start_daemon(Daemon::Coordinator);
+    // Also a change that comes before anything else has looked.
+    sim.run(&readdress("192.0.2.77")).expect("set");
+    assert_eq!(links(&sim, 101), ["192.0.2.77"]);
+    assert!(sim.get("101").expect("there").generation > newest);
+    assert_eq!(sim.state("101"), pb::ContainerState::Running);
+    sim.run(&Command::stop("101")).expect("stopped");
+    sim.run(&Command::delete("101")).expect("gone");
+    assert!(sim.hosts().is_clean());
+}
+
+#[test]
+fn what_an_older_store_says_is_asked_for_without_anybody_asking() {
+    let sim = Sim::with_services();
+    let own = |s: &mut pb::ContainerSpec| s.addresses = vec!["192.0.2.1".to_owned()];
+    sim.run(&Command::create(101, own)).expect("made");
+    sim.run(&Command::start("101")).expect("started");
+    let old = all_rows(sim.store()).expect("read");
+    sim.run(&readdress("192.0.2.2")).expect("set");
+    sim.kill(Daemon::Coordinator);
+    sim.store().lose();
+    sim.store().transact(&[Transaction { puts: old, ..Transaction::default() }]).expect("restored");
+    sim.start_daemon(Daemon::Coordinator);
+    sim.until("it has the address it had", || links(&sim, 101) == ["192.0.2.1"]);
+}
+
+#[test]
+fn what_no_record_knows_is_shown_and_can_be_cleared() {
+    let sim = Sim::with_services();
+    sim.run(&Command::create(101, |_| {})).expect("made");
+    sim.run(&Command::start("101")).expect("started");
+    sim.kill(Daemon::Coordinator);
+    sim.store().lose();
+    sim.start_daemon(Daemon::Coordinator);
+    let unknown = || {
+        let node = sim.block(sim.node().get_node(pb::GetNodeRequest {})).expect("it answers");
+        node.into_inner().unknown_containers
+    };
+    sim.until("it is shown", || !unknown().is_empty());
+    let shown = unknown();
+    assert_eq!(shown.iter().map(|c| c.id).collect::<Vec<_>>(), [101]);
+    for what in ["volume", "control groups", "processes", "link"] {
+        assert!(shown[0].what.iter().any(|w| w == what), "{what}: {shown:?}");
+    }
+    sim.run(&Command::delete("101")).expect("cleared");
+    assert!(unknown().is_empty());
+    assert!(sim.hosts().is_clean());
 }
