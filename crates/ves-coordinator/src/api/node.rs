@@ -1,6 +1,6 @@
 //! `NodeService`: what the node is, asked of all four services at once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
@@ -32,7 +32,7 @@ impl NodeService for Api {
             tokio::time::timeout(SOON, services.process(any)),
             tokio::time::timeout(SOON, services.link(any)),
         );
-        let mut unreachable = HashMap::new();
+        let mut unreachable = BTreeMap::new();
         let mut away = |service: &str, why: String| {
             unreachable.insert(service.to_owned(), why);
         };
