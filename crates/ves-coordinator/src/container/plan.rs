@@ -51,6 +51,11 @@ pub struct Desired {
     pub addresses: BTreeSet<CtAddress>,
     /// See [`Record::maybe_dirty`].
     pub maybe_dirty: bool,
+    /// Whether it is of no use without its volume: one that was lost keeps nothing from being stopped.
+    pub needs_volume: bool,
+    /// Whether something of its volume may be there though storage shows none, as the mount of an image
+    /// that was deleted.
+    pub maybe_volume: bool,
     /// Of its snapshots.
     pub snapshot: Option<SnapshotWish>,
     /// How long init may take to stop; 0: not at all.
@@ -89,6 +94,8 @@ impl Desired {
             },
             addresses: spec.addresses.iter().copied().collect(),
             maybe_dirty: record.maybe_dirty && record.creating_since.is_none(),
+            needs_volume: true,
+            maybe_volume: record.creating_since.is_none(),
             snapshot: record.snapshot.clone(),
             grace_ms: 0,
             starts: false,
@@ -108,7 +115,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             if !foreign.is_empty() {
                 return Err(Refusal::Foreign(desired.ct, foreign));
             }
-            if observed.volume.is_none() && desired.presence == Presence::Present {
+            let needs_volume = desired.needs_volume || run != RunState::Stopped;
+            if needs_volume && volume_is_lost(desired, observed) {
                 return Err(Refusal::VolumeLost(desired.ct));
             }
             let snapshot = snapshot::step(desired, observed)?;
@@ -137,7 +145,7 @@ fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
         steps.push(Step::EnsureVolume { volume, mounted: false });
     }
     steps.extend(no_limits(desired, observed));
-    if observed.volume.is_some() || !observed.snapshots.is_empty() {
+    if observed.volume.is_some() || !observed.snapshots.is_empty() || desired.maybe_volume {
         steps.push(Step::RemoveVolume);
     }
     steps
@@ -146,7 +154,7 @@ fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
 fn bring_down(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mounted = desired.run == RunState::Mounted;
     let mut steps = no_processes(desired, observed);
-    if !volume_is_right(desired, observed, mounted) {
+    if !volume_is_lost(desired, observed) && !volume_is_right(desired, observed, mounted) {
         // Not every host can let a mounted volume grow: first it is unmounted, then it grows.
         if let Some(seen) = observed.volume.filter(|v| v.mounted && !mounted)
             && seen.size < desired.volume.size.bytes()
@@ -217,6 +225,11 @@ fn no_processes(desired: &Desired, observed: &Observed) -> Vec<Step> {
 
 fn no_limits(desired: &Desired, observed: &Observed) -> Option<Step> {
     (observed.group.is_some() || desired.maybe_dirty).then_some(Step::RemoveLimits)
+}
+
+/// Whether a volume that was made is not there.
+fn volume_is_lost(desired: &Desired, observed: &Observed) -> bool {
+    observed.volume.is_none() && desired.presence == Presence::Present
 }
 
 fn volume_is_right(desired: &Desired, observed: &Observed, mounted: bool) -> bool {

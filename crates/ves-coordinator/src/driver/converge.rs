@@ -112,6 +112,7 @@ impl Coordinator {
             }
             // Everything that might have been left was taken away once.
             desired.maybe_dirty = false;
+            desired.maybe_volume = false;
             answered = true;
         }
         let left = plan(&desired, &seen).map_err(|e| Fault::from(&e))?;

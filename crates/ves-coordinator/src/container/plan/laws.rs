@@ -42,6 +42,8 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         },
         addresses: [address(1), address(2)].into(),
         maybe_dirty,
+        needs_volume: true,
+        maybe_volume: false,
         snapshot: None,
         grace_ms: 5,
         starts: true,
@@ -76,6 +78,12 @@ fn wishes() -> Vec<Desired> {
                 }
                 if run == RunState::Running && presence == Presence::Present {
                     all.push(Desired { starts: false, ..wish.clone() });
+                }
+                if run == RunState::Stopped && presence == Presence::Present {
+                    all.push(Desired { needs_volume: false, ..wish.clone() });
+                }
+                if presence == Presence::Deleting && maybe_dirty {
+                    all.push(Desired { maybe_volume: true, ..wish.clone() });
                 }
                 all.push(wish);
             }
@@ -178,7 +186,9 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
                         || seen.snapshots.values().any(|g| foreign(*g))
                         || (seen.volume.is_none() && seen.snapshots.is_empty())))
         }
-        (_, RunState::Stopped) => nothing_runs && volume(false),
+        (_, RunState::Stopped) => {
+            nothing_runs && (volume(false) || (!wish.needs_volume && seen.volume.is_none()))
+        }
         (_, RunState::Mounted) => nothing_runs && volume(true),
         (_, RunState::Running) if !wish.starts && seen.process.phase < Phase::Running => {
             volume(true) && seen.group.is_some_and(|g| g.generation == NOW)
@@ -193,7 +203,7 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
 }
 
 fn lost(wish: &Desired, seen: &Observed) -> bool {
-    wish.presence == Presence::Present && seen.volume.is_none()
+    wish.presence == Presence::Present && wish.needs_volume && seen.volume.is_none()
 }
 
 fn no_such_snapshot(wish: &Desired, seen: &Observed) -> bool {
@@ -252,7 +262,8 @@ fn goal_and_fixed_point() {
         assert!(reached(wish, &seen), "{wish:?}\n{sight_was:?}\n{steps:?}");
         // The record says that nothing is left once everything was done.
         let up = wish.run == RunState::Running && wish.presence != Presence::Deleting;
-        let wish = Desired { maybe_dirty: wish.maybe_dirty && up, ..wish.clone() };
+        let maybe_dirty = wish.maybe_dirty && up;
+        let wish = Desired { maybe_dirty, maybe_volume: false, ..wish.clone() };
         assert_eq!(plan(&wish, &seen), Ok(vec![]), "{wish:?}\n{sight_was:?}\n{steps:?}");
     });
     assert!(plans > 10_000, "{plans}");
@@ -289,7 +300,8 @@ fn nothing_forbidden_is_ever_planned() {
                 Step::RemoveVolume => {
                     assert_eq!(wish.presence, Presence::Deleting, "{why}");
                     assert!(dead && seen.volume.is_none_or(|v| !v.mounted), "{why}");
-                    assert!(seen.volume.is_some() || !seen.snapshots.is_empty(), "{why}");
+                    let some = seen.volume.is_some() || !seen.snapshots.is_empty();
+                    assert!(some || wish.maybe_volume, "{why}");
                 }
                 Step::RevertVolume { id } => {
                     assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");

@@ -136,6 +136,11 @@ pub trait Kind {
         false
     }
 
+    /// Whether it is of no use to a container that has lost its volume.
+    fn needs_volume(&self) -> bool {
+        true
+    }
+
     /// Whether it ends with less on the node than there was: begun also where there is no room.
     fn gives_back(&self) -> bool {
         false
@@ -168,7 +173,8 @@ impl Action {
     pub fn desired(&self, record: &Record) -> Desired {
         let starts = self.kind().starts() || record.seen_incarnation == 0;
         let grace_ms = self.kind().grace_ms(record);
-        Desired { grace_ms, starts, ..Desired::of(record) }
+        let needs_volume = self.kind().needs_volume();
+        Desired { grace_ms, starts, needs_volume, ..Desired::of(record) }
     }
 
     /// What it has in common with all others.

@@ -82,6 +82,10 @@ impl Kind for Stop {
         "stop"
     }
 
+    fn needs_volume(&self) -> bool {
+        false
+    }
+
     fn gives_back(&self) -> bool {
         true
     }
@@ -102,6 +106,10 @@ impl Kind for Stop {
 impl Kind for Umount {
     fn name(&self) -> &'static str {
         "umount"
+    }
+
+    fn needs_volume(&self) -> bool {
+        false
     }
 
     fn gives_back(&self) -> bool {

@@ -6,6 +6,7 @@ mod deploy;
 mod forks;
 mod hostile;
 mod kit_inventory;
+mod lost_volume;
 mod main_job;
 mod privilege;
 mod snapshots;
