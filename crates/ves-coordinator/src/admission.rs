@@ -353,7 +353,8 @@ impl Coordinator {
             0 => index.free_id(except)?,
             n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
         };
-        let spec = spec::parse(id, given)?;
+        let mut spec = spec::parse(id, given)?;
+        self.defaults().fill(&mut spec.limits);
         index.vacant(id)?;
         let now_ms = self.clock().now_ms();
         let generation = index.first_generation(now_ms);

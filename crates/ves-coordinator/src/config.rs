@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use ves_daemon::ServiceConfig;
-use ves_types::NodeName;
+use ves_types::{Bytes, NodeName};
+
+use crate::container::defaults::DefaultLimits;
 
 /// `[service]` of coordinator.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +37,37 @@ pub struct Config {
     pub keep_operations_s: u64,
     /// How many operations that have ended are kept at most.
     pub keep_operations: usize,
+    /// What containers are limited to that are made without a limit.
+    pub defaults: Defaults,
+}
+
+/// `[service.defaults]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    /// Processes and threads; 0: no limit.
+    pub numproc: u64,
+    /// Memory in mebibytes; 0: no limit. Unset: a sixteenth of the node's, but at least 256. Half of it is
+    /// for what lies in `/dev/shm`.
+    pub ram_mib: Option<u64>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { numproc: 400, ram_mib: None }
+    }
+}
+
+impl Defaults {
+    /// As they are on a node with so much memory, where that is known.
+    pub fn on(&self, node_ram: Option<Bytes>) -> DefaultLimits {
+        let ram = match self.ram_mib {
+            Some(mib) => Some(Bytes(mib.saturating_mul(1 << 20))),
+            None => node_ram.map(DefaultLimits::share_of),
+        };
+        let numproc = Some(self.numproc);
+        DefaultLimits { numproc: numproc.filter(|n| *n > 0), ram: ram.filter(|ram| ram.0 > 0) }
+    }
 }
 
 impl Default for Config {
@@ -51,6 +84,7 @@ impl Default for Config {
             booted_within_ms: 180_000,
             keep_operations_s: 86_400,
             keep_operations: 10_000,
+            defaults: Defaults::default(),
         }
     }
 }

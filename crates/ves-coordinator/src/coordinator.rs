@@ -10,11 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
 use ves_proto::Fault;
 use ves_types::layout::Layout;
-use ves_types::{CtId, NodeName};
+use ves_types::{Bytes, CtId, NodeName};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::container::cache::ObservedCache;
+use crate::container::defaults::DefaultLimits;
 use crate::container::record::Record;
 use crate::services::Services;
 use crate::store::Store;
@@ -35,6 +36,7 @@ struct Inner {
     config: Config,
     node: NodeName,
     clock: Box<dyn Clock>,
+    defaults: DefaultLimits,
     state: State,
     services: Services,
     cache: ObservedCache,
@@ -84,6 +86,7 @@ impl Coordinator {
             None => fact_of_kernel("hostname").parse().map_err(|e| Fault::bad_value("node", &e))?,
         };
         let turns = Turns::new(&config);
+        let defaults = config.defaults.on(ram_of_node());
         let clock = Box::new(SystemClock);
         let state = State::open(store, &node, &*clock)?;
         let inner = Inner {
@@ -91,6 +94,7 @@ impl Coordinator {
             turns,
             node,
             clock,
+            defaults,
             state,
             services: Services::new(layout),
             cache: ObservedCache::default(),
@@ -112,6 +116,11 @@ impl Coordinator {
     /// The time, and new ids.
     pub fn clock(&self) -> &dyn Clock {
         &*self.inner.clock
+    }
+
+    /// The limits of containers that are made without.
+    pub fn defaults(&self) -> &DefaultLimits {
+        &self.inner.defaults
     }
 
     /// What is stored.
@@ -173,4 +182,12 @@ impl Coordinator {
 pub fn fact_of_kernel(name: &str) -> String {
     let path = format!("/proc/sys/kernel/{name}");
     std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+/// The node's memory, where the kernel tells.
+fn ram_of_node() -> Option<Bytes> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(Bytes(kib.saturating_mul(1024)))
 }

@@ -2,6 +2,7 @@
 //! other. Pure, but for the lock of the cache.
 
 pub mod cache;
+pub mod defaults;
 pub mod observed;
 pub mod plan;
 pub mod record;

@@ -2,6 +2,7 @@
 
 mod api;
 mod crash;
+mod defaults;
 mod life;
 mod lives;
 mod operations;
