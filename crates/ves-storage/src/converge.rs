@@ -46,7 +46,7 @@ impl Pool {
         // With these the host begins to count what was only promised: in one go, so that nobody
         // counts it twice.
         let counted =
-            matches!(step, Step::Publish | Step::Extend { .. } | Step::PublishSnapshot { .. });
+            matches!(step, Step::Publish | Step::Enlarge { .. } | Step::PublishSnapshot { .. });
         let promised = counted.then(|| self.service.promises.table());
         let done = self.service.host.apply(ct, step);
         if let (Some(mut promised), Ok(())) = (promised, &done) {
@@ -219,7 +219,7 @@ impl Reserves for EnsureSnapshot {
     }
 
     fn takes(&self, observed: &Observed, steps: &[Step]) -> u64 {
-        let taken = steps.iter().any(|s| matches!(s, Step::Snapshot { .. }));
+        let taken = steps.iter().any(|s| matches!(s, Step::TakeSnapshot { .. }));
         if taken { observed.allocated } else { 0 }
     }
 }

@@ -155,12 +155,12 @@ impl Model {
     ) -> Result<(), Impossible> {
         let senseless = |why| Err(Impossible::Senseless(why));
         match (step, &mut self.image) {
-            (Step::DropUnfinished, _) => {
+            (Step::Discard, _) => {
                 self.unfinished = None;
                 self.unfinished_snapshot = None;
             }
             (Step::MakeBaseImage(_), _) => {}
-            (Step::Clone { record, bytes }, _) => {
+            (Step::Create { record, bytes }, _) => {
                 let Some(base_image) = base_image(record) else {
                     return senseless("no such base image");
                 };
@@ -169,7 +169,7 @@ impl Model {
                 let record = record.clone();
                 self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
             }
-            (Step::Copy { bytes }, Image::Ours { record, blocks, .. }) => {
+            (Step::Recreate { bytes }, Image::Ours { record, blocks, .. }) => {
                 if self.device.is_some() {
                     return senseless("copy a volume in use");
                 }
@@ -177,7 +177,7 @@ impl Model {
                 let contents = self.contents;
                 self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
             }
-            (Step::GrowClone { blocks }, _) => match &mut self.unfinished {
+            (Step::GrowNew { blocks }, _) => match &mut self.unfinished {
                 Some(clone) => clone.blocks = clone.blocks.max(*blocks),
                 None => return senseless("grow no clone"),
             },
@@ -192,10 +192,10 @@ impl Model {
                 (None, Image::Ours { .. }) => {}
                 (None, _) => return senseless("publish nothing"),
             },
-            (Step::Extend { bytes: want }, Image::Ours { bytes, .. }) => {
+            (Step::Enlarge { bytes: want }, Image::Ours { bytes, .. }) => {
                 *bytes = (*bytes).max(*want)
             }
-            (Step::Attach, Image::Ours { bytes, .. }) => {
+            (Step::Activate, Image::Ours { bytes, .. }) => {
                 self.device.get_or_insert(*bytes);
             }
             (Step::Refresh, Image::Ours { bytes, .. }) => {
@@ -216,7 +216,7 @@ impl Model {
                 }
                 *blocks = (*blocks).max(*want);
             }
-            (Step::Snapshot { id, record }, Image::Ours { .. }) => {
+            (Step::TakeSnapshot { id, record }, Image::Ours { .. }) => {
                 if self.device.is_some() && !self.shares_blocks {
                     return senseless("copy what changes meanwhile");
                 }
@@ -233,7 +233,7 @@ impl Model {
                     _ => return senseless("publish no snapshot"),
                 }
             }
-            (Step::DeleteSnapshot { id }, _) => {
+            (Step::RemoveSnapshot { id }, _) => {
                 self.snapshots.remove(id);
             }
             (Step::Revert { to, bytes }, Image::Ours { bytes: have, .. }) => {
@@ -256,19 +256,19 @@ impl Model {
                     self.device = None;
                 }
             }
-            (Step::Detach, _) => {
+            (Step::Deactivate, _) => {
                 if self.held || self.mount != Mount::None {
                     return Err(Impossible::InUse);
                 }
                 self.device = None;
             }
-            (Step::Delete, Image::Ours { .. }) => {
+            (Step::Remove, Image::Ours { .. }) => {
                 if self.device.is_some() {
                     return Err(Impossible::InUse);
                 }
                 self.image = Image::Absent;
             }
-            (Step::Delete, Image::Absent) => {}
+            (Step::Remove, Image::Absent) => {}
             (Step::RemoveMountPoint, _) => {
                 if self.mount != Mount::None {
                     return Err(Impossible::InUse);

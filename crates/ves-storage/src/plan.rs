@@ -1,16 +1,16 @@
 //! What to do so that a volume is as it should be. Pure.
 //!
 //! ```text
-//! create   drop-unfinished? ► make-base-image? ► clone ► grow-clone? ► publish
-//! mount    attach ► mount ► grow?
-//! grow     extend ► refresh ► grow, where the kernel lets us grow what is mounted; else
-//!          detach ► copy ► grow-clone ► publish
-//! remove   unmount ► detach ► drop-unfinished? ► delete snapshots ► delete ► remove-mount-point
+//! create   discard? ► make-base-image? ► create ► grow-new? ► publish
+//! mount    activate ► mount ► grow?
+//! grow     enlarge ► refresh ► grow, where the kernel lets us grow what is mounted; else
+//!          deactivate ► recreate ► grow-new ► publish
+//! remove   unmount ► deactivate ► discard? ► remove snapshots ► remove ► remove-mount-point
 //! snapshot, revert: see [`snapshot`]
 //! ```
 //!
-//! A clone is made beside its place and moved there when it is whole, so an image at its place is
-//! always complete. Never here: how any of it is done.
+//! A volume is made where nobody sees it and published when it is whole, so what is seen is always
+//! complete. Never here: how any of it is done.
 
 pub mod snapshot;
 pub mod template;
@@ -199,40 +199,47 @@ pub struct Observed {
     pub pool: PoolFacts,
 }
 
-/// One thing to do; doing it twice is harmless.
+/// One thing to do, by its effect; doing it twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Throw away a clone or snapshot that was not finished.
-    DropUnfinished,
+    /// Discard a volume or snapshot that was not finished.
+    Discard,
     /// Make a base image of the template.
     MakeBaseImage(BaseImageId),
-    /// Clone the base image, beside its place.
-    Clone {
-        /// What the volume will be.
+    /// Make a volume from the template; nobody sees it yet.
+    Create {
+        /// What it will be.
         record: Record,
-        /// Its length.
+        /// Its size.
         bytes: u64,
     },
-    /// Clone the volume itself, beside its place.
-    Copy {
-        /// The clone's length.
+    /// Make the volume anew with the same contents; nobody sees it yet.
+    Recreate {
+        /// Its size.
         bytes: u64,
     },
-    /// Let the clone's file system reach so far.
-    GrowClone {
+    /// Make a volume that holds what a snapshot holds; nobody sees it yet.
+    Revert {
+        /// Which, and who decided it.
+        to: Reverted,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Let the file system of the volume that nobody sees yet reach so far.
+    GrowNew {
         /// In blocks of 4 KiB.
         blocks: u64,
     },
-    /// Move the clone to its place, over what is there.
+    /// Let the new volume be the container's, in place of what was.
     Publish,
-    /// Make the image longer.
-    Extend {
-        /// Its new length.
+    /// Make the volume larger.
+    Enlarge {
+        /// Its new size.
         bytes: u64,
     },
-    /// Put the image behind a device.
-    Attach,
-    /// Let the device see the image's length.
+    /// Give the volume a device.
+    Activate,
+    /// Let the device have the volume's size.
     Refresh,
     /// Mount the device.
     Mount {
@@ -244,36 +251,29 @@ pub enum Step {
         /// In blocks of 4 KiB.
         blocks: u64,
     },
-    /// Clone the volume as it is now to a snapshot, beside the snapshot's place.
-    Snapshot {
+    /// Take a snapshot of the volume as it is now; nobody sees it yet.
+    TakeSnapshot {
         /// Its id.
         id: SnapshotId,
         /// What it will be.
         record: snapshot::Record,
     },
-    /// Move a snapshot to its place.
+    /// Let the new snapshot be one of the container's.
     PublishSnapshot {
         /// Its id.
         id: SnapshotId,
     },
-    /// Delete a snapshot.
-    DeleteSnapshot {
+    /// Remove a snapshot.
+    RemoveSnapshot {
         /// Its id.
         id: SnapshotId,
     },
-    /// Clone a snapshot to a volume, beside the volume's place.
-    Revert {
-        /// Which, and who decided it.
-        to: Reverted,
-        /// The clone's length.
-        bytes: u64,
-    },
     /// Unmount.
     Unmount,
-    /// Take the image away from its device.
-    Detach,
-    /// Delete the image.
-    Delete,
+    /// Take the device away.
+    Deactivate,
+    /// Remove the volume.
+    Remove,
     /// Remove the directory that was mounted on.
     RemoveMountPoint,
 }
@@ -281,30 +281,30 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DropUnfinished => write!(f, "throw away what is unfinished"),
+            Self::Discard => write!(f, "discard what is unfinished"),
             Self::MakeBaseImage(id) => write!(f, "make a {id}"),
-            Self::Clone { record, bytes } => {
-                write!(f, "clone template {} to a volume of {}", record.template, Bytes(*bytes))
+            Self::Create { record, bytes } => {
+                write!(f, "make a volume of {} from template {}", Bytes(*bytes), record.template)
             }
-            Self::Copy { bytes } => write!(f, "copy the volume to one of {}", Bytes(*bytes)),
-            Self::GrowClone { blocks } => {
-                write!(f, "grow the clone's file system to {blocks} blocks")
+            Self::Recreate { bytes } => write!(f, "make the volume anew with {}", Bytes(*bytes)),
+            Self::Revert { to, bytes } => {
+                write!(f, "make a volume of {} from snapshot {}", Bytes(*bytes), to.snapshot)
             }
-            Self::Publish => write!(f, "move the clone to its place"),
-            Self::Extend { bytes } => write!(f, "extend the image to {}", Bytes(*bytes)),
-            Self::Attach => write!(f, "attach a device"),
-            Self::Refresh => write!(f, "refresh the device's size"),
+            Self::GrowNew { blocks } => {
+                write!(f, "grow the new volume's file system to {blocks} blocks")
+            }
+            Self::Publish => write!(f, "let the new volume be the container's"),
+            Self::Enlarge { bytes } => write!(f, "enlarge the volume to {}", Bytes(*bytes)),
+            Self::Activate => write!(f, "give the volume a device"),
+            Self::Refresh => write!(f, "let the device have the volume's size"),
             Self::Mount { slot } => write!(f, "mount for the ids from {}", slot.base()),
             Self::Grow { blocks } => write!(f, "grow the file system to {blocks} blocks"),
-            Self::Snapshot { id, .. } => write!(f, "clone the volume to snapshot {id}"),
-            Self::PublishSnapshot { id } => write!(f, "move snapshot {id} to its place"),
-            Self::DeleteSnapshot { id } => write!(f, "delete snapshot {id}"),
-            Self::Revert { to, bytes } => {
-                write!(f, "clone snapshot {} to a volume of {}", to.snapshot, Bytes(*bytes))
-            }
+            Self::TakeSnapshot { id, .. } => write!(f, "take snapshot {id}"),
+            Self::PublishSnapshot { id } => write!(f, "let snapshot {id} be the container's"),
+            Self::RemoveSnapshot { id } => write!(f, "remove snapshot {id}"),
             Self::Unmount => write!(f, "unmount"),
-            Self::Detach => write!(f, "detach the device"),
-            Self::Delete => write!(f, "delete the image"),
+            Self::Deactivate => write!(f, "take the device away"),
+            Self::Remove => write!(f, "remove the volume"),
             Self::RemoveMountPoint => write!(f, "remove the mount point"),
         }
     }
@@ -401,7 +401,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
                 mount = &Mount::None;
             }
             if device.take().is_some() {
-                steps.push(Step::Detach);
+                steps.push(Step::Deactivate);
             }
             let base_image = create(desired, observed, &mut steps)?;
             (desired.bytes, base_image.0, base_image.1)
@@ -415,13 +415,13 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             }
             room(desired.bytes - bytes, &observed.pool)?;
             if observed.unfinished {
-                steps.push(Step::DropUnfinished);
+                steps.push(Step::Discard);
             }
             let reach = ext4::usable_blocks(desired.bytes, record.inodes_per_group);
             let longer = desired.bytes > *bytes;
             let blocks = if observed.online_growth {
                 if longer {
-                    steps.push(Step::Extend { bytes: desired.bytes });
+                    steps.push(Step::Enlarge { bytes: desired.bytes });
                 }
                 *blocks
             } else {
@@ -430,11 +430,11 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
                         return Err(Refusal::NeedsUnmount);
                     }
                     if device.take().is_some() {
-                        steps.push(Step::Detach);
+                        steps.push(Step::Deactivate);
                     }
-                    steps.push(Step::Copy { bytes: desired.bytes });
+                    steps.push(Step::Recreate { bytes: desired.bytes });
                     if *blocks < reach {
-                        steps.push(Step::GrowClone { blocks: reach });
+                        steps.push(Step::GrowNew { blocks: reach });
                     }
                     steps.push(Step::Publish);
                 }
@@ -448,12 +448,12 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             steps.push(Step::Unmount);
         }
         if device.is_some() {
-            steps.push(Step::Detach);
+            steps.push(Step::Deactivate);
         }
         return Ok(steps);
     }
     match device {
-        None => steps.push(Step::Attach),
+        None => steps.push(Step::Activate),
         Some(size) if size != bytes => steps.push(Step::Refresh),
         Some(_) => {}
     }
@@ -514,7 +514,7 @@ fn create(
     }
     room(desired.bytes, &observed.pool)?;
     if observed.unfinished {
-        steps.push(Step::DropUnfinished);
+        steps.push(Step::Discard);
     }
     let record = Record {
         template: desired.template.clone(),
@@ -525,13 +525,13 @@ fn create(
     if !template.variants.contains_key(&per_group) {
         steps.push(Step::MakeBaseImage(record.base_image()));
     }
-    steps.push(Step::Clone { record, bytes: desired.bytes });
+    steps.push(Step::Create { record, bytes: desired.bytes });
     let (has, reach) =
         (ext4::usable_blocks(base_image, per_group), ext4::usable_blocks(desired.bytes, per_group));
     let blocks = if observed.online_growth || has >= reach {
         has
     } else {
-        steps.push(Step::GrowClone { blocks: reach });
+        steps.push(Step::GrowNew { blocks: reach });
         reach
     };
     steps.push(Step::Publish);
@@ -567,15 +567,15 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
         Mount::None => {}
     }
     if observed.device.is_some() {
-        steps.push(Step::Detach);
+        steps.push(Step::Deactivate);
     }
     if observed.unfinished {
-        steps.push(Step::DropUnfinished);
+        steps.push(Step::Discard);
     }
-    steps.extend(observed.snapshots.keys().map(|id| Step::DeleteSnapshot { id: *id }));
+    steps.extend(observed.snapshots.keys().map(|id| Step::RemoveSnapshot { id: *id }));
     // The image goes last: as long as it is there, everybody sees that there is something to remove.
     if matches!(observed.image, Image::Ours { .. }) {
-        steps.push(Step::Delete);
+        steps.push(Step::Remove);
     }
     if observed.mount_point {
         steps.push(Step::RemoveMountPoint);

@@ -265,29 +265,29 @@ impl<B: Backend> Host for KernelHost<B> {
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         match step {
-            Step::DropUnfinished => self.backend.discard(ct),
+            Step::Discard => self.backend.discard(ct),
             Step::MakeBaseImage(id) => self.templates.make_base_image(id),
-            Step::Clone { record, bytes } => {
+            Step::Create { record, bytes } => {
                 self.backend.clone_base_image(ct, &record.base_image(), record, *bytes)
             }
-            Step::Copy { bytes } => self.backend.clone_volume(ct, *bytes),
-            Step::GrowClone { blocks } => self.backend.grow_clone(ct, *blocks),
+            Step::Recreate { bytes } => self.backend.clone_volume(ct, *bytes),
+            Step::GrowNew { blocks } => self.backend.grow_clone(ct, *blocks),
             Step::Publish => self.backend.publish(ct),
-            Step::Extend { bytes } => self.backend.extend(ct, *bytes),
-            Step::Attach => self.backend.activate(ct),
+            Step::Enlarge { bytes } => self.backend.extend(ct, *bytes),
+            Step::Activate => self.backend.activate(ct),
             Step::Refresh => self.backend.refresh(ct),
             Step::Mount { slot } => self.mount(ct, *slot),
             Step::Grow { blocks } => self.grow(ct, *blocks),
-            Step::Snapshot { id, record } => {
+            Step::TakeSnapshot { id, record } => {
                 self.write_out(ct)?;
                 self.backend.take(ct, *id, record)
             }
             Step::PublishSnapshot { id } => self.backend.publish_snapshot(ct, *id),
-            Step::DeleteSnapshot { id } => self.backend.delete_snapshot(ct, *id),
+            Step::RemoveSnapshot { id } => self.backend.delete_snapshot(ct, *id),
             Step::Revert { to, bytes } => self.backend.clone_snapshot(ct, *to, *bytes),
             Step::Unmount => self.unmount(ct),
-            Step::Detach => self.backend.deactivate(ct),
-            Step::Delete => self.backend.remove(ct),
+            Step::Deactivate => self.backend.deactivate(ct),
+            Step::Remove => self.backend.remove(ct),
             Step::RemoveMountPoint => self.remove_mount_point(ct),
         }
     }

@@ -164,7 +164,7 @@ impl<B: Backend> Templates<B> {
         let id = |inodes_per_group| BaseImageId { template: name.clone(), inodes_per_group };
         let lost = || HostError::parse("make a template", "its archive was not taken");
         match *step {
-            Step::DropUnfinished => self.drop_unfinished(name),
+            Step::Discard => self.drop_unfinished(name),
             Step::TakeContents => {
                 let source = making.source.take().ok_or_else(lost)?;
                 making.taken = Some(self.take_contents(name, source, making.progress)?);
@@ -180,7 +180,7 @@ impl<B: Backend> Templates<B> {
                 tell(total);
                 Ok(())
             }
-            Step::DeleteBaseImage { inodes_per_group } => {
+            Step::RemoveBaseImage { inodes_per_group } => {
                 self.backend.delete_base_image(&id(inodes_per_group))
             }
             Step::Describe => {

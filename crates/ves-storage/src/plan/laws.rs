@@ -230,13 +230,13 @@ fn removal_reaches_nothing_from_anywhere() {
 fn forbidden_steps_never_appear() {
     for (desired, observed) in cases() {
         let Ok(steps) = plan_ensure(&desired, &observed) else { continue };
-        assert!(!steps.contains(&Step::Delete), "{steps:?}");
+        assert!(!steps.contains(&Step::Remove), "{steps:?}");
         assert!(!steps.contains(&Step::RemoveMountPoint), "{steps:?}");
         let ours = matches!(observed.image, Image::Ours { .. });
-        assert!(!(ours && steps.iter().any(|s| matches!(s, Step::Clone { .. }))), "{steps:?}");
-        let online = |s: &Step| matches!(s, Step::Grow { .. } | Step::Extend { .. });
+        assert!(!(ours && steps.iter().any(|s| matches!(s, Step::Create { .. }))), "{steps:?}");
+        let online = |s: &Step| matches!(s, Step::Grow { .. } | Step::Enlarge { .. });
         assert!(observed.online_growth || !steps.iter().any(online), "{steps:?}");
-        let offline = |s: &Step| matches!(s, Step::GrowClone { .. } | Step::Copy { .. });
+        let offline = |s: &Step| matches!(s, Step::GrowNew { .. } | Step::Recreate { .. });
         assert!(!observed.online_growth || !steps.iter().any(offline), "{steps:?}");
         // The model checks the rest: no step on a volume in use that must not be.
         if let Image::Ours { bytes, .. } = observed.image {
@@ -294,9 +294,9 @@ fn text(steps: &[Step]) -> String {
 fn steps_read_well() {
     assert_eq!(
         text(&plan_ensure(&wish(512), &fresh()).expect("planned")),
-        "clone template debian to a volume of 512 MiB\n\
-         move the clone to its place\n\
-         attach a device\n\
+        "make a volume of 512 MiB from template debian\n\
+         let the new volume be the container's\n\
+         give the volume a device\n\
          mount for the ids from 1310720\n\
          grow the file system to 131072 blocks\n"
     );
@@ -305,10 +305,10 @@ fn steps_read_well() {
     assert_eq!(
         text(&plan_ensure(&desired, &offline).expect("planned")),
         "make a base image of debian with 4992 inodes a group\n\
-         clone template debian to a volume of 512 MiB\n\
-         grow the clone's file system to 131072 blocks\n\
-         move the clone to its place\n\
-         attach a device\n\
+         make a volume of 512 MiB from template debian\n\
+         grow the new volume's file system to 131072 blocks\n\
+         let the new volume be the container's\n\
+         give the volume a device\n\
          mount for the ids from 1310720\n"
     );
 }

@@ -1,9 +1,9 @@
 //! What to do so that a snapshot is, or is not, and so that a volume holds what one holds. Pure.
 //!
 //! ```text
-//! snapshot  drop-unfinished? ► snapshot ► publish-snapshot      of a mounted volume too
-//! remove    drop-unfinished? ► delete-snapshot
-//! revert    detach? ► drop-unfinished? ► revert ► publish       never of a mounted volume
+//! snapshot  discard? ► take-snapshot ► publish-snapshot      of a mounted volume too
+//! remove    discard? ► remove-snapshot
+//! revert    deactivate? ► discard? ► revert ► publish        never of a mounted volume
 //! ```
 //!
 //! A snapshot counts for what it takes when it is made, as if it shared nothing: it does not grow, and
@@ -88,7 +88,7 @@ fn volume(observed: &Observed) -> Result<(&super::Record, u64), Refusal> {
 }
 
 fn begin(observed: &Observed) -> Vec<Step> {
-    if observed.unfinished { vec![Step::DropUnfinished] } else { Vec::new() }
+    if observed.unfinished { vec![Step::Discard] } else { Vec::new() }
 }
 
 /// The steps that make a snapshot be; none where it is.
@@ -112,7 +112,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
     let Desired { id, name, created_unix_ms, generation } = desired.clone();
     let parent = current(volume.reverted, &observed.snapshots);
     let record = Record { name, created_unix_ms, generation, parent, volume: volume.clone() };
-    steps.push(Step::Snapshot { id, record });
+    steps.push(Step::TakeSnapshot { id, record });
     steps.push(Step::PublishSnapshot { id });
     Ok(steps)
 }
@@ -121,7 +121,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
 pub fn plan_remove(id: SnapshotId, observed: &Observed) -> Vec<Step> {
     let mut steps = begin(observed);
     if observed.snapshots.contains_key(&id) {
-        steps.push(Step::DeleteSnapshot { id });
+        steps.push(Step::RemoveSnapshot { id });
     }
     steps
 }
@@ -144,7 +144,7 @@ pub fn plan_revert(to: Reverted, observed: &Observed) -> Result<Vec<Step>, Refus
     }
     let mut steps = Vec::new();
     if observed.device.is_some() {
-        steps.push(Step::Detach);
+        steps.push(Step::Deactivate);
     }
     steps.extend(begin(observed));
     steps.push(Step::Revert { to, bytes: bytes.max(snapshot.bytes) });

@@ -1,14 +1,14 @@
 //! What to do so that a template is, or is not, or has a base image. Pure.
 //!
 //! ```text
-//! make        drop-unfinished? ► take-contents ► make-base-image ► describe ► publish
-//! base image  delete-base-image* ► make-base-image                 of a template that is published
-//! remove      drop-unfinished? ► withdraw ► drop-unfinished
-//! sweep       drop-unfinished?
+//! make        discard? ► take-contents ► make-base-image ► describe ► publish
+//! base image  remove-base-image* ► make-base-image                 of a template that is published
+//! remove      discard? ► withdraw ► discard
+//! sweep       discard?
 //! ```
 //!
 //! A template is made beside its place and published when it is whole, and withdrawn in one go before it
-//! is dropped: nobody meets half of one. What its archive holds is known only when it was taken, so a
+//! is discarded: nobody meets half of one. What its archive holds is known only when it was taken, so a
 //! template is planned twice: before, and with [`Taken`]. How long a base image must be is estimated, and
 //! found out by trying: after each that was too small it is planned anew.
 
@@ -30,7 +30,7 @@ pub const ATTEMPTS: u64 = 4;
 pub struct Observed {
     /// Whether it is at its place.
     pub published: bool,
-    /// Whether one was begun and not finished, or withdrawn and not dropped.
+    /// Whether one was begun and not finished, or withdrawn and not discarded.
     pub unfinished: bool,
     /// When each of its base images was made, in seconds since 1970, by inodes per group.
     pub base_images: BTreeMap<u64, i64>,
@@ -48,8 +48,8 @@ pub struct Taken {
 /// One thing to do; doing it twice is harmless, except to take an archive, which comes once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Throw away what is not published.
-    DropUnfinished,
+    /// Discard what is not published.
+    Discard,
     /// Judge an archive and keep it.
     TakeContents,
     /// Make a base image from the archive.
@@ -59,8 +59,8 @@ pub enum Step {
         /// Its length.
         bytes: u64,
     },
-    /// Delete a base image.
-    DeleteBaseImage {
+    /// Remove a base image.
+    RemoveBaseImage {
         /// Inodes per group.
         inodes_per_group: u64,
     },
@@ -75,14 +75,14 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DropUnfinished => write!(f, "throw away what is unfinished of the template"),
+            Self::Discard => write!(f, "discard what is unfinished of the template"),
             Self::TakeContents => write!(f, "take the template's archive"),
             Self::MakeBaseImage { inodes_per_group, bytes } => {
                 let bytes = Bytes(*bytes);
                 write!(f, "make a base image of {bytes} with {inodes_per_group} inodes a group")
             }
-            Self::DeleteBaseImage { inodes_per_group } => {
-                write!(f, "delete the base image with {inodes_per_group} inodes a group")
+            Self::RemoveBaseImage { inodes_per_group } => {
+                write!(f, "remove the base image with {inodes_per_group} inodes a group")
             }
             Self::Describe => write!(f, "write down what the template is"),
             Self::Publish => write!(f, "publish the template"),
@@ -183,7 +183,7 @@ pub fn plan_base_image(
     let too_many = (others.len() + 2).saturating_sub(MAX_BASE_IMAGES);
     let oldest = others.into_iter().take(too_many);
     let mut steps: Vec<Step> =
-        oldest.map(|(_, inodes_per_group)| Step::DeleteBaseImage { inodes_per_group }).collect();
+        oldest.map(|(_, inodes_per_group)| Step::RemoveBaseImage { inodes_per_group }).collect();
     steps.push(make);
     Ok(steps)
 }
@@ -197,13 +197,13 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
         return Err(Refusal::Unknown);
     }
     let mut steps = plan_sweep(observed);
-    steps.extend([Step::Withdraw, Step::DropUnfinished]);
+    steps.extend([Step::Withdraw, Step::Discard]);
     Ok(steps)
 }
 
 /// The steps that remove what a crash left.
 pub fn plan_sweep(observed: &Observed) -> Vec<Step> {
-    if observed.unfinished { vec![Step::DropUnfinished] } else { Vec::new() }
+    if observed.unfinished { vec![Step::Discard] } else { Vec::new() }
 }
 
 #[cfg(test)]

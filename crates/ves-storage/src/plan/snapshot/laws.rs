@@ -143,13 +143,13 @@ fn forbidden_steps_never_appear() {
         for steps in plans.iter().flatten() {
             let reverts = steps.iter().any(|s| matches!(s, Step::Revert { .. } | Step::Publish));
             assert!(!reverts || state.mount == Mount::None, "reverts what is mounted: {state:?}");
-            assert!(!steps.iter().any(|s| matches!(s, Step::Delete | Step::Unmount)), "{steps:?}");
+            assert!(!steps.iter().any(|s| matches!(s, Step::Remove | Step::Unmount)), "{steps:?}");
         }
         // Only what is asked for is deleted.
         let deleted = plan_remove(id(1), &state);
-        assert!(!deleted.contains(&Step::DeleteSnapshot { id: id(2) }));
+        assert!(!deleted.contains(&Step::RemoveSnapshot { id: id(2) }));
         let kept = plans.iter().step_by(2).flatten().flatten();
-        assert!(kept.clone().all(|s| !matches!(s, Step::DeleteSnapshot { .. })));
+        assert!(kept.clone().all(|s| !matches!(s, Step::RemoveSnapshot { .. })));
         // To make a volume what it should be, no snapshot is touched.
         let desired = plan::Desired {
             template: record(None).template,
@@ -159,7 +159,7 @@ fn forbidden_steps_never_appear() {
             mounted: true,
         };
         let ensured = plan::plan_ensure(&desired, &state).unwrap_or_default();
-        let ours = |s: &Step| matches!(s, Step::DeleteSnapshot { .. } | Step::Revert { .. });
+        let ours = |s: &Step| matches!(s, Step::RemoveSnapshot { .. } | Step::Revert { .. });
         assert!(!ensured.iter().any(ours), "{ensured:?}");
     }
 }
@@ -170,7 +170,7 @@ fn with_the_volume_its_snapshots_go_first() {
         let Ok(steps) = plan::plan_remove(&state) else { continue };
         let mut world = World::of(&state);
         for step in &steps {
-            if *step == Step::Delete {
+            if *step == Step::Remove {
                 assert!(world.observed().snapshots.is_empty(), "{steps:?}");
             }
             world.apply(step);
@@ -229,9 +229,9 @@ fn where_a_volume_comes_from() {
     assert_eq!(at(77, 5), None, "one that is gone");
     let Ok(steps) = plan_ensure(&wish(9), &there()) else { panic!("refused") };
     assert!(
-        steps
-            .iter()
-            .any(|s| matches!(s, Step::Snapshot { record, .. } if record.parent == Some(id(2))))
+        steps.iter().any(
+            |s| matches!(s, Step::TakeSnapshot { record, .. } if record.parent == Some(id(2)))
+        )
     );
 }
 
@@ -243,14 +243,16 @@ fn steps_read_well() {
     assert_eq!(
         text(&plan_ensure(&wish(9), &unfinished).expect("planned")),
         format!(
-            "throw away what is unfinished\nclone the volume to snapshot {0}\n\
-             move snapshot {0} to its place\n",
+            "discard what is unfinished\ntake snapshot {0}\nlet snapshot {0} be the container's\n",
             id(9)
         )
     );
     let to = Reverted { snapshot: SnapshotId::from(1), generation: NOW };
     assert_eq!(
         text(&plan_revert(to, &there()).expect("planned")),
-        format!("clone snapshot {} to a volume of 512 MiB\nmove the clone to its place\n", id(1))
+        format!(
+            "make a volume of 512 MiB from snapshot {}\nlet the new volume be the container's\n",
+            id(1)
+        )
     );
 }

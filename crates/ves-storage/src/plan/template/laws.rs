@@ -30,7 +30,7 @@ impl Model {
 
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::DropUnfinished => self.unfinished = None,
+            Step::Discard => self.unfinished = None,
             Step::TakeContents => {
                 assert_eq!(self.published, None, "a template is replaced");
                 self.unfinished = Some(Half { contents: true, ..Half::default() });
@@ -43,7 +43,7 @@ impl Model {
                 });
                 all.insert(*inodes_per_group, 1000);
             }
-            Step::DeleteBaseImage { inodes_per_group } => {
+            Step::RemoveBaseImage { inodes_per_group } => {
                 self.published.as_mut().expect("of a template").remove(inodes_per_group);
             }
             Step::Describe => {
@@ -189,7 +189,7 @@ fn base_images_come_and_the_oldest_go() {
             let gone: Vec<u64> = steps
                 .iter()
                 .filter_map(|step| match step {
-                    Step::DeleteBaseImage { inodes_per_group } => Some(*inodes_per_group),
+                    Step::RemoveBaseImage { inodes_per_group } => Some(*inodes_per_group),
                     Step::MakeBaseImage { .. } => None,
                     other => panic!("{other} touches more than base images"),
                 })

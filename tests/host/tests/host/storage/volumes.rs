@@ -276,7 +276,7 @@ fn devices_that_change_behind_our_back_are_seen() {
     assert!(!shown(&storage), "another file is not ours");
     detach(number);
     assert_eq!(attach(&image), number, "the same device is free");
-    let deleted = storage.host.apply(storage.ct(), &plan::Step::Delete);
+    let deleted = storage.host.apply(storage.ct(), &plan::Step::Remove);
     assert!(deleted.is_err(), "an image that a device shows stays");
     assert!(shown(&storage), "all were asked");
     detach(number);
