@@ -19,6 +19,7 @@ use ves_proto::{Fault, Reason, common};
 use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 
 use crate::host::{Source, Template};
+use crate::plan::room::Room;
 use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
@@ -452,13 +453,13 @@ impl StorageService for Api {
         let pb::GetPoolRequest {} = request.into_inner();
         let service = self.0.clone();
         let (backend, facts) = blocking(move || service.pool()).await?;
-        let PoolFacts { size, free, promised, templates: _, snapshots, overcommit_percent: _ } =
+        let PoolFacts { room: Room { size, free, overcommit_percent: _ }, held, reserved: _ } =
             facts;
         Ok(Response::new(pb::Pool {
             backend: backend.to_owned(),
             size_bytes: size,
             free_bytes: free,
-            promised_bytes: promised.saturating_add(snapshots),
+            promised_bytes: held.volumes.saturating_add(held.snapshots),
         }))
     }
 }

@@ -8,7 +8,11 @@ use ves_daemon::{Call, Done};
 use ves_proto::Fault;
 use ves_types::{CtId, Fence, SnapshotId, TemplateName};
 
-use crate::plan::{self, Desired, Image, Observed, Refusal, Reverted, Step, snapshot};
+use crate::ledger::Holder;
+use crate::plan::{
+    self, BaseImageId, Desired, Image, Observed, PoolFacts, Refusal, Reverted, Step, snapshot,
+};
+use crate::promises::Reservation;
 use crate::service::{Service, Snapshot, Volume, observing, unknown};
 use crate::template::InUse;
 
@@ -17,71 +21,110 @@ use crate::template::InUse;
 pub(crate) struct Pool {
     service: Service,
     ct: CtId,
-    promised: bool,
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if self.promised {
-            self.service.promises.table().remove(&self.ct);
-        }
-    }
+    promised: Option<Reservation>,
+    /// What the volume or snapshot that nobody sees yet will hold.
+    making: u64,
 }
 
 impl Pool {
     pub(crate) const fn new(service: Service, ct: CtId) -> Self {
-        Self { service, ct, promised: false }
+        Self { service, ct, promised: None, making: 0 }
     }
 
     fn observe(&self, template: Option<&TemplateName>) -> Result<Observed, Fault> {
-        self.service.host.observe(self.ct, template).map_err(|e| observing(&e))
+        let seen = self.service.host.observe(self.ct, template).map_err(|e| observing(&e))?;
+        self.service.promises.see(self.ct, &seen);
+        Ok(seen)
+    }
+
+    /// The same, with the pool.
+    fn observe_with_pool(&self, template: Option<&TemplateName>) -> Result<Seen, Fault> {
+        let pool = self.service.promises.facts().map_err(|e| observing(&e))?;
+        Ok(Seen { volume: self.observe(template)?, pool })
     }
 
     fn refuse(&self, refusal: &Refusal) -> Fault {
         refusal.fault(self.ct)
     }
 
-    fn apply(&self, step: &Step) -> Result<(), Fault> {
+    fn apply(&mut self, step: &Step) -> Result<(), Fault> {
         let ct = self.ct;
-        // With these the host begins to count what was only promised: in one go, so that nobody
-        // counts it twice.
-        let counted =
-            matches!(step, Step::Publish | Step::Enlarge { .. } | Step::PublishSnapshot { .. });
-        let promised = counted.then(|| self.service.promises.table());
-        let done = self.service.host.apply(ct, step);
-        if let (Some(mut promised), Ok(())) = (promised, &done) {
-            promised.remove(&ct);
+        match self.service.host.apply(ct, step) {
+            Ok(()) => {
+                self.count(step);
+                Ok(())
+            }
+            Err(e) => {
+                self.service.promises.doubt(ct);
+                let fault = e.fault(&step.to_string());
+                let message = format!("container {ct}: {step}: {}", fault.message);
+                Err(Fault { message, ..fault }.fact("ct", ct))
+            }
         }
-        done.map_err(|e| {
-            let fault = e.fault(&step.to_string());
-            let message = format!("container {ct}: {step}: {}", fault.message);
-            Fault { message, ..fault }.fact("ct", ct)
-        })
+    }
+
+    /// Counts what a step has made of the room that is held.
+    fn count(&mut self, step: &Step) {
+        let volume = Holder::Volume(self.ct);
+        let snapshot = |id: &SnapshotId| Holder::Snapshot(self.ct, *id);
+        let (holder, bytes) = match step {
+            Step::Create { bytes, .. } | Step::Recreate { bytes } | Step::Revert { bytes, .. } => {
+                self.making = *bytes;
+                return;
+            }
+            Step::Publish => (volume, self.making),
+            Step::Enlarge { bytes } => (volume, *bytes),
+            Step::Remove => (volume, 0),
+            Step::PublishSnapshot { id } => (snapshot(id), self.making),
+            Step::RemoveSnapshot { id } => (snapshot(id), 0),
+            Step::MakeBaseImage(BaseImageId { template, .. }) => {
+                match self.service.host.takes(template) {
+                    Ok(bytes) => (Holder::Template(template.clone()), bytes),
+                    Err(_) => return self.service.promises.forget(),
+                }
+            }
+            Step::Discard
+            | Step::GrowNew { .. }
+            | Step::Activate
+            | Step::Refresh
+            | Step::Mount { .. }
+            | Step::Grow { .. }
+            | Step::TakeSnapshot { .. }
+            | Step::Unmount
+            | Step::Deactivate
+            | Step::RemoveMountPoint => return,
+        };
+        match &self.promised {
+            Some(promised) => promised.take(holder, bytes),
+            None => self.service.promises.set(holder, bytes),
+        }
     }
 }
 
+/// A volume as it is, and the pool it takes room of.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    volume: Observed,
+    pool: PoolFacts,
+}
+
 /// What takes room of the pool, and is promised it before.
-trait Reserves: Planned<Observed = Observed, Step = Step> {
+trait Reserves: Planned<Observed = Seen, Step = Step> {
     fn pool(&mut self) -> &mut Pool;
 
     /// The bytes a plan will take.
     fn takes(&self, observed: &Observed, steps: &[Step]) -> u64;
 
-    /// Looks and plans so that two calls cannot be promised the same room: what others have been
-    /// promised is counted, and what the plan will take is promised, while nobody else does either. Held
-    /// while the pool is looked at, not while anything is done to it.
-    fn reserve(&mut self) -> Result<(Observed, Vec<Step>), Fault> {
+    /// Looks, plans, and promises what the plan will take, while nobody else does. Nothing is done
+    /// meanwhile.
+    fn reserve(&mut self) -> Result<(Seen, Vec<Step>), Fault> {
         let promises = self.pool().service.promises.clone();
-        let mut table = promises.table();
-        let mut observed = self.observe()?;
-        let others: u64 = table.values().sum();
-        observed.pool.promised = observed.pool.promised.saturating_add(others);
-        let steps = self.plan(&observed)?;
-        let takes = self.takes(&observed, &steps);
-        let pool = self.pool();
-        table.insert(pool.ct, takes);
-        pool.promised = true;
-        Ok((observed, steps))
+        let _alone = promises.alone();
+        let seen = self.observe()?;
+        let steps = self.plan(&seen)?;
+        let takes = self.takes(&seen.volume, &steps);
+        self.pool().promised = Some(promises.reserve(takes));
+        Ok((seen, steps))
     }
 }
 
@@ -96,26 +139,26 @@ pub(crate) struct EnsureVolume {
 
 impl Planned for EnsureVolume {
     const RPC: &'static str = "EnsureVolume";
-    type Observed = Observed;
+    type Observed = Seen;
     type Step = Step;
     type Answer = Volume;
 
-    fn observe(&mut self) -> Result<Observed, Fault> {
-        self.pool.observe(Some(&self.desired.template))
+    fn observe(&mut self) -> Result<Seen, Fault> {
+        self.pool.observe_with_pool(Some(&self.desired.template))
     }
 
-    fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
-        if observed.image == Image::Absent && observed.template.is_some() {
+    fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
+        if volume.image == Image::Absent && volume.template.is_some() {
             self.reading = Some(self.pool.service.uses.read(&self.desired.template)?);
         }
-        plan::plan_ensure(&self.desired, observed).map_err(|r| self.pool.refuse(&r))
+        plan::plan_ensure(&self.desired, volume, pool).map_err(|r| self.pool.refuse(&r))
     }
 
-    fn decide(&mut self) -> Result<(Observed, Vec<Step>), Fault> {
+    fn decide(&mut self) -> Result<(Seen, Vec<Step>), Fault> {
         self.reserve()
     }
 
-    fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
+    fn apply(&mut self, _: &mut Seen, step: &Step) -> Result<(), Fault> {
         self.pool.apply(step)
     }
 
@@ -123,7 +166,7 @@ impl Planned for EnsureVolume {
         self.reading = None;
     }
 
-    fn answer(&mut self, _: Observed, _: bool) -> Result<Volume, Fault> {
+    fn answer(&mut self, _: Seen, _: bool) -> Result<Volume, Fault> {
         let Pool { service, ct, .. } = &self.pool;
         service.look(*ct)?.ok_or_else(|| unknown(*ct))
     }
@@ -185,31 +228,35 @@ pub(crate) struct EnsureSnapshot {
 
 impl Planned for EnsureSnapshot {
     const RPC: &'static str = "EnsureSnapshot";
-    type Observed = Observed;
+    type Observed = Seen;
     type Step = Step;
     type Answer = Snapshot;
 
-    fn observe(&mut self) -> Result<Observed, Fault> {
-        self.pool.observe(None)
+    fn observe(&mut self) -> Result<Seen, Fault> {
+        self.pool.observe_with_pool(None)
     }
 
-    fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
-        snapshot::plan_ensure(&self.desired, observed).map_err(|r| self.pool.refuse(&r))
+    fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
+        snapshot::plan_ensure(&self.desired, volume, pool).map_err(|r| self.pool.refuse(&r))
     }
 
-    fn decide(&mut self) -> Result<(Observed, Vec<Step>), Fault> {
+    fn decide(&mut self) -> Result<(Seen, Vec<Step>), Fault> {
         self.reserve()
     }
 
-    fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
+    fn apply(&mut self, seen: &mut Seen, step: &Step) -> Result<(), Fault> {
+        self.pool.making = seen.volume.allocated;
         self.pool.apply(step)
     }
 
-    fn answer(&mut self, _: Observed, _: bool) -> Result<Snapshot, Fault> {
-        let all = self.pool.service.snapshots(self.pool.ct, false)?;
+    fn answer(&mut self, _: Seen, _: bool) -> Result<Snapshot, Fault> {
+        let Pool { service, ct, .. } = &self.pool;
         let id = self.desired.id;
-        let found = all.into_iter().find(|s| s.id == id);
-        found.ok_or_else(|| self.pool.refuse(&Refusal::SnapshotUnknown(id)))
+        let found = service.snapshots(*ct, false)?.into_iter().find(|s| s.id == id);
+        let found = found.ok_or_else(|| self.pool.refuse(&Refusal::SnapshotUnknown(id)))?;
+        // The volume may have grown between the look at it and the snapshot.
+        service.promises.set(Holder::Snapshot(*ct, id), found.seen.allocated);
+        Ok(found)
     }
 }
 

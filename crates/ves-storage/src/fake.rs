@@ -14,11 +14,12 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
+use crate::ledger::{Holder, Inventory};
+use crate::plan::room::Room;
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::template::base_image_bytes;
 use crate::plan::{
-    BaseImageId, DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, PoolFacts, Record, Step,
-    TemplateFacts,
+    BaseImageId, DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, Record, Step, TemplateFacts,
 };
 use crate::template::{BuildInit, Progress};
 
@@ -105,12 +106,7 @@ impl Model {
     }
 
     /// What is seen of it.
-    pub fn observed(
-        &self,
-        template: Option<TemplateFacts>,
-        online_growth: bool,
-        pool: PoolFacts,
-    ) -> Observed {
+    pub fn observed(&self, template: Option<TemplateFacts>, online_growth: bool) -> Observed {
         Observed {
             image: self.image.clone(),
             allocated: if self.image == Image::Absent { 0 } else { ALLOCATED },
@@ -124,7 +120,6 @@ impl Model {
             online_growth,
             shares_blocks: self.shares_blocks,
             max_snapshots: crate::Config::default().max_snapshots,
-            pool,
         }
     }
 
@@ -286,7 +281,7 @@ struct Node {
     volumes: BTreeMap<CtId, Model>,
     templates: Templates,
     contents: BTreeMap<TemplateName, Vec<u8>>,
-    pool: Option<PoolFacts>,
+    pool_bytes: Option<u64>,
     fail_after: Option<u64>,
     applied: Vec<(CtId, String)>,
     asked: Vec<&'static str>,
@@ -327,14 +322,7 @@ impl FakeHost {
 
     /// Sets the pool's size.
     pub fn set_pool_bytes(&self, size: u64) {
-        self.node().pool = Some(PoolFacts {
-            size,
-            free: size,
-            promised: 0,
-            templates: 0,
-            snapshots: 0,
-            overcommit_percent: 100,
-        });
+        self.node().pool_bytes = Some(size);
     }
 
     /// Lets `steps` more steps succeed, and then one fail.
@@ -421,34 +409,13 @@ fn broken(what: &str) -> Error {
     })
 }
 
-impl Node {
-    fn pool(&self) -> PoolFacts {
-        let promised = self.volumes.values().map(|v| match &v.image {
-            Image::Ours { bytes, .. } => *bytes,
-            Image::Absent | Image::Foreign(_) => 0,
-        });
-        let promised = promised.sum();
-        let pool = self.pool.unwrap_or(PoolFacts {
-            size: 1 << 40,
-            free: 1 << 40,
-            promised: 0,
-            templates: 0,
-            snapshots: 0,
-            overcommit_percent: 100,
-        });
-        let kept = self.volumes.values().flat_map(|v| v.snapshots.values());
-        let snapshots = kept.map(|k| k.snapshot.allocated).sum();
-        PoolFacts { promised, snapshots, ..pool }
-    }
-}
-
 impl Host for FakeHost {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let mut node = self.node();
         node.asked.push("observe");
         let facts = template.and_then(|t| node.templates.get(t)).map(|(_, facts)| facts.clone());
         let model = node.volumes.get(&ct).cloned().unwrap_or_default();
-        Ok(model.observed(facts, self.online_growth, node.pool()))
+        Ok(model.observed(facts, self.online_growth))
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
@@ -505,9 +472,31 @@ impl Host for FakeHost {
         Ok(kept.map(|(id, k)| (*id, k.snapshot.clone(), measure.then_some(4096))).collect())
     }
 
-    fn pool(&self) -> Result<PoolFacts, Error> {
-        self.node().asked.push("pool");
-        Ok(self.node().pool())
+    fn inventory(&self) -> Result<Inventory, Error> {
+        let mut node = self.node();
+        node.asked.push("inventory");
+        let mut all = Inventory::new();
+        for (ct, model) in &node.volumes {
+            if let Image::Ours { bytes, .. } = &model.image {
+                all.insert(Holder::Volume(*ct), *bytes);
+            }
+            let kept = model.snapshots.iter();
+            all.extend(kept.map(|(id, k)| (Holder::Snapshot(*ct, *id), k.snapshot.allocated)));
+        }
+        let templates = node.templates.iter();
+        all.extend(templates.map(|(name, (t, _))| (Holder::Template(name.clone()), t.allocated)));
+        Ok(all)
+    }
+
+    fn room(&self) -> Result<Room, Error> {
+        let mut node = self.node();
+        node.asked.push("room");
+        let size = node.pool_bytes.unwrap_or(1 << 40);
+        Ok(Room { size, free: size, overcommit_percent: 100 })
+    }
+
+    fn takes(&self, template: &TemplateName) -> Result<u64, Error> {
+        Ok(self.node().templates.get(template).map_or(0, |(t, _)| t.allocated))
     }
 
     fn backend(&self) -> &'static str {

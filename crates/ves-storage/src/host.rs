@@ -7,8 +7,10 @@ use ves_archive::{Feed, Init};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
+use crate::ledger::Inventory;
+use crate::plan::room::Room;
 use crate::plan::snapshot::Snapshot;
-use crate::plan::{Image, Observed, PoolFacts, Step};
+use crate::plan::{Image, Observed, Step};
 use crate::template::{Build, Progress};
 
 /// What a volume uses, for people.
@@ -79,7 +81,7 @@ pub enum Source<'a> {
 /// The host, as far as storage is concerned. Synchronous; the callers hold the container's lock or
 /// the template's.
 pub trait Host: Send + Sync + 'static {
-    /// The volume as it is, with the pool, for planning; `template` is looked at where it is given.
+    /// The volume as it is, for planning; `template` is looked at where it is given.
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error>;
     /// Does one step, or finds it done.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
@@ -93,8 +95,12 @@ pub trait Host: Send + Sync + 'static {
         ct: CtId,
         measure: bool,
     ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, Error>;
-    /// The pool's room.
-    fn pool(&self) -> Result<PoolFacts, Error>;
+    /// What takes room of the pool, and how much: of all there is, so it is asked once.
+    fn inventory(&self) -> Result<Inventory, Error>;
+    /// The pool's room. What it costs to see does not grow with what is in it.
+    fn room(&self) -> Result<Room, Error>;
+    /// What a template takes, with its base images.
+    fn takes(&self, template: &TemplateName) -> Result<u64, Error>;
     /// The pool's backend, in one word.
     fn backend(&self) -> &'static str;
     /// All templates, by name.

@@ -45,8 +45,10 @@ pub mod fake;
 mod helper;
 pub mod host;
 pub mod kernel;
+pub mod ledger;
 pub mod observe;
 pub mod plan;
+mod promises;
 pub mod service;
 pub mod template;
 

@@ -12,6 +12,7 @@
 //! A volume is made where nobody sees it and published when it is whole, so what is seen is always
 //! complete. Never here: how any of it is done.
 
+pub mod room;
 pub mod snapshot;
 pub mod template;
 
@@ -24,6 +25,8 @@ use ves_types::{Bytes, Generation, IdSlot, SnapshotId, TemplateName};
 
 use snapshot::Snapshot;
 use template::base_image_bytes;
+
+pub use room::PoolFacts;
 
 /// Inodes per group where no number is asked for: one for each 16 KiB, as mke2fs does.
 pub const DEFAULT_INODES_PER_GROUP: u64 = 8192;
@@ -137,36 +140,6 @@ pub struct TemplateFacts {
     pub variants: BTreeMap<u64, u64>,
 }
 
-/// The pool's room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolFacts {
-    /// All its bytes.
-    pub size: u64,
-    /// Free bytes.
-    pub free: u64,
-    /// The sizes of all volumes together.
-    pub promised: u64,
-    /// Bytes all templates take.
-    pub templates: u64,
-    /// Bytes all snapshots can come to take: theirs do not grow, but those they share become theirs
-    /// alone when the volume changes.
-    pub snapshots: u64,
-    /// How much may be promised, in percent of the size.
-    pub overcommit_percent: u64,
-}
-
-impl PoolFacts {
-    /// How much more may be promised.
-    pub fn promisable(&self) -> u64 {
-        let most = u128::from(self.size) * u128::from(self.overcommit_percent) / 100;
-        u64::try_from(most)
-            .unwrap_or(u64::MAX)
-            .saturating_sub(self.promised)
-            .saturating_sub(self.templates)
-            .saturating_sub(self.snapshots)
-    }
-}
-
 /// A volume as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -195,8 +168,6 @@ pub struct Observed {
     pub shares_blocks: bool,
     /// The most snapshots a volume may have.
     pub max_snapshots: usize,
-    /// The pool.
-    pub pool: PoolFacts,
 }
 
 /// One thing to do, by its effect; doing it twice is harmless.
@@ -385,7 +356,11 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+pub fn plan_ensure(
+    desired: &Desired,
+    observed: &Observed,
+    pool: &PoolFacts,
+) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     if let Mount::Foreign(what) = &observed.mount {
         return Err(Refusal::Foreign(what.clone()));
@@ -403,7 +378,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             if device.take().is_some() {
                 steps.push(Step::Deactivate);
             }
-            let base_image = create(desired, observed, &mut steps)?;
+            let base_image = create(desired, observed, pool, &mut steps)?;
             (desired.bytes, base_image.0, base_image.1)
         }
         Image::Ours { record, bytes, blocks } => {
@@ -413,7 +388,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
             if desired.bytes < *bytes {
                 return Err(Refusal::WouldShrink { have: *bytes, want: desired.bytes });
             }
-            room(desired.bytes - bytes, &observed.pool)?;
+            pool.check(desired.bytes - bytes)?;
             if observed.unfinished {
                 steps.push(Step::Discard);
             }
@@ -475,6 +450,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
 fn create(
     desired: &Desired,
     observed: &Observed,
+    pool: &PoolFacts,
     steps: &mut Vec<Step>,
 ) -> Result<(u64, u64), Refusal> {
     let template = observed
@@ -512,7 +488,7 @@ fn create(
             _ => Refusal::TooSmall { need: base_image, want: desired.bytes },
         });
     }
-    room(desired.bytes, &observed.pool)?;
+    pool.check(desired.bytes)?;
     if observed.unfinished {
         steps.push(Step::Discard);
     }
@@ -542,11 +518,6 @@ fn create(
 const fn need_inodes(template: &TemplateFacts, bytes: u64) -> u64 {
     let rounding = ext4::groups(bytes).saturating_mul(ext4::INODES_PER_BLOCK);
     template.content_inodes.saturating_add(OWN_INODES).saturating_add(rounding)
-}
-
-fn room(need: u64, pool: &PoolFacts) -> Result<(), Refusal> {
-    let free = pool.promisable();
-    if need > free { Err(Refusal::PoolFull { need, free }) } else { Ok(()) }
 }
 
 /// The steps that make a volume and its snapshots not be; none where there are none.

@@ -4,9 +4,8 @@
 //! Synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
 //! anything is done.
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ves_daemon::Shell;
 use ves_proto::{Fault, Reason};
@@ -14,8 +13,10 @@ use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::host::{Host, Source, Template, Usage, VolumeFacts};
+use crate::ledger::Holder;
 use crate::plan::snapshot;
 use crate::plan::{self, Image, PoolFacts, Record};
+use crate::promises::Promises;
 use crate::template::{InUse, Progress, Uses};
 
 /// A volume, for the caller.
@@ -50,16 +51,6 @@ pub struct Snapshot {
     pub own: Option<u64>,
 }
 
-/// What calls under way have been promised of the pool and have not taken yet.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Promises(Arc<Mutex<BTreeMap<CtId, u64>>>);
-
-impl Promises {
-    pub(crate) fn table(&self) -> MutexGuard<'_, BTreeMap<CtId, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The service. Clones are the same service.
 #[derive(Clone)]
 pub struct Service {
@@ -82,7 +73,8 @@ pub(crate) fn observing(error: &Error) -> Fault {
 impl Service {
     /// A service on this host.
     pub fn new(host: Arc<dyn Host>, shell: Shell) -> Self {
-        Self { host, shell, uses: Uses::default(), promises: Promises::default() }
+        let promises = Promises::new(host.clone());
+        Self { host, shell, uses: Uses::default(), promises }
     }
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
@@ -163,7 +155,7 @@ impl Service {
 
     /// The pool's backend and room.
     pub fn pool(&self) -> Result<(&'static str, PoolFacts), Fault> {
-        Ok((self.host.backend(), self.host.pool().map_err(|e| observing(&e))?))
+        Ok((self.host.backend(), self.promises.facts().map_err(|e| observing(&e))?))
     }
 
     /// All templates, by name.
@@ -183,9 +175,10 @@ impl Service {
     ) -> Result<Template, Fault> {
         let _alone = self.uses.alone(name, "being made")?;
         let span = tracing::info_span!("make template", %name);
-        span.in_scope(|| {
-            self.host.make_template(name, source, progress).map_err(|e| e.fault("make a template"))
-        })
+        let made = span.in_scope(|| self.host.make_template(name, source, progress));
+        let made = made.map_err(|e| e.fault("make a template"))?;
+        self.promises.set(Holder::Template(name.clone()), made.allocated);
+        Ok(made)
     }
 
     /// A template's contents; it cannot be removed while the stream lives.
@@ -204,7 +197,9 @@ impl Service {
     /// `TEMPLATE_UNKNOWN`, `TEMPLATE_IN_USE`, or what failed.
     pub fn remove_template(&self, name: &TemplateName) -> Result<(), Fault> {
         let _alone = self.uses.alone(name, "being removed")?;
-        self.host.remove_template(name).map_err(|e| e.fault("remove a template"))
+        self.host.remove_template(name).map_err(|e| e.fault("remove a template"))?;
+        self.promises.set(Holder::Template(name.clone()), 0);
+        Ok(())
     }
 }
 

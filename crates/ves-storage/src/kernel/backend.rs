@@ -13,21 +13,10 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::host::Each;
+use crate::ledger::Inventory;
+use crate::plan::room::Room;
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{BaseImageId, Image, Record, Reverted};
-
-/// The room of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// All its bytes.
-    pub size: u64,
-    /// Free bytes.
-    pub free: u64,
-    /// The sizes of all volumes together.
-    pub promised: u64,
-    /// Bytes the snapshots of all containers take, shared or not.
-    pub snapshots: u64,
-}
 
 /// A volume, as a backend sees it.
 #[derive(Debug)]
@@ -83,6 +72,8 @@ pub trait Backend: Send + Sync + 'static {
     fn shares_blocks(&self) -> bool;
     /// Its room.
     fn room(&self) -> Result<Room, Error>;
+    /// Its volumes and snapshots, and how much each holds.
+    fn inventory(&self) -> Result<Inventory, Error>;
     /// The directory for templates' archives and records.
     fn templates(&self) -> PathBuf;
     /// Removes what a crash left: what is unfinished, and devices nobody uses.

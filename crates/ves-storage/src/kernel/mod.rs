@@ -26,23 +26,24 @@ use ves_host::{Attempt, HostError, ext4, id_map};
 use ves_types::layout::Layout;
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
-use self::backend::{Backend, Room, VolumeState};
+use self::backend::{Backend, VolumeState};
 use self::file::directory;
 use self::image::Images;
 use self::template::Templates;
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::{self, Each, Host, Source, Template, Usage};
+use crate::ledger::Inventory;
 use crate::observe;
+use crate::plan::room::Room;
 use crate::plan::snapshot::Snapshot;
-use crate::plan::{Image, Mount, Observed, PoolFacts, Step};
+use crate::plan::{Image, Mount, Observed, Step};
 use crate::template::Progress;
 
 /// The real host on a backend.
 #[derive(Debug)]
 pub struct KernelHost<B = Images> {
     layout: Layout,
-    overcommit_percent: u64,
     max_snapshots: usize,
     online_growth: bool,
     templates: Templates<B>,
@@ -68,12 +69,12 @@ impl<B: Backend> KernelHost<B> {
         backend.sweep()?;
         templates.sweep()?;
         tracing::info!(backend = backend.name(), "storage is swept");
-        let &Config { overcommit_percent, max_snapshots, .. } = config;
+        let max_snapshots = config.max_snapshots;
         let online_growth = ext4::may_grow_mounted()?;
         if !online_growth {
             tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
         }
-        Ok(Self { layout, overcommit_percent, max_snapshots, online_growth, templates, backend })
+        Ok(Self { layout, max_snapshots, online_growth, templates, backend })
     }
 
     /// What is mounted on the container's root, and whether that directory is there.
@@ -259,7 +260,6 @@ impl<B: Backend> Host for KernelHost<B> {
             online_growth: self.online_growth,
             shares_blocks: self.backend.shares_blocks(),
             max_snapshots: self.max_snapshots,
-            pool: self.pool()?,
         })
     }
 
@@ -314,16 +314,18 @@ impl<B: Backend> Host for KernelHost<B> {
         .collect()
     }
 
-    fn pool(&self) -> Result<PoolFacts, Error> {
-        let Room { size, free, promised, snapshots } = self.backend.room()?;
-        Ok(PoolFacts {
-            size,
-            free,
-            promised,
-            templates: self.templates.allocated()?,
-            snapshots,
-            overcommit_percent: self.overcommit_percent,
-        })
+    fn inventory(&self) -> Result<Inventory, Error> {
+        let mut all = self.backend.inventory()?;
+        all.extend(self.templates.inventory()?);
+        Ok(all)
+    }
+
+    fn room(&self) -> Result<Room, Error> {
+        self.backend.room()
+    }
+
+    fn takes(&self, template: &TemplateName) -> Result<u64, Error> {
+        self.templates.takes(template)
     }
 
     fn backend(&self) -> &'static str {

@@ -23,6 +23,7 @@ use super::build;
 use super::file::{directory, files, sync_dir};
 use crate::error::Error;
 use crate::host::{Source, Template};
+use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, TemplateRecord};
 use crate::plan::template::{self as planned, Observed, Refusal, Step, Taken};
 use crate::plan::{BaseImageId, TemplateFacts};
@@ -259,16 +260,17 @@ impl<B: Backend> Templates<B> {
         Ok(all)
     }
 
-    /// Bytes all templates take, also of those that cannot be understood.
-    pub(super) fn allocated(&self) -> Result<u64, Error> {
-        let mut sum = 0;
-        for name in self.names()? {
-            sum += self.takes(&name)?;
-        }
-        Ok(sum)
+    /// What each template takes, also of those that cannot be understood.
+    pub(super) fn inventory(&self) -> Result<Inventory, Error> {
+        let taken = |name: TemplateName| {
+            let bytes = self.takes(&name)?;
+            Ok((Holder::Template(name), bytes))
+        };
+        self.names()?.into_iter().map(taken).collect()
     }
 
-    fn takes(&self, name: &TemplateName) -> Result<u64, Error> {
+    /// What a template takes, with its base images.
+    pub(super) fn takes(&self, name: &TemplateName) -> Result<u64, Error> {
         let blocks = |file: &str| {
             // One that is not there takes nothing.
             std::fs::symlink_metadata(self.path(name).join(file)).map_or(0, |m| m.blocks())
@@ -473,8 +475,9 @@ mod tests {
         templates.sweep().expect("swept");
         assert!(!unfinished.exists());
         assert_eq!(templates.list().expect("listed"), []);
-        assert!(templates.allocated().expect("counted") >= 8192);
-        let name = "bad".parse().expect("a name");
+        let name: TemplateName = "bad".parse().expect("a name");
+        let counted = templates.inventory().expect("counted");
+        assert!(counted[&Holder::Template(name.clone())] >= 8192);
         assert!(matches!(templates.facts(&name), Err(Error::Record { .. })));
     }
 }

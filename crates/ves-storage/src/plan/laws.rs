@@ -1,5 +1,6 @@
 //! The planner's laws, over all states a volume can be in.
 
+use super::room::{Room, Sums};
 use super::*;
 use crate::fake::Model;
 
@@ -34,12 +35,9 @@ fn facts(variants: &[u64]) -> TemplateFacts {
 }
 
 pub(super) const POOL: PoolFacts = PoolFacts {
-    size: 4 << 30,
-    free: 4 << 30,
-    promised: 1 << 30,
-    templates: 100 * MIB,
-    snapshots: 0,
-    overcommit_percent: 100,
+    room: Room { size: 4 << 30, free: 4 << 30, overcommit_percent: 100 },
+    held: Sums { volumes: 1 << 30, snapshots: 0, templates: 100 * MIB },
+    reserved: 0,
 };
 
 /// Every state, reachable or not.
@@ -84,7 +82,6 @@ pub(super) fn states() -> Vec<Observed> {
                             mount_point: bits & 2 != 0,
                             template: template.clone(),
                             online_growth: bits & 4 != 0,
-                            pool: POOL,
                         });
                     }
                 }
@@ -92,6 +89,10 @@ pub(super) fn states() -> Vec<Observed> {
         }
     }
     all
+}
+
+fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    super::plan_ensure(desired, observed, &POOL)
 }
 
 fn wishes() -> Vec<Desired> {
@@ -157,8 +158,8 @@ impl World {
         });
     }
     pub(super) fn observed(&self) -> Observed {
-        let Observed { pool, online_growth, max_snapshots, .. } = self.before;
-        let seen = self.model.observed(self.template.clone(), online_growth, pool);
+        let Observed { online_growth, max_snapshots, .. } = self.before;
+        let seen = self.model.observed(self.template.clone(), online_growth);
         Observed { max_snapshots, ..seen }
     }
 }
@@ -278,7 +279,6 @@ pub(super) fn fresh() -> Observed {
         mount_point: false,
         template: Some(facts(&[DEFAULT_INODES_PER_GROUP])),
         online_growth: true,
-        pool: POOL,
     }
 }
 
@@ -334,8 +334,15 @@ fn refusals_tell_what_is_needed() {
 
     let full = (4 << 30) - (1 << 30) - 100 * MIB;
     assert_eq!(refuse(&wish(4096), &fresh()), Refusal::PoolFull { need: 4 << 30, free: full });
-    let generous = PoolFacts { overcommit_percent: 200, ..POOL };
-    plan_ensure(&wish(4096), &Observed { pool: generous, ..fresh() }).expect("overcommitted");
+    let room = Room { overcommit_percent: 200, ..POOL.room };
+    let generous = PoolFacts { room, ..POOL };
+    super::plan_ensure(&wish(4096), &fresh(), &generous).expect("overcommitted");
+    let busy = PoolFacts { reserved: full, ..POOL };
+    assert_eq!(
+        super::plan_ensure(&wish(512), &fresh(), &busy),
+        Err(Refusal::PoolFull { need: 512 * MIB, free: 0 }),
+        "what others were promised is not promised again"
+    );
 
     let ours = |blocks| Image::Ours { record: record(None), bytes: 512 * MIB, blocks };
     let there = Observed { image: ours(131_072), ..fresh() };

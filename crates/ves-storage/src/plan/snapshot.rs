@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 use ves_types::{Generation, SnapshotId, SnapshotName};
 
-use super::{Image, Mount, Observed, Refusal, Reverted, Step, room};
+use super::{Image, Mount, Observed, PoolFacts, Refusal, Reverted, Step};
 
 /// What was decided when a snapshot was taken; it stays with its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,11 @@ fn begin(observed: &Observed) -> Vec<Step> {
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+pub fn plan_ensure(
+    desired: &Desired,
+    observed: &Observed,
+    pool: &PoolFacts,
+) -> Result<Vec<Step>, Refusal> {
     let mut steps = begin(observed);
     if observed.snapshots.contains_key(&desired.id) {
         return Ok(steps);
@@ -108,7 +112,7 @@ pub fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, 
     if observed.snapshots.len() >= observed.max_snapshots {
         return Err(Refusal::TooManySnapshots(observed.max_snapshots));
     }
-    room(observed.allocated, &observed.pool)?;
+    pool.check(observed.allocated)?;
     let Desired { id, name, created_unix_ms, generation } = desired.clone();
     let parent = current(volume.reverted, &observed.snapshots);
     let record = Record { name, created_unix_ms, generation, parent, volume: volume.clone() };

@@ -79,7 +79,7 @@ fn a_dry_run_tells_the_steps_and_does_none() {
     let planned = runtime.block_on(service.ensure(dry, wish(1))).expect("planned");
     assert_eq!((planned.answer, f.host.applied().len()), (None, 0));
     assert!(planned.steps.len() > 3, "{:?}", planned.steps);
-    assert_eq!(f.service.pool().expect("known").1.promised, 0);
+    assert_eq!(f.service.pool().expect("known").1.held.volumes, 0);
     let done = runtime.block_on(service.ensure(fence(101, 3).into(), wish(1)));
     assert_eq!(done.expect("7 was not accepted").steps, planned.steps);
     let (done, id) = (f.host.applied().len(), SnapshotId::from(1));
@@ -173,7 +173,8 @@ fn the_pool_promises_no_byte_twice() {
         results.iter().filter_map(|r| r.as_ref().err()).all(|f| f.reason == Reason::PoolFull),
         "{results:?}"
     );
-    assert_eq!(f.service.pool().expect("known").1.promised, 9 << 30);
+    let facts = f.service.pool().expect("known").1;
+    assert_eq!((facts.held.volumes, facts.reserved), (9 << 30, 0));
 }
 
 #[test]
@@ -208,6 +209,47 @@ fn a_list_looks_once_however_many_there_are() {
     for volume in listed {
         assert_eq!(f.service.get(volume.ct).expect("there"), volume);
         assert_eq!(f.host.asked(), ["look"]);
+    }
+}
+
+#[test]
+fn a_promise_costs_the_same_however_many_volumes_there_are() {
+    let f = fixture();
+    let make = |ct| f.service.ensure(&fence(ct, 1), &wish(1)).expect("made");
+    make(101);
+    f.host.asked();
+    for many in [10, 200] {
+        (102..102 + many).for_each(|ct| drop(make(ct)));
+        f.host.asked();
+        make(101 + 2000 + many);
+        let asked = f.host.asked();
+        assert_eq!(asked, ["room", "observe", "look"], "with {many} volumes");
+        f.service.ensure_snapshot(&fence(101, 2), &snapshot(many.into(), 2)).expect("taken");
+        assert!(!f.host.asked().contains(&"inventory"), "with {many} volumes");
+        f.service.pool().expect("known");
+        assert_eq!(f.host.asked(), ["room"], "with {many} volumes");
+    }
+}
+
+#[test]
+fn what_is_held_is_what_a_new_service_finds() {
+    let f = fixture();
+    let held = |f: &Fixture| f.service.pool().expect("known").1;
+    for fails in 0..40 {
+        let ct = 101 + fails % 3;
+        f.host.fail_after(u64::from(fails % 7));
+        // Whether these fail or not: they leave no more and no less than what is counted.
+        let generation = u64::from(fails) + 1;
+        f.service.ensure(&fence(ct, generation), &wish(1 + generation)).ok();
+        f.service.ensure_snapshot(&fence(ct, generation), &snapshot(fails.into(), generation)).ok();
+        if fails % 5 == 4 {
+            f.service.remove_snapshot(&fence(ct, generation), SnapshotId::from(1)).ok();
+            f.service.remove(&fence(ct, generation)).ok();
+        }
+        f.host.fail_after(u64::MAX);
+        let anew = Promises::new(f.host.clone()).facts().expect("known");
+        assert_eq!(held(&f), anew, "after {fails}");
+        assert_eq!(anew.reserved, 0);
     }
 }
 
@@ -260,7 +302,8 @@ fn a_snapshot_keeps_what_was_and_gives_it_back_once_for_each_decision() {
 #[test]
 fn what_snapshots_take_is_counted() {
     let f = fixture();
-    f.host.set_pool_bytes((1 << 30) + 2 * crate::fake::ALLOCATED);
+    let templates = f.service.pool().expect("known").1.held.templates;
+    f.host.set_pool_bytes(templates + (1 << 30) + 2 * crate::fake::ALLOCATED);
     f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
     for n in [1, 2] {
         f.service.ensure_snapshot(&fence(101, 2), &snapshot(n, 2)).expect("there is room");
@@ -271,7 +314,7 @@ fn what_snapshots_take_is_counted() {
     f.service.ensure_snapshot(&fence(101, 4), &snapshot(3, 4)).expect("there is room again");
     let fault = f.service.ensure(&fence(102, 1), &wish(1)).expect_err("full");
     assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
-    assert_eq!(f.service.pool().expect("known").1.snapshots, 2 * crate::fake::ALLOCATED);
+    assert_eq!(f.service.pool().expect("known").1.held.snapshots, 2 * crate::fake::ALLOCATED);
 }
 
 #[test]

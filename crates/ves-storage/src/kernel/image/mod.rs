@@ -24,10 +24,12 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 
 use self::devices::Devices;
 use self::pool::Pool;
-use super::backend::{Backend, BaseImage, Room, SnapshotStates, VolumeState};
+use super::backend::{Backend, BaseImage, SnapshotStates, VolumeState};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::Each;
+use crate::ledger::Inventory;
+use crate::plan::room::Room;
 use crate::plan::{BaseImageId, Record, Reverted, snapshot as planned};
 
 /// Image files in a pool.
@@ -54,8 +56,12 @@ impl Backend for Images {
         self.pool.reflink
     }
     fn room(&self) -> Result<Room, Error> {
-        let (size, free) = self.pool.room()?;
-        Ok(Room { size, free, promised: self.promised()?, snapshots: self.all_snapshots()? })
+        Ok(self.pool.room()?)
+    }
+    fn inventory(&self) -> Result<Inventory, Error> {
+        let mut all = self.volume_sizes()?;
+        all.extend(self.snapshot_sizes()?);
+        Ok(all)
     }
     fn templates(&self) -> PathBuf {
         self.pool.templates()

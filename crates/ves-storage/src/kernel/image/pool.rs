@@ -23,6 +23,7 @@ use crate::config::{Config, PoolKind};
 use crate::error::Error;
 use crate::kernel::file::{directory, sync_dir};
 use crate::observe::knows_filesystem;
+use crate::plan::room::Room;
 
 /// The pool.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct Pool {
     pub own: bool,
     /// The most it may use, where it shares a file system with others.
     limit: Option<u64>,
+    overcommit_percent: u64,
 }
 
 fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
@@ -62,8 +64,11 @@ impl Pool {
         let (image, dir, base) = places(layout);
         directory(&base)?;
         directory(&dir)?;
-        let plain =
-            |reflink| Self { dir: dir.clone(), reflink, own: false, limit: config.pool_bytes };
+        let overcommit_percent = config.overcommit_percent;
+        let plain = |reflink| {
+            let limit = config.pool_bytes;
+            Self { dir: dir.clone(), reflink, own: false, limit, overcommit_percent }
+        };
         let mounted = mount::is_mount_point(&dir)?;
         if !is_there(&image)? {
             if mounted {
@@ -115,7 +120,7 @@ impl Pool {
             loopdev::detach(number)?;
         }
         let reflink = shares_blocks(&dir)?;
-        Ok(Self { dir, reflink, own: true, limit: None }.ready()?)
+        Ok(Self { dir, reflink, own: true, limit: None, overcommit_percent }.ready()?)
     }
 
     fn ready(self) -> Result<Self, HostError> {
@@ -171,8 +176,8 @@ impl Pool {
         Ok(meta.attempt(|| format!("look at {}", self.dir.display()))?.dev())
     }
 
-    /// All bytes and free bytes.
-    pub fn room(&self) -> Result<(u64, u64), HostError> {
+    /// Its room.
+    pub fn room(&self) -> Result<Room, HostError> {
         let what = || format!("ask for the room on {}", self.dir.display());
         let here = rustix::fs::statvfs(&self.dir).attempt(what)?;
         let (size, mut free) = (here.f_blocks * here.f_frsize, here.f_bavail * here.f_frsize);
@@ -182,7 +187,8 @@ impl Pool {
             free = free.min(below.f_bavail * below.f_frsize);
         }
         let limit = self.limit.unwrap_or(u64::MAX);
-        Ok((size.min(limit), free.min(limit)))
+        let overcommit_percent = self.overcommit_percent;
+        Ok(Room { size: size.min(limit), free: free.min(limit), overcommit_percent })
     }
 }
 

@@ -25,6 +25,7 @@ use super::file::{clone_file, discard, publish, read_attribute, write_attribute}
 use crate::error::Error;
 use crate::kernel::backend::SnapshotStates;
 use crate::kernel::file::{directory, sync_dir};
+use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, SNAPSHOT_ATTRIBUTE, SnapshotRecord};
 use crate::plan::snapshot::{Record, Snapshot};
 use crate::plan::{self, Reverted};
@@ -145,18 +146,20 @@ impl Images {
         Ok(seen)
     }
 
-    pub(super) fn all_snapshots(&self) -> Result<u64, Error> {
-        let mut sum = 0u64;
+    /// What each snapshot takes, shared or not.
+    pub(super) fn snapshot_sizes(&self) -> Result<Inventory, Error> {
+        let mut all = Inventory::new();
         for dir in entries(&self.pool.snapshots())? {
+            let Ok(ct) = name(&dir).parse() else { continue };
             for path in entries(&dir)? {
                 // One that vanishes meanwhile takes nothing.
                 let blocks = std::fs::symlink_metadata(&path).map_or(0, |m| m.blocks());
-                if observe::parse_snapshot_name(name(&path)).is_some() {
-                    sum = sum.saturating_add(blocks * 512);
+                if let Some(id) = observe::parse_snapshot_name(name(&path)) {
+                    all.insert(Holder::Snapshot(ct, id), blocks * 512);
                 }
             }
         }
-        Ok(sum)
+        Ok(all)
     }
 
     pub(super) fn snapshot_own_bytes(

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::host::Each;
 use crate::kernel::backend::{Device, VolumeState};
 use crate::kernel::file::sync_dir;
+use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
 use crate::plan::{BaseImageId, Image, Record};
 
@@ -218,15 +219,14 @@ impl Images {
         Ok(())
     }
 
-    /// The lengths of all volumes together.
-    pub(super) fn promised(&self) -> Result<u64, Error> {
-        let mut sum = 0u64;
-        for ct in self.list()? {
-            // One that vanishes meanwhile promises nothing.
+    /// The lengths of all volumes.
+    pub(super) fn volume_sizes(&self) -> Result<Inventory, Error> {
+        let size = |ct| {
+            // One that vanishes meanwhile holds nothing.
             let bytes = std::fs::symlink_metadata(self.path(ct)).map_or(0, |m| m.len());
-            sum = sum.saturating_add(bytes);
-        }
-        Ok(sum)
+            (Holder::Volume(ct), bytes)
+        };
+        Ok(self.list()?.into_iter().map(size).collect())
     }
 
     pub(super) fn see_all(&self) -> Result<Each<VolumeState>, Error> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::laws::{MIB, POOL, World, fresh, record, slot, states};
+use super::super::room::Sums;
 use super::super::{self as plan, PoolFacts, Refusal};
 use super::*;
 
@@ -14,6 +15,10 @@ fn id(n: u128) -> SnapshotId {
 
 fn wish(n: u128) -> Desired {
     Desired { id: id(n), name: None, created_unix_ms: 5, generation: NOW }
+}
+
+fn plan_ensure(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
+    super::plan_ensure(desired, observed, &POOL)
 }
 
 fn kept(generation: u64) -> Snapshot {
@@ -158,7 +163,7 @@ fn forbidden_steps_never_appear() {
             slot: slot(20),
             mounted: true,
         };
-        let ensured = plan::plan_ensure(&desired, &state).unwrap_or_default();
+        let ensured = plan::plan_ensure(&desired, &state, &POOL).unwrap_or_default();
         let ours = |s: &Step| matches!(s, Step::RemoveSnapshot { .. } | Step::Revert { .. });
         assert!(!ensured.iter().any(ours), "{ensured:?}");
     }
@@ -192,10 +197,11 @@ fn refusals() {
     let refuse = |o: &Observed| plan_ensure(&wish(9), o).expect_err("refused");
     assert_eq!(refuse(&fresh()), Refusal::NoVolume);
     assert_eq!(refuse(&Observed { max_snapshots: 2, ..there() }), Refusal::TooManySnapshots(2));
-    let full = PoolFacts { promised: POOL.size - 100 * MIB, snapshots: MIB, templates: 0, ..POOL };
+    let held = Sums { volumes: POOL.room.size - 100 * MIB, snapshots: MIB, templates: 0 };
+    let full = PoolFacts { held, ..POOL };
     assert_eq!(
-        refuse(&Observed { pool: full, ..there() }),
-        Refusal::PoolFull { need: 100 * MIB, free: 99 * MIB }
+        super::plan_ensure(&wish(9), &there(), &full),
+        Err(Refusal::PoolFull { need: 100 * MIB, free: 99 * MIB })
     );
     let mounted = Observed {
         device: Some(512 * MIB),
@@ -205,8 +211,8 @@ fn refusals() {
     };
     assert_eq!(refuse(&Observed { shares_blocks: false, ..mounted.clone() }), Refusal::CopyInUse);
     // One that is there is there, whatever else is so.
-    let full = Observed { max_snapshots: 0, pool: full, shares_blocks: false, ..mounted.clone() };
-    assert_eq!(plan_ensure(&wish(1), &full), Ok(vec![]));
+    let last = Observed { max_snapshots: 0, shares_blocks: false, ..mounted.clone() };
+    assert_eq!(super::plan_ensure(&wish(1), &last, &full), Ok(vec![]));
 
     let revert = |n, o: &Observed| plan_revert(Reverted { snapshot: id(n), generation: NOW }, o);
     assert_eq!(revert(5, &there()), Err(Refusal::SnapshotUnknown(id(5))));

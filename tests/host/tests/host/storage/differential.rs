@@ -7,10 +7,10 @@ use ves_types::{Generation, SnapshotId};
 
 use super::support::{Storage, needs};
 
-/// What both must agree on: all but the pool and what files take in it, which are the machine's.
-fn comparable(mut observed: Observed, like: &Observed) -> Observed {
+/// What both must agree on: all but what files take in the pool, which is the machine's.
+fn comparable(mut observed: Observed) -> Observed {
     observed.snapshots.values_mut().for_each(|s| s.allocated = 0);
-    Observed { pool: like.pool, allocated: 0, ..observed }
+    Observed { allocated: 0, ..observed }
 }
 
 struct Pair<'a> {
@@ -24,9 +24,8 @@ impl Pair<'_> {
     }
     fn compare(&self, desired: &Desired, after: &str) {
         let real = self.real(desired);
-        let fake = self.model.observed(real.template.clone(), real.online_growth, real.pool);
-        let fake = comparable(fake, &real);
-        assert_eq!(comparable(real.clone(), &real), fake, "after {after}");
+        let fake = self.model.observed(real.template.clone(), real.online_growth);
+        assert_eq!(comparable(real), comparable(fake), "after {after}");
     }
     fn apply(&mut self, desired: &Desired, step: &Step) {
         let template = desired.template.clone();
@@ -40,7 +39,8 @@ impl Pair<'_> {
         self.compare(desired, &step.to_string());
     }
     fn ensure(&mut self, desired: &Desired) {
-        self.carry_out(desired, |seen| plan::plan_ensure(desired, seen));
+        let pool = self.storage.pool();
+        self.carry_out(desired, |seen| plan::plan_ensure(desired, seen, &pool));
     }
     fn carry_out(
         &mut self,
@@ -61,7 +61,8 @@ impl Pair<'_> {
             created_unix_ms: 1,
             generation: Generation(generation),
         };
-        self.carry_out(desired, |seen| snapshot::plan_ensure(&wish, seen));
+        let pool = self.storage.pool();
+        self.carry_out(desired, |seen| snapshot::plan_ensure(&wish, seen, &pool));
     }
     fn revert(&mut self, desired: &Desired, n: u128, generation: u64) {
         let (snapshot, generation) = (SnapshotId::from(n), Generation(generation));

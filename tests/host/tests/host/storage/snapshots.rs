@@ -191,8 +191,8 @@ fn a_kill_after_any_step_leaves_nothing_behind() {
     storage.service.ensure(&storage.fence(), &storage.desired(256)).expect("made");
     for cut in 0..=2 {
         let n = 10 + cut as u128;
-        let planned =
-            snapshot::plan_ensure(&wish(n, 1), &storage.host.observe(ct, None).expect("seen"));
+        let observed = storage.host.observe(ct, None).expect("seen");
+        let planned = snapshot::plan_ensure(&wish(n, 1), &observed, &storage.pool());
         for step in planned.expect("planned").iter().take(cut) {
             storage.host.apply(ct, step).expect("applied");
         }
@@ -246,7 +246,7 @@ fn refusals_and_what_is_not_ours() {
     assert_eq!((fault.reason, fault.facts["limit"].as_str()), (Reason::TooMany, "2"), "{fault}");
 
     // What each can come to take counts as promised.
-    let pool = storage.service.pool().expect("known").1;
+    let pool = storage.pool();
     let taken: u64 = [1, 2]
         .iter()
         .map(|n| {
@@ -254,7 +254,7 @@ fn refusals_and_what_is_not_ours() {
             all.iter().find(|s| s.id == id(*n)).map_or(0, |s| s.seen.allocated)
         })
         .sum();
-    assert!(taken > 1 << 20 && pool.snapshots == taken, "{taken} {pool:?}");
+    assert!(taken > 1 << 20 && pool.held.snapshots == taken, "{taken} {pool:?}");
     let rest = pool.promisable() >> 20 << 20;
     let too_much = storage.desired((256 << 20 | rest) / (1 << 20) + 257);
     let fault = storage.service.ensure(&at(&storage, 4), &too_much).expect_err("no room");

@@ -15,7 +15,7 @@ use ves_storage::fake::blocking::Blocking;
 use ves_storage::host::{Host, Source, Template};
 use ves_storage::kernel::KernelHost;
 use ves_storage::kernel::image::pool::Pool;
-use ves_storage::plan::Desired;
+use ves_storage::plan::{Desired, PoolFacts};
 use ves_storage::service::Service;
 use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};
 
@@ -67,6 +67,9 @@ impl Storage {
     pub(crate) fn restart(&mut self) {
         self.host = open(&self.config, &self.dir);
         self.service = service(&self.host, &self.dir);
+    }
+    pub(crate) fn pool(&self) -> PoolFacts {
+        self.service.pool().expect("known").1
     }
     pub(crate) fn ct(&self) -> CtId {
         self.id.ct()

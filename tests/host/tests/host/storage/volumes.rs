@@ -127,11 +127,11 @@ fn a_kill_after_any_step_is_repaired() {
     let ct = storage.ct();
     let desired = plan::Desired { inodes: Some(4000), ..storage.desired(400) };
     let observed = storage.host.observe(ct, Some(&desired.template)).expect("seen");
-    let steps = plan::plan_ensure(&desired, &observed).expect("planned").len();
+    let steps = plan::plan_ensure(&desired, &observed, &storage.pool()).expect("planned").len();
     assert!(steps >= 6, "{steps}");
     for done in 0..=steps {
         let observed = storage.host.observe(ct, Some(&desired.template)).expect("seen");
-        let plan = plan::plan_ensure(&desired, &observed).expect("planned");
+        let plan = plan::plan_ensure(&desired, &observed, &storage.pool()).expect("planned");
         for step in plan.iter().take(done) {
             storage.host.apply(ct, step).expect("applied");
         }
@@ -141,7 +141,7 @@ fn a_kill_after_any_step_is_repaired() {
         assert!(volume.mounted && volume.bytes == 400 << 20, "{volume:?}");
         assert_eq!(storage.inside("cat etc/passwd | head -1 | cut -c1-4"), "root\n");
         let observed = storage.host.observe(ct, Some(&desired.template)).expect("seen");
-        assert_eq!(plan::plan_ensure(&desired, &observed), Ok(vec![]));
+        assert_eq!(plan::plan_ensure(&desired, &observed, &storage.pool()), Ok(vec![]));
         // The same for removal.
         let plan = plan::plan_remove(&observed).expect("planned");
         for step in plan.iter().take(done) {
