@@ -70,7 +70,7 @@ impl Config {
 }
 
 /// The smallest pool image: what xfs asks for, and room for a template.
-const LEAST_POOL: u64 = 1 << 30;
+pub const LEAST_POOL: u64 = 1 << 30;
 
 impl ServiceConfig for Config {
     fn validate(&self) -> Result<(), String> {

@@ -1,13 +1,13 @@
 //! What can go wrong, and what of it the caller hears.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ves_archive::Refused;
 use ves_host::HostError;
 use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, CtId, TemplateName};
 
-use crate::plan::Refusal;
+use crate::plan::{Refusal, node};
 
 /// A failure below the service.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// Why there is no pool whose image is, or would be, this.
+    pub fn of_node(refusal: node::Refusal, image: &Path) -> Self {
+        match refusal {
+            node::Refusal::Foreign(what) => Self::Foreign(what),
+            node::Refusal::Gone => Self::PoolGone(image.to_owned()),
+            node::Refusal::SharesNoBlocks => Self::Host(HostError::Lacks {
+                feature: "shared blocks".to_owned(),
+                why: "neither the state directory's file system nor xfs or btrfs can be used; install \
+                      xfsprogs, or configure pool = \"image-copy\""
+                    .to_owned(),
+            }),
+        }
+    }
+
     /// What the caller hears; `step` is what was being done.
     pub fn fault(&self, step: &str) -> Fault {
         let of = |reason| Fault::new(reason, ves_proto::fault::chain(self));

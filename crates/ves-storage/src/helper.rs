@@ -9,7 +9,7 @@ use ves_daemon::complain;
 use ves_types::layout::{Daemon, Layout};
 
 use crate::kernel::builder;
-use crate::kernel::image::pool::Pool;
+use crate::kernel::image::pool::Place;
 
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
 /// the daemon. Must be called first in `main`, while there is one thread.
@@ -42,7 +42,7 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
             }
         }
     }
-    Some(match Pool::detach(&Layout::new(run, state)) {
+    Some(match Place::new(&Layout::new(run, state)).detach() {
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => complain(Daemon::Storage, &ves_proto::fault::chain(&e), 1),
     })

@@ -46,6 +46,7 @@ mod helper;
 pub mod host;
 pub mod kernel;
 pub mod ledger;
+pub mod node;
 pub mod observe;
 pub mod plan;
 mod promises;
@@ -90,10 +91,10 @@ pub const KIND: Kind = Kind::Storage;
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The pool and volumes are mounted where the other services see them.
     ves_host::mount::node::require(layout.run_dir())?;
-    // The link also works after an upgrade has replaced the executable.
-    let host = kernel::KernelHost::open(&config, layout.clone(), "/proc/self/exe".into())?;
     let fences = FenceStore::open_synced(layout.service_dir(KIND).join("fence"))?;
     let shell = Shell::new(KIND, fences, config.max_changes);
+    // The link also works after an upgrade has replaced the executable.
+    let host = node::open(&shell, &config, layout, "/proc/self/exe".into())?;
     let service = service::Service::new(Arc::new(host), shell);
     Ok(api::app(service))
 }

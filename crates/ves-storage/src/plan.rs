@@ -12,6 +12,7 @@
 //! A volume is made where nobody sees it and published when it is whole, so what is seen is always
 //! complete. Never here: how any of it is done.
 
+pub mod node;
 pub mod room;
 pub mod snapshot;
 pub mod template;

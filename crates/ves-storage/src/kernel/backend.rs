@@ -14,6 +14,7 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 use crate::error::Error;
 use crate::host::Each;
 use crate::ledger::Inventory;
+use crate::plan::node::Leftovers;
 use crate::plan::room::Room;
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::{BaseImageId, Image, Record, Reverted};
@@ -76,8 +77,14 @@ pub trait Backend: Send + Sync + 'static {
     fn inventory(&self) -> Result<Inventory, Error>;
     /// The directory for templates' archives and records.
     fn templates(&self) -> PathBuf;
-    /// Removes what a crash left: what is unfinished, and devices nobody uses.
-    fn sweep(&self) -> Result<(), Error>;
+    /// What a crash may have left, but for templates.
+    fn leftovers(&self) -> Result<Leftovers, Error>;
+    /// Throws base images away that were not finished.
+    fn discard_base_images(&self, template: &str) -> Result<(), Error>;
+    /// Throws snapshots away that were not finished.
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error>;
+    /// Takes a device away.
+    fn drop_device(&self, number: u32) -> Result<(), Error>;
 
     /// One volume.
     fn look(&self, ct: CtId) -> Result<VolumeState, Error>;

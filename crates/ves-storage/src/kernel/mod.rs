@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::host::{self, Each, Host, Source, Template, Usage};
 use crate::ledger::Inventory;
 use crate::observe;
+use crate::plan::node::{Leftovers, Sweep};
 use crate::plan::room::Room;
 use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Mount, Observed, Step};
@@ -50,31 +51,42 @@ pub struct KernelHost<B = Images> {
     backend: Arc<B>,
 }
 
-impl KernelHost {
-    /// Attaches the pool and sweeps what a crash left. `unpacker` is an executable whose `main`
-    /// begins with [`crate::dispatch`], such as the daemon's own.
-    pub fn open(config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
-        let images = Images::open(config, &layout)?;
-        Self::on(images, config, layout, unpacker)
-    }
-}
-
 impl<B: Backend> KernelHost<B> {
-    /// The host on this backend; what a crash left is swept.
-    fn on(backend: B, config: &Config, layout: Layout, unpacker: PathBuf) -> Result<Self, Error> {
+    /// The host on this backend. `unpacker` is an executable whose `main` begins with
+    /// [`crate::dispatch`], such as the daemon's own.
+    pub fn new(
+        backend: B,
+        config: &Config,
+        layout: Layout,
+        unpacker: PathBuf,
+    ) -> Result<Self, Error> {
         let backend = Arc::new(backend);
         let templates =
             Templates::new(backend.clone(), config.limits(), config.mirror.clone(), unpacker)
                 .built_by(layout.builder_socket());
-        backend.sweep()?;
-        templates.sweep()?;
-        tracing::info!(backend = backend.name(), "storage is swept");
         let max_snapshots = config.max_snapshots;
         let online_growth = ext4::may_grow_mounted()?;
         if !online_growth {
             tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
         }
         Ok(Self { layout, max_snapshots, online_growth, templates, backend })
+    }
+
+    /// What a crash may have left.
+    pub fn leftovers(&self) -> Result<Leftovers, Error> {
+        let templates = self.templates.leftovers()?;
+        Ok(Leftovers { templates, ..self.backend.leftovers()? })
+    }
+
+    /// Throws one of it away.
+    pub fn sweep(&self, step: &Sweep) -> Result<(), Error> {
+        match step {
+            Sweep::Volume(ct) => self.backend.discard(*ct),
+            Sweep::Snapshots(ct) => self.backend.discard_snapshots(*ct),
+            Sweep::BaseImages(template) => self.backend.discard_base_images(template),
+            Sweep::Template(name) => self.templates.sweep(name),
+            Sweep::Device(number) => self.backend.drop_device(*number),
+        }
     }
 
     /// What is mounted on the container's root, and whether that directory is there.

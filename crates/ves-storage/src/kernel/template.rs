@@ -7,6 +7,7 @@
 //!
 //! [`crate::plan::template`] plans; this is what it looks at and how its steps are done.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -91,30 +92,29 @@ impl<B: Backend> Templates<B> {
         self.backend.templates().join(format!("{UNFINISHED}{name}"))
     }
 
-    /// Removes what a crash left.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
+    /// Those that a crash left unfinished.
+    pub(super) fn leftovers(&self) -> Result<BTreeSet<String>, Error> {
         let dir = self.backend.templates();
         let what = || format!("list {}", dir.display());
+        let mut left = BTreeSet::new();
         for entry in std::fs::read_dir(&dir).attempt(what)? {
-            let entry = entry.attempt(what)?;
-            // One that cannot be swept is in nobody's way but its own.
-            if let Err(error) = self.sweep_one(&entry) {
-                tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
-            }
+            let name = entry.attempt(what)?.file_name();
+            left.extend(name.to_str().and_then(|n| n.strip_prefix(UNFINISHED)).map(str::to_owned));
         }
-        Ok(())
+        Ok(left)
     }
 
-    fn sweep_one(&self, entry: &std::fs::DirEntry) -> Result<(), Error> {
-        let file_name = entry.file_name();
-        let Some(name) = file_name.to_str().and_then(|n| n.strip_prefix(UNFINISHED)) else {
-            return Ok(());
-        };
+    /// Throws an unfinished one away.
+    pub(super) fn sweep(&self, name: &str) -> Result<(), Error> {
         match name.parse() {
             Ok(name) => {
                 self.converge(&name, &mut Making::nothing(), |o, _| Ok(planned::plan_sweep(o)))
             }
-            Err(_) => Ok(remove_dir(&entry.path())?),
+            // No template is called so.
+            Err(_) => {
+                let path = self.backend.templates().join(format!("{UNFINISHED}{name}"));
+                Ok(remove_dir(&path)?)
+            }
         }
     }
 
@@ -472,7 +472,9 @@ mod tests {
         std::fs::create_dir(&unfinished).expect("made");
         std::fs::write(unfinished.join("golden-8192.img.new"), b"half").expect("written");
         let templates = Templates::new(Arc::new(images), Limits::default(), None, PathBuf::new());
-        templates.sweep().expect("swept");
+        let left = templates.leftovers().expect("listed");
+        assert_eq!(left, ["worse".to_owned()].into());
+        left.iter().for_each(|name| templates.sweep(name).expect("swept"));
         assert!(!unfinished.exists());
         assert_eq!(templates.list().expect("listed"), []);
         let name: TemplateName = "bad".parse().expect("a name");

@@ -3,13 +3,13 @@
 //! While a template is made its directory has another name, and its base images are in that: so one
 //! rename shows template and base images, or hides both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ves_host::{Attempt, HostError, ext4, loopdev};
+use ves_host::{Attempt, ext4, loopdev};
 use ves_types::TemplateName;
 
 use super::Images;
@@ -91,24 +91,30 @@ impl Images {
         Ok(publish(&new, &path)?)
     }
 
-    /// Throws away base images that were not finished, with their devices.
-    pub(super) fn sweep_base_images(&self) -> Result<(), Error> {
+    /// Templates with base images that were not finished, by the names of their directories.
+    pub(super) fn unfinished_base_images(&self) -> Result<BTreeSet<String>, Error> {
         let dir = self.pool.templates();
         let what = || format!("list {}", dir.display());
+        let mut left = BTreeSet::new();
         for entry in std::fs::read_dir(&dir).attempt(what)? {
             let entry = entry.attempt(what)?;
-            // One that cannot be swept is in nobody's way but its own.
-            if let Err(error) = sweep_one(&entry.path()) {
-                tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
+            if files(&entry.path())?.into_keys().any(|name| is_unfinished(&name)) {
+                left.extend(entry.file_name().into_string().ok());
             }
+        }
+        Ok(left)
+    }
+
+    /// Throws them away, with their devices.
+    pub(super) fn drop_unfinished_base_images(&self, template: &str) -> Result<(), Error> {
+        let dir = self.pool.templates().join(template);
+        for name in files(&dir)?.into_keys().filter(|name| is_unfinished(name)) {
+            discard(&dir.join(name))?;
         }
         Ok(())
     }
 }
 
-fn sweep_one(template: &Path) -> Result<(), HostError> {
-    for name in files(template)?.into_keys().filter(|name| name.ends_with(".new")) {
-        discard(&template.join(name))?;
-    }
-    Ok(())
+fn is_unfinished(name: &str) -> bool {
+    name.ends_with(".new")
 }

@@ -16,19 +16,18 @@ pub mod pool;
 mod snapshot;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ves_types::layout::Layout;
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use self::devices::Devices;
 use self::pool::Pool;
 use super::backend::{Backend, BaseImage, SnapshotStates, VolumeState};
-use crate::config::Config;
 use crate::error::Error;
 use crate::host::Each;
 use crate::ledger::Inventory;
+use crate::plan::node::Leftovers;
 use crate::plan::room::Room;
 use crate::plan::{BaseImageId, Record, Reverted, snapshot as planned};
 
@@ -40,11 +39,9 @@ pub struct Images {
 }
 
 impl Images {
-    /// Attaches the pool; makes it where there is none.
-    pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
-        let pool = Pool::open(config, layout)?;
-        tracing::info!(dir = %pool.dir.display(), "pool is attached");
-        Ok(Self { pool, devices: Devices::default() })
+    /// In this pool.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool, devices: Devices::default() }
     }
 }
 
@@ -66,10 +63,24 @@ impl Backend for Images {
     fn templates(&self) -> PathBuf {
         self.pool.templates()
     }
-    fn sweep(&self) -> Result<(), Error> {
-        self.sweep_base_images()?;
-        self.sweep_volumes()?;
-        self.sweep_snapshots()
+    fn leftovers(&self) -> Result<Leftovers, Error> {
+        Ok(Leftovers {
+            base_images: self.unfinished_base_images()?,
+            snapshots: self.unfinished_snapshots()?,
+            templates: BTreeSet::new(),
+            ..self.unfinished_volumes()?
+        })
+    }
+    fn discard_base_images(&self, template: &str) -> Result<(), Error> {
+        self.drop_unfinished_base_images(template)
+    }
+    fn discard_snapshots(&self, ct: CtId) -> Result<(), Error> {
+        self.drop_unfinished_snapshots(ct)
+    }
+    fn drop_device(&self, number: u32) -> Result<(), Error> {
+        ves_host::loopdev::detach(number)?;
+        self.devices.detached(number);
+        Ok(())
     }
 
     fn look(&self, ct: CtId) -> Result<VolumeState, Error> {
@@ -102,7 +113,7 @@ impl Backend for Images {
     }
     fn discard(&self, ct: CtId) -> Result<(), Error> {
         file::discard(&self.new_path(ct))?;
-        self.discard_snapshots(ct)
+        self.drop_unfinished_snapshots(ct)
     }
     fn extend(&self, ct: CtId, bytes: u64) -> Result<(), Error> {
         self.lengthen(ct, bytes)
@@ -160,14 +171,21 @@ impl Backend for Images {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use ves_types::layout::Layout;
+
+    use super::pool::Place;
     use super::*;
-    use crate::config::PoolKind;
+    use crate::config::{Config, PoolKind};
+    use crate::plan::node::Step;
 
     /// The backend on a new pool of copies, in a directory of its own.
     pub(in crate::kernel) fn images() -> (Images, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
         let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
-        (Images::open(&config, &layout).expect("a pool"), dir)
+        let place = Place::new(&layout);
+        place.observe().expect("seen");
+        place.apply(&Step::MakeDirectories).expect("made");
+        (Images::new(place.pool(&config).expect("a pool")), dir)
     }
 }

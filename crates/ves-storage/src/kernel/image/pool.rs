@@ -1,8 +1,8 @@
 //! The pool: where images are, and what file system is under them.
 //!
 //! Either a directory of the state directory's file system, or, where that cannot share blocks, an
-//! image file with one that can, mounted there. What exists is used as it is, whatever is
-//! configured; the choice is made once.
+//! image file with one that can, mounted there. [`Place`] is looked at and changed as
+//! [`crate::plan::node`] plans. Never here: which of both, how large, what is foreign.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -23,6 +23,7 @@ use crate::config::{Config, PoolKind};
 use crate::error::Error;
 use crate::kernel::file::{directory, sync_dir};
 use crate::observe::knows_filesystem;
+use crate::plan::node::{FileSystem, Image, Mount, Observed, Step};
 use crate::plan::room::Room;
 
 /// The pool.
@@ -39,9 +40,12 @@ pub struct Pool {
     overcommit_percent: u64,
 }
 
-fn places(layout: &Layout) -> (PathBuf, PathBuf, PathBuf) {
-    let base = layout.service_dir(Daemon::Storage);
-    (base.join("pool.img"), base.join("pool"), base)
+/// Where a pool is, or will be.
+#[derive(Debug)]
+pub struct Place {
+    image: PathBuf,
+    dir: PathBuf,
+    base: PathBuf,
 }
 
 /// Whether a name is taken, be it by a symbolic link to nothing.
@@ -58,90 +62,143 @@ fn had_volumes(fences: &Path) -> Result<bool, HostError> {
     Ok(FenceStore::open(fences.to_owned()).attempt(what)?.any_left())
 }
 
-impl Pool {
-    /// Attaches the pool; makes it where there is none.
-    pub fn open(config: &Config, layout: &Layout) -> Result<Self, Error> {
-        let (image, dir, base) = places(layout);
-        directory(&base)?;
-        directory(&dir)?;
-        let overcommit_percent = config.overcommit_percent;
-        let plain = |reflink| {
-            let limit = config.pool_bytes;
-            Self { dir: dir.clone(), reflink, own: false, limit, overcommit_percent }
-        };
-        let mounted = mount::is_mount_point(&dir)?;
-        if !is_there(&image)? {
-            if mounted {
-                return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
-            }
-            let used = is_there(&dir.join("volumes"))?;
-            if !used && had_volumes(&base.join("fence"))? {
-                return Err(Error::PoolGone(image));
-            }
-            let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&base)?;
-            if used || reflink || config.pool == PoolKind::ImageCopy {
-                return Ok(plain(reflink).ready()?);
-            }
-            match (image_filesystem()?, config.pool) {
-                (Some(fs), _) => make_image(&image, fs, config.pool_bytes)?,
-                (None, PoolKind::Auto) => return Ok(plain(false).ready()?),
-                (None, _) => {
-                    return Err(HostError::Lacks {
-                        feature: "shared blocks".to_owned(),
-                        why: "neither the state directory's file system nor xfs or btrfs can be used; \
-                              install xfsprogs, or configure pool = \"image-copy\""
-                            .to_owned(),
-                    }
-                    .into());
-                }
-            }
-        }
-        let number = match attach_image(&image) {
-            // A symbolic link to what is not mounted.
-            Err(e) if e.is(Errno::NOENT) && !image.exists() => {
-                return Err(Error::PoolGone(image));
-            }
-            other => other?,
-        };
-        let device = loopdev::device_number(number)?;
-        if mounted {
-            let there = std::fs::metadata(&dir).attempt(|| format!("look at {}", dir.display()))?;
-            // btrfs shows a number of its own; the mount table knows the device's.
-            let entry = mount::mounted_at(&dir)?;
-            let same =
-                there.dev() == device || entry.is_some_and(|m| m.source == loopdev::path(number));
-            if !same {
-                return Err(Error::Foreign(format!("what is mounted on {}", dir.display())));
-            }
-        } else {
-            mount_image(number, &dir)?;
-            // In use, it is only marked to go with its last user: whoever unmounts the pool leaves
-            // no device behind.
-            loopdev::detach(number)?;
-        }
-        let reflink = shares_blocks(&dir)?;
-        Ok(Self { dir, reflink, own: true, limit: None, overcommit_percent }.ready()?)
+/// The directories of a pool.
+const DIRECTORIES: [&str; 3] = ["volumes", "templates", "snapshots"];
+
+impl Place {
+    /// Of this daemon.
+    pub fn new(layout: &Layout) -> Self {
+        let base = layout.service_dir(Daemon::Storage);
+        Self { image: base.join("pool.img"), dir: base.join("pool"), base }
     }
 
-    fn ready(self) -> Result<Self, HostError> {
-        directory(&self.volumes())?;
-        directory(&self.templates())?;
-        directory(&self.snapshots())?;
-        Ok(self)
+    /// The image of a pool.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// What there is of a pool.
+    pub fn observe(&self) -> Result<Observed, Error> {
+        directory(&self.base)?;
+        directory(&self.dir)?;
+        let image = self.observe_image()?;
+        let mut seen = Observed {
+            image,
+            mount: self.observe_mount(image)?,
+            ready: true,
+            used: false,
+            had_volumes: false,
+            shares_blocks: false,
+            makes: Vec::new(),
+            below: 0,
+        };
+        for name in DIRECTORIES {
+            seen.ready &= is_there(&self.dir.join(name))?;
+        }
+        if image == Image::Absent {
+            seen.used = is_there(&self.dir.join("volumes"))?;
+            seen.had_volumes = had_volumes(&self.base.join("fence"))?;
+            seen.shares_blocks = shares_blocks(&self.base)?;
+            seen.makes = file_systems()?;
+            let what = || format!("ask for the room on {}", self.base.display());
+            let below = rustix::fs::statvfs(&self.base).attempt(what)?;
+            seen.below = below.f_bavail * below.f_frsize;
+        }
+        Ok(seen)
+    }
+
+    fn observe_image(&self) -> Result<Image, HostError> {
+        if !is_there(&self.image)? {
+            return Ok(Image::Absent);
+        }
+        Ok(match self.open_image()? {
+            None => Image::Dangling,
+            Some(file) => Image::There { attached: device_of(&file)?.is_some() },
+        })
+    }
+
+    fn observe_mount(&self, image: Image) -> Result<Mount, HostError> {
+        if !mount::is_mount_point(&self.dir)? {
+            return Ok(Mount::None);
+        }
+        let what = || format!("look at {}", self.dir.display());
+        if image == (Image::There { attached: true })
+            && let Some(file) = self.open_image()?
+            && let Some(number) = device_of(&file)?
+        {
+            let there = std::fs::metadata(&self.dir).attempt(what)?;
+            // btrfs shows a number of its own; the mount table knows the device's.
+            let entry = mount::mounted_at(&self.dir)?;
+            if there.dev() == loopdev::device_number(number)?
+                || entry.is_some_and(|m| m.source == loopdev::path(number))
+            {
+                return Ok(Mount::Image);
+            }
+        }
+        Ok(Mount::Foreign(format!("what is mounted on {}", self.dir.display())))
+    }
+
+    /// The image, where it is one.
+    fn open_image(&self) -> Result<Option<File>, HostError> {
+        match OpenOptions::new().read(true).write(true).open(&self.image) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).attempt(|| format!("open {}", self.image.display())),
+        }
+    }
+
+    fn need_image(&self) -> Result<File, Error> {
+        self.open_image()?.ok_or_else(|| Error::PoolGone(self.image.clone()))
+    }
+
+    /// Does one step.
+    pub fn apply(&self, step: &Step) -> Result<(), Error> {
+        match *step {
+            Step::MakeImage { fs, bytes } => make_image(&self.image, fs, bytes)?,
+            Step::Attach => {
+                let image = self.need_image()?;
+                if device_of(&image)?.is_none() {
+                    // Through the page cache: blocks that volumes share are then in memory once.
+                    loopdev::attach(&image, false)?;
+                }
+            }
+            Step::Mount => {
+                let gone = || HostError::parse("mount the pool image", "it has no device");
+                let number = device_of(&self.need_image()?)?.ok_or_else(gone)?;
+                mount_image(number, &self.dir)?;
+                // In use, it is only marked to go with its last user: whoever unmounts the pool leaves
+                // no device behind.
+                loopdev::detach(number)?;
+            }
+            Step::MakeDirectories => {
+                DIRECTORIES.iter().try_for_each(|name| directory(&self.dir.join(name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool that is there now.
+    pub fn pool(&self, config: &Config) -> Result<Pool, Error> {
+        let (dir, overcommit_percent) = (self.dir.clone(), config.overcommit_percent);
+        if is_there(&self.image)? {
+            let reflink = shares_blocks(&dir)?;
+            return Ok(Pool { dir, reflink, own: true, limit: None, overcommit_percent });
+        }
+        let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&self.base)?;
+        Ok(Pool { dir, reflink, own: false, limit: config.pool_bytes, overcommit_percent })
     }
 
     /// Takes the pool's mount and device away; its contents stay. Says whether there was one.
     ///
     /// # Errors
     /// `EBUSY` while a volume is attached.
-    pub fn detach(layout: &Layout) -> Result<bool, Error> {
-        let (image, dir, _) = places(layout);
+    pub fn detach(&self) -> Result<bool, Error> {
+        let Self { image, dir, .. } = self;
         let mut was = false;
-        if mount::is_mount_point(&dir)? {
-            mount::node::unmount(&dir, false)?;
+        if mount::is_mount_point(dir)? {
+            mount::node::unmount(dir, false)?;
             was = true;
         }
-        let backing = match File::open(&image) {
+        let backing = match File::open(image) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(was),
             other => FileId::of(&other.attempt(|| format!("open {}", image.display()))?)?,
         };
@@ -157,7 +214,9 @@ impl Pool {
         }
         Ok(was)
     }
+}
 
+impl Pool {
     /// Where volumes are.
     pub fn volumes(&self) -> PathBuf {
         self.dir.join("volumes")
@@ -208,62 +267,59 @@ fn shares_blocks(dir: &Path) -> Result<bool, HostError> {
     answer
 }
 
-/// A file system with shared blocks that this machine can make and mount.
-fn image_filesystem() -> Result<Option<&'static str>, HostError> {
+/// The file systems with shared blocks that this machine can make and mount.
+fn file_systems() -> Result<Vec<FileSystem>, HostError> {
     let table = std::fs::read_to_string("/proc/filesystems")
         .attempt(|| "read the list of file systems".to_owned())?;
-    let usable = |fs: &str| {
+    let usable = |fs: &FileSystem| {
+        let fs = fs.name();
         // A module is loaded by mounting; the file system is then in the list of modules.
         let known = knows_filesystem(&table, fs) || Path::new("/lib/modules").exists();
         known && find(&format!("mkfs.{fs}"), "").is_ok()
     };
-    Ok(["xfs", "btrfs"].into_iter().find(|fs| usable(fs)))
+    Ok(FileSystem::ALL.into_iter().filter(usable).collect())
 }
 
-fn make_image(image: &Path, fs: &str, bytes: Option<u64>) -> Result<(), HostError> {
+fn make_image(image: &Path, fs: FileSystem, bytes: u64) -> Result<(), HostError> {
     let new = image.with_extension("img.new");
     let what = || format!("make the pool image {}", new.display());
     file::remove_if_exists(&new)?;
-    let below =
-        rustix::fs::statvfs(image.parent().unwrap_or_else(|| Path::new("/"))).attempt(what)?;
-    let bytes = bytes.unwrap_or_else(|| below.f_bavail * below.f_frsize / 5 * 4);
-    // A file system grows in steps of its own; a whole number of MiB suits both.
-    let bytes = (bytes >> 20 << 20).max(1 << 30);
     let pool =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).attempt(what)?;
     pool.set_len(bytes).attempt(what)?;
-    let program =
-        find(&format!("mkfs.{fs}"), if fs == "xfs" { "xfsprogs" } else { "btrfs-progs" })?;
-    let cmd = Cmd::new(program).arg("-q");
-    let cmd = if fs == "xfs" {
-        cmd.args(["-m", "reflink=1", "-s", "size=4096", "-L", "ves-pool"])
-    } else {
-        cmd.args(["-m", "single", "-s", "4096", "-L", "ves-pool"])
+    let cmd = match fs {
+        FileSystem::Xfs => Cmd::new(find("mkfs.xfs", "xfsprogs")?).args([
+            "-q",
+            "-m",
+            "reflink=1",
+            "-s",
+            "size=4096",
+            "-L",
+            "ves-pool",
+        ]),
+        FileSystem::Btrfs => Cmd::new(find("mkfs.btrfs", "btrfs-progs")?)
+            .args(["-q", "-m", "single", "-s", "4096", "-L", "ves-pool"]),
     };
     cmd.arg(&new).run()?;
     pool.sync_all().attempt(what)?;
-    renameat_with(CWD, &new, CWD, image, RenameFlags::NOREPLACE).attempt(what)?;
+    match renameat_with(CWD, &new, CWD, image, RenameFlags::NOREPLACE) {
+        // Made before, by a call that was not heard of.
+        Err(Errno::EXIST) => return file::remove_if_exists(&new),
+        other => other.attempt(what)?,
+    }
     sync_dir(image.parent().unwrap_or_else(|| Path::new("/")))
 }
 
-fn attach_image(image: &Path) -> Result<u32, HostError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(image)
-        .attempt(|| format!("open {}", image.display()))?;
-    let id = FileId::of(&file)?;
-    match loopdev::all()?.into_iter().find(|(_, backing)| *backing == id) {
-        Some((number, _)) => Ok(number),
-        // Through the page cache: blocks that volumes share are then in memory once.
-        None => loopdev::attach(&file, false),
-    }
+/// The loop device that shows an image.
+fn device_of(image: &File) -> Result<Option<u32>, HostError> {
+    let id = FileId::of(image)?;
+    Ok(loopdev::all()?.into_iter().find(|(_, file)| *file == id).map(|(number, _)| number))
 }
 
 fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
     let mut failed = None;
-    for fs in ["xfs", "btrfs"] {
-        let tree = FsContext::new(fs)
+    for fs in FileSystem::ALL {
+        let tree = FsContext::new(fs.name())
             .and_then(|c| c.set("source", loopdev::path(number)))
             .and_then(|c| c.flag("discard"))
             .and_then(|c| c.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC));
@@ -274,46 +330,4 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
         }
     }
     Err(failed.unwrap_or_else(|| HostError::parse("mount the pool", "no file system")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layout(dir: &tempfile::TempDir) -> (Layout, PathBuf) {
-        let layout = Layout::new(dir.path().join("run"), dir.path().join("state"));
-        let base = layout.service_dir(Daemon::Storage);
-        std::fs::create_dir_all(base.join("fence")).expect("made");
-        (layout, base)
-    }
-
-    #[test]
-    fn a_pool_on_a_disk_that_is_not_mounted_is_not_made_again() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (layout, base) = layout(&dir);
-        let image = base.join("pool.img");
-        std::os::unix::fs::symlink(dir.path().join("disk/pool.img"), &image).expect("made");
-        for pool in [PoolKind::Auto, PoolKind::ImageCopy] {
-            let error =
-                Pool::open(&Config { pool, ..Config::default() }, &layout).expect_err("gone");
-            assert!(matches!(error, Error::PoolGone(_)), "{error} is another failure");
-        }
-        assert!(image.is_symlink());
-    }
-
-    #[test]
-    fn where_volumes_were_no_empty_pool_is_made() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (layout, base) = layout(&dir);
-        let config = Config { pool: PoolKind::ImageCopy, ..Config::default() };
-        let fence = base.join("fence/101");
-        std::fs::write(&fence, b"{}").expect("written");
-        let error = Pool::open(&config, &layout).expect_err("gone");
-        assert!(error.to_string().contains("mount or restore it"), "{error}");
-        let removed = br#"{"generation":1,"epoch":1,"removed":true}"#;
-        std::fs::write(&fence, removed).expect("written");
-        Pool::open(&config, &layout).expect("a first pool");
-        std::fs::write(&fence, b"{}").expect("written");
-        Pool::open(&config, &layout).expect("the same pool");
-    }
 }

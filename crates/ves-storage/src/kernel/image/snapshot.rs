@@ -11,6 +11,7 @@
 //! caller is killed: the container would hang until somebody came to see it. Where blocks are not
 //! shared a clone is a copy that takes time, and the planner asks for a volume that nobody uses.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -108,16 +109,17 @@ impl Images {
         }
     }
 
-    /// Removes what a crash left of snapshots: unfinished ones, and directories without any.
-    pub(super) fn sweep_snapshots(&self) -> Result<(), Error> {
+    /// Containers with unfinished snapshots, or a directory without any.
+    pub(super) fn unfinished_snapshots(&self) -> Result<BTreeSet<CtId>, Error> {
+        let mut left = BTreeSet::new();
         for dir in entries(&self.pool.snapshots())? {
             let Ok(ct) = name(&dir).parse::<CtId>() else { continue };
-            // One that cannot be swept is in nobody's way but its own.
-            if let Err(error) = self.discard_snapshots(ct) {
-                tracing::warn!(%error, %ct, "sweep snapshots, ignoring");
+            let all = entries(&dir)?;
+            if all.is_empty() || all.iter().any(|path| is_unfinished(path)) {
+                left.insert(ct);
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     pub(super) fn see_snapshots(&self, ct: CtId) -> Result<SnapshotStates, Error> {
@@ -202,7 +204,7 @@ impl Images {
         Ok(self.tidy(ct)?)
     }
 
-    pub(super) fn discard_snapshots(&self, ct: CtId) -> Result<(), Error> {
+    pub(super) fn drop_unfinished_snapshots(&self, ct: CtId) -> Result<(), Error> {
         for path in entries(&self.snapshot_dir(ct))?.into_iter().filter(|p| is_unfinished(p)) {
             tracing::info!(path = %path.display(), "throw away an unfinished snapshot");
             discard(&path)?;
@@ -265,7 +267,11 @@ mod tests {
     fn a_sweep_takes_what_is_unfinished_and_nothing_else() {
         let (images, _dir) = images();
         half(&images, SnapshotId::from(1));
-        images.sweep_snapshots().expect("swept");
+        let sweep = || {
+            let left = images.unfinished_snapshots().expect("listed");
+            left.into_iter().for_each(|ct| images.discard_snapshots(ct).expect("swept"));
+        };
+        sweep();
         assert!(!images.snapshot_dir(ct()).exists());
         half(&images, SnapshotId::from(2));
         images.publish_snapshot(ct(), SnapshotId::from(2)).expect("published");
@@ -273,7 +279,7 @@ mod tests {
         let stray = images.snapshot_dir(ct()).join("notes");
         std::fs::write(&stray, b"somebody's").expect("written");
         assert!(images.snapshots(ct()).is_ok_and(|s| s.unfinished && s.foreign.is_some()));
-        images.sweep_snapshots().expect("swept");
+        sweep();
         assert!(stray.exists() && images.snapshot_path(ct(), SnapshotId::from(2)).exists());
         assert!(images.snapshots(ct()).is_ok_and(|s| !s.unfinished));
     }

@@ -1,6 +1,6 @@
 //! Volumes as image files on loop devices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,13 +14,14 @@ use ves_types::CtId;
 
 use super::Images;
 use super::devices::Snapshot;
-use super::file::{clone_file, discard, read_attribute, until, write_attribute};
+use super::file::{clone_file, read_attribute, until, write_attribute};
 use crate::error::Error;
 use crate::host::Each;
 use crate::kernel::backend::{Device, VolumeState};
 use crate::kernel::file::sync_dir;
 use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
+use crate::plan::node::{Leftovers, Shows};
 use crate::plan::{BaseImageId, Image, Record};
 
 /// How long the kernel may take to let go of a device after the last unmount; namespaces end
@@ -153,47 +154,41 @@ impl Images {
         Ok(())
     }
 
-    fn sweep_one(
-        &self,
-        entry: &std::fs::DirEntry,
-        images: &mut HashMap<FileId, CtId>,
-    ) -> Result<(), HostError> {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { return Ok(()) };
-        if let Some(ct) = observe::parse_image_name(name) {
-            if let Some(image) = self.open_volume(ct, false)? {
-                images.insert(FileId::of(&image)?, ct);
-            }
-        } else if name.strip_suffix(".new").and_then(observe::parse_image_name).is_some() {
-            tracing::info!(name, "throw away an unfinished clone");
-            discard(&entry.path())?;
-        }
-        Ok(())
-    }
-
-    /// Removes what a crash left: unfinished clones, and devices nobody uses.
-    pub(super) fn sweep_volumes(&self) -> Result<(), Error> {
-        let volumes = self.pool.volumes();
-        let what = || format!("list {}", volumes.display());
-        let mut images = HashMap::new();
-        for entry in std::fs::read_dir(&volumes).attempt(what)? {
-            let entry = entry.attempt(what)?;
-            // One that cannot be looked at is told when it is asked for; the others are served.
-            if let Err(error) = self.sweep_one(&entry, &mut images) {
-                tracing::warn!(%error, path = %entry.path().display(), "sweep, ignoring");
+    /// Unfinished volumes and devices, whatever they show.
+    pub(super) fn unfinished_volumes(&self) -> Result<Leftovers, Error> {
+        let dir = self.pool.volumes();
+        let what = || format!("list {}", dir.display());
+        let (mut volumes, mut images) = (BTreeSet::new(), HashSet::new());
+        for entry in std::fs::read_dir(&dir).attempt(what)? {
+            let name = entry.attempt(what)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(ct) = observe::parse_image_name(name) {
+                // One that cannot be looked at is told when it is asked for; the others are served.
+                match self
+                    .open_volume(ct, false)
+                    .and_then(|i| i.map(|i| FileId::of(&i)).transpose())
+                {
+                    Ok(id) => images.extend(id),
+                    Err(error) => tracing::warn!(%error, name, "look for its device, ignoring"),
+                }
+            } else {
+                let ct = name.strip_suffix(".new").and_then(observe::parse_image_name);
+                volumes.extend(ct);
             }
         }
         let pool = self.pool.device()?;
+        let mut devices = Vec::new();
         for (number, id) in loopdev::all()? {
-            let known = images.contains_key(&id);
-            // On a file system shared with others, files we do not know are theirs.
-            let stray = self.pool.own && id.device == pool && !known;
-            if (known || stray) && !loopdev::held(number)? {
-                tracing::info!(number, "detach a device nobody uses");
-                loopdev::detach(number)?;
-            }
+            let shows = if images.contains(&id) {
+                Shows::Volume
+            } else if self.pool.own && id.device == pool {
+                Shows::Stray
+            } else {
+                Shows::Other
+            };
+            devices.push((number, shows, loopdev::held(number)?));
         }
-        Ok(())
+        Ok(Leftovers { volumes, devices, ..Leftovers::default() })
     }
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
@@ -351,10 +346,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_image_does_not_stop_the_sweep() {
+    fn a_bad_image_does_not_stop_the_look_for_leftovers() {
         let (images, _dir) = images();
         std::os::unix::fs::symlink("/nowhere", images.path(ct())).expect("made");
-        images.sweep_volumes().expect("swept");
+        images.unfinished_volumes().expect("looked through");
         assert!(images.look(ct()).is_ok_and(|s| matches!(s.image, Image::Foreign(_))));
     }
 }

@@ -12,9 +12,10 @@ use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
 use ves_storage::config::{Config, PoolKind};
 use ves_storage::fake::blocking::Blocking;
-use ves_storage::host::{Host, Source, Template};
+use ves_storage::host::{Source, Template};
 use ves_storage::kernel::KernelHost;
-use ves_storage::kernel::image::pool::Pool;
+use ves_storage::kernel::image::pool::Place;
+use ves_storage::node;
 use ves_storage::plan::{Desired, PoolFacts};
 use ves_storage::service::Service;
 use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};
@@ -59,14 +60,12 @@ impl Storage {
     }
     pub(crate) fn with(config: Config) -> Self {
         let (id, dir) = (TestId::take(), TestLayout::new());
-        let host = open(&config, &dir);
-        let service = service(&host, &dir);
+        let (host, service) = open(&config, &dir);
         Self { service, host, id, config, dir }
     }
     /// The same after the daemon was killed and started again.
     pub(crate) fn restart(&mut self) {
-        self.host = open(&self.config, &self.dir);
-        self.service = service(&self.host, &self.dir);
+        (self.host, self.service) = open(&self.config, &self.dir);
     }
     pub(crate) fn pool(&self) -> PoolFacts {
         self.service.pool().expect("known").1
@@ -146,19 +145,17 @@ pub(crate) fn clean(dir: &TestLayout) {
     }
     // Devices and mounts end asynchronously.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while Pool::detach(dir.layout()).is_err() && std::time::Instant::now() < end {
+    while Place::new(dir.layout()).detach().is_err() && std::time::Instant::now() < end {
         std::thread::park_timeout(std::time::Duration::from_millis(20));
     }
 }
 
-fn open(config: &Config, dir: &TestLayout) -> Arc<KernelHost> {
-    Arc::new(KernelHost::open(config, dir.layout().clone(), unpacker()).expect("a pool"))
-}
-
-fn service(host: &Arc<KernelHost>, dir: &TestLayout) -> Blocking {
-    let host: Arc<dyn Host> = host.clone();
+fn open(config: &Config, dir: &TestLayout) -> (Arc<KernelHost>, Blocking) {
     let fences = FenceStore::open_synced(dir.dir().join("fence")).expect("a directory for fences");
-    Blocking(Service::new(host, Shell::new(ves_storage::KIND, fences, 16)))
+    let shell = Shell::new(ves_storage::KIND, fences, 16);
+    let host = node::open(&shell, config, dir.layout().clone(), unpacker()).expect("a pool");
+    let host = Arc::new(host);
+    (host.clone(), Blocking(Service::new(host, shell)))
 }
 
 pub(crate) fn name(text: &str) -> TemplateName {

@@ -8,6 +8,7 @@ use ves_host::loopdev;
 use ves_kit::Inventory;
 use ves_proto::Reason;
 use ves_storage::host::Host;
+use ves_storage::kernel::image::pool::Place;
 use ves_storage::plan::{self, Mount};
 
 use super::support::{Storage, needs};
@@ -168,18 +169,13 @@ fn a_restart_sees_what_runs_and_a_pool_comes_back() {
     assert!(volume.mounted && volume.usage.device == device && device.is_some());
 
     // In use, the pool stays.
-    assert!(ves_storage::kernel::image::pool::Pool::detach(storage.dir.layout()).is_err());
+    assert!(Place::new(storage.dir.layout()).detach().is_err());
     // As after a reboot: no mounts, no devices.
     let off = plan::Desired { mounted: false, ..storage.desired(256) };
     storage.service.ensure(&storage.fence(), &off).expect("unmounted");
-    assert!(
-        ves_storage::kernel::image::pool::Pool::detach(storage.dir.layout()).expect("free now")
-    );
+    assert!(Place::new(storage.dir.layout()).detach().expect("free now"));
     assert!(storage.loops().is_empty(), "{:?}", storage.loops());
-    assert!(
-        !ves_storage::kernel::image::pool::Pool::detach(storage.dir.layout())
-            .expect("nothing to do")
-    );
+    assert!(!Place::new(storage.dir.layout()).detach().expect("nothing to do"));
     storage.restart();
     storage.service.ensure(&storage.fence(), &storage.desired(256)).expect("mounted");
     assert_eq!(storage.inside("cat etc/kept"), "kept\n");
