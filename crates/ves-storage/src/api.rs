@@ -19,8 +19,7 @@ use ves_proto::{Fault, Reason, common};
 use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 
 use crate::host::{Source, Template};
-use crate::plan::room::Room;
-use crate::plan::{Desired, PoolFacts, Record, Reverted, snapshot};
+use crate::plan::{Desired, Record, Reverted, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
 
@@ -453,13 +452,11 @@ impl StorageService for Api {
         let pb::GetPoolRequest {} = request.into_inner();
         let service = self.0.clone();
         let (backend, facts) = blocking(move || service.pool()).await?;
-        let PoolFacts { room: Room { size, free, overcommit_percent: _ }, held, reserved: _ } =
-            facts;
         Ok(Response::new(pb::Pool {
             backend: backend.to_owned(),
-            size_bytes: size,
-            free_bytes: free,
-            promised_bytes: held.volumes.saturating_add(held.snapshots),
+            size_bytes: facts.room.limit,
+            free_bytes: facts.room.free(),
+            promised_bytes: facts.committed(),
         }))
     }
 }

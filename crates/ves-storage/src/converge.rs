@@ -83,7 +83,8 @@ impl Pool {
                     Err(_) => return self.service.promises.forget(),
                 }
             }
-            Step::Discard
+            Step::Back { .. }
+            | Step::Discard
             | Step::GrowNew { .. }
             | Step::Activate
             | Step::Refresh

@@ -15,7 +15,7 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 use crate::error::Error;
 use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
 use crate::ledger::{Holder, Inventory};
-use crate::plan::room::Room;
+use crate::plan::room::{Room, SPARE};
 use crate::plan::snapshot::{self, Snapshot};
 use crate::plan::template::base_image_bytes;
 use crate::plan::{
@@ -150,6 +150,7 @@ impl Model {
     ) -> Result<(), Impossible> {
         let senseless = |why| Err(Impossible::Senseless(why));
         match (step, &mut self.image) {
+            (Step::Back { .. }, _) => {}
             (Step::Discard, _) => {
                 self.unfinished = None;
                 self.unfinished_snapshot = None;
@@ -282,6 +283,8 @@ struct Node {
     templates: Templates,
     contents: BTreeMap<TemplateName, Vec<u8>>,
     pool_bytes: Option<u64>,
+    /// How far the pool reaches, where that is not all.
+    reach: Option<u64>,
     fail_after: Option<u64>,
     applied: Vec<(CtId, String)>,
     asked: Vec<&'static str>,
@@ -323,6 +326,11 @@ impl FakeHost {
     /// Sets the pool's size.
     pub fn set_pool_bytes(&self, size: u64) {
         self.node().pool_bytes = Some(size);
+    }
+
+    /// Sets how far the pool reaches until more is promised.
+    pub fn set_pool_reach(&self, reach: u64) {
+        self.node().reach = Some(reach);
     }
 
     /// Lets `steps` more steps succeed, and then one fail.
@@ -437,6 +445,9 @@ impl Host for FakeHost {
                 base_image_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
             facts.variants.insert(*inodes_per_group, bytes);
         }
+        if let Step::Back { bytes } = step {
+            node.reach = node.reach.map(|reach| reach.max(*bytes));
+        }
         let templates = node.templates.clone();
         let base_image = |record: &Record| {
             templates.get(&record.template)?.1.variants.get(&record.inodes_per_group).copied()
@@ -491,8 +502,18 @@ impl Host for FakeHost {
     fn room(&self) -> Result<Room, Error> {
         let mut node = self.node();
         node.asked.push("room");
-        let size = node.pool_bytes.unwrap_or(1 << 40);
-        Ok(Room { size, free: size, overcommit_percent: 100 })
+        let limit = node.pool_bytes.unwrap_or(1 << 40);
+        let reach = node.reach.unwrap_or(limit).min(limit);
+        let below = limit - reach + SPARE;
+        let overcommit_percent = 100;
+        Ok(Room { own: true, limit, reach, backed: reach, below, used: 0, overcommit_percent })
+    }
+
+    fn back(&self, bytes: u64) -> Result<(), Error> {
+        let mut node = self.node();
+        node.asked.push("back");
+        node.reach = node.reach.map(|reach| reach.max(bytes));
+        Ok(())
     }
 
     fn takes(&self, template: &TemplateName) -> Result<u64, Error> {

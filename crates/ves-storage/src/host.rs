@@ -99,6 +99,8 @@ pub trait Host: Send + Sync + 'static {
     fn inventory(&self) -> Result<Inventory, Error>;
     /// The pool's room. What it costs to see does not grow with what is in it.
     fn room(&self) -> Result<Room, Error>;
+    /// Lets so much of the pool be backed by what is under it, and reach so far.
+    fn back(&self, bytes: u64) -> Result<(), Error>;
     /// What a template takes, with its base images.
     fn takes(&self, template: &TemplateName) -> Result<u64, Error>;
     /// The pool's backend, in one word.

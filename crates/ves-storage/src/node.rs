@@ -15,6 +15,8 @@ use crate::kernel::KernelHost;
 use crate::kernel::image::Images;
 use crate::kernel::image::pool::{Place, Pool};
 use crate::plan::node::{self, Desired};
+use crate::plan::room::Sums;
+use crate::plan::{self, PoolFacts};
 
 /// Attaches the pool, making it where there is none.
 pub fn prepare(shell: &Shell, config: &Config, layout: &Layout) -> Result<Pool, Error> {
@@ -27,6 +29,14 @@ pub fn prepare(shell: &Shell, config: &Config, layout: &Layout) -> Result<Pool, 
     }
     let pool = place.pool(config)?;
     tracing::info!(dir = %pool.dir.display(), "pool is attached");
+    let facts = PoolFacts { room: pool.room()?, held: Sums::default(), reserved: 0 };
+    if let Ok(Some(bytes)) = facts.back(0) {
+        let step = plan::Step::Back { bytes };
+        // Without it nothing is promised, and what was promised is there as far as it was.
+        if let Err(error) = shell.step(None, &variant(&step), &step, || pool.back(bytes)) {
+            tracing::warn!(%error, "the pool is not backed");
+        }
+    }
     Ok(pool)
 }
 

@@ -140,6 +140,16 @@ pub fn knows_filesystem(table: &str, name: &str) -> bool {
     table.lines().any(|line| line.split_whitespace().last() == Some(name))
 }
 
+/// How many bytes a mounted xfs has, from what `xfs_growfs -n` says.
+pub fn parse_xfs_reach(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("data "))?;
+    let number = |name: &str| {
+        let word = line.split([' ', ',']).find_map(|word| word.strip_prefix(name))?;
+        word.parse::<u64>().ok()
+    };
+    number("bsize=")?.checked_mul(number("blocks=")?)
+}
+
 /// What a line of mmdebstrap's says is being done.
 pub fn parse_build_line(line: &str) -> Option<String> {
     let said = line.trim().strip_prefix("I: ")?;
@@ -256,6 +266,17 @@ mod tests {
             parse_build_line("I: running --customize-hook in shell: sh -c 'set -e'"),
             Some("adapting to a container".to_owned())
         );
+    }
+
+    #[test]
+    fn how_far_an_xfs_reaches() {
+        // As xfsprogs 6.1 says it.
+        let said = "meta-data=/dev/loop0  isize=512    agcount=4, agsize=65536 blks\n\
+                    data     =            bsize=4096   blocks=262144, imaxpct=25\n\
+                    log      =internal    bsize=4096   blocks=16384, version=2\n";
+        assert_eq!(parse_xfs_reach(said), Some(1 << 30));
+        assert_eq!(parse_xfs_reach("data = bsize=4096"), None);
+        assert_eq!(parse_xfs_reach("not an xfs"), None);
     }
 
     #[test]

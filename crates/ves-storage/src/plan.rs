@@ -1,9 +1,9 @@
 //! What to do so that a volume is as it should be. Pure.
 //!
 //! ```text
-//! create   discard? ► make-base-image? ► create ► grow-new? ► publish
+//! create   back? ► discard? ► make-base-image? ► create ► grow-new? ► publish
 //! mount    activate ► mount ► grow?
-//! grow     enlarge ► refresh ► grow, where the kernel lets us grow what is mounted; else
+//! grow     back? ► enlarge ► refresh ► grow, where the kernel lets us grow what is mounted; else
 //!          deactivate ► recreate ► grow-new ► publish
 //! remove   unmount ► deactivate ► discard? ► remove snapshots ► remove ► remove-mount-point
 //! snapshot, revert: see [`snapshot`]
@@ -174,6 +174,11 @@ pub struct Observed {
 /// One thing to do, by its effect; doing it twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Let so much of the pool be backed by what is under it, and reach so far.
+    Back {
+        /// Up to there.
+        bytes: u64,
+    },
     /// Discard a volume or snapshot that was not finished.
     Discard,
     /// Make a base image of the template.
@@ -253,6 +258,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Back { bytes } => write!(f, "back {} of the pool", Bytes(*bytes)),
             Self::Discard => write!(f, "discard what is unfinished"),
             Self::MakeBaseImage(id) => write!(f, "make a {id}"),
             Self::Create { record, bytes } => {
@@ -389,7 +395,7 @@ pub fn plan_ensure(
             if desired.bytes < *bytes {
                 return Err(Refusal::WouldShrink { have: *bytes, want: desired.bytes });
             }
-            pool.check(desired.bytes - bytes)?;
+            steps.extend(back(pool, desired.bytes - bytes)?);
             if observed.unfinished {
                 steps.push(Step::Discard);
             }
@@ -489,7 +495,7 @@ fn create(
             _ => Refusal::TooSmall { need: base_image, want: desired.bytes },
         });
     }
-    pool.check(desired.bytes)?;
+    steps.extend(back(pool, desired.bytes)?);
     if observed.unfinished {
         steps.push(Step::Discard);
     }
@@ -513,6 +519,11 @@ fn create(
     };
     steps.push(Step::Publish);
     Ok((blocks, per_group))
+}
+
+/// What is done so that the pool can promise this much.
+fn back(pool: &PoolFacts, need: u64) -> Result<Option<Step>, Refusal> {
+    Ok(pool.back(need)?.map(|bytes| Step::Back { bytes }))
 }
 
 /// With so many, rounding down in each group leaves enough.

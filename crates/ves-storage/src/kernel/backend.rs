@@ -73,6 +73,8 @@ pub trait Backend: Send + Sync + 'static {
     fn shares_blocks(&self) -> bool;
     /// Its room.
     fn room(&self) -> Result<Room, Error>;
+    /// Lets so much of it be backed by what is under it, and reach so far.
+    fn back(&self, bytes: u64) -> Result<(), Error>;
     /// Its volumes and snapshots, and how much each holds.
     fn inventory(&self) -> Result<Inventory, Error>;
     /// The directory for templates' archives and records.

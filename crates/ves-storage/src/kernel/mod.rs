@@ -277,6 +277,7 @@ impl<B: Backend> Host for KernelHost<B> {
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         match step {
+            Step::Back { bytes } => self.backend.back(*bytes),
             Step::Discard => self.backend.discard(ct),
             Step::MakeBaseImage(id) => self.templates.make_base_image(id),
             Step::Create { record, bytes } => {
@@ -334,6 +335,10 @@ impl<B: Backend> Host for KernelHost<B> {
 
     fn room(&self) -> Result<Room, Error> {
         self.backend.room()
+    }
+
+    fn back(&self, bytes: u64) -> Result<(), Error> {
+        self.backend.back(bytes)
     }
 
     fn takes(&self, template: &TemplateName) -> Result<u64, Error> {

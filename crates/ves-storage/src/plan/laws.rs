@@ -35,7 +35,15 @@ fn facts(variants: &[u64]) -> TemplateFacts {
 }
 
 pub(super) const POOL: PoolFacts = PoolFacts {
-    room: Room { size: 4 << 30, free: 4 << 30, overcommit_percent: 100 },
+    room: Room {
+        own: true,
+        limit: 4 << 30,
+        reach: 4 << 30,
+        backed: 4 << 30,
+        below: 1 << 30,
+        used: 0,
+        overcommit_percent: 100,
+    },
     held: Sums { volumes: 1 << 30, snapshots: 0, templates: 100 * MIB },
     reserved: 0,
 };
@@ -314,6 +322,18 @@ fn steps_read_well() {
 }
 
 #[test]
+fn what_is_promised_is_backed_first() {
+    let room = Room { reach: 1 << 30, backed: 1 << 30, below: 8 << 30, ..POOL.room };
+    let small = PoolFacts { room, ..POOL };
+    let steps = super::plan_ensure(&wish(512), &fresh(), &small).expect("planned");
+    assert_eq!(steps.first(), Some(&Step::Back { bytes: 2 << 30 }));
+    let there = Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 131_072 };
+    let there = Observed { image: there, ..fresh() };
+    let steps = super::plan_ensure(&wish(1024), &there, &small).expect("planned");
+    assert_eq!(steps.first(), Some(&Step::Back { bytes: 2 << 30 }));
+}
+
+#[test]
 fn refusals_tell_what_is_needed() {
     let refuse = |d: &Desired, o: &Observed| plan_ensure(d, o).expect_err("refused");
     assert_eq!(
@@ -332,7 +352,7 @@ fn refusals_tell_what_is_needed() {
     let enough = Desired { inodes: Some(need), ..wish(512) };
     plan_ensure(&enough, &fresh()).expect("what is said to be needed is enough");
 
-    let full = (4 << 30) - (1 << 30) - 100 * MIB;
+    let full = POOL.promisable();
     assert_eq!(refuse(&wish(4096), &fresh()), Refusal::PoolFull { need: 4 << 30, free: full });
     let room = Room { overcommit_percent: 200, ..POOL.room };
     let generous = PoolFacts { room, ..POOL };

@@ -14,6 +14,7 @@ use std::fmt;
 
 use ves_types::{Bytes, CtId};
 
+use super::room;
 use crate::config::{LEAST_POOL, PoolKind};
 
 /// What is configured.
@@ -103,6 +104,8 @@ pub enum Step {
         fs: FileSystem,
         /// Its size.
         bytes: u64,
+        /// How far the file system reaches at first; so much is backed.
+        reach: u64,
     },
     /// Put the image behind a device.
     Attach,
@@ -115,8 +118,9 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MakeImage { fs, bytes } => {
-                write!(f, "make a pool image of {} with {}", Bytes(*bytes), fs.name())
+            Self::MakeImage { fs, bytes, reach } => {
+                let (bytes, reach) = (Bytes(*bytes), Bytes(*reach));
+                write!(f, "make a pool image of {bytes} with {}, now of {reach}", fs.name())
             }
             Self::Attach => write!(f, "attach the pool image"),
             Self::Mount => write!(f, "mount the pool image"),
@@ -161,7 +165,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             }
             if let Some(fs) = image_to_make(desired.kind, observed)? {
                 let bytes = image_bytes(desired.bytes, observed.below);
-                steps.extend([Step::MakeImage { fs, bytes }, Step::Attach, Step::Mount]);
+                let reach = first_reach(fs, bytes, observed.below);
+                steps.extend([Step::MakeImage { fs, bytes, reach }, Step::Attach, Step::Mount]);
             }
         }
     }
@@ -189,6 +194,18 @@ fn image_bytes(wanted: Option<u64>, free: u64) -> u64 {
     // A file system grows in steps of its own; a whole number of MiB suits both.
     let bytes = wanted.unwrap_or(free / 5 * 4);
     (bytes >> 20 << 20).max(LEAST_POOL)
+}
+
+/// How far the file system of a new image reaches.
+fn first_reach(fs: FileSystem, bytes: u64, free: u64) -> u64 {
+    match fs {
+        FileSystem::Xfs => {
+            let spare = free.saturating_sub(room::SPARE) >> 20 << 20;
+            room::step(bytes).min(spare).max(LEAST_POOL).min(bytes)
+        }
+        // It would have to be told of each growth by a program of its own.
+        FileSystem::Btrfs => bytes,
+    }
 }
 
 /// What a loop device or its like shows.

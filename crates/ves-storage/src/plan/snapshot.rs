@@ -1,7 +1,7 @@
 //! What to do so that a snapshot is, or is not, and so that a volume holds what one holds. Pure.
 //!
 //! ```text
-//! snapshot  discard? ► take-snapshot ► publish-snapshot      of a mounted volume too
+//! snapshot  discard? ► back? ► take-snapshot ► publish-snapshot      of a mounted volume too
 //! remove    discard? ► remove-snapshot
 //! revert    deactivate? ► discard? ► revert ► publish        never of a mounted volume
 //! ```
@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 use ves_types::{Generation, SnapshotId, SnapshotName};
 
-use super::{Image, Mount, Observed, PoolFacts, Refusal, Reverted, Step};
+use super::{Image, Mount, Observed, PoolFacts, Refusal, Reverted, Step, back};
 
 /// What was decided when a snapshot was taken; it stays with its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ pub fn plan_ensure(
     if observed.snapshots.len() >= observed.max_snapshots {
         return Err(Refusal::TooManySnapshots(observed.max_snapshots));
     }
-    pool.check(observed.allocated)?;
+    steps.extend(back(pool, observed.allocated)?);
     let Desired { id, name, created_unix_ms, generation } = desired.clone();
     let parent = current(volume.reverted, &observed.snapshots);
     let record = Record { name, created_unix_ms, generation, parent, volume: volume.clone() };

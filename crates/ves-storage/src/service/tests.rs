@@ -232,6 +232,23 @@ fn a_promise_costs_the_same_however_many_volumes_there_are() {
 }
 
 #[test]
+fn a_pool_grows_with_its_promises() {
+    let f = fixture();
+    f.host.set_pool_bytes(10 << 30);
+    f.host.set_pool_reach(1 << 30);
+    let mut before = 0;
+    for ct in 101..=109 {
+        f.service.ensure(&fence(ct, 1), &wish(1)).expect("there is room");
+        let facts = f.service.pool().expect("known").1;
+        assert!(facts.room.backed >= plan::room::reach_for(facts.committed()), "{facts:?}");
+        assert!(facts.room.reach > before && facts.alarms().is_empty(), "{facts:?}");
+        before = facts.room.reach;
+    }
+    let fault = f.service.ensure(&fence(110, 1), &wish(1)).expect_err("full");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+}
+
+#[test]
 fn what_is_held_is_what_a_new_service_finds() {
     let f = fixture();
     let held = |f: &Fixture| f.service.pool().expect("known").1;
@@ -303,7 +320,8 @@ fn a_snapshot_keeps_what_was_and_gives_it_back_once_for_each_decision() {
 fn what_snapshots_take_is_counted() {
     let f = fixture();
     let templates = f.service.pool().expect("known").1.held.templates;
-    f.host.set_pool_bytes(templates + (1 << 30) + 2 * crate::fake::ALLOCATED);
+    let holds = templates + (1 << 30) + 2 * crate::fake::ALLOCATED;
+    f.host.set_pool_bytes(plan::room::reach_for(holds));
     f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
     for n in [1, 2] {
         f.service.ensure_snapshot(&fence(101, 2), &snapshot(n, 2)).expect("there is room");

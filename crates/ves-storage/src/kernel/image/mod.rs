@@ -55,6 +55,9 @@ impl Backend for Images {
     fn room(&self) -> Result<Room, Error> {
         Ok(self.pool.room()?)
     }
+    fn back(&self, bytes: u64) -> Result<(), Error> {
+        Ok(self.pool.back(bytes)?)
+    }
     fn inventory(&self) -> Result<Inventory, Error> {
         let mut all = self.volume_sizes()?;
         all.extend(self.snapshot_sizes()?);

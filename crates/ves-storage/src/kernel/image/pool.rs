@@ -7,9 +7,10 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with};
 use rustix::io::Errno;
 use ves_daemon::FenceStore;
 use ves_host::cmd::find;
@@ -22,7 +23,7 @@ use super::file::until;
 use crate::config::{Config, PoolKind};
 use crate::error::Error;
 use crate::kernel::file::{directory, sync_dir};
-use crate::observe::knows_filesystem;
+use crate::observe::{knows_filesystem, parse_xfs_reach};
 use crate::plan::node::{FileSystem, Image, Mount, Observed, Step};
 use crate::plan::room::Room;
 
@@ -33,11 +34,11 @@ pub struct Pool {
     pub dir: PathBuf,
     /// Whether its file system shares blocks.
     pub reflink: bool,
-    /// Whether it is a file system of its own.
-    pub own: bool,
     /// The most it may use, where it shares a file system with others.
     limit: Option<u64>,
     overcommit_percent: u64,
+    /// Its image, where it has one, and how far the file system in it reaches.
+    image: Option<(File, Mutex<u64>)>,
 }
 
 /// Where a pool is, or will be.
@@ -153,7 +154,7 @@ impl Place {
     /// Does one step.
     pub fn apply(&self, step: &Step) -> Result<(), Error> {
         match *step {
-            Step::MakeImage { fs, bytes } => make_image(&self.image, fs, bytes)?,
+            Step::MakeImage { fs, bytes, reach } => make_image(&self.image, fs, bytes, reach)?,
             Step::Attach => {
                 let image = self.need_image()?;
                 if device_of(&image)?.is_none() {
@@ -179,12 +180,18 @@ impl Place {
     /// The pool that is there now.
     pub fn pool(&self, config: &Config) -> Result<Pool, Error> {
         let (dir, overcommit_percent) = (self.dir.clone(), config.overcommit_percent);
-        if is_there(&self.image)? {
-            let reflink = shares_blocks(&dir)?;
-            return Ok(Pool { dir, reflink, own: true, limit: None, overcommit_percent });
+        if let Some(image) = self.open_image()? {
+            let reflink = match shares_blocks(&dir) {
+                // Not to be found out now; those that are made here do.
+                Err(e) if e.is(Errno::NOSPC) => true,
+                other => other?,
+            };
+            let reach = Mutex::new(reach(&dir)?.unwrap_or(length(&image)?));
+            let image = Some((image, reach));
+            return Ok(Pool { dir, reflink, limit: None, overcommit_percent, image });
         }
         let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&self.base)?;
-        Ok(Pool { dir, reflink, own: false, limit: config.pool_bytes, overcommit_percent })
+        Ok(Pool { dir, reflink, limit: config.pool_bytes, overcommit_percent, image: None })
     }
 
     /// Takes the pool's mount and device away; its contents stay. Says whether there was one.
@@ -235,20 +242,67 @@ impl Pool {
         Ok(meta.attempt(|| format!("look at {}", self.dir.display()))?.dev())
     }
 
+    /// Whether it is a file system of its own.
+    pub fn own(&self) -> bool {
+        self.image.is_some()
+    }
+
     /// Its room.
     pub fn room(&self) -> Result<Room, HostError> {
         let what = || format!("ask for the room on {}", self.dir.display());
         let here = rustix::fs::statvfs(&self.dir).attempt(what)?;
-        let (size, mut free) = (here.f_blocks * here.f_frsize, here.f_bavail * here.f_frsize);
-        if let (true, Some(below)) = (self.own, self.dir.parent()) {
-            // The image is sparse: what is under it can run out first.
-            let below = rustix::fs::statvfs(below).attempt(what)?;
-            free = free.min(below.f_bavail * below.f_frsize);
-        }
-        let limit = self.limit.unwrap_or(u64::MAX);
-        let overcommit_percent = self.overcommit_percent;
-        Ok(Room { size: size.min(limit), free: free.min(limit), overcommit_percent })
+        let (size, free) = (here.f_blocks * here.f_frsize, here.f_bavail * here.f_frsize);
+        let (used, overcommit_percent) = (size.saturating_sub(free), self.overcommit_percent);
+        let Some((image, reach)) = &self.image else {
+            let limit = size.min(self.limit.unwrap_or(u64::MAX));
+            let (reach, below) = (limit, free);
+            return Ok(Room {
+                own: false,
+                limit,
+                reach,
+                backed: 0,
+                below,
+                used,
+                overcommit_percent,
+            });
+        };
+        let meta = image.metadata().attempt(what)?;
+        let (limit, backed) = (meta.len(), meta.blocks() * 512);
+        // It may be a link to another file system than the state directory's.
+        let below = rustix::fs::fstatvfs(image).attempt(what)?;
+        let below = below.f_bavail * below.f_frsize;
+        let reach = *reach.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the file system keeps for its log is in use too.
+        let used = used.saturating_add(reach.saturating_sub(size));
+        Ok(Room { own: true, limit, reach, backed, below, used, overcommit_percent })
     }
+
+    /// Gives the image its blocks up to there, and lets the file system reach so far.
+    pub fn back(&self, bytes: u64) -> Result<(), HostError> {
+        let Some((image, reach)) = &self.image else { return Ok(()) };
+        let mut reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = || format!("reserve {bytes} bytes for the pool");
+        fallocate(image, FallocateFlags::empty(), 0, bytes.max(*reach)).attempt(what)?;
+        if bytes > *reach {
+            let blocks = (bytes / 4096).to_string();
+            let program = find("xfs_growfs", "xfsprogs")?;
+            Cmd::new(program).args(["-D", &blocks]).arg(&self.dir).run()?;
+            *reach = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// How far the file system mounted there reaches, where it is one that was made to grow.
+fn reach(dir: &Path) -> Result<Option<u64>, HostError> {
+    let Ok(program) = find("xfs_growfs", "xfsprogs") else { return Ok(None) };
+    let said = Cmd::new(program).arg("-n").arg(dir).run();
+    // Another file system than its own.
+    Ok(said.ok().and_then(|said| parse_xfs_reach(&String::from_utf8_lossy(&said.stdout))))
+}
+
+fn length(file: &File) -> Result<u64, HostError> {
+    Ok(file.metadata().attempt(|| "look at the pool image".to_owned())?.len())
 }
 
 /// Whether two files in a directory can share blocks; found out by trying.
@@ -280,7 +334,7 @@ fn file_systems() -> Result<Vec<FileSystem>, HostError> {
     Ok(FileSystem::ALL.into_iter().filter(usable).collect())
 }
 
-fn make_image(image: &Path, fs: FileSystem, bytes: u64) -> Result<(), HostError> {
+fn make_image(image: &Path, fs: FileSystem, bytes: u64, reach: u64) -> Result<(), HostError> {
     let new = image.with_extension("img.new");
     let what = || format!("make the pool image {}", new.display());
     file::remove_if_exists(&new)?;
@@ -288,19 +342,14 @@ fn make_image(image: &Path, fs: FileSystem, bytes: u64) -> Result<(), HostError>
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).attempt(what)?;
     pool.set_len(bytes).attempt(what)?;
     let cmd = match fs {
-        FileSystem::Xfs => Cmd::new(find("mkfs.xfs", "xfsprogs")?).args([
-            "-q",
-            "-m",
-            "reflink=1",
-            "-s",
-            "size=4096",
-            "-L",
-            "ves-pool",
-        ]),
+        FileSystem::Xfs => Cmd::new(find("mkfs.xfs", "xfsprogs")?)
+            .args(["-q", "-K", "-m", "reflink=1", "-s", "size=4096", "-L", "ves-pool"])
+            .args(["-d", &format!("size={reach}")]),
         FileSystem::Btrfs => Cmd::new(find("mkfs.btrfs", "btrfs-progs")?)
-            .args(["-q", "-m", "single", "-s", "4096", "-L", "ves-pool"]),
+            .args(["-q", "-K", "-m", "single", "-s", "4096", "-L", "ves-pool"]),
     };
     cmd.arg(&new).run()?;
+    fallocate(&pool, FallocateFlags::empty(), 0, reach).attempt(what)?;
     pool.sync_all().attempt(what)?;
     match renameat_with(CWD, &new, CWD, image, RenameFlags::NOREPLACE) {
         // Made before, by a call that was not heard of.
@@ -321,7 +370,6 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
     for fs in FileSystem::ALL {
         let tree = FsContext::new(fs.name())
             .and_then(|c| c.set("source", loopdev::path(number)))
-            .and_then(|c| c.flag("discard"))
             .and_then(|c| c.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC));
         match tree {
             Ok(tree) => return mount::node::attach(&tree, dir),

@@ -181,7 +181,7 @@ impl Images {
         for (number, id) in loopdev::all()? {
             let shows = if images.contains(&id) {
                 Shows::Volume
-            } else if self.pool.own && id.device == pool {
+            } else if self.pool.own() && id.device == pool {
                 Shows::Stray
             } else {
                 Shows::Other

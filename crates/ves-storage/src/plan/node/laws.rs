@@ -139,6 +139,11 @@ fn an_image_is_as_large_as_is_asked_for_or_four_fifths_of_what_is_free() {
     assert_eq!(image_bytes(Some((3 << 30) + 17), 0), 3 << 30);
     assert_eq!(image_bytes(None, 100 << 30), 80 << 30);
     assert_eq!(image_bytes(None, 0), LEAST_POOL);
+    let first = |bytes, free| first_reach(FileSystem::Xfs, bytes, free);
+    assert_eq!(first(8 << 30, 10 << 30), 1 << 30, "the rest when it is promised");
+    assert_eq!(first(640 << 30, 700 << 30), 10 << 30);
+    assert_eq!(first(640 << 30, 5 << 30), (5 << 30) - room::SPARE);
+    assert_eq!(first_reach(FileSystem::Btrfs, 8 << 30, 10 << 30), 8 << 30);
 }
 
 #[test]

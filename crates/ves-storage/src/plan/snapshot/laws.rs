@@ -197,7 +197,7 @@ fn refusals() {
     let refuse = |o: &Observed| plan_ensure(&wish(9), o).expect_err("refused");
     assert_eq!(refuse(&fresh()), Refusal::NoVolume);
     assert_eq!(refuse(&Observed { max_snapshots: 2, ..there() }), Refusal::TooManySnapshots(2));
-    let held = Sums { volumes: POOL.room.size - 100 * MIB, snapshots: MIB, templates: 0 };
+    let held = Sums { volumes: 3740 * MIB, snapshots: MIB, templates: 0 };
     let full = PoolFacts { held, ..POOL };
     assert_eq!(
         super::plan_ensure(&wish(9), &there(), &full),

@@ -59,7 +59,10 @@ impl Storage {
         })
     }
     pub(crate) fn with(config: Config) -> Self {
-        let (id, dir) = (TestId::take(), TestLayout::new());
+        Self::at(TestLayout::new(), config)
+    }
+    pub(crate) fn at(dir: TestLayout, config: Config) -> Self {
+        let id = TestId::take();
         let (host, service) = open(&config, &dir);
         Self { service, host, id, config, dir }
     }
@@ -99,8 +102,12 @@ impl Storage {
     }
     /// Runs a script of busybox's shell in the volume with the container's root's ids.
     pub(crate) fn inside(&self, script: &str) -> String {
+        self.inside_of(self.ct(), script)
+    }
+    /// The same in another volume that is mounted for the same ids.
+    pub(crate) fn inside_of(&self, ct: CtId, script: &str) -> String {
         let id = self.id.slot().base();
-        let root = self.root();
+        let root = self.dir.layout().ct_root(ct);
         let root = root.to_str().expect("test paths are text");
         let user = format!("--userspec={id}:{id}");
         let path = "PATH=/bin:/sbin; export PATH; cd /; du() { busybox du \"$@\"; };";

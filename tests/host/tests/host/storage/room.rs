@@ -1,0 +1,123 @@
+//! What was promised can be written, whatever else happens on the machine.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ves_kit::{TestLayout, run};
+use ves_proto::Reason;
+use ves_storage::config::Config;
+use ves_storage::plan::Desired;
+use ves_types::{CtId, Epoch, Fence, Generation};
+
+use super::support::{Storage, needs};
+
+/// The service with its state on a file system of its own, of this size; the pool's image is in it.
+fn on_disk(mib: u64, pool_mib: u64) -> Storage {
+    let dir = TestLayout::new();
+    let disk = dir.dir().join("disk.img");
+    File::create(&disk).expect("made").set_len(mib << 20).expect("sparse");
+    let disk = disk.to_str().expect("text");
+    let state = dir.layout().state_dir().to_str().expect("text").to_owned();
+    run("mke2fs", &["-q", "-t", "ext4", "-m", "0", disk]);
+    run("mount", &["-o", "loop", disk, &state]);
+    let config = Config { pool_bytes: Some(pool_mib << 20), ..Config::default() };
+    Storage::at(dir, config)
+}
+
+fn pool_image(storage: &Storage) -> PathBuf {
+    storage.dir.layout().state_dir().join("storage/pool.img")
+}
+
+/// Fills the file system that a directory is on, as anybody can.
+fn fill(dir: &Path) -> u64 {
+    let path = dir.join("somebody's");
+    let mut file = File::create(&path).expect("made");
+    let piece = vec![1; 1 << 20];
+    while file.write_all(&piece).is_ok() {}
+    // What is left of less than a piece.
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let left = free(dir);
+    assert!(left < 1 << 20, "{left} bytes are left");
+    file.metadata().expect("there").len()
+}
+
+fn free(dir: &Path) -> u64 {
+    let said = run("stat", &["-f", "-c", "%a %S", dir.to_str().expect("text")]);
+    said.split_whitespace().map(|n| n.parse::<u64>().expect("a number")).product()
+}
+
+fn another(storage: &Storage, n: u32) -> Fence {
+    let ct = CtId::try_from(storage.ct().get() + n).expect("valid");
+    Fence { ct, generation: Generation(1), epoch: Epoch(1) }
+}
+
+/// Writes at least so much over a file in a volume, all of it to the disk.
+fn write(storage: &Storage, ct: CtId, mib: u64) {
+    let one = std::fs::metadata(storage.dir.layout().ct_root(ct).join("bin/busybox"));
+    let times = (mib << 20).div_ceil(one.expect("there").len());
+    let all = format!("n=0; while [ $n -lt {times} ]; do cat /bin/busybox; n=$((n + 1)); done");
+    // In place, block by block.
+    storage.inside_of(ct, &format!("set -e; ({all}) 1<>root/all; sync"));
+    let size = storage.inside_of(ct, "busybox stat -c %s root/all");
+    assert!(size.trim().parse::<u64>().is_ok_and(|size| size >= mib << 20), "{size}");
+}
+
+#[test]
+fn who_fills_the_disk_below_takes_nothing_from_a_volume() {
+    if !needs() {
+        return;
+    }
+    let storage = on_disk(3000, 2500);
+    storage.busybox();
+    let fences = [another(&storage, 0), another(&storage, 1)];
+    for fence in &fences {
+        storage.service.ensure(fence, &storage.desired(400)).expect("made");
+    }
+    let pool = storage.pool();
+    assert!(pool.room.backed >= pool.room.reach && pool.alarms().is_empty(), "{pool:?}");
+    fill(storage.dir.layout().state_dir());
+    for fence in &fences {
+        write(&storage, fence.ct, 300);
+        write(&storage, fence.ct, 300);
+    }
+    // Nothing more is promised, and the operator is told.
+    let fault = storage.service.ensure(&another(&storage, 2), &storage.desired(2000));
+    assert_eq!(fault.map(drop).map_err(|f| f.reason), Err(Reason::PoolFull));
+    let alarms = storage.pool().alarms();
+    assert!(alarms.iter().any(|a| a.contains("free under the pool")), "{alarms:?}");
+}
+
+#[test]
+fn a_pool_that_was_made_sparse_is_backed_when_it_is_opened_and_after_holes_came() {
+    if !needs() {
+        return;
+    }
+    let mut storage = on_disk(4000, 2000);
+    storage.busybox();
+    storage.service.ensure(&storage.fence(), &storage.desired(300)).expect("made");
+    let image = pool_image(&storage);
+    let backed = || std::fs::metadata(&image).expect("there").blocks() * 512;
+    let before = backed();
+    // As an image of before was, and as `fstrim` on the pool leaves one.
+    let pool = storage.dir.layout().state_dir().join("storage/pool");
+    run("fstrim", &[pool.to_str().expect("text")]);
+    assert!(backed() < before / 2, "{} of {before}", backed());
+    let alarms = storage.pool().alarms();
+    assert!(alarms.iter().any(|a| a.contains("are backed")), "{alarms:?}");
+    storage.restart();
+    assert!(backed() >= before, "{} of {before}", backed());
+    assert_eq!(storage.pool().alarms(), [""; 0]);
+    // Where that is not possible nothing is promised, and what runs goes on.
+    run("fstrim", &[pool.to_str().expect("text")]);
+    fill(storage.dir.layout().state_dir());
+    storage.restart();
+    assert_eq!(storage.pool().promisable(), 0);
+    let fault = storage.service.ensure(&another(&storage, 1), &storage.desired(256));
+    assert_eq!(fault.map(drop).map_err(|f| f.reason), Err(Reason::PoolFull));
+    let volume = storage.service.ensure(&storage.fence(), &storage.desired(300)).expect("as it is");
+    assert!(volume.mounted);
+    let off = Desired { mounted: false, ..storage.desired(300) };
+    storage.service.ensure(&storage.fence(), &off).expect("unmounted");
+}
