@@ -9,9 +9,7 @@ use ves_proto::Fault;
 use ves_types::{CtId, Fence, SnapshotId, TemplateName};
 
 use crate::ledger::Holder;
-use crate::plan::{
-    self, BaseImageId, Desired, Image, Observed, PoolFacts, Refusal, Reverted, Step, snapshot,
-};
+use crate::plan::{self, Desired, Image, Observed, PoolFacts, Refusal, Reverted, Step, snapshot};
 use crate::promises::Reservation;
 use crate::service::{Service, Snapshot, Volume, observing, unknown};
 use crate::template::InUse;
@@ -49,7 +47,11 @@ impl Pool {
 
     fn apply(&mut self, step: &Step) -> Result<(), Fault> {
         let ct = self.ct;
-        match self.service.host.apply(ct, step) {
+        let done = match step {
+            Step::MakeBaseImage(id) => self.service.make_base_image(id),
+            step => self.service.host.apply(ct, step),
+        };
+        match done {
             Ok(()) => {
                 self.count(step);
                 Ok(())
@@ -77,13 +79,8 @@ impl Pool {
             Step::Remove => (volume, 0),
             Step::PublishSnapshot { id } => (snapshot(id), self.making),
             Step::RemoveSnapshot { id } => (snapshot(id), 0),
-            Step::MakeBaseImage(BaseImageId { template, .. }) => {
-                match self.service.host.takes(template) {
-                    Ok(bytes) => (Holder::Template(template.clone()), bytes),
-                    Err(_) => return self.service.promises.forget(),
-                }
-            }
-            Step::Back { .. }
+            Step::MakeBaseImage(_)
+            | Step::Back { .. }
             | Step::Discard
             | Step::GrowNew { .. }
             | Step::Activate

@@ -32,10 +32,12 @@ pub enum Error {
         /// The container.
         ct: CtId,
     },
-    /// The pool's file system has no room.
-    #[error("the pool has no room: {free} bytes are free")]
+    /// The pool has no room.
+    #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
     NoRoom {
-        /// Free bytes.
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes it can promise.
         free: u64,
     },
     /// What a volume is made from is larger than it.
@@ -118,7 +120,9 @@ impl Error {
                 .fact("entry", "")
                 .fact("why", format!("its SHA-256 is {got}, not {want}")),
             Self::InUse { ct } => of(Reason::Mounted).fact("ct", ct),
-            Self::NoRoom { free } => of(Reason::PoolFull).fact("free_bytes", free),
+            Self::NoRoom { need, free } => {
+                of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)
+            }
             Self::TooSmall { need, want } => {
                 of(Reason::VolumeTooSmall).fact("need_bytes", need).fact("want_bytes", want)
             }

@@ -3,25 +3,24 @@
 //! [`Model`] is one volume and the pure effect of each step on it; [`FakeHost`] is a node of them.
 
 pub mod blocking;
+mod templates;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ves_archive::{Feed, Init, Limits, normalise};
+use ves_archive::Init;
 use ves_host::{HostError, ext4};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
+use self::templates::{Made, Templates, built, take};
 use crate::error::Error;
-use crate::host::{Each, Host, Source, Template, Usage, VolumeFacts};
+use crate::host::{Each, Host, Making, Template, Usage, VolumeFacts};
 use crate::ledger::{Holder, Inventory};
 use crate::plan::room::{Room, SPARE};
 use crate::plan::snapshot::{self, Snapshot};
-use crate::plan::template::base_image_bytes;
-use crate::plan::{
-    BaseImageId, DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, Record, Step, TemplateFacts,
-};
-use crate::template::{BuildInit, Progress};
+use crate::plan::template::{self, base_image_bytes};
+use crate::plan::{DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, Record, Step, TemplateFacts};
 
 /// A clone that is not at its place yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +85,6 @@ pub enum Impossible {
     /// The step makes no sense here.
     Senseless(&'static str),
 }
-
-type Templates = BTreeMap<TemplateName, (Template, TemplateFacts)>;
 
 impl Model {
     /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
@@ -281,7 +278,6 @@ impl Model {
 struct Node {
     volumes: BTreeMap<CtId, Model>,
     templates: Templates,
-    contents: BTreeMap<TemplateName, Vec<u8>>,
     pool_bytes: Option<u64>,
     /// How far the pool reaches, where that is not all.
     reach: Option<u64>,
@@ -319,8 +315,12 @@ impl FakeHost {
 
     /// Puts a template there, as if it had been built.
     pub fn add_template(&self, name: &TemplateName) {
-        let (bytes, inodes) = (200 << 20, 10_000);
-        self.put(name, bytes, inodes, Init::Systemd, "0".repeat(64), Vec::new());
+        let mut kept = Made::new(name, built(Init::Systemd), Vec::new());
+        let Template { content_bytes, content_inodes, .. } = kept.template;
+        let per_group = DEFAULT_INODES_PER_GROUP;
+        let bytes = base_image_bytes(content_bytes, content_inodes, per_group);
+        kept.facts.variants.insert(per_group, bytes);
+        self.node().templates.published.insert(name.clone(), kept);
     }
 
     /// Sets the pool's size.
@@ -377,36 +377,20 @@ impl FakeHost {
             model.held = false;
         }
     }
+}
 
-    fn put(
-        &self,
-        name: &TemplateName,
-        bytes: u64,
-        inodes: u64,
-        init: Init,
-        sha256: String,
-        contents: Vec<u8>,
-    ) -> Template {
-        let base_image = base_image_bytes(bytes, inodes, DEFAULT_INODES_PER_GROUP);
-        let facts = TemplateFacts {
-            content_bytes: bytes,
-            content_inodes: inodes,
-            variants: BTreeMap::from([(DEFAULT_INODES_PER_GROUP, base_image)]),
-        };
-        let template = Template {
-            name: name.clone(),
-            content_bytes: bytes,
-            content_inodes: inodes,
-            allocated: bytes,
-            init,
-            sha256,
-            os: Some("Fake GNU/Linux".to_owned()),
-            created_unix: 0,
-        };
-        let mut node = self.node();
-        node.templates.insert(name.clone(), (template.clone(), facts));
-        node.contents.insert(name.clone(), contents);
-        template
+impl Node {
+    /// Fails where the test wants it to.
+    fn fail(&mut self) -> Result<(), Error> {
+        match &mut self.fail_after {
+            Some(0) => {
+                self.fail_after = None;
+                return Err(broken("do a step, as the test wants it to fail"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -421,36 +405,22 @@ impl Host for FakeHost {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let mut node = self.node();
         node.asked.push("observe");
-        let facts = template.and_then(|t| node.templates.get(t)).map(|(_, facts)| facts.clone());
+        let facts =
+            template.and_then(|t| node.templates.published.get(t)).map(|kept| kept.facts.clone());
         let model = node.volumes.get(&ct).cloned().unwrap_or_default();
         Ok(model.observed(facts, self.online_growth))
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
         let mut node = self.node();
-        match &mut node.fail_after {
-            Some(0) => {
-                node.fail_after = None;
-                return Err(broken("do a step, as the test wants it to fail"));
-            }
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        if let Step::MakeBaseImage(BaseImageId { template, inodes_per_group }) = step {
-            let (_, facts) = node
-                .templates
-                .get_mut(template)
-                .ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
-            let bytes =
-                base_image_bytes(facts.content_bytes, facts.content_inodes, *inodes_per_group);
-            facts.variants.insert(*inodes_per_group, bytes);
-        }
+        node.fail()?;
         if let Step::Back { bytes } = step {
             node.reach = node.reach.map(|reach| reach.max(*bytes));
         }
-        let templates = node.templates.clone();
+        let templates = node.templates.published.clone();
         let base_image = |record: &Record| {
-            templates.get(&record.template)?.1.variants.get(&record.inodes_per_group).copied()
+            let facts = &templates.get(&record.template)?.facts;
+            facts.variants.get(&record.inodes_per_group).copied()
         };
         let done = node.volumes.entry(ct).or_default().apply(step, base_image);
         node.applied.push((ct, step.to_string()));
@@ -494,8 +464,8 @@ impl Host for FakeHost {
             let kept = model.snapshots.iter();
             all.extend(kept.map(|(id, k)| (Holder::Snapshot(*ct, *id), k.snapshot.allocated)));
         }
-        let templates = node.templates.iter();
-        all.extend(templates.map(|(name, (t, _))| (Holder::Template(name.clone()), t.allocated)));
+        let templates = node.templates.published.keys();
+        all.extend(templates.map(|n| (Holder::Template(n.clone()), node.templates.takes(n))));
         Ok(all)
     }
 
@@ -517,7 +487,7 @@ impl Host for FakeHost {
     }
 
     fn takes(&self, template: &TemplateName) -> Result<u64, Error> {
-        Ok(self.node().templates.get(template).map_or(0, |(t, _)| t.allocated))
+        Ok(self.node().templates.takes(template))
     }
 
     fn backend(&self) -> &'static str {
@@ -525,76 +495,33 @@ impl Host for FakeHost {
     }
 
     fn templates(&self) -> Result<Vec<Template>, Error> {
-        Ok(self.node().templates.values().map(|(t, _)| t.clone()).collect())
+        Ok(self.node().templates.published.values().map(|kept| kept.template.clone()).collect())
     }
 
-    fn make_template(
+    fn observe_template(&self, name: &TemplateName) -> Result<template::Observed, Error> {
+        Ok(self.node().templates.observe(name))
+    }
+
+    fn apply_template(
         &self,
         name: &TemplateName,
-        source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, Error> {
-        if self.node().templates.contains_key(name) {
-            return Err(Error::TemplateExists(name.clone()));
+        step: &template::Step,
+        making: &mut Making<'_, '_>,
+    ) -> Result<(), Error> {
+        self.node().fail()?;
+        if *step == template::Step::TakeContents {
+            let kept = take(name, making)?;
+            self.node().templates.taken(kept);
         }
-        progress(Progress { what: "making".to_owned(), done: 0, total: 1 });
-        match source {
-            Source::Build(build) => {
-                let init = match build.init {
-                    BuildInit::Systemd => Init::Systemd,
-                    BuildInit::Sysvinit => Init::Sysvinit,
-                };
-                Ok(self.put(name, 200 << 20, 10_000, init, "0".repeat(64), Vec::new()))
-            }
-            Source::Archive { feed, .. } => {
-                // Judged as on a real host; the fake does not hash.
-                let mut contents = Vec::new();
-                let found = normalise(Pieces::new(feed), &mut contents, Limits::default())?;
-                let (bytes, inodes) = (found.bytes, found.inodes);
-                Ok(self.put(name, bytes, inodes, found.init, "0".repeat(64), contents))
-            }
-        }
+        self.node().templates.apply(name, step);
+        Ok(())
     }
 
     fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error> {
-        let contents = self.node().contents.get(name).cloned();
-        let contents = contents.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
-        Ok(Box::new(std::io::Cursor::new(contents)))
-    }
-
-    fn remove_template(&self, name: &TemplateName) -> Result<(), Error> {
-        let mut node = self.node();
-        node.contents.remove(name);
-        match node.templates.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(Error::TemplateUnknown(name.clone())),
-        }
-    }
-}
-
-/// A feed as a reader.
-struct Pieces<'a> {
-    feed: &'a mut (dyn Feed + 'a),
-    piece: std::io::Cursor<Vec<u8>>,
-}
-
-impl<'a> Pieces<'a> {
-    fn new(feed: &'a mut (dyn Feed + 'a)) -> Self {
-        Self { feed, piece: std::io::Cursor::default() }
-    }
-}
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        loop {
-            let n = self.piece.read(buffer)?;
-            if n > 0 || buffer.is_empty() {
-                return Ok(n);
-            }
-            match self.feed.next()? {
-                None => return Ok(0),
-                Some(piece) => self.piece = std::io::Cursor::new(piece),
-            }
-        }
+        let node = self.node();
+        let kept = node.templates.published.get(name);
+        let archive = kept.map(|kept| kept.archive.clone());
+        let archive = archive.ok_or_else(|| Error::TemplateUnknown(name.clone()))?;
+        Ok(Box::new(std::io::Cursor::new(archive)))
     }
 }

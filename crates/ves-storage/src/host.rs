@@ -3,14 +3,14 @@
 
 use std::io::Read;
 
-use ves_archive::{Feed, Init};
+use ves_archive::{Contents, Feed, Init};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::ledger::Inventory;
 use crate::plan::room::Room;
 use crate::plan::snapshot::Snapshot;
-use crate::plan::{Image, Observed, Step};
+use crate::plan::{Image, Observed, Step, template};
 use crate::template::{Build, Progress};
 
 /// What a volume uses, for people.
@@ -78,12 +78,40 @@ pub enum Source<'a> {
     Build(Build),
 }
 
+/// A template in the making: what only the call knows that makes it.
+#[allow(missing_debug_implementations, reason = "a feed is a stream")]
+pub struct Making<'s, 'p> {
+    /// Where its contents come from, until they were taken.
+    pub source: Option<Source<'s>>,
+    /// What was taken, with its SHA-256.
+    pub taken: Option<(Contents, String)>,
+    /// Hears how far it is.
+    pub progress: &'p (dyn Fn(Progress) + Sync),
+    /// Asked before the archive takes so many bytes; answers how many it may take.
+    pub allow: &'p (dyn Fn(u64) -> Result<u64, Error> + Sync),
+}
+
+impl Making<'_, '_> {
+    /// Of a template that is there, nothing but base images are made.
+    pub fn nothing() -> Self {
+        Self { source: None, taken: None, progress: &|_| (), allow: &Ok }
+    }
+
+    /// What was taken.
+    pub fn contents(&self) -> template::Taken {
+        let taken = self.taken.as_ref();
+        taken.map_or_else(template::Taken::default, |(Contents { bytes, inodes, .. }, _)| {
+            template::Taken { bytes: *bytes, inodes: *inodes }
+        })
+    }
+}
+
 /// The host, as far as storage is concerned. Synchronous; the callers hold the container's lock or
 /// the template's.
 pub trait Host: Send + Sync + 'static {
     /// The volume as it is, for planning; `template` is looked at where it is given.
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error>;
-    /// Does one step, or finds it done.
+    /// Does one step, or finds it done; a base image it only finds.
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error>;
     /// One volume by itself.
     fn look(&self, ct: CtId) -> Result<VolumeFacts, Error>;
@@ -107,21 +135,18 @@ pub trait Host: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
     /// All templates, by name.
     fn templates(&self) -> Result<Vec<Template>, Error>;
-    /// Makes a template that does not exist.
-    fn make_template(
+    /// A template as it is, for planning.
+    fn observe_template(&self, name: &TemplateName) -> Result<template::Observed, Error>;
+    /// Does one step of a template's plan, or finds it done.
+    fn apply_template(
         &self,
         name: &TemplateName,
-        source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, Error>;
+        step: &template::Step,
+        making: &mut Making<'_, '_>,
+    ) -> Result<(), Error>;
     /// A template's contents as tar.zst.
     ///
     /// # Errors
     /// [`Error::TemplateUnknown`], or what failed.
     fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error>;
-    /// Makes a template not exist.
-    ///
-    /// # Errors
-    /// [`Error::TemplateUnknown`], or what failed.
-    fn remove_template(&self, name: &TemplateName) -> Result<(), Error>;
 }

@@ -101,6 +101,11 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
+    /// This much more was promised to the call.
+    pub(crate) fn add(&self, bytes: u64) {
+        *self.promises.books().reserved.entry(self.key).or_default() += bytes;
+    }
+
     /// `holder` holds this much now; what it has come to hold more was promised, and is taken.
     pub(crate) fn take(&self, holder: Holder, bytes: u64) {
         let mut books = self.promises.books();

@@ -1,23 +1,21 @@
-//! What of the service is no change of a container: what is only looked at, and templates. Changes are in
-//! `converge.rs`.
+//! What is only looked at. Changes of containers are in `converge.rs`, of templates in
+//! `service/templates.rs`.
 //!
 //! Synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
 //! anything is done.
 
-use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ves_daemon::Shell;
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, Generation, SnapshotId, TemplateName};
+use ves_types::{CtId, Generation, SnapshotId};
 
 use crate::error::Error;
-use crate::host::{Host, Source, Template, Usage, VolumeFacts};
-use crate::ledger::Holder;
+use crate::host::{Host, Usage, VolumeFacts};
 use crate::plan::snapshot;
 use crate::plan::{self, Image, PoolFacts, Record};
 use crate::promises::Promises;
-use crate::template::{InUse, Progress, Uses};
+use crate::template::Uses;
 
 /// A volume, for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +56,8 @@ pub struct Service {
     pub(crate) shell: Shell,
     pub(crate) uses: Uses,
     pub(crate) promises: Promises,
+    /// Held while a base image is made.
+    making: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -74,7 +74,7 @@ impl Service {
     /// A service on this host.
     pub fn new(host: Arc<dyn Host>, shell: Shell) -> Self {
         let promises = Promises::new(host.clone());
-        Self { host, shell, uses: Uses::default(), promises }
+        Self { host, shell, uses: Uses::default(), promises, making: Arc::default() }
     }
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
@@ -157,55 +157,13 @@ impl Service {
     pub fn pool(&self) -> Result<(&'static str, PoolFacts), Fault> {
         Ok((self.host.backend(), self.promises.facts().map_err(|e| observing(&e))?))
     }
-
-    /// All templates, by name.
-    pub fn templates(&self) -> Result<Vec<Template>, Fault> {
-        self.host.templates().map_err(|e| observing(&e))
-    }
-
-    /// Makes a template.
-    ///
-    /// # Errors
-    /// `TEMPLATE_EXISTS`, `TEMPLATE_IN_USE`, what is wrong with the archive, or what failed.
-    pub fn make_template(
-        &self,
-        name: &TemplateName,
-        source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, Fault> {
-        let _alone = self.uses.alone(name, "being made")?;
-        let span = tracing::info_span!("make template", %name);
-        let made = span.in_scope(|| self.host.make_template(name, source, progress));
-        let made = made.map_err(|e| e.fault("make a template"))?;
-        self.promises.set(Holder::Template(name.clone()), made.allocated);
-        Ok(made)
-    }
-
-    /// A template's contents; it cannot be removed while the stream lives.
-    ///
-    /// # Errors
-    /// `TEMPLATE_UNKNOWN`, `TEMPLATE_IN_USE`.
-    pub fn export(&self, name: &TemplateName) -> Result<(Box<dyn Read + Send>, InUse), Fault> {
-        let reading = self.uses.read(name)?;
-        let stream = self.host.export(name).map_err(|e| e.fault("export a template"))?;
-        Ok((stream, reading))
-    }
-
-    /// Makes a template not exist. Volumes made from it stay.
-    ///
-    /// # Errors
-    /// `TEMPLATE_UNKNOWN`, `TEMPLATE_IN_USE`, or what failed.
-    pub fn remove_template(&self, name: &TemplateName) -> Result<(), Fault> {
-        let _alone = self.uses.alone(name, "being removed")?;
-        self.host.remove_template(name).map_err(|e| e.fault("remove a template"))?;
-        self.promises.set(Holder::Template(name.clone()), 0);
-        Ok(())
-    }
 }
 
 pub(crate) fn unknown(ct: CtId) -> Fault {
     Fault::new(Reason::VolumeUnknown, format!("container {ct} has no volume")).fact("ct", ct)
 }
+
+mod templates;
 
 #[cfg(test)]
 mod tests;

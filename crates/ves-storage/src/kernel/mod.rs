@@ -32,14 +32,14 @@ use self::image::Images;
 use self::template::Templates;
 use crate::config::Config;
 use crate::error::Error;
-use crate::host::{self, Each, Host, Source, Template, Usage};
+use crate::host::{self, Each, Host, Making, Template, Usage};
 use crate::ledger::Inventory;
 use crate::observe;
 use crate::plan::node::{Leftovers, Sweep};
 use crate::plan::room::Room;
 use crate::plan::snapshot::Snapshot;
+use crate::plan::template as planned;
 use crate::plan::{Image, Mount, Observed, Step};
-use crate::template::Progress;
 
 /// The real host on a backend.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl<B: Backend> Host for KernelHost<B> {
         match step {
             Step::Back { bytes } => self.backend.back(*bytes),
             Step::Discard => self.backend.discard(ct),
-            Step::MakeBaseImage(id) => self.templates.make_base_image(id),
+            Step::MakeBaseImage(id) => self.templates.find_base_image(id),
             Step::Create { record, bytes } => {
                 self.backend.clone_base_image(ct, &record.base_image(), record, *bytes)
             }
@@ -353,20 +353,20 @@ impl<B: Backend> Host for KernelHost<B> {
         self.templates.list()
     }
 
-    fn make_template(
+    fn observe_template(&self, name: &TemplateName) -> Result<planned::Observed, Error> {
+        self.templates.observe(name)
+    }
+
+    fn apply_template(
         &self,
         name: &TemplateName,
-        source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, Error> {
-        self.templates.make(name, source, progress)
+        step: &planned::Step,
+        making: &mut Making<'_, '_>,
+    ) -> Result<(), Error> {
+        self.templates.apply(name, step, making)
     }
 
     fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, Error> {
         self.templates.export(name)
-    }
-
-    fn remove_template(&self, name: &TemplateName) -> Result<(), Error> {
-        self.templates.remove(name)
     }
 }

@@ -5,17 +5,19 @@
 //!                                                    └─ later, on demand ─► golden-N.img
 //! ```
 //!
-//! [`crate::plan::template`] plans; this is what it looks at and how its steps are done.
+//! [`crate::plan::template`] plans; this is what it looks at and how its steps are done. Never here: which
+//! steps, or in which order.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ves_archive::{Contents, Feed, Limits, Refused};
+use ves_archive::{Contents, Feed, Limits};
 use ves_host::{Attempt, HostError, file};
 use ves_types::TemplateName;
 
@@ -23,10 +25,10 @@ use super::backend::Backend;
 use super::build;
 use super::file::{directory, files, sync_dir};
 use crate::error::Error;
-use crate::host::{Source, Template};
+use crate::host::{Making, Source, Template};
 use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, TemplateRecord};
-use crate::plan::template::{self as planned, Observed, Refusal, Step, Taken};
+use crate::plan::template::{Observed, Step, Taken};
 use crate::plan::{BaseImageId, TemplateFacts};
 use crate::template::Progress;
 
@@ -34,26 +36,6 @@ const CONTENTS: &str = "contents.tar.zst";
 const RECORD: &str = "template.json";
 /// What a template is called while it is made; no template's name begins so.
 pub(super) const UNFINISHED: &str = ".new-";
-/// A template in the making: what only the call knows that makes it.
-struct Making<'s, 'p> {
-    /// Until it was taken.
-    source: Option<Source<'s>>,
-    taken: Option<(Contents, String)>,
-    progress: &'p (dyn Fn(Progress) + Sync),
-}
-
-impl Making<'_, '_> {
-    /// What it makes of a template that is there: nothing but base images.
-    fn nothing() -> Self {
-        Self { source: None, taken: None, progress: &|_| () }
-    }
-
-    fn contents(&self) -> Option<Taken> {
-        let (Contents { bytes, inodes, .. }, _) = self.taken.as_ref()?;
-        Some(Taken { bytes: *bytes, inodes: *inodes })
-    }
-}
-
 /// All templates of the pool.
 #[derive(Debug)]
 pub(super) struct Templates<B> {
@@ -64,8 +46,6 @@ pub(super) struct Templates<B> {
     unpacker: PathBuf,
     /// Where the builder listens, if there is one.
     builder: PathBuf,
-    /// One base image is made at a time: a second call for it then finds it.
-    making: Mutex<()>,
 }
 
 impl<B: Backend> Templates<B> {
@@ -77,7 +57,7 @@ impl<B: Backend> Templates<B> {
         unpacker: PathBuf,
     ) -> Self {
         let builder = PathBuf::new();
-        Self { backend, limits, mirror, unpacker, builder, making: Mutex::default() }
+        Self { backend, limits, mirror, unpacker, builder }
     }
 
     /// The same, with a builder that may listen at `socket`.
@@ -107,9 +87,7 @@ impl<B: Backend> Templates<B> {
     /// Throws an unfinished one away.
     pub(super) fn sweep(&self, name: &str) -> Result<(), Error> {
         match name.parse() {
-            Ok(name) => {
-                self.converge(&name, &mut Making::nothing(), |o, _| Ok(planned::plan_sweep(o)))
-            }
+            Ok(name) => self.drop_unfinished(&name),
             // No template is called so.
             Err(_) => {
                 let path = self.backend.templates().join(format!("{UNFINISHED}{name}"));
@@ -118,45 +96,22 @@ impl<B: Backend> Templates<B> {
         }
     }
 
-    fn observe(&self, name: &TemplateName) -> Result<Observed, Error> {
+    /// A template as it is.
+    pub(super) fn observe(&self, name: &TemplateName) -> Result<Observed, Error> {
         let base_images = self.backend.base_images(name)?.into_iter();
+        let contents = self
+            .record(name)?
+            .map(|record| Taken { bytes: record.content_bytes, inodes: record.content_inodes });
         Ok(Observed {
             published: self.path(name).exists(),
             unfinished: self.new_path(name).exists(),
+            contents: contents.unwrap_or_default(),
             base_images: base_images.map(|(number, image)| (number, image.made_unix)).collect(),
         })
     }
 
-    /// Looks, plans and does the steps; again, as often as a base image was too small.
-    fn converge(
-        &self,
-        name: &TemplateName,
-        making: &mut Making<'_, '_>,
-        plan: impl Fn(&Observed, u64) -> Result<Vec<Step>, Refusal>,
-    ) -> Result<(), Error> {
-        let mut tried = 0;
-        'again: loop {
-            let steps = plan(&self.observe(name)?, tried).map_err(|refusal| match refusal {
-                Refusal::Exists => Error::TemplateExists(name.clone()),
-                Refusal::Unknown => Error::TemplateUnknown(name.clone()),
-                Refusal::NoRoom => Refused::NoRoom.into(),
-            })?;
-            for step in steps {
-                tracing::info!(%name, %step, "step");
-                match (self.apply(name, &step, making), &step) {
-                    (Err(Error::Archive(Refused::NoRoom)), Step::MakeBaseImage { bytes, .. }) => {
-                        tracing::info!(bytes, "the base image is too small");
-                        tried += 1;
-                        continue 'again;
-                    }
-                    (done, _) => done?,
-                }
-            }
-            return Ok(());
-        }
-    }
-
-    fn apply(
+    /// Does one step.
+    pub(super) fn apply(
         &self,
         name: &TemplateName,
         step: &Step,
@@ -168,11 +123,11 @@ impl<B: Backend> Templates<B> {
             Step::Discard => self.drop_unfinished(name),
             Step::TakeContents => {
                 let source = making.source.take().ok_or_else(lost)?;
-                making.taken = Some(self.take_contents(name, source, making.progress)?);
+                making.taken = Some(self.take_contents(name, source, making)?);
                 Ok(())
             }
             Step::MakeBaseImage { inodes_per_group, bytes } => {
-                let total = making.contents().map_or(0, |taken| taken.bytes);
+                let total = making.contents().bytes;
                 let tell = |done| {
                     (making.progress)(Progress { what: "unpacking".to_owned(), done, total });
                 };
@@ -271,9 +226,11 @@ impl<B: Backend> Templates<B> {
 
     /// What a template takes, with its base images.
     pub(super) fn takes(&self, name: &TemplateName) -> Result<u64, Error> {
+        let place = self.path(name);
+        let dir = if place.exists() { place } else { self.new_path(name) };
         let blocks = |file: &str| {
             // One that is not there takes nothing.
-            std::fs::symlink_metadata(self.path(name).join(file)).map_or(0, |m| m.blocks())
+            std::fs::symlink_metadata(dir.join(file)).map_or(0, |m| m.blocks())
         };
         let base_images = self.backend.base_images(name)?;
         let base_images: u64 = base_images.values().map(|image| image.allocated).sum();
@@ -295,16 +252,12 @@ impl<B: Backend> Templates<B> {
         })
     }
 
-    /// Makes a base image where there is none.
-    pub(super) fn make_base_image(&self, id: &BaseImageId) -> Result<(), Error> {
-        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let BaseImageId { template, inodes_per_group } = id;
-        let record = self.record(template)?;
-        let record = record.ok_or_else(|| Error::TemplateUnknown(template.clone()))?;
-        let contents = Taken { bytes: record.content_bytes, inodes: record.content_inodes };
-        self.converge(template, &mut Making::nothing(), |observed, tried| {
-            planned::plan_base_image(*inodes_per_group, contents, tried, observed)
-        })
+    /// Finds a base image that was made before.
+    pub(super) fn find_base_image(&self, id: &BaseImageId) -> Result<(), Error> {
+        match self.backend.base_images(&id.template)?.contains_key(&id.inodes_per_group) {
+            true => Ok(()),
+            false => Err(HostError::parse("find a base image", &id.to_string()).into()),
+        }
     }
 
     fn write_base_image(
@@ -323,35 +276,11 @@ impl<B: Backend> Templates<B> {
         })
     }
 
-    /// Makes a template.
-    pub(super) fn make(
-        &self,
-        name: &TemplateName,
-        source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Template, Error> {
-        if self.path(name).exists() {
-            return Err(Error::TemplateExists(name.clone()));
-        }
-        let mut making = Making { source: Some(source), taken: None, progress };
-        let made = self.converge(name, &mut making, |o, _| planned::plan_take(o)).and_then(|()| {
-            let taken = making.contents().unwrap_or_default();
-            self.converge(name, &mut making, |o, tried| planned::plan_make(taken, tried, o))
-        });
-        if let Err(error) = made {
-            // The first failure is the one to tell; what cannot be removed is swept at the start.
-            self.drop_unfinished(name).ok();
-            return Err(error);
-        }
-        let gone = || Error::TemplateUnknown(name.clone());
-        self.describe(name.clone(), self.record(name)?.ok_or_else(gone)?)
-    }
-
     fn take_contents(
         &self,
         name: &TemplateName,
         source: Source<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
+        &Making { progress, allow, .. }: &Making<'_, '_>,
     ) -> Result<(Contents, String), Error> {
         let dir = self.new_path(name);
         directory(&dir)?;
@@ -362,22 +291,22 @@ impl<B: Backend> Templates<B> {
             .mode(0o600)
             .open(&contents)
             .attempt(|| format!("make {}", contents.display()))?;
-        let (found, digest) = match source {
+        let (found, digest) = bounded(&output, allow, |clean| match source {
             Source::Archive { feed, sha256 } => {
                 let mut feed = Counted { feed, progress, bytes: 0 };
                 let (found, digest) =
-                    ves_archive::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?;
-                if let Some(want) = sha256.filter(|want| *want != digest.0) {
-                    return Err(Error::Hash { want, got: digest.0 });
+                    ves_archive::normalise_to(&self.unpacker, &mut feed, clean, self.limits)?;
+                match sha256.filter(|want| *want != digest.0) {
+                    Some(want) => Err(Error::Hash { want, got: digest.0 }),
+                    None => Ok((found, digest)),
                 }
-                (found, digest)
             }
             Source::Build(what) => {
                 let mut feed =
                     build::start(&self.builder, &what, self.mirror.as_deref(), progress)?;
-                ves_archive::normalise_to(&self.unpacker, &mut feed, &output, self.limits)?
+                Ok(ves_archive::normalise_to(&self.unpacker, &mut feed, clean, self.limits)?)
             }
-        };
+        })?;
         output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
         let Contents { bytes, inodes, devices_skipped, .. } = found;
         tracing::info!(bytes, inodes, devices_skipped, "archive is good");
@@ -416,14 +345,40 @@ impl<B: Backend> Templates<B> {
         let path = self.path(name).join(CONTENTS);
         Ok(Box::new(File::open(&path).attempt(|| format!("open {}", path.display()))?))
     }
+}
 
-    /// Removes a template.
-    ///
-    /// # Errors
-    /// [`Error::TemplateUnknown`], or what failed.
-    pub(super) fn remove(&self, name: &TemplateName) -> Result<(), Error> {
-        self.converge(name, &mut Making::nothing(), |o, _| planned::plan_remove(o))
-    }
+/// Lets `write` write to a file, and the file take as much as `allow` answers.
+fn bounded<T>(
+    file: &File,
+    allow: &(dyn Fn(u64) -> Result<u64, Error> + Sync),
+    write: impl FnOnce(&File) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let what = || "write down an archive".to_owned();
+    let (mut from, to) = std::io::pipe().attempt(what)?;
+    let to = File::from(OwnedFd::from(to));
+    std::thread::scope(|scope| {
+        let copied = scope.spawn(move || -> Result<(), Error> {
+            let (mut written, mut allowed) = (0, 0);
+            let (mut piece, mut file) = (vec![0; 1 << 17], file);
+            loop {
+                let n = from.read(&mut piece).attempt(what)?;
+                let Some(piece) = piece.get(..n).filter(|piece| !piece.is_empty()) else {
+                    return Ok(());
+                };
+                written += n as u64;
+                if written > allowed {
+                    // Who writes hears of a refusal by the pipe's end.
+                    allowed = allow(written)?;
+                }
+                file.write_all(piece).attempt(what)?;
+            }
+        });
+        let wrote = write(&to);
+        drop(to);
+        let lost = || HostError::parse("write down an archive", "its writer was lost");
+        copied.join().map_err(|_| lost())??;
+        wrote
+    })
 }
 
 /// Tells how much of an archive has come.

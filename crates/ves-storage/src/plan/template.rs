@@ -32,6 +32,8 @@ pub struct Observed {
     pub published: bool,
     /// Whether one was begun and not finished, or withdrawn and not discarded.
     pub unfinished: bool,
+    /// What it holds, where it is published.
+    pub contents: Taken,
     /// When each of its base images was made, in seconds since 1970, by inodes per group.
     pub base_images: BTreeMap<u64, i64>,
 }
@@ -165,7 +167,6 @@ pub fn plan_make(taken: Taken, tried: u64, observed: &Observed) -> Result<Vec<St
 /// [`Refusal::Unknown`], [`Refusal::NoRoom`].
 pub fn plan_base_image(
     inodes_per_group: u64,
-    taken: Taken,
     tried: u64,
     observed: &Observed,
 ) -> Result<Vec<Step>, Refusal> {
@@ -175,7 +176,7 @@ pub fn plan_base_image(
     if observed.base_images.contains_key(&inodes_per_group) {
         return Ok(Vec::new());
     }
-    let make = make_base_image(inodes_per_group, taken, tried)?;
+    let make = make_base_image(inodes_per_group, observed.contents, tried)?;
     let others = observed.base_images.iter().filter(|(n, _)| **n != DEFAULT_INODES_PER_GROUP);
     let mut others: Vec<(i64, u64)> = others.map(|(n, made)| (*made, *n)).collect();
     others.sort_unstable();

@@ -3,7 +3,9 @@
 use super::*;
 use crate::fake::FakeHost;
 use crate::fake::blocking::Blocking;
+use crate::host::Source;
 use crate::plan::Desired;
+use crate::template::{Build, BuildInit};
 use ves_daemon::{Call, FenceStore};
 use ves_types::layout::Daemon;
 use ves_types::{Epoch, Fence, IdSlot};
@@ -188,6 +190,52 @@ fn templates_are_made_once_and_not_removed_while_read() {
     f.service.remove_template(&name).expect("removed");
     let fault = f.service.ensure(&fence(101, 1), &wish(1)).expect_err("no template");
     assert_eq!(fault.reason, Reason::TemplateUnknown);
+}
+
+#[test]
+fn a_template_is_promised_its_room_like_anything_else() {
+    let f = fixture();
+    let build = || Build::parse("trixie".to_owned(), BuildInit::Systemd, Vec::new()).expect("good");
+    let make = |name: &str| {
+        let name = name.parse().expect("a name");
+        f.service.make_template(&name, Source::Build(build()), &|_| ())
+    };
+    let held = f.service.pool().expect("known").1.committed();
+    f.host.set_pool_bytes(plan::room::reach_for(held + (300 << 20)));
+    let base_image = plan::template::base_image_bytes(200 << 20, 10_000, 8192);
+    assert!(base_image > 300 << 20);
+    let fault = make("large").expect_err("its base image does not fit");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    assert_eq!(f.service.pool().expect("known").1.committed(), held, "nothing is left of it");
+    let few = Desired { inodes: Some(20_000), ..wish(1) };
+    f.host.set_pool_bytes(plan::room::reach_for(held + (1 << 30) + (100 << 20)));
+    let fault = f.service.ensure(&fence(101, 1), &few).expect_err("another base image");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    f.host.set_pool_bytes(10 << 30);
+    let made = make("large").expect("there is room");
+    assert_eq!(f.service.pool().expect("known").1.held.templates, held + made.allocated);
+    f.service.ensure(&fence(101, 1), &few).expect("and for the volume");
+    let facts = f.service.pool().expect("known").1;
+    assert_eq!((facts.reserved, facts.held.volumes), (0, 1 << 30));
+    f.service.remove_template(&made.name).expect("removed");
+    assert_eq!(f.service.pool().expect("known").1.held.templates, held);
+}
+
+#[test]
+fn a_template_that_fails_in_any_step_leaves_nothing() {
+    for fails in 0..5 {
+        let f = fixture();
+        f.host.fail_after(fails);
+        let name = "other".parse().expect("a name");
+        let build =
+            Build::parse("trixie".to_owned(), BuildInit::Systemd, Vec::new()).expect("good");
+        let made = f.service.make_template(&name, Source::Build(build), &|_| ());
+        assert_eq!(made.is_ok(), fails == 4, "{made:?}");
+        let seen = f.host.observe_template(&name).expect("seen");
+        assert_eq!((seen.published, seen.unfinished), (fails == 4, false), "after {fails}");
+        let anew = Promises::new(f.host.clone()).facts().expect("known");
+        assert_eq!(f.service.pool().expect("known").1, anew);
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Pair<'_> {
     }
     fn apply(&mut self, desired: &Desired, step: &Step) {
         let template = desired.template.clone();
-        self.storage.host.apply(self.storage.ct(), step).expect("applied");
+        self.storage.apply(self.storage.ct(), step).expect("applied");
         let host = &self.storage.host;
         let base_image = |r: &Record| {
             let seen = host.observe(self.storage.ct(), Some(&template)).expect("seen");

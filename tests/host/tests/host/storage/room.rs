@@ -5,11 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ves_kit::{TestLayout, run};
+use ves_kit::{Rootfs, TestLayout, run};
 use ves_proto::Reason;
 use ves_storage::config::Config;
-use ves_storage::plan::Desired;
-use ves_types::{CtId, Epoch, Fence, Generation};
+use ves_storage::plan::{Desired, snapshot};
+use ves_types::{CtId, Epoch, Fence, Generation, SnapshotId};
 
 use super::support::{Storage, needs};
 
@@ -120,4 +120,64 @@ fn a_pool_that_was_made_sparse_is_backed_when_it_is_opened_and_after_holes_came(
     assert!(volume.mounted);
     let off = Desired { mounted: false, ..storage.desired(300) };
     storage.service.ensure(&storage.fence(), &off).expect("unmounted");
+}
+
+#[test]
+fn all_that_was_promised_can_be_written_over_with_snapshots_and_templates_beside() {
+    if !needs() {
+        return;
+    }
+    let storage = on_disk(2000, 1024);
+    storage.busybox();
+    let ct = storage.ct();
+    storage.service.ensure(&storage.fence(), &storage.desired(300)).expect("made");
+    write(&storage, ct, 200);
+    let fence = Fence { generation: Generation(2), ..storage.fence() };
+    let wish = snapshot::Desired {
+        id: SnapshotId::from(1),
+        name: None,
+        created_unix_ms: 1,
+        generation: fence.generation,
+    };
+    storage.service.ensure_snapshot(&fence, &wish).expect("taken");
+    // Another gets all the rest.
+    let rest = storage.pool().promisable() >> 20;
+    let other = another(&storage, 1);
+    storage.service.ensure(&other, &storage.desired(rest)).expect("there is so much");
+    let fault = storage.service.ensure(&another(&storage, 2), &storage.desired(256));
+    assert_eq!(fault.map(drop).map_err(|f| f.reason), Err(Reason::PoolFull));
+    fill(storage.dir.layout().state_dir());
+    // The first over all that the snapshot shares; each until its own file system is full; and again.
+    for round in 0..2 {
+        write(&storage, ct, 200);
+        for ct in [other.ct, ct] {
+            let full = "exec 1<>root/rest; while cat /bin/busybox 2>/dev/null; do :; done; sync";
+            storage.inside_of(ct, full);
+            // What is written and read back was written: an error would have stopped it.
+            let again = "touch root/mark; sync; busybox cat root/rest | busybox md5sum";
+            assert!(storage.inside_of(ct, again).len() > 32, "round {round}");
+        }
+    }
+    let pool = storage.pool();
+    assert!(pool.room.used <= pool.room.reach, "{pool:?}");
+}
+
+#[test]
+fn an_archive_that_unpacks_to_more_than_the_pool_has_is_refused_and_leaves_nothing() {
+    if !needs() {
+        return;
+    }
+    let storage = on_disk(4000, 1024);
+    storage.busybox();
+    let before = storage.pool();
+    let rootfs = Rootfs::busybox();
+    File::create(rootfs.dir().join("large")).expect("made").set_len(1500 << 20).expect("sparse");
+    let archive = rootfs.tar(&storage.dir.dir().join("bomb.tar.gz"));
+    assert!(archive.metadata().expect("there").len() < 8 << 20);
+    let fault = storage.import("bomb", &archive).expect_err("it is larger than the pool");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    let after = storage.pool();
+    assert_eq!((after.held, after.reserved), (before.held, 0));
+    assert!(after.room.used < before.room.used + (16 << 20), "{before:?} {after:?}");
+    storage.service.ensure(&storage.fence(), &storage.desired(300)).expect("there is room");
 }

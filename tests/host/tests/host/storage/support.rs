@@ -11,12 +11,13 @@ use ves_daemon::{FenceStore, Shell};
 use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
 use ves_storage::config::{Config, PoolKind};
+use ves_storage::error::Error;
 use ves_storage::fake::blocking::Blocking;
-use ves_storage::host::{Source, Template};
+use ves_storage::host::{Host as _, Source, Template};
 use ves_storage::kernel::KernelHost;
 use ves_storage::kernel::image::pool::Place;
 use ves_storage::node;
-use ves_storage::plan::{Desired, PoolFacts};
+use ves_storage::plan::{Desired, PoolFacts, Step};
 use ves_storage::service::Service;
 use ves_types::{CtId, Epoch, Fence, Generation, TemplateName};
 
@@ -72,6 +73,13 @@ impl Storage {
     }
     pub(crate) fn pool(&self) -> PoolFacts {
         self.service.pool().expect("known").1
+    }
+    /// Does one step, as the service does.
+    pub(crate) fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::MakeBaseImage(id) => self.service.make_base_image(id),
+            step => self.host.apply(ct, step),
+        }
     }
     pub(crate) fn ct(&self) -> CtId {
         self.id.ct()

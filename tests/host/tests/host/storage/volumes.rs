@@ -134,7 +134,7 @@ fn a_kill_after_any_step_is_repaired() {
         let observed = storage.host.observe(ct, Some(&desired.template)).expect("seen");
         let plan = plan::plan_ensure(&desired, &observed, &storage.pool()).expect("planned");
         for step in plan.iter().take(done) {
-            storage.host.apply(ct, step).expect("applied");
+            storage.apply(ct, step).expect("applied");
         }
         // The daemon is gone here. Its successor sweeps, then is asked the same.
         storage.restart();
@@ -146,7 +146,7 @@ fn a_kill_after_any_step_is_repaired() {
         // The same for removal.
         let plan = plan::plan_remove(&observed).expect("planned");
         for step in plan.iter().take(done) {
-            storage.host.apply(ct, step).expect("applied");
+            storage.apply(ct, step).expect("applied");
         }
         storage.restart();
         storage.service.remove(&storage.fence()).expect("removed");
@@ -272,7 +272,7 @@ fn devices_that_change_behind_our_back_are_seen() {
     assert!(!shown(&storage), "another file is not ours");
     detach(number);
     assert_eq!(attach(&image), number, "the same device is free");
-    let deleted = storage.host.apply(storage.ct(), &plan::Step::Remove);
+    let deleted = storage.apply(storage.ct(), &plan::Step::Remove);
     assert!(deleted.is_err(), "an image that a device shows stays");
     assert!(shown(&storage), "all were asked");
     detach(number);
