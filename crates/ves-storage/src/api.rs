@@ -457,6 +457,10 @@ impl StorageService for Api {
             size_bytes: facts.room.limit,
             free_bytes: facts.room.free(),
             promised_bytes: facts.committed(),
+            allocated_bytes: facts.room.used,
+            backed_bytes: facts.room.backed,
+            promisable_bytes: facts.promisable(),
+            alarms: facts.alarms().iter().map(ToString::to_string).collect(),
         }))
     }
 }

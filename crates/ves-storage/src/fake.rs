@@ -281,6 +281,8 @@ struct Node {
     pool_bytes: Option<u64>,
     /// How far the pool reaches, where that is not all.
     reach: Option<u64>,
+    /// How much of that lost what it had under it.
+    holes: u64,
     fail_after: Option<u64>,
     applied: Vec<(CtId, String)>,
     asked: Vec<&'static str>,
@@ -331,6 +333,11 @@ impl FakeHost {
     /// Sets how far the pool reaches until more is promised.
     pub fn set_pool_reach(&self, reach: u64) {
         self.node().reach = Some(reach);
+    }
+
+    /// Takes so much away that was under the pool, as a trim of it does.
+    pub fn punch_pool(&self, bytes: u64) {
+        self.node().holes = bytes;
     }
 
     /// Lets `steps` more steps succeed, and then one fail.
@@ -474,15 +481,16 @@ impl Host for FakeHost {
         node.asked.push("room");
         let limit = node.pool_bytes.unwrap_or(1 << 40);
         let reach = node.reach.unwrap_or(limit).min(limit);
-        let below = limit - reach + SPARE;
+        let (backed, below) = (reach - node.holes, limit - reach + node.holes + SPARE);
         let overcommit_percent = 100;
-        Ok(Room { own: true, limit, reach, backed: reach, below, used: 0, overcommit_percent })
+        Ok(Room { own: true, limit, reach, backed, below, used: 0, overcommit_percent })
     }
 
     fn back(&self, bytes: u64) -> Result<(), Error> {
         let mut node = self.node();
         node.asked.push("back");
         node.reach = node.reach.map(|reach| reach.max(bytes));
+        node.holes = 0;
         Ok(())
     }
 

@@ -86,7 +86,8 @@ pub const CAPABILITIES: &[Cap] = &[
 /// Which of the daemons this is.
 pub const KIND: Kind = Kind::Storage;
 
-/// Builds the service on the real host: the pool is attached and leftovers of a crash are swept.
+/// Builds the service on the real host: the pool is attached and watched, and leftovers of a crash are
+/// swept. Inside a runtime.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands them over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The pool and volumes are mounted where the other services see them.
@@ -96,5 +97,6 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     // The link also works after an upgrade has replaced the executable.
     let host = node::open(&shell, &config, layout, "/proc/self/exe".into())?;
     let service = service::Service::new(Arc::new(host), shell);
+    service.watch();
     Ok(api::app(service))
 }

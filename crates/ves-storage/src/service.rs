@@ -164,6 +164,7 @@ pub(crate) fn unknown(ct: CtId) -> Fault {
 }
 
 mod templates;
+mod watch;
 
 #[cfg(test)]
 mod tests;

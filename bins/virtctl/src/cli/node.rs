@@ -11,6 +11,8 @@ use super::list_args::ListArgs;
 pub(crate) enum NodeVerb {
     /// All nodes
     List(ListArgs),
+    /// What of the pool is promised, allocated and backed, and what is wrong with it
+    Pool,
     /// What a node has, what is promised, and what it can enforce
     Capacity,
     /// Take a machine in (not built yet)

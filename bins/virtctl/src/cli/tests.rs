@@ -72,6 +72,7 @@ fn lines_of_the_contract_parse() {
         "virtctl node drain n2",
         "virtctl node undrain n2",
         "virtctl node remove n2",
+        "virtctl node pool",
         "virtctl node capacity",
         "virtctl verify",
         "virtctl verify 101",

@@ -16,21 +16,23 @@ use crate::value::Value;
 impl Context {
     pub(super) async fn node(self, verb: NodeVerb) -> Outcome {
         let Self { coordinator, output, fields } = self;
-        let list = match verb {
+        match &verb {
             NodeVerb::Add { .. } => return Err(not_built("node add").into()),
             NodeVerb::Drain { .. } => return Err(not_built("node drain").into()),
             NodeVerb::Undrain { .. } => return Err(not_built("node undrain").into()),
             NodeVerb::Remove { .. } => return Err(not_built("node remove").into()),
-            NodeVerb::List(list) => Some(list),
-            NodeVerb::Capacity => None,
-        };
+            NodeVerb::List(_) | NodeVerb::Pool | NodeVerb::Capacity => {}
+        }
         let node: Node = coordinator
             .call(|| {
                 let mut client = coordinator.node();
                 async move { client.get_node(GetNodeRequest {}).await }
             })
             .await?;
-        if let Some(list) = list {
+        if matches!(verb, NodeVerb::Pool) {
+            return output.value(&render_pool(node.pool.as_ref()));
+        }
+        if let NodeVerb::List(list) = verb {
             let default_columns = ["name", "status", "version", "kernel", "cgroup", "size", "free"];
             return output.list(&columns(), &default_columns, &list.selection(fields), &[node]);
         }
@@ -48,6 +50,34 @@ impl Context {
         }
         output.value(&Value::Map(entries))
     }
+}
+
+fn render_pool(pool: Option<&Pool>) -> Value {
+    let Some(pool) = pool else { return Value::Map(vec![("backend".to_owned(), Value::Null)]) };
+    let Pool {
+        backend,
+        size_bytes,
+        free_bytes,
+        promised_bytes,
+        allocated_bytes,
+        backed_bytes,
+        promisable_bytes,
+        alarms,
+    } = pool;
+    let mut entries = vec![("backend", Value::text(backend))];
+    entries.extend(
+        [
+            ("size", size_bytes),
+            ("promised", promised_bytes),
+            ("promisable", promisable_bytes),
+            ("allocated", allocated_bytes),
+            ("backed", backed_bytes),
+            ("free", free_bytes),
+        ]
+        .map(|(name, bytes)| (name, Value::Bytes(*bytes))),
+    );
+    entries.push(("alarms", Value::List(alarms.iter().map(Value::text).collect())));
+    Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn columns() -> Vec<Column<Node>> {

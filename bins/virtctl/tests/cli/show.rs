@@ -112,6 +112,12 @@ fn resources_have_21_rows() {
 fn node_top_events_operations_templates() {
     let fake = Fake::started();
     assert!(run(&fake, "node list -H").1.starts_with("n1  ready"), "node list");
+    let pool = run(&fake, "node pool").1;
+    for line in ["promised    20 GiB\n", "allocated   9 GiB\n", "backed      24 GiB\n"] {
+        assert!(pool.contains(line), "{pool}");
+    }
+    assert!(pool.contains("only 1 MiB are free under the pool"), "{pool}");
+    assert_eq!(json(&fake, "node pool")["promisable"], 70u64 << 30);
     let capacity = run(&fake, "node capacity").1;
     assert!(capacity.contains("promised      20 GiB\n"), "{capacity}");
     assert!(capacity.contains("numproc       hard\n"), "{capacity}");

@@ -98,6 +98,41 @@ impl Room {
     }
 }
 
+/// What an operator should know of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Alarm {
+    /// The image has holes that what is under it could not fill, or not yet.
+    #[error(
+        "of the pool's {} only {} are backed, and {} are free under it: who fills what is under it \
+         destroys volumes; make room there", Bytes(*reach), Bytes(*backed), Bytes(*below)
+    )]
+    NotBacked {
+        /// How far the file system reaches.
+        reach: u64,
+        /// How much of that nobody else can take.
+        backed: u64,
+        /// Bytes free under it.
+        below: u64,
+    },
+    /// There is little room under the pool.
+    #[error("only {} are free under the pool; make room there", Bytes(*below))]
+    LittleBelow {
+        /// Bytes free.
+        below: u64,
+    },
+    /// More was promised than there is.
+    #[error(
+        "{} are promised and the pool can hold {}: when containers use what they were promised, their \
+         file systems fail", Bytes(*promised), Bytes(*holds)
+    )]
+    OverCommitted {
+        /// What was promised.
+        promised: u64,
+        /// What it can hold.
+        holds: u64,
+    },
+}
+
 /// The pool: its room and what was promised of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolFacts {
@@ -154,30 +189,20 @@ impl PoolFacts {
         Ok((wanted > reach || backed < reach).then_some(wanted))
     }
 
-    /// What an operator should know, each in a sentence.
-    pub fn alarms(&self) -> Vec<String> {
+    /// What an operator should know.
+    pub fn alarms(&self) -> Vec<Alarm> {
         let Room { own, reach, backed, below, .. } = self.room;
+        let holds = usable(self.room.attainable().max(reach));
+        let promised = self.committed();
         let mut alarms = Vec::new();
         if own && backed < reach {
-            alarms.push(format!(
-                "of the pool's {} only {} are backed, and {} are free under it: who fills what is \
-                 under it destroys volumes; make room there",
-                Bytes(reach),
-                Bytes(backed),
-                Bytes(below)
-            ));
+            alarms.push(Alarm::NotBacked { reach, backed, below });
         }
         if below < SPARE {
-            alarms.push(format!("only {} are free under the pool; make room there", Bytes(below)));
+            alarms.push(Alarm::LittleBelow { below });
         }
-        let holds = usable(self.room.attainable().max(reach));
-        if self.committed() > holds {
-            alarms.push(format!(
-                "{} are promised and the pool can hold {}: when containers use what they were \
-                 promised, their file systems fail",
-                Bytes(self.committed()),
-                Bytes(holds)
-            ));
+        if promised > holds {
+            alarms.push(Alarm::OverCommitted { promised, holds });
         }
         alarms
     }

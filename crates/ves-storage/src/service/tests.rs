@@ -297,6 +297,18 @@ fn a_pool_grows_with_its_promises() {
 }
 
 #[test]
+fn holes_in_the_pool_are_alarmed_and_filled() {
+    let f = fixture();
+    f.host.punch_pool(1 << 30);
+    let alarms = f.service.pool().expect("known").1.alarms();
+    assert!(matches!(alarms.as_slice(), [plan::room::Alarm::NotBacked { .. }]), "{alarms:?}");
+    assert_eq!(f.service.tend(), Ok(vec![]));
+    assert!(f.host.asked().contains(&"back"));
+    assert_eq!(f.service.tend(), Ok(vec![]));
+    assert!(!f.host.asked().contains(&"back"), "what is backed is left alone");
+}
+
+#[test]
 fn what_is_held_is_what_a_new_service_finds() {
     let f = fixture();
     let held = |f: &Fixture| f.service.pool().expect("known").1;

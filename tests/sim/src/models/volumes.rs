@@ -206,6 +206,7 @@ impl storage::storage_service_server::StorageService for Model {
         let backend = "image-copy".to_owned();
         let size_bytes = 1 << 40;
         let free_bytes = 1 << 39;
-        Ok(Response::new(storage::Pool { backend, size_bytes, free_bytes, promised_bytes: 0 }))
+        let pool = storage::Pool { backend, size_bytes, free_bytes, ..Default::default() };
+        Ok(Response::new(pool))
     }
 }

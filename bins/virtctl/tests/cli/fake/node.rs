@@ -23,6 +23,10 @@ impl NodeService for Api {
                 size_bytes: 100 << 30,
                 free_bytes: 60 << 30,
                 promised_bytes: 20 << 30,
+                allocated_bytes: 9 << 30,
+                backed_bytes: 24 << 30,
+                promisable_bytes: 70 << 30,
+                alarms: vec!["only 1 MiB are free under the pool; make room there".into()],
             }),
             enforcement: rows(),
             ..Node::default()

@@ -120,10 +120,11 @@ fn alarms() {
         overcommit_percent: 100,
     };
     let well = PoolFacts { room, held: Sums::default(), reserved: 0 };
-    assert_eq!(well.alarms(), [""; 0]);
-    let of = |room| PoolFacts { room, ..well }.alarms().join("\n");
+    assert_eq!(well.alarms(), []);
+    let text = |pool: PoolFacts| pool.alarms().iter().map(|a| format!("{a}\n")).collect::<String>();
+    let of = |room| text(PoolFacts { room, ..well });
     assert!(of(Room { backed: GIB, ..room }).contains("only 1 GiB are backed"));
     assert!(of(Room { below: MIB, ..room }).contains("only 1 MiB are free under"));
     let over = PoolFacts { held: Sums { volumes: 9 * GIB, ..Sums::default() }, ..well };
-    assert!(over.alarms().join("\n").contains("9 GiB are promised"));
+    assert!(text(over).contains("9 GiB are promised"));
 }
