@@ -8,8 +8,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::NetlinkMessage;
-use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
@@ -18,28 +16,21 @@ use crate::error::{Attempt, HostError};
 use crate::thread;
 
 mod connection;
+mod message;
 pub mod route;
 
-const HEADER: usize = 16;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+pub use message::{ACK, Attribute, CREATE, DUMP, Message, Reply, attributes};
+use message::{DONE, ERROR, HEADER, INTERRUPTED, frames, refusal};
 
-/// Asks for an acknowledgement.
-pub const ACK: u16 = 0x4;
-/// Asks for everything.
-pub const DUMP: u16 = 0x300;
-/// Makes the object where it is absent.
-pub const CREATE: u16 = 0x400;
 /// `f_type` of a file system whose files are namespaces.
 pub const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
-const REQUEST: u16 = 0x1;
-const INTERRUPTED: u16 = 0x10;
-const ACK_HAS_TLVS: u16 = 0x200;
 
 /// How long the kernel may take for one answer; it holds one lock for all links of the machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a dump is begun again when the tables change under it.
 const DUMP_ATTEMPTS: usize = 16;
+/// The kernel's number among a protocol's sockets.
+const KERNEL: u32 = 0;
 /// What one receive has room for at first; a dump comes in pieces of at most 32 KiB.
 const ROOM: usize = 64 * 1024;
 /// The most room that is made for one answer. That about one link is greater than [`ROOM`] where
@@ -53,182 +44,6 @@ pub enum Protocol {
     Route,
     /// nf_tables.
     Netfilter,
-}
-
-/// A message being written: header, fixed part, attributes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    bytes: Vec<u8>,
-}
-
-impl Message {
-    /// A message of this kind with its fixed part.
-    pub fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
-        let mut bytes = vec![0; HEADER];
-        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
-        bytes.extend_from_slice(fixed);
-        let mut message = Self { bytes };
-        message.pad();
-        message
-    }
-
-    /// One of rtnetlink's messages.
-    fn of(request: RouteNetlinkMessage, flags: u16) -> Self {
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = flags | REQUEST;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        Self { bytes }
-    }
-
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    /// One more attribute.
-    pub fn attr(&mut self, kind: u16, payload: &[u8]) -> &mut Self {
-        // An attribute too long for its length field is refused by the kernel as malformed.
-        let len = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&len.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(payload);
-        self.pad();
-        self
-    }
-
-    /// One more attribute that is a text with its final zero.
-    pub fn attr_text(&mut self, kind: u16, text: &str) -> &mut Self {
-        let mut bytes = text.as_bytes().to_vec();
-        bytes.push(0);
-        self.attr(kind, &bytes)
-    }
-
-    /// One more attribute that holds what `inner` writes: attributes, or a fixed part before them.
-    pub fn nest(&mut self, kind: u16, inner: impl FnOnce(&mut Self)) -> &mut Self {
-        let begin = self.bytes.len();
-        self.attr(kind | 0x8000, &[]);
-        inner(self);
-        let len = u16::try_from(self.bytes.len() - begin).unwrap_or(u16::MAX);
-        self.bytes[begin..begin + 2].copy_from_slice(&len.to_ne_bytes());
-        self
-    }
-
-    /// Bytes that are no attribute.
-    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes.extend_from_slice(bytes);
-        self.pad();
-        self
-    }
-
-    /// What is behind the header: fixed part and attributes.
-    pub fn payload(&self) -> &[u8] {
-        &self.bytes[HEADER..]
-    }
-
-    fn finish(&mut self, sequence: u32) {
-        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
-        self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-    }
-}
-
-/// A message that was received, without its header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// The message's kind.
-    pub kind: u16,
-    /// Fixed part and attributes.
-    pub payload: Vec<u8>,
-}
-
-/// An attribute that was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attribute<'a> {
-    /// Its kind, without the flag bits.
-    pub kind: u16,
-    /// Its value.
-    pub payload: &'a [u8],
-}
-
-impl<'a> Attribute<'a> {
-    /// A number in the machine's byte order; 0 where the value is shorter.
-    pub fn number(&self) -> u32 {
-        self.payload.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b))
-    }
-    /// A number in network byte order; 0 where the value is shorter.
-    pub fn be64(&self) -> u64 {
-        self.payload.first_chunk().map_or(0, |b| u64::from_be_bytes(*b))
-    }
-    /// A text up to its first zero.
-    pub fn text(&self) -> String {
-        let end = self.payload.iter().position(|b| *b == 0).unwrap_or(self.payload.len());
-        String::from_utf8_lossy(&self.payload[..end]).into_owned()
-    }
-    /// The attributes inside.
-    pub fn nested(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
-        attributes(self.payload)
-    }
-}
-
-/// The attributes in `bytes`; ends at the first that is malformed.
-pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let (head, _) = rest.split_first_chunk::<4>()?;
-        let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let kind = u16::from_ne_bytes([head[2], head[3]]) & 0x3fff;
-        let payload = rest.get(4..len)?;
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(Attribute { kind, payload })
-    })
-}
-
-/// One framed message of a datagram.
-struct Frame<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-/// The messages of a datagram; ends at the first that is malformed.
-fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let (head, _) = rest.split_first_chunk::<HEADER>()?;
-        let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *head;
-        let len = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
-        let payload = rest.get(HEADER..len)?;
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(Frame {
-            kind: u16::from_ne_bytes([k0, k1]),
-            flags: u16::from_ne_bytes([f0, f1]),
-            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-            payload,
-        })
-    })
-}
-
-/// What the kernel answered instead of success: its error number and, where it gave one, its words.
-fn refusal(frame: &Frame<'_>) -> Option<(Errno, Option<String>)> {
-    if !matches!(frame.kind, ERROR | DONE) {
-        return None;
-    }
-    let code = frame.payload.first_chunk().map(|b| i32::from_ne_bytes(*b)).unwrap_or_default();
-    let code = code.saturating_neg();
-    // A dump ends with the number of its last message's bytes, or nothing.
-    if !(1..4096).contains(&code) {
-        return None;
-    }
-    let mut words = None;
-    if frame.kind == ERROR && frame.flags & ACK_HAS_TLVS != 0 {
-        // With NETLINK_CAP_ACK only the header of the request is repeated before the attributes.
-        let inner = frame.payload.get(4 + HEADER..).unwrap_or_default();
-        words = attributes(inner).find(|a| a.kind == 1).map(|a| a.text());
-    }
-    Some((Errno::from_raw_os_error(code), words))
 }
 
 /// Does `work` in another network namespace, on a thread made for that, such as opening sockets
@@ -332,25 +147,13 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives one datagram whole, in a buffer that grows to what the kernel has to say.
+    /// Receives one datagram of the kernel's.
     fn receive(&mut self, what: &str) -> Result<usize, HostError> {
-        let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
         loop {
-            let len = match rustix::net::recv(&self.fd, &mut [0_u8; 0][..], peek) {
-                Err(Errno::INTR) => continue,
-                other => other.attempt(|| what.to_owned())?.1,
-            };
-            if len > MOST_ROOM {
-                return Err(Errno::MSGSIZE).attempt(|| what.to_owned());
-            }
-            if len > self.buffer.len() {
-                self.buffer.resize(len, 0);
-            }
-            match rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC) {
+            match receive(&self.fd, &mut self.buffer, RecvFlags::empty()) {
+                // What another process sends is no answer.
+                Ok((_, sender)) if sender.port != KERNEL => {}
                 Err(Errno::INTR) => {}
-                Ok((_, whole)) if whole > self.buffer.len() => {
-                    return Err(Errno::MSGSIZE).attempt(|| what.to_owned());
-                }
                 other => return other.map(|(read, _)| read).attempt(|| what.to_owned()),
             }
         }
@@ -446,6 +249,42 @@ impl Socket {
     }
 }
 
+/// Who sent a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sender {
+    /// The number of its socket; [`KERNEL`], or another process's, which who has `NET_ADMIN` in the
+    /// socket's namespace may send from: so a container's root where the socket was opened in its.
+    port: u32,
+    groups: u32,
+}
+
+/// Receives one datagram whole, in a buffer that grows to what there is to say, up to [`MOST_ROOM`].
+///
+/// # Errors
+/// `EMSGSIZE` where it is greater; it stays in the socket then.
+fn receive(
+    fd: impl AsFd,
+    buffer: &mut Vec<u8>,
+    flags: RecvFlags,
+) -> Result<(usize, Sender), Errno> {
+    let peek = flags | RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, len) = rustix::net::recv(&fd, &mut [0_u8; 0][..], peek)?;
+    if len > MOST_ROOM {
+        return Err(Errno::MSGSIZE);
+    }
+    if len > buffer.len() {
+        buffer.resize(len, 0);
+    }
+    let (read, _, from) = rustix::net::recvfrom(&fd, &mut buffer[..], flags)?;
+    let from = from.and_then(|a| SocketAddrNetlink::try_from(a).ok());
+    // One of which is not known who sent it is not the kernel's.
+    let sender = from.map_or(Sender { port: u32::MAX, groups: 0 }, |a| Sender {
+        port: a.pid(),
+        groups: a.groups(),
+    });
+    Ok((read, sender))
+}
+
 fn open_socket(number: Option<rustix::net::Protocol>) -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, number)
 }
@@ -493,41 +332,56 @@ pub(crate) fn recorded(asked: &str) -> Vec<Reply> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn attributes_are_read_as_they_were_written() {
-        let mut message = Message::new(1, ACK, &[7; 4]);
-        message.attr(1, &[1, 2, 3]).attr_text(2, "ves101").nest(3, |m| {
-            m.attr(4, &5_u32.to_ne_bytes());
-        });
-        message.finish(9);
-        let frame = frames(&message.bytes).next().expect("a whole message");
-        assert_eq!((frame.kind, frame.flags, frame.sequence), (1, ACK | REQUEST, 9));
-        let found: Vec<_> = attributes(&frame.payload[4..]).collect();
-        assert_eq!(found[0].payload, [1, 2, 3]);
-        assert_eq!(found[1].text(), "ves101");
-        assert_eq!(found[2].nested().next().map(|a| (a.kind, a.number())), Some((4, 5)));
-        assert_eq!(found.len(), 3);
+    /// A socket of a protocol by which every process may send to every other.
+    fn user_socket() -> (OwnedFd, u32) {
+        let fd = open_socket(
+            rustix::net::Protocol::from_raw(2_u32.try_into().expect("NETLINK_USERSOCK")).into(),
+        );
+        let fd = fd.expect("a socket");
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).expect("bound");
+        let address = rustix::net::getsockname(&fd).expect("an address");
+        (fd, SocketAddrNetlink::try_from(address).expect("netlink").pid())
     }
 
     #[test]
-    fn no_bytes_make_the_readers_fail() {
-        let mut message = Message::new(16, 0, &[0; 16]);
-        message.attr(1, &[0; 30]).nest(2, |m| {
-            m.attr_text(3, "x");
-        });
-        message.finish(1);
-        for len in 0..message.bytes.len() {
-            for place in 0..len {
-                let mut bytes = message.bytes[..len].to_vec();
-                bytes[place] = bytes[place].wrapping_add(127);
-                for frame in frames(&bytes) {
-                    for attribute in attributes(frame.payload) {
-                        attribute.nested().for_each(|a| {
-                            a.text();
-                        });
-                    }
-                }
-            }
+    fn what_another_process_sends_is_no_answer() {
+        let (fd, port) = user_socket();
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(Duration::from_millis(50)))
+            .expect("set");
+        let mut socket = Socket { fd, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX };
+        let (other, _) = user_socket();
+        let forge = |len| {
+            let mut answer = Message::new(16, 0, &vec![0; len]);
+            answer.finish(1);
+            let to = SocketAddrNetlink::new(port, 0);
+            rustix::net::sendto(&other, &answer.bytes, SendFlags::empty(), &to).expect("sent");
+        };
+        forge(16);
+        forge(2 * ROOM);
+        let (len, sender) =
+            receive(&socket.fd, &mut socket.buffer, RecvFlags::empty()).expect("it arrives");
+        assert!(len < ROOM && sender.port != KERNEL, "{sender:?}");
+        forge(16);
+        let error = socket.receive("read").expect_err("nothing of the kernel's");
+        assert!(error.is(Errno::AGAIN), "{error}");
+    }
+
+    #[test]
+    fn a_great_datagram_is_received_whole_and_a_boundless_one_is_refused() {
+        let ((fd, port), (other, _)) = (user_socket(), user_socket());
+        let mut buffer = vec![0; ROOM];
+        let to = SocketAddrNetlink::new(port, 0);
+        let send = |len: usize| {
+            // It must fit into the sender's own bound, which is smaller than ours.
+            sockopt::set_socket_send_buffer_size(&other, 4 * MOST_ROOM).ok();
+            rustix::net::sendto(&other, &vec![7; len], SendFlags::empty(), &to)
+        };
+        assert_eq!(send(2 * ROOM), Ok(2 * ROOM));
+        let received = receive(&fd, &mut buffer, RecvFlags::empty()).map(|(read, _)| read);
+        assert_eq!((received, buffer.len()), (Ok(2 * ROOM), 2 * ROOM));
+        if send(MOST_ROOM + 1).is_ok() {
+            let received = receive(&fd, &mut buffer, RecvFlags::DONTWAIT);
+            assert_eq!(received, Err(Errno::MSGSIZE));
         }
     }
 

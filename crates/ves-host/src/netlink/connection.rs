@@ -21,10 +21,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::proto;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{DUMP_ATTEMPTS, HEADER, ROOM, attributes, said};
+use super::{DUMP_ATTEMPTS, HEADER, ROOM, Sender, attributes, said};
 use crate::error::{Attempt, HostError};
 
 /// A socket from which one datagram is taken a turn.
@@ -53,15 +52,11 @@ impl Turns {
             return Poll::Pending;
         }
         let mut buffer = self.buffer.borrow_mut();
-        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        match rustix::net::recvfrom(&self.socket, &mut buffer[..], flags) {
-            Ok((_, whole, _)) if whole > buffer.len() => self.failed(Errno::MSGSIZE),
-            Ok((read, _, from)) => {
+        match super::receive(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+            // What others than the kernel send is taken for no answer.
+            Ok((read, Sender { port, groups })) => {
                 take(buffer.get(..read).unwrap_or_default());
-                // The number 0 is the kernel's; what others send is taken for no answer.
-                let from = from.and_then(|a| SocketAddrNetlink::try_from(a).ok());
-                let (pid, groups) = from.map_or((u32::MAX, 0), |a| (a.pid(), a.groups()));
-                Poll::Ready(Ok(SocketAddr::new(pid, groups)))
+                Poll::Ready(Ok(SocketAddr::new(port, groups)))
             }
             Err(Errno::AGAIN) => {
                 self.failure.set(Some(Errno::AGAIN));

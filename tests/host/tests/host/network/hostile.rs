@@ -55,6 +55,27 @@ fn alternative_names_inside_blind_nobody() {
     });
 }
 
+#[test]
+fn alternative_names_on_the_node_blind_nobody() {
+    on_a_node!(|node| {
+        let container = node.container(ct(9213));
+        node.ensure(container.ct, &[A4]).expect("made");
+        // Whoever manages the node's links may name them.
+        for link in ["up0", "ves9213"] {
+            for command in many_names(link) {
+                let words: Vec<_> = command.iter().map(String::as_str).collect();
+                ves_kit::run("ip", &words);
+            }
+        }
+        assert!(ves_kit::run("ip", &["link", "show", "dev", "ves9213"]).len() > 65_536);
+        assert_eq!(node.get(container.ct).expect("can be looked at").addresses, [address(A4)]);
+        assert_eq!(node.block_on(node.service.list()).expect("can be listed").len(), 1);
+        node.ensure(container.ct, &[B4]).expect("can be changed");
+        assert_eq!(node.steps(container.ct, &[B4]), [""; 0]);
+        node.remove(container.ct).expect("can be removed");
+    });
+}
+
 /// The most memory this process ever had, in bytes.
 fn most_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("readable");
