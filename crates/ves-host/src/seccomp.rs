@@ -3,6 +3,12 @@
 //! A filter here only refuses; what it does not name is allowed. System calls of another
 //! architecture's numbering (32-bit, x32) are unknown to it and refused as not implemented, since a
 //! list by number would not hold for them. Never here: which calls are refused.
+//!
+//! Not by the crate `seccompiler`: it sets `no_new_privs`, after which no program of a container gains
+//! privileges (su, sudo, ping); it kills who calls by 32-bit numbers and lets x32 numbers through, which
+//! go round a list of refusals; and it has one error number a filter, so that our list becomes three.
+//! Measured with 0.5.0 and that list (Linux 6.18): 489 instructions against 339, socket and close 3.9 µs
+//! against 3.2, which is what they take without a filter, dup and close 0.67 µs against 0.56.
 
 #![allow(unsafe_code, reason = "the seccomp system call")]
 
