@@ -221,6 +221,8 @@ struct State {
     log: Vec<String>,
     /// After how many more steps which fault happens, once.
     fault: Option<(usize, Fault)>,
+    /// How often the node's file locks were read.
+    locks_read: usize,
     /// Containers whose use cannot be read.
     dark: BTreeSet<CtId>,
     self_test: SelfTest,
@@ -248,6 +250,7 @@ impl FakeHost {
             usage: BTreeMap::new(),
             log: Vec::new(),
             fault: None,
+            locks_read: 0,
             dark: BTreeSet::new(),
             self_test: SelfTest::all(),
         };
@@ -302,6 +305,11 @@ impl FakeHost {
     /// Every step so far, as it reads.
     pub fn log(&self) -> Vec<String> {
         self.with(|s| s.log.clone())
+    }
+
+    /// How often the file locks of the whole node were read.
+    pub fn locks_read(&self) -> usize {
+        self.with(|s| s.locks_read)
     }
 
     /// Whether nothing of any container is left.
@@ -377,6 +385,7 @@ impl Host for FakeHost {
     }
 
     fn locks(&self) -> Result<Option<FileLocks>, HostError> {
+        self.with(|s| s.locks_read += 1);
         Ok(Some(FileLocks::new()))
     }
 

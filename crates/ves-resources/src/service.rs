@@ -122,9 +122,9 @@ impl Service {
         self.group_of(ct, &observed, self.locks()?.as_ref())
     }
 
-    /// The file locks of the node, which one container may have tens of thousands of: read once for
-    /// all that is answered by it.
-    pub(crate) fn locks(&self) -> Result<Option<FileLocks>, Error> {
+    /// The file locks of the node, which one container may have tens of thousands of: read for
+    /// accounting only, and once for all that is answered by it.
+    fn locks(&self) -> Result<Option<FileLocks>, Error> {
         self.inner.host.locks().map_err(Error::Node)
     }
 

@@ -72,6 +72,20 @@ fn the_life_of_limits_on_every_kind_of_machine() {
 }
 
 #[test]
+fn file_locks_are_read_for_accounting_only_and_once_for_all() {
+    let rig = Rig::new(node_hybrid());
+    for ct in 7..10 {
+        rig.service.ensure(&fence(ct, 1), &limits(10, 100)).expect("made");
+    }
+    rig.service.remove(&fence(9, 2)).expect("removed");
+    assert_eq!(rig.host.locks_read(), 0);
+    rig.service.group(fence(7, 1).ct).expect("there");
+    assert_eq!(rig.host.locks_read(), 1);
+    rig.service.groups(&[]).expect("listed");
+    assert_eq!(rig.host.locks_read(), 2);
+}
+
+#[test]
 fn old_decisions_are_refused() {
     let rig = Rig::new(node_hybrid());
     rig.service.ensure(&fence(7, 5), &limits(10, 100)).expect("made");
