@@ -46,6 +46,25 @@ pub enum Protocol {
     Netfilter,
 }
 
+impl Protocol {
+    const fn number(self) -> Option<rustix::net::Protocol> {
+        match self {
+            Self::Route => None, // Number 0.
+            Self::Netfilter => Some(rustix::net::netlink::NETFILTER),
+        }
+    }
+}
+
+/// What the kernel tells a multicast group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event<'a> {
+    pub(crate) kind: u16,
+    /// The socket that asked for the change.
+    pub(crate) port: u32,
+    /// Fixed part and attributes.
+    pub(crate) payload: &'a [u8],
+}
+
 /// Does `work` in another network namespace, on a thread made for that, such as opening sockets
 /// there.
 ///
@@ -68,6 +87,7 @@ pub fn in_netns<T: Send>(
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
     /// The most bytes that are taken of one dump.
@@ -81,17 +101,20 @@ impl Socket {
     /// [`HostError::Sys`].
     pub fn open(protocol: Protocol) -> Result<Self, HostError> {
         let what = || format!("open a netlink socket for {protocol:?}");
-        let number = match protocol {
-            Protocol::Route => None, // Number 0.
-            Protocol::Netfilter => Some(rustix::net::netlink::NETFILTER),
-        };
-        let fd = open_socket(number).attempt(what)?;
+        let fd = open_socket(protocol.number()).attempt(what)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).attempt(what)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).attempt(what)?;
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             set_option(fd.as_fd(), option, 1).attempt(what)?;
         }
-        Ok(Self { fd, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX })
+        let address = rustix::net::getsockname(&fd).attempt(what)?;
+        let port = SocketAddrNetlink::try_from(address).map_or(KERNEL, |a| a.pid());
+        Ok(Self { fd, port, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX })
+    }
+
+    /// The number by which the kernel names it to others.
+    pub const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Takes no more than so many bytes of a dump, of tables that others fill. A dump of more fails
@@ -103,7 +126,60 @@ impl Socket {
     /// Opens a socket that is only waited with.
     fn for_news() -> Result<Self, HostError> {
         let fd = open_socket(None).attempt(|| "open a socket for news".to_owned())?;
-        Ok(Self { fd, sequence: 0, buffer: Vec::new(), most: 0 })
+        Ok(Self { fd, port: KERNEL, sequence: 0, buffer: Vec::new(), most: 0 })
+    }
+
+    /// Opens a socket that is told of what happens in a multicast group.
+    pub(crate) fn listening(protocol: Protocol, group: libc::c_int) -> Result<Self, HostError> {
+        let what = format!("listen to a group of {protocol:?}");
+        let fd = open_socket(protocol.number()).attempt(|| what.clone())?;
+        let socket = Self { fd, port: KERNEL, sequence: 0, buffer: vec![0; ROOM], most: 0 };
+        socket.listen(group, &what)?;
+        Ok(socket)
+    }
+
+    /// Waits until `end` for an event that `counts`, or for one that was missed. Answers whether there
+    /// was one; those of the same datagram go with it.
+    pub(crate) fn await_event(
+        &mut self,
+        end: Instant,
+        what: &str,
+        counts: impl Fn(Event<'_>) -> bool,
+    ) -> Result<bool, HostError> {
+        while self.is_readable(end).attempt(|| what.to_owned())? {
+            match receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
+                Ok((len, sender)) if sender.port == KERNEL => {
+                    let mut events = frames(&self.buffer[..len]).map(|frame| Event {
+                        kind: frame.kind,
+                        port: frame.port,
+                        payload: frame.payload,
+                    });
+                    if events.any(&counts) {
+                        return Ok(true);
+                    }
+                }
+                Err(Errno::NOBUFS) => return Ok(true),
+                Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(e) => return Err(e).attempt(|| what.to_owned()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until `end` for something to read.
+    fn is_readable(&self, end: Instant) -> Result<bool, Errno> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
+                Err(Errno::INTR) => {}
+                other => return other.map(|ready| ready > 0),
+            }
+        }
     }
 
     /// Is told from now on of what happens in a multicast group.
@@ -119,20 +195,12 @@ impl Socket {
     /// Waits until something is to be read or `end` has come; what was to be read is thrown away.
     /// Answers whether something was.
     fn await_news(&mut self, end: Instant, what: &str) -> Result<bool, HostError> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let left = end.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => Ok(false),
-            Ok(_) => match rustix::net::recv(&self.fd, &mut [0_u8; 1][..], RecvFlags::empty()) {
-                // Something was missed, which is news too.
-                Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(true),
-                Err(e) => Err(e).attempt(|| what.to_owned()),
-            },
-            Err(Errno::INTR) => Ok(true),
+        if !self.is_readable(end).attempt(|| what.to_owned())? {
+            return Ok(false);
+        }
+        match rustix::net::recv(&self.fd, &mut [0_u8; 1][..], RecvFlags::empty()) {
+            // Something was missed, which is news too.
+            Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(true),
             Err(e) => Err(e).attempt(|| what.to_owned()),
         }
     }
@@ -348,7 +416,7 @@ mod tests {
         let (fd, port) = user_socket();
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(Duration::from_millis(50)))
             .expect("set");
-        let mut socket = Socket { fd, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX };
+        let mut socket = Socket { fd, port, sequence: 0, buffer: vec![0; ROOM], most: usize::MAX };
         let (other, _) = user_socket();
         let forge = |len| {
             let mut answer = Message::new(16, 0, &vec![0; len]);

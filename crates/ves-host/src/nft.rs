@@ -1,7 +1,9 @@
 //! nf_tables: a ruleset applied by `nft` in one transaction, and what changes often over netlink.
 //!
-//! Starting `nft` costs milliseconds, a message microseconds: so tables, chains and rules are set
-//! up by the program, set elements and counters are read and changed here. Sets are of
+//! Starting `nft` costs milliseconds, a message microseconds: so chains and rules, which the program
+//! compiles for the kernel, are set up by it, seldom; tables, set elements and counters are read and
+//! changed here, over one socket that lives as long as its daemon. The crate `nftables` would do none of
+//! that: it starts the same program for each question and each change, and talks JSON to it. Sets are of
 //! `ifname . ipv4_addr` and `ifname . ipv6_addr`. Family `inet` only. Decides nothing.
 
 use std::collections::BTreeSet;
@@ -14,7 +16,13 @@ use crate::cmd::{Cmd, find};
 use crate::error::{Attempt, HostError};
 use crate::netlink::{ACK, CREATE, DUMP, Message, Protocol, Reply, Socket, attributes};
 
+mod news;
+
+pub use news::NftNews;
+
 const SUBSYSTEM: u16 = 10 << 8;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DEL_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const GET_RULE: u16 = SUBSYSTEM | 7;
@@ -31,6 +39,9 @@ const BATCH_END: u16 = 17;
 const INET: [u8; 4] = [1, 0, 0, 0];
 /// `struct nfgenmsg` of a batch: its resource is the subsystem, in network order.
 const BATCH: [u8; 4] = [0, 0, 0, 10];
+/// `NFT_TABLE_F_OWNER`, since Linux 5.12, and `NFT_TABLE_F_PERSIST`, since 6.9.
+const OWNED: u32 = 0x2;
+const PERSISTENT: u32 = 0x4;
 const NAME_LEN: usize = 16;
 /// How many elements one message carries; its attributes must stay below 64 KiB.
 const CHUNK: usize = 400;
@@ -65,7 +76,20 @@ fn lacks(why: &str) -> HostError {
 /// A link's name and an address that may come from it.
 pub type Element = (String, IpAddr);
 
-/// An nf_tables socket of the calling thread's network namespace.
+/// Who may change a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owner {
+    /// Everybody, and nobody can own it: there is no table, or it is plain.
+    #[default]
+    Nobody,
+    /// Everybody until somebody owns it: whoever owned it is gone.
+    Gone,
+    /// Whose socket it is: nobody else can change it, nor flush it.
+    Somebody,
+}
+
+/// An nf_tables socket of the network namespace of the thread that opened it. A table that it owns is
+/// given up when it is dropped, and stays.
 #[derive(Debug)]
 pub struct NftSocket {
     socket: Socket,
@@ -81,6 +105,58 @@ impl NftSocket {
             Err(e) if e.is(Errno::PROTONOSUPPORT) => Err(lacks("there is no such protocol")),
             other => other.map(|socket| Self { socket }),
         }
+    }
+
+    /// The number by which the kernel names this socket in what it tells of changes.
+    pub const fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// Who may change a table.
+    ///
+    /// # Errors
+    /// [`HostError::Lacks`] where the kernel has no nf_tables, [`HostError::Sys`].
+    pub fn owner(&mut self, table: &str) -> Result<Owner, HostError> {
+        let mut message = Message::new(GET_TABLE, ACK, &INET);
+        message.attr_text(1, table);
+        match self.socket.ask(message, &format!("read table {table}")) {
+            Err(e) if e.is(Errno::NOENT) => Ok(Owner::Nobody),
+            Err(e) if e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => {
+                Err(lacks("the kernel does not know its tables"))
+            }
+            other => Ok(other?.iter().find_map(parse_owner).unwrap_or_default()),
+        }
+    }
+
+    /// Makes a table that can be owned, where the kernel has such that outlive their owner; else a
+    /// plain one. One that is there is left as it is.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn make_table(&mut self, table: &str) -> Result<(), HostError> {
+        match self.table(table, PERSISTENT) {
+            // An older kernel, or a plain table.
+            Err(e) if e.is(Errno::OPNOTSUPP) => self.table(table, 0),
+            other => other,
+        }
+        .or_else(|e| if e.is(Errno::OPNOTSUPP) { Ok(()) } else { Err(e) })
+    }
+
+    /// Owns a table, unless it is plain or somebody does already.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn own_table(&mut self, table: &str) -> Result<(), HostError> {
+        match self.table(table, PERSISTENT | OWNED) {
+            Err(e) if e.is(Errno::OPNOTSUPP) || e.is(Errno::PERM) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn table(&mut self, table: &str, flags: u32) -> Result<(), HostError> {
+        let mut message = Message::new(NEW_TABLE, ACK | CREATE, &INET);
+        message.attr_text(1, table).attr(2, &flags.to_be_bytes());
+        self.batch(vec![message], &format!("set up table {table}"))
     }
 
     /// A dump; `None` where the table or the set is absent.
@@ -224,6 +300,19 @@ fn element_message(kind: u16, flags: u16, table: &str, set: &str, elements: &[El
         }
     });
     message
+}
+
+fn parse_owner(reply: &Reply) -> Option<Owner> {
+    if reply.kind != NEW_TABLE {
+        return None;
+    }
+    let flags = attributes(reply.payload.get(4..)?).find(|a| a.kind == 2)?;
+    let flags = flags.payload.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+    Some(match (flags & OWNED != 0, flags & PERSISTENT != 0) {
+        (true, _) => Owner::Somebody,
+        (false, true) => Owner::Gone,
+        (false, false) => Owner::Nobody,
+    })
 }
 
 fn parse_rule(reply: &Reply, table: &str) -> Option<(String, String)> {

@@ -153,6 +153,8 @@ pub(super) struct Frame<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
     pub(super) sequence: u32,
+    /// Of whose socket it is, or was caused.
+    pub(super) port: u32,
     pub(super) payload: &'a [u8],
 }
 
@@ -161,7 +163,7 @@ pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let (head, _) = rest.split_first_chunk::<HEADER>()?;
-        let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *head;
+        let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = *head;
         let len = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
         let payload = rest.get(HEADER..len)?;
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
@@ -169,6 +171,7 @@ pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
             kind: u16::from_ne_bytes([k0, k1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
             payload,
         })
     })
