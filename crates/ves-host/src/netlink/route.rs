@@ -321,7 +321,7 @@ impl RouteSocket {
         }
     }
 
-    /// All veth links.
+    /// All veth links, without their [`Link::traffic`].
     ///
     /// # Errors
     /// [`HostError::Sys`].
@@ -360,14 +360,24 @@ impl RouteSocket {
     /// # Errors
     /// [`HostError::Sys`].
     pub fn routes(&mut self, ipv6: bool, link: Option<u32>) -> Result<Vec<Route>, HostError> {
-        match self.dump(request::routes(ipv6, link), "read routes") {
+        let routes = self.table(request::routes(ipv6, link, None))?;
+        Ok(routes.into_iter().filter(|r| link.is_none() || r.link == link).collect())
+    }
+
+    /// Those that `protocol` set. The kernel leaves out the others, of which there may be a million.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn routes_by(&mut self, ipv6: bool, protocol: u8) -> Result<Vec<Route>, HostError> {
+        let routes = self.table(request::routes(ipv6, None, Some(protocol)))?;
+        Ok(routes.into_iter().filter(|r| r.protocol == protocol).collect())
+    }
+
+    fn table(&mut self, request: RouteNetlinkMessage) -> Result<Vec<Route>, HostError> {
+        match self.dump(request, "read routes") {
             // A table that was never written to.
             Err(e) if e.is(Errno::NOENT) => Ok(Vec::new()),
-            other => {
-                let answers = other?;
-                let routes = answers.iter().filter_map(Answer::route);
-                Ok(routes.filter(|r| link.is_none() || r.link == link).collect())
-            }
+            other => Ok(other?.iter().filter_map(Answer::route).collect()),
         }
     }
 

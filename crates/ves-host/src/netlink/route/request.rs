@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage as Request;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
@@ -39,8 +39,11 @@ pub(super) fn link_numbered(index: u32) -> Request {
     Request::GetLink(message)
 }
 
+/// Without what went through them. Only who masks something gets a link that does not fit into 32 KiB;
+/// for others the kernel ends the dump there, as if it were whole.
 pub(super) fn links_of(kind: InfoKind) -> Request {
-    link(vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])])
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    link(vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]), mask])
 }
 
 pub(super) fn netns_number(fd: u32) -> Request {
@@ -64,10 +67,11 @@ pub(super) fn address(link: u32, ip: IpAddr, prefix_len: u8) -> AddressMessage {
     message
 }
 
-pub(super) fn routes(ipv6: bool, link: Option<u32>) -> Request {
+pub(super) fn routes(ipv6: bool, link: Option<u32>, protocol: Option<u8>) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
     message.attributes = link.map(RouteAttribute::Oif).into_iter().collect();
     Request::GetRoute(message)
 }
