@@ -62,10 +62,7 @@ fn look(inner: &Inner, ct: CtId, wanted: &[CtAddress], whole: bool) -> Result<Se
 fn apply(inner: &Inner, seen: &mut Seen, step: &Step) -> Result<(), Fault> {
     match step {
         Step::Node(step) => inner.apply_node(step)?,
-        Step::Link(change) => {
-            let failed = |source| Error::Step { step: step.to_string(), source };
-            seen.session.apply(change).map_err(failed)?;
-        }
+        Step::Link(change) => inner.apply(&mut *seen.session, change)?,
     }
     Ok(())
 }
@@ -95,6 +92,10 @@ impl Planned for EnsureInterface {
 
     fn apply(&mut self, seen: &mut Seen, step: &Step) -> Result<(), Fault> {
         apply(&self.inner, seen, step)
+    }
+
+    fn ended(&mut self) {
+        self.inner.ended(self.ct);
     }
 
     fn answer(&mut self, mut seen: Seen, changed: bool) -> Result<Interface, Fault> {
@@ -137,6 +138,10 @@ impl Planned for RemoveInterface {
 
     fn apply(&mut self, seen: &mut Seen, step: &Step) -> Result<(), Fault> {
         apply(&self.inner, seen, step)
+    }
+
+    fn ended(&mut self) {
+        self.inner.ended(self.ct);
     }
 
     fn answer(&mut self, _: Seen, _: bool) -> Result<(), Fault> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
+use ves_host::nft::Owner;
 use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
@@ -50,6 +51,16 @@ impl State {
         let observed = self.containers.entry(ct).or_insert_with(|| Observed::nothing(ct));
         observed.netns |= every_netns;
         observed
+    }
+
+    fn forget_sources(&mut self) {
+        self.containers.values_mut().for_each(|o| o.sources.clear());
+    }
+
+    fn allow(&mut self, sources: &Sources) {
+        for (ct, set) in sources {
+            self.container(*ct).sources.extend(set);
+        }
     }
 
     fn readable(&self) -> Result<(), HostError> {
@@ -101,6 +112,28 @@ impl FakeHost {
         self.state().container(ct).netns = true;
     }
 
+    /// Lets go of the guard's table, as a daemon does that ends.
+    pub fn disown(&self) {
+        let mut state = self.state();
+        if state.node.owner == Owner::Somebody {
+            state.node.owner = Owner::Gone;
+        }
+    }
+
+    /// Removes every table that nobody owns, as `nft flush ruleset` does.
+    pub fn flush_ruleset(&self) {
+        let mut state = self.state();
+        if state.node.owner != Owner::Somebody {
+            state.node = NodeObserved {
+                rules: Vec::new(),
+                sets: false,
+                owner: Owner::Nobody,
+                ..state.node.clone()
+            };
+            state.forget_sources();
+        }
+    }
+
     /// Lets a container's namespace die, and its link with it.
     pub fn kill(&self, ct: CtId) {
         let mut state = self.state();
@@ -122,9 +155,18 @@ impl Host for FakeHost {
             return Err(refused(Errno::IO));
         }
         match step {
-            NodeStep::LayTable => {
-                state.node.rules = expected_rules();
-                state.node.sets = true;
+            NodeStep::LayTable(sources) => {
+                (state.node.rules, state.node.sets) = (expected_rules(), true);
+                state.node.owner = Owner::Somebody;
+                state.forget_sources();
+                state.allow(sources);
+            }
+            NodeStep::OwnTable => state.node.owner = Owner::Somebody,
+            NodeStep::AllowSources(sources) => state.allow(sources),
+            NodeStep::ForbidSources(sources) => {
+                for (ct, set) in sources {
+                    state.container(*ct).sources.retain(|a| !set.contains(a));
+                }
             }
             NodeStep::Set(Setting::ForwardV4) => state.node.forward_v4 = true,
             NodeStep::Set(Setting::ForwardV6) => state.node.forward_v6 = Some(true),
@@ -133,6 +175,13 @@ impl Host for FakeHost {
             }
         }
         Ok(())
+    }
+
+    fn links(&self) -> Result<Sources, HostError> {
+        let state = self.state();
+        state.readable()?;
+        let links = state.containers.values().filter_map(|o| Some((o.ct, o.link.as_ref()?)));
+        Ok(links.filter(|(_, l)| l.veth).map(|(ct, l)| (ct, l.routes.clone())).collect())
     }
 
     fn sources(&self) -> Result<Sources, HostError> {

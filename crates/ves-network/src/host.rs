@@ -2,26 +2,27 @@
 //!
 //! Implemented by [`crate::kernel::KernelHost`] and by the fake. Synchronous.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
 use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
+pub use crate::plan::Sources;
 use crate::plan::node::{NodeObserved, NodeStep};
 use crate::plan::{Observed, Step};
 
-/// The guard's sets: which sources may come from which container.
-pub type Sources = BTreeMap<CtId, BTreeSet<CtAddress>>;
-
 /// A node.
 pub trait Host: Send + Sync + 'static {
-    /// What the node as a whole is.
+    /// What the node as a whole is, without [`NodeObserved::links`] and [`NodeObserved::sources`].
     fn observe_node(&self) -> Result<NodeObserved, HostError>;
 
     /// Changes the node by one step.
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError>;
+
+    /// Every link there is, with the addresses that are routed to it by us.
+    fn links(&self) -> Result<Sources, HostError>;
 
     /// What the guard allows.
     fn sources(&self) -> Result<Sources, HostError>;

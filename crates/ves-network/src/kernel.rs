@@ -1,11 +1,13 @@
 //! The kernel of this machine as a [`Host`].
 //!
 //! Works in the network namespace of the calling thread; a container's is entered by a thread made
-//! for that, which opens a socket there. The node's table and settings are in [`settings`].
+//! for that, which opens a socket there. The node's table and settings are in [`settings`], who looks
+//! after them in [`watch`].
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -23,6 +25,7 @@ use crate::plan::node::{NodeObserved, NodeStep, SOURCES_V4, SOURCES_V6, SPOOFED,
 use crate::plan::{Change, Holder, HostEnd, InnerEnd, Observed, Step, Unread};
 
 pub mod settings;
+pub mod watch;
 
 /// How long a link may take to vanish with its namespace before it is removed by hand.
 const DEATH: Duration = Duration::from_secs(1);
@@ -45,33 +48,86 @@ const MOST_INSIDE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct KernelHost {
     layout: Layout,
+    nft: Nft,
 }
 
 impl KernelHost {
     /// A host whose containers' namespaces are pinned as `layout` says.
-    pub const fn new(layout: Layout) -> Self {
-        Self { layout }
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, nft: Nft::default() }
     }
+}
+
+/// The socket that owns the guard's table, for all who change it; opened when it is first used.
+#[derive(Debug, Clone, Default)]
+struct Nft(Arc<Mutex<Option<NftSocket>>>);
+
+impl Nft {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut NftSocket) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *socket {
+            Some(socket) => work(socket),
+            none => work(none.insert(NftSocket::open()?)),
+        }
+    }
+
+    fn allow(&self, sources: &Sources) -> Result<(), HostError> {
+        self.with(|nft| {
+            elements(sources).into_iter().try_for_each(|(set, all)| nft.add(TABLE, set, &all))
+        })
+    }
+
+    fn forbid(&self, sources: &Sources) -> Result<(), HostError> {
+        self.with(|nft| {
+            elements(sources).into_iter().try_for_each(|(set, all)| nft.remove(TABLE, set, &all))
+        })
+    }
+}
+
+/// The elements of both sets.
+fn elements(sources: &Sources) -> [(&'static str, Vec<Element>); 2] {
+    let of = |v4: bool| -> Vec<Element> {
+        let ours = sources.iter().flat_map(|(ct, set)| set.iter().map(move |a| (ct, a.ip())));
+        let ours = ours.filter(|(_, ip)| ip.is_ipv4() == v4);
+        ours.map(|(ct, ip)| (host_link(*ct), ip)).collect()
+    };
+    [(SOURCES_V4, of(true)), (SOURCES_V6, of(false))]
 }
 
 impl Host for KernelHost {
     fn observe_node(&self) -> Result<NodeObserved, HostError> {
-        settings::observe()
+        self.nft.with(settings::observe)
     }
 
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError> {
-        settings::apply(&self.layout, step)
+        match step {
+            NodeStep::LayTable(sources) => self.nft.with(|nft| settings::lay(nft, sources)),
+            NodeStep::OwnTable => self.nft.with(|nft| nft.own_table(TABLE)),
+            NodeStep::AllowSources(sources) => self.nft.allow(sources),
+            NodeStep::ForbidSources(sources) => self.nft.forbid(sources),
+            NodeStep::Set(setting) => settings::set(&self.layout, setting),
+        }
+    }
+
+    fn links(&self) -> Result<Sources, HostError> {
+        let mut socket = RouteSocket::open()?;
+        let links = socket.veths()?;
+        let mut routes = socket.routes_by(false, ROUTE_PROTOCOL)?;
+        routes.extend(socket.routes_by(true, ROUTE_PROTOCOL)?);
+        Ok(observe::links(&links, &routes))
     }
 
     fn sources(&self) -> Result<Sources, HostError> {
-        let mut nft = NftSocket::open()?;
-        let v4 = nft.elements(TABLE, SOURCES_V4)?.unwrap_or_default();
-        let v6 = nft.elements(TABLE, SOURCES_V6)?.unwrap_or_default();
-        Ok(observe::sources(v4.into_iter().chain(v6)))
+        let of = |set| self.nft.with(|nft| nft.elements(TABLE, set));
+        let both = [of(SOURCES_V4)?, of(SOURCES_V6)?];
+        Ok(observe::sources(both.into_iter().flatten().flatten()))
     }
 
     fn spoofed(&self) -> Result<u64, HostError> {
-        Ok(NftSocket::open()?.counter(TABLE, SPOOFED)?.unwrap_or_default())
+        Ok(self.nft.with(|nft| nft.counter(TABLE, SPOOFED))?.unwrap_or_default())
     }
 
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
@@ -88,7 +144,8 @@ impl Host for KernelHost {
             None => None,
         };
         let (name, node) = (host_link(ct), RouteSocket::open()?);
-        Ok(Box::new(KernelSession { ct, name, node, index: None, inside }))
+        let nft = self.nft.clone();
+        Ok(Box::new(KernelSession { ct, name, node, nft, index: None, inside }))
     }
 }
 
@@ -153,6 +210,7 @@ struct KernelSession {
     ct: CtId,
     name: String,
     node: RouteSocket,
+    nft: Nft,
     index: Option<u32>,
     inside: Option<Inside>,
 }
@@ -282,14 +340,6 @@ impl KernelSession {
             Some(link) => self.node.delete_link(link.index),
             None => Ok(()),
         }
-    }
-
-    fn elements(&self, addresses: &BTreeSet<CtAddress>) -> [(&'static str, Vec<Element>); 2] {
-        let of = |v4: bool| -> Vec<Element> {
-            let ours = addresses.iter().filter(|a| a.ip().is_ipv4() == v4);
-            ours.map(|a| (self.name.clone(), a.ip())).collect()
-        };
-        [(SOURCES_V4, of(true)), (SOURCES_V6, of(false))]
     }
 
     fn create(&mut self) -> Result<(), HostError> {
@@ -434,17 +484,9 @@ impl Session for KernelSession {
                 let index = self.node_end()?;
                 self.node.remove_neighbour(index, address.ip())?;
             }
-            Change::AllowSources(addresses) => {
-                let mut nft = NftSocket::open()?;
-                for (set, elements) in self.elements(addresses) {
-                    nft.add(TABLE, set, &elements)?;
-                }
-            }
+            Change::AllowSources(addresses) => self.nft.allow(&[(ct, addresses.clone())].into())?,
             Change::ForbidSources(addresses) => {
-                let mut nft = NftSocket::open()?;
-                for (set, elements) in self.elements(addresses) {
-                    nft.remove(TABLE, set, &elements)?;
-                }
+                self.nft.forbid(&[(ct, addresses.clone())].into())?
             }
             Change::AddRoute(address) => self.add_route(*address)?,
             Change::RemoveRoute(address) => {

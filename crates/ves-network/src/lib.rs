@@ -58,7 +58,11 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = Arc::new(kernel::KernelHost::new(layout));
     let shell = Shell::new(KIND, fences, config.max_changes);
-    let service = service::Service::new(host, shell, &config);
+    let service = service::Service::new(Arc::<kernel::KernelHost>::clone(&host), shell, &config);
+    // Listening begins before looking, so that nothing falls between.
+    if let Err(error) = kernel::watch::watch(&host, &service) {
+        tracing::error!(error = ves_proto::fault::chain(&error), "nobody looks after the guard");
+    }
     if let Err(fault) = service.prepare_node() {
         tracing::warn!(reason = fault.reason_name(), "make the node ready: {fault}");
     }

@@ -37,6 +37,19 @@ pub fn sources(elements: impl IntoIterator<Item = Element>) -> Sources {
     sources
 }
 
+/// Every link of ours among `links`, with the addresses that we routed to it.
+pub fn links(links: &[Link], routes: &[Route]) -> Sources {
+    let routed = |link: &Link| {
+        let through = routes.iter().filter(|r| r.link == Some(link.index));
+        through.filter(|r| is_ours(r)).filter_map(single).collect()
+    };
+    links.iter().filter_map(|link| Some((ct_of(&link.name)?, routed(link)))).collect()
+}
+
+fn is_ours(route: &Route) -> bool {
+    route.protocol == ROUTE_PROTOCOL && route.kind == TYPE_UNICAST
+}
+
 fn single(route: &Route) -> Option<CtAddress> {
     let address = CtAddress::try_from(route.destination).ok()?;
     (address.prefix_len() == route.prefix_len).then_some(address)
@@ -46,7 +59,7 @@ fn single(route: &Route) -> Option<CtAddress> {
 pub fn host_end(ct: CtId, link: &Link, neighbours: &[Neighbour], routes: &[Route]) -> HostEnd {
     let inner_mac = MacAddress::of_ct_end(ct).0;
     let known = neighbours.iter().filter(|n| n.permanent && n.mac == Some(inner_mac));
-    let ours = routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL && r.kind == TYPE_UNICAST);
+    let ours = routes.iter().filter(|r| is_ours(r));
     let quiet = link
         .ipv6
         .is_none_or(|v6| v6.makes_no_address && v6.accepts_advertisements == 0 && !v6.disabled);
@@ -146,6 +159,24 @@ mod tests {
     fn route(text: &str, prefix_len: u8, protocol: u8, kind: u8) -> Route {
         let destination = text.parse().expect("an address");
         Route { destination, prefix_len, link: Some(7), gateway: None, protocol, kind }
+    }
+
+    #[test]
+    fn links_have_what_is_routed_to_them() {
+        let link = |index, name: &str| Link { index, name: name.to_owned(), ..Link::default() };
+        let all = [link(7, "ves101"), link(8, "ves102"), link(9, "eth0")];
+        let through = |link, r: Route| Route { link: Some(link), ..r };
+        let routes = [
+            through(7, route("192.0.2.1", 32, ROUTE_PROTOCOL, 1)),
+            through(7, route("2001:db8::1", 128, ROUTE_PROTOCOL, 1)),
+            through(7, route("192.0.2.2", 32, 4, 1)),
+            through(7, route("192.0.2.0", 24, ROUTE_PROTOCOL, 1)),
+            through(9, route("192.0.2.3", 32, ROUTE_PROTOCOL, 1)),
+        ];
+        let found = links(&all, &routes);
+        let of = |n: u32| found[&CtId::try_from(n).expect("valid")].iter().map(|a| a.to_string());
+        assert_eq!(of(101).collect::<Vec<_>>(), ["192.0.2.1", "2001:db8::1"]);
+        assert_eq!((of(102).count(), found.len()), (0, 2));
     }
 
     #[test]

@@ -50,6 +50,9 @@ impl fmt::Display for Family {
     }
 }
 
+/// Addresses by container.
+pub type Sources = BTreeMap<CtId, BTreeSet<CtAddress>>;
+
 /// What a container's link should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
@@ -405,7 +408,10 @@ fn give(desired: &Desired, observed: &Observed, host: &HostEnd) -> Vec<Change> {
     let mut changes: Vec<_> =
         missing(&host.neighbours).into_iter().map(Change::SetNeighbour).collect();
     changes.extend(missing(&host.routes).into_iter().map(Change::AddRoute));
-    let allow: BTreeSet<_> = missing(&observed.sources).into_iter().collect();
+    // Who looks after the guard may forbid what is not routed at any time: so what is routed anew is
+    // allowed anew.
+    let allowed = observed.sources.intersection(&host.routes).copied().collect();
+    let allow: BTreeSet<_> = missing(&allowed).into_iter().collect();
     if !allow.is_empty() {
         changes.push(Change::AllowSources(allow));
     }

@@ -3,7 +3,7 @@
 //!
 //! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool. Decides nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ves_daemon::{Shell, blocking};
 use ves_host::HostError;
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::host::{Host, Session, Sources};
 use crate::plan::node::{NodeDesired, NodeObserved, NodeStep};
-use crate::plan::{Observed, node};
+use crate::plan::{Change, Observed, Step, node};
 
 /// A container's link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +36,10 @@ pub(crate) struct Inner {
     host: Arc<dyn Host>,
     pub(crate) shell: Shell,
     pub(crate) desired: NodeDesired,
-    /// Held while the node as a whole is changed.
-    node: Mutex<()>,
+    /// Held while the node as a whole is changed, and while the guard is. What is forbidden and still
+    /// routed, since who takes it away has not come further, must not be allowed again by who goes by
+    /// the routes.
+    leaving: Mutex<Sources>,
 }
 
 /// The network service. Clones are the same service.
@@ -60,7 +62,7 @@ impl Service {
     /// A service on a host.
     pub fn new(host: Arc<dyn Host>, shell: Shell, config: &Config) -> Self {
         let desired = NodeDesired { forwarding: config.forwarding };
-        Self { inner: Arc::new(Inner { host, shell, desired, node: Mutex::new(()) }) }
+        Self { inner: Arc::new(Inner { host, shell, desired, leaving: Mutex::default() }) }
     }
 
     /// A container's link.
@@ -86,12 +88,7 @@ impl Service {
 
     /// Makes the node ready to carry containers.
     pub fn prepare_node(&self) -> Result<(), Fault> {
-        let Inner { shell, desired, .. } = &*self.inner;
-        for step in node::plan(*desired, &self.inner.observe_node()?) {
-            let kind = ves_daemon::converge::variant(&step);
-            shell.step(None, &kind, &step, || self.inner.apply_node(&step).map_err(Fault::from))?;
-        }
-        Ok(())
+        self.inner.settle_node().map(drop)
     }
 }
 
@@ -100,18 +97,80 @@ impl Inner {
         observed(|| format!("the link of container {ct}"), self.host.session(ct))
     }
 
-    pub(crate) fn observe_node(&self) -> Result<NodeObserved, Error> {
-        observed(|| "the node".to_owned(), self.host.observe_node())
+    fn leaving(&self) -> MutexGuard<'_, Sources> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the node by one step, unless another call has done it since it was planned.
+    /// What the node is; with `all`, whatever is allowed is compared with what is routed.
+    fn look_at_node(&self, leaving: &Sources, all: bool) -> Result<NodeObserved, Error> {
+        let host = &self.host;
+        observed(|| "the node".to_owned(), host.observe_node()).and_then(|node| {
+            if !all && node.is_whole() {
+                return Ok(node);
+            }
+            let sources = observed(|| "the guard".to_owned(), host.sources())?;
+            let mut links = observed(|| "all links".to_owned(), host.links())?;
+            for (ct, routed) in &mut links {
+                routed.retain(|a| !leaving.get(ct).is_some_and(|gone| gone.contains(a)));
+            }
+            Ok(NodeObserved { links, sources, ..node })
+        })
+    }
+
+    pub(crate) fn observe_node(&self) -> Result<NodeObserved, Error> {
+        self.look_at_node(&self.leaving(), false)
+    }
+
+    /// Changes the node by one step, as it is to be done now: another call may have done it since it
+    /// was planned.
     pub(crate) fn apply_node(&self, step: &NodeStep) -> Result<(), Error> {
-        let _held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        if !node::plan(self.desired, &self.observe_node()?).contains(step) {
-            return Ok(());
-        }
+        let leaving = self.leaving();
+        let now = node::plan(self.desired, &self.look_at_node(&leaving, false)?);
+        let same = |now: &&NodeStep| match (now, step) {
+            (NodeStep::Set(now), NodeStep::Set(then)) => now == then,
+            (now, then) => std::mem::discriminant(*now) == std::mem::discriminant(then),
+        };
+        now.iter().find(same).map_or(Ok(()), |step| self.change_node(step))
+    }
+
+    fn change_node(&self, step: &NodeStep) -> Result<(), Error> {
         let applied = self.host.apply_node(step);
         applied.map_err(|e| Error::Step { step: step.to_string(), source: e.into() })
+    }
+
+    /// Makes the node what it should be, the guard for all containers too. Answers how many steps that
+    /// took.
+    pub(crate) fn settle_node(&self) -> Result<usize, Fault> {
+        let leaving = self.leaving();
+        let steps = node::plan(self.desired, &self.look_at_node(&leaving, true)?);
+        for step in &steps {
+            let kind = ves_daemon::converge::variant(step);
+            self.shell.step(None, &kind, step, || self.change_node(step).map_err(Fault::from))?;
+        }
+        Ok(steps.len())
+    }
+
+    /// Changes a container's link by one step.
+    pub(crate) fn apply(&self, session: &mut dyn Session, step: &Step) -> Result<(), Error> {
+        let applied = match &step.change {
+            Change::ForbidSources(set) => {
+                let mut leaving = self.leaving();
+                leaving.entry(step.ct).or_default().extend(set);
+                session.apply(step)
+            }
+            Change::AllowSources(set) => {
+                let mut leaving = self.leaving();
+                leaving.entry(step.ct).or_default().retain(|a| !set.contains(a));
+                session.apply(step)
+            }
+            _ => session.apply(step),
+        };
+        applied.map_err(|source| Error::Step { step: step.to_string(), source })
+    }
+
+    /// A change of a container's link is over: what is routed to it now may stay so.
+    pub(crate) fn ended(&self, ct: CtId) {
+        self.leaving().remove(&ct);
     }
 
     pub(crate) fn observe(

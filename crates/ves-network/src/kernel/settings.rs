@@ -13,9 +13,8 @@ use ves_host::nft::{self, NftSocket};
 use ves_host::{Attempt, HostError};
 use ves_types::layout::Layout;
 
-use crate::plan::node::{
-    NodeObserved, NodeStep, SOURCES_V4, SOURCES_V6, SPOOFED, Setting, TABLE, script,
-};
+use crate::plan::Sources;
+use crate::plan::node::{NodeObserved, SOURCES_V4, SOURCES_V6, SPOOFED, Setting, TABLE, script};
 
 const NET: &str = "/proc/sys/net";
 const FORMER_MAX: u64 = 1 << 20;
@@ -45,8 +44,7 @@ pub(super) fn write_link(link: &str, name: &str, value: &str) -> Result<(), Host
 }
 
 /// What the node as a whole is.
-pub(super) fn observe() -> Result<NodeObserved, HostError> {
-    let mut nft = NftSocket::open()?;
+pub(super) fn observe(nft: &mut NftSocket) -> Result<NodeObserved, HostError> {
     let sets = nft.sets(TABLE)?;
     let on = |value: Option<String>| value.map(|v| v != "0");
     let mut observed = NodeObserved {
@@ -54,6 +52,9 @@ pub(super) fn observe() -> Result<NodeObserved, HostError> {
         sets: sets.contains(SOURCES_V4)
             && sets.contains(SOURCES_V6)
             && nft.counter(TABLE, SPOOFED)?.is_some(),
+        owner: nft.owner(TABLE)?,
+        links: Sources::new(),
+        sources: Sources::new(),
         forward_v4: on(read(&Setting::ForwardV4.path())?).unwrap_or_default(),
         forward_v6: on(read(&Setting::ForwardV6.path())?),
         learners: BTreeSet::new(),
@@ -93,23 +94,26 @@ fn former(layout: &Layout) -> Result<BTreeMap<String, String>, HostError> {
         .map_err(|_| HostError::parse(path.display().to_string(), &String::from_utf8_lossy(&bytes)))
 }
 
-/// Changes the node by one step.
-pub(super) fn apply(layout: &Layout, step: &NodeStep) -> Result<(), HostError> {
-    match step {
-        NodeStep::LayTable => nft::apply(&script()),
-        NodeStep::Set(setting) => {
-            let path = setting.path();
-            let mut former = former(layout)?;
-            if !former.contains_key(&path) {
-                former.insert(path.clone(), read(&path)?.unwrap_or_default());
-                let file = former_path(layout);
-                let dir = file.parent().unwrap_or_else(|| layout.run_dir());
-                std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
-                write_atomic(&file, &serde_json::to_vec(&former).unwrap_or_default())?;
-            }
-            write(&path, setting.value())
-        }
+/// Sets the guard's table up. Who owns it gives it up for that, since `nft` has a socket of its own.
+pub(super) fn lay(nft: &mut NftSocket, sources: &Sources) -> Result<(), HostError> {
+    *nft = NftSocket::open()?;
+    nft.make_table(TABLE)?;
+    nft::apply(&script(sources))?;
+    nft.own_table(TABLE)
+}
+
+/// Changes a setting, after noting what it was.
+pub(super) fn set(layout: &Layout, setting: &Setting) -> Result<(), HostError> {
+    let path = setting.path();
+    let mut former = former(layout)?;
+    if !former.contains_key(&path) {
+        former.insert(path.clone(), read(&path)?.unwrap_or_default());
+        let file = former_path(layout);
+        let dir = file.parent().unwrap_or_else(|| layout.run_dir());
+        std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
+        write_atomic(&file, &serde_json::to_vec(&former).unwrap_or_default())?;
     }
+    write(&path, setting.value())
 }
 
 /// Takes the node's part back: removes the guard's table and restores every setting that was

@@ -233,3 +233,86 @@ fn a_container_whose_inside_cannot_be_read_is_served_by_the_outside() {
     assert_eq!(fault.reason, Reason::HostFailed);
     bench.remove(101, 4).expect("removed");
 }
+
+/// What the guard allows, by container.
+fn allowed(bench: &Bench) -> Vec<(u32, usize)> {
+    let sources = bench.fake.sources().expect("read");
+    sources.iter().map(|(ct, set)| (ct.get(), set.len())).collect()
+}
+
+#[test]
+fn a_guard_that_was_flushed_comes_back_for_all() {
+    let bench = Bench::new();
+    bench.service.prepare_node().expect("ready");
+    bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]).expect("made");
+    bench.ensure(102, 1, &["192.0.2.2"]).expect("made");
+    bench.fake.flush_ruleset();
+    assert_eq!(allowed(&bench), [(101, 2), (102, 1)], "it is owned");
+    for by_ensure in [false, true] {
+        bench.fake.disown();
+        bench.fake.flush_ruleset();
+        bench.journal();
+        assert_eq!(allowed(&bench), []);
+        if by_ensure {
+            bench.ensure(101, 1, &["192.0.2.1", "2001:db8::1"]).expect("the same");
+        } else {
+            bench.service.prepare_node().expect("put right");
+        }
+        assert_eq!(allowed(&bench), [(101, 2), (102, 1)], "by ensure: {by_ensure}");
+        let laid = "set up the nftables table inet ves with 3 sources";
+        assert_eq!(bench.journal()[0], laid, "at once");
+    }
+    // What somebody let in, and what he took out.
+    {
+        let mut state = bench.fake.state();
+        let foreign = "192.0.2.66".parse().expect("an address");
+        state.container(ct(101)).sources = [foreign].into();
+        state.container(ct(102)).sources.clear();
+    }
+    bench.service.prepare_node().expect("put right");
+    assert_eq!(allowed(&bench), [(101, 2), (102, 1)]);
+    bench.fake.disown();
+    bench.journal();
+    bench.service.prepare_node().expect("put right");
+    assert_eq!(bench.journal(), ["own the nftables table inet ves"]);
+}
+
+#[test]
+fn what_is_being_taken_away_does_not_come_back() {
+    use crate::plan::{Change, Step};
+    let bench = Bench::new();
+    bench.service.prepare_node().expect("ready");
+    let address = "192.0.2.1".parse().expect("an address");
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    let inner = &bench.service.inner;
+    let mut session = inner.session(ct(101)).expect("a session");
+    let forbid = Step { ct: ct(101), change: Change::ForbidSources([address].into()) };
+    inner.apply(&mut *session, &forbid).expect("forbidden");
+    // Its route is still there when somebody looks after the guard, or lays it anew.
+    bench.service.prepare_node().expect("nothing to do");
+    assert_eq!(allowed(&bench), []);
+    bench.fake.disown();
+    bench.fake.flush_ruleset();
+    bench.service.prepare_node().expect("laid");
+    assert_eq!(allowed(&bench), []);
+    // The call failed before the route went: what is routed stays the container's.
+    inner.ended(ct(101));
+    bench.service.prepare_node().expect("put right");
+    assert_eq!(allowed(&bench), [(101, 1)]);
+}
+
+#[test]
+fn an_address_forbidden_while_its_route_is_away_is_allowed_with_it() {
+    let bench = Bench::new();
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    bench.fake.state().container(ct(101)).link.as_mut().expect("a link").routes.clear();
+    let dry = Call { fence: fence(101, 2), dry_run: true };
+    let planned = bench.service.ensure(dry, desired(&["192.0.2.1"]));
+    let planned = bench.runtime.block_on(planned).expect("planned").steps;
+    let last = planned.iter().rev().take(2).map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(
+        last,
+        ["allow source 192.0.2.1 from ves101", "add route 192.0.2.1 through ves101"],
+        "whoever looks after the guard may forbid it in between"
+    );
+}

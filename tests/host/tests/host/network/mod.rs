@@ -1,6 +1,7 @@
 //! Links, addresses, routes and the guard against false sources.
 
 mod daemon;
+mod guard;
 mod hostile;
 mod node;
 mod support;

@@ -8,6 +8,7 @@ use ves_network::host::{Host, Sources};
 use ves_network::kernel::KernelHost;
 use ves_network::plan::node::{self, NodeDesired, NodeStep};
 use ves_network::plan::{self, Desired, Observed};
+use ves_network::service::Service;
 use ves_types::CtId;
 
 use super::support::{
@@ -64,22 +65,24 @@ fn two_set_ups_at_once_are_one() {
         let threads: Vec<_> = (0..8)
             .map(|_| {
                 let host = Arc::clone(&host);
-                std::thread::spawn(move || host.apply_node(&NodeStep::LayTable))
+                std::thread::spawn(move || host.apply_node(&NodeStep::LayTable(Sources::new())))
             })
             .collect();
         for thread in threads {
             thread.join().expect("no panic").expect("laid");
         }
         let left = node_steps(&host);
-        assert!(!left.contains(&NodeStep::LayTable), "{left:?}");
+        assert!(!left.iter().any(|s| matches!(s, NodeStep::LayTable(_))), "{left:?}");
         let observed = host.observe_node().expect("read");
         assert_eq!(observed.rules, node::expected_rules(), "each rule once");
     });
 }
 
 #[test]
-fn a_table_that_was_tampered_with_is_laid_anew_and_keeps_its_sets() {
+fn a_table_that_was_tampered_with_is_laid_anew_with_its_sets() {
     on_a_node!(|node| {
+        // One that nobody can own, as on kernels before 6.9.
+        ves_kit::run("nft", &["add", "table", "inet", "ves"]);
         let container = node.container(ct(9200));
         node.ensure(container.ct, &[A4]).expect("made");
         for tampering in [
@@ -88,10 +91,11 @@ fn a_table_that_was_tampered_with_is_laid_anew_and_keeps_its_sets() {
             &["add", "rule", "inet", "ves", "guard", "accept"],
         ] {
             ves_kit::run("nft", tampering);
-            assert_eq!(node_steps(&kernel(node)), [NodeStep::LayTable], "{tampering:?}");
+            let planned = node_steps(&kernel(node));
+            assert!(matches!(planned[..], [NodeStep::LayTable(_)]), "{tampering:?}: {planned:?}");
             node.ensure(container.ct, &[A4]).expect("repaired");
             assert_eq!(node_steps(&kernel(node)), []);
-            assert_eq!(node.steps(container.ct, &[A4]), [""; 0], "the sets were kept");
+            assert_eq!(node.steps(container.ct, &[A4]), [""; 0], "the sets are as they were");
         }
         ves_kit::run("nft", &["flush", "ruleset"]);
         node.ensure(container.ct, &[A4]).expect("repaired");
@@ -110,11 +114,13 @@ fn teardown_gives_back_what_was_there() {
         let before = names.map(sysctl);
         assert_eq!(before, ["0", "0", "1"]);
         let container = node.container(ct(9200));
-        node.ensure(container.ct, &[A4, A6]).expect("made");
+        let first = service(node.layout.layout());
+        node.ensure_by(&first, container.ct, &[A4, A6]).expect("made");
         assert_eq!(names.map(sysctl), ["1", "1", "2"]);
         let routes = ves_kit::run("ip", &["-6", "route", "show", "default"]);
         assert!(routes.contains("up0"), "the advertised route survives: {routes}");
         // A second daemon finds all as it should be and must not take that for how it was.
+        drop(first);
         service(node.layout.layout()).prepare_node().expect("nothing to do");
         node.remove(container.ct).expect("removed");
         ves_network::teardown(node.layout.layout()).expect("torn down");
@@ -207,6 +213,7 @@ fn the_fake_and_the_kernel_agree() {
             let nodes = (real.observe_node().expect("read"), fake.observe_node().expect("read"));
             assert_eq!(nodes.0, nodes.1, "call {n}");
             assert_eq!(real.containers().expect("read"), fake.containers().expect("read"));
+            assert_eq!(real.links().expect("read"), fake.links().expect("read"), "call {n}");
         }
     });
 }
@@ -220,12 +227,14 @@ fn the_machine_itself_carries_a_container() {
         need::program("ip", "iproute2"),
         need::program("nft", "nftables")
     );
-    struct Tidy<'a>(&'a Node, bool);
+    struct Tidy<'a>(&'a Node, Option<Service>, bool);
     impl Drop for Tidy<'_> {
         fn drop(&mut self) {
+            // It owns the table.
+            self.1 = None;
             self.0.remove(ct(9200)).ok();
             // Somebody's containers may be running.
-            if !self.1 {
+            if !self.2 {
                 ves_network::teardown(self.0.layout.layout()).ok();
             }
         }
@@ -235,14 +244,16 @@ fn the_machine_itself_carries_a_container() {
     let laid = ves_kit::run("nft", &["list", "tables"]).contains("inet ves");
     {
         let mut container = node.container(ct(9200));
-        let _tidy = Tidy(&node, laid);
-        node.ensure(container.ct, &["192.0.2.200", "2001:db8::9200"]).expect("made");
+        let tidy = Tidy(&node, Some(service(node.layout.layout())), laid);
+        let service = tidy.1.as_ref().expect("it is there");
+        let addresses = ["192.0.2.200", "2001:db8::9200"];
+        node.ensure_by(service, container.ct, &addresses).expect("made");
         let (udp_inside, _) = container.listen("192.0.2.200", 80);
         udp_round_trip(&udp("0.0.0.0"), &udp_inside);
         let (udp_inside, _) = container.listen("2001:db8::9200", 80);
         udp_round_trip(&udp("::"), &udp_inside);
         drop(udp_inside);
-        assert_eq!(node.steps(container.ct, &["192.0.2.200", "2001:db8::9200"]), [""; 0]);
+        assert_eq!(node.steps(container.ct, &addresses), [""; 0]);
         container.die();
     }
     let after = (ves_kit::run("ip", &["-br", "link"]), ves_kit::run("ip", &["route"]));

@@ -70,9 +70,22 @@ pub(crate) fn on_a_new_node(test: impl FnOnce(&Node) + Send + 'static) {
 }
 
 pub(crate) fn service(layout: &Layout) -> Service {
+    service_on(Arc::new(KernelHost::new(layout.clone())), layout)
+}
+
+fn service_on(host: Arc<KernelHost>, layout: &Layout) -> Service {
     let fences = FenceStore::open(layout.run_dir().join("fence/network")).expect("fences");
     let shell = Shell::new(ves_network::KIND, fences, 16);
-    Service::new(Arc::new(KernelHost::new(layout.clone())), shell, &Config::default())
+    Service::new(host, shell, &Config::default())
+}
+
+/// A service as the daemon begins it: it looks after the guard, and the node is ready.
+pub(crate) fn watching_service(layout: &Layout) -> Service {
+    let host = Arc::new(KernelHost::new(layout.clone()));
+    let service = service_on(Arc::clone(&host), layout);
+    ves_network::kernel::watch::watch(&host, &service).expect("it listens");
+    service.prepare_node().expect("ready");
+    service
 }
 
 impl Node {
@@ -91,8 +104,17 @@ impl Node {
         runtime.expect("a runtime").block_on(future)
     }
     pub(crate) fn ensure(&self, ct: CtId, addresses: &[&str]) -> Result<Interface, Fault> {
+        self.ensure_by(&self.service, ct, addresses)
+    }
+    /// By another service than the node's own.
+    pub(crate) fn ensure_by(
+        &self,
+        service: &Service,
+        ct: CtId,
+        addresses: &[&str],
+    ) -> Result<Interface, Fault> {
         let addresses = addresses.iter().map(|a| address(a)).collect();
-        let done = self.block_on(self.service.ensure(fence(ct, 1), Desired { addresses }));
+        let done = self.block_on(service.ensure(fence(ct, 1), Desired { addresses }));
         done.map(|done| done.answer.expect("no dry run"))
     }
     pub(crate) fn get(&self, ct: CtId) -> Result<Interface, Fault> {
@@ -199,4 +221,19 @@ pub(crate) fn udp(ip: &str) -> UdpSocket {
     let udp = UdpSocket::bind((ip, 0)).expect("bind UDP");
     udp.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     udp
+}
+
+/// Sends from a source through `socket`'s usual path; whether it was delivered is the node's to say.
+pub(crate) fn send_from(container: &Container, source: &str, target: &UdpSocket) {
+    let target = target.local_addr().expect("it is bound");
+    container.inside(|| {
+        let socket = UdpSocket::bind((source, 0)).expect("bind");
+        socket.send_to(source.as_bytes(), target).expect("send");
+    });
+}
+
+pub(crate) fn received(socket: &UdpSocket) -> String {
+    let mut buffer = [0; 64];
+    let (len, _) = socket.recv_from(&mut buffer).expect("something arrives");
+    String::from_utf8_lossy(&buffer[..len]).into_owned()
 }

@@ -10,7 +10,8 @@ use ves_kit::{need, wait_until};
 use ves_proto::Reason;
 
 use super::support::{
-    Container, DEADLINE, NODE_V4, NODE_V6, Node, ct, on_a_new_node, udp, udp_round_trip,
+    Container, DEADLINE, NODE_V4, NODE_V6, Node, ct, on_a_new_node, received, send_from, udp,
+    udp_round_trip,
 };
 
 const A4: &str = "192.0.2.10";
@@ -70,21 +71,6 @@ fn containers_reach_each_other_through_the_node() {
             udp_round_trip(&one.inside(|| udp(from)), &server);
         }
     });
-}
-
-/// Sends from a source through `socket`'s usual path; whether it was delivered is the node's to say.
-fn send_from(container: &Container, source: &str, target: &UdpSocket) {
-    let target = target.local_addr().expect("it is bound");
-    container.inside(|| {
-        let socket = UdpSocket::bind((source, 0)).expect("bind");
-        socket.send_to(source.as_bytes(), target).expect("send");
-    });
-}
-
-fn received(socket: &UdpSocket) -> String {
-    let mut buffer = [0; 64];
-    let (len, _) = socket.recv_from(&mut buffer).expect("something arrives");
-    String::from_utf8_lossy(&buffer[..len]).into_owned()
 }
 
 /// Sends an IPv4 packet to the node whose whole header is ours, as a hostile root would.
