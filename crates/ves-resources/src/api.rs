@@ -10,6 +10,7 @@ use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
 use ves_types::UbcRow;
 
+use crate::model::Setting;
 use crate::service::{Group, Service};
 
 /// The service's full name.
@@ -98,6 +99,12 @@ impl ResourcesService for Api {
     ) -> Result<Response<pb::GetCapabilitiesResponse>, Status> {
         let pb::GetCapabilitiesRequest {} = request.into_inner();
         let (cgroup, promises) = self.service.capabilities();
+        let service = self.service.clone();
+        let bounds = blocking(move || service.bounds()).await?;
+        let bound = |setting| {
+            let &(total, limit) = bounds.get(&setting)?;
+            Some(pb::NodeBound { total, limit })
+        };
         let row = |(resource, enforcement)| {
             let pbc::UbcRow { resource, enforcement, why, .. } = render_row(UbcRow {
                 resource,
@@ -112,6 +119,8 @@ impl ResourcesService for Api {
         Ok(Response::new(pb::GetCapabilitiesResponse {
             cgroup: cgroup.to_owned(),
             rows: promises.into_iter().map(row).collect(),
+            ram: bound(Setting::MemoryMax),
+            pids: bound(Setting::PidsMax),
         }))
     }
 }
@@ -197,6 +206,9 @@ mod tests {
         let can = can.into_inner();
         assert_eq!((can.cgroup.as_str(), can.rows.len()), ("hybrid", 21));
         assert!(can.rows.iter().all(|r| r.enforcement != 0));
+        let bound = |total, limit| Some(pb::NodeBound { total, limit: Some(limit) });
+        assert_eq!(can.ram, bound(1 << 33, (1 << 33) - (1 << 29)), "all but the reserve");
+        assert_eq!(can.pids, bound(1 << 15, (1 << 15) - (1 << 12)));
 
         let fence = ensure(7, 3, 1).fence;
         let dry = pb::RemoveLimitsRequest { fence, dry_run: true };

@@ -11,11 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
-use ves_types::{CtId, Limits, UbcResource};
+use ves_types::{CtId, Limit, Limits, UbcResource};
 
 use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;
-use crate::model::{Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
+use crate::model::{Cap, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
 use crate::observe::FileLocks;
 use crate::plan::{SharedStep, Step};
 use crate::rows::{Count, Usage};
@@ -81,6 +81,14 @@ pub fn shared_fresh(node: &Node) -> Shared {
             cpus: BTreeSet::new(),
             mems: BTreeSet::new(),
         }),
+        caps: [(Setting::PidsMax, 1 << 15, 1 << 12), (Setting::MemoryMax, 1 << 33, 1 << 29)]
+            .into_iter()
+            .filter_map(|(setting, total, reserve)| {
+                let home = *node.settings.get(&setting)?;
+                let limit = Limit::Unlimited;
+                Some((setting, Cap { home, total, reserve, used: 0, limit }))
+            })
+            .collect(),
     }
 }
 
@@ -124,6 +132,18 @@ pub fn perform_shared(shared: &mut Shared, step: &SharedStep) -> Result<(), Host
                 SharedStep::Mems(_) => sets.mems.clone_from(set),
                 _ => sets.cpus.clone_from(set),
             }
+        }
+        SharedStep::Cap { setting, home, most } => {
+            let made = shared.made.iter().any(|h| at(*setting, *home, *h));
+            let on = *home == Home::V1
+                || setting.controller().is_some_and(|c| shared.root_hands_on.contains(&c));
+            let Some(cap) = shared.caps.get_mut(setting).filter(|_| made && on) else {
+                return Err(refused(&step.to_string(), Errno::NOENT));
+            };
+            if *setting == Setting::MemoryMax && cap.used > *most {
+                return Err(refused(&step.to_string(), Errno::BUSY));
+            }
+            cap.limit = Limit::Max(*most);
         }
     }
     Ok(())

@@ -16,7 +16,7 @@
 //!                                                  └─ delegated   given to the container by its monitor, seen as its root
 //! ```
 //!
-//! Invariants: a limit that stays is never absent or greater meanwhile · a group with processes is
+//! Invariants: all containers together have no more than the node without its reserve · a limit that stays is never absent or greater meanwhile · a group with processes is
 //! never removed · a row promises only what this node's self-test saw · restarting changes nothing ·
 //! nothing here writes outside the hierarchies and `/run/ves/{resources,fence/resources}` · nothing here
 //! says which devices may be opened: a container's monitor does, as version 1 asks for `SYS_ADMIN`.
@@ -63,7 +63,7 @@ pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE];
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands both over")]
 pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let records = layout.run_dir().join(Name::Resources.name());
-    let host = KernelHost::detect(records, config.patience())?;
+    let host = KernelHost::detect(records, config.patience())?.keeping(config.reserve());
     let fences = FenceStore::open(layout.run_dir().join("fence").join(Name::Resources.name()))?;
     let shell = Shell::new(Name::Resources, fences, config.max_changes);
     let service = Service::new(Arc::new(host), shell)?;

@@ -230,6 +230,48 @@ impl Node {
     }
 }
 
+/// What the node keeps for itself, whatever the sum of its containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve {
+    /// Memory.
+    pub ram: Bytes,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Self { ram: Bytes(512 << 20), pids: 4096 }
+    }
+}
+
+/// What bounds all containers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    /// In which version.
+    pub home: Home,
+    /// What the node has.
+    pub total: u64,
+    /// What of it the node keeps.
+    pub reserve: u64,
+    /// What containers have of it and cannot give back.
+    pub used: u64,
+    /// The bound of the parent group.
+    pub limit: Limit,
+}
+
+impl Cap {
+    /// What the containers may have: all but the reserve, at least half, in whole pages where it is
+    /// memory.
+    pub fn bound(&self, setting: Setting) -> u64 {
+        let most = self.total.saturating_sub(self.reserve).max(self.total / 2);
+        match setting {
+            Setting::MemoryMax => most / Bytes::PAGE * Bytes::PAGE,
+            _ => most,
+        }
+    }
+}
+
 /// What is shared by all containers of a node: the group they are in, in each hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
@@ -246,6 +288,8 @@ pub struct Shared {
     /// Version 1 processors and memory nodes: those of the root and those of the parent group. Absent
     /// where version 1 does not control them.
     pub cpuset: Option<Cpusets>,
+    /// Memory and processes, as far as the node can bound them.
+    pub caps: BTreeMap<Setting, Cap>,
 }
 
 /// Version 1's processors and memory nodes, above and in the parent group.

@@ -302,8 +302,17 @@ pub fn lock_holder(line: &str) -> Option<u32> {
 
 /// `SwapFree` of `/proc/meminfo`, in bytes.
 pub fn parse_swap_free(meminfo: &str) -> u64 {
-    let kib = |l: &str| l.strip_prefix("SwapFree:")?.trim().strip_suffix("kB")?.trim().parse().ok();
-    meminfo.lines().find_map(kib).map_or(0, |n: u64| n.saturating_mul(1024))
+    parse_meminfo(meminfo, "SwapFree:").unwrap_or(0)
+}
+
+/// `MemTotal` of `/proc/meminfo`, in bytes.
+pub fn parse_mem_total(meminfo: &str) -> Option<u64> {
+    parse_meminfo(meminfo, "MemTotal:")
+}
+
+fn parse_meminfo(meminfo: &str, name: &str) -> Option<u64> {
+    let kib = |l: &str| l.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok();
+    meminfo.lines().find_map(kib).map(|n: u64| n.saturating_mul(1024))
 }
 
 #[cfg(test)]

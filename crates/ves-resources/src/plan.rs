@@ -54,6 +54,15 @@ pub enum SharedStep {
     Mems(BTreeSet<u32>),
     /// Sets version 1's processors.
     Cpus(BTreeSet<u32>),
+    /// Bounds all containers together.
+    Cap {
+        /// Which bound.
+        setting: Setting,
+        /// In which version.
+        home: Home,
+        /// The most.
+        most: u64,
+    },
 }
 
 impl fmt::Display for Step {
@@ -81,6 +90,10 @@ impl fmt::Display for SharedStep {
             Self::EnableControllers(c) => write!(f, "enable {} for containers", names(c)),
             Self::Mems(set) => write!(f, "set the common memory nodes to {}", render_list(set)),
             Self::Cpus(set) => write!(f, "set the common processors to {}", render_list(set)),
+            Self::Cap { setting, home, most } => {
+                let file = setting.file(*home).unwrap_or("nothing");
+                write!(f, "set {file} of all containers together to {most}")
+            }
         }
     }
 }
@@ -123,12 +136,19 @@ pub enum Refusal {
 
 /// Makes the parent group ready for containers.
 pub fn plan_shared(observed: &Shared) -> Vec<SharedStep> {
-    let Shared { hierarchies, made, controllers, root_hands_on, hands_on, cpuset } = observed;
+    let Shared { hierarchies, made, controllers, root_hands_on, hands_on, cpuset, caps } = observed;
     let mut steps = Vec::new();
     if !controllers.is_subset(root_hands_on) {
         steps.push(SharedStep::EnableInRoot(controllers.clone()));
     }
     steps.extend(hierarchies.difference(made).map(|h| SharedStep::Make(*h)));
+    for (&setting, cap) in caps {
+        let most = cap.bound(setting);
+        // Below what is in use a kernel kills, or refuses: the bound waits until there is less.
+        if cap.limit != Limit::Max(most) && cap.used <= most {
+            steps.push(SharedStep::Cap { setting, home: cap.home, most });
+        }
+    }
     if !controllers.is_subset(hands_on) {
         steps.push(SharedStep::EnableControllers(controllers.clone()));
     }

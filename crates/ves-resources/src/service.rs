@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ves_daemon::Shell;
 use ves_proto::Fault;
-use ves_types::{CtId, Enforcement, Generation, Limits, UbcResource, UbcRow};
+use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow};
 
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
-use crate::model::{Home, Observed, Setting};
+use crate::model::{Cap, Home, Observed, Setting};
 use crate::observe::FileLocks;
 use crate::parent::Parent;
 use crate::plan::{plan, plan_shared};
@@ -180,6 +180,23 @@ impl Service {
     pub fn capabilities(&self) -> (&'static str, Vec<(UbcResource, Enforcement)>) {
         let promise = |r| (r, enforcement::enforcement(r, &self.inner.self_test));
         (self.inner.version, UbcResource::ALL.map(promise).into())
+    }
+
+    /// What bounds all containers together: how much the node has, and the most that they get, by
+    /// setting. The bound is as it will be where there is no container yet.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn bounds(&self) -> Result<BTreeMap<Setting, (u64, Option<u64>)>, Fault> {
+        let shared = self.inner.parent.observe()?;
+        let bound = |(setting, cap): (&Setting, &Cap)| {
+            let most = match cap.limit {
+                Limit::Unlimited if shared.made.is_empty() => Some(cap.bound(*setting)),
+                limit => limit.max(),
+            };
+            (*setting, (cap.total, most))
+        };
+        Ok(shared.caps.iter().map(bound).collect())
     }
 
     /// What the self-test found out.

@@ -204,7 +204,7 @@ impl resources::resources_service_server::ResourcesService for Model {
         };
         let rows = UbcResource::ALL.into_iter().map(row).collect();
         let cgroup = "v1".to_owned();
-        Ok(Response::new(resources::GetCapabilitiesResponse { cgroup, rows }))
+        Ok(Response::new(resources::GetCapabilitiesResponse { cgroup, rows, ..Default::default() }))
     }
 }
 

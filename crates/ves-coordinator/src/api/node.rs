@@ -54,7 +54,8 @@ impl NodeService for Api {
             id: ct.get(),
             what: what.into_iter().map(str::to_owned).collect(),
         };
-        let resources::GetCapabilitiesResponse { cgroup, rows } = capabilities.unwrap_or_default();
+        let resources::GetCapabilitiesResponse { cgroup, rows, .. } =
+            capabilities.unwrap_or_default();
         Ok(Response::new(pb::Node {
             name: self.0.node().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

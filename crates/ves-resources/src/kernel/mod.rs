@@ -7,18 +7,20 @@ mod limits;
 mod selftest;
 mod usage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_host::{Attempt, HostError, file};
-use ves_types::CtId;
 use ves_types::layout::{self, CGROUP_DELEGATED, CGROUP_ROOT};
+use ves_types::{CtId, Limit};
 
 use crate::enforcement::SelfTest;
 use crate::host::Host;
-use crate::model::{self, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared};
+use crate::model::{
+    self, Cap, Cpusets, Hierarchy, Home, Node, Observed, Reserve, Setting, Shared, Value,
+};
 use crate::observe::{self, FileLocks, Files};
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
@@ -33,6 +35,7 @@ pub struct KernelHost {
     records: PathBuf,
     proc: PathBuf,
     patience: Duration,
+    reserve: Reserve,
 }
 
 impl KernelHost {
@@ -46,13 +49,19 @@ impl KernelHost {
     }
 
     /// Given hierarchies, which may be directories that only look like some.
-    pub const fn new(
+    pub fn new(
         hierarchies: Hierarchies,
         records: PathBuf,
         proc: PathBuf,
         patience: Duration,
     ) -> Self {
-        Self { hierarchies, records, proc, patience }
+        Self { hierarchies, records, proc, patience, reserve: Reserve::default() }
+    }
+
+    /// Of which the node keeps so much for itself.
+    #[must_use]
+    pub fn keeping(self, reserve: Reserve) -> Self {
+        Self { reserve, ..self }
     }
 
     /// What was detected.
@@ -156,6 +165,45 @@ impl KernelHost {
         })
     }
 
+    /// What bounds all containers together, as far as this node can and says how much it has.
+    fn caps(&self) -> Result<BTreeMap<Setting, Cap>, HostError> {
+        let read = |file: &str| cgroup::read_if_exists(&self.proc.join(file));
+        let number = |file| Ok(read(file)?.and_then(|t| observe::parse_number(&t)));
+        let ram = read("meminfo")?.and_then(|t| observe::parse_mem_total(&t));
+        let most = (number("sys/kernel/pid_max")?, number("sys/kernel/threads-max")?);
+        let pids = most.0.zip(most.1).map(|(pids, threads)| pids.min(threads));
+        let Reserve { ram: keep_ram, pids: keep_pids } = self.reserve;
+        let both = [(Setting::PidsMax, pids, keep_pids), (Setting::MemoryMax, ram, keep_ram.0)];
+        let mut caps = BTreeMap::new();
+        for (setting, total, reserve) in both {
+            let Some((total, (home, file))) = total.zip(self.setting(CGROUP_ROOT, setting)) else {
+                continue;
+            };
+            let text = cgroup::read_if_exists(&file)?;
+            let value = match &text {
+                Some(text) => observe::parse_value(setting, home, text),
+                None => Some(setting.fresh(home)),
+            };
+            let Some(Value::Level(limit)) = value else {
+                let text = text.unwrap_or_default();
+                return Err(HostError::parse(format!("read {}", file.display()), &text));
+            };
+            let used = match setting {
+                Setting::MemoryMax => {
+                    let names = observe::memory_files(home);
+                    observe::unreclaimable(
+                        home,
+                        &self.files(Controller::Memory, CGROUP_ROOT, names)?,
+                    )
+                }
+                // A bound below it refuses new ones, and ends none.
+                _ => 0,
+            };
+            caps.insert(setting, Cap { home, total, reserve, used, limit });
+        }
+        Ok(caps)
+    }
+
     fn v2_controllers(&self) -> BTreeSet<Controller> {
         self.hierarchies.v2.as_ref().map(|h| h.controllers.clone()).unwrap_or_default()
     }
@@ -237,6 +285,7 @@ impl Host for KernelHost {
             root_hands_on: self.hands_on("")?,
             hands_on: self.hands_on(CGROUP_ROOT)?,
             cpuset,
+            caps: self.caps()?,
         })
     }
 
@@ -253,6 +302,11 @@ impl Host for KernelHost {
             }
             SharedStep::Mems(set) => cpuset("cpuset.mems", set),
             SharedStep::Cpus(set) => cpuset("cpuset.cpus", set),
+            SharedStep::Cap { setting, home, most } => {
+                let controller = setting.controller().unwrap_or(Controller::Memory);
+                let dir = self.mount_of(controller)?.join(CGROUP_ROOT);
+                limits::write(&dir, *home, *setting, &Value::Level(Limit::Max(*most)))
+            }
         }
     }
 
@@ -277,7 +331,7 @@ impl Host for KernelHost {
             .filter(|(_, mount)| mount.join(&group).is_dir())
             .map(|(h, _)| h)
             .collect();
-        let mut settings = std::collections::BTreeMap::new();
+        let mut settings = BTreeMap::new();
         for &setting in node.settings.keys() {
             let Some((home, file)) = self.setting(&group, setting) else { continue };
             let Some(text) = cgroup::read_if_exists(&file)? else { continue };

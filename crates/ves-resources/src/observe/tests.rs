@@ -192,4 +192,6 @@ fn locks() {
 fn free_swap() {
     assert_eq!(parse_swap_free("SwapTotal: 8 kB\nSwapFree:          4 kB\n"), 4096);
     assert_eq!(parse_swap_free(""), 0);
+    assert_eq!(parse_mem_total("MemTotal:       16 kB\nMemFree: 8 kB\n"), Some(16_384));
+    assert_eq!(parse_mem_total("MemFree: 8 kB\n"), None);
 }

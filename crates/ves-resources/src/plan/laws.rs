@@ -7,7 +7,7 @@ use ves_types::{CpuLimit, Limits, UbcValue};
 
 use super::*;
 use crate::fake::{node_hybrid, node_v1, node_v2, nothing, perform, perform_shared, shared_fresh};
-use crate::model::{Node, PERIOD};
+use crate::model::{Cap, Node, PERIOD};
 
 const PAGE: u64 = 4096;
 
@@ -279,6 +279,32 @@ proptest! {
         prop_assert_eq!(&shared.made, &node.hierarchies);
         prop_assert!(shared.hands_on.is_superset(&node.controllers));
         prop_assert!(shared.cpuset.is_none_or(|s| s.cpus == node.cpus && s.mems == node.mems));
+    }
+
+    #[test]
+    fn no_sum_of_containers_takes_the_nodes_reserve(
+        node in node(), total in 1u64..1 << 40, reserve in 0u64..1 << 40, used in 0u64..1 << 40,
+        limit in prop_oneof![Just(Limit::Unlimited), (0u64..1 << 40).prop_map(Limit::Max)],
+    ) {
+        let mut shared = shared_fresh(&node);
+        prop_assert_eq!(shared.caps.len(), 2, "every kind of machine can");
+        for cap in shared.caps.values_mut() {
+            *cap = Cap { home: cap.home, total, reserve, used, limit };
+        }
+        let start = shared.clone();
+        for step in plan_shared(&start) {
+            perform_shared(&mut shared, &step).expect("a plan's step");
+        }
+        prop_assert_eq!(plan_shared(&shared), vec![], "fixed point");
+        for (setting, cap) in &shared.caps {
+            let bound = cap.bound(*setting);
+            prop_assert!(bound >= total / 2 / PAGE * PAGE && (reserve > total / 2 || bound <= total - reserve));
+            if used <= bound {
+                prop_assert_eq!(cap.limit, Limit::Max(bound));
+            } else {
+                prop_assert_eq!(cap.limit, limit, "what is in use is not taken away");
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use ves_proto::Reason;
 use ves_resources::fake::FakeHost;
 use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
-use ves_resources::model::Observed;
+use ves_resources::model::{Observed, Setting};
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_DELEGATED};
@@ -270,6 +270,41 @@ fn what_is_used_is_counted() {
             assert!(why.len() > 20, "{} says why: {why}", row.resource);
         }
     }
+}
+
+#[test]
+fn all_containers_together_leave_the_node_its_reserve() {
+    need!(need::root(), need::disposable());
+    let rig = Rig::new();
+    rig.ensure(&Limits::default());
+    let caps = rig.host.observe_shared().expect("observed").caps;
+    let reserve = ves_resources::model::Reserve::default();
+    let number = |file: &str| {
+        let text = fs::read_to_string(file).expect("readable");
+        text.split_whitespace().find_map(|w| w.parse::<u64>().ok()).expect("a number")
+    };
+    let pids = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let ram = number("/proc/meminfo") * 1024;
+    for (setting, total, kept) in
+        [(Setting::PidsMax, pids, reserve.pids), (Setting::MemoryMax, ram, reserve.ram.0)]
+    {
+        let cap = caps[&setting];
+        assert_eq!(cap.total, total);
+        let left = total - cap.limit.max().expect("bounded");
+        assert!(left >= kept.min(total / 2) && left < kept + 8192, "{setting:?}: {cap:?}");
+    }
+    // Each container counts against it, and what somebody changed is put right.
+    let _inside = rig.shell("sleep 600 & wait");
+    let dirs = rig.host.hierarchies().dirs(layout::CGROUP_ROOT);
+    let group = dirs.iter().find(|d| d.join("pids.max").exists()).expect("bounded");
+    let current = || fs::read_to_string(group.join("pids.current")).expect("readable");
+    wait_until(PATIENCE, "both are counted", || current().trim() == "2");
+    fs::write(group.join("pids.max"), "max").expect("written");
+    rig.ensure(&Limits::default());
+    assert_eq!(
+        rig.host.observe_shared().expect("observed").caps[&Setting::PidsMax].limit,
+        caps[&Setting::PidsMax].limit
+    );
 }
 
 #[test]

@@ -72,7 +72,11 @@ impl Machine {
         fs::write(root.join("cpuset.mems.effective"), "0\n").expect("written");
         let proc = dir.dir().join("proc");
         fs::create_dir_all(proc.join("self/fd")).expect("made");
-        fs::write(proc.join("meminfo"), "SwapFree:          2048 kB\n").expect("written");
+        let meminfo = "MemTotal:       4194304 kB\nSwapFree:          2048 kB\n";
+        fs::write(proc.join("meminfo"), meminfo).expect("written");
+        fs::create_dir_all(proc.join("sys/kernel")).expect("made");
+        fs::write(proc.join("sys/kernel/pid_max"), "32768\n").expect("written");
+        fs::write(proc.join("sys/kernel/threads-max"), "50000\n").expect("written");
         fs::write(proc.join("locks"), "").expect("written");
         let host = KernelHost::new(
             Hierarchies::unified(&root, parse_v2_controllers(CONTROLLERS)),
@@ -176,6 +180,21 @@ fn limits_are_written_as_version_2_has_them() {
     assert!(machine.group().join("payload/memory.max").exists(), "enabled");
     let bounds = ["cgroup.max.depth", "cgroup.max.descendants"].map(|f| machine.text(f));
     assert_eq!(bounds, ["32", "4096"], "of the group that is not delegated");
+}
+
+#[test]
+fn all_containers_together_are_bounded() {
+    need!(need::root());
+    let machine = Machine::new();
+    machine.reach(&desired());
+    let text = |file: &str| fs::read_to_string(machine.root.join("ves").join(file)).expect("there");
+    assert_eq!(text("memory.max").trim(), ((4_u64 << 30) - (512 << 20)).to_string());
+    assert_eq!(text("pids.max").trim(), (32_768 - 4096).to_string());
+    // More is in use than the bound, which would kill: it is left as it is.
+    fs::write(machine.root.join("ves/memory.max"), "max\n").expect("written");
+    fs::write(machine.root.join("ves/memory.stat"), "anon 4294967296\n").expect("written");
+    machine.reach(&desired());
+    assert_eq!(text("memory.max").trim(), "max");
 }
 
 #[test]
