@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use ves_daemon::{Call, Done, Policy, Role};
+use ves_host::nft::Owner;
 use ves_proto::convert::{parse_ct, parse_fence};
 use ves_proto::network::network_service_server::{NetworkService, NetworkServiceServer};
 use ves_proto::{Fault, Reason, network as pb};
@@ -12,7 +13,8 @@ use ves_types::CtAddress;
 use ves_types::layout::host_link;
 
 use crate::plan::Desired;
-use crate::service::{Interface, Service};
+use crate::plan::node::{Room, Space};
+use crate::service::{Interface, NodeFacts, Service};
 
 /// Full names of the gRPC services.
 pub const SERVICES: &[&str] = &["ves.network.v1.NetworkService"];
@@ -25,6 +27,7 @@ pub const POLICY: Policy = &[
     ("/ves.network.v1.NetworkService/RemoveInterface", COORDINATOR),
     ("/ves.network.v1.NetworkService/GetInterface", COORDINATOR),
     ("/ves.network.v1.NetworkService/ListInterfaces", COORDINATOR),
+    ("/ves.network.v1.NetworkService/GetNode", COORDINATOR),
 ];
 
 /// More addresses than this are an error of the caller.
@@ -74,6 +77,26 @@ fn render(interface: Interface) -> pb::Interface {
     }
 }
 
+fn render_room((room, space): (&Room, &Space)) -> pb::Room {
+    let kind = match room {
+        Room::NeighboursV4 => pb::RoomKind::NeighboursV4,
+        Room::NeighboursV6 => pb::RoomKind::NeighboursV6,
+        Room::Terminals => pb::RoomKind::Terminals,
+        Room::OwnTerminals => pb::RoomKind::OwnTerminals,
+        Room::AsyncEvents => pb::RoomKind::AsyncEvents,
+    };
+    let least = room.least().parse().unwrap_or_default();
+    pb::Room { kind: kind.into(), limit: space.limit, least, used: space.used }
+}
+
+const fn render_guard(guard: Option<Owner>) -> pb::Guard {
+    match guard {
+        None => pb::Guard::Absent,
+        Some(Owner::Nobody | Owner::Gone) => pb::Guard::Watched,
+        Some(Owner::Somebody) => pb::Guard::Owned,
+    }
+}
+
 #[tonic::async_trait]
 impl NetworkService for Api {
     async fn ensure_interface(
@@ -112,6 +135,18 @@ impl NetworkService for Api {
         let pb::ListInterfacesRequest {} = request.into_inner();
         let interfaces = self.service.list().await?.into_iter().map(render).collect();
         Ok(Response::new(pb::ListInterfacesResponse { interfaces }))
+    }
+
+    async fn get_node(
+        &self,
+        request: Request<pb::GetNodeRequest>,
+    ) -> Result<Response<pb::GetNodeResponse>, Status> {
+        let pb::GetNodeRequest {} = request.into_inner();
+        let NodeFacts { rooms, guard } = self.service.node().await?;
+        Ok(Response::new(pb::GetNodeResponse {
+            rooms: rooms.iter().map(render_room).collect(),
+            guard: render_guard(guard).into(),
+        }))
     }
 }
 

@@ -13,7 +13,7 @@ use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
 use crate::host::{Host, Session, Sources};
-use crate::plan::node::{NodeObserved, NodeStep, Setting, expected_rules};
+use crate::plan::node::{NodeObserved, NodeStep, Rooms, Setting, Space, expected_rules};
 use crate::plan::{Change, Family, Holder, HostEnd, InnerEnd, Observed, Step};
 
 /// What is there, and what shall go wrong.
@@ -21,6 +21,8 @@ use crate::plan::{Change, Family, Holder, HostEnd, InnerEnd, Observed, Step};
 pub struct State {
     /// The node.
     pub node: NodeObserved,
+    /// How much room there is for what all containers fill together.
+    pub rooms: Rooms,
     /// Addresses of the node itself.
     pub own: BTreeSet<CtAddress>,
     /// What there is of each container; `holders` is not used. What is inside is there and not seen
@@ -173,8 +175,16 @@ impl Host for FakeHost {
             NodeStep::Set(Setting::AcceptAdvertisements(link)) => {
                 state.node.learners.remove(link);
             }
+            NodeStep::Set(Setting::Room(room)) => {
+                let limit = room.least().parse().unwrap_or_default();
+                state.rooms.insert(*room, Space { limit, used: None });
+            }
         }
         Ok(())
+    }
+
+    fn rooms(&self) -> Result<Rooms, HostError> {
+        Ok(self.state().rooms.clone())
     }
 
     fn links(&self) -> Result<Sources, HostError> {

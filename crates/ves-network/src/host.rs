@@ -10,7 +10,7 @@ use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
 pub use crate::plan::Sources;
-use crate::plan::node::{NodeObserved, NodeStep};
+use crate::plan::node::{NodeObserved, NodeStep, Rooms};
 use crate::plan::{Observed, Step};
 
 /// A node.
@@ -20,6 +20,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Changes the node by one step.
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError>;
+
+    /// How much room the kernel has for what all containers fill together.
+    fn rooms(&self) -> Result<Rooms, HostError>;
 
     /// Every link there is, with the addresses that are routed to it by us.
     fn links(&self) -> Result<Sources, HostError>;

@@ -21,7 +21,7 @@ use ves_types::{CtAddress, CtId, MacAddress};
 use crate::error::StepError;
 use crate::host::{Host, Session, Sources};
 use crate::observe;
-use crate::plan::node::{NodeObserved, NodeStep, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
+use crate::plan::node::{NodeObserved, NodeStep, Rooms, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
 use crate::plan::{Change, Holder, HostEnd, InnerEnd, Observed, Step, Unread};
 
 pub mod settings;
@@ -110,6 +110,10 @@ impl Host for KernelHost {
             NodeStep::ForbidSources(sources) => self.nft.forbid(sources),
             NodeStep::Set(setting) => settings::set(&self.layout, setting),
         }
+    }
+
+    fn rooms(&self) -> Result<Rooms, HostError> {
+        settings::rooms()
     }
 
     fn links(&self) -> Result<Sources, HostError> {

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ves_daemon::{Shell, blocking};
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
+use ves_host::nft::Owner;
 use ves_proto::Fault;
 use ves_types::{CtAddress, CtId, Generation};
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::{Host, Session, Sources};
-use crate::plan::node::{NodeDesired, NodeObserved, NodeStep};
+use crate::plan::node::{NodeDesired, NodeObserved, NodeStep, Rooms};
 use crate::plan::{Change, Observed, Step, node};
 
 /// A container's link as it is.
@@ -30,6 +31,15 @@ pub struct Interface {
     pub traffic: Traffic,
     /// Packets with a false source, over all containers of the node.
     pub spoofed: u64,
+}
+
+/// What a node is for all its containers together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// How much room the kernel has for what they fill together.
+    pub rooms: Rooms,
+    /// Who may change the guard; `None` where there is none.
+    pub guard: Option<Owner>,
 }
 
 pub(crate) struct Inner {
@@ -86,9 +96,27 @@ impl Service {
         blocking(move || inner.list()).await
     }
 
-    /// Makes the node ready to carry containers.
+    /// Makes the node ready to carry containers. That there is little room for what they all fill
+    /// together, where it cannot be raised, keeps none from starting.
     pub fn prepare_node(&self) -> Result<(), Fault> {
-        self.inner.settle_node().map(drop)
+        self.inner.settle_node()?;
+        let rooms = observed(|| "the kernel's room".to_owned(), self.inner.host.rooms())?;
+        for step in node::raise(&rooms) {
+            // Said by the shell, and to who asks what the node is.
+            self.inner.step_node(&step).ok();
+        }
+        Ok(())
+    }
+
+    /// What the node is for all its containers together.
+    pub async fn node(&self) -> Result<NodeFacts, Fault> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let rooms = observed(|| "the kernel's room".to_owned(), inner.host.rooms())?;
+            let node = inner.observe_node()?;
+            Ok(NodeFacts { rooms, guard: node.is_whole().then_some(node.owner) })
+        })
+        .await
     }
 }
 
@@ -143,11 +171,13 @@ impl Inner {
     pub(crate) fn settle_node(&self) -> Result<usize, Fault> {
         let leaving = self.leaving();
         let steps = node::plan(self.desired, &self.look_at_node(&leaving, true)?);
-        for step in &steps {
-            let kind = ves_daemon::converge::variant(step);
-            self.shell.step(None, &kind, step, || self.change_node(step).map_err(Fault::from))?;
-        }
+        steps.iter().try_for_each(|step| self.step_node(step))?;
         Ok(steps.len())
+    }
+
+    fn step_node(&self, step: &NodeStep) -> Result<(), Fault> {
+        let kind = ves_daemon::converge::variant(step);
+        self.shell.step(None, &kind, step, || self.change_node(step).map_err(Fault::from))
     }
 
     /// Changes a container's link by one step.

@@ -14,7 +14,9 @@ use ves_host::{Attempt, HostError};
 use ves_types::layout::Layout;
 
 use crate::plan::Sources;
-use crate::plan::node::{NodeObserved, SOURCES_V4, SOURCES_V6, SPOOFED, Setting, TABLE, script};
+use crate::plan::node::{
+    NodeObserved, Room, Rooms, SOURCES_V4, SOURCES_V6, SPOOFED, Setting, Space, TABLE, script,
+};
 
 const NET: &str = "/proc/sys/net";
 const FORMER_MAX: u64 = 1 << 20;
@@ -27,15 +29,19 @@ pub(super) fn has_ipv6() -> bool {
 }
 
 fn read(path: &str) -> Result<Option<String>, HostError> {
-    match std::fs::read_to_string(format!("{NET}/{path}")) {
+    let path = Path::new(NET).join(path);
+    match std::fs::read_to_string(&path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        other => other.map(|t| Some(t.trim().to_owned())).attempt(|| format!("read {NET}/{path}")),
+        other => {
+            let text = other.attempt(|| format!("read {}", path.display()))?;
+            Ok(Some(text.trim().to_owned()))
+        }
     }
 }
 
 fn write(path: &str, value: &str) -> Result<(), HostError> {
-    std::fs::write(format!("{NET}/{path}"), value)
-        .attempt(|| format!("write {value} to {NET}/{path}"))
+    let path = Path::new(NET).join(path);
+    std::fs::write(&path, value).attempt(|| format!("write {value} to {}", path.display()))
 }
 
 /// Writes an IPv6 setting of a link.
@@ -63,6 +69,31 @@ pub(super) fn observe(nft: &mut NftSocket) -> Result<NodeObserved, HostError> {
         observed.learners = learners()?;
     }
     Ok(observed)
+}
+
+/// How much room there is. In a network namespace of its own the kernel shows no neighbours.
+pub(super) fn rooms() -> Result<Rooms, HostError> {
+    let number = |path: &str| Ok(read(path)?.and_then(|text| text.parse().ok()));
+    let mut rooms = Rooms::new();
+    for room in Room::ALL {
+        let Some(limit) = number(&Setting::Room(room).path())? else { continue };
+        let used = match room {
+            Room::NeighboursV4 => neighbours("arp_cache")?,
+            Room::NeighboursV6 => neighbours("ndisc_cache")?,
+            Room::Terminals => number("/proc/sys/kernel/pty/nr")?,
+            Room::OwnTerminals => None,
+            Room::AsyncEvents => number("/proc/sys/fs/aio-nr")?,
+        };
+        rooms.insert(room, Space { limit, used });
+    }
+    Ok(rooms)
+}
+
+/// How many entries a neighbour table has: the first number of each line but the title's.
+fn neighbours(table: &str) -> Result<Option<u64>, HostError> {
+    let text = read(&format!("/proc/net/stat/{table}"))?.unwrap_or_default();
+    let first = text.lines().nth(1).and_then(|line| line.split_whitespace().next());
+    Ok(first.and_then(|number| u64::from_str_radix(number, 16).ok()))
 }
 
 /// Links with a route that a router advertised and that heed advertisements only while the node

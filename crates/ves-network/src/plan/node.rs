@@ -4,7 +4,7 @@
 //! follows from the node's own routes, of which an address has one: whoever took it away, it comes back
 //! for all containers at once. Never here: which addresses a container has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ves_host::nft::Owner;
@@ -73,6 +73,74 @@ fn beyond(some: &Sources, others: &Sources, links: &Sources) -> Sources {
     some.iter().filter_map(rest).collect()
 }
 
+/// Room that the kernel has once for the whole node, and that any container's root can fill. More of it
+/// makes that harder and leaves the rest to memory limits; what cannot be raised is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Room {
+    /// IPv4 neighbours that are being found or were found, of all network namespaces.
+    NeighboursV4,
+    /// The same of IPv6.
+    NeighboursV6,
+    /// Pseudo-terminals.
+    Terminals,
+    /// Those of them that the node keeps for itself.
+    OwnTerminals,
+    /// Events of asynchronous I/O.
+    AsyncEvents,
+}
+
+impl Room {
+    /// All.
+    pub const ALL: [Self; 5] = [
+        Self::NeighboursV4,
+        Self::NeighboursV6,
+        Self::Terminals,
+        Self::OwnTerminals,
+        Self::AsyncEvents,
+    ];
+
+    /// Its name among the kernel's settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NeighboursV4 => "net.ipv4.neigh.default.gc_thresh3",
+            Self::NeighboursV6 => "net.ipv6.neigh.default.gc_thresh3",
+            Self::Terminals => "kernel.pty.max",
+            Self::OwnTerminals => "kernel.pty.reserve",
+            Self::AsyncEvents => "fs.aio-max-nr",
+        }
+    }
+
+    /// The least there should be: what the packages set too.
+    pub const fn least(self) -> &'static str {
+        match self {
+            Self::NeighboursV4 | Self::NeighboursV6 | Self::Terminals => "65536",
+            Self::OwnTerminals => "1024",
+            Self::AsyncEvents => "1048576",
+        }
+    }
+}
+
+/// How much room there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// The most.
+    pub limit: u64,
+    /// How much of it is in use, where the kernel tells.
+    pub used: Option<u64>,
+}
+
+/// How much room of each kind there is, as far as the kernel shows it here.
+pub type Rooms = BTreeMap<Room, Space>;
+
+/// What has to be raised so that there is room for all.
+pub fn raise(rooms: &Rooms) -> Vec<NodeStep> {
+    let small = |(room, space): &(&Room, &Space)| {
+        room.least().parse::<u64>().is_ok_and(|least| space.limit < least)
+    };
+    let steps = rooms.iter().filter(small).map(|(room, _)| NodeStep::Set(Setting::Room(*room)));
+    steps.collect()
+}
+
 /// A setting of the node that is changed, and remembered as it was.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
@@ -82,15 +150,18 @@ pub enum Setting {
     ForwardV6,
     /// Heeding router advertisements on a link even when forwarding.
     AcceptAdvertisements(String),
+    /// How much room there is.
+    Room(Room),
 }
 
 impl Setting {
-    /// Its place under `/proc/sys/net`.
+    /// Its place under `/proc/sys/net`, or elsewhere where it begins at the root.
     pub fn path(&self) -> String {
         match self {
             Self::ForwardV4 => "ipv4/ip_forward".to_owned(),
             Self::ForwardV6 => "ipv6/conf/all/forwarding".to_owned(),
             Self::AcceptAdvertisements(link) => format!("ipv6/conf/{link}/accept_ra"),
+            Self::Room(room) => format!("/proc/sys/{}", room.name().replace('.', "/")),
         }
     }
     /// The value it is given.
@@ -98,6 +169,7 @@ impl Setting {
         match self {
             Self::ForwardV4 | Self::ForwardV6 => "1",
             Self::AcceptAdvertisements(_) => "2",
+            Self::Room(room) => room.least(),
         }
     }
 }
@@ -283,6 +355,7 @@ mod tests {
             NodeStep::Set(Setting::AcceptAdvertisements(link)) => {
                 state.learners.remove(link);
             }
+            NodeStep::Set(Setting::Room(_)) => panic!("never of the plan for containers"),
         }
     }
 
@@ -358,5 +431,30 @@ mod tests {
         let ct = CtId::try_from(7).expect("valid");
         whole.sources.insert(ct, ["192.0.2.1".parse().expect("valid")].into());
         assert_eq!(plan(NodeDesired { forwarding: false }, &whole), [], "its Remove takes it");
+    }
+
+    #[test]
+    fn what_is_small_is_raised_and_nothing_is_lowered() {
+        for limit in [0, 1023, 1024, 65_535, 65_536, 1 << 20, u64::MAX] {
+            let space = Space { limit, used: None };
+            let mut rooms: Rooms = Room::ALL.map(|room| (room, space)).into();
+            for step in raise(&rooms) {
+                let NodeStep::Set(Setting::Room(room)) = &step else { panic!("{step}") };
+                let new = Setting::Room(*room).value().parse().expect("a number");
+                assert!(new > limit, "{step}");
+                rooms.insert(*room, Space { limit: new, used: None });
+            }
+            assert_eq!(raise(&rooms), [], "fixed point");
+        }
+        assert_eq!(raise(&Rooms::new()), [], "what is not there");
+    }
+
+    #[test]
+    fn the_packages_set_the_same() {
+        let file = include_str!("../../../../deploy/debian/sysctl.conf");
+        for room in Room::ALL {
+            let line = format!("{} = {}", room.name(), room.least());
+            assert!(file.lines().any(|l| l == line), "{line}");
+        }
     }
 }

@@ -316,3 +316,26 @@ fn an_address_forbidden_while_its_route_is_away_is_allowed_with_it() {
         "whoever looks after the guard may forbid it in between"
     );
 }
+
+#[test]
+fn room_is_raised_once_and_told() {
+    use crate::plan::node::{Room, Space};
+    let bench = Bench::new();
+    let small = Space { limit: 4096, used: Some(7) };
+    bench.fake.state().rooms = [(Room::Terminals, small), (Room::OwnTerminals, small)].into();
+    bench.service.prepare_node().expect("ready");
+    let raised = "set /proc/sys/kernel/pty/max to 65536".to_owned();
+    assert!(bench.journal().contains(&raised));
+    let facts = bench.runtime.block_on(bench.service.node()).expect("told");
+    assert_eq!(facts.rooms[&Room::Terminals].limit, 65_536);
+    assert_eq!((facts.rooms[&Room::OwnTerminals], facts.guard), (small, Some(Owner::Somebody)));
+    bench.ensure(101, 1, &["192.0.2.1"]).expect("made");
+    bench.service.prepare_node().expect("ready");
+    assert!(!bench.journal().iter().any(|step| step.contains("pty")), "there is enough");
+    // Where it cannot be raised, containers start all the same.
+    bench.fake.state().rooms.insert(Room::Terminals, small);
+    bench.fake.state().fail_after = Some(0);
+    bench.service.prepare_node().expect("ready");
+    assert_eq!(bench.journal(), [raised]);
+    bench.ensure(102, 1, &["192.0.2.2"]).expect("made");
+}
