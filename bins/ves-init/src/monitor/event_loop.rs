@@ -12,6 +12,7 @@ use ves_init_proto::report::{self, Ended, ExitRecord};
 
 use super::client::{Client, Role};
 use super::files::{now_ms, write_record};
+use super::lock;
 use super::state::Monitor;
 use crate::framed_conn::FramedConn;
 use crate::notify::NotifyListener;
@@ -124,24 +125,27 @@ impl Monitor {
     /// Init ended and with it every process of the container.
     fn finish(mut self, ended: Ended) {
         while self.read_console() {}
-        if self.started_unix_ms != 0 {
-            let record = ExitRecord {
-                incarnation: self.plan.incarnation,
-                cause: report::exit_cause(ended, self.stop_requested, self.killed),
-                ended,
-                started_unix_ms: self.started_unix_ms,
-                ended_unix_ms: now_ms(),
-            };
-            // What it said last is the first thing people want to read; its lack hinders nothing.
-            std::fs::write(report::last_words(&self.plan.dir), self.ring.contents()).ok();
-            // A record that cannot be written is reconstructed from the one of the state.
-            if write_record(&report::exit(&self.plan.dir), &record).is_err() {
-                self.guard.state = None;
+        // The files are whose the lock is, who may be another by now.
+        if let Some(lock) = lock::keep(&self.plan, self.lock) {
+            if self.started_unix_ms != 0 {
+                let record = ExitRecord {
+                    incarnation: self.plan.incarnation,
+                    cause: report::exit_cause(ended, self.stop_requested, self.killed),
+                    ended,
+                    started_unix_ms: self.started_unix_ms,
+                    ended_unix_ms: now_ms(),
+                };
+                // What it said last is the first thing people want to read; its lack hinders nothing.
+                std::fs::write(report::last_words(&self.plan.dir), self.ring.contents()).ok();
+                // A record that cannot be written is reconstructed from the one of the state.
+                if write_record(&report::exit(&self.plan.dir), &record).is_err() {
+                    self.guard.state = None;
+                }
             }
+            self.guard.clean();
+            // From now on another may begin.
+            drop(lock);
         }
-        self.guard.clean();
-        // From now on another may begin.
-        drop(self.lock);
         // All at once, so that the slow do not keep each other, and the rest is closed.
         let end = Instant::now() + DRAIN_TIMEOUT;
         self.clients.retain(|c| matches!(c.role, Role::Console | Role::Scrollback));

@@ -3,6 +3,7 @@
 //! Never here: what else belongs to one.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
@@ -15,6 +16,23 @@ use ves_init_proto::report;
 /// How long to try for the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The lock at the end of a monitor that has `held` it: where its file was removed meanwhile, the one that
+/// is there or made now. `None` where another monitor has that, whose are the files then.
+pub(super) fn keep(plan: &MonitorPlan, held: OwnedFd) -> Option<OwnedFd> {
+    match is_at(&held, &report::lock(&plan.dir)) {
+        Ok(true) => Some(held),
+        Ok(false) => acquire(plan).ok().flatten(),
+        Err(_) => None,
+    }
+}
+
+/// Whether a descriptor's file is the one at a path.
+fn is_at(fd: &OwnedFd, path: &Path) -> rustix::io::Result<bool> {
+    let own = rustix::fs::fstat(fd)?;
+    let there = rustix::fs::stat(path);
+    Ok(there.is_ok_and(|s| (s.st_dev, s.st_ino) == (own.st_dev, own.st_ino)))
+}
+
 /// Takes the lock; `None` where another has it.
 pub(super) fn acquire(plan: &MonitorPlan) -> Result<Option<OwnedFd>, HostError> {
     let path = report::lock(&plan.dir);
@@ -25,10 +43,8 @@ pub(super) fn acquire(plan: &MonitorPlan) -> Result<Option<OwnedFd>, HostError> 
         let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).attempt(what)?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let own = rustix::fs::fstat(&fd).attempt(what)?;
                 // Who cleared up may have removed the file in between; the lock is then nobody's.
-                let there = rustix::fs::stat(&path);
-                if there.is_ok_and(|s| (s.st_dev, s.st_ino) == (own.st_dev, own.st_ino)) {
+                if is_at(&fd, &path).attempt(what)? {
                     return Ok(Some(fd));
                 }
             }
