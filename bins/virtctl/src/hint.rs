@@ -20,6 +20,9 @@ pub(crate) fn of(fault: &Fault) -> Option<String> {
         (Reason::ForeignContents, Some(ct)) => {
             format!("`virtctl destroy {ct}` clears what is left of it")
         }
+        (Reason::Running, Some(ct)) if fact("lost").is_some() => {
+            format!("`virtctl stop {ct} --fast` ends it")
+        }
         (Reason::NeedsRestart, _) => "add --setmode restart or --setmode ignore".to_owned(),
         (Reason::BadValue | Reason::NotRunning, _) if fact("field") == Some("save") => {
             "add --save".to_owned()
@@ -53,6 +56,7 @@ mod tests {
             (Reason::SnapshotUnknown, vec![ct], "virtctl snapshot-list 101"),
             (Reason::NeedsRestart, vec![ct, ("field", "hostname")], "--setmode restart"),
             (Reason::NotRunning, vec![ct, ("field", "save")], "--save"),
+            (Reason::Running, vec![ct, ("lost", "monitor")], "virtctl stop 101 --fast"),
             (Reason::BadValue, vec![("field", "save")], "--save"),
             (Reason::TooMany, vec![ct, ("errno", "11")], "--numproc"),
             (Reason::Busy, vec![ct, ("operation", "x")], "virtctl operation show x"),

@@ -114,14 +114,14 @@ pub(crate) fn refused(ct: CtId, refusal: Refusal) -> Fault {
         Refusal::NotGrouped => Reason::StartFailed,
         Refusal::NotRunning => Reason::NotRunning,
         Refusal::Unresponsive => Reason::Timeout,
+        Refusal::Stray => Reason::Running,
         Refusal::NoSpec => return Fault::missing("spec"),
     };
     let fault = Fault::new(reason, format!("container {ct}: {refusal}")).fact("ct", ct);
-    if refusal == Refusal::Unresponsive {
-        return fault.fact("what", "answer");
+    match refusal {
+        Refusal::Unresponsive => fault.fact("what", "answer"),
+        Refusal::Stray => fault.fact("lost", "monitor"),
+        Refusal::NotGrouped => fault.fact("step", "join the control groups").fact("errno", 2),
+        Refusal::NotMounted | Refusal::NotRunning | Refusal::NoSpec => fault,
     }
-    if refusal == Refusal::NotGrouped {
-        return fault.fact("step", "join the control groups").fact("errno", 2);
-    }
-    fault
 }

@@ -83,6 +83,18 @@ impl Model {
                 }
             }
             Step::AwaitEnd { .. } => {}
+            Step::Kill if self.state.stray => {
+                self.state.stray = false;
+                // A monitor that has lost its files sees init die, and clears up.
+                let run = self.state.run.take().filter(|run| run.started_unix_ms != 0);
+                let end = run.map(|run| End {
+                    incarnation: run.incarnation,
+                    cause: ExitCause::Exited,
+                    ended: Ended::Signal(9),
+                    started_unix_ms: run.started_unix_ms,
+                });
+                self.state.last = end.or(self.state.last);
+            }
             Step::Kill if self.state.unresponsive => {
                 self.state.unresponsive = false;
                 // Killed with its init, the monitor neither clears up nor tells of the end.
@@ -97,7 +109,8 @@ impl Model {
             }
             Step::Kill => self.end(ExitCause::Killed, Ended::Signal(9)),
             Step::Freeze => {
-                self.state.frozen = self.state.monitor.is_some() || self.state.unresponsive
+                self.state.frozen =
+                    self.state.monitor.is_some() || self.state.unresponsive || self.state.stray
             }
             Step::Thaw => self.state.frozen = false,
             Step::Cleanup => {
@@ -110,14 +123,23 @@ impl Model {
 
     /// Its monitor does not answer any more.
     pub fn unresponsive(&mut self) {
-        if let Some(monitor) = self.state.monitor.take() {
-            self.state.unresponsive = true;
-            self.state.run = Some(Run {
-                init_pid: monitor.init_pid,
-                started_unix_ms: monitor.started_unix_ms,
-                incarnation: monitor.incarnation,
-            });
-        }
+        self.state.unresponsive = self.lose_monitor();
+    }
+
+    /// Its monitor is not found any more, as its socket and lock are gone.
+    pub fn stray(&mut self) {
+        self.state.stray = self.lose_monitor();
+    }
+
+    /// Of its monitor, where there is one, only the record of the run is left.
+    fn lose_monitor(&mut self) -> bool {
+        let run = self.state.monitor.take().map(|monitor| Run {
+            init_pid: monitor.init_pid,
+            started_unix_ms: monitor.started_unix_ms,
+            incarnation: monitor.incarnation,
+        });
+        self.state.run = run.or(self.state.run);
+        run.is_some()
     }
 
     /// Ends the run, if there is one.
@@ -238,8 +260,8 @@ impl Host for FakeHost {
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
         let node = self.node();
-        let there =
-            |m: &Model| m.state.unresponsive || m.state.monitor.is_some() || m.state.last.is_some();
+        let lives = |s: &Observed| s.monitor.is_some() || s.unresponsive || s.stray;
+        let there = |m: &Model| lives(&m.state) || m.state.last.is_some();
         Ok(node.models.iter().filter(|(_, m)| there(m)).map(|(ct, _)| *ct).collect())
     }
 

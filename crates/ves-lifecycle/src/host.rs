@@ -23,7 +23,7 @@ pub trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn list(&self) -> Result<Vec<CtId>, Error>;
     /// From now on `changed` is told of each followed container that changes by itself.
     fn on_change(&self, changed: Changed) -> Result<(), Error>;
-    /// Follows a container that has a monitor, until it has none.
+    /// Follows a container that has a monitor, until it has none; one that has lost it as far as the node can.
     fn follow(&self, ct: CtId) -> Result<(), Error>;
     /// Attaches to the console.
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error>;

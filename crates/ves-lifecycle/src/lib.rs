@@ -12,11 +12,13 @@
 //! ```
 //!
 //! The daemon may be killed at any time: monitors are nobody's children and hold all that lives.
-//! A new daemon finds them by their sockets. How a container ended is in `exit.json`, until the next
+//! A new daemon finds them by their sockets. Files may be lost, and a hostile init may outlive its monitor:
+//! **whether a container lives is said by its control group**, and what lives without a monitor, a stray,
+//! is only ended. How a container ended is in `exit.json`, until the next
 //! wish that it be absent has been fulfilled.
 //!
-//! Invariants: init runs only below a live monitor and dies with it; nobody outside opens a path
-//! inside a container's root; a process that enters a container is invisible and unreachable to it
+//! Invariants: init is begun only where no process of the container lives, below a monitor, and dies with
+//! it unless it has seen to that itself; nobody outside opens a path inside a container's root; a process that enters a container is invisible and unreachable to it
 //! until it executes; a container that runs is hurt only by a wish for its absence.
 //!
 //! **Booted** means: systemd said so (`READY=1`); any other init executes, which is all that can be

@@ -32,3 +32,59 @@ pub fn run(record: &StateRecord, stat: &str) -> Option<Run> {
 pub fn frozen(state: &str, frozen: &str) -> bool {
     state.lines().any(|line| line == frozen)
 }
+
+/// A process that is in a process id namespace below this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inside {
+    /// Its number in there; 1 is init.
+    pub number: u32,
+    /// Its parent's number here.
+    pub parent: u32,
+    /// Whether it was killed and only has to go yet.
+    pub dying: bool,
+}
+
+/// The process of a `/proc/PID/status`, where it is inside; a helper on its way in is not yet.
+pub fn inside(status: &str) -> Option<Inside> {
+    const SIGKILL: u64 = 1 << (9 - 1);
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.strip_prefix(':')?.trim())
+    };
+    let number = field("NSpid")?.split_ascii_whitespace().skip(1).last()?.parse().ok()?;
+    let parent = field("PPid")?.parse().ok()?;
+    // What was sent to all threads stays pending until the process is gone.
+    let killed = field("ShdPnd").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let dying = killed.is_some_and(|mask| mask & SIGKILL != 0)
+        || field("State").is_some_and(|state| state.starts_with(['Z', 'X']));
+    Some(Inside { number, parent, dying })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of a container's init on Linux 6.18, its monitor's and what is made of them.
+    fn status(state: &str, nspid: &str, pending: &str) -> String {
+        format!(
+            "Name:\tsystemd\nUmask:\t0000\nState:\t{state}\nTgid:\t4242\nNgid:\t0\nPid:\t4242\n\
+             PPid:\t4240\nTracerPid:\t0\nNStgid:\t{nspid}\nNSpid:\t{nspid}\nNSpgid:\t{nspid}\n\
+             SigPnd:\t0000000000000000\nShdPnd:\t{pending}\nSigBlk:\t7fe3c0fe28014a03\n"
+        )
+    }
+
+    #[test]
+    fn who_is_inside_and_who_is_on_the_way() {
+        let none = "0000000000000000";
+        let init = Inside { number: 1, parent: 4240, dying: false };
+        assert_eq!(inside(&status("S (sleeping)", "4242\t1", none)), Some(init));
+        let other = Inside { number: 17, ..init };
+        assert_eq!(inside(&status("S (sleeping)", "4242\t17", none)), Some(other));
+        assert_eq!(inside(&status("S (sleeping)", "4242", none)), None);
+        let dying = Some(Inside { dying: true, ..init });
+        assert_eq!(inside(&status("Z (zombie)", "4242\t1", none)), dying);
+        assert_eq!(inside(&status("S (sleeping)", "4242\t1", "0000000000000100")), dying);
+        // A name may look like anything, and holds no line break.
+        assert_eq!(inside("Name:\tNSpid:\t1\t1\n"), None);
+    }
+}

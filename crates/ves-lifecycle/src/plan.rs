@@ -116,7 +116,10 @@ pub struct Observed {
     pub monitor: Option<Monitor>,
     /// Whether there is a monitor that does not answer.
     pub unresponsive: bool,
-    /// What is known of that one's run; `None` also where it has come to none.
+    /// Whether its processes live though no monitor is found: its files were lost, or it died and they did
+    /// not.
+    pub stray: bool,
+    /// What is known of the run of these two; `None` also where it has come to none.
     pub run: Option<Run>,
     /// Whether its processes are frozen.
     pub frozen: bool,
@@ -187,6 +190,12 @@ pub enum Refusal {
     /// Its monitor does not answer.
     #[error("its monitor does not answer; stop the container, which ends the monitor too")]
     Unresponsive,
+    /// Its processes live without a monitor.
+    #[error(
+        "its processes run, but the monitor that should watch over them is lost; stop it fast, which \
+         kills them by their control group"
+    )]
+    Stray,
     /// The specification is missing.
     #[error("the request lacks its specification")]
     NoSpec,
@@ -200,11 +209,13 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     let mut steps = Vec::new();
     let spec = || desired.spec.clone().ok_or(Refusal::NoSpec);
     match (desired.goal, &observed.monitor) {
-        (Goal::Absent { .. }, _) if observed.unresponsive => {
+        (Goal::Absent { .. }, _) if observed.unresponsive || observed.stray => {
             end(&mut steps, observed, 0, None);
             steps.push(Step::Forget);
         }
         _ if observed.unresponsive => return Err(Refusal::Unresponsive),
+        // A second init would have the same mounted file system.
+        _ if observed.stray => return Err(Refusal::Stray),
         (Goal::Absent { grace_ms }, Some(monitor)) => {
             end(&mut steps, observed, grace_ms, Some(monitor));
             steps.push(Step::Forget);

@@ -15,10 +15,10 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, Phase};
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, refused};
 use crate::host::Host;
 use crate::init_plan::Command;
-use crate::plan::{End, Observed, Run};
+use crate::plan::{End, Observed, Refusal, Run};
 use crate::session::{self, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
@@ -43,8 +43,8 @@ pub struct Container {
     pub incarnation: u64,
     /// Whether init says that it booted.
     pub booted: bool,
-    /// Whether its monitor does not answer, so that nothing can be done but to end it. The rest is then
-    /// what was known when the run began.
+    /// Whether its monitor does not answer or is lost, so that nothing can be done but to end it. The rest
+    /// is then what was known when the run began.
     pub unresponsive: bool,
 }
 
@@ -168,7 +168,8 @@ impl Service {
     /// Starts a command inside and waits until it executes.
     ///
     /// # Errors
-    /// `NOT_RUNNING`, `COMMAND_UNKNOWN`, `TOO_MANY`, or another fault.
+    /// `NOT_RUNNING`, `RUNNING` where nothing watches over it, `COMMAND_UNKNOWN`, `TOO_MANY`, or another
+    /// fault.
     pub async fn exec(&self, ct: CtId, command: Command) -> Result<Started, Fault> {
         let permit = self.permit()?;
         let this = self.clone();
@@ -183,14 +184,18 @@ impl Service {
     /// Attaches to the console.
     ///
     /// # Errors
-    /// `NOT_RUNNING`, `TOO_MANY`, or another fault.
+    /// `NOT_RUNNING`, `RUNNING` where nothing watches over it, `TOO_MANY`, or another fault.
     pub async fn console(&self, ct: CtId, scrollback_only: bool) -> Result<Started, Fault> {
         let permit = self.permit()?;
         let this = self.clone();
         let stream = blocking(move || {
             // It would be attached to and show nothing.
-            if this.inner.host.observe(ct)?.unresponsive {
+            let observed = this.inner.host.observe(ct)?;
+            if observed.unresponsive {
                 return Err(Error::Unresponsive { ct, what: "show its console" }.into());
+            }
+            if observed.stray {
+                return Err(refused(ct, Refusal::Stray));
             }
             match this.inner.host.console(ct, scrollback_only) {
                 Err(Error::Gone { .. }) => Err(session::not_running(ct)),
@@ -224,7 +229,7 @@ impl Inner {
     }
 
     pub(crate) fn show(&self, ct: CtId, observed: Observed) -> Container {
-        let Observed { monitor, unresponsive, run, frozen, last, .. } = observed;
+        let Observed { monitor, unresponsive, stray, run, frozen, last, .. } = observed;
         let booted = monitor.as_ref().is_some_and(|m| m.booted);
         let told = monitor.map(|m| Run {
             init_pid: m.init_pid,
@@ -239,8 +244,10 @@ impl Inner {
             None => end.map_or(self.floor, |end| end.incarnation),
         };
         let phase = match run {
-            None if !unresponsive => Phase::Absent,
+            None if !unresponsive && !stray => Phase::Absent,
             _ if frozen => Phase::Frozen,
+            // Of which run they are is not known any more; that they live is.
+            None if stray => Phase::Running,
             Some(Run { started_unix_ms: 1.., .. }) => Phase::Running,
             _ => Phase::Created,
         };
@@ -254,7 +261,7 @@ impl Inner {
             end,
             incarnation,
             booted,
-            unresponsive,
+            unresponsive: unresponsive || stray,
         }
     }
 

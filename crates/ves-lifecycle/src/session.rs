@@ -24,8 +24,8 @@ use ves_init_proto::report::Failure;
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 
-use crate::error::{About, Error};
-use crate::plan::Observed;
+use crate::error::{About, Error, refused};
+use crate::plan::{Observed, Refusal};
 
 /// How long it may take until a command executes. Its helper gives up a little earlier, and knows
 /// more about why.
@@ -36,12 +36,13 @@ const QUEUE: usize = 16;
 /// Whether a command may be run in a container in this state.
 ///
 /// # Errors
-/// `NOT_RUNNING`.
+/// `NOT_RUNNING`; `RUNNING` where nothing watches over it.
 pub fn admit(ct: CtId, observed: &Observed) -> Result<(), Fault> {
     match &observed.monitor {
         _ if observed.unresponsive => {
             Err(Error::Unresponsive { ct, what: "tell its state" }.into())
         }
+        _ if observed.stray => Err(refused(ct, Refusal::Stray)),
         Some(monitor) if monitor.running && observed.frozen => {
             let message = format!("container {ct} is paused; unpause it first");
             Err(Fault::new(Reason::NotRunning, message).fact("ct", ct))

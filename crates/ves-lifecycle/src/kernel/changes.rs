@@ -1,8 +1,8 @@
 //! Hearing of changes of monitors: one descriptor for all containers of the node.
 //!
 //! A monitor has its lock file open for writing as long as it lives and writes to it when its state
-//! changes, so that inotify(7) tells of both. Nobody else opens the file for writing. Never here: what has
-//! changed.
+//! changes, so that inotify(7) tells of both. Nobody else opens the file for writing. Of what has no
+//! monitor the kernel tells by a file of its control group. Never here: what has changed.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
-use ves_init_proto::report;
 use ves_types::CtId;
 
 use crate::host::Changed;
 
-/// The lock files that are watched.
+/// The files that are watched.
 #[derive(Debug)]
 pub(super) struct Changes {
     fd: OwnedFd,
@@ -32,18 +31,17 @@ impl Changes {
         Ok(Arc::new(Self { fd, watched: Mutex::default() }))
     }
 
-    /// Watches the monitor of a container; where there was never one, nothing.
-    pub(super) fn watch(&self, ct: CtId, dir: &Path) -> Result<(), HostError> {
-        let path = report::lock(dir);
+    /// Watches a file of a container; answers whether it is there.
+    pub(super) fn watch(&self, ct: CtId, path: &Path) -> Result<bool, HostError> {
         // Held over both, so that no event comes of a watch that is not known.
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let flags = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE;
-        match inotify::add_watch(&self.fd, &path, flags) {
+        match inotify::add_watch(&self.fd, path, flags) {
             Ok(watch) => drop(watched.insert(watch, ct)),
-            Err(Errno::NOENT) => {}
+            Err(Errno::NOENT) => return Ok(false),
             Err(e) => return Err(e).attempt(|| format!("watch {}", path.display())),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Tells of each change, on a thread of its own.

@@ -1,10 +1,7 @@
-//! What runs leave behind: records, pins, sockets, and init itself where its monitor was killed.
+//! What runs leave behind: records, pins and sockets. Never here: processes, which have ended before.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use ves_host::channel;
 use ves_host::{Attempt, HostError, file, namespace};
 use ves_init_proto::report::{self, Ended, ExitRecord, StateRecord};
 use ves_types::{CtId, ExitCause};
@@ -44,7 +41,7 @@ pub(super) fn last_end(dir: &Path) -> Result<Option<End>, HostError> {
     Ok(exit.as_ref().map(observe::end))
 }
 
-/// The run whose monitor does not answer, where its init is the process it wrote down.
+/// The run whose monitor does not answer or is lost, where its init is the process it wrote down.
 pub(super) fn run(dir: &Path) -> Option<Run> {
     // What cannot be read tells nothing, and hinders nobody from ending it.
     let state: StateRecord = read(&report::state(dir)).ok()??;
@@ -65,12 +62,11 @@ pub(super) fn leftovers(dir: &Path, netns: &Path) -> bool {
 }
 
 /// Takes away what a run left, holding the container's monitor lock.
-pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path, most: Duration) -> Result<(), Error> {
+pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path) -> Result<(), Error> {
     let what = "take away what is left of it";
     let _held = super::monitor::hold(ct, dir)?;
-    // A record that cannot be read says nothing about a process, so there is none to kill.
+    // A record that cannot be read tells of no end.
     if let Ok(Some(state)) = read::<StateRecord>(&report::state(dir)) {
-        kill_stray(ct, &state, most)?;
         let known = last_end(dir).about(ct, what)?.map_or(0, |end| end.incarnation);
         if state.started_unix_ms != 0 && state.incarnation > known {
             let record = ExitRecord {
@@ -89,26 +85,6 @@ pub(super) fn clean(ct: CtId, dir: &Path, netns: &Path, most: Duration) -> Resul
         file::remove_if_exists(&path).about(ct, what)?;
     }
     Ok(())
-}
-
-/// Kills init whose monitor is dead and who did not die with it.
-fn kill_stray(ct: CtId, state: &StateRecord, most: Duration) -> Result<(), Error> {
-    let Some(pid) = i32::try_from(state.init_pid).ok().and_then(Pid::from_raw) else {
-        return Ok(());
-    };
-    // First hold it, then see that it is the right one.
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", state.init_pid));
-    if stat.ok().and_then(|stat| observe::run(state, &stat)).is_none() {
-        return Ok(());
-    }
-    // It may die by itself in this moment.
-    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).ok();
-    if channel::wait(&pidfd, most).about(ct, "wait for its end")? {
-        Ok(())
-    } else {
-        Err(Error::Undying { ct })
-    }
 }
 
 /// Forgets how it last ended, and the directory if nobody else has something in it.

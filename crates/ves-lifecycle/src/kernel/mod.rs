@@ -19,7 +19,7 @@ use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::report::{Created, Failure, InitKind, Performed, Request};
+use ves_init_proto::report::{self, Created, Failure, InitKind, Performed, Request};
 use ves_init_proto::{Launch, MonitorPlan};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
@@ -29,7 +29,7 @@ use crate::host::{Changed, Host};
 use crate::init_plan::{self, Command};
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
-use monitor::Found;
+use monitor::{Found, Patience};
 
 /// How long a monitor may take to make a container.
 const MAKE: Duration = Duration::from_secs(40);
@@ -118,25 +118,29 @@ impl KernelHost {
     }
 
     /// What there is besides the monitor.
-    fn look(&self, ct: CtId, found: Found, groups: &Hierarchies) -> Result<Observed, Error> {
+    fn look(&self, ct: CtId, found: Found, patience: Patience) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
-        let (monitor, unresponsive) = match found {
-            Found::Nothing => (None, false),
-            Found::Answers(monitor) => (Some(monitor), false),
-            Found::Unresponsive => (None, true),
+        let groups = &*self.hierarchies()?;
+        let (monitor, unresponsive, stray) = match found {
+            Found::Nothing => {
+                let stray = groups::stray(groups, ct, patience.settled, patience.end);
+                (None, false, stray.about(ct, "see whether it has processes")?)
+            }
+            Found::Answers(monitor) => (Some(monitor), false, false),
+            Found::Unresponsive => (None, true, false),
         };
+        let lives = monitor.is_some() || unresponsive || stray;
         let root = self.layout.ct_root(ct);
         Ok(Observed {
-            run: if unresponsive { clean::run(&dir) } else { None },
+            run: if unresponsive || stray { clean::run(&dir) } else { None },
             frozen: groups::frozen(groups, ct).about(ct, "see whether it is frozen")?,
-            leftovers: monitor.is_none()
-                && !unresponsive
-                && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
+            leftovers: !lives && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
             last: clean::last_end(&dir).about(ct, "read how it last ended")?,
             mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
             grouped: groups::exist(groups, ct),
             monitor,
             unresponsive,
+            stray,
         })
     }
 
@@ -194,21 +198,23 @@ impl Host for KernelHost {
     fn observe(&self, ct: CtId) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
         let asked = monitor::begin(ct, &dir)?;
-        let found = monitor::conclude(ct, &dir, asked, monitor::prompt())?;
-        self.look(ct, found, &*self.hierarchies()?)
+        let patience = Patience::new();
+        let found = monitor::conclude(ct, &dir, asked, patience.end)?;
+        self.look(ct, found, patience)
     }
 
     fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>> {
         let mut all = Vec::with_capacity(cts.len());
-        let mut end = monitor::prompt();
+        let mut patience = Patience::new();
         for lot in cts.chunks(LOT) {
             let asked: Vec<_> =
                 lot.iter().map(|&ct| monitor::begin(ct, &self.layout.ct_dir(ct))).collect();
             // Where one uses up the time, the answers of the others have come in it.
-            end = monitor::still(end);
+            patience.renew();
             all.extend(lot.iter().zip(asked).map(|(&ct, asked)| {
-                let found = monitor::conclude(ct, &self.layout.ct_dir(ct), asked?, end)?;
-                self.look(ct, found, &*self.hierarchies()?)
+                let dir = self.layout.ct_dir(ct);
+                let found = monitor::conclude(ct, &dir, asked?, patience.end)?;
+                self.look(ct, found, patience)
             }));
         }
         all
@@ -231,24 +237,31 @@ impl Host for KernelHost {
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
             }
-            Step::Kill => monitor::kill(ct, &dir, DIE),
+            Step::Kill => {
+                monitor::kill(ct, &dir, DIE)?;
+                groups::kill(&*self.hierarchies()?, ct, DIE)
+            }
             Step::Freeze => groups::freeze(&*self.hierarchies()?, ct, true),
             Step::Thaw => groups::freeze(&*self.hierarchies()?, ct, false),
-            Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct), DIE),
+            Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct)),
             Step::Forget => clean::forget(ct, &dir),
         }
     }
 
     fn list(&self) -> Result<Vec<CtId>, Error> {
+        let mut list = groups::list(&*self.hierarchies()?)?;
         let cts = self.layout.cts_dir();
-        let entries = match std::fs::read_dir(&cts) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.attempt(|| format!("list {}", cts.display()))?,
-        };
-        let mut list: Vec<CtId> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        list.sort_unstable();
-        Ok(list)
+        match std::fs::read_dir(&cts) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                let entries = other.attempt(|| format!("list {}", cts.display()))?;
+                list.extend(
+                    entries
+                        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<CtId>().ok()),
+                );
+            }
+        }
+        Ok(list.into_iter().collect())
     }
 
     fn on_change(&self, changed: Changed) -> Result<(), Error> {
@@ -256,7 +269,15 @@ impl Host for KernelHost {
     }
 
     fn follow(&self, ct: CtId) -> Result<(), Error> {
-        self.changes.watch(ct, &self.layout.ct_dir(ct)).about(ct, "follow its monitor")
+        const WHAT: &str = "follow its monitor";
+        let lock = report::lock(&self.layout.ct_dir(ct));
+        if self.changes.watch(ct, &lock).about(ct, WHAT)? {
+            return Ok(());
+        }
+        match groups::events(&*self.hierarchies()?, ct) {
+            Some(events) => self.changes.watch(ct, &events).about(ct, WHAT).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {

@@ -25,7 +25,8 @@ use crate::plan::Monitor;
 const ANSWER: Duration = Duration::from_secs(40);
 /// How long it may take to tell its state or to obey, which is a moment's work.
 const PROMPT: Duration = Duration::from_secs(5);
-/// The same of many that were asked together, after others of them have used up that time.
+/// The same of many that were asked together, after others of them have used up that time. Also how long
+/// who was killed may look alive.
 const MOMENT: Duration = Duration::from_millis(200);
 /// The most bytes of what a monitor tells its starter.
 const REPORT: usize = 1 << 20;
@@ -250,15 +251,26 @@ pub(super) fn begin(ct: CtId, dir: &Path) -> Result<Asked, Error> {
     }
 }
 
-/// By when who was asked at this moment should have answered.
-pub(super) fn prompt() -> Instant {
-    Instant::now() + PROMPT
+/// How long a look may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// By when processes that no monitor answers for are what they seem.
+    pub(super) settled: Instant,
+    /// By when a monitor should have answered, and the dying be dead.
+    pub(super) end: Instant,
 }
 
-/// By when the next lot should have answered after one that had until `end`: whoever can answer does
-/// so in a moment.
-pub(super) fn still(end: Instant) -> Instant {
-    end.max(Instant::now() + MOMENT)
+impl Patience {
+    /// With whom is looked at from now on.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { settled: now + MOMENT, end: now + PROMPT }
+    }
+
+    /// With the next lot of many: whoever can answer does so in a moment.
+    pub(super) fn renew(&mut self) {
+        self.end = self.end.max(Instant::now() + MOMENT);
+    }
 }
 
 /// The live monitor, if there is one, by its answer before `end`.
@@ -324,9 +336,15 @@ pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Er
     }
 }
 
-/// Kills init, and where that does not help, the monitor, with which init dies.
+/// Kills init, and where that does not help, the monitor, with which init dies. Whom that does not reach
+/// is killed by the control group.
 pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
-    let Some(mut stream) = connect_or_none(ct, dir, "kill it")? else { return Ok(()) };
+    let mut stream = match connect_or_none(ct, dir, "kill it") {
+        Ok(Some(stream)) => stream,
+        // None is there, or one that cannot be reached.
+        Ok(None) | Err(Error::Unresponsive { .. }) => return Ok(()),
+        Err(e) => return Err(e),
+    };
     let hold = || -> rustix::io::Result<_> {
         let peer = rustix::net::sockopt::socket_peercred(&stream)?;
         let pidfd = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());

@@ -26,10 +26,10 @@ fn states() -> Vec<Observed> {
     let still = all.iter().filter(|s| s.monitor.is_none() && !s.leftovers);
     let silent: Vec<_> = still
         .flat_map(|state| {
-            [None, Some(run(0)), Some(run(1))].map(|run| Observed {
-                unresponsive: true,
-                run,
-                ..state.clone()
+            [None, Some(run(0)), Some(run(1))].into_iter().flat_map(move |run| {
+                let state = Observed { run, ..state.clone() };
+                let stray = Observed { stray: true, ..state.clone() };
+                [Observed { unresponsive: true, ..state }, stray]
             })
         })
         .collect();
@@ -74,6 +74,7 @@ fn answering() -> Vec<Observed> {
                             all.push(Observed {
                                 monitor,
                                 unresponsive: false,
+                                stray: false,
                                 run: None,
                                 frozen,
                                 leftovers,
@@ -115,7 +116,7 @@ fn goals() -> Vec<Desired> {
 /// Written without the planner.
 fn reached(desired: &Desired, state: &Observed) -> bool {
     let monitor = state.monitor.as_ref();
-    if state.unresponsive {
+    if state.unresponsive || state.stray {
         return false;
     }
     match desired.goal {
@@ -187,7 +188,8 @@ fn a_crash_after_any_step_is_made_good() {
 
 #[test]
 fn nothing_running_is_ever_hurt_on_the_way_up() {
-    for state in states().into_iter().filter(|s| s.monitor.as_ref().is_some_and(|m| m.running)) {
+    let running = |s: &Observed| s.stray || s.monitor.as_ref().is_some_and(|m| m.running);
+    for state in states().into_iter().filter(running) {
         for desired in goals() {
             let steps = plan(&desired, &state).unwrap_or_default();
             let hurts = |s: &Step| {
@@ -216,13 +218,18 @@ fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
 }
 
 #[test]
-fn a_monitor_that_does_not_answer_is_only_ended() {
-    for state in states().into_iter().filter(|s| s.unresponsive) {
+fn what_no_monitor_answers_for_is_only_ended() {
+    for state in states().into_iter().filter(|s| s.unresponsive || s.stray) {
         for desired in goals() {
             match (plan(&desired, &state), desired.goal) {
                 (Ok(steps), Goal::Absent { .. }) => {
-                    assert!(steps.contains(&Step::Kill) && steps.contains(&Step::Cleanup));
+                    // Nothing is taken away of what lives, and the frozen do not die.
+                    let ends = [Step::Kill, Step::Cleanup, Step::Forget];
+                    let thaws = usize::from(state.frozen);
+                    assert_eq!(steps.get(thaws..), Some(&ends[..]));
+                    assert_eq!(steps.contains(&Step::Thaw), state.frozen);
                 }
+                (planned, _) if state.stray => assert_eq!(planned, Err(Refusal::Stray)),
                 (planned, _) => assert_eq!(planned, Err(Refusal::Unresponsive)),
             }
         }

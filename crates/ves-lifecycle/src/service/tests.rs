@@ -347,3 +347,24 @@ async fn a_container_whose_monitor_is_unresponsive_is_shown_and_can_be_ended() {
     assert!(ended.incarnation > unresponsive.incarnation, "an end is a new one");
     node.ensure(1, Phase::Running).await.expect("and begun again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_monitor_is_shown_as_it_lives_and_only_ended() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
+    let before = node.ensure(1, Phase::Running).await.expect("done");
+    node.host.change(ct(), crate::fake::Model::stray);
+    let stray = pb::Container { unresponsive: true, booted: false, ..before };
+    assert_eq!(node.get().await, stray);
+    for phase in [Phase::Created, Phase::Running, Phase::Frozen] {
+        let fault = node.ensure(1, phase).await.expect_err("nobody can lead there");
+        assert_eq!((fault.reason, fault.facts["lost"].as_str()), (Reason::Running, "monitor"));
+    }
+    // All that is known of this one is that it lives.
+    node.host.change(ct(), |m| m.state.run = None);
+    let list = node.client.list_containers(pb::ListContainersRequest {}).await.expect("listed");
+    let shown = list.into_inner().containers.first().cloned().expect("it is one of them");
+    assert_eq!((shown.phase(), shown.unresponsive, shown.init_pid), (Phase::Running, true, None));
+    let ended = node.ensure(1, Phase::Absent).await.expect("it can be ended");
+    assert_eq!((ended.phase(), ended.unresponsive), (Phase::Absent, false));
+    node.ensure(1, Phase::Running).await.expect("and begun again");
+}

@@ -5,5 +5,6 @@ mod distributions;
 mod exec;
 mod hostile;
 mod start;
+mod strays;
 mod support;
 mod unit_namespaces;

@@ -37,6 +37,13 @@ pub(crate) fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// The parent of a process that lives.
+pub(crate) fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    line.trim().parse().expect("a number")
+}
+
 /// A container without processes: a mounted volume and control groups.
 pub(crate) struct World {
     pub(crate) host: KernelHost,
