@@ -92,14 +92,13 @@ impl Planned for EnsureContainer {
 
 /// The fault of a container whose init ended at once.
 fn exited(ct: CtId, ended: Option<Ended>) -> Fault {
-    let status = match ended {
-        Some(Ended::Code(code)) => format!("status {code}"),
-        Some(Ended::Signal(signal)) => format!("signal {signal}"),
-        None => "an unknown status".to_owned(),
+    let (how, status) = match ended {
+        Some(Ended::Code(code)) => (format!("status {code}"), code.to_string()),
+        Some(Ended::Signal(signal)) => (format!("signal {signal}"), (128 + signal).to_string()),
+        None => ("an unknown status".to_owned(), "unknown".to_owned()),
     };
-    let message = format!(
-        "container {ct}: init ended at once with {status}; read its console for the reason"
-    );
+    let message =
+        format!("container {ct}: init ended at once with {how}; read its console for the reason");
     Fault::new(Reason::InitExited, message).fact("ct", ct).fact("status", status)
 }
 

@@ -171,7 +171,7 @@ async fn an_init_that_ends_at_once_is_a_fault_with_its_status() {
     let mut node = node(Config::default());
     node.host.change(ct(), |m| m.mortal = true);
     let fault = node.ensure(1, Phase::Running).await.expect_err("it ended");
-    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "status 1"));
+    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "1"));
     assert_eq!(node.get().await.end(), EndReason::Exited);
 }
 

@@ -178,7 +178,7 @@ async fn faults_say_what_is_wrong() {
     let fault = fault.expect_err("it ends at once");
     drop(patient);
     let mut daemon = daemon(&world);
-    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "status 1"));
+    assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, "1"));
     let fault = daemon.ensure(want(&world, Phase::Running, &["/no/init"])).await;
     let fault = fault.expect_err("it is not there");
     assert_eq!((fault.reason, fault.facts["errno"].as_str()), (Reason::StartFailed, "2"));
