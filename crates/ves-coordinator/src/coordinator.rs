@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
 use ves_proto::Fault;
-use ves_types::layout::Layout;
 use ves_types::{Bytes, CtId, NodeName};
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
@@ -76,18 +75,22 @@ impl Turns {
 }
 
 impl Coordinator {
-    /// A coordinator on what `store` holds, for the services of `layout`. Blocks. Inside a runtime.
+    /// A coordinator on what `store` holds. Blocks. Inside a runtime.
     ///
     /// # Errors
     /// When the store cannot be read (`HOST_FAILED`), or the node has no name (`BAD_VALUE`).
-    pub fn open(config: Config, layout: &Layout, store: Box<dyn Store>) -> Result<Self, Fault> {
+    pub fn open(
+        config: Config,
+        services: Services,
+        store: Box<dyn Store>,
+        clock: Box<dyn Clock>,
+    ) -> Result<Self, Fault> {
         let node = match &config.node {
             Some(node) => node.clone(),
             None => fact_of_kernel("hostname").parse().map_err(|e| Fault::bad_value("node", &e))?,
         };
         let turns = Turns::new(&config);
         let defaults = config.defaults.on(ram_of_node());
-        let clock = Box::new(SystemClock);
         let state = State::open(store, &node, &*clock)?;
         let inner = Inner {
             config,
@@ -96,7 +99,7 @@ impl Coordinator {
             clock,
             defaults,
             state,
-            services: Services::new(layout),
+            services,
             cache: ObservedCache::default(),
             ending: Mutex::default(),
         };

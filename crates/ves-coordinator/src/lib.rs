@@ -39,9 +39,10 @@ pub mod store;
 use ves_daemon::{App, BuildError, Cap};
 use ves_types::layout::{Daemon, Layout};
 
+use clock::SystemClock;
 pub use config::Config;
 pub use coordinator::Coordinator;
-use store::Store;
+use services::Services;
 use store::embedded::EmbeddedStore;
 
 /// What it keeps of root's power: nothing.
@@ -56,20 +57,14 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let store = EmbeddedStore::open(&path)
         .map_err(|e| format!("{} {}", ves_proto::fault::chain(&e), path.display()))?;
     let boot = coordinator::fact_of_kernel("random/boot_id");
-    build_on(config, &layout, Box::new(store), &boot).map(|(app, _)| app)
+    let services = Services::new(&layout);
+    let coordinator = Coordinator::open(config, services, Box::new(store), Box::new(SystemClock))?;
+    coordinator.begin_work(&boot)?;
+    Ok(app(&coordinator))
 }
 
-/// The same on any store and for any boot of the node.
-pub fn build_on(
-    config: Config,
-    layout: &Layout,
-    store: Box<dyn Store>,
-    boot: &str,
-) -> Result<(App, Coordinator), BuildError> {
-    let operators = config.operators.clone();
-    let coordinator = Coordinator::open(config, layout, store)?;
-    coordinator.begin_work(boot)?;
-    let routes = api::routes(&coordinator);
-    let app = App { routes, policy: api::POLICY, services: api::SERVICES, operators };
-    Ok((app, coordinator))
+/// What a coordinator serves.
+pub fn app(coordinator: &Coordinator) -> App {
+    let (routes, operators) = (api::routes(coordinator), coordinator.config().operators.clone());
+    App { routes, policy: api::POLICY, services: api::SERVICES, operators }
 }

@@ -1,24 +1,36 @@
-//! Channels to services over their unix sockets, which carry the caller's trace.
+//! Channels to services, which carry the caller's trace: over their unix sockets, or within a process.
 //!
 //! A channel connects when it is first used and again when the service was restarted meanwhile; a
-//! service that is not there answers `UNAVAILABLE`.
+//! service that is not there answers `UNAVAILABLE`. Never here: who may call what.
 
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use opentelemetry::global;
+use tonic::Status;
+use tonic::body::Body;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+/// The way a call takes: a socket, or the service itself, as [`crate::App::in_process`] gives it.
+pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
 /// A channel that puts the current span's trace context into each call.
-pub type Traced = InterceptedService<Channel, Inject>;
+pub type Traced = InterceptedService<Link, Inject>;
 
 /// A lazy channel to the service at `socket`. Must be called inside a tokio runtime.
 pub fn channel(socket: &Path) -> Traced {
-    InterceptedService::new(untraced(socket), Inject)
+    over(Link::new(untraced(socket).map_err(|e| Status::from_error(e.into()))))
+}
+
+/// A channel whose calls go this way.
+pub fn over(link: Link) -> Traced {
+    InterceptedService::new(link, Inject)
 }
 
 /// The same without a trace: what reports traces must not be part of one.
@@ -37,10 +49,7 @@ pub(crate) fn untraced(socket: &Path) -> Channel {
 pub struct Inject;
 
 impl Interceptor for Inject {
-    fn call(
-        &mut self,
-        mut request: tonic::Request<()>,
-    ) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         let context = tracing::Span::current().context();
         global::get_text_map_propagator(|p| {
             p.inject_context(&context, &mut Metadata(request.metadata_mut()));

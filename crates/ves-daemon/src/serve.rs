@@ -8,8 +8,11 @@ use caps::Capability;
 use clap::Parser;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
+use tonic::transport::server::{Connected, UdsConnectInfo};
+use tower::{Layer, ServiceExt};
 use ves_types::layout::{Daemon, Layout};
 
+use crate::client::Link;
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
 use crate::peer::{Peers, Policy};
@@ -33,6 +36,21 @@ pub struct App {
     pub services: &'static [&'static str],
     /// Names of accounts with [`crate::Role::Operator`].
     pub operators: Vec<String>,
+}
+
+impl App {
+    /// The same behind its gate without a socket, for callers in this process, who call as the user it runs
+    /// as. Inside a runtime.
+    pub fn in_process(self) -> Result<Link, BuildError> {
+        let Self { routes, policy, services: _, operators } = self;
+        let gate = GateLayer::new(policy, Peers::lookup(&operators)?);
+        let caller: UdsConnectInfo = tokio::net::UnixStream::pair()?.0.connect_info();
+        let named = move |mut request: http::Request<_>| {
+            request.extensions_mut().insert(caller.clone());
+            request
+        };
+        Ok(Link::new(gate.layer(routes).map_request(named).map_err(|never| match never {})))
+    }
 }
 
 /// A daemon of Ves.

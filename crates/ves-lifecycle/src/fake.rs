@@ -33,12 +33,26 @@ pub struct Model {
     pub run: u64,
     /// The end of a run whose monitor was killed, which is known when it is cleared up.
     pub cut: Option<End>,
+    /// How often init was let go.
+    pub starts: u64,
+    /// How it last ended, whether that was forgotten or not.
+    pub ended: Option<End>,
 }
 
 impl Default for Model {
     fn default() -> Self {
         let state = Observed { mounted: true, grouped: true, ..Observed::default() };
-        Self { state, obedient: true, mortal: false, undying: false, run: 0, cut: None }
+        let (starts, ended) = (0, None);
+        Self {
+            state,
+            obedient: true,
+            mortal: false,
+            undying: false,
+            run: 0,
+            cut: None,
+            starts,
+            ended,
+        }
     }
 }
 
@@ -71,8 +85,10 @@ impl Model {
                 {
                     monitor.running = true;
                     monitor.started_unix_ms = 1;
-                    monitor.booted = true;
-                    if self.mortal {
+                    self.starts += 1;
+                    let init = monitor.spec.as_ref().map_or("", |s| s.init.program());
+                    monitor.booted = init != "/bin/never-boots";
+                    if self.mortal || init == "/bin/false" {
                         self.end(ExitCause::Exited, Ended::Code(1));
                     }
                 }
@@ -116,6 +132,7 @@ impl Model {
             Step::Cleanup => {
                 self.state.leftovers = false;
                 self.state.last = self.cut.take().or(self.state.last);
+                self.ended = self.state.last.or(self.ended);
             }
             Step::Forget => self.state.last = None,
         }
@@ -153,6 +170,7 @@ impl Model {
                 ended,
                 started_unix_ms: monitor.started_unix_ms,
             });
+            self.ended = self.state.last;
         }
     }
 }
@@ -210,6 +228,16 @@ impl FakeHost {
     /// Whether a container has a monitor.
     pub fn monitored(&self, ct: CtId) -> bool {
         self.node().models.get(&ct).is_some_and(|m| m.state.monitor.is_some())
+    }
+
+    /// A container as it is.
+    pub fn model(&self, ct: CtId) -> Model {
+        self.node().models.get(&ct).cloned().unwrap_or_default()
+    }
+
+    /// All containers that were ever there.
+    pub fn models(&self) -> Vec<(CtId, Model)> {
+        self.node().models.iter().map(|(ct, model)| (*ct, model.clone())).collect()
     }
 
     /// The steps done so far, as they are logged.
@@ -291,7 +319,8 @@ impl Host for FakeHost {
         Ok(near)
     }
 
-    /// Knows `true`, `false`, `exit N`, `env`, `cat`, and no other command.
+    /// Knows `true`, `false`, `exit N`, `env`, `cat`, and no other command; `cat` with arguments says on its
+    /// error output whose it is and what they are.
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
         let (near, mut far) = pair(ct)?;
         let words: Vec<&str> = command.argv.iter().map(String::as_str).collect();
@@ -299,7 +328,7 @@ impl Host for FakeHost {
             ["true"] | ["env"] => Some(0),
             ["false"] => Some(1),
             ["exit", n] => n.parse().ok(),
-            ["cat"] | [] => None,
+            ["cat", ..] | [] => None,
             [name, ..] => {
                 let failure = Failure {
                     step: format!("execute {name}"),
@@ -314,6 +343,10 @@ impl Host for FakeHost {
             ["env"] => command.env.iter().map(|(k, v)| format!("{k}={v}\n")).collect(),
             _ => String::new(),
         };
+        let complaint = match words.as_slice() {
+            ["cat", _, ..] => format!("{ct} {words:?}").into_bytes(),
+            _ => Vec::new(),
+        };
         std::thread::spawn(move || {
             // As above.
             far.write_all(&Frame::new(Tag::Started, []).encode()).ok();
@@ -322,7 +355,12 @@ impl Host for FakeHost {
                     far.write_all(&Frame::new(Tag::Output, output.into_bytes()).encode()).ok();
                     far.write_all(&Frame::json(Tag::Ended, &Ended::Code(code)).encode()).ok();
                 }
-                None => echo(far, true),
+                None => {
+                    if !complaint.is_empty() {
+                        far.write_all(&Frame::new(Tag::ErrorOutput, complaint).encode()).ok();
+                    }
+                    echo(far, true);
+                }
             }
         });
         Ok(near)

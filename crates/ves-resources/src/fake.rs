@@ -414,9 +414,12 @@ impl Host for FakeHost {
             return Err(refused("read what it uses", Errno::IO));
         }
         Ok(self.with(|s| {
-            s.usage.get(&ct).cloned().unwrap_or_else(|| Usage {
-                counts: UbcResource::ALL.into_iter().map(|r| (r, Count::default())).collect(),
-                cpu_usec: 0,
+            s.usage.get(&ct).cloned().unwrap_or_else(|| {
+                let mut counts: BTreeMap<_, _> =
+                    UbcResource::ALL.into_iter().map(|r| (r, Count::default())).collect();
+                let populated = s.containers.get(&ct).is_some_and(|o| o.populated);
+                counts.insert(UbcResource::Numproc, Count::now(populated.into()));
+                Usage { counts, cpu_usec: 0 }
             })
         }))
     }

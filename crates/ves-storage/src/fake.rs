@@ -1,13 +1,15 @@
 //! A host in memory: what each step does to what is observed, and faults on demand.
 //!
-//! [`Model`] is one volume and the pure effect of each step on it; [`FakeHost`] is a node of them.
+//! [`Model`] is one volume and the effect of each step on it; [`FakeHost`] is a node of them. Never here: a
+//! decision.
 
 pub mod blocking;
+mod model;
 mod templates;
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ves_archive::Init;
 use ves_host::{HostError, ext4};
@@ -15,264 +17,14 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 
 use self::templates::{Made, Templates, built, take};
 use crate::error::Error;
-use crate::host::{Each, Host, Making, Template, Usage, VolumeFacts};
+use crate::host::{Each, Host, Making, Source, Template, VolumeFacts};
 use crate::ledger::{Holder, Inventory};
 use crate::plan::room::{Room, SPARE};
-use crate::plan::snapshot::{self, Snapshot};
+use crate::plan::snapshot::Snapshot;
 use crate::plan::template::{self, base_image_bytes};
-use crate::plan::{DEFAULT_INODES_PER_GROUP, Image, Mount, Observed, Record, Step, TemplateFacts};
+use crate::plan::{DEFAULT_INODES_PER_GROUP, Image, Observed, Record, Step};
 
-/// A clone that is not at its place yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Unfinished {
-    record: Record,
-    bytes: u64,
-    blocks: u64,
-    contents: u64,
-}
-
-/// A snapshot, and what is in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
-    snapshot: Snapshot,
-    blocks: u64,
-    contents: u64,
-}
-
-/// What each image and snapshot takes in the pool.
-pub const ALLOCATED: u64 = 1 << 20;
-
-/// One volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
-    image: Image,
-    unfinished: Option<Unfinished>,
-    device: Option<u64>,
-    mount: Mount,
-    mount_point: bool,
-    snapshots: BTreeMap<SnapshotId, Kept>,
-    unfinished_snapshot: Option<(SnapshotId, snapshot::Record)>,
-    /// Somebody else uses the device, as a container's mount namespace does.
-    pub held: bool,
-    /// What the files say: a number in place of them.
-    pub contents: u64,
-    /// Whether the pool can clone what is in use.
-    pub shares_blocks: bool,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            image: Image::Absent,
-            unfinished: None,
-            device: None,
-            mount: Mount::None,
-            mount_point: false,
-            snapshots: BTreeMap::new(),
-            unfinished_snapshot: None,
-            held: false,
-            contents: 0,
-            shares_blocks: true,
-        }
-    }
-}
-
-/// Why a step cannot be done to a model: the real host would fail too.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Impossible {
-    /// The device is used.
-    InUse,
-    /// The step makes no sense here.
-    Senseless(&'static str),
-}
-
-impl Model {
-    /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
-    pub fn of(observed: &Observed, record: &Record) -> Self {
-        let Observed { image, unfinished, device, mount, mount_point, .. } = observed.clone();
-        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0, contents: 0 };
-        let unfinished = unfinished.then(clone);
-        let keep = |(id, snapshot): (&SnapshotId, &Snapshot)| {
-            let (snapshot, blocks) = (snapshot.clone(), snapshot.bytes / ext4::BLOCK);
-            (*id, Kept { snapshot, blocks, contents: u64::MAX })
-        };
-        let snapshots = observed.snapshots.iter().map(keep).collect();
-        let shares_blocks = observed.shares_blocks;
-        let model = Self { image, unfinished, device, mount, mount_point, ..Self::default() };
-        Self { snapshots, shares_blocks, ..model }
-    }
-
-    /// What is seen of it.
-    pub fn observed(&self, template: Option<TemplateFacts>, online_growth: bool) -> Observed {
-        Observed {
-            image: self.image.clone(),
-            allocated: if self.image == Image::Absent { 0 } else { ALLOCATED },
-            snapshots: self.snapshots.iter().map(|(id, k)| (*id, k.snapshot.clone())).collect(),
-            foreign_snapshot: None,
-            unfinished: self.unfinished.is_some() || self.unfinished_snapshot.is_some(),
-            device: self.device,
-            mount: self.mount.clone(),
-            mount_point: self.mount_point,
-            template,
-            online_growth,
-            shares_blocks: self.shares_blocks,
-            max_snapshots: crate::Config::default().max_snapshots,
-        }
-    }
-
-    /// What is told of it.
-    fn seen(&self, ct: CtId) -> VolumeFacts {
-        let mounted = matches!(self.mount, Mount::Ours { .. });
-        let usage = match &self.image {
-            Image::Ours { record, bytes, .. } => Usage {
-                allocated: ALLOCATED,
-                used: mounted.then_some(200 << 20),
-                inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
-                used_inodes: mounted.then_some(10_011),
-                device: self.device.map(|_| 0x700 + u64::from(ct.get())),
-            },
-            Image::Absent | Image::Foreign(_) => Usage::default(),
-        };
-        VolumeFacts { image: self.image.clone(), mounted, usage }
-    }
-
-    /// What a step does; `base_image` is the length of the template's base image by inodes per group.
-    ///
-    /// # Errors
-    /// [`Impossible`]; then nothing has changed.
-    pub fn apply(
-        &mut self,
-        step: &Step,
-        base_image: impl Fn(&Record) -> Option<u64>,
-    ) -> Result<(), Impossible> {
-        let senseless = |why| Err(Impossible::Senseless(why));
-        match (step, &mut self.image) {
-            (Step::Back { .. }, _) => {}
-            (Step::Discard, _) => {
-                self.unfinished = None;
-                self.unfinished_snapshot = None;
-            }
-            (Step::MakeBaseImage(_), _) => {}
-            (Step::Create { record, bytes }, _) => {
-                let Some(base_image) = base_image(record) else {
-                    return senseless("no such base image");
-                };
-                let blocks = ext4::usable_blocks(base_image, record.inodes_per_group);
-                let bytes = *bytes;
-                let record = record.clone();
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
-            }
-            (Step::Recreate { bytes }, Image::Ours { record, blocks, .. }) => {
-                if self.device.is_some() {
-                    return senseless("copy a volume in use");
-                }
-                let (record, blocks, bytes) = (record.clone(), *blocks, *bytes);
-                let contents = self.contents;
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
-            }
-            (Step::GrowNew { blocks }, _) => match &mut self.unfinished {
-                Some(clone) => clone.blocks = clone.blocks.max(*blocks),
-                None => return senseless("grow no clone"),
-            },
-            (Step::Publish, image) => match (self.unfinished.take(), &image) {
-                (Some(Unfinished { record, bytes, blocks, contents }), _) => {
-                    if self.device.is_some() {
-                        return senseless("replace an image in use");
-                    }
-                    *image = Image::Ours { record, bytes, blocks };
-                    self.contents = contents;
-                }
-                (None, Image::Ours { .. }) => {}
-                (None, _) => return senseless("publish nothing"),
-            },
-            (Step::Enlarge { bytes: want }, Image::Ours { bytes, .. }) => {
-                *bytes = (*bytes).max(*want)
-            }
-            (Step::Activate, Image::Ours { bytes, .. }) => {
-                self.device.get_or_insert(*bytes);
-            }
-            (Step::Refresh, Image::Ours { bytes, .. }) => {
-                let bytes = *bytes;
-                self.device = self.device.map(|_| bytes);
-            }
-            (Step::Mount { slot }, Image::Ours { .. }) => {
-                if self.device.is_none() {
-                    return senseless("mount no device");
-                }
-                self.mount_point = true;
-                self.mount = Mount::Ours { slot: Some(*slot) };
-            }
-            (Step::Grow { blocks: want }, Image::Ours { blocks, .. }) => {
-                let room = self.device.map_or(0, |bytes| bytes / ext4::BLOCK);
-                if self.mount == Mount::None || *want > room {
-                    return senseless("grow beyond the device");
-                }
-                *blocks = (*blocks).max(*want);
-            }
-            (Step::TakeSnapshot { id, record }, Image::Ours { .. }) => {
-                if self.device.is_some() && !self.shares_blocks {
-                    return senseless("copy what changes meanwhile");
-                }
-                self.unfinished_snapshot = Some((*id, record.clone()));
-            }
-            (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, .. }) => {
-                match self.unfinished_snapshot.take() {
-                    Some((new, record)) if new == *id => {
-                        let snapshot = Snapshot { record, bytes: *bytes, allocated: ALLOCATED };
-                        let (blocks, contents) = (*blocks, self.contents);
-                        self.snapshots.insert(new, Kept { snapshot, blocks, contents });
-                    }
-                    _ if self.snapshots.contains_key(id) => {}
-                    _ => return senseless("publish no snapshot"),
-                }
-            }
-            (Step::RemoveSnapshot { id }, _) => {
-                self.snapshots.remove(id);
-            }
-            (Step::Revert { to, bytes }, Image::Ours { bytes: have, .. }) => {
-                let Some(kept) = self.snapshots.get(&to.snapshot) else {
-                    return senseless("go back to no snapshot");
-                };
-                if self.device.is_some() || self.mount != Mount::None || *bytes < *have {
-                    return senseless("replace a volume in use, or by a smaller one");
-                }
-                let record = Record { reverted: Some(*to), ..kept.snapshot.record.volume.clone() };
-                let (bytes, blocks, contents) = (*bytes, kept.blocks, kept.contents);
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
-            }
-            (Step::Unmount, image) => {
-                if matches!(self.mount, Mount::Ours { .. }) {
-                    self.mount = Mount::None;
-                }
-                if *image == Image::Absent {
-                    // Nothing else knows a device whose image was deleted.
-                    self.device = None;
-                }
-            }
-            (Step::Deactivate, _) => {
-                if self.held || self.mount != Mount::None {
-                    return Err(Impossible::InUse);
-                }
-                self.device = None;
-            }
-            (Step::Remove, Image::Ours { .. }) => {
-                if self.device.is_some() {
-                    return Err(Impossible::InUse);
-                }
-                self.image = Image::Absent;
-            }
-            (Step::Remove, Image::Absent) => {}
-            (Step::RemoveMountPoint, _) => {
-                if self.mount != Mount::None {
-                    return Err(Impossible::InUse);
-                }
-                self.mount_point = false;
-            }
-            (_, Image::Absent | Image::Foreign(_)) => return senseless("no volume"),
-        }
-        Ok(())
-    }
-}
+pub use model::{ALLOCATED, Impossible, Model};
 
 #[derive(Debug, Default)]
 struct Node {
@@ -286,33 +38,63 @@ struct Node {
     fail_after: Option<u64>,
     applied: Vec<(CtId, String)>,
     asked: Vec<&'static str>,
+    /// What is mounted cannot grow.
+    stiff: bool,
+    /// How many builds of the suite `slow` have been given up.
+    given_up: u64,
 }
 
 /// A node in memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FakeHost {
     node: Mutex<Node>,
-    online_growth: bool,
-}
-
-impl Default for FakeHost {
-    fn default() -> Self {
-        Self::new()
-    }
+    gave_up: Condvar,
 }
 
 impl FakeHost {
     /// A node with a pool of 1 TiB and no templates.
     pub fn new() -> Self {
-        Self { node: Mutex::default(), online_growth: true }
-    }
-    /// A node that cannot grow what is mounted.
-    pub fn without_online_growth() -> Self {
-        Self { node: Mutex::default(), online_growth: false }
+        Self::default()
     }
 
     fn node(&self) -> MutexGuard<'_, Node> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is mounted can grow.
+    pub fn grow_online(&self, can: bool) {
+        self.node().stiff = !can;
+    }
+
+    /// Ends all builds of the suite `slow`, which do not end by themselves.
+    pub fn give_up_builds(&self) {
+        self.node().given_up += 1;
+        self.gave_up.notify_all();
+    }
+
+    /// Puts a volume there, as if it had been made from a template.
+    pub fn make(&self, ct: CtId, template: TemplateName, bytes: u64) {
+        let inodes_per_group = DEFAULT_INODES_PER_GROUP;
+        let record = Record { template, inodes: None, inodes_per_group, reverted: None };
+        let blocks = ext4::usable_blocks(bytes, inodes_per_group);
+        self.node().volumes.entry(ct).or_default().image = Image::Ours { record, bytes, blocks };
+    }
+
+    /// Loses a volume's image.
+    pub fn lose(&self, ct: CtId) {
+        self.node().volumes.entry(ct).or_default().image = Image::Absent;
+    }
+
+    /// What is in a container's snapshots: a number in place of files.
+    pub fn kept(&self, ct: CtId) -> BTreeMap<SnapshotId, u64> {
+        let node = self.node();
+        let all = node.volumes.get(&ct).map(|v| v.snapshots.iter()).into_iter().flatten();
+        all.map(|(id, kept)| (*id, kept.contents)).collect()
+    }
+
+    /// Whether nothing of any volume is left.
+    pub fn is_clean(&self) -> bool {
+        self.node().volumes.values().all(Model::is_nothing)
     }
 
     /// Puts a template there, as if it had been built.
@@ -377,11 +159,23 @@ impl FakeHost {
 
     /// The machine was switched off and on: mounts and devices are gone.
     pub fn reboot(&self) {
-        for model in self.node().volumes.values_mut() {
-            model.device = None;
-            model.mount = Mount::None;
-            model.mount_point = false;
-            model.held = false;
+        self.node().volumes.values_mut().for_each(Model::reboot);
+    }
+}
+
+impl FakeHost {
+    /// A build of the suite `nonsuch` fails; one of `slow` ends when it is given up.
+    fn build_as_named(&self, making: &Making<'_, '_>) -> Result<(), Error> {
+        let Some(Source::Build(build)) = &making.source else { return Ok(()) };
+        match build.suite.as_str() {
+            "nonsuch" => Err(broken("fetch a suite that the mirror does not have")),
+            "slow" => {
+                let node = self.node();
+                let begun = node.given_up;
+                drop(self.gave_up.wait_while(node, |node| node.given_up == begun));
+                Err(broken("wait for a build that was given up"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -415,7 +209,7 @@ impl Host for FakeHost {
         let facts =
             template.and_then(|t| node.templates.published.get(t)).map(|kept| kept.facts.clone());
         let model = node.volumes.get(&ct).cloned().unwrap_or_default();
-        Ok(model.observed(facts, self.online_growth))
+        Ok(model.observed(facts, !node.stiff))
     }
 
     fn apply(&self, ct: CtId, step: &Step) -> Result<(), Error> {
@@ -518,6 +312,7 @@ impl Host for FakeHost {
     ) -> Result<(), Error> {
         self.node().fail()?;
         if *step == template::Step::TakeContents {
+            self.build_as_named(making)?;
             let kept = take(name, making)?;
             self.node().templates.taken(kept);
         }

@@ -52,6 +52,10 @@ impl Daemon {
     pub const ALL: [Self; 5] =
         [Self::Storage, Self::Network, Self::Resources, Self::Lifecycle, Self::Coordinator];
 
+    /// Those that the coordinator asks.
+    pub const SERVICES: [Self; 4] =
+        [Self::Storage, Self::Network, Self::Resources, Self::Lifecycle];
+
     /// Its one-word name.
     pub const fn name(self) -> &'static str {
         match self {

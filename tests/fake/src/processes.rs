@@ -62,16 +62,22 @@ impl Processes {
         self.own.done()
     }
 
-    /// Whether no container has processes.
+    /// A container as it is.
+    pub fn model(&self, ct: CtId) -> Model {
+        self.own.model(ct)
+    }
+
+    /// Whether no container has processes, or left anything of them.
     pub fn is_clean(&self) -> bool {
-        let all = self.own.list().expect("it never fails");
-        all.into_iter().all(|ct| !self.own.observe(ct).is_ok_and(|o| lives(&o)))
+        self.own.models().iter().all(|(_, m)| !lives(&m.state) && !m.state.leftovers)
     }
 
     pub(crate) fn reboot(&self) {
-        for ct in self.own.list().expect("it never fails") {
+        for (ct, _) in self.own.models() {
             self.change(ct, |model| {
-                (model.state, model.cut) = (Model::default().state, None);
+                // How they are made stays, what they did is gone.
+                let Model { obedient, mortal, undying, run, .. } = *model;
+                *model = Model { obedient, mortal, undying, run, ..Model::default() };
             });
         }
     }

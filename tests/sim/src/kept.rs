@@ -15,6 +15,7 @@
 
 pub mod answers;
 mod story;
+pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,9 +29,9 @@ use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::{Key, Kind, Row, all_rows, record};
 
 use crate::Sim;
-use crate::kernel::world::World;
 use crate::sim::{PATIENCE, Past};
 use answers::{Answers, Outcome};
+use world::World;
 
 /// What is known of a kept store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -101,16 +102,20 @@ impl Kept {
 
     /// A node with it, in the boot it was written in; `asleep`: where nothing is taken up.
     pub fn resume(&self, asleep: bool) -> Sim {
-        let (world, boot) = (self.known.world.clone(), self.known.boot.clone());
-        Sim::resumed(Past { store: self.store.clone(), world, boot, asleep })
+        let Known { boot, world, stored, .. } = &self.known;
+        let past = Past { store: self.store.clone(), boot: boot.clone(), asleep };
+        Sim::resumed(past, |sim| world.settle(sim, stored))
     }
 
     /// The same node after it has booted.
     pub fn boot(&self) -> Sim {
-        let world = crate::Kernel::of(self.known.world.clone());
-        world.boot();
-        let (world, boot) = (world.world(), "a later one".to_owned());
-        Sim::resumed(Past { store: self.store.clone(), world, boot, asleep: false })
+        let Known { world, stored, .. } = &self.known;
+        let boot = "a later one".to_owned();
+        let past = Past { store: self.store.clone(), boot, asleep: false };
+        Sim::resumed(past, |sim| {
+            world.settle(sim, stored);
+            sim.boot_services();
+        })
     }
 
     /// Its rows.

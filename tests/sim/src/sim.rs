@@ -1,19 +1,20 @@
 //! The node: five daemons, who can be killed, and a client.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use ves_coordinator::store::Store;
+use ves_coordinator::clock::SystemClock;
+use ves_coordinator::services::Services;
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::memory::MemoryStore;
-use ves_coordinator::{Config, Coordinator, api};
-use ves_daemon::client::{Traced, channel};
-use ves_daemon::{App, serve_on};
-use ves_fake::FakeNode;
+use ves_coordinator::store::{Batch, Row, Store, StoreError};
+use ves_coordinator::{Config, Coordinator};
+use ves_daemon::client::{Traced, over};
+use ves_daemon::{App, BuildError};
+use ves_fake::{FakeNode, Hand, Life, Mishap, Script};
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
 use ves_proto::coordinator::node_service_client::NodeServiceClient;
@@ -23,9 +24,9 @@ use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Daemon, Layout};
 
-use crate::kernel::world::World;
-use crate::kernel::{Kernel, Mishap};
-use crate::models;
+pub use crate::command::Command;
+use crate::command::spec;
+use crate::exchange::Exchange;
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,13 +38,35 @@ enum Shelf {
     File,
 }
 
+/// A store in the hand of one coordinator: what it still does on some thread when it was killed, is not
+/// done.
+#[derive(Debug)]
+struct InHand {
+    store: MemoryStore,
+    life: Life,
+}
+
+impl InHand {
+    fn act<T>(&self, act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let source = || "by a coordinator that was killed".into();
+        self.life.act(act, || StoreError::Failed { what: "use", source: source() })
+    }
+}
+
+impl Store for InHand {
+    fn load(&self) -> Result<Vec<Row>, StoreError> {
+        self.act(|| self.store.load())
+    }
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.act(|| self.store.commit(batch))
+    }
+}
+
 /// What a node begins with.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
     /// The coordinator's state, as the bytes of its file.
     pub store: Vec<u8>,
-    /// What the kernel holds.
-    pub world: World,
     /// The boot it is in.
     pub boot: String,
     /// The coordinator answers what is asked, and takes up nothing that is unfinished.
@@ -54,13 +77,12 @@ pub struct Past {
 struct Shared {
     dir: tempfile::TempDir,
     layout: Layout,
-    kernel: Arc<Kernel>,
-    hosts: Option<FakeNode>,
+    kernel: FakeNode,
+    exchange: Arc<Exchange>,
     shelf: Shelf,
     config: Config,
     asleep: bool,
     boot: Mutex<String>,
-    daemons: Mutex<HashMap<Daemon, Runtime>>,
 }
 
 /// A node.
@@ -80,12 +102,12 @@ pub fn each_step(mishaps: &[Mishap], live: impl Fn(&Sim, Option<(usize, Mishap)>
     let through = |mishap| {
         let sim = Sim::new();
         if let Some((n, mishap)) = mishap {
-            sim.kernel().script(n, mishap);
+            sim.script().at_call(n, mishap);
         }
         live(&sim, mishap);
-        assert!(sim.kernel().is_clean(), "{mishap:?}: {:?}", sim.kernel().state().cts);
-        assert!(mishap.is_none() || sim.kernel().unscript(), "{mishap:?} came to pass");
-        sim.kernel().state().log.len()
+        assert!(sim.kernel().is_clean(), "{mishap:?}: {:?}", sim.kernel());
+        assert!(sim.script().end(), "{mishap:?} came to pass");
+        sim.script().log().len()
     };
     let changes = through(None);
     assert!(changes > 12, "{changes}");
@@ -107,27 +129,23 @@ fn runtime() -> Runtime {
 }
 
 impl Shared {
-    fn app(&self, service: Daemon) -> App {
-        match &self.hosts {
-            _ if service == Daemon::Coordinator => {}
-            Some(hosts) => return hosts.app(service, self.layout.run_dir()),
-            None => return models::app(service, &self.kernel),
-        }
-        let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let store = self.store();
+    fn coordinator(&self, hand: Hand) -> Result<App, BuildError> {
+        let services = Services::over(|service| over(self.exchange.link(service)));
+        let (config, store) = (self.config.clone(), self.store(hand.life));
+        let coordinator = Coordinator::open(config, services, store, Box::new(SystemClock))?;
         if self.asleep {
-            let coordinator = Coordinator::open(self.config.clone(), &self.layout, store);
-            let routes = api::routes(&coordinator.expect("the coordinator opens its store"));
-            let (policy, services) = (api::POLICY, api::SERVICES);
-            return App { routes, policy, services, operators: vec![] };
+            // Nobody follows lifecycle, and nobody shall wait for its list.
+            coordinator.cache().has_list();
+        } else {
+            let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            coordinator.begin_work(&boot)?;
         }
-        let built = ves_coordinator::build_on(self.config.clone(), &self.layout, store, &boot);
-        built.expect("the coordinator begins").0
+        Ok(ves_coordinator::app(&coordinator))
     }
 
-    fn store(&self) -> Box<dyn Store> {
+    fn store(&self, life: Life) -> Box<dyn Store> {
         match &self.shelf {
-            Shelf::Memory(store) => Box::new(store.clone()),
+            Shelf::Memory(store) => Box::new(InHand { store: store.clone(), life }),
             Shelf::File => {
                 let path = self.state_file();
                 let until = Instant::now() + PATIENCE;
@@ -147,68 +165,69 @@ impl Shared {
         self.dir.path().join("state.redb")
     }
 
-    fn start(&self, service: Daemon) {
-        let runtime = runtime();
-        let socket = self.layout.socket(service);
-        std::fs::create_dir_all(socket.parent().expect("it has one")).expect("made");
-        if socket.exists() {
-            std::fs::remove_file(&socket).expect("removed");
+    /// Starts a daemon; as systemd does, again where that fails.
+    fn start(&self, daemon: Daemon) {
+        let until = Instant::now() + PATIENCE;
+        while let Err(error) = self.try_to_start(daemon) {
+            assert!(Instant::now() < until, "{} does not start: {error}", daemon.name());
         }
-        {
-            let _inside = runtime.enter();
-            let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
-            let app = self.app(service);
-            runtime.spawn(async move {
-                serve_on(listener, app, std::future::pending()).await.expect("served");
-            });
-        }
-        let mut daemons = self.daemons.lock().unwrap_or_else(PoisonError::into_inner);
-        daemons.insert(service, runtime);
     }
 
-    fn kill(&self, service: Daemon) {
-        let mut daemons = self.daemons.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = daemons.remove(&service) {
-            runtime.shutdown_background();
+    fn try_to_start(&self, daemon: Daemon) -> Result<(), BuildError> {
+        let runtime = runtime();
+        let script = &self.kernel.script;
+        let begin = || {
+            let _inside = runtime.enter();
+            let hand = script.begin(daemon);
+            match daemon {
+                Daemon::Coordinator => self.coordinator(hand)?.in_process(),
+                _ => self.kernel.app(daemon, &self.layout, hand)?.in_process(),
+            }
+        };
+        match begin() {
+            Ok(link) => {
+                self.exchange.begin(daemon, runtime, script.before(daemon, link));
+                Ok(())
+            }
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
         }
+    }
+
+    fn kill(&self, daemon: Daemon) {
+        self.kernel.script.kill(daemon);
+        self.exchange.kill(daemon);
     }
 }
 
 impl Sim {
     /// A node with everything up.
     pub fn new() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), None, None, |_| {})
-    }
-
-    /// The same, with the coordinator's state in a file.
-    pub fn on_disk() -> Self {
-        Self::with(Shelf::File, None, None, |_| {})
-    }
-
-    /// A node with a past, whose operations are never forgotten.
-    pub fn resumed(past: Past) -> Self {
-        Self::with(Shelf::File, None, Some(past), |c| c.keep_operations_s = u64::MAX)
-    }
-
-    /// The same, with the real services on one fake node.
-    pub fn with_services() -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), Some(FakeNode::default()), None, |_| {})
-    }
-
-    /// The node under the real services.
-    pub fn hosts(&self) -> &FakeNode {
-        self.shared.hosts.as_ref().expect("asked for by tests that have them")
+        Self::configured(|_| {})
     }
 
     /// The same, with what `change` sets.
     pub fn configured(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), None, None, change)
+        Self::with(Shelf::Memory(MemoryStore::default()), None, |_| {}, change)
+    }
+
+    /// The same, with the coordinator's state in a file.
+    pub fn on_disk() -> Self {
+        Self::with(Shelf::File, None, |_| {}, |_| {})
+    }
+
+    /// A node with a past, whose operations are never forgotten. Its services are up when `settle` is told
+    /// to put on it what was there; its coordinator is not.
+    pub fn resumed(past: Past, settle: impl FnOnce(&Self)) -> Self {
+        Self::with(Shelf::File, Some(past), settle, |c| c.keep_operations_s = u64::MAX)
     }
 
     fn with(
         shelf: Shelf,
-        hosts: Option<FakeNode>,
         past: Option<Past>,
+        settle: impl FnOnce(&Self),
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
@@ -220,27 +239,23 @@ impl Sim {
             ..Config::default()
         };
         change(&mut config);
-        let (mut kernel, mut boot, mut asleep) = (Kernel::default(), "boot-1".to_owned(), false);
+        let (mut boot, mut asleep) = ("boot-1".to_owned(), false);
         if let Some(past) = past {
             std::fs::write(dir.path().join("state.redb"), past.store).expect("written");
-            (kernel, boot, asleep) = (Kernel::of(past.world), past.boot, past.asleep);
+            (boot, asleep) = (past.boot, past.asleep);
         }
         let shared = Arc::new(Shared {
             layout: Layout::new(dir.path().join("run"), dir.path().join("state")),
             dir,
-            kernel: Arc::new(kernel),
-            hosts,
+            kernel: FakeNode::default(),
+            exchange: Arc::default(),
             shelf,
             config,
             asleep,
             boot: Mutex::new(boot),
-            daemons: Mutex::default(),
         });
-        for service in Daemon::ALL {
-            shared.start(service);
-        }
         let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Daemon>>();
-        *shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner) = Some(deaths);
+        shared.kernel.script.undertaker(Some(deaths));
         let own = Arc::clone(&shared);
         let undertaker = std::thread::spawn(move || {
             while let Some(victims) = victims.blocking_recv() {
@@ -248,12 +263,24 @@ impl Sim {
                 victims.iter().for_each(|v| own.start(*v));
             }
         });
-        Self { shared, runtime: Some(runtime()), undertaker: Some(undertaker) }
+        let sim = Self { shared, runtime: Some(runtime()), undertaker: Some(undertaker) };
+        for service in Daemon::SERVICES {
+            sim.start_daemon(service);
+        }
+        settle(&sim);
+        sim.script().clear_log();
+        sim.start_daemon(Daemon::Coordinator);
+        sim
     }
 
-    /// The kernel under it.
-    pub fn kernel(&self) -> &Arc<Kernel> {
+    /// The node under its services.
+    pub fn kernel(&self) -> &FakeNode {
         &self.shared.kernel
+    }
+
+    /// What goes wrong.
+    pub fn script(&self) -> &Script {
+        &self.shared.kernel.script
     }
 
     /// The coordinator's state, where it is in memory.
@@ -268,14 +295,20 @@ impl Sim {
     pub fn stored(&self) -> Vec<u8> {
         self.kill(Daemon::Coordinator);
         // Opened once more, so that nobody writes any longer and nothing is half written.
-        drop(self.shared.store());
+        drop(self.shared.store(Life::default()));
         std::fs::read(self.shared.state_file()).expect("it is in a file")
     }
 
-    /// A real service's fences are lost while it is down.
+    /// Where a service keeps its fences.
+    pub fn fences(&self, service: Daemon) -> PathBuf {
+        ves_fake::fences(service, &self.shared.layout)
+    }
+
+    /// A service is started again and has lost its fences.
     pub fn lose_fences(&self, service: Daemon) {
-        let dir = self.shared.layout.run_dir().join("fence").join(service.name());
-        std::fs::remove_dir_all(dir).expect("they were kept");
+        self.kill(service);
+        std::fs::remove_dir_all(self.fences(service)).expect("they were kept");
+        self.start_daemon(service);
     }
 
     /// Kills a daemon.
@@ -296,16 +329,18 @@ impl Sim {
 
     /// The machine boots: nothing volatile is left, and every daemon is new.
     pub fn boot(&self, id: &str) {
-        Daemon::ALL.iter().for_each(|s| self.kill(*s));
-        self.kernel().boot();
-        if let Some(node) = &self.shared.hosts {
-            node.reboot();
-            // What is under `/run` does not outlive a boot.
-            let fences = self.shared.layout.run_dir().join("fence");
-            std::fs::remove_dir_all(fences).expect("they were kept");
-        }
+        self.kill(Daemon::Coordinator);
         id.clone_into(&mut self.shared.boot.lock().unwrap_or_else(PoisonError::into_inner));
-        Daemon::ALL.iter().for_each(|s| self.start_daemon(*s));
+        self.boot_services();
+        self.start_daemon(Daemon::Coordinator);
+    }
+
+    /// The same without the coordinator, which is not up.
+    pub(crate) fn boot_services(&self) {
+        Daemon::SERVICES.iter().for_each(|s| self.kill(*s));
+        self.kernel().reboot();
+        std::fs::remove_dir_all(self.shared.layout.run_dir()).expect("it does not outlive a boot");
+        Daemon::SERVICES.iter().for_each(|s| self.start_daemon(*s));
     }
 
     /// Waits for a client's work.
@@ -323,8 +358,12 @@ impl Sim {
 
     /// A channel to the coordinator.
     pub fn channel(&self) -> Traced {
-        let _inside = self.runtime.as_ref().expect("until it is dropped").enter();
-        channel(&self.shared.layout.socket(Daemon::Coordinator))
+        self.channel_to(Daemon::Coordinator)
+    }
+
+    /// A channel to a daemon.
+    pub fn channel_to(&self, daemon: Daemon) -> Traced {
+        over(self.shared.exchange.link(daemon))
     }
 
     /// A client of containers.
@@ -417,9 +456,9 @@ impl Sim {
         self.get(ct).map_or(pb::ContainerState::Unspecified, |c| c.state())
     }
 
-    /// What storage would be told of a template, for a create.
+    /// What a create asks for, of a template and nothing else.
     pub fn spec(template: &str) -> pb::ContainerSpec {
-        pb::ContainerSpec { template: template.to_owned(), ..pb::ContainerSpec::default() }
+        spec(template)
     }
 }
 
@@ -431,7 +470,8 @@ impl Default for Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        self.shared.kernel.deaths.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.script().undertaker(None);
+        self.kernel().volumes.give_up_builds();
         Daemon::ALL.iter().for_each(|s| self.kill(*s));
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -441,135 +481,5 @@ impl Drop for Sim {
             undertaker.join().ok();
             Daemon::ALL.iter().for_each(|s| self.kill(*s));
         }
-    }
-}
-
-/// A call that changes a container.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// Create.
-    Create(Box<pb::CreateContainerRequest>),
-    /// Start or mount.
-    Start(pb::StartContainerRequest),
-    /// Stop or unmount.
-    Stop(pb::StopContainerRequest),
-    /// Restart.
-    Restart(pb::RestartContainerRequest),
-    /// Change.
-    Update(Box<pb::UpdateContainerRequest>),
-    /// Destroy.
-    Delete(pb::DeleteContainerRequest),
-    /// Take a snapshot.
-    Snapshot(pb::CreateSnapshotRequest),
-    /// Go back to one.
-    SnapshotSwitch(pb::SwitchSnapshotRequest),
-    /// Delete one.
-    SnapshotDelete(pb::DeleteSnapshotRequest),
-}
-
-impl Command {
-    /// Makes the call.
-    pub async fn send(
-        self,
-        channel: Traced,
-    ) -> Result<tonic::Response<pb::Operation>, tonic::Status> {
-        let mut client = ContainerServiceClient::new(channel.clone());
-        let mut snapshots = SnapshotServiceClient::new(channel);
-        match self {
-            Self::Create(r) => client.create_container(*r).await,
-            Self::Start(r) => client.start_container(r).await,
-            Self::Stop(r) => client.stop_container(r).await,
-            Self::Restart(r) => client.restart_container(r).await,
-            Self::Update(r) => client.update_container(*r).await,
-            Self::Delete(r) => client.delete_container(r).await,
-            Self::Snapshot(r) => snapshots.create_snapshot(r).await,
-            Self::SnapshotSwitch(r) => snapshots.switch_snapshot(r).await,
-            Self::SnapshotDelete(r) => snapshots.delete_snapshot(r).await,
-        }
-    }
-
-    /// The same with this id of the request.
-    #[must_use]
-    pub fn with_request_id(mut self, id: &str) -> Self {
-        let place = match &mut self {
-            Self::Create(r) => &mut r.request_id,
-            Self::Start(r) => &mut r.request_id,
-            Self::Stop(r) => &mut r.request_id,
-            Self::Restart(r) => &mut r.request_id,
-            Self::Update(r) => &mut r.request_id,
-            Self::Delete(r) => &mut r.request_id,
-            Self::Snapshot(r) => &mut r.request_id,
-            Self::SnapshotSwitch(r) => &mut r.request_id,
-            Self::SnapshotDelete(r) => &mut r.request_id,
-        };
-        id.clone_into(place);
-        self
-    }
-
-    /// A new id for each request, so that repeating one command is repeating one call.
-    fn fresh() -> String {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        format!("request-{}", NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Create `id` from trixie, with what `change` sets.
-    pub fn create(id: u32, change: impl FnOnce(&mut pb::ContainerSpec)) -> Self {
-        let mut spec = Sim::spec("trixie");
-        change(&mut spec);
-        let request_id = Self::fresh();
-        let spec = Some(spec);
-        let request = pb::CreateContainerRequest { id, spec, request_id, dry_run: false };
-        Self::Create(Box::new(request))
-    }
-    /// Start.
-    pub fn start(ct: &str) -> Self {
-        let (ct, request_id) = (ct.to_owned(), Self::fresh());
-        Self::Start(pb::StartContainerRequest { ct, request_id, ..Default::default() })
-    }
-    /// Stop.
-    pub fn stop(ct: &str) -> Self {
-        let (ct, request_id) = (ct.to_owned(), Self::fresh());
-        Self::Stop(pb::StopContainerRequest { ct, request_id, fast: true, ..Default::default() })
-    }
-    /// Restart.
-    pub fn restart(ct: &str) -> Self {
-        let (ct, request_id) = (ct.to_owned(), Self::fresh());
-        Self::Restart(pb::RestartContainerRequest { ct, request_id, ..Default::default() })
-    }
-    /// Change these fields, saved.
-    pub fn set(ct: &str, mask: &[&str], spec: pb::ContainerSpec) -> Self {
-        Self::update(ct, |r| {
-            r.update_mask = mask.iter().map(|m| (*m).to_owned()).collect();
-            r.spec = Some(spec);
-            r.save = true;
-        })
-    }
-    /// Change what `change` says.
-    pub fn update(ct: &str, change: impl FnOnce(&mut pb::UpdateContainerRequest)) -> Self {
-        let (ct, request_id) = (ct.to_owned(), Self::fresh());
-        let mut request = pb::UpdateContainerRequest { ct, request_id, ..Default::default() };
-        change(&mut request);
-        Self::Update(Box::new(request))
-    }
-    /// Take a snapshot.
-    pub fn snapshot(ct: &str, name: &str) -> Self {
-        let (ct, name, request_id) = (ct.to_owned(), name.to_owned(), Self::fresh());
-        Self::Snapshot(pb::CreateSnapshotRequest { ct, name, request_id, dry_run: false })
-    }
-    /// Go back to a snapshot.
-    pub fn snapshot_switch(ct: &str, id: &str) -> Self {
-        let (ct, snapshot, request_id) = (ct.to_owned(), id.to_owned(), Self::fresh());
-        Self::SnapshotSwitch(pb::SwitchSnapshotRequest { ct, snapshot, request_id, dry_run: false })
-    }
-    /// Delete a snapshot.
-    pub fn snapshot_delete(ct: &str, id: &str) -> Self {
-        let (ct, snapshot, request_id) = (ct.to_owned(), id.to_owned(), Self::fresh());
-        Self::SnapshotDelete(pb::DeleteSnapshotRequest { ct, snapshot, request_id, dry_run: false })
-    }
-    /// Destroy.
-    pub fn delete(ct: &str) -> Self {
-        let (ct, request_id) = (ct.to_owned(), Self::fresh());
-        Self::Delete(pb::DeleteContainerRequest { ct, request_id, dry_run: false })
     }
 }

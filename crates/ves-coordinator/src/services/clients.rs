@@ -32,14 +32,19 @@ pub struct Services {
 impl Services {
     /// The services of this layout. Inside a tokio runtime.
     pub fn new(layout: &Layout) -> Self {
+        Self::over(|service| channel(&layout.socket(service)))
+    }
+
+    /// The services to which `channel` leads.
+    pub fn over(channel: impl Fn(Daemon) -> Traced) -> Self {
         Self {
-            storage: StorageServiceClient::new(channel(&layout.socket(Daemon::Storage)))
+            storage: StorageServiceClient::new(channel(Daemon::Storage))
                 .max_decoding_message_size(ANSWER),
-            network: NetworkServiceClient::new(channel(&layout.socket(Daemon::Network)))
+            network: NetworkServiceClient::new(channel(Daemon::Network))
                 .max_decoding_message_size(ANSWER),
-            resources: ResourcesServiceClient::new(channel(&layout.socket(Daemon::Resources)))
+            resources: ResourcesServiceClient::new(channel(Daemon::Resources))
                 .max_decoding_message_size(ANSWER),
-            lifecycle: LifecycleServiceClient::new(channel(&layout.socket(Daemon::Lifecycle)))
+            lifecycle: LifecycleServiceClient::new(channel(Daemon::Lifecycle))
                 .max_decoding_message_size(ANSWER),
         }
     }

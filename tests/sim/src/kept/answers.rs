@@ -9,6 +9,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use ves_proto::{common, coordinator as pb};
 
+use super::world::Ct;
 use crate::Sim;
 
 fn usual<T: Default + PartialEq>(value: &T) -> bool {
@@ -256,8 +257,8 @@ impl Operation {
     }
 }
 
-impl From<crate::kernel::Ct> for Real {
-    fn from(ct: crate::kernel::Ct) -> Self {
+impl From<Ct> for Real {
+    fn from(ct: Ct) -> Self {
         let process = ct.process;
         let mut real = Self {
             limits: ct.group.map(Limits::from),
@@ -346,14 +347,14 @@ pub fn outcome(sim: &Sim, kept: &Answers) -> Outcome {
     let snapshots = containers.iter().map(|c| (c.id, snapshots(sim, c.id)));
     let snapshots = snapshots.filter(|(_, all)| !all.is_empty()).collect();
     let mut asked: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    let state = sim.kernel().state();
-    for line in &state.log {
+    for line in &sim.script().log() {
         if let Some((rpc, ct)) = line.split_once(' ') {
             asked.entry(ct.parse().unwrap_or(0)).or_default().push(rpc.to_owned());
         }
     }
-    let real = state.cts.iter().map(|(ct, there)| (*ct, Real::from(there.clone()))).collect();
-    drop(state);
+    let mut ids: BTreeSet<u32> = asked.keys().copied().collect();
+    ids.extend(kept.containers.iter().chain(&containers).map(|c| c.id));
+    let real = ids.iter().map(|ct| (*ct, Real::from(Ct::of(sim.kernel(), *ct)))).collect();
     Outcome { containers, finished, begun, snapshots, asked, real }
 }
 
@@ -366,6 +367,40 @@ impl Outcome {
         for asked in self.asked.values_mut() {
             asked.chunk_by_mut(|a, b| !process(a) && !process(b)).for_each(<[String]>::sort);
         }
+        self
+    }
+
+    /// The same without what a node in memory made up, and what one of an earlier release showed that none
+    /// shows now: numbers of processes and of runs, times, the id slot of what is not mounted, a guard
+    /// without addresses, how those ended before that run, and with what those ran that do not.
+    #[must_use]
+    pub fn without_inventions(mut self) -> Self {
+        for ct in &mut self.containers {
+            ct.init_pid = ct.init_pid.map(|_| 1);
+            ct.started_unix_ms = ct.started_unix_ms.map(|_| 1);
+            ct.disk_used_bytes = ct.disk_used_bytes.map(|_| 1);
+        }
+        for real in self.real.values_mut() {
+            real.incarnation = 0;
+            // 1 is told, 0 was that nobody had ever asked.
+            real.phase = real.phase.max(1);
+            if real.phase > 1 {
+                real.end = 0;
+            } else {
+                // What nobody runs with any more.
+                real.hostname.clear();
+                real.init.clear();
+                real.nameservers.clear();
+                real.search_domains.clear();
+                (real.max_ptys, real.shm_bytes) = (None, None);
+            }
+            if !real.mounted {
+                real.slot = 0;
+            }
+            real.guard &= real.link.as_ref().is_some_and(|l| !l.is_empty());
+        }
+        let nothing = Real { phase: 1, ..Real::default() };
+        self.real.retain(|_, real| *real != nothing);
         self
     }
 

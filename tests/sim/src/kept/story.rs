@@ -9,13 +9,15 @@ mod cut;
 
 use std::cell::Cell;
 
-use ves_proto::common::{Limits, UbcValue};
-use ves_proto::lifecycle::{EndReason, Phase};
+use ves_fake::id;
+use ves_proto::common::{Fence, Limits, UbcValue};
+use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
+use ves_proto::lifecycle::{EndReason, EnsureContainerRequest, Phase};
 use ves_proto::{Fault, Reason, coordinator as pb, storage};
+use ves_types::ExitCause;
 use ves_types::layout::Daemon;
 
-use crate::kernel::Volume;
-use crate::kernel::world::World;
+use crate::kept::world::{Volume, World};
 use crate::sim::Command;
 use crate::{Mishap, Sim};
 
@@ -62,8 +64,8 @@ pub(super) fn tell() -> (Vec<u8>, World) {
     story.clock_ahead();
     let store = story.sim.stored();
     // While nobody looks, 130 reboots, and the processes of 129 vanish after a reboot that was honoured.
-    story.sim.kernel().end_inside(130, EndReason::Rebooted, 0);
-    let mut world = story.sim.kernel().world();
+    story.sim.kernel().end_inside(130, ExitCause::Rebooted, 0);
+    let mut world = World::of(&story.sim);
     let vanished = &mut world.cts.entry(129).or_default();
     vanished.process.phase = Phase::Absent.into();
     vanished.process.end = EndReason::Rebooted.into();
@@ -108,14 +110,14 @@ impl Story {
         op.expect("begun")
     }
 
-    fn at(&self, ct: u32, rpc: &str, n: usize, mishap: Mishap) {
-        self.sim.kernel().script_for(ct, rpc, n, mishap);
+    fn at(&self, ct: u32, rpc: &'static str, n: usize, mishap: Mishap) {
+        self.sim.script().at_call_of(ct, rpc, n, mishap);
     }
 
     /// Begins what will hang.
     fn cut(&self, ct: u32, command: Command) -> pb::Operation {
         let op = self.begun(command);
-        self.sim.until(&format!("{ct} hangs"), || self.sim.kernel().hangs(ct));
+        self.sim.until(&format!("{ct} hangs"), || self.sim.script().hangs(ct));
         op
     }
 
@@ -163,11 +165,11 @@ impl Story {
         }
         self.sim.kill(Daemon::Coordinator);
         for ct in [122, 291] {
-            self.sim.kernel().state().cts.entry(ct).or_default().link = None;
+            self.sim.kernel().links.state().container(id(ct)).link = None;
         }
         self.at(291, "EnsureInterface", 0, HANG);
         self.sim.start_daemon(Daemon::Coordinator);
-        self.sim.until("291 is being mended", || self.sim.kernel().hangs(291));
+        self.sim.until("291 is being mended", || self.sim.script().hangs(291));
         self.sim.until("122 is mended", || self.sim.kernel().ct(122).link.is_some());
         self.idle(122, pb::ContainerState::Running);
     }
@@ -221,14 +223,14 @@ impl Story {
 
     fn ways_up(&self) {
         for (ct, end, state) in [
-            (109, EndReason::Exited, pb::ContainerState::Stopped),
-            (110, EndReason::Rebooted, pb::ContainerState::Running),
-            (129, EndReason::Rebooted, pb::ContainerState::Running),
-            (130, EndReason::Rebooted, pb::ContainerState::Running),
+            (109, ExitCause::Exited, pb::ContainerState::Stopped),
+            (110, ExitCause::Rebooted, pb::ContainerState::Running),
+            (129, ExitCause::Rebooted, pb::ContainerState::Running),
+            (130, ExitCause::Rebooted, pb::ContainerState::Running),
         ] {
             self.up(ct, |_| {});
             self.sim.kernel().end_inside(ct, end, 4);
-            let starts = if end == EndReason::Rebooted { 2 } else { 1 };
+            let starts = if end == ExitCause::Rebooted { 2 } else { 1 };
             self.sim.until("its end is honoured", || {
                 let there = self.sim.kernel().ct(ct);
                 there.process.starts == starts && (starts == 2 || !there.guard)
@@ -245,9 +247,9 @@ impl Story {
         self.sim.end_of(&op.expect("begun").id);
         for (ct, mode) in [(118, pb::SetMode::Restart), (123, pb::SetMode::Ignore)] {
             self.up(ct, |_| {});
-            self.sim.kernel().state().stiff = true;
+            self.sim.kernel().volumes.grow_online(false);
             self.done(grow(ct, 3, mode));
-            self.sim.kernel().state().stiff = false;
+            self.sim.kernel().volumes.grow_online(true);
         }
         self.done(Command::set(
             "118",
@@ -260,7 +262,7 @@ impl Story {
     fn at_limits(&self, ct: u32) {
         let asked = format!("EnsureLimits {ct}");
         self.sim.until("resources are asked", || {
-            self.sim.kernel().state().log.iter().rev().take(2).any(|rpc| *rpc == asked)
+            self.sim.script().log().iter().rev().take(2).any(|rpc| *rpc == asked)
         });
     }
 
@@ -292,11 +294,11 @@ impl Story {
         }));
         self.up(119, |_| {});
         self.done(Command::stop("119"));
-        self.sim.kernel().hold(119, true);
+        self.sim.script().hold(119, true);
         let op = self.begun(Command::start("119"));
         self.at_limits(119);
         self.cancel(&op);
-        self.sim.kernel().hold(119, false);
+        self.sim.script().hold(119, false);
         assert_eq!(self.sim.end_of(&op.id).state(), pb::OperationState::Cancelled);
         self.create(120, |s| s.name = "gone".to_owned());
         self.done(Command::delete("120"));
@@ -368,9 +370,14 @@ impl Story {
     }
 
     fn clock_ahead(&self) {
-        let process = crate::kernel::Process { incarnation: 1, ..Default::default() };
-        self.sim.kernel().state().cts.entry(199).or_default().process = process;
-        self.sim.kernel().remember(Daemon::Lifecycle, 199, AHEAD);
+        // Lifecycle remembers it of one that is gone.
+        let mut client = LifecycleServiceClient::new(self.sim.channel_to(Daemon::Lifecycle));
+        let request = EnsureContainerRequest {
+            fence: Some(Fence { ct: 199, generation: AHEAD, epoch: 1 }),
+            phase: Phase::Absent.into(),
+            ..Default::default()
+        };
+        self.sim.block(client.ensure_container(request)).expect("remembered");
         self.create(199, |_| {});
         assert!(self.sim.get("199").expect("there").generation > AHEAD);
         self.done(Command::delete("199"));

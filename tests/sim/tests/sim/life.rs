@@ -1,9 +1,10 @@
 //! A container's life through the public API: create, start, set, stop, destroy, and what is shown.
 
 use ves_proto::coordinator as pb;
-use ves_proto::{Reason, lifecycle};
+use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_types::ExitCause;
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
@@ -39,7 +40,10 @@ fn from_create_to_destroy() {
     );
     let ct = sim.get("101").expect("there, by id");
     assert_eq!(ct.state(), pb::ContainerState::Running);
-    assert_eq!((ct.init_pid, ct.numproc, ct.disk_used_bytes), (Some(4101), Some(1), Some(4096)));
+    assert_eq!(
+        (ct.init_pid, ct.numproc, ct.disk_used_bytes),
+        (Some(4242), Some(1), Some(200 << 20))
+    );
     assert!(ct.started_unix_ms.is_some() && ct.problem.is_empty() && ct.operation.is_empty());
 
     let more = |r: &mut pb::UpdateContainerRequest| {
@@ -110,10 +114,10 @@ fn what_needs_a_restart() {
     let fault = sim.run(&rename(pb::SetMode::Unspecified)).expect_err("refused");
     assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, "hostname"));
     sim.run(&rename(pb::SetMode::Ignore)).expect("saved");
-    assert_eq!(sim.kernel().ct(101).process.spec.hostname, "ct101");
+    assert_eq!(sim.kernel().ct(101).process.spec.expect("it runs").hostname.as_str(), "ct101");
     assert!(sim.get("101").expect("there").running_spec.is_some());
     sim.run(&rename(pb::SetMode::Restart)).expect("restarted");
-    assert_eq!(sim.kernel().ct(101).process.spec.hostname, "new");
+    assert_eq!(sim.kernel().ct(101).process.spec.expect("it runs").hostname.as_str(), "new");
     assert_eq!(sim.kernel().ct(101).process.starts, 2);
     assert_eq!(sim.get("101").expect("there").running_spec, None);
 }
@@ -140,7 +144,7 @@ fn volumes_grow_and_stay_grown() {
 #[test]
 fn what_a_service_cannot_do_while_it_runs() {
     let sim = Sim::new();
-    sim.kernel().state().stiff = true;
+    sim.kernel().volumes.grow_online(false);
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
     let grow = |gib: u64, mode: pb::SetMode| {
@@ -201,7 +205,7 @@ fn reboot_and_halt_inside() {
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
     for n in 2..5 {
-        sim.kernel().end_inside(101, lifecycle::EndReason::Rebooted, 0);
+        sim.kernel().end_inside(101, ExitCause::Rebooted, 0);
         sim.until("it starts again", || {
             sim.kernel().ct(101).process.starts == n
                 && sim.get("101").is_ok_and(|ct| ct.operation.is_empty())
@@ -213,7 +217,7 @@ fn reboot_and_halt_inside() {
     sim.restart(ves_types::layout::Daemon::Coordinator);
     sim.until("it is adopted", || sim.state("101") == pb::ContainerState::Running);
     assert_eq!(sim.kernel().ct(101).process.starts, 4);
-    for end in [lifecycle::EndReason::Halted, lifecycle::EndReason::Exited] {
+    for end in [ExitCause::Halted, ExitCause::Exited] {
         sim.kernel().end_inside(101, end, 0);
         sim.until("it is stopped", || {
             let nothing = sim.kernel().ct(101);
@@ -225,7 +229,7 @@ fn reboot_and_halt_inside() {
         });
         sim.run(&Command::start("101")).expect("started by hand");
     }
-    ves_sim::models::vanish(sim.kernel(), 101);
+    sim.kernel().vanish(101);
     sim.restart(ves_types::layout::Daemon::Lifecycle);
     sim.until("its loss is noticed", || sim.state("101") == pb::ContainerState::Stopped);
 }
@@ -234,19 +238,12 @@ fn reboot_and_halt_inside() {
 fn a_set_revives_nothing_that_has_ended() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
-    // The model's count of ends begins with 0, the service's never does.
-    sim.run(&Command::start("101")).expect("started");
-    sim.run(&Command::stop("101")).expect("stopped");
-    let ends = [
-        (lifecycle::EndReason::Halted, 1),
-        (lifecycle::EndReason::Exited, 1),
-        (lifecycle::EndReason::Rebooted, 2),
-    ];
+    let ends = [(ExitCause::Halted, 1), (ExitCause::Exited, 1), (ExitCause::Rebooted, 2)];
     for (n, (end, starts)) in (0..).zip(ends) {
         sim.run(&Command::start("101")).expect("started");
         let before = sim.kernel().ct(101).process.starts;
         // The end comes while the change is on its way, which has looked already.
-        sim.kernel().hold(101, true);
+        sim.script().hold(101, true);
         let request = pb::UpdateContainerRequest {
             ct: "101".into(),
             spec: Some(pb::ContainerSpec {
@@ -262,12 +259,12 @@ fn a_set_revives_nothing_that_has_ended() {
         };
         let begun = sim.block(sim.containers().update_container(request)).expect("begun");
         sim.kernel().end_inside(101, end, 0);
-        sim.kernel().hold(101, false);
+        sim.script().hold(101, false);
         let op = sim.end_of(&begun.into_inner().id);
         assert_eq!(op.state(), pb::OperationState::Succeeded, "{op:?}");
         assert!(!op.steps.iter().any(|step| step.ends_with("running")), "{:?}", op.steps);
         sim.until(&format!("the end is honoured: {end:?}"), || {
-            let goes_on = end == lifecycle::EndReason::Rebooted;
+            let goes_on = end == ExitCause::Rebooted;
             let wanted =
                 if goes_on { pb::ContainerState::Running } else { pb::ContainerState::Stopped };
             sim.get("101").is_ok_and(|ct| ct.operation.is_empty() && ct.state() == wanted)
@@ -283,7 +280,7 @@ fn a_reboot_while_nobody_looked_is_honoured_once() {
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
     sim.kill(Coordinator);
-    sim.kernel().end_inside(101, lifecycle::EndReason::Rebooted, 0);
+    sim.kernel().end_inside(101, ExitCause::Rebooted, 0);
     sim.start_daemon(Coordinator);
     sim.until("it starts again", || sim.kernel().ct(101).process.starts == 2);
     sim.until("that is over", || sim.get("101").is_ok_and(|ct| ct.operation.is_empty()));
@@ -297,7 +294,15 @@ fn an_init_that_ends_at_once() {
     let sim = Sim::configured(|c| c.early_exit_grace_ms = 10_000);
     for (init, status) in [("/bin/false", "1"), ("/bin/late", "3")] {
         sim.run(&Command::create(101, |s| s.init = strings(&[init]))).expect("created");
-        let fault = sim.run(&Command::start("101")).expect_err("no init");
+        let start = Command::start("101");
+        let op = sim.ask(|| start.clone().send(sim.channel())).expect("begun");
+        if init == "/bin/late" {
+            // A moment after lifecycle has answered.
+            sim.until("it runs", || sim.state("101") == pb::ContainerState::Running);
+            sim.kernel().end_inside(101, ExitCause::Exited, 3);
+        }
+        let end = sim.end_of(&op.id);
+        let fault = Fault::from_message(end.fault.expect("no init"));
         assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, status));
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         let left = sim.kernel().ct(101);
@@ -339,7 +344,7 @@ fn onboot_in_order() {
     sim.run(&Command::start("102")).expect("started");
     sim.restart(ves_types::layout::Daemon::Coordinator);
     sim.until("a restart is no boot", || sim.state("105") == pb::ContainerState::Running);
-    sim.kernel().state().log.clear();
+    sim.script().clear_log();
     sim.boot("boot-2");
     sim.until("all are up", || {
         ["101", "102", "103"].iter().all(|ct| {
@@ -347,7 +352,7 @@ fn onboot_in_order() {
                 .is_ok_and(|c| c.state() == pb::ContainerState::Running && c.operation.is_empty())
         })
     });
-    let log = sim.kernel().state().log.clone();
+    let log = sim.script().log();
     let started: Vec<_> = log.iter().filter(|l| l.starts_with("RunProcess")).collect();
     assert_eq!(started, ["RunProcess 103", "RunProcess 102", "RunProcess 101"]);
     for ct in ["104", "105"] {
@@ -379,13 +384,29 @@ fn a_lost_volume_is_said_and_never_replaced() {
     sim.run(&Command::delete("101")).expect("it can be destroyed");
 }
 
+fn mount(ct: u32) -> Command {
+    let ct = ct.to_string();
+    Command::Start(pb::StartContainerRequest { ct, mount_only: true, ..Default::default() })
+}
+
+fn umount(ct: u32) -> Command {
+    let ct = ct.to_string();
+    Command::Stop(pb::StopContainerRequest { ct, unmount_only: true, ..Default::default() })
+}
+
 #[test]
 fn slots_come_back_last() {
     let sim = Sim::new();
     for id in [101, 102] {
         sim.run(&Command::create(id, |_| {})).expect("created");
     }
-    let slot = |ct| sim.kernel().ct(ct).volume.expect("there").slot;
+    let slot = |ct| {
+        // It shows where the volume is mounted.
+        sim.run(&mount(ct)).expect("mounted");
+        let slot = sim.kernel().ct(ct).volume.expect("there").slot.expect("it is mounted");
+        sim.run(&umount(ct)).expect("unmounted");
+        slot
+    };
     let first = slot(101);
     assert_ne!(first, slot(102));
     sim.run(&Command::delete("101")).expect("destroyed");

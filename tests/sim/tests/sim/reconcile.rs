@@ -18,7 +18,7 @@ fn a_destroy_that_failed_is_resumed_without_a_restart() {
     let sim = Sim::configured(|config| config.reconcile_every_s = 1);
     sim.run(&Command::create(101, |_| {})).expect("created");
     let mishap = Mishap::FailBefore(Reason::HostFailed);
-    sim.kernel().script_for(101, "RemoveVolume", 0, mishap);
+    sim.script().at_call_of(101, "RemoveVolume", 0, mishap);
     let fault = sim.run(&Command::delete("101")).expect_err("its volume stays");
     assert_eq!(fault.reason, Reason::HostFailed);
     let gone = || sim.get("101").is_err_and(|f| f.reason == Reason::ContainerUnknown);
@@ -46,9 +46,9 @@ fn repairs_are_few_at_once_and_operators_do_not_wait_for_them() {
         sim.run(&Command::start(&ct.to_string())).expect("started");
     }
     sim.kill(Daemon::Coordinator);
+    sim.lose_fences(Daemon::Network);
     for ct in 101..109 {
-        sim.kernel().remember(Daemon::Network, ct, 0);
-        sim.kernel().script_for(ct, "EnsureInterface", 0, Mishap::HangBefore);
+        sim.script().at_call_of(ct, "EnsureInterface", 0, Mishap::HangBefore);
     }
     sim.start_daemon(Daemon::Coordinator);
     let repairs = || operations(&sim).iter().filter(|op| op.kind == "repair").count();
@@ -56,7 +56,7 @@ fn repairs_are_few_at_once_and_operators_do_not_wait_for_them() {
     sim.run(&Command::create(900, |_| {})).expect("nobody waits for repairs");
     sim.run(&Command::start("900")).expect("nor to start");
     assert_eq!(repairs(), 2, "the others wait for their turn, and are free for whoever asks");
-    let waiting = (101..109).find(|ct| !sim.kernel().hangs(*ct)).expect("six of them");
+    let waiting = (101..109).find(|ct| !sim.script().hangs(*ct)).expect("six of them");
     sim.run(&Command::stop(&waiting.to_string())).expect("not busy");
 }
 

@@ -75,7 +75,7 @@ fn bad_values_name_their_field() {
     refused(&sim, &long, Reason::BadValue, &[("field", "request_id")]);
     let ct = sim.get("101").expect("there");
     assert_eq!(ct.state(), pb::ContainerState::Stopped);
-    assert_eq!(sim.kernel().state().log.len(), 1, "nothing was asked of any service");
+    assert_eq!(sim.script().log().len(), 1, "nothing was asked of any service");
 }
 
 #[test]
@@ -135,13 +135,15 @@ fn names_and_addresses_belong_to_one() {
 #[test]
 fn the_nodes_own_address_takes_the_change_back() {
     let sim = Sim::new();
+    let own = "192.0.2.254".parse().expect("an address");
+    sim.kernel().links.state().own.insert(own);
     sim.run(&Command::create(101, |s| s.addresses = strings(&["192.0.2.1"]))).expect("created");
     sim.run(&Command::start("101")).expect("started");
     let add = Command::update("101", |r| {
         r.save = true;
         r.add_addresses = strings(&["192.0.2.254"]);
     });
-    refused(&sim, &add, Reason::AddressTaken, &[("holder", "node")]);
+    refused(&sim, &add, Reason::AddressTaken, &[("holder", "the node itself")]);
     let spec = sim.get("101").expect("there").spec.expect("set");
     assert_eq!(spec.addresses, ["192.0.2.1"]);
     assert_eq!(sim.kernel().ct(101).link.expect("up").len(), 1);
@@ -204,6 +206,7 @@ fn corrupt_records_are_named_and_harm_nobody_else() {
         let own = format!("192.0.2.{}", id - 100);
         sim.run(&Command::create(id, |s| s.addresses = vec![own])).expect("created");
     }
+    sim.run(&Command::start("101")).expect("started");
     sim.kill(Daemon::Coordinator);
     let ct = ves_types::CtId::try_from(101).expect("valid");
     sim.store().spoil(Key::container(ct), b"{\"version\":1,\"record\":{\"id\":");
@@ -220,8 +223,9 @@ fn corrupt_records_are_named_and_harm_nobody_else() {
     let thief = Command::create(103, |s| s.addresses = strings(&["192.0.2.1"]));
     refused(&sim, &thief, Reason::AddressTaken, &[("holder", "101")]);
     sim.run(&Command::start("102")).expect("started");
-    let slot = |id| sim.kernel().ct(id).volume.expect("there").slot;
+    let slot = |id| sim.kernel().ct(id).volume.expect("there").slot.expect("it is mounted");
     sim.run(&Command::create(0, |_| {})).expect("created");
+    sim.run(&Command::start("103")).expect("started");
     assert_ne!(slot(103), slot(101), "a lost record keeps its id slot");
 }
 
@@ -231,7 +235,7 @@ fn an_operation_without_a_readable_container_ends() {
     use ves_types::layout::Daemon;
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.kernel().hold(101, true);
+    sim.script().hold(101, true);
     let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
     let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
     sim.kill(Daemon::Coordinator);
@@ -241,7 +245,7 @@ fn an_operation_without_a_readable_container_ends() {
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
     assert_eq!(end.fault.expect("says so").reason, "RECORD_CORRUPT");
-    sim.kernel().hold(101, false);
+    sim.script().hold(101, false);
 }
 
 #[test]
@@ -263,12 +267,12 @@ fn what_a_change_takes_is_nobody_elses_until_it_succeeds() {
             r.save = true;
         })
     };
-    sim.kernel().script(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
-    sim.kernel().hold(101, true);
+    sim.script().at_call(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
+    sim.script().hold(101, true);
     let op = sim.ask(|| change().send(sim.channel())).expect("begun");
     refused(&sim, &web(102), Reason::NameTaken, &[("holder", "101")]);
     refused(&sim, &at(102), Reason::AddressTaken, &[("holder", "101")]);
-    sim.kernel().hold(101, false);
+    sim.script().hold(101, false);
     assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Failed);
     let spec = sim.get("web").expect("named as before").spec.expect("set");
     assert_eq!(spec.addresses, ["192.0.2.1"]);
@@ -288,7 +292,7 @@ fn a_stop_that_fails_keeps_what_was_not_saved() {
         r.add_addresses = strings(&["192.0.2.1"]);
     });
     sim.run(&unsaved).expect("set");
-    sim.kernel().script(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
+    sim.script().at_call(0, ves_sim::Mishap::FailBefore(Reason::HostFailed));
     sim.run(&Command::stop("101")).expect_err("as scripted");
     let running = sim.get("101").expect("there").running_spec.expect("as before");
     assert_eq!(running.addresses, ["192.0.2.1"]);

@@ -1,6 +1,6 @@
 //! The real services on their fake hosts, under the real coordinator.
 
-use ves_init_proto::report::Ended;
+use ves_fake::Ended;
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
@@ -17,7 +17,7 @@ fn addresses(words: &[&str]) -> Vec<String> {
 }
 
 fn links(sim: &Sim) -> Vec<String> {
-    let mut state = sim.hosts().links.state();
+    let mut state = sim.kernel().links.state();
     let mut all: Vec<_> =
         state.container(ct()).working().into_iter().map(|a| a.to_string()).collect();
     all.sort();
@@ -43,13 +43,13 @@ fn life(sim: &Sim, between: impl Fn()) {
     between();
     sim.until("it is seen to be stopped", || sim.state("101") == pb::ContainerState::Stopped);
     sim.run(&Command::delete("101")).expect("destroyed");
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
     assert!(links(sim).is_empty());
 }
 
 #[test]
 fn a_life() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     life(&sim, || {});
     life(&sim, || {});
 }
@@ -59,7 +59,7 @@ fn lacking(sim: &Sim, command: &Command, feature: &str) {
     let fault: Fault = sim.run(command).expect_err("it cannot be had");
     assert_eq!((fault.reason, fault.code()), (Reason::KernelLacks, tonic::Code::Unimplemented));
     assert_eq!(fault.facts.get("feature").map(String::as_str), Some(feature), "{fault:?}");
-    let host = sim.hosts();
+    let host = sim.kernel();
     sim.until("all is taken back", || {
         let idle = sim.get("101").is_ok_and(|c| c.state() == pb::ContainerState::Stopped);
         let link = host.links.state().container(ct()).link.is_some();
@@ -71,8 +71,8 @@ fn lacking(sim: &Sim, command: &Command, feature: &str) {
 
 #[test]
 fn without_ipv6_a_container_with_such_an_address_is_refused_and_nothing_is_left() {
-    let sim = Sim::with_services();
-    sim.hosts().links.state().container(ct()).ipv6 = false;
+    let sim = Sim::new();
+    sim.kernel().links.state().container(ct()).ipv6 = false;
     sim.run(&Command::create(101, |s| s.addresses = addresses(&["2001:db8::1"]))).expect("created");
     lacking(&sim, &Command::start("101"), "IPv6");
     let drop = pb::ContainerSpec { addresses: addresses(&["192.0.2.1"]), ..Default::default() };
@@ -89,51 +89,51 @@ fn without_ipv6_a_container_with_such_an_address_is_refused_and_nothing_is_left(
     assert_eq!(links(&sim), ["192.0.2.1"]);
     sim.run(&Command::stop("101")).expect("stopped");
     sim.run(&Command::delete("101")).expect("destroyed");
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
 }
 
 #[test]
 fn without_nft_no_container_starts_unguarded_and_nothing_is_left() {
-    let sim = Sim::with_services();
-    sim.hosts().links.state().lacks = Some("nft");
+    let sim = Sim::new();
+    sim.kernel().links.state().lacks = Some("nft");
     sim.run(&Command::create(101, |s| s.addresses = addresses(&["192.0.2.1"]))).expect("created");
     lacking(&sim, &Command::start("101"), "nft");
-    sim.hosts().links.state().lacks = None;
+    sim.kernel().links.state().lacks = None;
     sim.run(&Command::start("101")).expect("started");
     sim.run(&Command::stop("101")).expect("stopped");
     sim.run(&Command::delete("101")).expect("destroyed");
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
 }
 
 #[test]
 fn a_life_with_every_daemon_killed_between_commands() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     life(&sim, || Daemon::ALL.iter().for_each(|s| sim.restart(*s)));
 }
 
 #[test]
 fn reboot_and_halt_inside() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
     let starts = || {
-        let done = sim.hosts().processes.done();
+        let done = sim.kernel().processes.done();
         done.iter().filter(|(_, step)| step == "let init go").count()
     };
     let before = starts();
-    sim.hosts().processes.end(ct(), ExitCause::Rebooted, Ended::Signal(1));
+    sim.kernel().processes.end(ct(), ExitCause::Rebooted, Ended::Signal(1));
     sim.until("it starts again", || {
         starts() > before
             && sim
                 .get("101")
                 .is_ok_and(|c| c.state() == pb::ContainerState::Running && c.operation.is_empty())
     });
-    sim.hosts().processes.end(ct(), ExitCause::Halted, Ended::Signal(2));
+    sim.kernel().processes.end(ct(), ExitCause::Halted, Ended::Signal(2));
     sim.until("it is stopped", || {
         sim.get("101")
             .is_ok_and(|c| c.state() == pb::ContainerState::Stopped && c.operation.is_empty())
     });
-    assert!(sim.hosts().groups.is_clean());
+    assert!(sim.kernel().groups.is_clean());
 }
 
 /// A life in which every command may fail, and is repeated then.
@@ -166,7 +166,7 @@ fn tolerant_life(sim: &Sim, what: &str) -> usize {
             assert!(second.is_ok(), "{what}, command {i}: {fault}, again: {second:?}");
         }
     }
-    sim.until(what, || sim.hosts().is_clean());
+    sim.until(what, || sim.kernel().is_clean());
     failures
 }
 
@@ -174,19 +174,21 @@ fn tolerant_life(sim: &Sim, what: &str) -> usize {
 fn each_step_of_each_host_failing_once() {
     type Fail = fn(&Sim, usize);
     let hosts: [(&str, Fail); 4] = [
-        ("storage", |sim, n| sim.hosts().volumes.fail_after(u64::try_from(n).expect("small"))),
-        ("lifecycle", |sim, n| sim.hosts().processes.fail_after(n)),
+        ("storage", |sim, n| sim.kernel().volumes.fail_after(u64::try_from(n).expect("small"))),
+        ("lifecycle", |sim, n| sim.kernel().processes.fail_after(n)),
         ("resources", |sim, n| {
-            sim.hosts().groups.fail(n, ves_resources::fake::Fault::Before);
+            sim.kernel().groups.fail(n, ves_resources::fake::Fault::Before);
         }),
-        ("network", |sim, n| sim.hosts().links.state().fail_after = Some(n)),
+        ("network", |sim, n| sim.kernel().links.state().fail_after = Some(n)),
     ];
     for (name, fail) in hosts {
         let mut quiet = 0;
         let mut failed = 0;
         // Until the life is over before the failing step comes.
         for n in 0.. {
-            let sim = Sim::with_services();
+            let sim = Sim::new();
+            // So that growing takes a restart.
+            sim.kernel().volumes.grow_online(false);
             fail(&sim, n);
             match tolerant_life(&sim, &format!("{name}, step {n}")) {
                 0 => quiet += 1,
@@ -202,7 +204,7 @@ fn each_step_of_each_host_failing_once() {
 
 #[test]
 fn a_dry_run_tells_the_steps_of_the_services() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     let dry = |command: &Command| {
         let op = sim.ask(|| command.clone().send(sim.channel()))?;
         for step in &op.steps {
@@ -224,7 +226,7 @@ fn a_dry_run_tells_the_steps_of_the_services() {
     // A service refuses in a dry run as it would in earnest.
     let full = dry(&create(1 << 43, true)).expect_err("there is no such room");
     assert_eq!(full.reason, Reason::PoolFull);
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
 
     sim.run(&create(1 << 30, false)).expect("created");
     let start = pb::StartContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };

@@ -116,12 +116,18 @@ fn dry_runs_say_what_would_be_done() {
         };
         sim.ask(|| command.clone().send(sim.channel())).expect("planned")
     };
+    let planned = |op: &pb::Operation, line: &str| {
+        let (first, rest) = op.steps.split_first().expect("planned");
+        assert_eq!(first, line);
+        // What storage would do for it.
+        assert!(!rest.is_empty() && rest.iter().all(|s| s.starts_with("  ")), "{rest:?}");
+    };
     let op = dry(Command::snapshot("101", ""));
-    assert_eq!(op.steps, lines(&op));
+    planned(&op, &lines(&op)[0]);
     let op = dry(Command::snapshot_switch("101", &id));
-    assert_eq!(op.steps, [format!("storage: volume as in snapshot {id}")]);
+    planned(&op, &format!("storage: volume as in snapshot {id}"));
     let op = dry(Command::snapshot_delete("101", &id));
-    assert_eq!(op.steps, [format!("storage: no snapshot {id}")]);
+    planned(&op, &format!("storage: no snapshot {id}"));
     assert_eq!(list(&sim).len(), 1);
 }
 
@@ -185,13 +191,13 @@ fn what_fails_for_good_leaves_nothing_and_can_be_repeated() {
     for mishap in [Mishap::FailBefore(Reason::HostFailed), Mishap::FailAfter(Reason::HostFailed)] {
         let sim = created();
         sim.kernel().write(101, 1);
-        sim.kernel().script(0, mishap);
+        sim.script().at_call(0, mishap);
         let fault = sim.run(&Command::snapshot("101", "")).expect_err("as scripted");
         assert_eq!(fault.reason, Reason::HostFailed);
         assert_eq!(list(&sim), [], "{mishap:?}");
         let id = take(&sim, "");
         sim.kernel().write(101, 2);
-        sim.kernel().script(0, mishap);
+        sim.script().at_call(0, mishap);
         sim.run(&Command::snapshot_switch("101", &id)).expect_err("as scripted");
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         // It is not done later, behind anybody's back.
@@ -201,7 +207,7 @@ fn what_fails_for_good_leaves_nothing_and_can_be_repeated() {
         sim.run(&Command::stop("101")).expect("stopped");
         sim.run(&Command::snapshot_switch("101", &id)).expect("repeated");
         assert_eq!(sim.kernel().read(101), Some(1));
-        sim.kernel().script(0, mishap);
+        sim.script().at_call(0, mishap);
         sim.run(&Command::snapshot_delete("101", &id)).expect_err("as scripted");
         sim.run(&Command::snapshot_delete("101", &id)).ok();
         assert_eq!(list(&sim), [], "{mishap:?}");
@@ -212,26 +218,26 @@ fn what_fails_for_good_leaves_nothing_and_can_be_repeated() {
 
 #[test]
 fn what_a_container_does_meanwhile_is_honoured_afterwards() {
-    use ves_proto::lifecycle::EndReason;
+    use ves_types::ExitCause;
     for (end, state) in [
-        (EndReason::Rebooted, pb::ContainerState::Running),
-        (EndReason::Halted, pb::ContainerState::Stopped),
+        (ExitCause::Rebooted, pb::ContainerState::Running),
+        (ExitCause::Halted, pb::ContainerState::Stopped),
     ] {
         let sim = created();
         sim.run(&Command::start("101")).expect("started");
         sim.until("it is seen to run", || sim.state("101") == pb::ContainerState::Running);
         let starts = sim.kernel().ct(101).process.starts;
-        sim.kernel().hold(101, true);
+        sim.script().hold(101, true);
         let command = Command::snapshot("101", "");
         let op = sim.ask(|| command.clone().send(sim.channel())).expect("begun");
         sim.kernel().end_inside(101, end, 0);
         sim.pause(20);
-        sim.kernel().hold(101, false);
+        sim.script().hold(101, false);
         assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
         sim.until("what it did is honoured", || {
             sim.get("101").is_ok_and(|c| c.state() == state && c.operation.is_empty())
         });
-        let again = u64::from(end == EndReason::Rebooted);
+        let again = u64::from(end == ExitCause::Rebooted);
         assert_eq!(sim.kernel().ct(101).process.starts, starts + again, "{end:?}");
         assert_eq!(list(&sim).len(), 1);
     }
@@ -242,11 +248,11 @@ fn after_a_boot_in_the_middle_it_is_finished_and_the_container_is_up_again() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |s| s.onboot = true)).expect("created");
     sim.run(&Command::start("101")).expect("started");
-    sim.kernel().hold(101, true);
+    sim.script().hold(101, true);
     let command = Command::snapshot("101", "");
     let op = sim.ask(|| command.clone().send(sim.channel())).expect("begun");
     sim.boot("boot-2");
-    sim.kernel().hold(101, false);
+    sim.script().hold(101, false);
     assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
     let ids: Vec<_> = list(&sim).into_iter().map(|s| s.id).collect();
     assert_eq!(ids, [op.snapshot]);
@@ -261,22 +267,22 @@ fn a_coordinator_killed_in_the_middle_asks_nobody_else_again() {
     let sim = created();
     sim.run(&Command::start("101")).expect("started");
     sim.until("it is seen to run", || sim.state("101") == pb::ContainerState::Running);
-    let before = sim.kernel().state().log.len();
-    sim.kernel().script(0, Mishap::KillAfter(Victim::Coordinator));
+    let before = sim.script().log().len();
+    sim.script().at_call(0, Mishap::KillAfter(Victim::Coordinator));
     sim.run(&Command::snapshot("101", "")).expect("taken");
     sim.restart(Daemon::Coordinator);
     sim.until("it is back", || sim.get("101").is_ok_and(|c| c.operation.is_empty()));
     sim.pause(100);
-    assert_eq!(sim.kernel().state().log[before..], ["EnsureSnapshot 101"]);
+    assert_eq!(sim.script().log()[before..], ["EnsureSnapshot 101"]);
 }
 
 #[test]
 fn with_the_real_storage_on_a_fake_host() {
     // Each step fails once, at one of the first steps.
     for fails in 0..14 {
-        let sim = Sim::with_services();
+        let sim = Sim::new();
         let ct = 101_u32.try_into().expect("valid");
-        let volumes = std::sync::Arc::clone(&sim.hosts().volumes);
+        let volumes = std::sync::Arc::clone(&sim.kernel().volumes);
         let run = |command: Command| sim.run(&command);
         run(Command::create(101, |_| {})).expect("created");
         run(Command::start("101")).expect("started");
@@ -300,7 +306,7 @@ fn with_the_real_storage_on_a_fake_host() {
         twice(&|| Command::start("101"));
         twice(&|| Command::stop("101"));
         twice(&|| Command::delete("101"));
-        sim.until("all is gone", || sim.hosts().is_clean());
+        sim.until("all is gone", || sim.kernel().is_clean());
         let left = list_of_unknown(&sim);
         assert_eq!(left.reason, Reason::ContainerUnknown);
     }

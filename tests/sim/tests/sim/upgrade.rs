@@ -172,7 +172,13 @@ fn what_is_stored_is_shown_and_owned_as_it_was() {
             sim.run(&new(ct, |_| {})).expect("another one");
             let made = sim.get(&ct.to_string()).expect("made");
             assert!(made.generation > known.floor, "{} after {}", made.generation, known.floor);
-            let slot = sim.kernel().ct(ct).volume.expect("made").slot;
+            let mount = pb::StartContainerRequest {
+                ct: ct.to_string(),
+                mount_only: true,
+                ..Default::default()
+            };
+            sim.run(&Command::Start(mount)).expect("mounted");
+            let slot = sim.kernel().ct(ct).volume.expect("made").slot.expect("it is mounted");
             assert!(!known.slots.contains(&slot), "{slot}");
         }
     }
@@ -199,17 +205,37 @@ fn after_a_boot_it_comes_to_the_same_end() {
 /// time; and where a volume is to go that storage does not show, of which a mount may be left.
 const ASKED_MORE: &[u32] = &[270, 282];
 
+/// Taken away before init was let go: what that release was tested with called it an end.
+const NEVER_RAN: &[u32] = &[113, 214, 254];
+
+/// Its processes were made for a change and had not begun when it was taken back: they are made anew, which
+/// what that release was tested with did not do.
+const MADE_ANEW: u32 = 266;
+
 /// Waits for what the release that wrote the store led to.
 fn comes_to(what: &str, sim: &Sim, kept: &Kept, then: &Outcome) {
     let until = Instant::now() + PATIENCE;
     let comparable = |outcome: Outcome| {
-        let mut outcome = outcome.without_order();
+        let mut outcome = outcome.without_order().without_inventions();
         outcome.asked.retain(|ct, _| !ASKED_MORE.contains(ct));
+        for ct in NEVER_RAN {
+            outcome.real.entry(*ct).or_default().end = 0;
+        }
         outcome
     };
     let then = comparable(then.clone());
     loop {
-        let now = comparable(answers::outcome(sim, &kept.known.stored));
+        let mut now = comparable(answers::outcome(sim, &kept.known.stored));
+        // A service may say more by now.
+        for (id, end) in &mut now.finished {
+            let known = then.finished.get(id).map(|end| &end.facts);
+            end.facts.retain(|name, _| known.is_none_or(|known| known.contains_key(name)));
+        }
+        if let (Some(now), Some(then)) = (now.real.get_mut(&MADE_ANEW), then.real.get(&MADE_ANEW))
+            && (now.hostname.as_str(), then.hostname.as_str()) == ("ct266", "renamed")
+        {
+            now.hostname.clone_from(&then.hostname);
+        }
         if now == then {
             return;
         }

@@ -1,9 +1,12 @@
 //! Operations that are at work when the coordinator is killed: at each of their stages, and on the
 //! way back from each.
 
-use ves_proto::common::{Limits, UbcValue};
+use ves_proto::common::{self, Limits, UbcValue};
 use ves_proto::coordinator as pb;
-use ves_proto::lifecycle::EndReason;
+use ves_proto::storage;
+use ves_proto::storage::storage_service_client::StorageServiceClient;
+use ves_types::ExitCause;
+use ves_types::layout::Daemon;
 
 use super::{FAIL, FAIL_LATE, HANG, HANG_LATE, Story, grow, mount, stop, text, unsaved, words};
 use crate::Mishap;
@@ -29,7 +32,7 @@ impl Story {
     }
 
     pub(super) fn starts_cut(&self) {
-        let cases: [(u32, &str, Mishap); 3] = [
+        let cases: [(u32, &'static str, Mishap); 3] = [
             (211, "EnsureLimits", HANG),
             (212, "CreateProcess", HANG_LATE),
             (213, "RunProcess", HANG_LATE),
@@ -56,12 +59,12 @@ impl Story {
         // Taken back because somebody cancelled it.
         self.create(218, |_| {});
         self.at(218, "RemoveLimits", 0, HANG);
-        self.sim.kernel().hold(218, true);
+        self.sim.script().hold(218, true);
         let op = self.begun(Command::start("218"));
         self.at_limits(218);
         self.cancel(&op);
-        self.sim.kernel().hold(218, false);
-        self.sim.until("218 hangs", || self.sim.kernel().hangs(218));
+        self.sim.script().hold(218, false);
+        self.sim.until("218 hangs", || self.sim.script().hangs(218));
         self.create(221, |_| {});
         self.at(221, "EnsureVolume", 0, HANG);
         self.cut(221, mount(221));
@@ -99,8 +102,8 @@ impl Story {
         self.cancel(&op);
         // Its init ends by itself.
         self.at(235, "RemoveInterface", 0, HANG);
-        self.sim.kernel().end_inside(235, EndReason::Halted, 0);
-        self.sim.until("235 hangs", || self.sim.kernel().hangs(235));
+        self.sim.kernel().end_inside(235, ExitCause::Halted, 0);
+        self.sim.until("235 hangs", || self.sim.script().hangs(235));
         self.create(241, |_| {});
         self.done(mount(241));
         self.at(241, "EnsureVolume", 0, HANG);
@@ -128,8 +131,8 @@ impl Story {
         self.cut(254, Command::restart("254"));
         // It reboots itself.
         self.at(255, "RunProcess", 0, HANG);
-        self.sim.kernel().end_inside(255, EndReason::Rebooted, 0);
-        self.sim.until("255 hangs", || self.sim.kernel().hangs(255));
+        self.sim.kernel().end_inside(255, ExitCause::Rebooted, 0);
+        self.sim.until("255 hangs", || self.sim.script().hangs(255));
     }
 
     pub(super) fn sets_cut(&self) {
@@ -198,9 +201,9 @@ impl Story {
         );
         // What a service says only when it is asked.
         self.at(268, "StopContainer", 0, HANG);
-        self.sim.kernel().state().stiff = true;
+        self.sim.kernel().volumes.grow_online(false);
         self.cut(268, grow(268, 3, pb::SetMode::Restart));
-        self.sim.kernel().state().stiff = false;
+        self.sim.kernel().volumes.grow_online(true);
         for (ct, mode) in [(269, pb::SetMode::Ignore), (270, pb::SetMode::Restart)] {
             self.at(ct, "EnsureVolume", 0, HANG);
             self.cut(ct, grow(ct, 3, mode));
@@ -214,8 +217,18 @@ impl Story {
             self.cut(ct, Command::delete(&text(ct)));
         }
         // What is left of one that no record knows.
-        let left = self.sim.kernel().ct(101);
-        self.sim.kernel().state().cts.insert(283, left);
+        let mut client = StorageServiceClient::new(self.sim.channel_to(Daemon::Storage));
+        let request = storage::EnsureVolumeRequest {
+            fence: Some(common::Fence { ct: 283, generation: 1, epoch: 1 }),
+            spec: Some(storage::VolumeSpec {
+                template: "trixie".to_owned(),
+                size_bytes: 2 << 30,
+                id_slot: 283,
+                ..Default::default()
+            }),
+            dry_run: false,
+        };
+        self.sim.block(client.ensure_volume(request)).expect("made");
         self.at(283, "RemoveVolume", 0, HANG);
         self.cut(283, Command::delete("283"));
     }
@@ -231,7 +244,7 @@ impl Story {
         self.at(303, "EnsureSnapshot", 0, FAIL_LATE);
         self.at(303, "RemoveSnapshot", 0, HANG);
         self.cut(303, Command::snapshot("303", "not to be"));
-        let cases: [(u32, &str, Mishap); 4] = [
+        let cases: [(u32, &'static str, Mishap); 4] = [
             (311, "RevertVolume", HANG),
             (312, "RevertVolume", HANG_LATE),
             (321, "RemoveSnapshot", HANG),

@@ -1,0 +1,278 @@
+//! One volume in memory, and the pure effect of each step on it. Never here: pools, templates.
+
+use std::collections::BTreeMap;
+
+use ves_host::ext4;
+use ves_types::{CtId, SnapshotId};
+
+use crate::host::{Usage, VolumeFacts};
+use crate::plan::snapshot::{self, Snapshot};
+use crate::plan::{Image, Mount, Observed, Record, Step, TemplateFacts};
+
+/// A clone that is not at its place yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Unfinished {
+    record: Record,
+    bytes: u64,
+    blocks: u64,
+    contents: u64,
+}
+
+/// A snapshot, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) snapshot: Snapshot,
+    blocks: u64,
+    pub(super) contents: u64,
+}
+
+/// What each image and snapshot takes in the pool.
+pub const ALLOCATED: u64 = 1 << 20;
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    pub(super) image: Image,
+    unfinished: Option<Unfinished>,
+    device: Option<u64>,
+    mount: Mount,
+    mount_point: bool,
+    pub(super) snapshots: BTreeMap<SnapshotId, Kept>,
+    unfinished_snapshot: Option<(SnapshotId, snapshot::Record)>,
+    /// Somebody else uses the device, as a container's mount namespace does.
+    pub held: bool,
+    /// What the files say: a number in place of them.
+    pub contents: u64,
+    /// Whether the pool can clone what is in use.
+    pub shares_blocks: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            image: Image::Absent,
+            unfinished: None,
+            device: None,
+            mount: Mount::None,
+            mount_point: false,
+            snapshots: BTreeMap::new(),
+            unfinished_snapshot: None,
+            held: false,
+            contents: 0,
+            shares_blocks: true,
+        }
+    }
+}
+
+/// Why a step cannot be done to a model: the real host would fail too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Impossible {
+    /// The device is used.
+    InUse,
+    /// The step makes no sense here.
+    Senseless(&'static str),
+}
+
+impl Model {
+    /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
+    pub fn of(observed: &Observed, record: &Record) -> Self {
+        let Observed { image, unfinished, device, mount, mount_point, .. } = observed.clone();
+        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0, contents: 0 };
+        let unfinished = unfinished.then(clone);
+        let keep = |(id, snapshot): (&SnapshotId, &Snapshot)| {
+            let (snapshot, blocks) = (snapshot.clone(), snapshot.bytes / ext4::BLOCK);
+            (*id, Kept { snapshot, blocks, contents: u64::MAX })
+        };
+        let snapshots = observed.snapshots.iter().map(keep).collect();
+        let shares_blocks = observed.shares_blocks;
+        let model = Self { image, unfinished, device, mount, mount_point, ..Self::default() };
+        Self { snapshots, shares_blocks, ..model }
+    }
+
+    /// What is seen of it.
+    pub fn observed(&self, template: Option<TemplateFacts>, online_growth: bool) -> Observed {
+        Observed {
+            image: self.image.clone(),
+            allocated: if self.image == Image::Absent { 0 } else { ALLOCATED },
+            snapshots: self.snapshots.iter().map(|(id, k)| (*id, k.snapshot.clone())).collect(),
+            foreign_snapshot: None,
+            unfinished: self.unfinished.is_some() || self.unfinished_snapshot.is_some(),
+            device: self.device,
+            mount: self.mount.clone(),
+            mount_point: self.mount_point,
+            template,
+            online_growth,
+            shares_blocks: self.shares_blocks,
+            max_snapshots: crate::Config::default().max_snapshots,
+        }
+    }
+
+    /// The machine was switched off and on: mounts and devices are gone.
+    pub fn reboot(&mut self) {
+        self.device = None;
+        self.mount = Mount::None;
+        self.mount_point = false;
+        self.held = false;
+    }
+
+    /// Whether nothing of it is left.
+    pub fn is_nothing(&self) -> bool {
+        // What its files said and what the pool can do is no part of it, and an empty directory to mount it
+        // at goes with the boot.
+        let Self { mount_point, contents, shares_blocks, .. } = *self;
+        *self == Self { mount_point, contents, shares_blocks, ..Self::default() }
+    }
+
+    /// What is told of it.
+    pub(super) fn seen(&self, ct: CtId) -> VolumeFacts {
+        let mounted = matches!(self.mount, Mount::Ours { .. });
+        let usage = match &self.image {
+            Image::Ours { record, bytes, .. } => Usage {
+                allocated: ALLOCATED,
+                used: mounted.then_some(200 << 20),
+                inodes: Some(ext4::groups(*bytes) * record.inodes_per_group),
+                used_inodes: mounted.then_some(10_011),
+                device: self.device.map(|_| 0x700 + u64::from(ct.get())),
+            },
+            Image::Absent | Image::Foreign(_) => Usage::default(),
+        };
+        VolumeFacts { image: self.image.clone(), mounted, usage }
+    }
+
+    /// What a step does; `base_image` is the length of the template's base image by inodes per group.
+    ///
+    /// # Errors
+    /// [`Impossible`]; then nothing has changed.
+    pub fn apply(
+        &mut self,
+        step: &Step,
+        base_image: impl Fn(&Record) -> Option<u64>,
+    ) -> Result<(), Impossible> {
+        let senseless = |why| Err(Impossible::Senseless(why));
+        match (step, &mut self.image) {
+            (Step::Back { .. }, _) => {}
+            (Step::Discard, _) => {
+                self.unfinished = None;
+                self.unfinished_snapshot = None;
+            }
+            (Step::MakeBaseImage(_), _) => {}
+            (Step::Create { record, bytes }, _) => {
+                let Some(base_image) = base_image(record) else {
+                    return senseless("no such base image");
+                };
+                let blocks = ext4::usable_blocks(base_image, record.inodes_per_group);
+                let bytes = *bytes;
+                let record = record.clone();
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
+            }
+            (Step::Recreate { bytes }, Image::Ours { record, blocks, .. }) => {
+                if self.device.is_some() {
+                    return senseless("copy a volume in use");
+                }
+                let (record, blocks, bytes) = (record.clone(), *blocks, *bytes);
+                let contents = self.contents;
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
+            }
+            (Step::GrowNew { blocks }, _) => match &mut self.unfinished {
+                Some(clone) => clone.blocks = clone.blocks.max(*blocks),
+                None => return senseless("grow no clone"),
+            },
+            (Step::Publish, image) => match (self.unfinished.take(), &image) {
+                (Some(Unfinished { record, bytes, blocks, contents }), _) => {
+                    if self.device.is_some() {
+                        return senseless("replace an image in use");
+                    }
+                    *image = Image::Ours { record, bytes, blocks };
+                    self.contents = contents;
+                }
+                (None, Image::Ours { .. }) => {}
+                (None, _) => return senseless("publish nothing"),
+            },
+            (Step::Enlarge { bytes: want }, Image::Ours { bytes, .. }) => {
+                *bytes = (*bytes).max(*want)
+            }
+            (Step::Activate, Image::Ours { bytes, .. }) => {
+                self.device.get_or_insert(*bytes);
+            }
+            (Step::Refresh, Image::Ours { bytes, .. }) => {
+                let bytes = *bytes;
+                self.device = self.device.map(|_| bytes);
+            }
+            (Step::Mount { slot }, Image::Ours { .. }) => {
+                if self.device.is_none() {
+                    return senseless("mount no device");
+                }
+                self.mount_point = true;
+                self.mount = Mount::Ours { slot: Some(*slot) };
+            }
+            (Step::Grow { blocks: want }, Image::Ours { blocks, .. }) => {
+                let room = self.device.map_or(0, |bytes| bytes / ext4::BLOCK);
+                if self.mount == Mount::None || *want > room {
+                    return senseless("grow beyond the device");
+                }
+                *blocks = (*blocks).max(*want);
+            }
+            (Step::TakeSnapshot { id, record }, Image::Ours { .. }) => {
+                if self.device.is_some() && !self.shares_blocks {
+                    return senseless("copy what changes meanwhile");
+                }
+                self.unfinished_snapshot = Some((*id, record.clone()));
+            }
+            (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, .. }) => {
+                match self.unfinished_snapshot.take() {
+                    Some((new, record)) if new == *id => {
+                        let snapshot = Snapshot { record, bytes: *bytes, allocated: ALLOCATED };
+                        let (blocks, contents) = (*blocks, self.contents);
+                        self.snapshots.insert(new, Kept { snapshot, blocks, contents });
+                    }
+                    _ if self.snapshots.contains_key(id) => {}
+                    _ => return senseless("publish no snapshot"),
+                }
+            }
+            (Step::RemoveSnapshot { id }, _) => {
+                self.snapshots.remove(id);
+            }
+            (Step::Revert { to, bytes }, Image::Ours { bytes: have, .. }) => {
+                let Some(kept) = self.snapshots.get(&to.snapshot) else {
+                    return senseless("go back to no snapshot");
+                };
+                if self.device.is_some() || self.mount != Mount::None || *bytes < *have {
+                    return senseless("replace a volume in use, or by a smaller one");
+                }
+                let record = Record { reverted: Some(*to), ..kept.snapshot.record.volume.clone() };
+                let (bytes, blocks, contents) = (*bytes, kept.blocks, kept.contents);
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
+            }
+            (Step::Unmount, image) => {
+                if matches!(self.mount, Mount::Ours { .. }) {
+                    self.mount = Mount::None;
+                }
+                if *image == Image::Absent {
+                    // Nothing else knows a device whose image was deleted.
+                    self.device = None;
+                }
+            }
+            (Step::Deactivate, _) => {
+                if self.held || self.mount != Mount::None {
+                    return Err(Impossible::InUse);
+                }
+                self.device = None;
+            }
+            (Step::Remove, Image::Ours { .. }) => {
+                if self.device.is_some() {
+                    return Err(Impossible::InUse);
+                }
+                self.image = Image::Absent;
+            }
+            (Step::Remove, Image::Absent) => {}
+            (Step::RemoveMountPoint, _) => {
+                if self.mount != Mount::None {
+                    return Err(Impossible::InUse);
+                }
+                self.mount_point = false;
+            }
+            (_, Image::Absent | Image::Foreign(_)) => return senseless("no volume"),
+        }
+        Ok(())
+    }
+}
