@@ -246,6 +246,8 @@ struct State {
     /// Containers whose use cannot be read.
     dark: BTreeSet<CtId>,
     self_test: SelfTest,
+    /// Whether the limit of processes is said to be set and is not: a bug that tests have to find.
+    loses_limit: bool,
 }
 
 /// A node in memory.
@@ -273,6 +275,7 @@ impl FakeHost {
             locks_read: 0,
             dark: BTreeSet::new(),
             self_test: SelfTest::all(),
+            loses_limit: false,
         };
         Self { state: Mutex::new(state) }
     }
@@ -312,6 +315,11 @@ impl FakeHost {
     /// Says what the self-test proves.
     pub fn set_self_test(&self, self_test: SelfTest) {
         self.with(|s| s.self_test = self_test);
+    }
+
+    /// From now on the limit of processes is said to be set and is not: a bug that tests have to find.
+    pub fn lose_processes_limit(&self) {
+        self.with(|s| s.loses_limit = true);
     }
 
     /// Changes a container behind the service's back, as another program could.
@@ -392,6 +400,9 @@ impl Host for FakeHost {
                     && !s.shared.made.contains(h)
                 {
                     return Err(refused(&step.to_string(), Errno::NOENT));
+                }
+                if s.loses_limit && matches!(step, Step::Set { setting: Setting::PidsMax, .. }) {
+                    return Ok(());
                 }
                 let node = s.node.clone();
                 perform(s.containers.entry(ct).or_insert_with(|| nothing(&node)), step)

@@ -80,6 +80,11 @@ impl FakeHost {
         self.node().volumes.entry(ct).or_default().image = Image::Ours { record, bytes, blocks };
     }
 
+    /// Throws away what is unfinished, as the service does when it starts.
+    pub fn sweep(&self) {
+        self.node().volumes.values_mut().for_each(Model::sweep);
+    }
+
     /// Loses a volume's image.
     pub fn lose(&self, ct: CtId) {
         self.node().volumes.entry(ct).or_default().image = Image::Absent;

@@ -6,7 +6,7 @@ use ves_lifecycle::plan::{End, Spec};
 use ves_resources::host::Host as _;
 use ves_storage::host::Host as _;
 use ves_storage::plan::{Image, Mount, Reverted};
-use ves_types::{CtId, Limits, Phase, SnapshotId};
+use ves_types::{CtAddress, CtId, Limits, Phase, SnapshotId};
 
 use crate::FakeNode;
 
@@ -53,14 +53,33 @@ pub struct Ct {
     pub process: Process,
     /// Addresses of its link that work.
     pub link: Option<BTreeSet<String>>,
-    /// Whether the packet filter has elements of it, which do not go with the link.
-    pub guard: bool,
+    /// Addresses that are routed to it.
+    pub routed: BTreeSet<String>,
+    /// Addresses the guard allows it as source, which do not go with the link.
+    pub allowed: BTreeSet<String>,
 }
 
 impl Ct {
     /// Whether it has processes.
     pub fn alive(&self) -> bool {
         self.process.phase > Phase::Absent
+    }
+
+    /// Whether the guard knows it.
+    pub fn guard(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
+    /// Whether nothing of it is there.
+    pub fn is_nothing(&self) -> bool {
+        let Self { volume, snapshots, group, process: _, link, routed, allowed } = self;
+        volume.is_none()
+            && snapshots.is_empty()
+            && group.is_none()
+            && link.is_none()
+            && routed.is_empty()
+            && allowed.is_empty()
+            && !self.alive()
     }
 }
 
@@ -87,6 +106,10 @@ impl FakeNode {
         let mut links = self.links.state();
         let net = links.container(ct);
         let link = net.link.as_ref().map(|_| net.working());
+        let words =
+            |all: &mut dyn Iterator<Item = &CtAddress>| all.map(ToString::to_string).collect();
+        let routed = words(&mut net.link.iter().flat_map(|l| &l.routes));
+        let allowed = words(&mut net.sources.iter());
         let model = self.processes.model(ct);
         let phase = match &model.state.monitor {
             None if !model.state.unresponsive => Phase::Absent,
@@ -105,7 +128,8 @@ impl FakeNode {
                 starts: model.starts,
             },
             link: link.map(|all| all.iter().map(ToString::to_string).collect()),
-            guard: !net.sources.is_empty(),
+            routed,
+            allowed,
         }
     }
 }

@@ -142,6 +142,7 @@ impl FakeNode {
         let shell = Shell::new(service, FenceStore::open(fences(service, layout))?, CHANGES);
         Ok(match service {
             Daemon::Storage | Daemon::Coordinator => {
+                self.volumes.sweep();
                 let host = Arc::new(InHand { host: Arc::clone(&self.volumes), hand });
                 ves_storage::api::app(ves_storage::service::Service::new(host, shell))
             }

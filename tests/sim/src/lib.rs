@@ -8,7 +8,9 @@
 
 pub mod command;
 mod exchange;
+pub mod history;
 pub mod kept;
+pub mod settled;
 pub mod sim;
 
 pub use sim::{Sim, each_step};

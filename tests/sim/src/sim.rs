@@ -119,7 +119,7 @@ pub fn each_step(mishaps: &[Mishap], live: impl Fn(&Sim, Option<(usize, Mishap)>
 }
 
 /// Whether nobody answered, or the connection was cut in the middle.
-fn cut(fault: &Fault) -> bool {
+pub(crate) fn is_cut(fault: &Fault) -> bool {
     matches!(fault.reason, Reason::PeerDown | Reason::Bug | Reason::Cancelled)
 }
 
@@ -230,7 +230,9 @@ impl Sim {
         settle: impl FnOnce(&Self),
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        // Fences are many small files, which need not be on a disk.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let dir = dir.expect("a directory");
         let mut config = Config {
             node: "sim".parse().ok(),
             patience_ms: 30_000,
@@ -345,10 +347,14 @@ impl Sim {
 
     /// Waits for a client's work.
     pub fn block<T>(&self, work: impl Future<Output = T>) -> T {
+        self.within(work).expect("done within the test's patience")
+    }
+
+    /// The same; fails where it is not done within the test's patience.
+    pub fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         let runtime = self.runtime.as_ref().expect("until it is dropped");
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, work).await.expect("done within the test's patience")
-        })
+        let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
+        done.map_err(|_| format!("not done within {} s", PATIENCE.as_secs()))
     }
 
     /// Lets a moment go by between two looks.
@@ -408,7 +414,7 @@ impl Sim {
                 }
                 Ok(op) => assert!(Instant::now() < until, "never ended: {op:?}"),
                 Err(fault) => {
-                    assert!(cut(&fault), "{fault}");
+                    assert!(is_cut(&fault), "{fault}");
                     assert!(Instant::now() < until, "never came back: {fault}");
                 }
             }
@@ -425,7 +431,7 @@ impl Sim {
         loop {
             match self.block(call()).map_err(Fault::from) {
                 Ok(op) => return Ok(op.into_inner()),
-                Err(f) if cut(&f) => {
+                Err(f) if is_cut(&f) => {
                     assert!(Instant::now() < until, "nobody answers: {f}");
                 }
                 Err(fault) => return Err(fault),
@@ -434,14 +440,39 @@ impl Sim {
         }
     }
 
-    /// Carries out a command to its end.
-    pub fn run(&self, command: &Command) -> Result<pb::Operation, Fault> {
-        let op = self.ask(|| command.clone().send(self.channel()))?;
-        let op = self.end_of(&op.id);
+    /// Carries a command out to its end, over deaths of the coordinator.
+    pub async fn carry(&self, command: &Command) -> Result<pb::Operation, Fault> {
+        /// Between two tries.
+        const PAUSE: Duration = Duration::from_millis(2);
+        let begun = loop {
+            match command.clone().send(self.channel()).await.map_err(Fault::from) {
+                Ok(op) => break op.into_inner(),
+                Err(fault) if is_cut(&fault) => tokio::time::sleep(PAUSE).await,
+                Err(fault) => return Err(fault),
+            }
+        };
+        let mut op = begun;
+        while op.state() == pb::OperationState::Running {
+            let request = pb::WatchOperationRequest { id: op.id.clone() };
+            if let Ok(stream) = self.operations().watch_operation(request).await {
+                let mut told = stream.into_inner();
+                while let Ok(Some(now)) = told.message().await {
+                    op = now;
+                }
+            }
+            if op.state() == pb::OperationState::Running {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
         match op.fault.clone() {
             Some(fault) => Err(Fault::from_message(fault)),
             None => Ok(op),
         }
+    }
+
+    /// Carries out a command to its end.
+    pub fn run(&self, command: &Command) -> Result<pb::Operation, Fault> {
+        self.block(self.carry(command))
     }
 
     /// A container as it is.

@@ -115,6 +115,11 @@ impl Model {
         self.held = false;
     }
 
+    /// Throws away what is unfinished.
+    pub fn sweep(&mut self) {
+        (self.unfinished, self.unfinished_snapshot) = (None, None);
+    }
+
     /// Whether nothing of it is left.
     pub fn is_nothing(&self) -> bool {
         // What its files said and what the pool can do is no part of it, and an empty directory to mount it
@@ -152,8 +157,7 @@ impl Model {
         match (step, &mut self.image) {
             (Step::Back { .. }, _) => {}
             (Step::Discard, _) => {
-                self.unfinished = None;
-                self.unfinished_snapshot = None;
+                self.sweep();
             }
             (Step::MakeBaseImage(_), _) => {}
             (Step::Create { record, bytes }, _) => {

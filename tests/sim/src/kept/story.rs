@@ -233,7 +233,7 @@ impl Story {
             let starts = if end == ExitCause::Rebooted { 2 } else { 1 };
             self.sim.until("its end is honoured", || {
                 let there = self.sim.kernel().ct(ct);
-                there.process.starts == starts && (starts == 2 || !there.guard)
+                there.process.starts == starts && (starts == 2 || !there.guard())
             });
             self.idle(ct, state);
         }

@@ -302,7 +302,7 @@ impl Ct {
     /// One container of a node, all but its snapshots.
     pub fn of(node: &FakeNode, ct: u32) -> Self {
         let there = node.ct(ct);
-        let spec = there.process.spec.as_ref();
+        let (spec, guard) = (there.process.spec.as_ref(), there.guard());
         let ended = there.process.ended;
         let status = ended.map(|e| match e.ended {
             Ended::Code(code) => code,
@@ -340,8 +340,8 @@ impl Ct {
                     .unwrap_or_default(),
                 starts: there.process.starts,
             },
+            guard,
             link: there.link,
-            guard: there.guard,
         }
     }
 }

@@ -221,7 +221,7 @@ fn reboot_and_halt_inside() {
         sim.kernel().end_inside(101, end, 0);
         sim.until("it is stopped", || {
             let nothing = sim.kernel().ct(101);
-            !nothing.guard
+            !nothing.guard()
                 && nothing.group.is_none()
                 && sim.get("101").is_ok_and(|ct| {
                     ct.operation.is_empty() && ct.state() == pb::ContainerState::Stopped
@@ -306,7 +306,7 @@ fn an_init_that_ends_at_once() {
         assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, status));
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         let left = sim.kernel().ct(101);
-        assert!(left.group.is_none() && !left.guard && left.volume.is_some_and(|v| !v.mounted));
+        assert!(left.group.is_none() && !left.guard() && left.volume.is_some_and(|v| !v.mounted));
         sim.run(&Command::delete("101")).expect("destroyed");
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod crash;
 mod defaults;
+mod histories;
 mod life;
 mod lives;
 mod operations;
