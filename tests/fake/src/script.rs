@@ -85,6 +85,8 @@ impl Countdown {
 #[derive(Debug, Default)]
 struct State {
     log: Vec<String>,
+    /// How often all volumes were looked at.
+    looks: usize,
     calls: Countdown,
     steps: Countdown,
     appointments: BTreeMap<u32, Vec<Appointment>>,
@@ -170,6 +172,11 @@ impl Script {
         self.state().log.clone()
     }
 
+    /// How often somebody has looked at everything.
+    pub fn looks(&self) -> usize {
+        self.state().looks
+    }
+
     /// Begins the log anew.
     pub fn clear_log(&self) {
         self.state().log.clear();
@@ -233,6 +240,7 @@ impl Script {
         link: Link,
     ) -> Result<http::Response<Body>, Status> {
         let path = request.uri().path().to_owned();
+        self.state().looks += usize::from(path.ends_with("/ListVolumes"));
         let Some(read) = reader(&path) else { return link.oneshot(request).await };
         let (parts, body) = request.into_parts();
         let bytes = body.collect().await?.to_bytes();

@@ -108,7 +108,7 @@ impl History {
 
     /// Lets it happen on a new node, which `spoil` may have spoiled; fails with what does not hold afterwards.
     pub fn happen(&self, spoil: impl FnOnce(&Sim)) -> Result<(), String> {
-        let sim = Sim::configured(|c| c.early_exit_grace_ms = 0);
+        let sim = Sim::new();
         spoil(&sim);
         sim.kernel().volumes.grow_online(!self.stiff);
         for (when, mishap) in &self.mishaps {

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod clock;
 pub mod command;
 mod exchange;
 pub mod history;

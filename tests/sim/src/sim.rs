@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use ves_coordinator::clock::SystemClock;
 use ves_coordinator::services::Services;
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::memory::MemoryStore;
@@ -24,6 +23,7 @@ use ves_proto::coordinator::template_service_client::TemplateServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Daemon, Layout};
 
+use crate::clock::SimClock;
 pub use crate::command::Command;
 use crate::command::spec;
 use crate::exchange::Exchange;
@@ -81,6 +81,7 @@ struct Shared {
     exchange: Arc<Exchange>,
     shelf: Shelf,
     config: Config,
+    clock: SimClock,
     asleep: bool,
     boot: Mutex<String>,
 }
@@ -132,7 +133,7 @@ impl Shared {
     fn coordinator(&self, hand: Hand) -> Result<App, BuildError> {
         let services = Services::over(|service| over(self.exchange.link(service)));
         let (config, store) = (self.config.clone(), self.store(hand.life));
-        let coordinator = Coordinator::open(config, services, store, Box::new(SystemClock))?;
+        let coordinator = Coordinator::open(config, services, store, Box::new(self.clock.clone()))?;
         if self.asleep {
             // Nobody follows lifecycle, and nobody shall wait for its list.
             coordinator.cache().has_list();
@@ -236,7 +237,6 @@ impl Sim {
         let mut config = Config {
             node: "sim".parse().ok(),
             patience_ms: 30_000,
-            early_exit_grace_ms: 20,
             booted_within_ms: 400,
             ..Config::default()
         };
@@ -253,6 +253,7 @@ impl Sim {
             exchange: Arc::default(),
             shelf,
             config,
+            clock: SimClock::default(),
             asleep,
             boot: Mutex::new(boot),
         });
@@ -355,6 +356,11 @@ impl Sim {
         let runtime = self.runtime.as_ref().expect("until it is dropped");
         let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
         done.map_err(|_| format!("not done within {} s", PATIENCE.as_secs()))
+    }
+
+    /// Puts the coordinator's clock forward.
+    pub fn advance(&self, time: Duration) {
+        self.shared.clock.advance(time);
     }
 
     /// Lets a moment go by between two looks.

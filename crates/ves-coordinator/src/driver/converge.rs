@@ -127,7 +127,7 @@ impl Coordinator {
 
     /// Looks at the container, waiting for services that are away.
     pub(super) async fn look(&self, op: &OpRecord, ct: CtId) -> Result<Observed, Stopped> {
-        let until = Instant::now() + self.config().patience();
+        let until = self.clock().instant() + self.config().patience();
         let mut pause = PAUSE.0;
         loop {
             match self.services().observe(ct).await {
@@ -149,7 +149,7 @@ impl Coordinator {
             ct = fence.ct.get(),
             generation = fence.generation.0,
         );
-        let begun = Instant::now();
+        let begun = self.clock().instant();
         let patience = self.config().patience();
         let mut pause = PAUSE.0;
         let mut away_since = None;
@@ -163,7 +163,7 @@ impl Coordinator {
                 // What it is busy with is a call of ours from before a restart: it may take as long
                 // as the call itself.
                 Reason::Busy => begun + deadline(step).max(patience),
-                _ => *away_since.get_or_insert_with(Instant::now) + patience,
+                _ => *away_since.get_or_insert_with(|| self.clock().instant()) + patience,
             };
             self.pause(op, &fault, until, &mut pause).await?;
         }
@@ -181,13 +181,13 @@ impl Coordinator {
             fault.reason,
             Reason::PeerDown | Reason::Starting | Reason::Busy | Reason::Timeout
         );
-        if !passing || Instant::now() >= until {
+        if !passing || self.clock().instant() >= until {
             return Err(Stopped::Failed(fault.clone()));
         }
         tracing::warn!(error = %fault, "trying again");
         self.state().progress(&op.id, |op| op.progress.what = format!("waiting: {fault}"));
         tokio::select! {
-            () = tokio::time::sleep(*pause) => {}
+            () = self.clock().sleep(*pause) => {}
             () = self.cancelled(op) => return Err(Stopped::Cancelled),
         }
         *pause = (*pause * 2).min(PAUSE.1);
@@ -218,7 +218,7 @@ impl Coordinator {
     /// Waits a moment for an init that ends at once.
     async fn await_early_exit(&self, ct: CtId, incarnation: u64) -> Result<(), Stopped> {
         let mut revisions = self.state().revisions();
-        let until = Instant::now() + self.config().early_exit_grace();
+        let mut over = self.clock().sleep(self.config().early_exit_grace());
         loop {
             let seen = self.cache().of(ct).process;
             if seen.phase == Phase::Absent
@@ -228,10 +228,11 @@ impl Coordinator {
                 let seen = Observed { process: seen, ..Observed::default() };
                 return Err(init_exited(ct, &seen).into());
             }
-            // Elapsed: it has lived on.
-            match tokio::time::timeout_at(until, revisions.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Ok(()),
+            tokio::select! {
+                biased;
+                changed = revisions.changed() => if changed.is_err() { return Ok(()) },
+                // It has lived on.
+                () = &mut over => return Ok(()),
             }
         }
     }
@@ -242,7 +243,7 @@ impl Coordinator {
             return Ok(());
         }
         let ct = record.id;
-        let until = Instant::now() + self.config().booted_within();
+        let until = self.clock().instant() + self.config().booted_within();
         self.state().progress(&op.id, |op| op.progress.what = "waiting for init to boot".into());
         let mut revisions = self.state().revisions();
         loop {
@@ -255,7 +256,7 @@ impl Coordinator {
                 let seen = Observed { process, ..Observed::default() };
                 return Err(init_exited(ct, &seen).into());
             }
-            if Instant::now() >= until {
+            if self.clock().instant() >= until {
                 let message = format!(
                     "container {ct} runs, but its init has not said for {} s that it booted; look \
                      at its console",
@@ -267,7 +268,7 @@ impl Coordinator {
             tokio::select! {
                 // Lifecycle's stream tells of it.
                 _ = revisions.changed() => {}
-                () = tokio::time::sleep(BOOTED_PAUSE.min(until.saturating_duration_since(Instant::now()))) => {
+                () = self.clock().until(until.min(self.clock().instant() + BOOTED_PAUSE)) => {
                     // The stream may be lost. A service that is away is no answer.
                     if let Ok(process) = self.services().process(ct).await {
                         self.cache().process(ct, process);

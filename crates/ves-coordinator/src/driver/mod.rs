@@ -330,7 +330,7 @@ impl Coordinator {
                 }
                 Err(fault) => {
                     tracing::error!(error = %fault, "storing an operation failed, trying again");
-                    tokio::time::sleep(pause).await;
+                    self.clock().sleep(pause).await;
                     pause = (pause * 2).min(STORE_PAUSE.1);
                 }
             }

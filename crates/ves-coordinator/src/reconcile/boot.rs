@@ -153,7 +153,7 @@ impl Coordinator {
                 Ok(n) => tracing::info!(n, "operations that ended long ago were forgotten"),
                 Err(fault) => tracing::warn!(error = %fault, "forgetting old operations"),
             }
-            tokio::time::sleep(SWEEP).await;
+            self.clock().sleep(SWEEP).await;
         }
     }
 }

@@ -32,7 +32,7 @@ impl Coordinator {
         let mut first = true;
         loop {
             self.reconcile(std::mem::take(&mut first)).await;
-            tokio::time::sleep(Duration::from_secs(self.config().reconcile_every_s)).await;
+            self.clock().sleep(Duration::from_secs(self.config().reconcile_every_s)).await;
         }
     }
 
@@ -46,7 +46,7 @@ impl Coordinator {
                 Ok(all) => break (known_then, idle_then, all),
                 Err(fault) => {
                     tracing::warn!(error = %fault, "the services cannot be looked at yet");
-                    tokio::time::sleep(pause).await;
+                    self.clock().sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }

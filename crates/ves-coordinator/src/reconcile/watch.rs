@@ -39,7 +39,7 @@ impl Coordinator {
                 Ok(()) => tracing::info!("lifecycle ended its stream, following again"),
                 Err(fault) => tracing::warn!(error = %fault, "lifecycle cannot be followed"),
             }
-            tokio::time::sleep(pause).await;
+            self.clock().sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
         }
     }
@@ -131,7 +131,7 @@ impl Coordinator {
                 Ok(process) => process,
                 Err(fault) => {
                     tracing::warn!(%ct, error = %fault, "an end is looked at again");
-                    tokio::time::sleep(pause).await;
+                    self.clock().sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                     continue;
                 }
@@ -146,7 +146,7 @@ impl Coordinator {
                 .map_or(LEAST_RUN_MS, |t| self.clock().now_ms().saturating_sub(t));
             if rebooted && (0..LEAST_RUN_MS).contains(&ran_ms) {
                 let rest = u64::try_from(LEAST_RUN_MS.saturating_sub(ran_ms)).unwrap_or(0);
-                tokio::time::sleep(Duration::from_millis(rest)).await;
+                self.clock().sleep(Duration::from_millis(rest)).await;
                 continue;
             }
             let action = if rebooted {
@@ -175,7 +175,7 @@ impl Coordinator {
                 Ok(None) => {}
                 Err(fault) => {
                     tracing::error!(%ct, error = %fault, "an end could not be stored");
-                    tokio::time::sleep(pause).await;
+                    self.clock().sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }

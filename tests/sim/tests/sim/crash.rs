@@ -133,10 +133,20 @@ fn recovered(sim: &Sim, i: usize, before: pb::ContainerState, what: &str) {
 #[test]
 fn a_service_that_stays_away_fails_the_operation_in_time() {
     use ves_types::layout::Daemon;
-    let sim = Sim::configured(|c| c.patience_ms = 200);
+    let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.kill(Daemon::Network);
-    let fault = sim.run(&Command::start("101")).expect_err("nobody makes links");
+    let start = Command::start("101");
+    let op = sim.ask(|| start.clone().send(sim.channel())).expect("begun");
+    let mut end = None;
+    sim.until("patience is over", || {
+        sim.advance(std::time::Duration::from_secs(1));
+        let request = pb::GetOperationRequest { id: op.id.clone() };
+        let now = sim.block(sim.operations().get_operation(request)).expect("there").into_inner();
+        end = now.fault;
+        now.state != i32::from(pb::OperationState::Running)
+    });
+    let fault = ves_proto::Fault::from_message(end.expect("nobody makes links"));
     assert_eq!((fault.reason, fault.facts["service"].as_str()), (Reason::PeerDown, "network"));
     sim.start_daemon(Daemon::Network);
     // What could not be taken back then is taken back by the next command.
@@ -163,7 +173,10 @@ fn kill_in_a_loop_while_containers_come_and_go() {
                 break;
             }
             sim.restart(service);
-            sim.pause(40);
+            let asked = sim.script().log().len();
+            sim.until("more is asked for", || {
+                work.is_finished() || sim.script().log().len() > asked + 2
+            });
         }
     });
     sim.until("all is clean", || sim.kernel().is_clean());

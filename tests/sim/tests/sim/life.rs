@@ -313,7 +313,7 @@ fn an_init_that_ends_at_once() {
 
 #[test]
 fn waiting_for_boot() {
-    let sim = Sim::new();
+    let sim = Sim::configured(|c| c.booted_within_ms = 180_000);
     let start = |ct: &str| {
         Command::Start(pb::StartContainerRequest {
             ct: ct.to_owned(),
@@ -324,7 +324,16 @@ fn waiting_for_boot() {
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&start("101")).expect("booted");
     sim.run(&Command::create(102, |s| s.init = strings(&["/bin/never-boots"]))).expect("created");
-    assert_eq!(sim.run(&start("102")).expect_err("late").reason, Reason::Timeout);
+    let op = sim.ask(|| start("102").send(sim.channel())).expect("begun");
+    let mut end = None;
+    sim.until("it is late", || {
+        sim.advance(std::time::Duration::from_secs(10));
+        let request = pb::GetOperationRequest { id: op.id.clone() };
+        let now = sim.block(sim.operations().get_operation(request)).expect("there").into_inner();
+        end = now.fault;
+        now.state != i32::from(pb::OperationState::Running)
+    });
+    assert_eq!(Fault::from_message(end.expect("late")).reason, Reason::Timeout);
     assert_eq!(sim.state("102"), pb::ContainerState::Running, "slow is not stopped");
 }
 

@@ -48,7 +48,11 @@ fn one_at_a_time_and_the_second_hears_of_the_first() {
 fn cancelled_and_taken_back() {
     let sim = Sim::configured(|c| c.patience_ms = 60_000);
     let op = hanging_start(&sim);
-    sim.block(async { tokio::time::sleep(std::time::Duration::from_millis(100)).await });
+    sim.until("it waits for the service", || {
+        let request = pb::GetOperationRequest { id: op.id.clone() };
+        let now = sim.block(sim.operations().get_operation(request)).expect("there").into_inner();
+        now.progress.is_some_and(|p| p.what.starts_with("waiting: "))
+    });
     let cancel = || pb::CancelOperationRequest { id: op.id.clone() };
     sim.block(sim.operations().cancel_operation(cancel())).expect("asked");
     sim.start_daemon(Daemon::Lifecycle);
@@ -178,9 +182,9 @@ fn listed_newest_first_and_watched_to_their_end() {
 
 #[test]
 fn operations_are_forgotten_in_time() {
-    let sim = Sim::configured(|c| c.keep_operations_s = 0);
+    let sim = Sim::new();
     let op = sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.block(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await });
+    sim.advance(std::time::Duration::from_hours(25));
     // The sweep is the first thing a daemon does.
     sim.restart(Daemon::Coordinator);
     sim.until("it is forgotten", || {

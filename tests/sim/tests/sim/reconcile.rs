@@ -1,11 +1,16 @@
 //! What the coordinator does by itself: half-way states are resumed, a few at once, and operators do not
 //! wait for that.
 
+use std::time::Duration;
+
 use ves_proto::Reason;
 use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
 use ves_sim::{Mishap, Sim};
 use ves_types::layout::Daemon;
+
+/// After so long everything is looked at again.
+const A_WHILE: Duration = Duration::from_secs(300);
 
 fn operations(sim: &Sim) -> Vec<pb::Operation> {
     let request = pb::ListOperationsRequest { page_size: 1000, ..Default::default() };
@@ -15,26 +20,34 @@ fn operations(sim: &Sim) -> Vec<pb::Operation> {
 
 #[test]
 fn a_destroy_that_failed_is_resumed_without_a_restart() {
-    let sim = Sim::configured(|config| config.reconcile_every_s = 1);
+    let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     let mishap = Mishap::FailBefore(Reason::HostFailed);
     sim.script().at_call_of(101, "RemoveVolume", 0, mishap);
     let fault = sim.run(&Command::delete("101")).expect_err("its volume stays");
     assert_eq!(fault.reason, Reason::HostFailed);
     let gone = || sim.get("101").is_err_and(|f| f.reason == Reason::ContainerUnknown);
-    sim.until("it is gone", gone);
+    sim.until("it is gone", || {
+        sim.advance(A_WHILE);
+        gone()
+    });
     assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
 }
 
 #[test]
 fn a_refusal_that_is_known_is_not_tried_for_ever() {
-    let sim = Sim::configured(|config| config.reconcile_every_s = 1);
+    let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.kernel().lose_volume(101);
-    let broken = || sim.state("101") == pb::ContainerState::Broken;
-    sim.until("it is seen that its volume is lost", broken);
-    let before = operations(&sim).len();
-    sim.pause(2_500);
+    sim.until("it is seen that its volume is lost", || {
+        sim.advance(A_WHILE);
+        sim.state("101") == pb::ContainerState::Broken
+    });
+    let (before, looks) = (operations(&sim).len(), sim.script().looks());
+    sim.until("it was looked at thrice, and acted upon twice", || {
+        sim.advance(A_WHILE);
+        sim.script().looks() >= looks + 3
+    });
     assert_eq!(operations(&sim).len(), before, "nothing new is known");
 }
 

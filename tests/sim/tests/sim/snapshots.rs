@@ -231,7 +231,7 @@ fn what_a_container_does_meanwhile_is_honoured_afterwards() {
         let command = Command::snapshot("101", "");
         let op = sim.ask(|| command.clone().send(sim.channel())).expect("begun");
         sim.kernel().end_inside(101, end, 0);
-        sim.pause(20);
+        sim.until("its end is seen", || sim.state("101") != pb::ContainerState::Running);
         sim.script().hold(101, false);
         assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
         sim.until("what it did is honoured", || {
@@ -272,7 +272,11 @@ fn a_coordinator_killed_in_the_middle_asks_nobody_else_again() {
     sim.run(&Command::snapshot("101", "")).expect("taken");
     sim.restart(Daemon::Coordinator);
     sim.until("it is back", || sim.get("101").is_ok_and(|c| c.operation.is_empty()));
-    sim.pause(100);
+    let looks = sim.script().looks();
+    sim.until("it was looked at twice, and acted upon once", || {
+        sim.advance(std::time::Duration::from_secs(300));
+        sim.script().looks() >= looks + 2
+    });
     assert_eq!(sim.script().log()[before..], ["EnsureSnapshot 101"]);
 }
 
