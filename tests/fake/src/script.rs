@@ -172,6 +172,11 @@ impl Script {
         self.state().log.clone()
     }
 
+    /// How many steps were begun on the node.
+    pub fn steps(&self) -> usize {
+        self.state().steps.now
+    }
+
     /// How often somebody has looked at everything.
     pub fn looks(&self) -> usize {
         self.state().looks

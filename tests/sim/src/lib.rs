@@ -14,5 +14,5 @@ pub mod kept;
 pub mod settled;
 pub mod sim;
 
-pub use sim::{Sim, each_step};
+pub use sim::{Sim, each_step, each_step_on_the_node};
 pub use ves_fake::{Mishap, Victim};

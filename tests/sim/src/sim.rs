@@ -95,20 +95,39 @@ pub struct Sim {
 }
 
 /// Lives a life that leaves nothing, each time on a node of its own: first without a mishap, then
-/// with each of these at each of its changes.
+/// with each of these at each call that changes something.
 ///
 /// # Panics
 /// When something is left, or a mishap did not come to pass.
 pub fn each_step(mishaps: &[Mishap], live: impl Fn(&Sim, Option<(usize, Mishap)>)) {
+    each(mishaps, live, Script::at_call, |script| script.log().len());
+}
+
+/// The same at each step that a service does to the node.
+///
+/// # Panics
+/// As above.
+pub fn each_step_on_the_node(mishaps: &[Mishap], live: impl Fn(&Sim, Option<(usize, Mishap)>)) {
+    each(mishaps, live, Script::at_step, Script::steps);
+}
+
+fn each(
+    mishaps: &[Mishap],
+    live: impl Fn(&Sim, Option<(usize, Mishap)>),
+    at: impl Fn(&Script, usize, Mishap),
+    count: impl Fn(&Script) -> usize,
+) {
     let through = |mishap| {
         let sim = Sim::new();
+        let before = count(sim.script());
         if let Some((n, mishap)) = mishap {
-            sim.script().at_call(n, mishap);
+            at(sim.script(), n, mishap);
         }
         live(&sim, mishap);
+        let after = count(sim.script());
         assert!(sim.kernel().is_clean(), "{mishap:?}: {:?}", sim.kernel());
         assert!(sim.script().end(), "{mishap:?} came to pass");
-        sim.script().log().len()
+        after - before
     };
     let changes = through(None);
     assert!(changes > 12, "{changes}");

@@ -3,7 +3,7 @@
 use ves_proto::Reason;
 use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
-use ves_sim::{Mishap, Sim, Victim, each_step};
+use ves_sim::{Mishap, Sim, Victim, each_step, each_step_on_the_node};
 
 /// A life: each command and the state that follows.
 fn life() -> Vec<(Command, pb::ContainerState)> {
@@ -54,6 +54,12 @@ fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
 #[test]
 fn a_service_killed_at_each_step() {
     each_step(&Mishap::kills(Victim::Daemon), live_through);
+}
+
+/// Where [`a_service_killed_at_each_step`] cuts a call off, this cuts off a plan.
+#[test]
+fn a_service_killed_between_any_two_steps() {
+    each_step_on_the_node(&[Mishap::KillAfter(Victim::Daemon)], live_through);
 }
 
 #[test]
