@@ -139,6 +139,7 @@ mod tests {
         ("/ves.network.v1.NetworkService/RemoveInterface", &[Role::Coordinator]),
         ("/ves.network.v1.NetworkService/GetInterface", &[Role::Coordinator, Role::Root]),
         ("/ves.network.v1.NetworkService/ListInterfaces", &[Role::Coordinator]),
+        ("/ves.network.v1.NetworkService/GetNode", &[Role::Coordinator]),
     ];
 
     #[test]

@@ -104,7 +104,7 @@ impl FakeHost {
 
     /// Puts a template there, as if it had been built.
     pub fn add_template(&self, name: &TemplateName) {
-        let mut kept = Made::new(name, built(Init::Systemd), Vec::new());
+        let mut kept = Made::new(name, built(Init::Systemd), vec![b'('; 4096]);
         let Template { content_bytes, content_inodes, .. } = kept.template;
         let per_group = DEFAULT_INODES_PER_GROUP;
         let bytes = base_image_bytes(content_bytes, content_inodes, per_group);

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
 use ves_lifecycle::{error as life_error, host as life, init_plan, plan as life_plan};
-use ves_network::plan::node::{NodeObserved, NodeStep};
+use ves_network::plan::node::{NodeObserved, NodeStep, Rooms};
 use ves_network::{error as net_error, host as net, plan as net_plan};
 use ves_resources::enforcement::SelfTest;
 use ves_resources::model as group;
 use ves_resources::observe::FileLocks;
 use ves_resources::plan as group_plan;
 use ves_resources::rows::Usage;
+use ves_storage::ledger::Inventory;
+use ves_storage::plan::room::Room;
 use ves_storage::plan::snapshot::Snapshot;
-use ves_storage::{error as volume_error, host as volume, plan as volume_plan, template};
+use ves_storage::plan::template::Step as TemplateStep;
+use ves_storage::{error as volume_error, host as volume, plan as volume_plan};
 use ves_types::{CtAddress, CtId, SnapshotId, TemplateName};
 
 use crate::script::Hand;
@@ -68,8 +71,17 @@ impl<H: volume::Host> volume::Host for InHand<H> {
     ) -> Result<Vec<(SnapshotId, Snapshot, Option<u64>)>, volume_error::Error> {
         Self::look(self, |h| h.snapshots(ct, measure))
     }
-    fn pool(&self) -> Result<volume_plan::PoolFacts, volume_error::Error> {
-        Self::look(self, H::pool)
+    fn inventory(&self) -> Result<Inventory, volume_error::Error> {
+        Self::look(self, H::inventory)
+    }
+    fn room(&self) -> Result<Room, volume_error::Error> {
+        Self::look(self, H::room)
+    }
+    fn back(&self, bytes: u64) -> Result<(), volume_error::Error> {
+        self.step(|h| h.back(bytes))
+    }
+    fn takes(&self, template: &TemplateName) -> Result<u64, volume_error::Error> {
+        Self::look(self, |h| h.takes(template))
     }
     fn backend(&self) -> &'static str {
         self.host.backend()
@@ -77,20 +89,26 @@ impl<H: volume::Host> volume::Host for InHand<H> {
     fn templates(&self) -> Result<Vec<volume::Template>, volume_error::Error> {
         Self::look(self, H::templates)
     }
-    /// Takes as long as it likes, and leaves nothing half done.
-    fn make_template(
+    fn observe_template(
         &self,
         name: &TemplateName,
-        source: volume::Source<'_>,
-        progress: &(dyn Fn(template::Progress) + Sync),
-    ) -> Result<volume::Template, volume_error::Error> {
-        self.host.make_template(name, source, progress)
+    ) -> Result<volume_plan::template::Observed, volume_error::Error> {
+        Self::look(self, |h| h.observe_template(name))
+    }
+    fn apply_template(
+        &self,
+        name: &TemplateName,
+        step: &TemplateStep,
+        making: &mut volume::Making<'_, '_>,
+    ) -> Result<(), volume_error::Error> {
+        match step {
+            // It takes as long as it likes, and leaves nothing half done.
+            TemplateStep::TakeContents => self.host.apply_template(name, step, making),
+            _ => self.step(|h| h.apply_template(name, step, making)),
+        }
     }
     fn export(&self, name: &TemplateName) -> Result<Box<dyn Read + Send>, volume_error::Error> {
         Self::look(self, |h| h.export(name))
-    }
-    fn remove_template(&self, name: &TemplateName) -> Result<(), volume_error::Error> {
-        self.step(|h| h.remove_template(name))
     }
 }
 
@@ -100,6 +118,12 @@ impl<H: net::Host> net::Host for InHand<H> {
     }
     fn apply_node(&self, step: &NodeStep) -> Result<(), HostError> {
         self.step(|h| h.apply_node(step))
+    }
+    fn rooms(&self) -> Result<Rooms, HostError> {
+        self.look(H::rooms)
+    }
+    fn links(&self) -> Result<net::Sources, HostError> {
+        self.look(H::links)
     }
     fn sources(&self) -> Result<net::Sources, HostError> {
         self.look(H::sources)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use ves_coordinator::store::{Kind, Store};
+use ves_coordinator::store::{Kind, all_rows};
 use ves_fake::ct::Ct;
 use ves_proto::resources::GetGroupRequest;
 use ves_proto::resources::resources_service_client::ResourcesServiceClient;
@@ -47,7 +47,7 @@ pub fn check(sim: &Sim, ids: &[u32]) -> Result<(), String> {
         sim.pause(2);
     }
     let claims = [Kind::Container, Kind::Name, Kind::Address, Kind::Slot];
-    let rows = sim.store().load().map_err(|e| e.to_string())?;
+    let rows = all_rows(sim.store()).map_err(|e| e.to_string())?;
     let mut left = rows.iter().filter(|(key, _)| claims.contains(&key.kind));
     left.next().map_or(Ok(()), |(key, _)| Err(format!("{key:?} is left in the store")))
 }

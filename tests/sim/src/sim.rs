@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use ves_coordinator::services::Services;
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::memory::MemoryStore;
-use ves_coordinator::store::{Batch, Row, Store, StoreError};
+use ves_coordinator::store::{Kind, Row, Store, StoreError, Transaction};
 use ves_coordinator::{Config, Coordinator};
 use ves_daemon::client::{Traced, over};
 use ves_daemon::{App, BuildError};
@@ -54,11 +54,14 @@ impl InHand {
 }
 
 impl Store for InHand {
-    fn load(&self) -> Result<Vec<Row>, StoreError> {
-        self.act(|| self.store.load())
+    fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError> {
+        self.act(|| self.store.range(kind, after, most))
     }
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.act(|| self.store.commit(batch))
+    fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
+        self.act(|| self.store.transact(group))
+    }
+    fn has_room(&self) -> bool {
+        self.store.has_room()
     }
 }
 

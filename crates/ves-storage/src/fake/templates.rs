@@ -58,16 +58,21 @@ pub(super) fn built(init: Init) -> Contents {
 
 /// Judges an archive as on a real host; the fake does not hash.
 pub(super) fn take(name: &TemplateName, making: &mut Making<'_, '_>) -> Result<Made, Error> {
-    (making.progress)(Progress { what: "making".to_owned(), done: 0, total: 1 });
+    let tell =
+        |what: &str, done| (making.progress)(Progress { what: what.to_owned(), done, total: 2 });
+    tell("unpacking", 0);
     let mut archive = Vec::new();
     let contents = match making.source.take() {
         Some(Source::Archive { feed, .. }) => {
             normalise(Pieces::new(feed), &mut archive, Limits::default())?
         }
-        Some(Source::Build(build)) => built(match build.init {
-            BuildInit::Systemd => Init::Systemd,
-            BuildInit::Sysvinit => Init::Sysvinit,
-        }),
+        Some(Source::Build(build)) => {
+            tell("configuring", 1);
+            built(match build.init {
+                BuildInit::Systemd => Init::Systemd,
+                BuildInit::Sysvinit => Init::Sysvinit,
+            })
+        }
         None => return Err(Error::TemplateUnknown(name.clone())),
     };
     (making.allow)(archive.len() as u64)?;

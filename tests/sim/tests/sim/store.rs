@@ -112,7 +112,7 @@ fn a_node_that_is_renamed_keeps_its_containers() {
 /// The addresses that the node routes to a container.
 fn links(sim: &Sim, ct: u32) -> Vec<String> {
     let ct = CtId::try_from(ct).expect("valid");
-    let mut state = sim.hosts().links.state();
+    let mut state = sim.kernel().links.state();
     state.container(ct).working().into_iter().map(|a| a.to_string()).collect()
 }
 
@@ -124,7 +124,7 @@ fn readdress(address: &str) -> Command {
 
 #[test]
 fn a_store_that_comes_back_older_is_believed_and_carried_through() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     let own = |s: &mut pb::ContainerSpec| s.addresses = vec!["192.0.2.1".to_owned()];
     sim.run(&Command::create(101, own)).expect("made");
     sim.run(&Command::start("101")).expect("started");
@@ -147,12 +147,12 @@ fn a_store_that_comes_back_older_is_believed_and_carried_through() {
     assert_eq!(sim.state("101"), pb::ContainerState::Running);
     sim.run(&Command::stop("101")).expect("stopped");
     sim.run(&Command::delete("101")).expect("gone");
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
 }
 
 #[test]
 fn what_an_older_store_says_is_asked_for_without_anybody_asking() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     let own = |s: &mut pb::ContainerSpec| s.addresses = vec!["192.0.2.1".to_owned()];
     sim.run(&Command::create(101, own)).expect("made");
     sim.run(&Command::start("101")).expect("started");
@@ -167,7 +167,7 @@ fn what_an_older_store_says_is_asked_for_without_anybody_asking() {
 
 #[test]
 fn what_no_record_knows_is_shown_and_can_be_cleared() {
-    let sim = Sim::with_services();
+    let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("made");
     sim.run(&Command::start("101")).expect("started");
     sim.kill(Daemon::Coordinator);
@@ -185,5 +185,5 @@ fn what_no_record_knows_is_shown_and_can_be_cleared() {
     }
     sim.run(&Command::delete("101")).expect("cleared");
     assert!(unknown().is_empty());
-    assert!(sim.hosts().is_clean());
+    assert!(sim.kernel().is_clean());
 }
