@@ -247,13 +247,23 @@ impl Planned for EnsureSnapshot {
         self.pool.apply(step)
     }
 
-    fn answer(&mut self, _: Seen, _: bool) -> Result<Snapshot, Fault> {
-        let Pool { service, ct, .. } = &self.pool;
+    fn answer(&mut self, _: Seen, changed: bool) -> Result<Snapshot, Fault> {
+        let Pool { service, ct, making, promised } = &self.pool;
         let id = self.desired.id;
         let found = service.snapshots(*ct, false)?.into_iter().find(|s| s.id == id);
         let found = found.ok_or_else(|| self.pool.refuse(&Refusal::SnapshotUnknown(id)))?;
+        let allocated = found.seen.allocated;
         // The volume may have grown between the look at it and the snapshot.
-        service.promises.set(Holder::Snapshot(*ct, id), found.seen.allocated);
+        if let (true, Some(promised)) = (changed, promised)
+            && let Err(error) = service.promise(promised, allocated.saturating_sub(*making))
+        {
+            let observed = self.pool.observe(None)?;
+            for step in snapshot::plan_remove(id, &observed) {
+                self.pool.apply(&step)?;
+            }
+            return Err(error.fault("take a snapshot"));
+        }
+        service.promises.set(Holder::Snapshot(*ct, id), allocated);
         Ok(found)
     }
 }

@@ -132,6 +132,11 @@ impl FakeHost {
         self.node().fail_after = Some(steps);
     }
 
+    /// So much more is in a snapshot than was in the volume when it was looked at.
+    pub fn write_meanwhile(&self, ct: CtId, bytes: u64) {
+        self.node().volumes.entry(ct).or_default().meanwhile = bytes;
+    }
+
     /// Says whether something else, such as a container, uses a volume.
     pub fn hold(&self, ct: CtId, held: bool) {
         self.node().volumes.entry(ct).or_default().held = held;

@@ -43,6 +43,8 @@ pub struct Model {
     pub held: bool,
     /// What the files say: a number in place of them.
     pub contents: u64,
+    /// What is written between the look at it and a snapshot.
+    pub meanwhile: u64,
     /// Whether the pool can clone what is in use.
     pub shares_blocks: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Model {
             unfinished_snapshot: None,
             held: false,
             contents: 0,
+            meanwhile: 0,
             shares_blocks: true,
         }
     }
@@ -225,7 +228,8 @@ impl Model {
             (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, .. }) => {
                 match self.unfinished_snapshot.take() {
                     Some((new, record)) if new == *id => {
-                        let snapshot = Snapshot { record, bytes: *bytes, allocated: ALLOCATED };
+                        let allocated = ALLOCATED + self.meanwhile;
+                        let snapshot = Snapshot { record, bytes: *bytes, allocated };
                         let (blocks, contents) = (*blocks, self.contents);
                         self.snapshots.insert(new, Kept { snapshot, blocks, contents });
                     }

@@ -155,7 +155,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NoRoom`], or what failed.
-    pub(super) fn promise(&self, promised: &Reservation, more: u64) -> Result<(), Error> {
+    pub(crate) fn promise(&self, promised: &Reservation, more: u64) -> Result<(), Error> {
         let back = {
             let _alone = self.promises.alone();
             let back = self.promises.facts()?.back(more).map_err(|refusal| match refusal {

@@ -396,6 +396,26 @@ fn what_snapshots_take_is_counted() {
 }
 
 #[test]
+fn a_snapshot_that_came_to_take_more_than_there_is_goes_again() {
+    let f = fixture();
+    let ct = fence(101, 1).ct;
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    let held = f.service.pool().expect("known").1.held;
+    let holds = held.templates + held.volumes + (100 << 20);
+    f.host.set_pool_bytes(plan::room::reach_for(holds));
+    f.host.write_meanwhile(ct, 200 << 20);
+    let fault = f.service.ensure_snapshot(&fence(101, 2), &snapshot(1, 2)).expect_err("larger");
+    assert_eq!(fault.reason, Reason::PoolFull, "{fault}");
+    assert_eq!(f.service.snapshots(ct, false), Ok(vec![]));
+    let facts = f.service.pool().expect("known").1;
+    assert_eq!((facts.held, facts.reserved), (held, 0));
+    f.host.write_meanwhile(ct, 20 << 20);
+    let taken = f.service.ensure_snapshot(&fence(101, 3), &snapshot(1, 3)).expect("there is room");
+    let facts = f.service.pool().expect("known").1;
+    assert_eq!(facts.held.snapshots, taken.seen.allocated);
+}
+
+#[test]
 fn a_snapshot_that_fails_in_any_step_is_told_and_repaired_by_repeating() {
     for fails in 0..3 {
         let f = fixture();
