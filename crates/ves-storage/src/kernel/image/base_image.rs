@@ -9,7 +9,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ves_host::{Attempt, ext4, loopdev};
+use ves_host::cmd::find;
+use ves_host::{Attempt, Cmd, ext4, loopdev};
 use ves_types::TemplateName;
 
 use super::Images;
@@ -88,6 +89,8 @@ impl Images {
             discard(&new)?;
             return Err(error);
         }
+        // What is zero takes no room: an archive of nothing else must not fill a pool.
+        Cmd::new(find("fallocate", "util-linux")?).arg("--dig-holes").arg(&new).run()?;
         Ok(publish(&new, &path)?)
     }
 
