@@ -71,6 +71,9 @@ pub trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Whether a volume can be cloned at one moment, while it is written to.
     fn shares_blocks(&self) -> bool;
+    /// Whether volumes may give back what they do not use. Where others use the same file system they
+    /// keep it, or it would be gone when they want it again.
+    fn takes_discards(&self) -> bool;
     /// Its room.
     fn room(&self) -> Result<Room, Error>;
     /// Lets so much of it be backed by what is under it, and reach so far.

@@ -168,8 +168,12 @@ impl<B: Backend> KernelHost<B> {
             return Ok(());
         }
         let ids = id_map::namespace(slot.base(), IdSlot::MAPPED)?;
-        let tree = file_system(ct, &seen)?
-            .flag("discard")?
+        let volume = file_system(ct, &seen)?;
+        let volume = match self.backend.takes_discards() {
+            true => volume.flag("discard")?,
+            false => volume,
+        };
+        let tree = volume
             // The image is sparse: what was never written reads as zeros already.
             .flag("noinit_itable")?
             .mount(attr::NODEV)?;

@@ -1,11 +1,12 @@
 //! Image files: cloned, published, discarded; the records in their attributes.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{XattrFlags, copy_file_range};
 use rustix::io::Errno;
 use serde::Serialize;
 use ves_host::loopdev::{self, FileId};
@@ -60,27 +61,35 @@ pub(super) fn clone_file(
     Ok(target)
 }
 
-/// Copies a file's data and leaves its holes.
-fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
-    use rustix::fs::{SeekFrom, copy_file_range, seek};
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut at = 0;
+/// Where a file has data.
+fn data(file: &File) -> Result<Vec<Range<u64>>, Errno> {
+    use rustix::fs::{SeekFrom, seek};
+    let (mut all, mut at) = (Vec::new(), 0);
     loop {
-        at = match seek(from, SeekFrom::Data(at)) {
-            Err(Errno::NXIO) => return Ok(()),
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(all),
             other => other?,
         };
-        let end = seek(from, SeekFrom::Hole(at))?;
-        let (mut source, mut target) = (at, at);
+        at = seek(file, SeekFrom::Hole(start))?;
+        all.push(start..at);
+    }
+}
+
+/// Copies a file's data and leaves its holes.
+fn copy_sparse(from: &File, to: &File) -> Result<(), std::io::Error> {
+    to.set_len(from.metadata()?.len())?;
+    // All are looked for before any is read: what is read ahead of a block that was only reserved counts
+    // as data from then on.
+    for Range { start, end } in data(from)? {
+        let (mut source, mut target) = (start, start);
         while source < end {
             let most = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
             if copy_file_range(from, Some(&mut source), to, Some(&mut target), most)? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
         }
-        at = end;
     }
+    Ok(())
 }
 
 /// Reads a record from an attribute of an image; `None` where it has none, and in words what is wrong
@@ -147,5 +156,37 @@ pub(super) fn until(
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{FallocateFlags, fallocate};
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    #[test]
+    fn a_copy_takes_what_was_written_and_not_what_was_reserved() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let from = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("from"))
+            .expect("made");
+        let length = 64 << 20;
+        from.set_len(length).expect("set");
+        fallocate(&from, FallocateFlags::empty(), 0, length).expect("reserved");
+        // Long enough that more is read ahead.
+        from.write_all_at(&vec![1; 4 << 20], 32 << 20).expect("written");
+        from.sync_all().expect("synced");
+        rustix::fs::fadvise(&from, 0, None, rustix::fs::Advice::DontNeed).expect("forgotten");
+        let to = clone_file(&from, &dir.path().join("to"), length, false).expect("copied");
+        let meta = to.metadata().expect("there");
+        assert_eq!(meta.len(), length);
+        assert!(meta.blocks() * 512 < 5 << 20, "{}", meta.blocks() * 512);
+        let mut read = [0; 8192];
+        to.read_exact_at(&mut read, 32 << 20).expect("read");
+        assert_eq!(read, [1; 8192]);
     }
 }

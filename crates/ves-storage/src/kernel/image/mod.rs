@@ -52,6 +52,9 @@ impl Backend for Images {
     fn shares_blocks(&self) -> bool {
         self.pool.reflink
     }
+    fn takes_discards(&self) -> bool {
+        self.pool.own()
+    }
     fn room(&self) -> Result<Room, Error> {
         Ok(self.pool.room()?)
     }

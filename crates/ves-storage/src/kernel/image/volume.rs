@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use ves_host::loopdev::{self, Attached, FileId};
 use ves_host::{Attempt, HostError, ext4, file};
@@ -78,9 +79,19 @@ impl Images {
         bytes: u64,
     ) -> Result<File, Error> {
         let target = clone_file(from, &self.new_path(ct), bytes, self.pool.reflink)?;
+        self.reserve(&target, bytes)?;
         let record = VolumeRecord { ct, record: record.clone() };
         write_attribute(&target, RECORD_ATTRIBUTE, &record)?;
         Ok(target)
+    }
+
+    /// Gives a volume all its blocks, where others could take them.
+    fn reserve(&self, image: &File, bytes: u64) -> Result<(), HostError> {
+        match self.pool.own() {
+            true => Ok(()),
+            false => fallocate(image, FallocateFlags::empty(), 0, bytes)
+                .attempt(|| format!("reserve {bytes} bytes for a volume")),
+        }
     }
 
     /// The loop device of an image.
@@ -256,6 +267,7 @@ impl Images {
         let image = self.need(ct)?;
         if image.metadata().attempt(what)?.len() < bytes {
             image.set_len(bytes).attempt(what)?;
+            self.reserve(&image, bytes)?;
             image.sync_all().attempt(what)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ves_kit::{Rootfs, TestLayout, run};
 use ves_proto::Reason;
-use ves_storage::config::Config;
+use ves_storage::config::{Config, PoolKind};
 use ves_storage::plan::room::Alarm;
 use ves_storage::plan::{Desired, snapshot};
 use ves_types::{CtId, Epoch, Fence, Generation, SnapshotId};
@@ -16,6 +16,11 @@ use super::support::{Storage, needs};
 
 /// The service with its state on a file system of its own, of this size; the pool's image is in it.
 fn on_disk(mib: u64, pool_mib: u64) -> Storage {
+    let config = Config { pool_bytes: Some(pool_mib << 20), ..Config::default() };
+    with_state_on_disk(mib, config)
+}
+
+fn with_state_on_disk(mib: u64, config: Config) -> Storage {
     let dir = TestLayout::new();
     let disk = dir.dir().join("disk.img");
     File::create(&disk).expect("made").set_len(mib << 20).expect("sparse");
@@ -23,7 +28,6 @@ fn on_disk(mib: u64, pool_mib: u64) -> Storage {
     let state = dir.layout().state_dir().to_str().expect("text").to_owned();
     run("mke2fs", &["-q", "-t", "ext4", "-m", "0", disk]);
     run("mount", &["-o", "loop", disk, &state]);
-    let config = Config { pool_bytes: Some(pool_mib << 20), ..Config::default() };
     Storage::at(dir, config)
 }
 
@@ -88,6 +92,45 @@ fn who_fills_the_disk_below_takes_nothing_from_a_volume() {
     assert_eq!(fault.map(drop).map_err(|f| f.reason), Err(Reason::PoolFull));
     let alarms = storage.pool().alarms();
     assert!(alarms.iter().any(|a| matches!(a, Alarm::LittleBelow { .. })), "{alarms:?}");
+}
+
+#[test]
+fn a_volume_of_a_pool_of_copies_has_its_blocks_from_the_beginning() {
+    if !needs() {
+        return;
+    }
+    let storage =
+        with_state_on_disk(1500, Config { pool: PoolKind::ImageCopy, ..Config::default() });
+    storage.busybox();
+    let off = Desired { mounted: false, ..storage.desired(260) };
+    storage.service.ensure(&storage.fence(), &off).expect("made");
+    storage.service.ensure(&storage.fence(), &storage.desired(400)).expect("grown");
+    write(&storage, storage.ct(), 100);
+    storage.inside("rm root/all; sync");
+    fill(storage.dir.layout().state_dir());
+    write(&storage, storage.ct(), 300);
+    assert_eq!(storage.pool().promisable(), 0);
+    let fault = storage.service.ensure(&another(&storage, 1), &storage.desired(256));
+    assert_eq!(fault.map(drop).map_err(|f| f.reason), Err(Reason::PoolFull));
+}
+
+#[test]
+fn what_is_zero_in_a_template_takes_no_room() {
+    if !needs() {
+        return;
+    }
+    let storage = Storage::new();
+    let busybox = storage.busybox();
+    let rootfs = Rootfs::busybox();
+    File::create(rootfs.dir().join("large")).expect("made").set_len(500 << 20).expect("sparse");
+    let archive = rootfs.tar(&storage.dir.dir().join("zeros.tar.gz"));
+    let zeros = storage.import("zeros", &archive).expect("good");
+    assert!(zeros.content_bytes > 500 << 20, "{zeros:?}");
+    assert!(zeros.allocated < busybox.allocated + (32 << 20), "{zeros:?} {busybox:?}");
+    let wish = Desired { template: zeros.name, ..storage.desired(1000) };
+    storage.service.ensure(&storage.fence(), &wish).expect("made");
+    let size = storage.inside("busybox stat -c %s large");
+    assert_eq!(size.trim(), (500u64 << 20).to_string());
 }
 
 #[test]
