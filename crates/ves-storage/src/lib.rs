@@ -29,7 +29,7 @@
 //! Plans, [`host::Host`] and [`kernel::KernelHost`] stay as they are.
 //!
 //! Invariants: a volume never shrinks; an image is deleted or replaced only when no device shows it;
-//! nothing that is not ours is touched; the promised sizes stay within the pool; no archive is read
+//! nothing that is not ours is touched; what is promised was reserved before; no archive is read
 //! outside of confinement, and no path inside a volume is opened by this process.
 //!
 //! Capabilities: see [`CAPABILITIES`]. Modules, in reading order:
