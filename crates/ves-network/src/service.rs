@@ -99,7 +99,7 @@ impl Service {
     /// Makes the node ready to carry containers. That there is little room for what they all fill
     /// together, where it cannot be raised, keeps none from starting.
     pub fn prepare_node(&self) -> Result<(), Fault> {
-        self.inner.settle_node()?;
+        self.inner.settle_node(self.inner.desired)?;
         let rooms = observed(|| "the kernel's room".to_owned(), self.inner.host.rooms())?;
         for step in node::raise(&rooms) {
             // Said by the shell, and to who asks what the node is.
@@ -166,11 +166,15 @@ impl Inner {
         applied.map_err(|e| Error::Step { step: step.to_string(), source: e.into() })
     }
 
-    /// Makes the node what it should be, the guard for all containers too. Answers how many steps that
-    /// took.
-    pub(crate) fn settle_node(&self) -> Result<usize, Fault> {
+    /// Makes the guard what it should be for all containers, and nothing else of the node. Answers how
+    /// many steps that took.
+    pub(crate) fn settle_guard(&self) -> Result<usize, Fault> {
+        self.settle_node(NodeDesired { forwarding: false })
+    }
+
+    fn settle_node(&self, desired: NodeDesired) -> Result<usize, Fault> {
         let leaving = self.leaving();
-        let steps = node::plan(self.desired, &self.look_at_node(&leaving, true)?);
+        let steps = node::plan(desired, &self.look_at_node(&leaving, true)?);
         steps.iter().try_for_each(|step| self.step_node(step))?;
         Ok(steps.len())
     }

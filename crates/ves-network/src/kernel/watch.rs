@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 const MOST: Duration = Duration::from_millis(100);
 /// After which time what could not be put right is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often it is looked at though nothing was heard: the rest of what is the node's tells nothing.
+/// How often it is looked at though nothing was heard: routes that somebody changed tell nothing.
 const ANYWAY: Duration = Duration::from_secs(60);
 
 /// Begins to look after the guard of a service on `host`, as long as that lives.
@@ -42,7 +42,7 @@ fn look_after(mut news: NftNews, host: &Weak<KernelHost>, service: &Weak<Inner>)
         let heard = wait(&mut news, host, patience);
         let Some(service) = service.upgrade() else { return };
         let settled = match heard {
-            Ok(()) => service.settle_node().map_err(|fault| fault.to_string()),
+            Ok(()) => service.settle_guard().map_err(|fault| fault.to_string()),
             Err(e) => {
                 std::thread::park_timeout(AGAIN);
                 Err(ves_proto::fault::chain(&e))

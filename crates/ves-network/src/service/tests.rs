@@ -262,6 +262,10 @@ fn a_guard_that_was_flushed_comes_back_for_all() {
         let laid = "set up the nftables table inet ves with 3 sources";
         assert_eq!(bench.journal()[0], laid, "at once");
     }
+    // Who only looks after the guard leaves the rest to who asks for it.
+    bench.fake.state().node.forward_v4 = false;
+    assert_eq!(bench.service.inner.settle_guard().map_err(|f| f.reason), Ok(0));
+    assert!(!bench.fake.state().node.forward_v4);
     // What somebody let in, and what he took out.
     {
         let mut state = bench.fake.state();
