@@ -12,7 +12,7 @@ use ves_coordinator::store::memory::MemoryStore;
 use ves_coordinator::store::{Kind, Row, Store, StoreError, Transaction};
 use ves_coordinator::{Config, Coordinator};
 use ves_daemon::client::{Traced, over};
-use ves_daemon::{App, BuildError};
+use ves_daemon::{App, BuildError, serve_on};
 use ves_fake::{FakeNode, Hand, Life, Mishap, Script};
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::container_service_client::ContainerServiceClient;
@@ -36,6 +36,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 enum Shelf {
     Memory(MemoryStore),
     File,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self::Memory(MemoryStore::default())
+    }
 }
 
 /// A store in the hand of one coordinator: what it still does on some thread when it was killed, is not
@@ -76,6 +82,14 @@ pub struct Past {
     pub asleep: bool,
 }
 
+/// What a node is to be.
+#[derive(Debug, Default)]
+struct Begin {
+    shelf: Shelf,
+    past: Option<Past>,
+    listens: bool,
+}
+
 #[derive(Debug)]
 struct Shared {
     dir: tempfile::TempDir,
@@ -86,6 +100,8 @@ struct Shared {
     config: Config,
     clock: SimClock,
     asleep: bool,
+    /// Whether the coordinator listens on its socket.
+    listens: bool,
     boot: Mutex<String>,
 }
 
@@ -163,7 +179,24 @@ impl Shared {
             let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
             coordinator.begin_work(&boot)?;
         }
+        if self.listens {
+            self.listen(ves_coordinator::app(&coordinator))?;
+        }
         Ok(ves_coordinator::app(&coordinator))
+    }
+
+    /// Serves programs, too, who come by the coordinator's socket.
+    fn listen(&self, app: App) -> Result<(), BuildError> {
+        let socket = self.layout.socket(Daemon::Coordinator);
+        std::fs::create_dir_all(self.layout.api_dir())?;
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let listener = tokio::net::UnixListener::bind(&socket)?;
+        tokio::spawn(async move {
+            serve_on(listener, app, std::future::pending()).await.expect("served");
+        });
+        Ok(())
     }
 
     fn store(&self, life: Life) -> Box<dyn Store> {
@@ -233,26 +266,33 @@ impl Sim {
 
     /// The same, with what `change` sets.
     pub fn configured(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(Shelf::Memory(MemoryStore::default()), None, |_| {}, change)
+        Self::with(Begin::default(), |_| {}, change)
+    }
+
+    /// The same, where programs reach the coordinator too, by its socket.
+    pub fn listening() -> Self {
+        Self::with(Begin { listens: true, ..Begin::default() }, |_| {}, |_| {})
+    }
+
+    /// The coordinator's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.shared.layout.socket(Daemon::Coordinator)
     }
 
     /// The same, with the coordinator's state in a file.
     pub fn on_disk() -> Self {
-        Self::with(Shelf::File, None, |_| {}, |_| {})
+        Self::with(Begin { shelf: Shelf::File, ..Begin::default() }, |_| {}, |_| {})
     }
 
     /// A node with a past, whose operations are never forgotten. Its services are up when `settle` is told
     /// to put on it what was there; its coordinator is not.
     pub fn resumed(past: Past, settle: impl FnOnce(&Self)) -> Self {
-        Self::with(Shelf::File, Some(past), settle, |c| c.keep_operations_s = u64::MAX)
+        let begin = Begin { shelf: Shelf::File, past: Some(past), ..Begin::default() };
+        Self::with(begin, settle, |c| c.keep_operations_s = u64::MAX)
     }
 
-    fn with(
-        shelf: Shelf,
-        past: Option<Past>,
-        settle: impl FnOnce(&Self),
-        change: impl FnOnce(&mut Config),
-    ) -> Self {
+    fn with(begin: Begin, settle: impl FnOnce(&Self), change: impl FnOnce(&mut Config)) -> Self {
+        let Begin { shelf, past, listens } = begin;
         // Fences are many small files, which need not be on a disk.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let dir = dir.expect("a directory");
@@ -277,6 +317,7 @@ impl Sim {
             config,
             clock: SimClock::default(),
             asleep,
+            listens,
             boot: Mutex::new(boot),
         });
         let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Daemon>>();

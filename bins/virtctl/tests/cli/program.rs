@@ -1,6 +1,8 @@
-//! The real binary, speaking to a fake coordinator.
+//! The real binary, speaking to a coordinator.
 //!
 //! Never here: a terminal.
+
+use std::path::Path;
 
 use assert_cmd::Command;
 
@@ -8,8 +10,13 @@ use crate::fake::Fake;
 
 /// virtctl speaking to `fake`.
 pub(crate) fn virtctl(fake: &Fake) -> Command {
+    virtctl_at(&fake.socket())
+}
+
+/// virtctl speaking to whoever listens at a socket.
+pub(crate) fn virtctl_at(socket: &Path) -> Command {
     let mut command = assert_cmd::cargo::cargo_bin_cmd!("virtctl");
-    command.env("VES_SOCKET", fake.socket()).env("TZ", "UTC").env_remove("TERM");
+    command.env("VES_SOCKET", socket).env("TZ", "UTC").env_remove("TERM");
     command.env("COLUMNS", "100").timeout(std::time::Duration::from_secs(30));
     command
 }
