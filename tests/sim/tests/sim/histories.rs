@@ -8,7 +8,7 @@ use ves_sim::Sim;
 use ves_sim::history::History;
 
 /// As many as two processors go through in less than a minute.
-const USUAL: u64 = 600;
+const USUAL: u64 = 1000;
 /// Most of a history is waiting.
 const AT_ONCE: usize = 8;
 
