@@ -181,7 +181,7 @@ fn each_step_of_each_host_failing_once() {
         }),
         ("network", |sim, n| sim.kernel().links.state().fail_after = Some(n)),
     ];
-    for (name, fail) in hosts {
+    let through = |(name, fail): (&str, Fail)| {
         let mut quiet = 0;
         let mut failed = 0;
         // Until the life is over before the failing step comes.
@@ -199,7 +199,12 @@ fn each_step_of_each_host_failing_once() {
             }
         }
         assert!(failed > 3, "{name}: {failed}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(move || through(host));
+        }
+    });
 }
 
 #[test]
