@@ -20,28 +20,36 @@ mod start;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::Mode;
+use ves_host::cgroup::Hierarchies;
 use ves_host::child::{self, How, Life, Why};
 use ves_host::{Attempt, HostError, namespace};
+use ves_init_proto::ExecRequest;
 use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::init_plan::{Groups, plan_exec};
+use ves_types::layout::Layout;
 
 use crate::framed_conn::FramedConn;
+use crate::perform;
 use session::Session;
 
 /// Starts the supervisor, which goes on in the background; its session is fd 0.
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main(run_dir: &Path) -> ExitCode {
     let how = How { life: Life::Free(Why::Background), ..How::default() };
     let begun = child::fork(how, || {
         // Nobody is left to tell of a failure but the session, which ends.
-        namespace::inherit(0).and_then(supervise).ok();
+        namespace::inherit(0)
+            .and_then(|session| supervise(session, &perform::layout(run_dir)))
+            .ok();
         0
     });
     if begun.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn supervise(session: OwnedFd) -> Result<(), HostError> {
+fn supervise(session: OwnedFd, layout: &Layout) -> Result<(), HostError> {
     rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
     rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -57,11 +65,17 @@ fn supervise(session: OwnedFd) -> Result<(), HostError> {
     let conn =
         FramedConn::new(UnixStream::from(session)).attempt(|| "set up the session".to_owned())?;
     let mut session = Session::new(conn);
-    let Some(plan) = session.plan()? else { return Ok(()) };
-    match start::start(&plan, &session.conn.stream) {
+    let Some(ExecRequest { ct, command }) = session.request()? else { return Ok(()) };
+    let started = Hierarchies::detect()
+        .map_err(|e| perform::failure("find control groups", &e))
+        .and_then(|hierarchies| {
+            let groups = Groups::of(&hierarchies, ct);
+            start::start(&plan_exec(ct, layout, &groups, &command), &session.conn.stream)
+        });
+    match started {
         Ok(running) => {
             session.conn.send(&Frame::new(Tag::Started, []));
-            session.run(running, plan.terminal.is_some())
+            session.run(running, command.terminal.is_some())
         }
         Err(failure) => {
             session.conn.send(&Frame::json(Tag::Failed, &failure));

@@ -1,9 +1,10 @@
-//! Performs a list of init steps and execs; monitors what it started.
+//! Makes containers and monitors them; runs commands inside.
 //!
-//! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID` makes
-//! a container and stays its parent (the number is for `ps`; the plan comes by stdin; once it is made, a
-//! second thread listens to it), `exec` runs a command inside one. What to do comes as data. `starter`
-//! starts both where the daemon is in a sandbox.
+//! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID DIR` makes
+//! a container and stays its parent (what it should be comes by stdin; once it is made, a second thread
+//! listens to it), `exec DIR` runs a command inside one; DIR is where the daemons have their sockets.
+//! `starter` starts both where the daemon is in a sandbox. What is asked for is a container and a
+//! specification; the steps are planned here, from these.
 //!
 //! Never here: what is performed, which is in the files beside it.
 
@@ -16,14 +17,17 @@ mod perform;
 mod rate_limit;
 mod starter;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     perform::remember_program();
-    match std::env::args().nth(1).as_deref() {
-        Some("monitor") => monitor::main(),
-        Some("exec") => exec::main(),
-        Some("starter") => starter::main(),
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["monitor", ct, dir] => monitor::main(ct, Path::new(dir)),
+        ["exec", dir] => exec::main(Path::new(dir)),
+        ["starter"] => starter::main(),
         _ => ExitCode::from(64),
     }
 }

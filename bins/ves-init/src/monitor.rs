@@ -20,41 +20,44 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
+use ves_host::cgroup::Hierarchies;
 use ves_host::child::{self, How, Life, Why};
 use ves_host::namespace;
 use ves_host::{Attempt, HostError, file};
+use ves_init_proto::init_plan::{self, Groups};
 use ves_init_proto::report::{self, Created, Failure, InitKind};
-use ves_init_proto::{InitStep, MonitorPlan};
+use ves_init_proto::{InitStep, StartRequest};
+use ves_types::CtId;
+use ves_types::layout::Layout;
 
 use crate::console::Ring;
 use crate::notify::NotifyListener;
 use crate::perform;
 use crate::rate_limit::RateLimit;
 use files::Guard;
-use state::Monitor;
+use state::{Monitor, Plan};
 
 /// The kernel should choose almost anybody else when memory runs out.
 const OOM_SCORE: &str = "-900";
 
 /// Starts the monitor, which goes on in the background; what it came to is written to fd 1.
-pub(crate) fn main() -> ExitCode {
-    match begin() {
+pub(crate) fn main(ct: &str, run_dir: &Path) -> ExitCode {
+    match begin(ct, &perform::layout(run_dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn begin() -> Result<(), HostError> {
+fn begin(ct: &str, layout: &Layout) -> Result<(), HostError> {
     let mut text = Vec::new();
-    std::io::stdin().read_to_end(&mut text).attempt(|| "read the plan".to_owned())?;
-    let plan: MonitorPlan = match serde_json::from_slice(&text) {
+    std::io::stdin().read_to_end(&mut text).attempt(|| "read the request".to_owned())?;
+    let plan = match plan(ct, layout, &text) {
         Ok(plan) => plan,
-        Err(e) => {
-            let failure =
-                Failure { step: "read the plan".to_owned(), message: e.to_string(), errno: 0 };
+        Err(failure) => {
             report_created(namespace::inherit(1)?, &Created::Failed(failure));
             return Ok(());
         }
@@ -71,12 +74,29 @@ fn begin() -> Result<(), HostError> {
     Ok(())
 }
 
+/// What is done for a request.
+fn plan(ct: &str, layout: &Layout, request: &[u8]) -> Result<Plan, Failure> {
+    let failed = |message| Failure { step: "plan the start".to_owned(), message, errno: 0 };
+    let ct: CtId = ct.parse().map_err(|_| failed(format!("{ct:?} is no container")))?;
+    let request: StartRequest =
+        serde_json::from_slice(request).map_err(|e| failed(e.to_string()))?;
+    let StartRequest { incarnation, spec } = request;
+    let hierarchies =
+        Hierarchies::detect().map_err(|e| perform::failure("find control groups", &e))?;
+    let steps = init_plan::plan_init(ct, layout, &spec, &Groups::of(&hierarchies, ct));
+    if let Some(why) = init_plan::disorder(&steps) {
+        return Err(failed(why));
+    }
+    let opaque_spec = serde_json::to_string(&spec).unwrap_or_default();
+    Ok(Plan { dir: layout.ct_dir(ct), incarnation, opaque_spec, steps })
+}
+
 /// Tells the starter what came of it. It may be gone; then the next one asks.
 pub(crate) fn report_created(report: OwnedFd, created: &Created) {
     File::from(report).write_all(&serde_json::to_vec(created).unwrap_or_default()).ok();
 }
 
-fn run(plan: &MonitorPlan, report: OwnedFd) {
+fn run(plan: &Plan, report: OwnedFd) {
     let mut guard = Guard::default();
     match prepare(plan, &mut guard) {
         Ok(Some(mut monitor)) => {
@@ -96,7 +116,7 @@ fn run(plan: &MonitorPlan, report: OwnedFd) {
     }
 }
 
-fn prepare(plan: &MonitorPlan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
+fn prepare(plan: &Plan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
     let failed = |e: HostError| perform::failure("start the monitor", &e);
     daemonize().map_err(failed)?;
     let Some(lock) = lock::acquire(plan).map_err(failed)? else { return Ok(None) };

@@ -14,6 +14,7 @@ mod place;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
@@ -25,6 +26,7 @@ use ves_host::namespace::Namespace;
 use ves_host::pty::Pty;
 use ves_init_proto::report::{Failure, Performed};
 use ves_init_proto::{InitStep, Side};
+use ves_types::layout::Layout;
 
 pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;
@@ -66,14 +68,14 @@ pub(crate) struct Waiting {
     pub(crate) performed: Vec<Performed>,
 }
 
-/// Performs the step at `place` of the list; answers when, too.
-fn timed<T>(place: usize, perform: impl FnOnce() -> T) -> (Performed, T) {
+/// Performs a step; answers when, too.
+fn timed<T>(step: &InitStep, perform: impl FnOnce() -> T) -> (Performed, T) {
     let begun = Instant::now();
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let done = perform();
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let begun_unix_us = micros(since_1970);
-    (Performed { step: place, begun_unix_us, took_us: micros(begun.elapsed()) }, done)
+    (Performed { step: step.to_string(), begun_unix_us, took_us: micros(begun.elapsed()) }, done)
 }
 
 impl Waiting {
@@ -115,14 +117,19 @@ pub(crate) fn failure(step: &str, error: &HostError) -> Failure {
     Failure { step: step.to_owned(), message, errno: error.errno().unwrap_or_default() }
 }
 
+/// Where things of containers are; of durable ones these programs need none.
+pub(crate) fn layout(run_dir: &Path) -> Layout {
+    Layout::new(run_dir, Layout::default().state_dir())
+}
+
 /// Performs all steps up to waiting for release. In the child this never returns. Where a step failed,
 /// nothing runs any more.
 pub(crate) fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
     let mut outer = Outer::default();
     let mut born: Option<(Child, OwnedFd)> = None;
     let mut performed = Vec::new();
-    for (place, step) in steps.iter().enumerate().filter(|(_, s)| s.side() == Side::Outer) {
-        let (time, done) = timed(place, || match (step, &born) {
+    for step in steps.iter().filter(|s| s.side() == Side::Outer) {
+        let (time, done) = timed(step, || match (step, &born) {
             (InitStep::Clone { namespaces, creator }, None) => {
                 clone(&outer, namespaces, *creator, steps).map(|b| born = Some(b))
             }

@@ -1,16 +1,21 @@
 //! Starts monitors and helpers for the lifecycle daemon, outside of its sandbox.
 //!
 //! ```text
-//! lifecycled ── packet: words, descriptors ──▶ starter ── fork, exec ──▶ monitor | exec
-//! (sandbox)                                    (one thread)              goes on by itself
+//! lifecycled ── packet: what, descriptors ──▶ starter ── fork, exec ──▶ monitor | exec
+//! (sandbox)                                   (one thread)              goes on by itself
 //! ```
+//!
+//! Who can ask is bounded twice: the socket's owner is the one user who may, and only with the powers that
+//! the lifecycle daemon keeps, as other daemons may be of the same user. What can be asked for is a container
+//! with a specification, or a command in one: how that is done is planned by the program that does it, and
+//! where things are follows from where the socket is.
 //!
 //! What a container may do is bounded by what the process that makes it may do, so that cannot live
 //! in the sandbox of a daemon. The socket comes from the service manager and is root's, and so does a
 //! descriptor of the node's mount namespace: a unit may have one of its own, in which volumes were late
 //! copies of the node's and pins of networks nobody's, so the starter leaves it before it starts
-//! anything. Never here: what is in a plan, which goes by its descriptor to who performs it; a process
-//! that stays.
+//! anything. Never here: what is in a request, which goes by its descriptor to who is asked; a process that
+//! stays.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +29,7 @@ use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use ves_host::channel;
 use ves_host::child::{self, How};
 use ves_host::namespace;
-use ves_host::{Attempt, HostError, mount};
+use ves_host::{Attempt, HostError, mount, peer};
 use ves_init_proto::Launch;
 use ves_init_proto::report::Created;
 
@@ -32,6 +37,9 @@ use crate::{monitor, perform};
 
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;
+/// The capabilities of the lifecycle daemon's unit, by which it differs from any other daemon of its user:
+/// DAC_OVERRIDE, KILL, SYS_CHROOT, SYS_ADMIN.
+const NEEDED: u64 = 1 << 1 | 1 << 5 | 1 << 18 | 1 << 21;
 /// How long a peer may take to say what it wants.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,14 +47,19 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) fn main() -> ExitCode {
     let serve = || -> Result<(), HostError> {
         let listener = namespace::inherit(SOCKET)?;
-        let place = directory(&listener).and_then(|at| mount::node::enter(&at));
+        let socket = address(&listener)?;
+        let what = || format!("look at {}", socket.display());
+        let user = rustix::fs::stat(&socket).attempt(what)?.st_uid;
+        let Some(dir) = socket.parent() else { return Err(Errno::INVAL).attempt(what) };
+        let place = mount::node::enter(dir);
         if let Err(e) = &place {
             log_error(e);
         }
         child::close_others(&[listener.as_fd()])?;
         loop {
             match accept_with(&listener, SocketFlags::CLOEXEC) {
-                Ok(peer) => start(&peer, place.as_ref().err())?,
+                Ok(peer) if may_ask(&peer, user) => start(&peer, dir, place.as_ref().err())?,
+                Ok(_) => {}
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
             }
@@ -61,24 +74,41 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the service manager keeps it, and there is nothing else")]
 fn log_error(error: &HostError) {
-    eprintln!("ves-starter: {}", perform::failure("", error).message);
+    log(&perform::failure("", error).message);
 }
 
-/// The directory of the socket: where daemons see what they share, mounts too.
-fn directory(listener: &OwnedFd) -> Result<PathBuf, HostError> {
+#[expect(clippy::print_stderr, reason = "the service manager keeps it, and there is nothing else")]
+fn log(text: &str) {
+    eprintln!("ves-starter: {text}");
+}
+
+/// Whether a peer is the lifecycle daemon: of this user, and able to do what that may.
+fn may_ask(socket: &OwnedFd, user: u32) -> bool {
+    let caller = peer::of(socket).and_then(|peer| Ok((peer.user, peer.capabilities()?)));
+    let may = matches!(caller, Ok((of, held)) if of == user && held & NEEDED == NEEDED);
+    if !may {
+        let told = match caller {
+            Ok((of, held)) => format!("user {of} with capabilities {held:x}"),
+            Err(e) => perform::failure("", &e).message,
+        };
+        log(&format!("refused: {told}"));
+    }
+    may
+}
+
+/// The path of the socket, in the directory where daemons see what they share, mounts too.
+fn address(listener: &OwnedFd) -> Result<PathBuf, HostError> {
     let what = || "find out where the socket is".to_owned();
     let address = rustix::net::getsockname(listener).attempt(what)?;
     let address = SocketAddrUnix::try_from(address).attempt(what)?;
     let path = address.path_bytes().map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
-    let dir = path.as_deref().and_then(Path::parent).map(Path::to_owned);
-    dir.ok_or(Errno::AFNOSUPPORT).attempt(what)
+    path.ok_or(Errno::AFNOSUPPORT).attempt(what)
 }
 
 /// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed. No container
 /// is made in a place that is wrong for it.
-fn start(peer: &OwnedFd, place_error: Option<&HostError>) -> Result<(), HostError> {
+fn start(peer: &OwnedFd, dir: &Path, place_error: Option<&HostError>) -> Result<(), HostError> {
     if !channel::wait(peer, TIMEOUT).unwrap_or(false) {
         return Ok(());
     }
@@ -95,7 +125,7 @@ fn start(peer: &OwnedFd, place_error: Option<&HostError>) -> Result<(), HostErro
     }
     let keep: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
     let child = child::fork(How { keep: &keep, ..How::default() }, || {
-        execute(&launch, &packet.fds).ok();
+        execute(&launch, dir, &packet.fds).ok();
         1
     });
     // No room for a process: the peer sees its descriptors closed.
@@ -108,7 +138,7 @@ fn start(peer: &OwnedFd, place_error: Option<&HostError>) -> Result<(), HostErro
     Ok(())
 }
 
-fn execute(launch: &Launch, fds: &[OwnedFd]) -> Result<(), HostError> {
+fn execute(launch: &Launch, dir: &Path, fds: &[OwnedFd]) -> Result<(), HostError> {
     for (number, fd) in (0..).zip(fds) {
         namespace::place(fd, number)?;
     }
@@ -117,8 +147,8 @@ fn execute(launch: &Launch, fds: &[OwnedFd]) -> Result<(), HostError> {
         Launch::Exec => vec!["exec".to_owned()],
     };
     let c = |text: String| CString::new(text).ok();
-    let argv =
-        std::iter::once("ves-init".to_owned()).chain(words).filter_map(c).collect::<Vec<_>>();
+    let argv = std::iter::once("ves-init".to_owned()).chain(words).filter_map(c);
+    let argv = argv.chain(CString::new(dir.as_os_str().as_bytes()).ok()).collect::<Vec<_>>();
     let env = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"];
     let env = env.iter().filter_map(|text| c((*text).to_owned())).collect::<Vec<_>>();
     let failed = namespace::exec(c"/proc/self/exe", &argv, &env);

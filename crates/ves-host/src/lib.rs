@@ -20,6 +20,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
+pub mod peer;
 pub mod pty;
 pub mod seccomp;
 mod thread;

@@ -1,63 +1,76 @@
-//! What the programs of `ves-init` are told when they start: which one, and its plan.
+//! What the programs of `ves-init` are asked for when they start: a container, a command in one.
 //!
-//! Never here: what they tell.
+//! Never here: how that is done, which they plan themselves, so that nobody who can ask them can ask for
+//! anything else; what they tell.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use ves_host::seccomp::Refuse;
-
-use crate::limit::ProcessLimit;
-use crate::step::InitStep;
-
-/// All that `ves-init monitor` is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MonitorPlan {
-    /// The container's volatile directory: socket, lock and records are in it.
-    pub dir: PathBuf,
-    /// The number of this run of the container.
-    pub incarnation: u64,
-    /// What the daemon wants to remember about it, word by word.
-    #[serde(rename = "memo")]
-    pub opaque_spec: String,
-    /// What to do.
-    pub steps: Vec<InitStep>,
-}
+use ves_types::{CtId, Hostname, IdSlot, InitArgv, SearchDomain};
 
 /// What the starter is asked to start; the descriptors it gets come with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Launch {
-    /// `ves-init monitor`: its plan, and where it reports.
+    /// `ves-init monitor`: its [`StartRequest`], and where it reports.
     Monitor {
-        /// The container, for people who look at the list of processes.
-        ct: u32,
+        /// The container.
+        ct: CtId,
     },
-    /// `ves-init exec`: its session.
+    /// `ves-init exec`: its session, which begins with an [`ExecRequest`].
     Exec,
+}
+
+/// What a container's processes should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Its range of ids.
+    pub slot: IdSlot,
+    /// Its host name.
+    pub hostname: Hostname,
+    /// Its init and arguments.
+    pub init: InitArgv,
+    /// Name servers for its resolv.conf; none: left alone.
+    pub nameservers: Vec<IpAddr>,
+    /// Search domains.
+    pub search: Vec<SearchDomain>,
+    /// Most pseudo-terminals.
+    pub max_ptys: Option<u32>,
+    /// Size of /dev/shm and /run.
+    pub shm_bytes: Option<u64>,
+}
+
+/// All that `ves-init monitor` is told of its container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    /// The number of this run of the container.
+    pub incarnation: u64,
+    /// What it should be.
+    pub spec: Spec,
+}
+
+/// What a command inside is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Program and arguments; none: a login shell.
+    pub argv: Vec<String>,
+    /// Environment, on top of a clean one unless `bare`.
+    pub env: Vec<(String, String)>,
+    /// Rows and columns of its terminal, if it has one.
+    pub terminal: Option<(u16, u16)>,
+    /// Whether `env` is all there is.
+    pub bare: bool,
 }
 
 /// All that `ves-init exec` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ExecPlan {
-    /// The container's volatile directory.
-    pub dir: PathBuf,
-    /// The container's version 1 groups.
-    pub groups: Vec<PathBuf>,
-    /// Where the version 2 hierarchy is mounted, and the container's delegated group below it.
-    pub unified: Option<(PathBuf, String)>,
-    /// The program and its arguments; none: a login shell.
-    pub argv: Vec<String>,
-    /// The environment.
-    pub env: Vec<(String, String)>,
-    /// Rows and columns, if it gets a terminal.
-    pub terminal: Option<(u16, u16)>,
-    /// The limits it gets.
-    pub limits: Vec<ProcessLimit>,
-    /// Capabilities it may not have, by bit.
-    pub drop: u64,
-    /// The system calls it may not make.
-    pub refuse: Vec<Refuse>,
+pub struct ExecRequest {
+    /// The container.
+    pub ct: CtId,
+    /// What to run in it.
+    pub command: Command,
 }

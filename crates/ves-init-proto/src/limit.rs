@@ -2,10 +2,8 @@
 //!
 //! Never here: which ones a container gets, which is planned.
 
-use serde::{Deserialize, Serialize};
-
 /// A resource limit of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessLimit {
     /// What.
     pub what: Limited,
@@ -16,8 +14,7 @@ pub struct ProcessLimit {
 }
 
 /// What a [`ProcessLimit`] limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
     /// Open files.
     Files,

@@ -109,7 +109,7 @@ pub struct Status {
     pub kind: InitKind,
     /// The number of this run.
     pub incarnation: u64,
-    /// What the daemon wanted remembered.
+    /// What it was asked to be, word by word: another release may not understand it.
     #[serde(rename = "memo")]
     pub opaque_spec: String,
 }
@@ -124,11 +124,11 @@ pub enum Answer {
     Failed(Failure),
 }
 
-/// When a step of the list was performed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// When a step was performed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Performed {
-    /// Its place in the list.
-    pub step: usize,
+    /// Which, in words.
+    pub step: String,
     /// When it began, in microseconds since 1970.
     pub begun_unix_us: u64,
     /// How many microseconds it took.

@@ -5,15 +5,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use ves_host::namespace::Namespace;
 use ves_host::seccomp::Refuse;
 
 use crate::limit::ProcessLimit;
 
 /// A file to write below /etc, as root of the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EtcFile {
     /// `hostname`, of one line.
     Hostname(String),
@@ -34,8 +32,7 @@ pub enum Side {
 
 /// One thing to do on the way to init. Paths of [`Side::Inner`] steps are relative to the
 /// container's root and never follow a symbolic link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InitStep {
     /// Set the limits the process will inherit.
     Limit(Vec<ProcessLimit>),

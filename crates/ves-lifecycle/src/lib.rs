@@ -28,8 +28,8 @@
 //! gone, and one without goes on with closed pipes, as under sshd. The same happens when the daemon
 //! is killed; a console attachment just ends.
 //!
-//! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`init_plan`], [`host`],
-//! [`observe`], [`kernel`], [`service`], [`session`], [`api`].
+//! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`host`], [`observe`], [`kernel`],
+//! [`service`], [`session`], [`api`]; which steps make a container is in [`init_plan`], which `ves-init` uses.
 
 #![warn(missing_docs)]
 
@@ -40,7 +40,6 @@ pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod host;
-pub mod init_plan;
 pub mod kernel;
 pub mod observe;
 pub mod plan;
@@ -48,6 +47,8 @@ pub mod service;
 pub mod session;
 
 use std::sync::Arc;
+
+pub use ves_init_proto::init_plan;
 
 use ves_daemon::{App, BuildError, Cap, FenceStore, Shell};
 use ves_types::layout::{Daemon as Kind, Layout};

@@ -11,31 +11,10 @@
 //! A running container counts as created: who asks for CREATED wants its namespaces to exist.
 
 use std::fmt;
-use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+pub use ves_init_proto::Spec;
 use ves_init_proto::report::{Ended, InitKind};
-use ves_types::{ExitCause, Hostname, IdSlot, InitArgv, SearchDomain};
-
-/// What a container's processes should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spec {
-    /// Its range of ids.
-    pub slot: IdSlot,
-    /// Its host name.
-    pub hostname: Hostname,
-    /// Its init and arguments.
-    pub init: InitArgv,
-    /// Name servers for its resolv.conf; none: left alone.
-    pub nameservers: Vec<IpAddr>,
-    /// Search domains.
-    pub search: Vec<SearchDomain>,
-    /// Most pseudo-terminals.
-    pub max_ptys: Option<u32>,
-    /// Size of /dev/shm and /run.
-    pub shm_bytes: Option<u64>,
-}
+use ves_types::ExitCause;
 
 /// The phase that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

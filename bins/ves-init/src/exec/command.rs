@@ -13,7 +13,7 @@ use rustix::thread::CapabilitySet;
 use ves_host::channel;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, namespace, pty};
-use ves_init_proto::ExecPlan;
+use ves_init_proto::init_plan::ExecPlan;
 use ves_init_proto::report::Failure;
 
 use super::handshake::{self, Message};

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use ves_host::child::{self, Child};
 use ves_host::{Attempt, HostError, namespace, pty};
-use ves_init_proto::ExecPlan;
+use ves_init_proto::ExecRequest;
 use ves_init_proto::frame::{Frame, Tag};
 
 use crate::framed_conn::FramedConn;
@@ -43,8 +43,8 @@ impl Session {
         Self { conn, input: Vec::new(), input_ends: false }
     }
 
-    /// Waits for the plan; `None` where the peer left.
-    pub(super) fn plan(&mut self) -> Result<Option<ExecPlan>, HostError> {
+    /// Waits for what is asked; `None` where the peer left.
+    pub(super) fn request(&mut self) -> Result<Option<ExecRequest>, HostError> {
         loop {
             if let Some(frame) = self.conn.next() {
                 return Ok(frame.parse());
@@ -55,14 +55,14 @@ impl Session {
             let mut fds = [PollFd::new(&self.conn.stream, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => self.conn.fill(),
-                Err(e) => return Err(e).attempt(|| "wait for the plan".to_owned()),
+                Err(e) => return Err(e).attempt(|| "wait for a request".to_owned()),
             }
         }
     }
 
     /// Passes on input, output and signals until the command ends or the peer leaves.
     pub(super) fn run(mut self, mut running: Running, terminal: bool) -> Result<(), HostError> {
-        // What came together with the plan.
+        // What came together with the request.
         self.serve_frames(&running, terminal);
         self.write_input(&mut running, terminal);
         loop {

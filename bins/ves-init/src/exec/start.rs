@@ -17,8 +17,8 @@ use rustix::process::{Gid, Signal, Uid};
 use ves_host::channel;
 use ves_host::child::{self, Child, How};
 use ves_host::{Attempt, HostError};
-use ves_init_proto::ExecPlan;
 use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::init_plan::ExecPlan;
 use ves_init_proto::report::{self, Answer, Failure, Request, Status};
 
 use super::command::Command;

@@ -10,15 +10,16 @@ use rustix::event::{Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
-use ves_init_proto::MonitorPlan;
 use ves_init_proto::report;
+
+use super::state::Plan;
 
 /// How long to try for the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The lock at the end of a monitor that has `held` it: where its file was removed meanwhile, the one that
 /// is there or made now. `None` where another monitor has that, whose are the files then.
-pub(super) fn keep(plan: &MonitorPlan, held: OwnedFd) -> Option<OwnedFd> {
+pub(super) fn keep(plan: &Plan, held: OwnedFd) -> Option<OwnedFd> {
     match is_at(&held, &report::lock(&plan.dir)) {
         Ok(true) => Some(held),
         Ok(false) => acquire(plan).ok().flatten(),
@@ -34,7 +35,7 @@ fn is_at(fd: &OwnedFd, path: &Path) -> rustix::io::Result<bool> {
 }
 
 /// Takes the lock; `None` where another has it.
-pub(super) fn acquire(plan: &MonitorPlan) -> Result<Option<OwnedFd>, HostError> {
+pub(super) fn acquire(plan: &Plan) -> Result<Option<OwnedFd>, HostError> {
     let path = report::lock(&plan.dir);
     let what = || format!("lock {}", path.display());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -4,10 +4,11 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
-use ves_init_proto::MonitorPlan;
+use ves_init_proto::InitStep;
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
 
@@ -18,10 +19,23 @@ use crate::notify::NotifyListener;
 use crate::perform::Waiting;
 use crate::rate_limit::RateLimit;
 
+/// What is done for a container, and what is remembered of it.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// The container's volatile directory: socket, lock and records are in it.
+    pub(super) dir: PathBuf,
+    /// The number of this run of the container.
+    pub(super) incarnation: u64,
+    /// What the daemon wanted it to be, word by word.
+    pub(super) opaque_spec: String,
+    /// How it is made.
+    pub(super) steps: Vec<InitStep>,
+}
+
 /// A container that waits or runs, and all who are connected.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    pub(super) plan: MonitorPlan,
+    pub(super) plan: Plan,
     pub(super) waiting: Waiting,
     /// Says when init is ready.
     pub(super) notify: Option<NotifyListener>,

@@ -54,8 +54,8 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         performed: Vec::new(),
         cover: None,
     };
-    for (place, step) in steps.iter().enumerate().filter(|(_, s)| s.side() == Side::Inner) {
-        let (time, done) = timed(place, || this.perform(step));
+    for step in steps.iter().filter(|s| s.side() == Side::Inner) {
+        let (time, done) = timed(step, || this.perform(step));
         this.performed.push(time);
         match done {
             Ok(true) => {}

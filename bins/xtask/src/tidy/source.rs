@@ -88,7 +88,7 @@ const COPYING: &[&str] = &["SYS_clone", "SYS_clone3", "SYS_fork", "SYS_vfork"];
 const NAMES_COPYING: &[(&str, &str)] = &[
     ("crates/ves-host/examples/floor.rs", "measures the kernel with nothing of ours in between"),
     ("crates/ves-host/src/child.rs", "the one function that copies a process"),
-    ("crates/ves-lifecycle/src/init_plan.rs", "refuses them to containers"),
+    ("crates/ves-init-proto/src/bounds.rs", "refuses them to containers"),
 ];
 
 /// A copy holds descriptors and locks of its original until it gives them up, which one place sees to.

@@ -10,14 +10,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use ves_host::cgroup::{self, Controller, Hierarchies};
+use ves_host::cgroup::{self, Hierarchies};
 use ves_host::{HostError, channel};
 use ves_types::CtId;
 use ves_types::layout::{CGROUP_DELEGATED, CGROUP_ROOT};
 
 use super::group;
 use crate::error::{About, Error};
-use crate::init_plan::Groups;
 use crate::observe::{self, Inside};
 
 /// How long freezing may take.
@@ -26,19 +25,6 @@ const FREEZE: Duration = Duration::from_secs(10);
 const FOLLOW: Duration = Duration::from_secs(5);
 /// The name by which a monitor goes.
 const MONITOR: &str = "ves-monitor";
-
-/// Where the container's groups are.
-pub(super) fn of(hierarchies: &Hierarchies, ct: CtId) -> Groups {
-    let group = group(ct);
-    Groups {
-        v1: hierarchies.v1.iter().map(|h| h.mount.join(&group)).collect(),
-        devices: hierarchies.v1_with(Controller::Devices).map(|h| h.mount.join(&group)),
-        v2: hierarchies
-            .v2
-            .as_ref()
-            .map(|h| (h.mount.clone(), format!("{group}/{CGROUP_DELEGATED}"))),
-    }
-}
 
 /// Whether all of them exist.
 pub(super) fn exist(hierarchies: &Hierarchies, ct: CtId) -> bool {

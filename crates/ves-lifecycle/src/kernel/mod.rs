@@ -19,14 +19,14 @@ use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::report::{self, Created, Failure, InitKind, Performed, Request};
-use ves_init_proto::{Launch, MonitorPlan};
+use ves_init_proto::report::{self, Created, InitKind, Performed, Request};
+use ves_init_proto::{ExecRequest, Launch, StartRequest};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
 
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
-use crate::init_plan::{self, Command};
+use crate::init_plan::Command;
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
 use monitor::{Found, Patience};
@@ -78,8 +78,7 @@ impl KernelHost {
             .create(&dir)
             .attempt(|| format!("make {}", dir.display()))
             .about(ct, "make its directory")?;
-        let groups = groups::of(&*self.detect()?, ct);
-        if groups.v2.is_none() {
+        if self.detect()?.v2.is_none() {
             tracing::warn!(
                 %ct,
                 "no cgroup2 hierarchy is mounted, so there will be none at /sys/fs/cgroup inside; \
@@ -87,25 +86,18 @@ impl KernelHost {
                  /sys/fs/cgroup/unified"
             );
         }
-        let steps = init_plan::plan_init(ct, &self.layout, spec, &groups);
-        if let Some(why) = init_plan::disorder(&steps) {
-            let failure = Failure { step: "plan the start".to_owned(), message: why, errno: 0 };
-            return Err(Error::Start { ct, failure });
-        }
         let last = clean::last_end(&dir).about(ct, "read how it last ended")?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         // Grows even where the record of the last end was removed.
         let incarnation =
             u64::try_from(now).unwrap_or_default().max(last.map_or(0, |l| l.incarnation + 1));
-        let opaque_spec = serde_json::to_string(spec).unwrap_or_default();
-        let plan = MonitorPlan { dir, incarnation, opaque_spec, steps };
-        match self.start_monitor(ct, &plan).about(ct, "start its monitor")? {
+        let request = StartRequest { incarnation, spec: spec.clone() };
+        match self.start_monitor(ct, &request).about(ct, "start its monitor")? {
             Created::Waiting { warnings, performed, .. } => {
                 for Performed { step, begun_unix_us, took_us } in performed {
                     let begun = UNIX_EPOCH + Duration::from_micros(begun_unix_us);
-                    let name = plan.steps.get(step).map(|step| format!("init step {step}"));
                     let took = Duration::from_micros(took_us);
-                    telemetry::record_span(name.unwrap_or_default(), begun, took);
+                    telemetry::record_span(format!("init step {step}"), begun, took);
                 }
                 for warning in warnings {
                     tracing::warn!(%ct, %warning, "started in spite of a failure");
@@ -144,11 +136,11 @@ impl KernelHost {
         })
     }
 
-    fn start_monitor(&self, ct: CtId, plan: &MonitorPlan) -> Result<Created, HostError> {
+    fn start_monitor(&self, ct: CtId, request: &StartRequest) -> Result<Created, HostError> {
         let (report, write) = std::io::pipe().attempt(|| "make a pipe".to_owned())?;
-        let plan = sealed(&serde_json::to_vec(plan).unwrap_or_default())?;
-        let launch = Launch::Monitor { ct: ct.get() };
-        starter::launch(&self.layout, &self.ves_init, launch, plan, Some(write.into()))?;
+        let request = sealed(&serde_json::to_vec(request).unwrap_or_default())?;
+        let launch = Launch::Monitor { ct };
+        starter::launch(&self.layout, &self.ves_init, launch, request, Some(write.into()))?;
         let text = monitor::read_report(&report, MAKE)?;
         serde_json::from_slice(&text)
             .map_err(|_| HostError::parse("hear from the monitor", &String::from_utf8_lossy(&text)))
@@ -186,7 +178,7 @@ fn sealed(bytes: &[u8]) -> Result<OwnedFd, HostError> {
     use rustix::fs::{MemfdFlags, SealFlags};
     let what = || "make a sealed memory file".to_owned();
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd = rustix::fs::memfd_create("ves-plan", flags).attempt(what)?;
+    let fd = rustix::fs::memfd_create("ves-start", flags).attempt(what)?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes).and_then(|()| file.rewind()).attempt(what)?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
@@ -301,13 +293,12 @@ impl Host for KernelHost {
     }
 
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
-        let groups = groups::of(&*self.hierarchies()?, ct);
-        let plan = init_plan::plan_exec(ct, &self.layout, &groups, command);
+        let request = ExecRequest { ct, command: command.clone() };
         let start = || -> Result<UnixStream, HostError> {
             let (mut near, far) =
                 UnixStream::pair().attempt(|| "make a session's socket".to_owned())?;
             starter::launch(&self.layout, &self.ves_init, Launch::Exec, far.into(), None)?;
-            near.write_all(&Frame::json(Tag::Request, &plan).encode())
+            near.write_all(&Frame::json(Tag::Request, &request).encode())
                 .attempt(|| "tell a session's helper what to run".to_owned())?;
             Ok(near)
         };

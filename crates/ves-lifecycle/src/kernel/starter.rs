@@ -40,6 +40,7 @@ pub(super) fn launch(
         Launch::Monitor { ct } => Cmd::new(ves_init).arg("monitor").arg(ct.to_string()),
         Launch::Exec => Cmd::new(ves_init).arg("exec"),
     };
+    let cmd = cmd.arg(layout.run_dir());
     let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
     let mut child = cmd.stdin(stdin).spawn(stdout, Stdio::null())?;
     child.wait().map(drop).attempt(|| "reap a starter".to_owned())

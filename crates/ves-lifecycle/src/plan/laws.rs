@@ -1,5 +1,7 @@
 //! The planner's laws, over all states a container's processes can be in.
 
+use ves_types::InitArgv;
+
 use super::*;
 use crate::fake::Model;
 

@@ -5,6 +5,7 @@ mod distributions;
 mod exec;
 mod hostile;
 mod start;
+mod starter;
 mod strays;
 mod support;
 mod unit_namespaces;

@@ -230,7 +230,7 @@ fn a_volume_that_somebody_shared_is_a_root_as_any_other() {
 }
 
 /// A mount namespace as a service manager makes it for a unit, kept by a process that sleeps.
-fn namespace_of_a_unit() -> Proc {
+pub(super) fn namespace_of_a_unit() -> Proc {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
     command.arg("mount --make-rshared / && exec sleep 1000").stdin(Stdio::null());
@@ -251,7 +251,7 @@ fn share(dir: &Path) -> MountGuard {
 
 /// Starts the starter in a namespace as its unit does, with a descriptor of the node's where `node`
 /// says so.
-fn starter(layout: &Layout, namespace: &Proc, node: bool) -> Proc {
+pub(super) fn starter(layout: &Layout, namespace: &Proc, node: bool) -> Proc {
     let address = SocketAddrUnix::new(layout.starter_socket()).expect("a short path");
     let listener: OwnedFd =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)

@@ -3,18 +3,21 @@
 //! The order is the security: a group is joined before it becomes the root of what is seen, every
 //! mount is made before the node's are let go, a capability is given up after the last step that
 //! needs it, the filter comes last before init, and nothing comes after init. [`disorder`] says so
-//! independently and is what the tests and the daemon check each list with.
+//! independently and is what the tests and the monitor check each list with.
 
 use std::path::PathBuf;
 
+use ves_host::cgroup::{Controller, Hierarchies};
 use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
-use ves_host::seccomp::{Refuse, When};
-use ves_init_proto::{EtcFile, ExecPlan, InitStep, Limited, ProcessLimit, Side};
+use ves_host::seccomp::Refuse;
 use ves_types::CtId;
-use ves_types::layout::Layout;
+use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
 
-use crate::plan::Spec;
+pub use crate::bounds::{DROPPED, dropped, limits, refused};
+pub use crate::launch::{Command, Spec};
+use crate::limit::ProcessLimit;
+use crate::step::{EtcFile, InitStep, Side};
 
 /// The container's control groups on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +28,21 @@ pub struct Groups {
     pub devices: Option<PathBuf>,
     /// Where version 2 is mounted, and its delegated group below.
     pub v2: Option<(PathBuf, String)>,
+}
+
+impl Groups {
+    /// Where they are on a node with these hierarchies.
+    pub fn of(hierarchies: &Hierarchies, ct: CtId) -> Self {
+        let group = layout::cgroup(ct);
+        Self {
+            v1: hierarchies.v1.iter().map(|h| h.mount.join(&group)).collect(),
+            devices: hierarchies.v1_with(Controller::Devices).map(|h| h.mount.join(&group)),
+            v2: hierarchies
+                .v2
+                .as_ref()
+                .map(|h| (h.mount.clone(), format!("{group}/{CGROUP_DELEGATED}"))),
+        }
+    }
 }
 
 /// Where programs are looked for.
@@ -97,138 +115,6 @@ const READ_ONLY: [(&str, &[&str]); 4] = [
     ("proc/fs", &[]),
     ("proc/irq", &[]),
 ];
-
-/// Capabilities no container has, not even in its own user namespace, by number: their use is
-/// either impossible there or reaches for what is the node's.
-pub const DROPPED: [(u32, &str); 13] = [
-    (16, "SYS_MODULE"),
-    (17, "SYS_RAWIO"),
-    (20, "SYS_PACCT"),
-    (25, "SYS_TIME"),
-    (30, "AUDIT_CONTROL"),
-    (32, "MAC_OVERRIDE"),
-    (33, "MAC_ADMIN"),
-    (34, "SYSLOG"),
-    (35, "WAKE_ALARM"),
-    (36, "BLOCK_SUSPEND"),
-    (37, "AUDIT_READ"),
-    (38, "PERFMON"),
-    (39, "BPF"),
-];
-
-/// [`DROPPED`] as bits.
-pub fn dropped() -> u64 {
-    DROPPED.iter().fold(0, |bits, (n, _)| bits | 1 << n)
-}
-
-/// Limits of init and of commands run inside: those a booted Debian has, whatever the daemon's are.
-pub fn limits() -> Vec<ProcessLimit> {
-    let limit = |what, soft, hard| ProcessLimit { what, soft, hard };
-    vec![
-        limit(Limited::Files, Some(1024), Some(524_288)),
-        limit(Limited::Core, Some(0), None),
-        limit(Limited::Memlock, Some(8 << 20), Some(8 << 20)),
-        limit(Limited::Stack, Some(8 << 20), None),
-        limit(Limited::Processes, None, None),
-        limit(Limited::Signals, Some(65_536), Some(65_536)),
-    ]
-}
-
-/// The system calls a system container is refused: doors to the kernel that past holes came
-/// through, that reach the node, or that checkpointing cannot follow.
-pub fn refused() -> Vec<Refuse> {
-    let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
-    let errno = |e: i32| u16::try_from(e).unwrap_or_default();
-    let (eperm, enosys) = (errno(libc::EPERM), errno(libc::ENOSYS));
-    let mut list = Vec::new();
-    let always = [
-        libc::SYS_kexec_load,
-        libc::SYS_kexec_file_load,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_acct,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-        libc::SYS_lookup_dcookie,
-        libc::SYS_syslog,
-    ];
-    #[cfg(target_arch = "x86_64")]
-    let ports = [libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_uselib];
-    #[cfg(not(target_arch = "x86_64"))]
-    let ports: [libc::c_long; 0] = [];
-    for call in always.into_iter().chain(ports) {
-        list.push(Refuse { call: number(call), when: When::Always, errno: eperm });
-    }
-    // Its flags are behind a pointer where no filter sees them; without it libraries use clone.
-    list.push(Refuse { call: number(libc::SYS_clone3), when: When::Always, errno: enosys });
-    let nested = [
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWCGROUP,
-    ];
-    let bits = nested.into_iter().fold(0, |bits, flag| bits | flag.cast_unsigned());
-    let new_time = libc::CLONE_NEWTIME.cast_unsigned();
-    for (call, bits) in [(libc::SYS_unshare, bits | new_time), (libc::SYS_clone, bits)] {
-        let when = When::AnyBit { arg: 0, bits };
-        list.push(Refuse { call: number(call), when, errno: eperm });
-    }
-    let families = [
-        libc::AF_AX25,
-        libc::AF_IPX,
-        libc::AF_APPLETALK,
-        libc::AF_NETROM,
-        libc::AF_ATMPVC,
-        libc::AF_X25,
-        libc::AF_ROSE,
-        libc::AF_KEY,
-        libc::AF_RDS,
-        libc::AF_LLC,
-        libc::AF_IB,
-        libc::AF_CAN,
-        libc::AF_TIPC,
-        libc::AF_BLUETOOTH,
-        libc::AF_IUCV,
-        libc::AF_RXRPC,
-        libc::AF_ISDN,
-        libc::AF_PHONET,
-        libc::AF_IEEE802154,
-        libc::AF_CAIF,
-        libc::AF_ALG,
-        libc::AF_NFC,
-        libc::AF_VSOCK,
-        AF_KCM,
-        AF_QIPCRTR,
-        AF_SMC,
-        libc::AF_XDP,
-    ];
-    for family in families {
-        for call in [libc::SYS_socket, libc::SYS_socketpair] {
-            let when = When::Equal { arg: 0, value: family.cast_unsigned() };
-            let errno = errno(libc::EAFNOSUPPORT);
-            list.push(Refuse { call: number(call), when, errno });
-        }
-    }
-    list
-}
-
-const AF_KCM: i32 = 41;
-const AF_QIPCRTR: i32 = 42;
-const AF_SMC: i32 = 43;
 
 /// The list of steps that make the container.
 pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec<InitStep> {
@@ -356,20 +242,30 @@ pub fn login_env() -> Vec<(String, String)> {
     env.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
-/// What a command inside is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Command {
-    /// Program and arguments; none: a login shell.
+/// What is done for a command inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecPlan {
+    /// The container's volatile directory.
+    pub dir: PathBuf,
+    /// The container's version 1 groups.
+    pub groups: Vec<PathBuf>,
+    /// Where the version 2 hierarchy is mounted, and the container's delegated group below it.
+    pub unified: Option<(PathBuf, String)>,
+    /// The program and its arguments; none: a login shell.
     pub argv: Vec<String>,
-    /// Environment, on top of a clean one unless `bare`.
+    /// The environment.
     pub env: Vec<(String, String)>,
-    /// Rows and columns of its terminal, if it has one.
+    /// Rows and columns, if it gets a terminal.
     pub terminal: Option<(u16, u16)>,
-    /// Whether `env` is all there is.
-    pub bare: bool,
+    /// The limits it gets.
+    pub limits: Vec<ProcessLimit>,
+    /// Capabilities it may not have, by bit.
+    pub drop: u64,
+    /// The system calls it may not make.
+    pub refuse: Vec<Refuse>,
 }
 
-/// What `ves-init exec` is told for a command.
+/// How a command is run.
 pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, command: &Command) -> ExecPlan {
     let mut env = if command.bare { Vec::new() } else { login_env() };
     for (name, value) in &command.env {
@@ -530,30 +426,6 @@ mod tests {
         assert_eq!(env.iter().filter(|(n, _)| n == "PATH").count(), 1);
         assert!(env.contains(&("PATH".into(), "/x".into())));
         assert_eq!(plan(&Command { bare: true, ..command }).len(), 1);
-    }
-
-    #[test]
-    fn the_filter_is_small_and_lets_programs_live() {
-        use ves_host::seccomp::Filter;
-        let filter = Filter::compile(&refused());
-        assert!(filter.len() < 1000, "{}", filter.len());
-        let arch = Filter::native_arch();
-        let ask = |call: libc::c_long, arg| {
-            filter.action(arch, u32::try_from(call).expect("a call"), [arg, 0, 0, 0, 0, 0])
-        };
-        for call in [libc::SYS_read, libc::SYS_execve, libc::SYS_mount, libc::SYS_reboot] {
-            assert_eq!(ask(call, 0), None);
-        }
-        let flag = |f: i32| u64::from(f.cast_unsigned());
-        assert_eq!(ask(libc::SYS_unshare, flag(libc::CLONE_NEWNS)), None);
-        assert_eq!(ask(libc::SYS_unshare, flag(libc::CLONE_NEWUSER)), Some(1));
-        assert_eq!(ask(libc::SYS_clone, flag(libc::SIGCHLD)), None);
-        assert_eq!(ask(libc::SYS_clone, flag(libc::CLONE_NEWPID | libc::SIGCHLD)), Some(1));
-        assert_eq!(ask(libc::SYS_socket, flag(libc::AF_INET6)), None);
-        assert_eq!(ask(libc::SYS_socket, flag(libc::AF_NETLINK)), None);
-        assert_eq!(ask(libc::SYS_socket, flag(libc::AF_ALG)), Some(97));
-        assert_eq!(ask(libc::SYS_bpf, 0), Some(1));
-        assert_eq!(ask(libc::SYS_clone3, 0), Some(38));
     }
 
     proptest! {
