@@ -221,19 +221,18 @@ impl Script {
         }
     }
 
-    /// The way to a service by this script.
-    pub fn before(self: &Arc<Self>, service: Daemon, link: Link) -> Link {
+    /// The way to a service by this script, for as long as it lives.
+    pub fn before(self: &Arc<Self>, service: Daemon, life: Life, link: Link) -> Link {
         let script = Arc::clone(self);
-        let life = script.state().lives.get(&service).cloned();
         Link::new(service_fn(move |request| {
             let (script, link, life) = (Arc::clone(&script), link.clone(), life.clone());
             async move {
                 let answer = script.call(service, request, link).await;
-                match life {
-                    // A killed process does not answer.
-                    Some(life) if !life.lives() => std::future::pending().await,
-                    _ => answer,
+                // A killed process does not answer.
+                if !life.lives() {
+                    return std::future::pending().await;
                 }
+                answer
             }
         }))
     }

@@ -103,6 +103,8 @@ struct Shared {
     /// Whether the coordinator listens on its socket.
     listens: bool,
     boot: Mutex<String>,
+    /// Held while a daemon starts or is killed, of which two may have the same in mind.
+    starting: Mutex<()>,
 }
 
 /// A node.
@@ -223,6 +225,7 @@ impl Shared {
 
     /// Starts a daemon; as systemd does, again where that fails.
     fn start(&self, daemon: Daemon) {
+        let _alone = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let until = Instant::now() + PATIENCE;
         while let Err(error) = self.try_to_start(daemon) {
             assert!(Instant::now() < until, "{} does not start: {error}", daemon.name());
@@ -232,9 +235,10 @@ impl Shared {
     fn try_to_start(&self, daemon: Daemon) -> Result<(), BuildError> {
         let runtime = runtime();
         let script = &self.kernel.script;
+        let hand = script.begin(daemon);
+        let life = hand.life.clone();
         let begin = || {
             let _inside = runtime.enter();
-            let hand = script.begin(daemon);
             match daemon {
                 Daemon::Coordinator => self.coordinator(hand)?.in_process(),
                 _ => self.kernel.app(daemon, &self.layout, hand)?.in_process(),
@@ -242,7 +246,7 @@ impl Shared {
         };
         match begin() {
             Ok(link) => {
-                self.exchange.begin(daemon, runtime, script.before(daemon, link));
+                self.exchange.begin(daemon, runtime, script.before(daemon, life, link));
                 Ok(())
             }
             Err(error) => {
@@ -253,6 +257,7 @@ impl Shared {
     }
 
     fn kill(&self, daemon: Daemon) {
+        let _alone = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         self.kernel.script.kill(daemon);
         self.exchange.kill(daemon);
     }
@@ -319,6 +324,7 @@ impl Sim {
             asleep,
             listens,
             boot: Mutex::new(boot),
+            starting: Mutex::default(),
         });
         let (deaths, mut victims) = mpsc::unbounded_channel::<Vec<Daemon>>();
         shared.kernel.script.undertaker(Some(deaths));
