@@ -33,9 +33,8 @@ fn two(node: &Node, service: &Service) -> [Container; 2] {
     let both = [node.container(ct(9200)), node.container(ct(9201))];
     node.ensure_by(service, both[0].ct, &[A4, A6]).expect("made");
     node.ensure_by(service, both[1].ct, &[B4, B6]).expect("made");
-    for (ip, len) in [(B4, "32"), (B6, "128")] {
-        both[0].run("ip", &["addr", "add", &format!("{ip}/{len}"), "dev", "venet0"]);
-    }
+    both[0].run("ip", &["addr", "add", B4, "dev", "venet0"]);
+    both[0].run("ip", &["addr", "add", B6, "dev", "venet0", "nodad"]);
     both
 }
 
