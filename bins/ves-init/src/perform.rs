@@ -31,7 +31,7 @@ use ves_types::layout::Layout;
 pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;
 pub(crate) use self::outer::limit;
-use self::outer::{Outer, perform_outer};
+use self::outer::{Console, Outer, perform_outer};
 
 /// How long the process may take from its birth to waiting for release.
 const PREPARE: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ const PREPARE: Duration = Duration::from_secs(30);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// It waits; with it come the console's two ends and the notification socket.
+    /// It waits; with it comes the notification socket.
     Waiting {
         /// What could not be done but does not matter.
         warnings: Vec<String>,
@@ -151,14 +151,23 @@ pub(crate) fn launch(steps: &[InitStep]) -> Result<Waiting, Failure> {
             errno: 0,
         });
     };
+    let Some(Console { pty: console, .. }) = outer.console.take() else {
+        end(&child);
+        return Err(Failure {
+            step: prepare.to_owned(),
+            message: "the plan makes no console".to_owned(),
+            errno: 0,
+        });
+    };
     drop(outer);
-    greet(child, near, prepare, performed)
+    greet(child, near, console, prepare, performed)
 }
 
 /// Tells the new process that its identity is there, and hears how far it comes.
 fn greet(
     child: Child,
     near: OwnedFd,
+    console: Pty,
     prepare: &str,
     mut performed: Vec<Performed>,
 ) -> Result<Waiting, Failure> {
@@ -182,31 +191,9 @@ fn greet(
             errno: 0,
         }),
     });
-    let mut fds = match heard {
-        Ok((fds, warnings)) => (fds.into_iter(), warnings),
-        Err(failure) => {
-            end(&child);
-            return Err(failure);
-        }
-    };
-    match (fds.0.next(), fds.0.next()) {
-        (Some(master), Some(slave)) => Ok(Waiting {
-            child,
-            channel: near,
-            console: Pty { master, slave },
-            notify: fds.0.next().map(UnixDatagram::from),
-            warnings: fds.1,
-            performed,
-        }),
-        _ => {
-            end(&child);
-            Err(Failure {
-                step: prepare.to_owned(),
-                message: "the process has no console".to_owned(),
-                errno: 0,
-            })
-        }
-    }
+    let (fds, warnings) = heard.inspect_err(|_| end(&child))?;
+    let notify = fds.into_iter().next().map(UnixDatagram::from);
+    Ok(Waiting { child, channel: near, console, notify, warnings, performed })
 }
 
 /// Kills a process and waits for it.

@@ -64,6 +64,11 @@ pub const DEVICES: [&str; 11] = [
     "c 10:200 rwm",
 ];
 
+/// The group of terminals inside.
+const TTY: u32 = 5;
+/// The most terminals the kernel lets an instance have.
+const MOST_PTYS: u32 = 1 << 20;
+
 const PLAIN: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
 /// What /proc and /sys tell about the node or do to it, and no container needs. This guards against
@@ -123,6 +128,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
         InitStep::Limit(limits()),
         InitStep::TakeRoot(layout.ct_root(ct)),
         InitStep::MakeDev { owner: base },
+        InitStep::MakeConsole { owner: base, group: base.saturating_add(TTY) },
         InitStep::OpenGroups {
             v1: groups.v1.clone(),
             v2: groups.v2.as_ref().map(|(mount, group)| mount.join(group)),
@@ -151,7 +157,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
         InitStep::AttachDev,
     ]);
     steps.extend(mounts(spec, groups.v2.is_some()));
-    steps.push(InitStep::MakeConsole);
+    steps.push(InitStep::ShowConsole);
     steps.extend(READ_ONLY.map(|(at, except)| InitStep::ReadOnly {
         at: at.to_owned(),
         except: except.iter().map(|&e| e.to_owned()).collect(),
@@ -194,18 +200,23 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
         options.extend(spec.shm_bytes.map(|bytes| ("size", bytes.to_string())));
         options
     };
-    let mut pts =
-        vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned()), ("gid", "5".to_owned())];
-    // The console is one of them.
-    pts.extend(spec.max_ptys.map(|n| ("max", n.saturating_add(1).to_string())));
+    let mut pts = vec![
+        ("ptmxmode", "0666".to_owned()),
+        ("mode", "0620".to_owned()),
+        ("gid", TTY.to_string()),
+    ];
+    pts.extend(spec.max_ptys.map(|n| ("max", n.min(MOST_PTYS).to_string())));
     let mut list = vec![
-        mount("devpts", "dev/pts", attr::NOSUID | attr::NOEXEC, &pts),
         mount("tmpfs", "dev/shm", attr::NOSUID | attr::NODEV, &sized("1777")),
         mount("mqueue", "dev/mqueue", PLAIN, &[]),
         mount("proc", "proc", PLAIN, &[]),
         mount("sysfs", "sys", PLAIN | attr::RDONLY, &[]),
         mount("tmpfs", "run", attr::NOSUID | attr::NODEV, &sized("0755")),
     ];
+    // To the kernel a limit of 0 is none; without an instance there is no terminal.
+    if spec.max_ptys != Some(0) {
+        list.push(mount("devpts", "dev/pts", attr::NOSUID | attr::NOEXEC, &pts));
+    }
     if unified {
         list.push(mount("cgroup2", "sys/fs/cgroup", PLAIN, &[]));
     }
@@ -298,7 +309,7 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
                 | InitStep::Mount { .. }
                 | InitStep::ReadOnly { .. }
                 | InitStep::Mask(_)
-                | InitStep::MakeConsole
+                | InitStep::ShowConsole
         )
     };
     let before = |a: Option<usize>, b: Option<usize>, rule: &str| match (a, b) {
@@ -390,7 +401,7 @@ mod tests {
                 at(|s| matches!(s, InitStep::FilterDevices { .. })),
                 at(|s| matches!(s, InitStep::Clone { .. })),
             ),
-            (at(|s| matches!(s, InitStep::MakeConsole)), at(|s| matches!(s, InitStep::EnterRoot))),
+            (at(|s| matches!(s, InitStep::ShowConsole)), at(|s| matches!(s, InitStep::EnterRoot))),
             (at(|s| matches!(s, InitStep::SetHostname(_))), at(|s| matches!(s, InitStep::Drop(_)))),
             (at(|s| matches!(s, InitStep::Filter(_))), at(|s| matches!(s, InitStep::Exec { .. }))),
             (
@@ -432,7 +443,7 @@ mod tests {
         #[test]
         fn every_plan_is_in_order(
             slot in 16u32..60_000,
-            ptys in proptest::option::of(0u32..u32::MAX),
+            ptys in proptest::option::of(prop_oneof![Just(0), Just(1), 0u32..u32::MAX]),
             shm in proptest::option::of(any::<u64>()),
             v1 in 0usize..9,
             controlled: bool,
@@ -459,6 +470,15 @@ mod tests {
             prop_assert_eq!(cgroup2, unified);
             let filtered = steps.iter().any(|s| matches!(s, InitStep::FilterDevices { .. }));
             prop_assert_eq!(filtered, controlled);
+            // Where terminals are limited, the kernel is told a limit that it takes for one.
+            let told = steps.iter().find_map(|s| match s {
+                InitStep::Mount { fs, options, .. } if fs == "devpts" => Some(options),
+                _ => None,
+            });
+            prop_assert_eq!(told.is_some(), ptys != Some(0));
+            let max = told.and_then(|options| options.iter().find(|(name, _)| name == "max"));
+            let max = max.map(|(_, max)| max.parse::<u32>().expect("a number"));
+            prop_assert_eq!(max, ptys.filter(|n| *n > 0).map(|n| n.min(1 << 20)));
         }
     }
 }

@@ -43,6 +43,14 @@ pub enum InitStep {
         /// The container's root on the node.
         owner: u32,
     },
+    /// Make the console, in an instance of devpts that has nothing else. As one of the node's it may come
+    /// from the terminals that the kernel reserves for that.
+    MakeConsole {
+        /// The container's root on the node.
+        owner: u32,
+        /// Its group of terminals.
+        group: u32,
+    },
     /// Open the container's control groups.
     OpenGroups {
         /// Directories in version 1 hierarchies.
@@ -114,8 +122,8 @@ pub enum InitStep {
     },
     /// Hide a file or directory, if it is there.
     Mask(String),
-    /// Make the console in /dev/pts and show it as /dev/console.
-    MakeConsole,
+    /// Show the console as /dev/console.
+    ShowConsole,
     /// Make the mounted copy the root and let go of the node's mounts.
     EnterRoot,
     /// Set the host name.
@@ -151,6 +159,7 @@ impl InitStep {
             Self::Limit(_)
             | Self::TakeRoot(_)
             | Self::MakeDev { .. }
+            | Self::MakeConsole { .. }
             | Self::OpenGroups { .. }
             | Self::FilterDevices { .. }
             | Self::GiveGroup { .. }
@@ -168,7 +177,7 @@ impl InitStep {
             | Self::Mount { .. }
             | Self::ReadOnly { .. }
             | Self::Mask(_)
-            | Self::MakeConsole
+            | Self::ShowConsole
             | Self::EnterRoot
             | Self::SetHostname(_)
             | Self::WriteEtc(_)
@@ -187,6 +196,7 @@ impl fmt::Display for InitStep {
             Self::Limit(limits) => write!(f, "set {} process limits", limits.len()),
             Self::TakeRoot(path) => write!(f, "take the volume at {}", path.display()),
             Self::MakeDev { owner } => write!(f, "make /dev for user {owner}"),
+            Self::MakeConsole { owner, .. } => write!(f, "make a console for user {owner}"),
             Self::OpenGroups { v1, v2 } => {
                 write!(f, "open {} control groups", v1.len() + usize::from(v2.is_some()))
             }
@@ -210,7 +220,7 @@ impl fmt::Display for InitStep {
             Self::Mount { fs, at, .. } => write!(f, "mount {fs} on /{at}"),
             Self::ReadOnly { at, .. } => write!(f, "make /{at} read-only"),
             Self::Mask(at) => write!(f, "mask /{at}"),
-            Self::MakeConsole => write!(f, "make the console"),
+            Self::ShowConsole => write!(f, "show the console"),
             Self::EnterRoot => write!(f, "enter the root"),
             Self::SetHostname(name) => write!(f, "set the host name {name}"),
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),

@@ -8,12 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::thread::CapabilitySet;
 use ves_host::channel;
 use ves_host::mount::{self, Change, FsContext, attr};
-use ves_host::pty::{self, Pty};
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, child, namespace};
 use ves_init_proto::report::{Failure, Performed};
@@ -27,7 +26,6 @@ use super::{Word, etc, failure, timed};
 struct Inner<'a> {
     outer: &'a Outer,
     channel: &'a OwnedFd,
-    console: Option<Pty>,
     notify: Option<UnixDatagram>,
     warnings: Vec<String>,
     performed: Vec<Performed>,
@@ -48,7 +46,6 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
     let mut this = Inner {
         outer,
         channel,
-        console: None,
         notify: None,
         warnings: Vec::new(),
         performed: Vec::new(),
@@ -108,14 +105,7 @@ impl Inner<'_> {
             }
             InitStep::ReadOnly { at, except } => self.read_only(at, except)?,
             InitStep::Mask(at) => self.mask(at)?,
-            InitStep::MakeConsole => {
-                let pts = directory(self.root()?, "dev/pts")?;
-                let console = pty::open(pts)?;
-                let node = mount::clone_tree_at(&console.slave, Path::new(""), false)?;
-                let target = place(self.root()?, "dev/console", false)?;
-                mount::attach_at(node, target, Path::new(""))?;
-                self.console = Some(console);
-            }
+            InitStep::ShowConsole => self.show_console()?,
             InitStep::EnterRoot => self.enter_root()?,
             InitStep::SetHostname(name) => rustix::system::sethostname(name.as_bytes())
                 .attempt(|| format!("set the host name {name}"))?,
@@ -130,6 +120,7 @@ impl Inner<'_> {
             InitStep::Limit(_)
             | InitStep::TakeRoot(_)
             | InitStep::MakeDev { .. }
+            | InitStep::MakeConsole { .. }
             | InitStep::OpenGroups { .. }
             | InitStep::FilterDevices { .. }
             | InitStep::GiveGroup { .. }
@@ -139,6 +130,18 @@ impl Inner<'_> {
             | InitStep::PinNet(_) => return no("sense: an outer step came to the inner side"),
         }
         Ok(true)
+    }
+
+    /// A mount can be copied only where it is attached, so that of the console is, for a moment.
+    fn show_console(&self) -> Result<(), HostError> {
+        let Some(console) = &self.outer.console else { return no("a console") };
+        let root = self.root()?;
+        mount::attach_at(&console.instance, place(root, "dev/pts", true)?, Path::new(""))?;
+        let node = mount::clone_tree_at(&console.pty.slave, Path::new(""), false)?;
+        mount::attach_at(node, place(root, "dev/console", false)?, Path::new(""))?;
+        let what = || "let go of the console's instance".to_owned();
+        rustix::process::fchdir(directory(root, "dev")?).attempt(what)?;
+        rustix::mount::unmount("pts", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).attempt(what)
     }
 
     fn read_only(&self, at: &str, except: &[String]) -> Result<(), HostError> {
@@ -211,22 +214,22 @@ impl Inner<'_> {
     }
 
     fn await_release(&mut self) -> Result<bool, HostError> {
-        let Some(console) = &self.console else { return no("a console") };
         let warnings = std::mem::take(&mut self.warnings);
         let word = Word::Waiting { warnings, performed: std::mem::take(&mut self.performed) };
         let word = serde_json::to_vec(&word).unwrap_or_default();
-        let mut fds = vec![console.master.as_fd(), console.slave.as_fd()];
-        fds.extend(self.notify.as_ref().map(AsFd::as_fd));
+        let fds: Vec<_> = self.notify.iter().map(AsFd::as_fd).collect();
         channel::send(self.channel, &word, &fds)?;
         self.notify = None;
         Ok(channel::receive(self.channel)?.bytes == b"go")
     }
 
     fn exec(&self, argv: &[String], env: &[(String, String)]) -> Result<(), HostError> {
-        if let Some(console) = &self.console {
-            for number in 0..3 {
-                namespace::place(&console.slave, number)?;
-            }
+        // By its name inside, which programs ask for.
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let console = rustix::fs::open("/dev/console", flags, Mode::empty())
+            .attempt(|| "open /dev/console".to_owned())?;
+        for number in 0..3 {
+            namespace::place(&console, number)?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         Err(execute(argv.first().map_or("", String::as_str), argv, env))

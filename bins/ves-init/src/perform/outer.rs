@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Resource, Rlimit};
 use ves_host::child::Child;
-use ves_host::mount::{self, Change, Propagation};
+use ves_host::mount::{self, Change, FsContext, Propagation, attr};
+use ves_host::pty::{self, Pty};
 use ves_host::{Attempt, HostError, cgroup, id_map, namespace};
 use ves_init_proto::{InitStep, Limited, ProcessLimit};
 
@@ -21,6 +22,8 @@ pub(super) struct Outer {
     pub(super) root: Option<OwnedFd>,
     /// The file system of /dev.
     pub(super) dev: Option<OwnedFd>,
+    /// The console.
+    pub(super) console: Option<Console>,
     /// The `tasks` files of the version 1 groups.
     pub(super) groups: Vec<File>,
     /// The version 2 group.
@@ -31,8 +34,29 @@ impl Outer {
     /// What the process needs of it.
     pub(super) fn held(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let places = self.root.iter().chain(&self.dev).map(AsFd::as_fd);
-        places.chain(self.groups.iter().map(AsFd::as_fd))
+        let console = self.console.iter().flat_map(|c| [c.instance.as_fd(), c.pty.slave.as_fd()]);
+        places.chain(console).chain(self.groups.iter().map(AsFd::as_fd))
     }
+}
+
+/// A terminal and the instance of devpts that is there for it.
+#[derive(Debug)]
+pub(super) struct Console {
+    pub(super) instance: OwnedFd,
+    pub(super) pty: Pty,
+}
+
+/// Nobody inside can make another terminal of the instance, whose maker is the node.
+fn console(owner: u32, group: u32) -> Result<Console, HostError> {
+    let instance = FsContext::new("devpts")?
+        .set("source", "devpts")?
+        .set("max", "1")?
+        .set("ptmxmode", "0000")?
+        .set("mode", "0620")?
+        .set("uid", owner.to_string())?
+        .set("gid", group.to_string())?
+        .mount(attr::NOSUID | attr::NOEXEC)?;
+    Ok(Console { pty: pty::open(&instance)?, instance })
 }
 
 /// The plan cannot be performed, for it lacks something.
@@ -64,6 +88,10 @@ pub(super) fn perform_outer(
         }
         (InitStep::MakeDev { owner }, _) => {
             outer.dev = Some(dev::make(*owner)?);
+            Ok(())
+        }
+        (InitStep::MakeConsole { owner, group }, _) => {
+            outer.console = Some(console(*owner, *group)?);
             Ok(())
         }
         (InitStep::OpenGroups { v1, v2 }, _) => {
