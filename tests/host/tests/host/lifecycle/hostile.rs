@@ -12,7 +12,7 @@ use ves_init_proto::report::{self, Ended};
 use ves_kit::{Rootfs, TestNode, need, node, wait_until};
 use ves_lifecycle::fake::{FakeHost, Model};
 use ves_lifecycle::host::Host as _;
-use ves_lifecycle::plan::{Desired, Goal, Observed, plan};
+use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, plan};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
 use ves_types::layout::Daemon;
@@ -218,6 +218,50 @@ fn containers_whose_monitors_do_not_answer_are_listed_together_stopped_and_destr
         let lives = || alive(pid.as_raw_pid().cast_unsigned());
         wait_until(Duration::from_secs(10), "no monitor is left", || !lives());
     }
+}
+
+/// A number of the kernel's about all pseudo-terminals.
+fn ptys(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).expect("there");
+    text.trim().parse().expect("a number")
+}
+
+#[test]
+fn one_that_takes_all_terminals_takes_none_of_the_node_and_of_consoles() {
+    if !needs() {
+        return;
+    }
+    let greedy = World::new(9477, |_| {});
+    greedy.start(Spec { max_ptys: Some(5), ..greedy.script(OBEDIENT) });
+    // An instance of its own, which knows no limit; most are held five by a process.
+    let all = ptys("max") - ptys("reserve") - 1;
+    let script = format!(
+        "mkdir -p /tmp/p && mount -t devpts -o ptmxmode=0666 none /tmp/p || exit 9
+        take() {{ (exec 3<>/tmp/p/ptmx && exec sleep 600) 2>/dev/null & }}
+        for i in $(seq {}); do
+            (exec 3<>/tmp/p/ptmx 4<>/tmp/p/ptmx 5<>/tmp/p/ptmx 6<>/tmp/p/ptmx 7<>/tmp/p/ptmx && \
+                exec sleep 600) 2>/dev/null &
+        done
+        while [ $(cat /proc/sys/kernel/pty/nr) -lt {all} ]; do take; sleep 0.02; done
+        echo full; sleep 600",
+        all / 5,
+    );
+    let mut hog = greedy.begin(&["/bin/sh", "-c", &script]);
+    hog.until("full");
+    wait_until(Duration::from_secs(60), "it has all that is not reserved", || ptys("nr") >= all);
+    let other = World::new(9478, |_| {});
+    other.start(Spec { max_ptys: Some(0), ..other.script(OBEDIENT) });
+    wait_until(Duration::from_secs(60), "its console works", || other.scrollback() == "up\r\n");
+    let node = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR);
+    assert!(node.is_ok(), "nor does the node lack one: {node:?}");
+    // Nor can a container that has a console take more by the instance of that.
+    let console = other.sh("tty < /dev/console; grep -c devpts /proc/self/mountinfo; ls /dev/pts");
+    assert_eq!(
+        console, "/dev/console\n1\n",
+        "no instance but the console itself, and no limit of 0"
+    );
+    drop(hog);
+    greedy.stop(0);
 }
 
 #[test]
