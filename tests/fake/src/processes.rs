@@ -99,7 +99,7 @@ impl Processes {
 }
 
 fn lives(seen: &Observed) -> bool {
-    seen.monitor.is_some() || seen.unresponsive
+    seen.monitor.is_some() || seen.unresponsive || seen.stray
 }
 
 impl Host for Processes {

@@ -124,7 +124,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
                 return Ok(snapshot.into_iter().collect());
             }
             let mut steps = match run {
-                RunState::Running => bring_up(desired, observed),
+                RunState::Running => bring_up(desired, observed)?,
                 RunState::Stopped | RunState::Mounted => bring_down(desired, observed),
             };
             steps.extend(snapshot);
@@ -168,7 +168,7 @@ fn bring_down(desired: &Desired, observed: &Observed) -> Vec<Step> {
     steps
 }
 
-fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
+fn bring_up(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     let mut process = observed.process;
     if observed.volume.is_none() {
@@ -187,7 +187,7 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
     }
     let process_is_new = process.generation >= desired.since.process;
     if !desired.starts && matches!(process.phase, Phase::Absent | Phase::Created) {
-        return steps;
+        return Ok(steps);
     }
     if process.phase == Phase::Absent || (process.phase == Phase::Created && !process_is_new) {
         steps.push(Step::CreateProcess(desired.process.clone()));
@@ -196,6 +196,11 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
         .link
         .as_ref()
         .is_some_and(|l| l.addresses == desired.addresses && l.generation >= desired.since.link);
+    // Its network namespace may not be found any more, though it is there.
+    let unwatched = process.unresponsive && process.phase != Phase::Absent;
+    if unwatched && !(link_is_right && process_is_new) {
+        return Err(Refusal::Unwatched(desired.ct));
+    }
     // A new network namespace has no link yet, whatever is left of the one before.
     if process.phase == Phase::Absent || !link_is_right {
         steps.push(Step::EnsureLink { addresses: desired.addresses.clone() });
@@ -207,7 +212,7 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Vec<Step> {
             false => Step::KeepProcess(wish),
         });
     }
-    steps
+    Ok(steps)
 }
 
 fn no_processes(desired: &Desired, observed: &Observed) -> Vec<Step> {

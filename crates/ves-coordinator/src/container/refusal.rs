@@ -11,6 +11,11 @@ pub enum Refusal {
         "container {0} has lost its volume; restore it from a backup, or destroy the container"
     )]
     VolumeLost(CtId),
+    /// Nothing can be done with its processes but to end them.
+    #[error(
+        "nobody watches over the processes of container {0}, or who does gives no answer; stop it"
+    )]
+    Unwatched(CtId),
     /// The snapshot to go back to is not there.
     #[error("container {0} has no snapshot {1}")]
     SnapshotUnknown(CtId, SnapshotId),
@@ -24,6 +29,7 @@ impl From<&Refusal> for Fault {
         let fault = |reason, ct| Self::new(reason, refusal.to_string()).fact("ct", ct);
         match refusal {
             Refusal::VolumeLost(ct) => fault(Reason::VolumeUnknown, ct),
+            Refusal::Unwatched(ct) => fault(Reason::Running, ct).fact("lost", "monitor"),
             Refusal::SnapshotUnknown(ct, id) => {
                 fault(Reason::SnapshotUnknown, ct).fact("snapshot", id)
             }

@@ -126,13 +126,15 @@ fn sights() -> Vec<Observed> {
                         let process = ProcessSeen { generation, phase, ..ProcessSeen::default() };
                         // Snapshots matter to storage's share only.
                         let many = if link.is_none() { &snapshots[..] } else { &snapshots[..1] };
-                        all.extend(many.iter().map(|snapshots| Observed {
-                            volume,
-                            snapshots: snapshots.clone(),
-                            group,
-                            process,
-                            link: link.clone(),
-                        }));
+                        let seen = |snapshots: &BTreeMap<_, _>, process| {
+                            let (snapshots, link) = (snapshots.clone(), link.clone());
+                            Observed { volume, snapshots, group, process, link }
+                        };
+                        all.extend(many.iter().map(|snapshots| seen(snapshots, process)));
+                        if phase == Phase::Running {
+                            let process = ProcessSeen { unresponsive: true, ..process };
+                            all.push(seen(&BTreeMap::new(), process));
+                        }
                     }
                 }
             }
@@ -253,7 +255,8 @@ fn goal_and_fixed_point() {
         let Ok(steps) = plan(wish, sight_was) else {
             let fine = lost(wish, sight_was)
                 || foreign(wish, sight_was)
-                || no_such_snapshot(wish, sight_was);
+                || no_such_snapshot(wish, sight_was)
+                || sight_was.process.unresponsive;
             assert!(fine, "refused {wish:?} seeing {sight_was:?}");
             return;
         };
@@ -335,8 +338,12 @@ fn nothing_forbidden_is_ever_planned() {
                     assert!(seen.group.is_some(), "unlimited: {why}");
                     assert!(seen.volume.is_some_and(|v| v.mounted), "no root: {why}");
                 }
-                Step::EnsureLink { .. } => assert!(!dead, "no namespace: {why}"),
-                Step::KeepProcess(_) => assert!(!dead && !wish.starts, "{why}"),
+                Step::EnsureLink { .. } => {
+                    assert!(!dead && !seen.process.unresponsive, "no namespace: {why}");
+                }
+                Step::KeepProcess(_) => {
+                    assert!(!dead && !wish.starts && !seen.process.unresponsive, "{why}");
+                }
                 Step::RunProcess(_) => {
                     assert!(wish.starts, "revives what has ended: {why}");
                     assert!(!dead && seen.link.is_some() && seen.group.is_some(), "{why}");
