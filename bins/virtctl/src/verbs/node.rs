@@ -4,6 +4,7 @@
 
 use ves_proto::convert;
 use ves_proto::coordinator::{GetNodeRequest, Node, UnknownContainer};
+use ves_proto::network::{Guard, Room, RoomKind};
 use ves_proto::storage::Pool;
 
 use super::Context;
@@ -80,6 +81,36 @@ fn render_pool(pool: Option<&Pool>) -> Value {
     Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
+/// How the guard against false sources stands.
+const fn guard(guard: Guard) -> &'static str {
+    match guard {
+        Guard::Unspecified => "unknown",
+        Guard::Absent => "absent",
+        Guard::Watched => "watched",
+        Guard::Owned => "owned",
+    }
+}
+
+/// What the kernel has once for all containers, by the name of what it is room for.
+const fn room(kind: RoomKind) -> &'static str {
+    match kind {
+        RoomKind::Unspecified => "unknown",
+        RoomKind::NeighboursV4 => "neighbours-v4",
+        RoomKind::NeighboursV6 => "neighbours-v6",
+        RoomKind::Terminals => "terminals",
+        RoomKind::OwnTerminals => "terminals-reserved",
+        RoomKind::AsyncEvents => "async-events",
+    }
+}
+
+/// How much of a room is taken, and where there is less than there should be.
+fn taken(room: &Room) -> Value {
+    let Room { kind: _, limit, least, used } = room;
+    let of = used.map_or_else(|| limit.to_string(), |used| format!("{used} of {limit}"));
+    let short = if limit < least { format!(", should be {least}") } else { String::new() };
+    Value::text(of + &short)
+}
+
 fn columns() -> Vec<Column<Node>> {
     fn pool(get: impl Fn(&Pool) -> Value) -> impl Fn(&Node) -> Value {
         move |node| node.pool.as_ref().map_or(Value::Null, &get)
@@ -100,6 +131,17 @@ fn columns() -> Vec<Column<Node>> {
             let mut services: Vec<_> = n.unreachable.iter().collect();
             services.sort();
             Value::Map(services.into_iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
+        }),
+        Column::right("ram", |n: &Node| n.ram.map_or(Value::Null, |b| Value::Bytes(b.total))),
+        Column::right("ram.containers", |n: &Node| {
+            n.ram.and_then(|b| b.limit).map_or(Value::Null, Value::Bytes)
+        }),
+        Column::right("pids.containers", |n: &Node| {
+            n.pids.and_then(|b| b.limit).map_or(Value::Null, Value::Num)
+        }),
+        Column::new("guard", |n: &Node| Value::text(guard(n.guard()))),
+        Column::new("rooms", |n: &Node| {
+            Value::Map(n.rooms.iter().map(|r| (room(r.kind()).to_owned(), taken(r))).collect())
         }),
         // `virtctl destroy ID` clears each.
         Column::new("unknown", |n: &Node| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::node_service_server::NodeService;
-use ves_proto::{resources, storage};
+use ves_proto::{network, resources, storage};
 use ves_types::CtId;
 
 use super::Api;
@@ -24,38 +24,35 @@ impl NodeService for Api {
     ) -> Result<Response<pb::Node>, Status> {
         let services = self.0.services().clone();
         let (mut s, mut r) = (services.storage.clone(), services.resources.clone());
+        let mut n = services.network.clone();
         // Any container does: that it is unknown is an answer too.
         let any = CtId::try_from(CtId::MAX).map_err(|e| ves_proto::Fault::bad_value("ct", &e))?;
-        let (pool, capabilities, process, link) = tokio::join!(
+        let (pool, capabilities, process, network) = tokio::join!(
             ask("storage", SOON, s.get_pool(storage::GetPoolRequest {})),
             ask("resources", SOON, r.get_capabilities(resources::GetCapabilitiesRequest {})),
             tokio::time::timeout(SOON, services.process(any)),
-            tokio::time::timeout(SOON, services.link(any)),
+            ask("network", SOON, n.get_node(network::GetNodeRequest {})),
         );
         let mut unreachable = BTreeMap::new();
         let mut away = |service: &str, why: String| {
             unreachable.insert(service.to_owned(), why);
         };
-        let late = || "it does not answer".to_owned();
         let pool = pool.map_err(|f| away("storage", f.message)).ok();
         let capabilities = capabilities.map_err(|f| away("resources", f.message)).ok();
         match process {
             Ok(Ok(_)) => {}
             Ok(Err(fault)) => away("lifecycle", fault.message),
-            Err(_) => away("lifecycle", late()),
+            Err(_) => away("lifecycle", "it does not answer".to_owned()),
         }
-        match link {
-            Ok(Ok(_)) => {}
-            Ok(Err(fault)) => away("network", fault.message),
-            Err(_) => away("network", late()),
-        }
+        let network = network.map_err(|f| away("network", f.message)).unwrap_or_default();
         let unknown = self.0.cache().unknown();
         let unknown_container = |(ct, what): (CtId, Vec<&str>)| pb::UnknownContainer {
             id: ct.get(),
             what: what.into_iter().map(str::to_owned).collect(),
         };
-        let resources::GetCapabilitiesResponse { cgroup, rows, .. } =
+        let resources::GetCapabilitiesResponse { cgroup, rows, ram, pids } =
             capabilities.unwrap_or_default();
+        let network::GetNodeResponse { rooms, guard } = network;
         Ok(Response::new(pb::Node {
             name: self.0.node().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,6 +62,10 @@ impl NodeService for Api {
             enforcement: rows,
             unreachable,
             unknown_containers: unknown.into_iter().map(unknown_container).collect(),
+            ram,
+            pids,
+            rooms,
+            guard,
         }))
     }
 }

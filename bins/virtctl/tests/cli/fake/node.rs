@@ -5,6 +5,8 @@
 use tonic::{Request, Response, Status};
 use ves_proto::coordinator::node_service_server::NodeService;
 use ves_proto::coordinator::*;
+use ves_proto::network::{Guard, Room, RoomKind};
+use ves_proto::resources::NodeBound;
 use ves_proto::storage::Pool;
 
 use super::{Api, rows};
@@ -29,6 +31,19 @@ impl NodeService for Api {
                 alarms: vec!["only 1 MiB are free under the pool; make room there".into()],
             }),
             enforcement: rows(),
+            ram: Some(NodeBound { total: 64 << 30, limit: Some(63 << 30) }),
+            pids: Some(NodeBound { total: 32_768, limit: Some(28_672) }),
+            rooms: vec![Room {
+                kind: RoomKind::NeighboursV4.into(),
+                limit: 1024,
+                least: 65_536,
+                used: Some(7),
+            }],
+            guard: Guard::Owned.into(),
+            unknown_containers: vec![UnknownContainer {
+                id: 820,
+                what: vec!["volume".into(), "link".into()],
+            }],
             ..Node::default()
         }))
     }
