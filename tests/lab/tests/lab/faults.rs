@@ -23,8 +23,12 @@ fn disks_fill_fail_and_are_slow_on_request() {
         let make_room = node.fill("/")?;
         let refused =
             node.exec("virtctl create 101 --ostemplate trixie --diskspace 1G", PATIENCE)?;
-        assert_ne!(refused.status, 0, "a volume was promised on a full disk");
-        assert!(refused.stderr.starts_with("virtctl: "), "{refused:?}");
+        assert_eq!(refused.status, 46, "a volume was promised on a full disk: {refused:?}");
+        assert!(refused.stderr.contains("\nvirtctl: container 101: "), "{refused:?}");
+        // It has ended, also in the coordinator's state, and left nothing.
+        let open =
+            node.sh("virtctl operation list -H -o csv --fields state | grep -c running || true")?;
+        assert_eq!(open, "0");
         node.sh(&make_room)?;
         node.sh("virtctl create 101 --ostemplate trixie --diskspace 1G").map(drop)
     });
