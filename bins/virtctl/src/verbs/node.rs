@@ -133,10 +133,10 @@ fn columns() -> Vec<Column<Node>> {
             Value::Map(services.into_iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
         }),
         Column::right("ram", |n: &Node| n.ram.map_or(Value::Null, |b| Value::Bytes(b.total))),
-        Column::right("ram.containers", |n: &Node| {
+        Column::right("ram_limit", |n: &Node| {
             n.ram.and_then(|b| b.limit).map_or(Value::Null, Value::Bytes)
         }),
-        Column::right("pids.containers", |n: &Node| {
+        Column::right("pids_limit", |n: &Node| {
             n.pids.and_then(|b| b.limit).map_or(Value::Null, Value::Num)
         }),
         Column::new("guard", |n: &Node| Value::text(guard(n.guard()))),

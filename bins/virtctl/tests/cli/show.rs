@@ -119,12 +119,13 @@ fn node_top_events_operations_templates() {
     assert!(pool.contains("only 1 MiB are free under the pool"), "{pool}");
     assert_eq!(json(&fake, "node pool")["promisable"], 70u64 << 30);
     let capacity = run(&fake, "node capacity").1;
+    assert!(capacity.contains("numproc       hard\n"), "what scripts cut out: {capacity}");
     let said: Vec<String> =
         capacity.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
         "promised 20 GiB",
-        "ram.containers 63 GiB",
-        "pids.containers 28672",
+        "ram_limit 63 GiB",
+        "pids_limit 28672",
         "guard owned",
         "rooms neighbours-v4=7 of 1024, should be 65536",
         "unknown 820=volume, link",
