@@ -12,13 +12,13 @@ use ves_init_proto::report::{self, Ended};
 use ves_kit::{Rootfs, TestNode, need, node, wait_until};
 use ves_lifecycle::fake::{FakeHost, Model};
 use ves_lifecycle::host::Host as _;
-use ves_lifecycle::plan::{Desired, Goal, Observed, Spec, plan};
+use ves_lifecycle::plan::{Desired, Goal, Spec, plan};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{ListContainersRequest, ListContainersResponse, Phase};
 use ves_types::layout::Daemon;
 use ves_types::{CtId, ExitCause};
 
-use super::support::{World, alive, needs, parent};
+use super::support::{World, alive, needs, parent, plain};
 
 /// An init that never ends by itself and obeys when asked.
 const OBEDIENT: &str = "trap 'exit 3' USR2; echo up; while :; do sleep 0.05; done";
@@ -105,17 +105,6 @@ fn the_fake_node_agrees_on_a_monitor_that_does_not_answer() {
     }
     let world = World::new(9471, |_| {});
     let fake = FakeHost::new();
-    // Numbers of processes and of runs, and times, differ.
-    let plain = |mut o: Observed| {
-        if let Some(run) = &mut o.run {
-            (run.init_pid, run.incarnation) = (0, 0);
-            run.started_unix_ms = run.started_unix_ms.min(1);
-        }
-        if let Some(last) = &mut o.last {
-            (last.incarnation, last.started_unix_ms) = (0, last.started_unix_ms.min(1));
-        }
-        o
-    };
     let ended =
         Desired { goal: Goal::Absent { grace_ms: 1000 }, spec: None, early_exit_grace_ms: 0 };
     for goal in [Goal::Created, Goal::Running] {

@@ -15,7 +15,7 @@ use ves_lifecycle::session;
 use ves_proto::Reason;
 use ves_types::ExitCause;
 
-use super::support::{World, alive, needs, parent};
+use super::support::{World, alive, needs, parent, plain};
 
 /// An init that never ends by itself.
 const STUBBORN: &str = "trap '' USR2 TERM; echo up; while :; do sleep 1; done";
@@ -232,17 +232,6 @@ fn the_fake_node_agrees_on_strays() {
     }
     let world = World::new(9497, |_| {});
     let fake = FakeHost::new();
-    // Numbers of processes and of runs, and times, differ.
-    let plain = |mut o: Observed| {
-        if let Some(run) = &mut o.run {
-            (run.init_pid, run.incarnation) = (0, 0);
-            run.started_unix_ms = run.started_unix_ms.min(1);
-        }
-        if let Some(last) = &mut o.last {
-            (last.incarnation, last.started_unix_ms) = (0, last.started_unix_ms.min(1));
-        }
-        o
-    };
     let model = || plain(fake.observe(world.ct).expect("observed"));
     for goal in [Goal::Created, Goal::Running] {
         for step in plan(&want(&world, goal), &world.observe()).expect("planned") {

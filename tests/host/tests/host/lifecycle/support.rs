@@ -37,6 +37,19 @@ pub(crate) fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// What is seen of a container but for what differs from one life to the next: numbers of processes and of
+/// runs, and times.
+pub(crate) fn plain(mut seen: Observed) -> Observed {
+    if let Some(run) = &mut seen.run {
+        (run.init_pid, run.incarnation) = (0, 0);
+        run.started_unix_ms = run.started_unix_ms.min(1);
+    }
+    if let Some(last) = &mut seen.last {
+        (last.incarnation, last.started_unix_ms) = (0, last.started_unix_ms.min(1));
+    }
+    seen
+}
+
 /// The parent of a process that lives.
 pub(crate) fn parent(pid: u32) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
