@@ -128,9 +128,7 @@ fn columns() -> Vec<Column<Node>> {
         Column::right("free", pool(|p| Value::Bytes(p.free_bytes))),
         Column::right("promised", pool(|p| Value::Bytes(p.promised_bytes))),
         Column::new("unreachable", |n: &Node| {
-            let mut services: Vec<_> = n.unreachable.iter().collect();
-            services.sort();
-            Value::Map(services.into_iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
+            Value::Map(n.unreachable.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())
         }),
         Column::right("ram", |n: &Node| n.ram.map_or(Value::Null, |b| Value::Bytes(b.total))),
         Column::right("ram_limit", |n: &Node| {

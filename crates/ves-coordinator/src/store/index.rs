@@ -121,11 +121,6 @@ impl Index {
         self.container(*ct)
     }
 
-    /// Whether there is such a container, and its record can be read.
-    pub(super) fn has(&self, ct: CtId) -> bool {
-        self.containers.contains_key(&ct)
-    }
-
     /// The ids of all containers, also of those whose records cannot be read.
     pub fn known(&self) -> BTreeSet<CtId> {
         self.containers.keys().chain(self.corrupt.keys()).copied().collect()

@@ -121,7 +121,7 @@ impl State {
             let mut ahead = self.ahead();
             let mut change = Change::default();
             let result = decide(&ahead.index, &mut change)?;
-            self.make_room(&ahead.index, &change)?;
+            self.refuse_without_room(&ahead.index, &change)?;
             let transaction = transaction_of(&ahead.index, &mut change)?;
             let change = Decided::from(change);
             ahead.index.apply(&change);
@@ -148,7 +148,7 @@ impl State {
     ///
     /// # Errors
     /// `STORE_FULL`.
-    fn make_room(&self, index: &Index, change: &Change) -> Result<(), Fault> {
+    fn refuse_without_room(&self, index: &Index, change: &Change) -> Result<(), Fault> {
         let new = |op: &&OpRecord| !index.operations.contains_key(&op.id);
         let needs_room =
             change.operations.iter().filter(new).any(|op| !op.action.kind().gives_back());
@@ -207,7 +207,7 @@ impl State {
     /// Tells watchers that what is seen of a container changed.
     pub fn touch(&self, ct: CtId) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if index.has(ct) {
+        if index.container(ct).is_ok() {
             index.event(ct);
             let revision = index.revision;
             drop(index);
