@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: what CI runs, which is what a person would: `check`, the main job twice and its
-//! end, all tests. It prints what each part took, longest first, and as its last line always
+//! `cargo xtask ci`: what CI runs, which is what a person would: `check`, the main job twice, what each
+//! verb costs on that node, its end, all tests. It prints what each part took, longest first, and as its last line always
 //! `N passed, N failed, N skipped`.
 //!
 //! `.ci/run` has compiled all before, and says by `VES_BIN_DIR` that the main job, the tests and the lab
@@ -45,17 +45,19 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 fn all() -> Result<Counts> {
     // Tests and examples are for the last part, which runs all there are.
     check::run(&check::Args::without(&["nextest", "doctest"]))?;
-    // Twice: the second time everything is there.
-    let up = part("up", || xtask("up")).and_then(|()| part("up again", || xtask("up")));
+    // Twice: the second time everything is there. Then what each verb costs on that node.
+    let up = part("up", || xtask(&["up"]))
+        .and_then(|()| part("up again", || xtask(&["up"])))
+        .and_then(|()| part("counts", || xtask(&["bench", "--counts", "--exact"])));
     // What it leaves is taken away, whatever happened; `down` proves that nothing is left.
-    part("down", || xtask("down")).and(up)?;
+    part("down", || xtask(&["down"])).and(up)?;
     Ok(test::all(&test::Args::default()))
 }
 
 /// A command of ours as a person types it.
-fn xtask(word: &str) -> Result<()> {
+fn xtask(words: &[&str]) -> Result<()> {
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    command.arg(word).current_dir(tool::root());
+    command.args(words).current_dir(tool::root());
     tool::run(command)
 }
 

@@ -48,6 +48,11 @@ impl Kind {
         }
     }
 
+    /// Whether every machine counts the same.
+    pub(crate) const fn is_exact(self) -> bool {
+        self.tolerance() == 0
+    }
+
     /// By how many percent it may differ and still be the same.
     pub(crate) const fn tolerance(self) -> u64 {
         match self {
