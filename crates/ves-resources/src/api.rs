@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 use ves_daemon::{Call, Done, Policy, Role, blocking};
+use ves_host::cgroup::Version;
 use ves_proto::common as pbc;
 use ves_proto::convert::{
     parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_row,
@@ -116,8 +117,13 @@ impl ResourcesService for Api {
             });
             pbc::UbcRow { resource, enforcement, why, ..pbc::UbcRow::default() }
         };
+        let cgroup = match cgroup {
+            Version::V1 => pb::CgroupVersion::V1,
+            Version::V2 => pb::CgroupVersion::V2,
+            Version::Hybrid => pb::CgroupVersion::Hybrid,
+        };
         Ok(Response::new(pb::GetCapabilitiesResponse {
-            cgroup: cgroup.to_owned(),
+            cgroup: cgroup.into(),
             rows: promises.into_iter().map(row).collect(),
             ram: bound(Setting::MemoryMax),
             pids: bound(Setting::PidsMax),
@@ -204,7 +210,7 @@ mod tests {
 
         let can = client.get_capabilities(pb::GetCapabilitiesRequest {}).await.expect("told");
         let can = can.into_inner();
-        assert_eq!((can.cgroup.as_str(), can.rows.len()), ("hybrid", 21));
+        assert_eq!((can.cgroup(), can.rows.len()), (pb::CgroupVersion::Hybrid, 21));
         assert!(can.rows.iter().all(|r| r.enforcement != 0));
         let bound = |total, limit| Some(pb::NodeBound { total, limit: Some(limit) });
         assert_eq!(can.ram, bound(1 << 33, (1 << 33) - (1 << 29)), "all but the reserve");

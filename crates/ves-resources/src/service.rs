@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ves_daemon::Shell;
+use ves_host::cgroup::Version;
 use ves_proto::Fault;
 use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow};
 
@@ -42,7 +43,7 @@ pub(crate) struct Inner {
     pub(crate) shell: Shell,
     pub(crate) parent: Arc<Parent>,
     self_test: SelfTest,
-    version: &'static str,
+    version: Version,
     /// The settings the node has, as they are seen while the parent group is there.
     pub(crate) settings: BTreeMap<Setting, Home>,
     /// The most that was seen of what the kernel does not remember the most of.
@@ -69,7 +70,7 @@ impl Service {
             Error::Node(ves_host::HostError::parse("the greatest id", &e.to_string()))
         })?;
         let node = host.observe(any).map_err(Error::Node)?.node;
-        let (version, settings, peaks) = (node.version.name(), node.settings, Mutex::default());
+        let (version, settings, peaks) = (node.version, node.settings, Mutex::default());
         let inner = Inner { host, shell, parent, self_test, version, settings, peaks };
         let service = Self { inner: Arc::new(inner) };
         service.compare();
@@ -177,7 +178,7 @@ impl Service {
     }
 
     /// Which control groups the node has, and what each row promises on it.
-    pub fn capabilities(&self) -> (&'static str, Vec<(UbcResource, Enforcement)>) {
+    pub fn capabilities(&self) -> (Version, Vec<(UbcResource, Enforcement)>) {
         let promise = |r| (r, enforcement::enforcement(r, &self.inner.self_test));
         (self.inner.version, UbcResource::ALL.map(promise).into())
     }

@@ -18,7 +18,7 @@ use ves_proto::storage::{self as pb, template_progress::Is};
 use ves_proto::{Fault, Reason, common};
 use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 
-use crate::host::{Source, Template};
+use crate::host::{BackendKind, Source, Template};
 use crate::plan::{Desired, Record, Reverted, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
@@ -153,6 +153,13 @@ fn answer_snapshot(id: SnapshotId, done: Done<Snapshot>) -> pb::Snapshot {
     let Done { answer, steps } = done;
     let planned = || pb::Snapshot { id: id.to_string(), ..pb::Snapshot::default() };
     pb::Snapshot { steps, ..answer.map_or_else(planned, render_snapshot) }
+}
+
+const fn render_backend(kind: BackendKind) -> pb::Backend {
+    match kind {
+        BackendKind::ImageReflink => pb::Backend::ImageReflink,
+        BackendKind::ImageCopy => pb::Backend::ImageCopy,
+    }
 }
 
 fn render_template(template: Template) -> pb::Template {
@@ -453,7 +460,7 @@ impl StorageService for Api {
         let service = self.0.clone();
         let (backend, facts) = blocking(move || service.pool()).await?;
         Ok(Response::new(pb::Pool {
-            backend: backend.to_owned(),
+            backend: render_backend(backend).into(),
             size_bytes: facts.room.limit,
             free_bytes: facts.room.free(),
             promised_bytes: facts.committed(),

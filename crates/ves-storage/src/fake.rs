@@ -17,7 +17,7 @@ use ves_types::{CtId, SnapshotId, TemplateName};
 
 use self::templates::{Made, Templates, built, take};
 use crate::error::Error;
-use crate::host::{Each, Host, Making, Source, Template, VolumeFacts};
+use crate::host::{BackendKind, Each, Host, Making, Source, Template, VolumeFacts};
 use crate::ledger::{Holder, Inventory};
 use crate::plan::room::{Room, SPARE};
 use crate::plan::snapshot::Snapshot;
@@ -302,8 +302,8 @@ impl Host for FakeHost {
         Ok(self.node().templates.takes(template))
     }
 
-    fn backend(&self) -> &'static str {
-        "fake"
+    fn backend(&self) -> BackendKind {
+        BackendKind::ImageReflink
     }
 
     fn templates(&self) -> Result<Vec<Template>, Error> {

@@ -13,6 +13,15 @@ use crate::plan::snapshot::Snapshot;
 use crate::plan::{Image, Observed, Step, template};
 use crate::template::{Build, Progress};
 
+/// What a pool is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Image files that share blocks.
+    ImageReflink,
+    /// Image files that are copies.
+    ImageCopy,
+}
+
 /// What a volume uses, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -131,8 +140,8 @@ pub trait Host: Send + Sync + 'static {
     fn back(&self, bytes: u64) -> Result<(), Error>;
     /// What a template takes, with its base images.
     fn takes(&self, template: &TemplateName) -> Result<u64, Error>;
-    /// The pool's backend, in one word.
-    fn backend(&self) -> &'static str;
+    /// What the pool is made of.
+    fn backend(&self) -> BackendKind;
     /// All templates, by name.
     fn templates(&self) -> Result<Vec<Template>, Error>;
     /// A template as it is, for planning.

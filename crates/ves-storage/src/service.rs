@@ -11,7 +11,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, SnapshotId};
 
 use crate::error::Error;
-use crate::host::{Host, Usage, VolumeFacts};
+use crate::host::{BackendKind, Host, Usage, VolumeFacts};
 use crate::plan::snapshot;
 use crate::plan::{self, Image, PoolFacts, Record};
 use crate::promises::Promises;
@@ -154,7 +154,7 @@ impl Service {
     }
 
     /// The pool's backend and room.
-    pub fn pool(&self) -> Result<(&'static str, PoolFacts), Fault> {
+    pub fn pool(&self) -> Result<(BackendKind, PoolFacts), Fault> {
         Ok((self.host.backend(), self.promises.facts().map_err(|e| observing(&e))?))
     }
 }

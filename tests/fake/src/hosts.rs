@@ -83,7 +83,7 @@ impl<H: volume::Host> volume::Host for InHand<H> {
     fn takes(&self, template: &TemplateName) -> Result<u64, volume_error::Error> {
         Self::look(self, |h| h.takes(template))
     }
-    fn backend(&self) -> &'static str {
+    fn backend(&self) -> ves_storage::host::BackendKind {
         self.host.backend()
     }
     fn templates(&self) -> Result<Vec<volume::Template>, volume_error::Error> {

@@ -5,7 +5,7 @@
 use ves_proto::convert;
 use ves_proto::coordinator::{GetNodeRequest, Node, UnknownContainer};
 use ves_proto::network::{Guard, Room, RoomKind};
-use ves_proto::storage::Pool;
+use ves_proto::storage::{Backend, Pool};
 
 use super::Context;
 use crate::cli::NodeVerb;
@@ -53,10 +53,19 @@ impl Context {
     }
 }
 
+/// The word by which operators configure it.
+fn backend_word(pool: &Pool) -> Value {
+    match pool.backend() {
+        Backend::Unspecified => Value::Null,
+        Backend::ImageReflink => Value::text("image-reflink"),
+        Backend::ImageCopy => Value::text("image-copy"),
+    }
+}
+
 fn render_pool(pool: Option<&Pool>) -> Value {
     let Some(pool) = pool else { return Value::Map(vec![("backend".to_owned(), Value::Null)]) };
     let Pool {
-        backend,
+        backend: _,
         size_bytes,
         free_bytes,
         promised_bytes,
@@ -65,7 +74,7 @@ fn render_pool(pool: Option<&Pool>) -> Value {
         promisable_bytes,
         alarms,
     } = pool;
-    let mut entries = vec![("backend", Value::text(backend))];
+    let mut entries = vec![("backend", backend_word(pool))];
     entries.extend(
         [
             ("size", size_bytes),
@@ -123,7 +132,7 @@ fn columns() -> Vec<Column<Node>> {
         Column::new("version", |n: &Node| Value::text(&n.version)),
         Column::new("kernel", |n: &Node| Value::text(&n.kernel)),
         Column::new("cgroup", |n: &Node| Value::text(&n.cgroup)),
-        Column::new("backend", pool(|p| Value::text(&p.backend))),
+        Column::new("backend", pool(backend_word)),
         Column::right("size", pool(|p| Value::Bytes(p.size_bytes))),
         Column::right("free", pool(|p| Value::Bytes(p.free_bytes))),
         Column::right("promised", pool(|p| Value::Bytes(p.promised_bytes))),

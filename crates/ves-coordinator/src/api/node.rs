@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 use ves_proto::coordinator as pb;
 use ves_proto::coordinator::node_service_server::NodeService;
+use ves_proto::resources::CgroupVersion;
 use ves_proto::{network, resources, storage};
 use ves_types::CtId;
 
@@ -15,6 +16,16 @@ use crate::services::ask;
 
 /// How long a service may take to say that it is there.
 const SOON: Duration = Duration::from_secs(5);
+
+/// What the public API calls it; nothing where the service did not say.
+const fn word(cgroup: CgroupVersion) -> &'static str {
+    match cgroup {
+        CgroupVersion::Unspecified => "",
+        CgroupVersion::V1 => "v1",
+        CgroupVersion::V2 => "v2",
+        CgroupVersion::Hybrid => "hybrid",
+    }
+}
 
 #[tonic::async_trait]
 impl NodeService for Api {
@@ -50,14 +61,15 @@ impl NodeService for Api {
             id: ct.get(),
             what: what.into_iter().map(str::to_owned).collect(),
         };
-        let resources::GetCapabilitiesResponse { cgroup, rows, ram, pids } =
-            capabilities.unwrap_or_default();
+        let capabilities = capabilities.unwrap_or_default();
+        let cgroup = capabilities.cgroup();
+        let resources::GetCapabilitiesResponse { cgroup: _, rows, ram, pids } = capabilities;
         let network::GetNodeResponse { rooms, guard } = network;
         Ok(Response::new(pb::Node {
             name: self.0.node().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: fact_of_kernel("osrelease"),
-            cgroup,
+            cgroup: word(cgroup).to_owned(),
             pool,
             enforcement: rows,
             unreachable,

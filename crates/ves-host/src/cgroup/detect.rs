@@ -81,17 +81,6 @@ pub enum Version {
     Hybrid,
 }
 
-impl Version {
-    /// "v1", "v2" or "hybrid".
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "v1",
-            Self::V2 => "v2",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
 /// One mounted version 1 hierarchy that has at least one controller we know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct V1 {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
-use crate::host::Each;
+use crate::host::{BackendKind, Each};
 use crate::ledger::Inventory;
 use crate::plan::node::Leftovers;
 use crate::plan::room::Room;
@@ -67,8 +67,8 @@ pub struct BaseImage {
 
 /// A kind of pool.
 pub trait Backend: Send + Sync + 'static {
-    /// Its name, in one word.
-    fn name(&self) -> &'static str;
+    /// What its pool is made of.
+    fn kind(&self) -> BackendKind;
     /// Whether a volume can be cloned at one moment, while it is written to.
     fn shares_blocks(&self) -> bool;
     /// Whether volumes may give back what they do not use. Where others use the same file system they

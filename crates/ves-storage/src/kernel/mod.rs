@@ -32,7 +32,7 @@ use self::image::Images;
 use self::template::Templates;
 use crate::config::Config;
 use crate::error::Error;
-use crate::host::{self, Each, Host, Making, Template, Usage};
+use crate::host::{self, BackendKind, Each, Host, Making, Template, Usage};
 use crate::ledger::Inventory;
 use crate::observe;
 use crate::plan::node::{Leftovers, Sweep};
@@ -349,8 +349,8 @@ impl<B: Backend> Host for KernelHost<B> {
         self.templates.takes(template)
     }
 
-    fn backend(&self) -> &'static str {
-        self.backend.name()
+    fn backend(&self) -> BackendKind {
+        self.backend.kind()
     }
 
     fn templates(&self) -> Result<Vec<Template>, Error> {

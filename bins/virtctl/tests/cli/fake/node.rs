@@ -21,7 +21,7 @@ impl NodeService for Api {
             kernel: "6.18.0".into(),
             cgroup: "v1".into(),
             pool: Some(Pool {
-                backend: "image-reflink".into(),
+                backend: ves_proto::storage::Backend::ImageReflink.into(),
                 size_bytes: 100 << 30,
                 free_bytes: 60 << 30,
                 promised_bytes: 20 << 30,

@@ -25,7 +25,7 @@ use self::devices::Devices;
 use self::pool::Pool;
 use super::backend::{Backend, BaseImage, SnapshotStates, VolumeState};
 use crate::error::Error;
-use crate::host::Each;
+use crate::host::{BackendKind, Each};
 use crate::ledger::Inventory;
 use crate::plan::node::Leftovers;
 use crate::plan::room::Room;
@@ -46,8 +46,8 @@ impl Images {
 }
 
 impl Backend for Images {
-    fn name(&self) -> &'static str {
-        if self.pool.reflink { "image-reflink" } else { "image-copy" }
+    fn kind(&self) -> BackendKind {
+        if self.pool.reflink { BackendKind::ImageReflink } else { BackendKind::ImageCopy }
     }
     fn shares_blocks(&self) -> bool {
         self.pool.reflink

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ves_proto::Reason;
 use ves_storage::config::Config;
-use ves_storage::host::Source;
+use ves_storage::host::{BackendKind, Source};
 use ves_storage::plan;
 
 use super::support::{Storage, name, needs};
@@ -222,7 +222,7 @@ fn two_volumes_of_a_template_are_two_systems() {
     };
     assert_ne!(uuid(storage.ct()), uuid(other.ct()));
     let pool = storage.service.pool().expect("known");
-    assert_eq!((pool.0, pool.1.held.volumes), ("image-reflink", 512 << 20));
+    assert_eq!((pool.0, pool.1.held.volumes), (BackendKind::ImageReflink, 512 << 20));
     storage.service.remove(&fence(other.ct())).expect("removed");
     assert_eq!(storage.service.list(&[]).expect("listed").len(), 1);
 }

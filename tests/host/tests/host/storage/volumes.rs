@@ -7,7 +7,7 @@ use std::time::Duration;
 use ves_host::loopdev;
 use ves_kit::Inventory;
 use ves_proto::Reason;
-use ves_storage::host::Host;
+use ves_storage::host::{BackendKind, Host};
 use ves_storage::kernel::image::pool::Place;
 use ves_storage::plan::{self, Mount};
 
@@ -224,7 +224,7 @@ fn a_pool_of_copies_works_too() {
     }
     let storage = Storage::copying();
     storage.busybox();
-    assert_eq!(storage.service.pool().expect("known").0, "image-copy");
+    assert_eq!(storage.service.pool().expect("known").0, BackendKind::ImageCopy);
     let volume = storage.service.ensure(&storage.fence(), &storage.desired(1024)).expect("made");
     assert!(volume.mounted, "{volume:?}");
     assert!(volume.usage.allocated >= 1 << 30, "nobody else can take it: {volume:?}");
