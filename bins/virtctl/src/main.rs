@@ -9,6 +9,7 @@ mod cli;
 mod completion;
 mod connect;
 mod ct;
+mod destination;
 mod exit;
 mod failure;
 mod hint;

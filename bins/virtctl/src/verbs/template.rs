@@ -2,7 +2,6 @@
 //!
 //! Never here: reading a source, or what is in a template.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use ves_types::{Bytes, ParseError, TemplateName};
 use super::Context;
 use crate::archive::Source;
 use crate::cli::TemplateVerb;
+use crate::destination::Destination;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::operation;
@@ -197,50 +197,40 @@ impl Context {
         let request = storage::ExportTemplateRequest { name: name.to_string() };
         let mut chunks = self.coordinator.call_once(client.export_template(request)).await?;
         let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
-        if file.as_os_str() == "-" {
-            while let Some(chunk) = chunks.message().await? {
-                std::io::stdout().lock().write_all(&chunk.data)?;
+        let stdout = file.as_os_str() == "-";
+        let wrong = |e: std::io::Error| match stdout {
+            true => e.into(),
+            false => Failure::local(&format!("cannot write the archive {}", file.display()), &e),
+        };
+        let mut out = Destination::open(&file).map_err(wrong)?;
+        // Where nothing would be left of it, Ctrl-C ends us as it ends everybody.
+        let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
+        let interrupt = out.is_file().then(|| signal(SignalKind::interrupt())).transpose();
+        let mut interrupt = interrupt.map_err(broken)?;
+        let interrupted = async move {
+            match &mut interrupt {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
             }
-            std::io::stdout().lock().flush()?;
+        };
+        tokio::pin!(interrupted);
+        let mut size: u64 = 0;
+        loop {
+            let chunk = tokio::select! {
+                // Cancel-safe: a message is taken whole or left in the stream.
+                chunk = chunks.message() => chunk.map_err(|s| self.coordinator.fault(s))?,
+                _ = &mut interrupted => return Err(Failure::Status(exit::INTERRUPTED)),
+            };
+            let Some(chunk) = chunk else { break };
+            out.write_all(&chunk.data).map_err(wrong)?;
+            size = size.saturating_add(u64::try_from(chunk.data.len()).unwrap_or(0));
+        }
+        out.finish().map_err(wrong)?;
+        if stdout {
             return Ok(());
         }
-        // Under another name until it is whole.
-        let mut part = file.clone().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let wrong = |e: std::io::Error| {
-            Failure::local(&format!("cannot write the archive {}", part.display()), &e)
-        };
-        let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-        let mut out = File::create_new(&part).map_err(wrong)?;
-        let written: Result<u64, Failure> = async {
-            let mut size: u64 = 0;
-            loop {
-                let chunk = tokio::select! {
-                    // Cancel-safe: a message is taken whole or left in the stream.
-                    chunk = chunks.message() => chunk.map_err(|s| self.coordinator.fault(s))?,
-                    _ = interrupt.recv() => return Err(Failure::Status(exit::INTERRUPTED)),
-                };
-                let Some(chunk) = chunk else { break };
-                out.write_all(&chunk.data).map_err(wrong)?;
-                size = size.saturating_add(u64::try_from(chunk.data.len()).unwrap_or(0));
-            }
-            out.sync_all().map_err(wrong)?;
-            std::fs::rename(&part, &file).map_err(wrong)?;
-            Ok(size)
-        }
-        .await;
-        match written {
-            Ok(size) => {
-                let (to, size) = (file.display(), Bytes(size));
-                self.done(&format!("template {name} exported to {to} ({size})"), began)
-            }
-            Err(failure) => {
-                std::fs::remove_file(&part).ok(); // it is of no use, and may not even be there
-                Err(failure)
-            }
-        }
+        let (to, size) = (file.display(), Bytes(size));
+        self.done(&format!("template {name} exported to {to} ({size})"), began)
     }
 }
 
