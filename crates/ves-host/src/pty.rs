@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{SpecialCodeIndex, Winsize};
 
 use crate::error::{Attempt, HostError};
 
@@ -59,4 +59,13 @@ pub fn open(pts: impl AsFd) -> Result<Pty, HostError> {
 pub fn resize(terminal: impl AsFd, rows: u16, cols: u16) -> Result<(), HostError> {
     let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size).attempt(|| "resize a terminal".to_owned())
+}
+
+/// The byte that tells whoever reads lines from the terminal that there are no more, usually ^D.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn end_of_input(terminal: impl AsFd) -> Result<u8, HostError> {
+    let modes = rustix::termios::tcgetattr(terminal).attempt(|| "ask a terminal".to_owned())?;
+    Ok(modes.special_codes[SpecialCodeIndex::VEOF])
 }

@@ -36,11 +36,15 @@ pub(super) struct Session {
     pub(super) conn: FramedConn,
     input: Vec<u8>,
     input_ends: bool,
+    /// Whether the last that a terminal was given is a part of a line.
+    in_line: bool,
+    /// Whether a terminal was given the end of input.
+    end_typed: bool,
 }
 
 impl Session {
     pub(super) const fn new(conn: FramedConn) -> Self {
-        Self { conn, input: Vec::new(), input_ends: false }
+        Self { conn, input: Vec::new(), input_ends: false, in_line: false, end_typed: false }
     }
 
     /// Waits for what is asked; `None` where the peer left.
@@ -149,10 +153,14 @@ impl Session {
 
     /// Gives the command its input, and the end of it.
     fn write_input(&mut self, running: &mut Running, terminal: bool) {
-        if let Some(input) = &running.input {
+        let Some(input) = &running.input else { return self.input.clear() };
+        loop {
             while !self.input.is_empty() {
                 match rustix::io::write(input, &self.input) {
-                    Ok(n) => drop(self.input.drain(..n)),
+                    Ok(n) => {
+                        let last = self.input.drain(..n).next_back();
+                        self.in_line = last.is_some_and(|byte| byte != b'\n');
+                    }
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => return,
                     Err(_) => {
@@ -162,12 +170,18 @@ impl Session {
                     }
                 }
             }
-        } else {
-            self.input.clear();
-        }
-        // A terminal is not closed by the end of input; a program sees that by ^D.
-        if self.input_ends && self.input.is_empty() && !terminal {
-            running.input = None;
+            if !self.input_ends || self.end_typed {
+                return;
+            }
+            if !terminal {
+                running.input = None;
+                return;
+            }
+            // It is not closed by the end of input: who reads lines sees that by ^D, twice where the first
+            // only sends off a line that was begun.
+            self.end_typed = true;
+            let typed = 1 + usize::from(self.in_line);
+            self.input = pty::end_of_input(input).map(|end| vec![end; typed]).unwrap_or_default();
         }
     }
 
