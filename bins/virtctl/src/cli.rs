@@ -16,6 +16,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -48,6 +49,17 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Cli {
+    /// Reads a command line, whose first word is the program's name; a request for help is an error too.
+    pub(crate) fn read(line: &[OsString]) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(line)?;
+        if let Verb::Exec(args) | Verb::Exec2(args) = &mut cli.verb {
+            args.see_exact(line);
+        }
+        Ok(cli)
+    }
 }
 
 /// Options every verb takes.

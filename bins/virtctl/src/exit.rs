@@ -6,7 +6,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use ves_proto::Reason;
+use ves_proto::{Fault, Reason};
 
 /// The request itself is wrong.
 pub(crate) const USAGE: u8 = 2;
@@ -21,13 +21,22 @@ Exit status:
   cannot do it, 6 no room for more, 7 did not start, 9 busy, 12 not allowed, 14 no such container,
   21 bad archive, 31 not running, 32 running, 33 does not stop, 40 not mounted, 41 mounted, 43 no
   volume, 44 exists, 46 no disk space, 47 record damaged, 78 address in use, 91 no such template,
-  105 disabled, 127 no such command, 131 name in use, 154 would shrink. Our own: 200 coordinator or
-  service out of reach, 201 not in time, 202 cancelled, 203 decided on old facts, 204 takes a
-  restart, 205 not ours, 206 template exists, 207 template in use, 208 no such operation, 209 no such
-  snapshot.";
+  105 disabled, 126 the command inside cannot be executed, 127 no such command, 131 name in use,
+  154 would shrink. Our own: 200 coordinator or service out of reach, 201 not in time,
+  202 cancelled, 203 decided on old facts, 204 takes a restart, 205 not ours, 206 template exists,
+  207 template in use, 208 no such operation, 209 no such snapshot.";
 
-/// The exit status of a command that failed for `reason`.
-pub(crate) const fn status(reason: Reason) -> u8 {
+/// The exit status of a command that failed with this.
+pub(crate) fn status(fault: &Fault) -> u8 {
+    match (fault.reason, fault.facts.get("status").map(String::as_str)) {
+        // As shells tell what is there and cannot be executed from what is not there.
+        (Reason::CommandUnknown, Some("126")) => 126,
+        (reason, _) => status_of(reason),
+    }
+}
+
+/// The exit status of what failed for `reason`.
+const fn status_of(reason: Reason) -> u8 {
     use Reason as R;
     match reason {
         R::BadValue | R::MissingField | R::RequestIdReused => USAGE,
@@ -79,19 +88,25 @@ mod tests {
     fn no_failure_is_success_and_only_bad_requests_are_usage() {
         assert!(all().count() > 40);
         for reason in all() {
-            assert_ne!(status(reason), 0, "{reason:?}");
+            assert_ne!(status_of(reason), 0, "{reason:?}");
             use Reason as R;
             let bad = matches!(reason, R::BadValue | R::MissingField | R::RequestIdReused);
-            assert_eq!(status(reason) == USAGE, bad, "{reason:?}");
+            assert_eq!(status_of(reason) == USAGE, bad, "{reason:?}");
         }
     }
 
     #[test]
     fn statuses_stay_out_of_the_signals() {
         for reason in all() {
-            let status = status(reason);
+            let status = status_of(reason);
             assert!(!(132..=153).contains(&status) || status == 131, "{reason:?} {status}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_told_from_what_is_not_there() {
+        let fault = |n: u32| Fault::new(Reason::CommandUnknown, "").fact("status", n);
+        assert_eq!([126, 127].map(|n| status(&fault(n))), [126, 127]);
     }
 
     #[test]
@@ -99,7 +114,7 @@ mod tests {
         let words: Vec<&str> =
             HELP.split(|c: char| !c.is_ascii_digit()).filter(|w| !w.is_empty()).collect();
         for reason in all() {
-            assert!(words.contains(&status(reason).to_string().as_str()), "{reason:?}");
+            assert!(words.contains(&status_of(reason).to_string().as_str()), "{reason:?}");
         }
     }
 
@@ -121,7 +136,7 @@ mod tests {
             (Reason::HostFailed, 3),
             (Reason::NotAllowed, 12),
         ] {
-            assert_eq!(status(reason), wanted, "{reason:?}");
+            assert_eq!(status_of(reason), wanted, "{reason:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {
         }
         Failure::Fault(fault) => {
             print(&fault, format, hint::of(&fault).as_deref());
-            ExitCode::from(exit::status(fault.reason))
+            ExitCode::from(exit::status(&fault))
         }
         Failure::Status(status) => ExitCode::from(status),
         Failure::OutputClosed => ExitCode::SUCCESS,
@@ -44,7 +44,7 @@ pub(crate) fn render(fault: &Fault) -> Value {
         ("facts", Value::Map(facts.iter().map(|(k, v)| (k.clone(), Value::text(v))).collect())),
         ("hint", hint::of(fault).map_or(Value::Null, Value::text)),
         ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
-        ("exit_status", Value::Num(u64::from(exit::status(fault.reason)))),
+        ("exit_status", Value::Num(u64::from(exit::status(fault)))),
     ])
 }
 

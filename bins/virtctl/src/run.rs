@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 use ves_daemon::Telemetry;
@@ -27,7 +26,7 @@ use crate::verbs::{self, Context};
 /// Does what the command line says.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match Cli::try_parse_from(&args) {
+    let cli = match Cli::read(&args) {
         Ok(cli) => cli,
         Err(error) => return report_parse_error(&args, &error),
     };

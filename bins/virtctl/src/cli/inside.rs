@@ -2,6 +2,7 @@
 //!
 //! Owns their options. Never here: a session.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -33,10 +34,21 @@ pub(crate) struct ExecArgs {
     /// Container, by id or name
     #[arg(value_name = "CT")]
     pub(crate) ct: Ct,
-    /// Program and arguments; one argument with spaces or other special characters is a line of
-    /// shell; "-" reads lines of shell from stdin
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
-    pub(crate) command: Vec<String>,
+    /// A line of shell, in one word or several, as vzctl took it; after "--", a program and its
+    /// arguments as they are, without a shell; "-" reads lines of shell from stdin
+    #[arg(value_name = "WORD", required = true, trailing_var_arg = true)]
+    pub(crate) words: Vec<String>,
+    /// Whether "--" stood before the words.
+    #[arg(skip)]
+    pub(crate) exact: bool,
+}
+
+impl ExecArgs {
+    /// Sees whether "--" stood before the words, which are the end of the command line, as they are.
+    pub(super) fn see_exact(&mut self, line: &[OsString]) {
+        let before = line.len().checked_sub(self.words.len() + 1);
+        self.exact = before.and_then(|at| line.get(at)).is_some_and(|word| word == "--");
+    }
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,8 @@ fn the_grammar_is_sound() {
 }
 
 fn ok(line: &str) -> Cli {
-    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"))
+    let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    Cli::read(&words).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
 #[test]
@@ -91,8 +92,16 @@ fn options_of_the_command_inside_are_its_own() {
     let Verb::Exec(args) = ok("virtctl exec -t 101 ls -o json --socket x -t").verb else {
         panic!("exec is exec")
     };
-    assert_eq!(args.command, ["ls", "-o", "json", "--socket", "x", "-t"]);
-    assert!(args.tty);
+    assert_eq!(args.words, ["ls", "-o", "json", "--socket", "x", "-t"]);
+    assert!(args.tty && !args.exact);
+    let Verb::Exec(args) = ok("virtctl exec -n 101 -- ls -o json -- x").verb else {
+        panic!("exec is exec")
+    };
+    assert_eq!(args.words, ["ls", "-o", "json", "--", "x"]);
+    assert!(args.exact);
+    let Verb::Exec(args) = ok("virtctl exec 101 git log -- x").verb else { panic!("exec is exec") };
+    assert_eq!(args.words, ["git", "log", "--", "x"]);
+    assert!(!args.exact);
 }
 
 #[test]

@@ -13,15 +13,23 @@ use crate::session::{self, Command, Input};
 const BARE: [&str; 2] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"];
 
-/// Runs what comes by stdin as a file of its own, whatever interpreter its first line names.
-const SCRIPT: &str = r#"f=$(mktemp /tmp/virtctl.XXXXXXXXXX) || exit 126
-trap 'rm -f "$f"' EXIT
-cat >"$f" && chmod 700 "$f" || exit 126
+/// Runs what comes by stdin as a file of its own, whatever interpreter its first line names. Any of
+/// its places may be full, read-only or closed to programs: the first that runs one is taken.
+const SCRIPT: &str = r#"trap 'rm -f "$f"' EXIT
+for d in /run /dev/shm /tmp /var/tmp /root /; do
+    f=$(mktemp "$d/.virtctl.XXXXXXXXXX" 2>/dev/null) || continue
+    { echo '#!/bin/sh' >"$f" && chmod 700 "$f" && "$f"; } 2>/dev/null && break
+    rm -f "$f"
+    f=
+done
+[ -n "$f" ] || { echo "no directory inside takes a script: all are full or run no programs" >&2; exit 126; }
+cat >"$f" || exit 126
 "$f" "$@" </dev/null"#;
 
 impl Context {
     pub(super) async fn exec(self, args: ExecArgs, bare_env: bool) -> Outcome {
-        let ExecArgs { tty, no_stdin, env, ct, command } = args;
+        let ExecArgs { tty, no_stdin, env, ct, words, exact } = args;
+        let argv = if exact { words } else { line(words) };
         let mut variables: Vec<String> = Vec::new();
         if bare_env {
             variables.extend(BARE.map(str::to_owned));
@@ -29,7 +37,7 @@ impl Context {
         variables.extend(term(tty));
         variables.extend(env);
         let input = if no_stdin { Input::Nothing } else { Input::Stdin };
-        let command = Command { argv: argv(command), env: variables, bare_env, tty, input };
+        let command = Command { argv, env: variables, bare_env, tty, input };
         session::exec(&self.coordinator, &ct, command).await
     }
 
@@ -73,16 +81,19 @@ fn term(tty: bool) -> Vec<String> {
     term.filter(|_| tty).map(|t| format!("TERM={t}")).into_iter().collect()
 }
 
-/// Several words are program and arguments; one that no program would be called is a line of shell;
-/// "-" is a shell that reads lines.
-fn argv(command: Vec<String>) -> Vec<String> {
+/// The words are a line of shell, as vzctl made it; "-" is a shell that reads lines. Where a shell would
+/// do nothing but execute a program by its path, it is left out: not every container has one.
+fn line(words: Vec<String>) -> Vec<String> {
     let plain = |c: char| c.is_alphanumeric() || "_-+./:@%,".contains(c);
-    match command.as_slice() {
+    match words.as_slice() {
         [dash] if dash == "-" => ["/bin/sh", "-s"].map(str::to_owned).to_vec(),
-        [line] if !line.chars().all(plain) => {
-            vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]
+        [path, ..]
+            if path.starts_with('/')
+                && words.iter().all(|word| !word.is_empty() && word.chars().all(plain)) =>
+        {
+            words
         }
-        _ => command,
+        _ => vec!["/bin/sh".to_owned(), "-c".to_owned(), words.join(" ")],
     }
 }
 
@@ -90,11 +101,15 @@ fn argv(command: Vec<String>) -> Vec<String> {
 mod tests {
     #[test]
     fn commands_as_vzctl_took_them() {
-        let argv = |words: &[&str]| super::argv(words.iter().map(|w| (*w).to_owned()).collect());
-        assert_eq!(argv(&["uptime"]), ["uptime"]);
-        assert_eq!(argv(&["/bin/ls", "-l", "a b"]), ["/bin/ls", "-l", "a b"]);
-        assert_eq!(argv(&["ls /tmp | wc -l"]), ["/bin/sh", "-c", "ls /tmp | wc -l"]);
-        assert_eq!(argv(&["echo $HOME"]), ["/bin/sh", "-c", "echo $HOME"]);
-        assert_eq!(argv(&["-"]), ["/bin/sh", "-s"]);
+        let line = |words: &[&str]| super::line(words.iter().map(|w| (*w).to_owned()).collect());
+        let shell = |line: &str| ["/bin/sh", "-c", line].map(str::to_owned);
+        assert_eq!(line(&["ulimit", "-n"]), shell("ulimit -n"));
+        assert_eq!(line(&["cd", "/tmp", "&&", "pwd"]), shell("cd /tmp && pwd"));
+        assert_eq!(line(&["/bin/ls", "a b"]), shell("/bin/ls a b"));
+        assert_eq!(line(&["/bin/ls", "*"]), shell("/bin/ls *"));
+        assert_eq!(line(&["/bin/ls", ""]), shell("/bin/ls "));
+        assert_eq!(line(&["/bin/ls", "-l", "/srv"]), ["/bin/ls", "-l", "/srv"]);
+        assert_eq!(line(&["ls /tmp | wc -l"]), shell("ls /tmp | wc -l"));
+        assert_eq!(line(&["-"]), ["/bin/sh", "-s"]);
     }
 }

@@ -33,7 +33,7 @@ fn a_life_from_create_to_destroy() {
         said(&sim, "list -H --fields ctid,name,status,ip"),
         "101  web  running  192.0.2.1\n"
     );
-    assert_eq!(run(&sim, "exec web false").0, 1);
+    assert_eq!(run(&sim, "exec web -- false").0, 1);
     said(&sim, "set web --ipadd 2001:db8::1 --cpus 2 --save");
     let there = sim.kernel().ct(101);
     assert_eq!((there.routed.len(), there.group.expect("limits").cpus), (2, Some(2)));

@@ -149,7 +149,7 @@ fn enter_gives_the_terminal_over_and_back() {
 fn the_terminal_is_given_back_when_we_are_told_to_end() {
     for signal in [Signal::TERM, Signal::HUP] {
         let fake = Fake::started();
-        let mut session = Session::begin(&fake, "exec -t 101 sleep");
+        let mut session = Session::begin(&fake, "exec -t 101 -- sleep");
         session.send("x");
         session.expect("tty 40x100\r\n");
         session.expect("x");
@@ -165,7 +165,7 @@ fn a_refusal_does_not_touch_the_terminal() {
     let mut session = Session::begin(&fake, "enter 999");
     session.expect("there is no container 999");
     assert_eq!(session.end(), Some(14));
-    let mut session = Session::begin(&fake, "exec -t 101 cut");
+    let mut session = Session::begin(&fake, "exec -t 101 -- cut");
     session.expect("without an exit status");
     assert_eq!(session.end(), Some(200));
 }
@@ -226,7 +226,7 @@ fn ctrl_c_asks_first_and_then_leaves_the_operation_alone() {
 fn signals_go_to_the_command_inside() {
     for signal in [Signal::INT, Signal::TERM, Signal::QUIT, Signal::HUP] {
         let fake = Fake::started();
-        let mut child = program(&fake, "exec 101 sleep")
+        let mut child = program(&fake, "exec 101 -- sleep")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -54,7 +54,7 @@ fn a_share_of_a_processor_is_no_more_than_that() {
         let spin = "timeout 8 sh -c 'while :; do :; done'";
         let used = "sed -n 's/^usage_usec //p' /sys/fs/cgroup/ves/ct-101/cpu.stat";
         let times = node.sh(&format!(
-            "a=$({used}); b=$(date +%s%6N); virtctl exec 101 {spin} || true; \
+            "a=$({used}); b=$(date +%s%6N); virtctl exec 101 -- {spin} || true; \
              echo $(( ($({used}) - a) * 100 / ($(date +%s%6N) - b) ))"
         ))?;
         let percent: u64 = times.parse()?;

@@ -166,7 +166,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     }
     refused(&node, &format!("start {down}"), 105, "DISABLED");
     refused(&node, &format!("umount {down}"), 40, "NOT_MOUNTED");
-    refused(&node, &format!("exec {up} no-such-command"), 127, "COMMAND_UNKNOWN");
+    refused(&node, &format!("exec {up} -- no-such-command"), 127, "COMMAND_UNKNOWN");
     refused(&node, &format!("set {up} --diskspace 64M --save"), 154, "WOULD_SHRINK");
 
     for verb in ["snapshot-switch", "snapshot-delete"] {

@@ -147,6 +147,14 @@ fn sessions_lists_and_templates() {
     assert_eq!(code(&["exec", &id, "exit 42"]).0, Some(42));
     assert_eq!(code(&["exec", &id, "kill -9 $$"]).0, Some(128 + 9));
     let (status, environment) = code(&["exec2", &id, "env"]);
+    // Words are a line of shell, and after "--" they are a program and its arguments.
+    assert_eq!(node.ok(&format!("exec {ct} cd /srv && pwd")), "/srv\n");
+    let exact = code(&["exec", &id, "--", "sh", "-c", "echo \"$1\"", "sh", "a  b && c"]);
+    assert_eq!(exact, (Some(0), "a  b && c\n".to_owned()));
+    for (argv, status) in [("/no/such/program", 127), ("/etc/passwd", 126)] {
+        assert_eq!(code(&["exec", &id, argv]).0, Some(status), "{argv}");
+        assert_eq!(code(&["exec", &id, "--", argv]).0, Some(status), "{argv}");
+    }
     assert_eq!(status, Some(0));
     assert!(environment.lines().all(|line| !line.starts_with("VES_")), "{environment}");
     let mut cat = node.virtctl();
@@ -156,6 +164,28 @@ fn sessions_lists_and_templates() {
     let mut back = Vec::new();
     cat.child().stdout.take().expect("piped").read_to_end(&mut back).expect("readable");
     assert_eq!(back, [7; 100_000]);
+
+    // A script runs whatever has become of the usual places.
+    let script = node.dir().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho \"in order: $1\"; exit 4\n").expect("written");
+    node.ok(&format!("exec {ct} mount -t tmpfs -o noexec none /run; mv /tmp /away; >/tmp"));
+    let mut run = node.virtctl();
+    let ran = run.args(["runscript", &id]).arg(&script).arg("a b").output().expect("it starts");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "in order: a b\n", "{ran:?}");
+    assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+    assert_eq!(node.ok(&format!("exec {ct} umount /run; rm /tmp; mv /away /tmp; ls /tmp")), "");
+
+    // A terminal sees the end of input, also in the middle of a line.
+    for input in ["hello\n", "hello", ""] {
+        let mut cat = node.virtctl();
+        cat.args(["exec", "-t", &id, "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cat = Proc::spawn(cat);
+        cat.child().stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+        let mut back = String::new();
+        cat.child().stdout.take().expect("piped").read_to_string(&mut back).expect("readable");
+        assert_eq!(cat.wait().code(), Some(0), "{input:?}");
+        assert!(back.contains(input.trim()), "{back:?}");
+    }
 
     // A terminal: its size, and the status of the shell.
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
