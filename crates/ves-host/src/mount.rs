@@ -19,6 +19,7 @@ use rustix::mount::{
 use crate::error::{Attempt, HostError};
 
 pub mod node;
+pub mod volumes;
 
 /// Attributes of a mount, as `mount_setattr(2)` names them.
 pub mod attr {

@@ -114,8 +114,10 @@ fn place(count: &str, names: &str) -> Option<i32> {
     (at < count.parse().ok()?).then_some(FIRST + at)
 }
 
-/// Does `work` in the node's mount namespace.
-fn within<T: Send>(work: impl FnOnce() -> Result<T, HostError> + Send) -> Result<T, HostError> {
+/// Does `work` in the node's mount namespace, on a thread made for it where that is another one.
+pub(crate) fn within<T: Send>(
+    work: impl FnOnce() -> Result<T, HostError> + Send,
+) -> Result<T, HostError> {
     let Some(node) = NODE.get_or_init(inherited) else { return work() };
     thread::on_own_thread("node-mounts", || {
         let what = || "enter the node's mount namespace".to_owned();
@@ -137,6 +139,19 @@ pub fn attach(mount: impl AsFd + Sync, path: &Path) -> Result<(), HostError> {
         // On a shared parent it became shared.
         let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
         super::change(&mount, change, &path.display().to_string())
+    })
+}
+
+/// A detached copy of what is mounted at an absolute path of the node, which is nobody's peer.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn clone_mount(path: &Path) -> Result<OwnedFd, HostError> {
+    within(|| {
+        let copy = super::clone_tree(path, false)?;
+        let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        super::change(&copy, change, &path.display().to_string())?;
+        Ok(copy)
     })
 }
 
