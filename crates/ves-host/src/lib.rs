@@ -14,6 +14,7 @@ pub mod error;
 pub mod ext4;
 pub mod extent;
 pub mod file;
+pub mod holder;
 pub mod id_map;
 pub mod loopdev;
 pub mod mount;
