@@ -14,11 +14,13 @@ use std::path::PathBuf;
 use crate::error::{Attempt, HostError};
 
 const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+const LOOP_SET_STATUS64: libc::Ioctl = 0x4C04;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// `struct loop_info64` of `linux/loop.h`.
@@ -178,6 +180,8 @@ pub struct Attached {
     pub device: u64,
     /// Its size in bytes.
     pub bytes: u64,
+    /// Whether it goes with its last user, having been detached while it was used.
+    pub leaving: bool,
     /// The device, opened for reading.
     pub open: File,
 }
@@ -201,7 +205,8 @@ pub fn look(number: u32) -> Result<Option<Attached>, HostError> {
     let device = open.metadata().attempt(what)?.rdev();
     let bytes = rustix::fs::seek(&open, rustix::fs::SeekFrom::End(0)).attempt(what)?;
     let file = FileId { device: info.device, inode: info.inode };
-    Ok(Some(Attached { number, file, device, bytes, open }))
+    let leaving = info.flags & LO_FLAGS_AUTOCLEAR != 0;
+    Ok(Some(Attached { number, file, device, bytes, leaving, open }))
 }
 
 /// The file behind a device, or `None` where it has none.
@@ -280,8 +285,22 @@ pub fn held(number: u32) -> Result<bool, HostError> {
     }
 }
 
-/// Takes the file away from a device that nobody holds. One that is in use goes when its last user
-/// does; [`held`] tells before.
+/// Lets a device stay that was detached while it was used. It must be held open, or might go meanwhile.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn keep(device: &Attached) -> Result<(), HostError> {
+    let what = || format!("keep loop{}", device.number);
+    let open = open(device.number, true)?;
+    let mut info = status(&open).attempt(what)?;
+    info.flags &= !LO_FLAGS_AUTOCLEAR;
+    // SAFETY: the kernel reads `info`, which has the layout of its structure and lives through the call.
+    let result = unsafe { libc::ioctl(open.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }.attempt(what)
+}
+
+/// Takes the file away from a device. One that is in use goes when its last user does, until then it is
+/// leaving; [`held`] tells before.
 ///
 /// # Errors
 /// [`HostError::Sys`].

@@ -126,7 +126,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     let base = spec.slot.base();
     let mut steps = vec![
         InitStep::Limit(limits()),
-        InitStep::TakeRoot(layout.ct_root(ct)),
+        InitStep::TakeRoot { volumes: layout.volumes_dir(), name: layout::volume(ct) },
         InitStep::MakeDev { owner: base },
         InitStep::MakeConsole { owner: base, group: base.saturating_add(TTY) },
         InitStep::OpenGroups {

@@ -37,7 +37,12 @@ pub enum InitStep {
     /// Set the limits the process will inherit.
     Limit(Vec<ProcessLimit>),
     /// Take a detached copy of the mounted volume.
-    TakeRoot(PathBuf),
+    TakeRoot {
+        /// Where the mount namespace is kept that it is mounted in.
+        volumes: PathBuf,
+        /// What it is called there.
+        name: String,
+    },
     /// Make the file system of /dev with its nodes, owned by the container's root.
     MakeDev {
         /// The container's root on the node.
@@ -157,7 +162,7 @@ impl InitStep {
     pub const fn side(&self) -> Side {
         match self {
             Self::Limit(_)
-            | Self::TakeRoot(_)
+            | Self::TakeRoot { .. }
             | Self::MakeDev { .. }
             | Self::MakeConsole { .. }
             | Self::OpenGroups { .. }
@@ -194,7 +199,7 @@ impl fmt::Display for InitStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(limits) => write!(f, "set {} process limits", limits.len()),
-            Self::TakeRoot(path) => write!(f, "take the volume at {}", path.display()),
+            Self::TakeRoot { name, .. } => write!(f, "take volume {name}"),
             Self::MakeDev { owner } => write!(f, "make /dev for user {owner}"),
             Self::MakeConsole { owner, .. } => write!(f, "make a console for user {owner}"),
             Self::OpenGroups { v1, v2 } => {

@@ -93,7 +93,7 @@ fn parse_spec(spec: Option<pb::VolumeSpec>) -> Result<Desired, Fault> {
 }
 
 fn render_volume(volume: Volume) -> pb::Volume {
-    let Volume { ct, generation, record, bytes, usage, mounted } = volume;
+    let Volume { ct, generation, record, bytes, usage, mounted, holder } = volume;
     let Record { template, inodes: _, inodes_per_group: _, reverted } = record;
     let crate::host::Usage { allocated, used, inodes, used_inodes, device } = usage;
     pb::Volume {
@@ -107,6 +107,7 @@ fn render_volume(volume: Volume) -> pb::Volume {
         allocated_bytes: allocated,
         mounted,
         device,
+        holder,
         reverted: reverted.map(|Reverted { snapshot, generation }| pb::Reverted {
             snapshot: snapshot.to_string(),
             generation: generation.0,

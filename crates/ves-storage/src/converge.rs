@@ -89,6 +89,7 @@ impl Pool {
             | Step::Grow { .. }
             | Step::TakeSnapshot { .. }
             | Step::Unmount
+            | Step::LetGo
             | Step::Deactivate
             | Step::RemoveMountPoint => return,
         };

@@ -27,10 +27,12 @@ pub enum Error {
         got: String,
     },
     /// The device is still used by somebody.
-    #[error("the volume of container {ct} is still in use; stop what uses it")]
+    #[error("the volume of container {ct} is still held by {holder}; end that, then try again")]
     InUse {
         /// The container.
         ct: CtId,
+        /// By whom.
+        holder: String,
     },
     /// The pool has no room.
     #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
@@ -119,7 +121,7 @@ impl Error {
             Self::Hash { want, got } => of(Reason::BadArchive)
                 .fact("entry", "")
                 .fact("why", format!("its SHA-256 is {got}, not {want}")),
-            Self::InUse { ct } => of(Reason::Mounted).fact("ct", ct),
+            Self::InUse { ct, holder } => of(Reason::Mounted).fact("ct", ct).fact("holder", holder),
             Self::NoRoom { need, free } => {
                 of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)
             }

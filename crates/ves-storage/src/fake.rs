@@ -24,7 +24,7 @@ use crate::plan::snapshot::Snapshot;
 use crate::plan::template::{self, base_image_bytes};
 use crate::plan::{DEFAULT_INODES_PER_GROUP, Image, Observed, Record, Step};
 
-pub use model::{ALLOCATED, Impossible, Model};
+pub use model::{ALLOCATED, HOLDER, Impossible, Model};
 
 #[derive(Debug, Default)]
 struct Node {
@@ -137,9 +137,14 @@ impl FakeHost {
         self.node().volumes.entry(ct).or_default().meanwhile = bytes;
     }
 
-    /// Says whether something else, such as a container, uses a volume.
+    /// Says whether somebody of the node, [`HOLDER`], uses a volume.
+    pub fn pin(&self, ct: CtId, pinned: bool) {
+        self.node().volumes.entry(ct).or_default().pin(pinned);
+    }
+
+    /// Says whether a container's processes use a volume.
     pub fn hold(&self, ct: CtId, held: bool) {
-        self.node().volumes.entry(ct).or_default().held = held;
+        self.node().volumes.entry(ct).or_default().hold(held);
     }
 
     /// Writes to a volume's files: a number in their place.
@@ -236,7 +241,7 @@ impl Host for FakeHost {
         let done = node.volumes.entry(ct).or_default().apply(step, base_image);
         node.applied.push((ct, step.to_string()));
         done.map_err(|e| match e {
-            Impossible::InUse => Error::InUse { ct },
+            Impossible::InUse => Error::InUse { ct, holder: HOLDER.to_owned() },
             Impossible::Senseless(why) => broken(why),
         })
     }

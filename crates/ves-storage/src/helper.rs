@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ves_daemon::complain;
+use ves_host::mount::volumes::Volumes;
 use ves_types::layout::{Daemon, Layout};
 
 use crate::kernel::builder;
@@ -14,8 +15,8 @@ use crate::kernel::image::pool::Place;
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
 /// the daemon. Must be called first in `main`, while there is one thread.
 ///
-/// `--detach-pool [--run-dir DIR] [--state-dir DIR]` takes the pool's mount and loop device away,
-/// keeps all data, and fails while a volume is attached.
+/// `--detach-pool [--run-dir DIR] [--state-dir DIR]` takes the pool's mount and loop device away, and then
+/// the mount namespace of volumes; it keeps all data, and fails while a volume is attached.
 pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
     if let Some(code) = ves_archive::helper(args.iter().cloned()) {
@@ -42,7 +43,10 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
             }
         }
     }
-    Some(match Place::new(&Layout::new(run, state)).detach() {
+    let layout = Layout::new(run, state);
+    let detached = Place::new(&layout).detach();
+    let end = |_| Ok(Volumes::new(layout.volumes_dir()).end()?);
+    Some(match detached.and_then(end) {
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => complain(Daemon::Storage, &ves_proto::fault::chain(&e), 1),
     })

@@ -48,6 +48,8 @@ pub struct VolumeFacts {
     pub image: Image,
     /// Whether it is mounted by us.
     pub mounted: bool,
+    /// Who still holds its device, though it was let go.
+    pub holder: Option<String>,
     /// What it uses.
     pub usage: Usage,
 }

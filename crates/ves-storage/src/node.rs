@@ -50,6 +50,7 @@ pub fn open(
 ) -> Result<KernelHost, Error> {
     let images = Images::new(prepare(shell, config, &layout)?);
     let host = KernelHost::new(images, config, layout, unpacker)?;
+    host.make_namespace()?;
     for step in &node::plan_sweep(&host.leftovers()?) {
         let swept = shell.step(None, &variant(step), step, || host.sweep(step));
         // What cannot be swept is in nobody's way but its own.

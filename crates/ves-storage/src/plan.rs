@@ -3,6 +3,7 @@
 //! ```text
 //! create   back? ► discard? ► make-base-image? ► create ► grow-new? ► publish
 //! mount    activate ► mount ► grow?
+//! unmount  unmount ► let-go
 //! grow     back? ► enlarge ► refresh ► grow, where the kernel lets us grow what is mounted; else
 //!          deactivate ► recreate ► grow-new ► publish
 //! remove   unmount ► deactivate ► discard? ► remove snapshots ► remove ► remove-mount-point
@@ -10,7 +11,8 @@
 //! ```
 //!
 //! A volume is made where nobody sees it and published when it is whole, so what is seen is always
-//! complete. Never here: how any of it is done.
+//! complete. Whoever else holds a device keeps nothing from being unmounted: the device is let go, and goes
+//! with its last user. Only what needs it free waits for that. Never here: how any of it is done.
 
 pub mod node;
 pub mod room;
@@ -157,6 +159,8 @@ pub struct Observed {
     pub unfinished: bool,
     /// The size of the device that shows the image, where there is one.
     pub device: Option<u64>,
+    /// Whether that was let go while somebody used it, so that it goes with its last user.
+    pub leaving: bool,
     /// What is mounted.
     pub mount: Mount,
     /// Whether the directory to mount on is there.
@@ -214,7 +218,7 @@ pub enum Step {
         /// Its new size.
         bytes: u64,
     },
-    /// Give the volume a device.
+    /// Give the volume a device that stays.
     Activate,
     /// Let the device have the volume's size.
     Refresh,
@@ -245,9 +249,11 @@ pub enum Step {
         /// Its id.
         id: SnapshotId,
     },
-    /// Unmount.
+    /// Unmount, whoever uses what is mounted.
     Unmount,
-    /// Take the device away.
+    /// Let the device go: now, or with its last user.
+    LetGo,
+    /// Take the device away, which fails as long as somebody uses it.
     Deactivate,
     /// Remove the volume.
     Remove,
@@ -281,6 +287,7 @@ impl fmt::Display for Step {
             Self::PublishSnapshot { id } => write!(f, "let snapshot {id} be the container's"),
             Self::RemoveSnapshot { id } => write!(f, "remove snapshot {id}"),
             Self::Unmount => write!(f, "unmount"),
+            Self::LetGo => write!(f, "let the device go"),
             Self::Deactivate => write!(f, "take the device away"),
             Self::Remove => write!(f, "remove the volume"),
             Self::RemoveMountPoint => write!(f, "remove the mount point"),
@@ -426,18 +433,20 @@ pub fn plan_ensure(
         }
     };
     if !desired.mounted {
-        if matches!(mount, Mount::Ours { .. }) {
+        let mounted = matches!(mount, Mount::Ours { .. });
+        if mounted {
             steps.push(Step::Unmount);
         }
-        if device.is_some() {
-            steps.push(Step::Deactivate);
+        if device.is_some() && (mounted || !observed.leaving) {
+            steps.push(Step::LetGo);
         }
         return Ok(steps);
     }
-    match device {
-        None => steps.push(Step::Activate),
-        Some(size) if size != bytes => steps.push(Step::Refresh),
-        Some(_) => {}
+    if device.is_none() || observed.leaving {
+        steps.push(Step::Activate);
+    }
+    if device.is_some_and(|size| size != bytes) {
+        steps.push(Step::Refresh);
     }
     let mounted = matches!(mount, Mount::Ours { slot } if *slot == Some(desired.slot));
     if !mounted {

@@ -32,6 +32,8 @@ pub struct Volume {
     pub usage: Usage,
     /// Whether it is mounted.
     pub mounted: bool,
+    /// Who still holds its device, though it is not mounted any more.
+    pub holder: Option<String>,
 }
 
 /// A snapshot, for the caller.
@@ -138,7 +140,7 @@ impl Service {
         ct: CtId,
         seen: Result<VolumeFacts, Error>,
     ) -> Result<Option<Volume>, Fault> {
-        let VolumeFacts { image, mounted, usage } = seen.map_err(|e| observing(&e))?;
+        let VolumeFacts { image, mounted, holder, usage } = seen.map_err(|e| observing(&e))?;
         match image {
             Image::Absent => Ok(None),
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),
@@ -149,6 +151,7 @@ impl Service {
                 bytes,
                 usage,
                 mounted,
+                holder,
             })),
         }
     }

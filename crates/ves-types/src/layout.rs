@@ -7,7 +7,8 @@
 //! /run/ves/{storage,network,resources,lifecycle}.sock
 //! /run/ves/api/coordinator.sock   in a directory that belongs to the coordinator's user
 //! /run/ves/api/telemetry.sock     what daemons without a network report by     (coordinator)
-//! /run/ves/ct/101/root        where the volume is mounted, idmapped        (storage)
+//! /run/ves/volumes            the mount namespace in which volumes are mounted, pinned (storage);
+//!                             in it, at /101, the container's volume, idmapped
 //! /run/ves/ct/101/netns       the container's network namespace, pinned    (lifecycle)
 //! /run/ves/ct/101/...         monitor socket, state                        (lifecycle)
 //! /var/lib/ves/storage        pool: templates/, volumes/                   (storage)
@@ -128,14 +129,23 @@ impl Layout {
     pub fn ct_dir(&self, ct: CtId) -> PathBuf {
         self.cts_dir().join(ct.to_string())
     }
-    /// Where storage mounts the container's volume.
-    pub fn ct_root(&self, ct: CtId) -> PathBuf {
+    /// Where storage keeps the mount namespace in which volumes are mounted.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.run.join("volumes")
+    }
+    /// Where the container's volume was mounted in the node's own mount namespace by releases up to 0.1.
+    pub fn ct_old_root(&self, ct: CtId) -> PathBuf {
         self.ct_dir(ct).join("root")
     }
     /// Where lifecycle pins the container's network namespace.
     pub fn ct_netns(&self, ct: CtId) -> PathBuf {
         self.ct_dir(ct).join("netns")
     }
+}
+
+/// What the container's volume is called in the volumes' mount namespace, where it is mounted.
+pub fn volume(ct: CtId) -> String {
+    ct.to_string()
 }
 
 /// The node's end of a container's venet link; at most 13 of the 15 characters a link name has.
@@ -175,7 +185,8 @@ mod tests {
     fn paths() {
         let ct = CtId::try_from(101).expect("valid");
         let layout = Layout::default();
-        assert_eq!(layout.ct_root(ct), Path::new("/run/ves/ct/101/root"));
+        assert_eq!(layout.volumes_dir(), Path::new("/run/ves/volumes"));
+        assert_eq!(volume(ct), "101");
         assert_eq!(layout.socket(Daemon::Storage), Path::new("/run/ves/storage.sock"));
         assert_eq!(layout.socket(Daemon::Coordinator), Path::new("/run/ves/api/coordinator.sock"));
         assert_eq!(cgroup(ct), "ves/ct-101");

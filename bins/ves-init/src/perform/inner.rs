@@ -118,7 +118,7 @@ impl Inner<'_> {
             InitStep::Filter(refuse) => Filter::compile(refuse).install()?,
             InitStep::Exec { argv, env } => return self.exec(argv, env).map(|()| false),
             InitStep::Limit(_)
-            | InitStep::TakeRoot(_)
+            | InitStep::TakeRoot { .. }
             | InitStep::MakeDev { .. }
             | InitStep::MakeConsole { .. }
             | InitStep::OpenGroups { .. }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Resource, Rlimit};
 use ves_host::child::Child;
+use ves_host::mount::volumes::Volumes;
 use ves_host::mount::{self, Change, FsContext, Propagation, attr};
 use ves_host::pty::{self, Pty};
 use ves_host::{Attempt, HostError, cgroup, id_map, namespace};
@@ -73,8 +74,8 @@ pub(super) fn perform_outer(
 ) -> Result<(), HostError> {
     match (step, child) {
         (InitStep::Limit(limits), _) => limit(limits),
-        (InitStep::TakeRoot(path), _) => {
-            let root = mount::clone_tree(path, false)?;
+        (InitStep::TakeRoot { volumes, name }, _) => {
+            let root = Volumes::new(volumes).need()?.clone_mount(name)?;
             // A copy of a shared mount is its peer: what is mounted on it would come to lie on the
             // volume too and keep it busy, and it could not become a root.
             let alone = Change {
@@ -82,7 +83,7 @@ pub(super) fn perform_outer(
                 recursive: true,
                 ..Change::default()
             };
-            mount::change(&root, alone, &path.display().to_string())?;
+            mount::change(&root, alone, &format!("volume {name}"))?;
             outer.root = Some(root);
             Ok(())
         }

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
+use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::{Attempt, HostError};
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::report::{self, Created, InitKind, Performed, Request};
@@ -44,6 +45,7 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct KernelHost {
     layout: Layout,
+    volumes: Volumes,
     ves_init: PathBuf,
     changes: Arc<Changes>,
     /// Those found last: the table they are found in has a line for each mount of each container.
@@ -53,7 +55,9 @@ pub struct KernelHost {
 impl KernelHost {
     /// A node with this layout, where `ves_init` makes containers.
     pub fn new(layout: Layout, ves_init: PathBuf) -> Result<Self, HostError> {
-        Ok(Self { layout, ves_init, changes: Changes::new()?, hierarchies: Mutex::default() })
+        let volumes = Volumes::new(layout.volumes_dir());
+        let changes = Changes::new()?;
+        Ok(Self { layout, volumes, ves_init, changes, hierarchies: Mutex::default() })
     }
 
     /// The control group hierarchies, looked for anew.
@@ -110,7 +114,13 @@ impl KernelHost {
     }
 
     /// What there is besides the monitor.
-    fn look(&self, ct: CtId, found: Found, patience: Patience) -> Result<Observed, Error> {
+    fn look(
+        &self,
+        ct: CtId,
+        found: Found,
+        volumes: Option<&Inside>,
+        patience: Patience,
+    ) -> Result<Observed, Error> {
         let dir = self.layout.ct_dir(ct);
         let groups = &*self.hierarchies()?;
         let (monitor, unresponsive, stray) = match found {
@@ -122,18 +132,24 @@ impl KernelHost {
             Found::Unresponsive => (None, true, false),
         };
         let lives = monitor.is_some() || unresponsive || stray;
-        let root = self.layout.ct_root(ct);
+        let volume = volumes.map(|v| v.look(&layout::volume(ct))).transpose();
+        let volume = volume.about(ct, "look at its volume")?.flatten();
         Ok(Observed {
             run: if unresponsive || stray { clean::run(&dir) } else { None },
             frozen: groups::frozen(groups, ct).about(ct, "see whether it is frozen")?,
             leftovers: !lives && clean::leftovers(&dir, &self.layout.ct_netns(ct)),
             last: clean::last_end(&dir).about(ct, "read how it last ended")?,
-            mounted: ves_host::mount::is_mount_point(&root).about(ct, "look at its volume")?,
+            mounted: volume.is_some_and(|place| place.mounted),
             grouped: groups::exist(groups, ct),
             monitor,
             unresponsive,
             stray,
         })
+    }
+
+    fn look_alone(&self, ct: CtId, found: Found, patience: Patience) -> Result<Observed, Error> {
+        let volumes = self.volumes.enter().about(ct, "look at its volume")?;
+        self.look(ct, found, volumes.as_ref(), patience)
     }
 
     fn start_monitor(&self, ct: CtId, request: &StartRequest) -> Result<Created, HostError> {
@@ -192,7 +208,7 @@ impl Host for KernelHost {
         let asked = monitor::begin(ct, &dir)?;
         let patience = Patience::new();
         let found = monitor::conclude(ct, &dir, asked, patience.end)?;
-        self.look(ct, found, patience)
+        self.look_alone(ct, found, patience)
     }
 
     fn observe_all(&self, cts: &[CtId]) -> Vec<Result<Observed, Error>> {
@@ -203,10 +219,14 @@ impl Host for KernelHost {
                 lot.iter().map(|&ct| monitor::begin(ct, &self.layout.ct_dir(ct))).collect();
             // Where one uses up the time, the answers of the others have come in it.
             patience.renew();
+            let volumes = self.volumes.enter();
             all.extend(lot.iter().zip(asked).map(|(&ct, asked)| {
                 let dir = self.layout.ct_dir(ct);
                 let found = monitor::conclude(ct, &dir, asked?, patience.end)?;
-                self.look(ct, found, patience)
+                match &volumes {
+                    Ok(volumes) => self.look(ct, found, volumes.as_ref(), patience),
+                    Err(_) => self.look_alone(ct, found, patience),
+                }
             }));
         }
         all

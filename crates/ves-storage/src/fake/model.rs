@@ -26,6 +26,9 @@ pub(super) struct Kept {
     pub(super) contents: u64,
 }
 
+/// Whoever holds a device.
+pub const HOLDER: &str = "sleep (pid 4711, user nobody)";
+
 /// What each image and snapshot takes in the pool.
 pub const ALLOCATED: u64 = 1 << 20;
 
@@ -35,12 +38,15 @@ pub struct Model {
     pub(super) image: Image,
     unfinished: Option<Unfinished>,
     device: Option<u64>,
+    leaving: bool,
     mount: Mount,
     mount_point: bool,
     pub(super) snapshots: BTreeMap<SnapshotId, Kept>,
     unfinished_snapshot: Option<(SnapshotId, snapshot::Record)>,
-    /// Somebody else uses the device, as a container's mount namespace does.
-    pub held: bool,
+    /// A container's processes use the device.
+    held: bool,
+    /// Somebody of the node uses it.
+    pinned: bool,
     /// What the files say: a number in place of them.
     pub contents: u64,
     /// What is written between the look at it and a snapshot.
@@ -55,11 +61,13 @@ impl Default for Model {
             image: Image::Absent,
             unfinished: None,
             device: None,
+            leaving: false,
             mount: Mount::None,
             mount_point: false,
             snapshots: BTreeMap::new(),
             unfinished_snapshot: None,
             held: false,
+            pinned: false,
             contents: 0,
             meanwhile: 0,
             shares_blocks: true,
@@ -79,7 +87,8 @@ pub enum Impossible {
 impl Model {
     /// A volume as observed; used to begin from any state. An unfinished clone is of `record`.
     pub fn of(observed: &Observed, record: &Record) -> Self {
-        let Observed { image, unfinished, device, mount, mount_point, .. } = observed.clone();
+        let Observed { image, unfinished, device, leaving, mount, mount_point, .. } =
+            observed.clone();
         let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0, contents: 0 };
         let unfinished = unfinished.then(clone);
         let keep = |(id, snapshot): (&SnapshotId, &Snapshot)| {
@@ -89,7 +98,8 @@ impl Model {
         let snapshots = observed.snapshots.iter().map(keep).collect();
         let shares_blocks = observed.shares_blocks;
         let model = Self { image, unfinished, device, mount, mount_point, ..Self::default() };
-        Self { snapshots, shares_blocks, ..model }
+        // What is let go and there is held.
+        Self { snapshots, shares_blocks, leaving, pinned: leaving, ..model }
     }
 
     /// What is seen of it.
@@ -101,6 +111,7 @@ impl Model {
             foreign_snapshot: None,
             unfinished: self.unfinished.is_some() || self.unfinished_snapshot.is_some(),
             device: self.device,
+            leaving: self.leaving,
             mount: self.mount.clone(),
             mount_point: self.mount_point,
             template,
@@ -112,10 +123,29 @@ impl Model {
 
     /// The machine was switched off and on: mounts and devices are gone.
     pub fn reboot(&mut self) {
-        self.device = None;
+        (self.device, self.leaving) = (None, false);
+        (self.held, self.pinned) = (false, false);
         self.mount = Mount::None;
         self.mount_point = false;
-        self.held = false;
+    }
+
+    /// A container's processes use the device, or do not any more.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        self.leave();
+    }
+
+    /// Somebody of the node uses it, or does not any more.
+    pub fn pin(&mut self, pinned: bool) {
+        self.pinned = pinned;
+        self.leave();
+    }
+
+    /// What was let go goes with its last user.
+    fn leave(&mut self) {
+        if self.leaving && !self.held && !self.pinned && self.mount == Mount::None {
+            (self.device, self.leaving) = (None, false);
+        }
     }
 
     /// Throws away what is unfinished.
@@ -144,13 +174,14 @@ impl Model {
             },
             Image::Absent | Image::Foreign(_) => Usage::default(),
         };
-        VolumeFacts { image: self.image.clone(), mounted, usage }
+        let holder = (self.leaving && !mounted).then(|| HOLDER.to_owned());
+        VolumeFacts { image: self.image.clone(), mounted, holder, usage }
     }
 
     /// What a step does; `base_image` is the length of the template's base image by inodes per group.
     ///
     /// # Errors
-    /// [`Impossible`]; then nothing has changed.
+    /// [`Impossible`]; then nothing has changed, but that a device which is held is let go.
     pub fn apply(
         &mut self,
         step: &Step,
@@ -200,6 +231,7 @@ impl Model {
             }
             (Step::Activate, Image::Ours { bytes, .. }) => {
                 self.device.get_or_insert(*bytes);
+                self.leaving = false;
             }
             (Step::Refresh, Image::Ours { bytes, .. }) => {
                 let bytes = *bytes;
@@ -257,14 +289,16 @@ impl Model {
                 }
                 if *image == Image::Absent {
                     // Nothing else knows a device whose image was deleted.
-                    self.device = None;
+                    (self.device, self.leaving) = (None, false);
                 }
+                self.leave();
             }
-            (Step::Deactivate, _) => {
-                if self.held || self.mount != Mount::None {
+            (Step::LetGo | Step::Deactivate, _) => {
+                self.leaving = self.device.is_some();
+                self.leave();
+                if self.leaving && *step == Step::Deactivate {
                     return Err(Impossible::InUse);
                 }
-                self.device = None;
             }
             (Step::Remove, Image::Ours { .. }) => {
                 if self.device.is_some() {

@@ -41,6 +41,8 @@ pub struct Device {
     pub number: u64,
     /// Its size.
     pub bytes: u64,
+    /// Whether it goes with its last user.
+    pub leaving: bool,
 }
 
 /// What there is of a container's snapshots.
@@ -115,10 +117,12 @@ pub trait Backend: Send + Sync + 'static {
     fn discard(&self, ct: CtId) -> Result<(), Error>;
     /// Makes a volume longer.
     fn extend(&self, ct: CtId, bytes: u64) -> Result<(), Error>;
-    /// Makes the device exist.
+    /// Makes the device exist, and stay.
     fn activate(&self, ct: CtId) -> Result<(), Error>;
     /// Lets the device see the volume's length.
     fn refresh(&self, ct: CtId) -> Result<(), Error>;
+    /// Lets the device go: now, or with its last user.
+    fn let_go(&self, ct: CtId) -> Result<(), Error>;
     /// Makes the device not exist.
     ///
     /// # Errors

@@ -8,26 +8,26 @@ pub mod backend;
 mod build;
 pub(crate) mod builder;
 mod file;
+mod holders;
 pub mod image;
+mod old_mounts;
 mod order;
 mod template;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::{Attempt, HostError, ext4, id_map};
-use ves_types::layout::Layout;
+use ves_types::layout::{Layout, volume as name_of};
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
 use self::backend::{Backend, VolumeState};
-use self::file::directory;
 use self::image::Images;
 use self::template::Templates;
 use crate::config::Config;
@@ -45,6 +45,7 @@ use crate::plan::{Image, Mount, Observed, Step};
 #[derive(Debug)]
 pub struct KernelHost<B = Images> {
     layout: Layout,
+    volumes: Volumes,
     max_snapshots: usize,
     online_growth: bool,
     templates: Templates<B>,
@@ -69,7 +70,17 @@ impl<B: Backend> KernelHost<B> {
         if !online_growth {
             tracing::warn!("without CAP_SYS_RESOURCE volumes grow only while they are unmounted");
         }
-        Ok(Self { layout, max_snapshots, online_growth, templates, backend })
+        let volumes = Volumes::new(layout.volumes_dir());
+        Ok(Self { layout, volumes, max_snapshots, online_growth, templates, backend })
+    }
+
+    /// Makes the mount namespace of volumes where there is none, and brings those over that an older
+    /// release mounted in the node's.
+    pub fn make_namespace(&self) -> Result<(), Error> {
+        if self.volumes.make()? {
+            tracing::info!("volumes have a new mount namespace");
+        }
+        Ok(old_mounts::bring_over(&self.layout, &self.volumes, |d| self.backend.shows_volumes(d))?)
     }
 
     /// What a crash may have left.
@@ -89,42 +100,50 @@ impl<B: Backend> KernelHost<B> {
         }
     }
 
-    /// What is mounted on the container's root, and whether that directory is there.
-    fn mounted(&self, ct: CtId, seen: &VolumeState) -> Result<(Mount, bool), HostError> {
-        let root = self.layout.ct_root(ct);
-        let what = || format!("look at {}", root.display());
-        let meta = match std::fs::symlink_metadata(&root) {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok((Mount::None, false));
-            }
-            other => other.attempt(what)?,
-        };
-        if !meta.is_dir() {
-            return Ok((Mount::Foreign(format!("the file {}", root.display())), true));
+    /// What is mounted for the container, and whether there is a directory for it.
+    fn mounted(
+        &self,
+        ct: CtId,
+        seen: &VolumeState,
+        volumes: Option<&Inside>,
+    ) -> Result<(Mount, bool), HostError> {
+        let name = name_of(ct);
+        let Some(volumes) = volumes else { return Ok((Mount::None, false)) };
+        let Some(place) = volumes.look(&name)? else { return Ok((Mount::None, false)) };
+        let foreign = |what| Mount::Foreign(format!("{what} /{name} where volumes are mounted"));
+        if !place.directory {
+            return Ok((foreign("the file"), true));
         }
-        if mount::is_mount_point(&root)? {
+        if place.mounted {
             // Without a volume, a device of this kind mounted here can only be that of one that was
             // deleted.
             let absent = matches!(seen.image, Image::Absent);
-            let orphan = absent && self.backend.shows_volumes(meta.dev());
-            let ours = seen.device.as_ref().is_some_and(|d| d.number == meta.dev());
+            let orphan = absent && self.backend.shows_volumes(place.device);
+            let ours = seen.device.as_ref().is_some_and(|d| d.number == place.device);
             let mount = if ours || orphan {
-                Mount::Ours { slot: observe::slot_of(meta.uid()) }
+                Mount::Ours { slot: observe::slot_of(place.owner) }
             } else {
-                Mount::Foreign(format!("what is mounted on {}", root.display()))
+                foreign("what is mounted on")
             };
             return Ok((mount, true));
         }
-        let mut entries = std::fs::read_dir(&root).attempt(what)?;
-        if entries.next().is_some() {
-            return Ok((Mount::Foreign(format!("what is in {}", root.display())), true));
+        let what = || format!("list the place of volume {name}");
+        for entry in rustix::fs::Dir::read_from(volumes.open(&name)?).attempt(what)? {
+            if ![c".", c".."].contains(&entry.attempt(what)?.file_name()) {
+                return Ok((foreign("what is in"), true));
+            }
         }
         Ok((Mount::None, true))
     }
 
-    /// What is told of a volume.
-    fn describe(&self, ct: CtId, seen: VolumeState) -> Result<host::VolumeFacts, Error> {
-        let (mount, _) = self.mounted(ct, &seen)?;
+    /// What is told of a volume, but for who holds it; and its device, where it was let go and is held.
+    fn describe(
+        &self,
+        ct: CtId,
+        seen: VolumeState,
+        volumes: Option<&Inside>,
+    ) -> Result<(host::VolumeFacts, Option<u64>), Error> {
+        let (mount, _) = self.mounted(ct, &seen, volumes)?;
         let mut usage = Usage {
             allocated: seen.allocated,
             device: seen.device.as_ref().map(|d| d.number),
@@ -135,34 +154,35 @@ impl<B: Backend> KernelHost<B> {
             usage.inodes = Some(ext4::groups(reach * ext4::BLOCK) * record.inodes_per_group);
         }
         let mounted = matches!(mount, Mount::Ours { .. });
-        if mounted {
-            let fs = self.statvfs(ct)?;
+        if let (true, Some(volumes)) = (mounted, volumes) {
+            let fs = volumes.usage(&name_of(ct))?;
             usage.used = Some(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize);
             usage.used_inodes = Some(fs.f_files.saturating_sub(fs.f_ffree));
         }
-        Ok(host::VolumeFacts { image: seen.image, mounted, usage })
-    }
-
-    fn statvfs(&self, ct: CtId) -> Result<rustix::fs::StatVfs, HostError> {
-        let root = self.layout.ct_root(ct);
-        rustix::fs::statvfs(&root).attempt(|| format!("ask for the usage of {}", root.display()))
+        let held = seen.device.filter(|d| d.leaving && !mounted).map(|d| d.number);
+        Ok((host::VolumeFacts { image: seen.image, mounted, holder: None, usage }, held))
     }
 
     /// Bytes the image takes, or will take when what was written to it is written out.
-    fn allocated(&self, ct: CtId, seen: &VolumeState, mount: &Mount) -> Result<u64, HostError> {
-        if !matches!(mount, Mount::Ours { .. }) {
+    fn allocated(
+        ct: CtId,
+        seen: &VolumeState,
+        mount: &Mount,
+        volumes: Option<&Inside>,
+    ) -> Result<u64, HostError> {
+        let (Mount::Ours { .. }, Some(volumes)) = (mount, volumes) else {
             return Ok(seen.allocated);
-        }
-        let fs = self.statvfs(ct)?;
+        };
+        let fs = volumes.usage(&name_of(ct))?;
         Ok(seen.allocated.max(fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize))
     }
 
     fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), Error> {
-        let root = self.layout.ct_root(ct);
-        directory(&self.layout.ct_dir(ct))?;
-        directory(&root)?;
+        // Somebody may have taken the pin of the namespace away.
+        self.volumes.make()?;
+        let volumes = self.volumes.need()?;
         let seen = self.backend.look(ct)?;
-        if let (Mount::Ours { slot: there }, _) = self.mounted(ct, &seen)?
+        if let (Mount::Ours { slot: there }, _) = self.mounted(ct, &seen, Some(&volumes))?
             && there == Some(slot)
         {
             return Ok(());
@@ -177,74 +197,65 @@ impl<B: Backend> KernelHost<B> {
             // The image is sparse: what was never written reads as zeros already.
             .flag("noinit_itable")?
             .mount(attr::NODEV)?;
-        let what = root.display().to_string();
+        let what = format!("volume {ct}");
         mount::change(&tree, Change { idmap: Some(ids.as_fd()), ..Change::default() }, &what)?;
-        Ok(mount::node::attach(&tree, &root)?)
+        Ok(volumes.attach(&tree, &name_of(ct))?)
     }
 
     /// Lets a mounted volume's image hold all that was written until now.
     fn write_out(&self, ct: CtId) -> Result<(), Error> {
         let seen = self.backend.look(ct)?;
-        if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen)? {
-            rustix::fs::syncfs(self.open_root(ct)?)
+        let Some(volumes) = self.volumes.enter()? else { return Ok(()) };
+        if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen, Some(&volumes))? {
+            rustix::fs::syncfs(self.open_root(ct, &volumes)?)
                 .attempt(|| format!("write out what container {ct} has written"))?;
         }
         Ok(())
     }
 
-    /// The device of a deleted volume that is mounted on a directory.
-    fn orphan(&self, root: &Path) -> Option<u64> {
-        let device = std::fs::symlink_metadata(root).ok()?.dev();
-        let ours = mount::is_mount_point(root).ok()? && self.backend.shows_volumes(device);
-        ours.then_some(device)
-    }
-
     fn unmount(&self, ct: CtId) -> Result<(), Error> {
-        let root = self.layout.ct_root(ct);
+        let Some(volumes) = self.volumes.enter()? else { return Ok(()) };
+        let name = name_of(ct);
+        // Nothing else knows a device whose image was deleted.
         let orphan = match self.backend.look(ct)?.image {
-            Image::Absent => self.orphan(&root),
+            Image::Absent => volumes.look(&name)?.filter(|place| place.mounted),
             Image::Ours { .. } | Image::Foreign(_) => None,
         };
-        match mount::node::unmount(&root, false) {
-            Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOENT) => {}
-            Err(e) if e.is(Errno::BUSY) => return Err(Error::InUse { ct }),
-            other => other?,
+        // Where somebody holds the file system it does not end with our mount, and writes when it likes.
+        if let Err(error) = self.write_out(ct) {
+            tracing::warn!(%ct, %error, "unmounted in spite of a failure");
         }
-        // Nothing else knows a device whose image was deleted.
-        orphan.map_or(Ok(()), |device| self.backend.drop_orphan(device))
+        volumes.unmount(&name)?;
+        match orphan.filter(|place| self.backend.shows_volumes(place.device)) {
+            Some(place) => self.backend.drop_orphan(place.device),
+            None => Ok(()),
+        }
     }
 
     fn remove_mount_point(&self, ct: CtId) -> Result<(), Error> {
-        let gone = |path: &Path| match std::fs::remove_dir(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            other => other.attempt(|| format!("remove {}", path.display())),
-        };
-        gone(&self.layout.ct_root(ct))?;
-        match gone(&self.layout.ct_dir(ct)) {
-            // Others keep their things for the container there; the last one removes it.
-            Err(e) if e.is(Errno::NOTEMPTY) || e.is(Errno::BUSY) => Ok(()),
-            other => Ok(other?),
+        match self.volumes.enter()? {
+            Some(volumes) => Ok(volumes.remove(&name_of(ct))?),
+            None => Ok(()),
         }
     }
 
     fn grow(&self, ct: CtId, blocks: u64) -> Result<(), Error> {
-        Ok(ext4::grow(self.open_root(ct)?, blocks)?)
+        Ok(ext4::grow(self.open_root(ct, &self.volumes.need()?)?, blocks)?)
     }
 
     /// The root directory of a mounted volume, to speak to its file system by.
-    fn open_root(&self, ct: CtId) -> Result<OwnedFd, Error> {
-        let root = self.layout.ct_root(ct);
-        match File::open(&root) {
+    fn open_root(&self, ct: CtId, volumes: &Inside) -> Result<OwnedFd, Error> {
+        match volumes.open(&name_of(ct)) {
             // Closed to all but its owner, an id of the container's and not ours; by a mount without
             // a map of ids its owner is root.
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            Err(e) if e.is(Errno::ACCESS) => {
                 let tree = file_system(ct, &self.backend.look(ct)?)?
                     .mount(attr::NODEV | attr::NOSUID | attr::NOEXEC)?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 Ok(rustix::fs::openat(&tree, ".", flags, rustix::fs::Mode::empty())
                     .attempt(|| format!("open the root directory of container {ct}"))?)
             }
-            other => Ok(other.attempt(|| format!("open {}", root.display()))?.into()),
+            other => Ok(other?),
         }
     }
 }
@@ -261,14 +272,16 @@ fn file_system(ct: CtId, seen: &VolumeState) -> Result<FsContext, Error> {
 impl<B: Backend> Host for KernelHost<B> {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let seen = self.backend.look(ct)?;
-        let (mount, mount_point) = self.mounted(ct, &seen)?;
+        let volumes = self.volumes.enter()?;
+        let (mount, mount_point) = self.mounted(ct, &seen, volumes.as_ref())?;
         let snapshots = self.backend.snapshots(ct)?;
         Ok(Observed {
-            allocated: self.allocated(ct, &seen, &mount)?,
+            allocated: Self::allocated(ct, &seen, &mount, volumes.as_ref())?,
             unfinished: seen.unfinished || snapshots.unfinished,
             snapshots: snapshots.snapshots,
             foreign_snapshot: snapshots.foreign,
             device: seen.device.as_ref().map(|d| d.bytes),
+            leaving: seen.device.as_ref().is_some_and(|d| d.leaving),
             image: seen.image,
             mount,
             mount_point,
@@ -303,6 +316,7 @@ impl<B: Backend> Host for KernelHost<B> {
             Step::RemoveSnapshot { id } => self.backend.delete_snapshot(ct, *id),
             Step::Revert { to, bytes } => self.backend.clone_snapshot(ct, *to, *bytes),
             Step::Unmount => self.unmount(ct),
+            Step::LetGo => self.backend.let_go(ct),
             Step::Deactivate => self.backend.deactivate(ct),
             Step::Remove => self.backend.remove(ct),
             Step::RemoveMountPoint => self.remove_mount_point(ct),
@@ -310,12 +324,25 @@ impl<B: Backend> Host for KernelHost<B> {
     }
 
     fn look(&self, ct: CtId) -> Result<host::VolumeFacts, Error> {
-        self.describe(ct, self.backend.look(ct)?)
+        let volumes = self.volumes.enter()?;
+        let (facts, held) = self.describe(ct, self.backend.look(ct)?, volumes.as_ref())?;
+        let holder = held.and_then(|device| holders::of([device]).remove(&device));
+        Ok(host::VolumeFacts { holder, ..facts })
     }
 
     fn look_all(&self) -> Result<Each<host::VolumeFacts>, Error> {
+        let volumes = self.volumes.enter()?;
         let all = self.backend.look_all()?.into_iter();
-        Ok(all.map(|(ct, seen)| (ct, seen.and_then(|s| self.describe(ct, s)))).collect())
+        let describe = |ct, seen| self.describe(ct, seen, volumes.as_ref());
+        let all: Vec<_> = all.map(|(ct, s)| (ct, s.and_then(|s| describe(ct, s)))).collect();
+        // They are looked for once, whoever is held.
+        let held = all.iter().filter_map(|(_, seen)| seen.as_ref().ok()?.1);
+        let holders = holders::of(held);
+        let named = |(facts, held): (host::VolumeFacts, Option<u64>)| {
+            let holder = held.and_then(|device| holders.get(&device).cloned());
+            host::VolumeFacts { holder, ..facts }
+        };
+        Ok(all.into_iter().map(|(ct, seen)| (ct, seen.map(named))).collect())
     }
 
     fn snapshots(

@@ -2,7 +2,7 @@
 
 use super::room::{Room, Sums};
 use super::*;
-use crate::fake::Model;
+use crate::fake::{Impossible, Model};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -71,10 +71,14 @@ pub(super) fn states() -> Vec<Observed> {
         for mount in &mounts {
             for device in [None, Some(256 * MIB), Some(512 * MIB)] {
                 for template in &templates {
-                    for bits in 0..8u8 {
+                    for bits in 0..16u8 {
                         // Whatever is mounted is mounted from a device, somewhere.
                         let ours = matches!(mount, Mount::Ours { .. });
                         if ours && (device.is_none() || bits & 2 == 0) {
+                            continue;
+                        }
+                        let leaving = bits & 8 != 0;
+                        if leaving && (device.is_none() || *mount != Mount::None) {
                             continue;
                         }
                         all.push(Observed {
@@ -86,6 +90,7 @@ pub(super) fn states() -> Vec<Observed> {
                             max_snapshots: 64,
                             unfinished: bits & 1 != 0,
                             device,
+                            leaving,
                             mount: mount.clone(),
                             mount_point: bits & 2 != 0,
                             template: template.clone(),
@@ -138,7 +143,7 @@ fn is_as_desired(d: &Desired, o: &Observed) -> bool {
     let right_place = if d.mounted {
         o.mount == Mount::Ours { slot: Some(d.slot) } && o.device == Some(d.bytes) && whole
     } else {
-        o.mount == Mount::None && o.device.is_none()
+        o.mount == Mount::None && (o.device.is_none() || o.leaving)
     };
     right_size && right_place && !o.unfinished
 }
@@ -161,9 +166,13 @@ impl World {
         }
         let template = self.template.clone();
         let base_image = |r: &Record| template.as_ref()?.variants.get(&r.inodes_per_group).copied();
-        self.model.apply(step, base_image).unwrap_or_else(|e| {
-            panic!("{step} cannot be done to {:?}: {e:?}", self.model);
-        });
+        match self.model.apply(step, base_image) {
+            // Only what needs the device free waits for who holds it.
+            Err(Impossible::InUse) if *step == Step::Deactivate => self.model.pin(false),
+            done => done.unwrap_or_else(|e| {
+                panic!("{step} cannot be done to {:?}: {e:?}", self.model);
+            }),
+        }
     }
     pub(super) fn observed(&self) -> Observed {
         let Observed { online_growth, max_snapshots, .. } = self.before;
@@ -236,6 +245,35 @@ fn removal_reaches_nothing_from_anywhere() {
 }
 
 #[test]
+fn who_holds_a_device_keeps_nothing_from_being_unmounted_or_mounted() {
+    let size = 512 * MIB;
+    let image = Image::Ours {
+        record: record(None),
+        bytes: size,
+        blocks: ext4::usable_blocks(size, DEFAULT_INODES_PER_GROUP),
+    };
+    let mount = Mount::Ours { slot: Some(slot(20)) };
+    let mounted = Observed { image, mount, mount_point: true, device: Some(size), ..fresh() };
+    let mut model = Model::of(&mounted, &record(None));
+    model.pin(true);
+    let mut ensure = |wish: &Desired| {
+        let seen = model.observed(None, true);
+        for step in plan_ensure(wish, &seen).expect("admitted") {
+            model.apply(&step, |_| None).unwrap_or_else(|e| panic!("{step}: {e:?}"));
+        }
+        let after = model.observed(None, true);
+        assert_eq!(plan_ensure(wish, &after), Ok(vec![]), "{after:?}");
+        (after.mount != Mount::None, after.device, after.leaving)
+    };
+    let off = Desired { mounted: false, ..wish(512) };
+    assert_eq!(ensure(&off), (false, Some(size), true));
+    assert_eq!(ensure(&wish(512)), (true, Some(size), false), "the same file system");
+    assert_eq!(ensure(&off), (false, Some(size), true));
+    model.pin(false);
+    assert_eq!(model.observed(None, true).device, None, "it goes with its last user");
+}
+
+#[test]
 fn forbidden_steps_never_appear() {
     for (desired, observed) in cases() {
         let Ok(steps) = plan_ensure(&desired, &observed) else { continue };
@@ -283,6 +321,7 @@ pub(super) fn fresh() -> Observed {
         max_snapshots: 64,
         unfinished: false,
         device: None,
+        leaving: false,
         mount: Mount::None,
         mount_point: false,
         template: Some(facts(&[DEFAULT_INODES_PER_GROUP])),

@@ -1,8 +1,8 @@
 //! The shell, with a fake host: fences, locks, faults in any step, promises.
 
 use super::*;
-use crate::fake::FakeHost;
 use crate::fake::blocking::Blocking;
+use crate::fake::{FakeHost, HOLDER};
 use crate::host::Source;
 use crate::plan::Desired;
 use crate::template::{Build, BuildInit};
@@ -142,12 +142,34 @@ fn a_failure_in_any_step_is_told_and_repaired_by_repeating() {
 fn a_volume_in_use_is_not_taken_away() {
     let f = fixture();
     f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
-    f.host.hold(fence(101, 1).ct, true);
+    f.host.pin(fence(101, 1).ct, true);
     let fault = f.service.remove(&fence(101, 2)).expect_err("in use");
     assert_eq!(fault.reason, Reason::Mounted);
-    assert_eq!(f.service.list(&[]).expect("listed").len(), 1);
-    f.host.hold(fence(101, 1).ct, false);
+    assert_eq!(fault.facts.get("holder").map(String::as_str), Some(HOLDER));
+    assert!(fault.message.contains(HOLDER), "{fault}");
+    let left = f.service.get(fence(101, 1).ct).expect("there");
+    assert_eq!((left.mounted, left.holder.as_deref()), (false, Some(HOLDER)));
+    let held = f.service.pool().expect("known").1.held.volumes;
+    assert_eq!(held, wish(1).bytes, "it still counts");
+    f.host.pin(fence(101, 1).ct, false);
     f.service.remove(&fence(101, 2)).expect("removed");
+}
+
+#[test]
+fn a_volume_in_use_is_unmounted_and_says_who_holds_it() {
+    let f = fixture();
+    let ct = fence(101, 1).ct;
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    f.host.pin(ct, true);
+    let off = Desired { mounted: false, ..wish(1) };
+    let stopped = f.service.ensure(&fence(101, 2), &off).expect("unmounted");
+    assert_eq!((stopped.mounted, stopped.holder.as_deref()), (false, Some(HOLDER)));
+    let up = f.service.ensure(&fence(101, 3), &wish(1)).expect("mounted");
+    assert_eq!((up.mounted, up.holder), (true, None));
+    f.service.ensure(&fence(101, 4), &off).expect("unmounted");
+    f.host.pin(ct, false);
+    let stopped = f.service.get(ct).expect("there");
+    assert_eq!((stopped.holder, stopped.usage.device), (None, None));
 }
 
 #[test]

@@ -8,8 +8,25 @@
     reason = "tests run programs, wait with deadlines, and say what they saw"
 )]
 
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use ves_host::mount::volumes::Volumes;
+use ves_types::CtId;
+use ves_types::layout::{self, Layout};
+
 mod lifecycle;
 mod network;
 mod resources;
 mod storage;
 mod system;
+
+/// Where a container's volume is to be seen, by this process and those it starts.
+fn volume(layout: &Layout, ct: CtId) -> PathBuf {
+    let inside = Volumes::new(layout.volumes_dir()).need().expect("the volumes' namespace");
+    // Of the namespace itself nothing is kept, or what is mounted in it would stay with this process.
+    let root = inside.as_fd().try_clone_to_owned().expect("another descriptor");
+    let path = format!("/proc/{}/fd/{}/", std::process::id(), root.as_raw_fd());
+    std::mem::forget(root);
+    PathBuf::from(path + &layout::volume(ct))
+}

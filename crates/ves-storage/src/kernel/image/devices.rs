@@ -85,10 +85,10 @@ impl Devices {
         Ok(None)
     }
 
-    /// Whether any device shows an image; all are asked.
-    pub(super) fn shown(&self, image: FileId) -> Result<bool, HostError> {
+    /// A device that shows an image, if any does; all are asked.
+    pub(super) fn shown(&self, image: FileId) -> Result<Option<u32>, HostError> {
         self.known().shows.clear();
-        Ok(self.all()?.contains_key(&image))
+        Ok(self.all()?.get(&image).and_then(|numbers| numbers.first().copied()))
     }
 
     /// A device now shows the container's image.

@@ -130,8 +130,14 @@ impl Backend for Images {
     fn refresh(&self, ct: CtId) -> Result<(), Error> {
         self.refresh_size(ct)
     }
+    fn let_go(&self, ct: CtId) -> Result<(), Error> {
+        self.detach(ct).map(drop)
+    }
     fn deactivate(&self, ct: CtId) -> Result<(), Error> {
-        self.detach(ct)
+        match self.detach(ct)? {
+            Some(device) => Err(volume::in_use(ct, device)),
+            None => Ok(()),
+        }
     }
     fn remove(&self, ct: CtId) -> Result<(), Error> {
         self.delete(ct)

@@ -20,12 +20,13 @@ use crate::error::Error;
 use crate::host::Each;
 use crate::kernel::backend::{Device, VolumeState};
 use crate::kernel::file::sync_dir;
+use crate::kernel::holders;
 use crate::ledger::{Holder, Inventory};
 use crate::observe::{self, RECORD_ATTRIBUTE, VolumeRecord};
 use crate::plan::node::{Leftovers, Shows};
 use crate::plan::{BaseImageId, Image, Record};
 
-/// How long the kernel may take to let go of a device after the last unmount; namespaces end
+/// How long the kernel may take to take a device away after the last unmount; namespaces end
 /// asynchronously.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -140,6 +141,7 @@ impl Images {
             path: loopdev::path(seen.number),
             number: seen.device,
             bytes: seen.bytes,
+            leaving: seen.leaving,
         });
         let Some(superblock) = superblock else {
             return Ok(foreign("it holds no ext4".to_owned()));
@@ -148,21 +150,16 @@ impl Images {
         Ok(VolumeState { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
-    fn release(
-        &self,
-        ct: CtId,
-        Attached { number, file, open, .. }: Attached,
-    ) -> Result<(), Error> {
+    /// Lets a device go; tells whether it is gone.
+    fn release(&self, device: Attached) -> Result<bool, Error> {
+        let Attached { number, file, open, .. } = device;
         drop(open);
-        if !until(PATIENCE, || Ok(!loopdev::held(number)?))? {
-            return Err(Error::InUse { ct });
-        }
         loopdev::detach(number)?;
-        if !until(PATIENCE, || Ok(loopdev::backing(number)? != Some(file)))? {
-            return Err(Error::InUse { ct });
+        let gone = until(PATIENCE, || Ok(loopdev::backing(number)? != Some(file)))?;
+        if gone {
+            self.devices.detached(number);
         }
-        self.devices.detached(number);
-        Ok(())
+        Ok(gone)
     }
 
     /// Unfinished volumes and devices, whatever they show.
@@ -275,10 +272,14 @@ impl Images {
 
     pub(super) fn attach(&self, ct: CtId) -> Result<(), Error> {
         let image = self.need(ct)?;
-        if self.device(ct, &image)?.is_none() {
-            // The volume's own file system has a page cache; a second one would only cost memory.
-            let number = loopdev::attach(&image, true)?;
-            self.devices.attached(ct, number);
+        match self.device(ct, &image)? {
+            Some(device) if device.leaving => loopdev::keep(&device)?,
+            Some(_) => {}
+            None => {
+                // The volume's own file system has a page cache; a second one would only cost memory.
+                let number = loopdev::attach(&image, true)?;
+                self.devices.attached(ct, number);
+            }
         }
         Ok(())
     }
@@ -291,23 +292,28 @@ impl Images {
         }
     }
 
-    pub(super) fn detach(&self, ct: CtId) -> Result<(), Error> {
-        let Some(image) = self.open_volume(ct, false)? else { return Ok(()) };
-        match self.device(ct, &image)? {
-            Some(device) => self.release(ct, device),
-            None => Ok(()),
-        }
+    /// Lets the device go; answers its number where somebody uses it, with whom it goes.
+    pub(super) fn detach(&self, ct: CtId) -> Result<Option<u64>, Error> {
+        let Some(image) = self.open_volume(ct, false)? else { return Ok(None) };
+        let Some(device) = self.device(ct, &image)? else { return Ok(None) };
+        let number = device.device;
+        Ok((!self.release(device)?).then_some(number))
     }
 
     pub(super) fn delete(&self, ct: CtId) -> Result<(), Error> {
         if let Some(image) = self.open_volume(ct, false)?
-            && self.devices.shown(FileId::of(&image)?)?
+            && let Some(number) = self.devices.shown(FileId::of(&image)?)?
         {
-            return Err(Error::InUse { ct });
+            return Err(in_use(ct, loopdev::device_number(number)?));
         }
         file::remove_if_exists(&self.path(ct))?;
         Ok(sync_dir(&self.pool.volumes())?)
     }
+}
+
+/// Whoever holds the device.
+pub(super) fn in_use(ct: CtId, device: u64) -> Error {
+    Error::InUse { ct, holder: holders::of([device]).remove(&device).unwrap_or_default() }
 }
 
 fn random_uuid() -> Result<[u8; 16], HostError> {

@@ -78,6 +78,7 @@ fn only_the_lifecycle_daemon_is_served_and_only_containers_are_made() {
     }
     assert!(!proof.exists(), "nothing of it was done");
     assert!(world.observe().monitor.is_none(), "until here nothing was made");
+    fs::create_dir_all(world.layout().ct_dir(world.ct)).expect("made");
     let made = ask(&world, &daemon, &request);
     assert!(matches!(made, Some(Created::Waiting { .. })), "{made:?}");
     wait_until(Duration::from_secs(60), "it waits", || {

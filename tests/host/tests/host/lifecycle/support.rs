@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ves_host::cgroup::{self, Hierarchies};
 use ves_host::id_map;
+use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_init_proto::frame::{Decoder, Frame, Tag};
 use ves_init_proto::report::{Ended, Failure};
@@ -176,8 +177,8 @@ impl World {
 
     /// Mounts a copy of what is at `staging` with the container's ids as its volume.
     fn show_volume(&self, staging: &Path) {
-        let point = self.layout().ct_root(self.ct);
-        std::fs::create_dir_all(&point).expect("made");
+        let volumes = Volumes::new(self.layout().volumes_dir());
+        volumes.make().expect("made");
         let copy = mount::clone_tree(staging, false).expect("cloned");
         let map = id_map::namespace(self.slot.base(), IdSlot::MAPPED).expect("a map");
         use std::os::fd::AsFd;
@@ -187,7 +188,12 @@ impl World {
             ..Change::default()
         };
         mount::change(&copy, change, "the volume").expect("mapped");
-        mount::attach(&copy, &point).expect("mounted");
+        self.volumes().attach(&copy, &layout::volume(self.ct)).expect("mounted");
+    }
+
+    /// The namespace its volume is mounted in.
+    pub(crate) fn volumes(&self) -> Inside {
+        Volumes::new(self.layout().volumes_dir()).need().expect("made before")
     }
 
     pub(crate) fn spec(&self) -> Spec {
@@ -318,7 +324,7 @@ impl Drop for World {
                 eprintln!("clearing up: {step}: {e}");
             }
         }
-        mount::unmount(&self.layout().ct_root(self.ct), true).ok();
+        self.volumes().unmount(&layout::volume(self.ct)).ok();
         self.clear_groups();
     }
 }

@@ -15,6 +15,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 use ves_host::cgroup::{self, Controller, Hierarchies};
+use ves_host::mount::{Change, Propagation};
 use ves_kit::inventory::Kind;
 use ves_kit::{
     MountGuard, Proc, Rootfs, TestId, TestLayout, TestNode, need, node, run, stack, wait_until,
@@ -219,14 +220,18 @@ fn a_volume_that_somebody_shared_is_a_root_as_any_other() {
         return;
     }
     let world = World::new(9482, |_| {});
-    // As all that is mounted then, where somebody on the node says `mount --make-rshared /`.
-    run("mount", &["--make-shared", text(&world.layout().ct_root(world.ct))]);
+    let (volumes, name) = (world.volumes(), layout::volume(world.ct));
+    let copy = volumes.clone_mount(&name).expect("copied");
+    let shared = Change { propagation: Some(Propagation::Shared), ..Change::default() };
+    ves_host::mount::change(&copy, shared, "the volume").expect("shared");
+    volumes.unmount(&name).expect("unmounted");
+    volumes.attach(&copy, &name).expect("mounted");
     world.start(world.script("while :; do sleep 1; done"));
     assert_eq!(world.sh("hostname").trim(), "web.example.org");
     let on_the_node = mounts(std::process::id(), world.ct);
-    assert_eq!(on_the_node.len(), 2, "the volume and a pin: {on_the_node:#?}");
+    assert_eq!(on_the_node.len(), 1, "the pin of its network: {on_the_node:#?}");
     world.stop(0);
-    assert_eq!(mounts(std::process::id(), world.ct).len(), 1);
+    assert_eq!(mounts(std::process::id(), world.ct), Vec::<String>::new());
 }
 
 /// A mount namespace as a service manager makes it for a unit, kept by a process that sleeps.
@@ -303,11 +308,11 @@ fn a_starter_in_a_namespace_of_its_own_makes_containers_that_leave_nothing() {
         assert_eq!(node.ok(&format!("exec {ct} hostname")).trim(), format!("c{ct}"));
         let links = node.ok(&format!("exec {ct} ip -4 -o addr"));
         assert!(links.contains(&node::ipv4(ct).to_string()), "its network is found: {links}");
-        // The volume and the pin of its network, in the node's namespace; no more of them in the unit's.
+        // The pin of its network, in the node's namespace; no more in the unit's.
         let [node_mounts, unit_mounts, _] = everywhere();
-        assert_eq!(node_mounts.len(), 2, "{node_mounts:#?}");
+        assert_eq!(node_mounts.len(), 1, "{node_mounts:#?}");
         assert!(
-            unit_mounts.len() <= 2,
+            unit_mounts.len() <= 1,
             "what is in the container is nobody else's: {unit_mounts:#?}"
         );
         node.ok(&format!("stop {ct} --fast"));

@@ -212,7 +212,7 @@ fn two_volumes_of_a_template_are_two_systems() {
     let second = plan::Desired { slot: other.slot(), ..storage.desired(256) };
     storage.service.ensure(&fence(other.ct()), &second).expect("made");
     storage.inside("echo mine > etc/who");
-    let there = storage.dir.layout().ct_root(other.ct()).join("etc/who");
+    let there = crate::volume(storage.dir.layout(), other.ct()).join("etc/who");
     assert!(!there.exists());
     let uuid = |ct| {
         let image = format!("storage/pool/volumes/{ct}.img");

@@ -147,7 +147,7 @@ fn over_its_socket_killed_and_taken_away() {
         daemon.start();
         let volume = runtime.block_on(ensure(&daemon, true)).expect("made").into_inner();
         assert!(volume.mounted && volume.size_bytes == 300 << 20, "{volume:?}");
-        assert!(daemon.dir.layout().ct_root(id.ct()).join("bin/busybox").exists());
+        assert!(crate::volume(daemon.dir.layout(), id.ct()).join("bin/busybox").exists());
         runtime.block_on(async {
             let fence = Some(common::Fence { ct: id.ct().get(), generation: 1, epoch: 1 });
             let call = pb::RemoveVolumeRequest { fence, dry_run: false };

@@ -4,6 +4,7 @@ mod archives;
 mod build;
 mod daemon;
 mod differential;
+mod pins;
 mod room;
 mod snapshots;
 pub(crate) mod support;

@@ -60,7 +60,8 @@ fn another(storage: &Storage, n: u32) -> Fence {
 
 /// Writes at least so much over a file in a volume, all of it to the disk.
 fn write(storage: &Storage, ct: CtId, mib: u64) {
-    let one = std::fs::metadata(storage.dir.layout().ct_root(ct).join("bin/busybox"));
+    let volume = crate::volume(storage.dir.layout(), ct);
+    let one = std::fs::metadata(volume.join("bin/busybox"));
     let times = (mib << 20).div_ceil(one.expect("there").len());
     let all = format!("n=0; while [ $n -lt {times} ]; do cat /bin/busybox; n=$((n + 1)); done");
     // In place, block by block; what cannot be written out fails.

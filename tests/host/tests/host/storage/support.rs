@@ -85,7 +85,7 @@ impl Storage {
         self.id.ct()
     }
     pub(crate) fn root(&self) -> PathBuf {
-        self.dir.layout().ct_root(self.ct())
+        crate::volume(self.dir.layout(), self.ct())
     }
     pub(crate) fn desired(&self, mib: u64) -> Desired {
         Desired {
@@ -115,7 +115,7 @@ impl Storage {
     /// The same in another volume that is mounted for the same ids.
     pub(crate) fn inside_of(&self, ct: CtId, script: &str) -> String {
         let id = self.id.slot().base();
-        let root = self.dir.layout().ct_root(ct);
+        let root = crate::volume(self.dir.layout(), ct);
         let root = root.to_str().expect("test paths are text");
         let user = format!("--userspec={id}:{id}");
         let path = "PATH=/bin:/sbin; export PATH; cd /; du() { busybox du \"$@\"; };";
