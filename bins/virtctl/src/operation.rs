@@ -59,9 +59,11 @@ pub(crate) async fn wait(
         let nothing = "nothing to do\n".to_owned();
         return output.print(if steps.is_empty() { &nothing } else { &steps });
     }
-    if output.verbose {
-        for step in &operation.steps {
+    for step in &operation.steps {
+        if output.verbose {
             output.say(&format!("  {step}"));
+        } else if step.starts_with("note: ") {
+            output.say(step);
         }
     }
     if output.quiet {

@@ -40,6 +40,7 @@ struct Inner {
     services: Services,
     cache: ObservedCache,
     ending: Mutex<BTreeSet<CtId>>,
+    finishing: Mutex<BTreeSet<CtId>>,
     turns: Turns,
 }
 
@@ -102,6 +103,7 @@ impl Coordinator {
             services,
             cache: ObservedCache::default(),
             ending: Mutex::default(),
+            finishing: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -148,6 +150,11 @@ impl Coordinator {
     /// Containers whose end somebody works on.
     fn ending(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
         self.inner.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Containers that are half gone and that somebody goes on taking away.
+    pub(crate) fn finishing(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
+        self.inner.finishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is stored, on a thread that may block.

@@ -24,6 +24,7 @@ use ves_network::fake::FakeHost as Links;
 use ves_resources::fake::{FakeHost as Groups, node_v1, nothing};
 use ves_resources::host::Host as _;
 use ves_storage::fake::FakeHost as Volumes;
+pub use ves_storage::fake::HOLDER;
 use ves_storage::host::Host as _;
 use ves_types::layout::{Daemon, Layout};
 use ves_types::{CtId, ExitCause};

@@ -15,4 +15,4 @@ pub mod settled;
 pub mod sim;
 
 pub use sim::{Sim, each_step, each_step_on_the_node};
-pub use ves_fake::{Mishap, Victim};
+pub use ves_fake::{HOLDER, Mishap, Victim, id};

@@ -3,7 +3,7 @@
 //!
 //! Never here: how each answer is drawn, which the other modules see.
 
-use ves_sim::{Mishap, Sim, Victim};
+use ves_sim::{HOLDER, Mishap, Sim, Victim, id};
 
 use crate::program::{out, virtctl_at};
 
@@ -54,6 +54,29 @@ fn a_life_from_create_to_destroy() {
     said(&sim, "destroy web");
     assert!(sim.kernel().is_clean());
     assert_eq!(said(&sim, "status 101"), "CTID 101 deleted unmounted down\n");
+}
+
+#[test]
+fn who_holds_a_volume_is_named_when_it_is_stopped_and_when_it_cannot_be_destroyed() {
+    let sim = Sim::listening();
+    said(&sim, "create 101 --ostemplate trixie");
+    said(&sim, "start 101");
+    sim.kernel().volumes.pin(id(101), true);
+    let (status, stdout, stderr) = run(&sim, "stop 101 --fast");
+    assert!(status == 0 && stdout.starts_with("container 101 stopped in "), "{stdout}{stderr}");
+    let note = format!("the volume is unmounted, and its device still held by {HOLDER}");
+    assert_eq!(
+        stderr.lines().filter(|line| *line == format!("note: {note}")).count(),
+        1,
+        "{stderr}"
+    );
+    let (status, _, stderr) = run(&sim, "destroy 101");
+    assert!(status == 41 && stderr.contains(HOLDER), "{status} {stderr}");
+    let shown = run(&sim, "status 101");
+    assert!(shown.2.contains(HOLDER), "{shown:?}");
+    sim.kernel().volumes.pin(id(101), false);
+    said(&sim, "destroy 101");
+    assert!(sim.kernel().is_clean());
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Coordinator {
                     seen = seen.answered(step, record.generation, share);
                     self.state().progress(&op.id, |op| {
                         op.steps.push(step.to_string());
-                        op.steps.extend(remark.map(str::to_owned));
+                        op.steps.extend(remark.iter().map(|remark| format!("note: {remark}")));
                     });
                 }
                 if let Some(stopped) = failed {

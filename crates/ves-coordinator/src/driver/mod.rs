@@ -24,7 +24,7 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation};
 
 use crate::container::observed::Observed;
-use crate::container::record::Record;
+use crate::container::record::{Presence, Record};
 use crate::coordinator::Coordinator;
 use crate::operation::kinds::{self, Action, Undo};
 use crate::operation::record::{OpId, OpRecord, OpState};
@@ -276,9 +276,13 @@ impl Coordinator {
         if record.is_none() {
             self.cache().forget(ct);
         }
+        let half_gone = record.as_ref().is_some_and(|r| r.presence == Presence::Deleting);
         let now = self.clock().now_ms();
         let update = move |op: &mut OpRecord| op.end(now, fault.as_ref());
         self.store(op, update, Some(record)).await;
+        if half_gone {
+            self.finish_later(ct);
+        }
     }
 
     /// Stores a change of the operation and of its container, as often as the store fails: there is

@@ -20,6 +20,10 @@ use crate::store::index::Index;
 /// How long to wait at first, and at most, before the services are asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// How long to wait at first before what could not be taken away is tried again; at most as long as between
+/// two looks at everything.
+const HALF_GONE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Whether a record is still the very one, and nobody works on its container.
 fn untouched(index: &Index, record: &Arc<Record>) -> bool {
     index.container(record.id).is_ok_and(|now| Arc::ptr_eq(now, record))
@@ -69,6 +73,36 @@ impl Coordinator {
                 Ok(steps) if steps.is_empty() && !record.is_behind(seen.newest()) => continue,
                 Err(_) if record.problem.is_some() && !first => continue,
                 Ok(_) | Err(_) => {}
+            }
+            let turn = Turns::take(&self.turns().repairs).await;
+            let Some(id) = self.begin_repair(record).await else { continue };
+            self.carry_out_now(id, turn);
+        }
+    }
+
+    /// Goes on taking a container away that is half gone, by and by, until it is gone: whatever keeps it, such
+    /// as a process of the node that has a file of its volume open, may end at any time. One at a time; a
+    /// destroy that somebody asks for meanwhile is not hindered.
+    pub(crate) fn finish_later(&self, ct: CtId) {
+        if !self.finishing().insert(ct) {
+            return;
+        }
+        let own = self.clone();
+        tokio::spawn(async move {
+            own.finish_by_and_by(ct).await;
+            own.finishing().remove(&ct);
+        });
+    }
+
+    async fn finish_by_and_by(&self, ct: CtId) {
+        let most = Duration::from_secs(self.config().reconcile_every_s);
+        let mut pause = HALF_GONE_PAUSE.min(most);
+        loop {
+            self.clock().sleep(pause).await;
+            pause = (pause * 2).min(most);
+            let Ok(record) = self.state().read().container(ct).map(Arc::clone) else { return };
+            if record.presence != Presence::Deleting {
+                return;
             }
             let turn = Turns::take(&self.turns().repairs).await;
             let Some(id) = self.begin_repair(record).await else { continue };

@@ -25,7 +25,7 @@ pub struct Applied {
     /// Its share as it is now.
     pub share: Share,
     /// What is worth telling beyond that it was done.
-    pub remark: Option<&'static str>,
+    pub remark: Option<String>,
 }
 
 /// What a service answers, as it came.
@@ -80,7 +80,12 @@ impl Services {
             (Step::StopProcess { grace_ms: 1.. }, Answer::Process(container))
                 if container.end() == lifecycle::EndReason::Killed =>
             {
-                Some("lifecycle: init did not stop in time and was killed")
+                Some("init did not stop in time and was killed".to_owned())
+            }
+            (Step::EnsureVolume { mounted: false, .. }, Answer::Volume(volume)) => {
+                let held =
+                    |by| format!("the volume is unmounted, and its device still held by {by}");
+                volume.holder.as_ref().map(held)
             }
             _ => None,
         };

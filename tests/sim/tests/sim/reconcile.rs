@@ -6,7 +6,7 @@ use std::time::Duration;
 use ves_proto::Reason;
 use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
-use ves_sim::{Mishap, Sim};
+use ves_sim::{HOLDER, Mishap, Sim, id};
 use ves_types::layout::Daemon;
 
 /// After so long everything is looked at again.
@@ -30,6 +30,62 @@ fn a_destroy_that_failed_is_resumed_without_a_restart() {
     sim.until("it is gone", || {
         sim.advance(A_WHILE);
         gone()
+    });
+    assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
+}
+
+#[test]
+fn a_volume_that_is_held_is_stopped_started_and_told_of() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    sim.kernel().volumes.pin(id(101), true);
+    for _ in 0..2 {
+        let op = sim.run(&Command::stop("101")).expect("stopped");
+        assert!(op.steps.iter().any(|step| step.contains(HOLDER)), "{:?}", op.steps);
+        assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
+        sim.run(&Command::start("101")).expect("started");
+        assert_eq!(sim.state("101"), pb::ContainerState::Running);
+    }
+    sim.kernel().volumes.pin(id(101), false);
+    let op = sim.run(&Command::stop("101")).expect("stopped");
+    assert!(!op.steps.iter().any(|step| step.contains(HOLDER)), "{:?}", op.steps);
+    sim.run(&Command::delete("101")).expect("gone");
+    assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
+}
+
+#[test]
+fn a_destroy_that_somebody_keeps_goes_on_by_and_by_and_ends_by_itself() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    sim.kernel().volumes.pin(id(101), true);
+    sim.run(&Command::stop("101")).expect("stopped");
+    for _ in 0..2 {
+        let fault = sim.run(&Command::delete("101")).expect_err("it is tried at once");
+        assert_eq!(fault.reason, Reason::Mounted);
+        assert_eq!(fault.facts.get("holder").map(String::as_str), Some(HOLDER));
+        let shown = sim.get("101").expect("its image is there, and counts");
+        assert_eq!(shown.state(), pb::ContainerState::Deleting);
+        assert!(shown.problem.contains(HOLDER), "{}", shown.problem);
+    }
+    let before = operations(&sim).len();
+    let tried = || operations(&sim).len() - before;
+    sim.until("it is tried again long before everything is looked at", || {
+        sim.advance(Duration::from_secs(1));
+        tried() == 3
+    });
+    let seconds = (1..).find(|_| {
+        sim.advance(Duration::from_secs(1));
+        sim.pause(20);
+        tried() == 5
+    });
+    assert!(seconds.is_some_and(|s| s > 10), "less and less often: {seconds:?}");
+    sim.restart(Daemon::Coordinator);
+    sim.kernel().volumes.pin(id(101), false);
+    sim.until("nobody keeps it", || {
+        sim.advance(Duration::from_secs(1));
+        sim.get("101").is_err_and(|f| f.reason == Reason::ContainerUnknown)
     });
     assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
 }

@@ -8,6 +8,7 @@ mod hostile;
 mod kit_inventory;
 mod lost_volume;
 mod main_job;
+mod pins;
 mod privilege;
 mod snapshots;
 mod store;
