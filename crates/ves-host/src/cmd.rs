@@ -1,5 +1,7 @@
-//! Runs programs of the host: absolute path, argument vector, clean environment, a deadline, both
-//! outputs captured, no inherited descriptors beyond the standard three, never a shell.
+//! Runs programs of the host: absolute path, argument vector, clean environment, a deadline, the end of
+//! both outputs captured, no inherited descriptors beyond the standard three, never a shell.
+
+#![allow(unsafe_code, reason = "a sandbox is entered before the program begins")]
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -8,6 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Attempt, HostError};
+use crate::sandbox::Sandbox;
+
+/// The most that is kept of an output: its end.
+const KEPT: usize = 1 << 20;
 
 const SEARCH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -19,11 +25,15 @@ pub struct Cmd {
     envs: Vec<(OsString, OsString)>,
     stdin: Option<Stdio>,
     deadline: Duration,
+    accepted: &'static [i32],
+    sandbox: Option<Sandbox>,
 }
 
 /// What a program printed and how it ended well.
 #[derive(Debug, Clone)]
 pub struct Output {
+    /// The status it ended with, 0 unless others were accepted.
+    pub status: i32,
     /// Standard output.
     pub stdout: Vec<u8>,
     /// Error output.
@@ -62,6 +72,8 @@ impl Cmd {
             envs: Vec::new(),
             stdin: None,
             deadline: Duration::from_secs(60),
+            accepted: &[0],
+            sandbox: None,
         }
     }
     /// One more argument.
@@ -95,6 +107,19 @@ impl Cmd {
         self
     }
 
+    /// With which statuses it ends well; 0, unless this says otherwise.
+    #[must_use]
+    pub const fn accept(mut self, statuses: &'static [i32]) -> Self {
+        self.accepted = statuses;
+        self
+    }
+    /// What it gives up before it begins.
+    #[must_use]
+    pub fn sandboxed(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the one place where processes are made")]
     fn command(&mut self) -> Command {
         let mut command = Command::new(&self.program);
@@ -108,6 +133,10 @@ impl Cmd {
             .stdin(self.stdin.take().unwrap_or_else(Stdio::null))
             // A group of its own, so that a deadline reaches its children too.
             .process_group(0);
+        if let Some(sandbox) = self.sandbox.take() {
+            // SAFETY: it makes system calls only.
+            unsafe { command.pre_exec(move || sandbox.enter()) };
+        }
         command
     }
 
@@ -130,7 +159,7 @@ impl Cmd {
     /// [`HostError::Sys`] when it cannot be started, [`HostError::Deadline`] when it is too slow,
     /// [`HostError::Command`] when it fails.
     pub fn run(mut self) -> Result<Output, HostError> {
-        let (name, deadline) = (self.name(), self.deadline);
+        let (name, deadline, accepted) = (self.name(), self.deadline, self.accepted);
         tracing::debug!(program = %name, args = ?self.args, "run");
         let mut child = self
             .command()
@@ -139,14 +168,7 @@ impl Cmd {
             .spawn()
             .attempt(|| format!("start {name}"))?;
         let reader = |pipe: Option<Box<dyn Read + Send>>| {
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                if let Some(mut pipe) = pipe {
-                    // A broken pipe ends the output; the exit status tells the rest.
-                    pipe.read_to_end(&mut bytes).ok();
-                }
-                bytes
-            })
+            std::thread::spawn(move || pipe.map(|pipe| read_end(pipe, KEPT)).unwrap_or_default())
         };
         let stdout = reader(child.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
         let stderr = reader(child.stderr.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
@@ -154,13 +176,31 @@ impl Cmd {
         let (stdout, stderr) =
             (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
         match status {
-            Some(status) if status.success() => Ok(Output { stdout, stderr }),
+            Some(status) if status.code().is_some_and(|code| accepted.contains(&code)) => {
+                Ok(Output { status: status.code().unwrap_or_default(), stdout, stderr })
+            }
             Some(status) => Err(HostError::Command {
                 program: name,
                 status: describe(status),
                 stderr: tail(&stderr),
             }),
             None => Err(HostError::Deadline { program: name, seconds: deadline.as_secs() }),
+        }
+    }
+}
+
+/// Reads to the end and keeps the last `most` bytes, or some more.
+fn read_end(mut pipe: impl Read, most: usize) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match pipe.read(&mut piece) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            // A broken pipe ends the output; the exit status tells the rest.
+            Ok(0) | Err(_) => return bytes,
+            Ok(n) => bytes.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+        if bytes.len() > most * 2 {
+            bytes.drain(..bytes.len() - most);
         }
     }
 }
@@ -234,6 +274,23 @@ mod tests {
         );
         let err = Cmd::new("/nonexistent/program").run().expect_err("no such program");
         assert!(err.is(rustix::io::Errno::NOENT));
+    }
+
+    #[test]
+    fn of_endless_output_the_end_is_kept() {
+        let mut bytes = vec![b'a'; 3 << 20];
+        bytes.extend(b"the end");
+        let kept = read_end(bytes.as_slice(), 1 << 10);
+        assert!(kept.len() <= 2 << 10 && kept.ends_with(b"the end"), "{}", kept.len());
+        assert_eq!(read_end(&b"short"[..], 1 << 10), b"short");
+    }
+
+    #[test]
+    fn accepted_statuses_are_answered() {
+        let cmd = || Cmd::new("/bin/sh").args(["-c", "exit 4"]);
+        assert!(cmd().run().is_err());
+        assert_eq!(cmd().accept(&[0, 4]).run().map(|out| out.status).expect("accepted"), 4);
+        assert!(cmd().accept(&[0, 1]).run().is_err());
     }
 
     #[test]

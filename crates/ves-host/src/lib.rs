@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod nft;
 pub mod peer;
 pub mod pty;
+pub mod sandbox;
 pub mod seccomp;
 mod thread;
 

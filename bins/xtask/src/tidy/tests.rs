@@ -300,7 +300,7 @@ fn processes_are_copied_in_one_place() {
         bad(copies, &tree(&[one, ("tests/host/tests/b.rs", &text)]), &["ves_host::child"]);
     }
     bad(copies, &tree(&[("crates/a/src/child.rs", other)]), &["does not"]);
-    bad(source::copies, &tree(&[]), &["does not", "does not", "does not"]);
+    bad(source::copies, &tree(&[]), &["does not", "does not", "does not", "does not"]);
 }
 
 #[test]
