@@ -1,18 +1,23 @@
-//! ext4 images: make, grow online, inspect, give a new identity.
+//! ext4 images: make, grow online, inspect, check, give a new identity.
 //!
 //! Reads the primary superblock itself, a fixed and documented layout, since asking a program for
 //! it would take longer than everything else done to a volume.
 
 #![allow(unsafe_code, reason = "growing a mounted file system is an ioctl")]
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+pub use check::{Mend, Verdict, check};
+
 use crate::cmd::{Cmd, find};
 use crate::error::{Attempt, HostError};
+
+mod check;
 
 /// The only block size used.
 pub const BLOCK: u64 = 4096;
@@ -33,6 +38,7 @@ const RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const SUPERBLOCK_AT: u64 = 1024;
 const SUPERBLOCK_LEN: usize = 1024;
 const MAGIC: u16 = 0xEF53;
+const STATE_ERRORS: u16 = 0x2;
 const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_CSUM_SEED: u32 = 0x2000;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
@@ -53,6 +59,30 @@ pub struct Superblock {
     /// Whether its journal has changes that are not made yet: it was in use when it was cloned or when
     /// the power failed.
     pub unclean: bool,
+    /// What the kernel noted of errors that it met, until a check has mended them.
+    pub damage: Option<Damage>,
+}
+
+/// What the kernel noted of errors that it met in a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// How many; 0 where it was noted only that there were some.
+    pub errors: u32,
+    /// When it met the last one, in seconds since 1970; 0: not known.
+    pub last_unix: i64,
+    /// In which of its functions that was; empty: not known.
+    pub last_in: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errors {
+            0 => f.write_str("errors in it")?,
+            1 => f.write_str("1 error in it")?,
+            n => write!(f, "{n} errors in it")?,
+        }
+        if self.last_in.is_empty() { Ok(()) } else { write!(f, ", the last in {}", self.last_in) }
+    }
 }
 
 fn le32(block: &[u8], at: usize) -> u32 {
@@ -61,6 +91,23 @@ fn le32(block: &[u8], at: usize) -> u32 {
 
 fn le16(block: &[u8], at: usize) -> u16 {
     block.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
+
+/// What a superblock says of errors.
+fn damage(block: &[u8]) -> Option<Damage> {
+    let errors = le32(block, 0x194);
+    if errors == 0 && le16(block, 0x3A) & STATE_ERRORS == 0 {
+        return None;
+    }
+    let high = block.get(0x279).copied().unwrap_or_default();
+    let name = block.get(0x1E0..0x200).unwrap_or_default().iter();
+    // A container's root may have come to write this; the kernel's own names have nothing else.
+    let name = name.take_while(|b| b.is_ascii_alphanumeric() || **b == b'_');
+    Some(Damage {
+        errors,
+        last_unix: i64::from(le32(block, 0x1CC)) | i64::from(high) << 32,
+        last_in: name.map(|b| char::from(*b)).collect(),
+    })
 }
 
 /// Reads the bytes of a superblock; `None` where they are none of ext4 with 4 KiB blocks.
@@ -76,6 +123,7 @@ pub fn parse_superblock(block: &[u8]) -> Option<Superblock> {
         inodes_per_group: le32(block, 0x28).into(),
         uuid: block.get(0x68..0x78)?.try_into().ok()?,
         unclean: incompat & INCOMPAT_RECOVER != 0,
+        damage: damage(block),
         free_uuid: incompat & INCOMPAT_CSUM_SEED != 0 && ro_compat & RO_COMPAT_METADATA_CSUM != 0,
     })
 }
@@ -155,6 +203,8 @@ pub fn make(image: &Path, bytes: u64, inodes_per_group: u64) -> Result<(), HostE
     let journal = if bytes >= 256 << 20 { 16 } else { 4 };
     Cmd::new(find("mke2fs", "e2fsprogs")?)
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0"])
+        // What is damaged is written to no more.
+        .args(["-e", "remount-ro"])
         .args(["-O", "metadata_csum,metadata_csum_seed,64bit,^orphan_file"])
         .args(["-E", "resize=536870912,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
         .args(["-J", &format!("size={journal}")])
@@ -256,6 +306,36 @@ mod tests {
             .arg(&path)
             .run()
             .expect("e2fsck finds nothing");
+    }
+
+    #[test]
+    fn what_the_kernel_noted_of_errors_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        File::create_new(&path).and_then(|f| f.set_len(16 << 20)).expect("sparse");
+        make(&path, 16 << 20, 256).expect("mke2fs works");
+        let image = File::options().read(true).write(true).open(&path).expect("there");
+        let read = || inspect(&image).expect("readable").expect("ext4").damage;
+        assert_eq!(read(), None);
+        let debugfs = find("debugfs", "e2fsprogs").expect("installed");
+        let set = |field: &str| {
+            let request = format!("set_super_value {field}");
+            let cmd = Cmd::new(debugfs.clone()).args(["-w", "-R", &request]).arg(&path);
+            cmd.run().expect("debugfs works");
+        };
+        set("state 2");
+        assert_eq!(read().map(|d| d.to_string()), Some("errors in it".to_owned()));
+        set("state 1");
+        set("error_count 3");
+        set("last_error_time @1796004354");
+        set("last_error_func ext4_lookup");
+        let damage = Damage { errors: 3, last_unix: 1_796_004_354, last_in: "ext4_lookup".into() };
+        assert_eq!(read().as_ref(), Some(&damage));
+        assert_eq!(damage.to_string(), "3 errors in it, the last in ext4_lookup");
+        set("last_error_func a;\u{1b}[2J");
+        assert_eq!(read().map(|d| d.last_in), Some("a".to_owned()));
+        check(&path, 16 << 20, Mend::Safe).expect("e2fsck works");
+        assert_eq!(read(), None, "a check that finds nothing forgets them");
     }
 
     #[test]
