@@ -24,7 +24,7 @@ Exit status:
   105 disabled, 126 the command inside cannot be executed, 127 no such command, 131 name in use,
   154 would shrink. Our own: 200 coordinator or service out of reach, 201 not in time,
   202 cancelled, 203 decided on old facts, 204 takes a restart, 205 not ours, 206 template exists,
-  207 template in use, 208 no such operation, 209 no such snapshot.";
+  207 template in use, 208 no such operation, 209 no such snapshot, 210 volume damaged.";
 
 /// The exit status of a command that failed with this.
 pub(crate) fn status(fault: &Fault) -> u8 {
@@ -73,6 +73,7 @@ const fn status_of(reason: Reason) -> u8 {
         R::TemplateInUse => 207,
         R::OperationUnknown => 208,
         R::SnapshotUnknown => 209,
+        R::VolumeDamaged => 210,
     }
 }
 

@@ -193,6 +193,22 @@ pub fn record_span(name: String, begun: SystemTime, took: Duration) {
     span.start_with_context(&tracer, &context).end_with_timestamp(begun + took);
 }
 
+/// A number of this daemon that goes up and down, as a metric.
+#[derive(Debug)]
+pub struct Gauge(opentelemetry::metrics::Gauge<u64>);
+
+impl Gauge {
+    /// One of this name.
+    pub fn new(name: &'static str, description: &'static str) -> Self {
+        Self(global::meter("ves").u64_gauge(name).with_description(description).build())
+    }
+
+    /// It is this now.
+    pub fn set(&self, value: u64) {
+        self.0.record(value, &[]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,7 +64,7 @@ pub struct Superblock {
 }
 
 /// What the kernel noted of errors that it met in a file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// How many; 0 where it was noted only that there were some.
     pub errors: u32,

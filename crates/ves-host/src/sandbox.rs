@@ -105,9 +105,6 @@ impl Sandbox {
 
     /// Gives it all up, for good. Makes system calls only where nothing fails, so a copy of a process
     /// with several threads may do it.
-    ///
-    /// # Errors
-    /// What the kernel answered.
     pub(crate) fn enter(&self) -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         rustix::thread::set_no_new_privs(true)?;

@@ -204,7 +204,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::InitExited
         | R::WillNotStop
         | R::NeedsRestart
-        | R::StartFailed => Code::FailedPrecondition,
+        | R::StartFailed
+        | R::VolumeDamaged => Code::FailedPrecondition,
         R::StaleGeneration | R::StaleEpoch | R::Cancelled => Code::Aborted,
         R::PoolFull
         | R::NoInodes

@@ -1,5 +1,6 @@
 //! gRPC: parse → call → render, no decisions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use ves_archive::{Feed, Init};
 use ves_daemon::{App, Call, Done, Policy, Role, blocking};
+use ves_host::ext4::Damage;
 use ves_proto::convert::{
     parse_ct, parse_cts, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
 };
@@ -19,7 +21,7 @@ use ves_proto::{Fault, Reason, common};
 use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 
 use crate::host::{BackendKind, Source, Template};
-use crate::plan::{Desired, Record, Reverted, snapshot};
+use crate::plan::{Desired, Record, Reverted, check, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
 
@@ -35,6 +37,8 @@ pub const POLICY: Policy = &[
     ("/ves.storage.v1.StorageService/RemoveSnapshot", ALLOWED),
     ("/ves.storage.v1.StorageService/ListSnapshots", ALLOWED),
     ("/ves.storage.v1.StorageService/RevertVolume", ALLOWED),
+    ("/ves.storage.v1.StorageService/CheckVolume", ALLOWED),
+    ("/ves.storage.v1.StorageService/WatchErrors", ALLOWED),
     ("/ves.storage.v1.StorageService/BuildTemplate", ALLOWED),
     ("/ves.storage.v1.StorageService/ImportTemplate", ALLOWED),
     ("/ves.storage.v1.StorageService/ExportTemplate", ALLOWED),
@@ -93,8 +97,8 @@ fn parse_spec(spec: Option<pb::VolumeSpec>) -> Result<Desired, Fault> {
 }
 
 fn render_volume(volume: Volume) -> pb::Volume {
-    let Volume { ct, generation, record, bytes, usage, mounted, holder } = volume;
-    let Record { template, inodes: _, inodes_per_group: _, reverted } = record;
+    let Volume { ct, generation, record, bytes, usage, mounted, damage, holder } = volume;
+    let Record { template, inodes: _, inodes_per_group: _, reverted, checked } = record;
     let crate::host::Usage { allocated, used, inodes, used_inodes, device } = usage;
     pb::Volume {
         ct: ct.get(),
@@ -112,6 +116,12 @@ fn render_volume(volume: Volume) -> pb::Volume {
             snapshot: snapshot.to_string(),
             generation: generation.0,
         }),
+        damage: damage.map(|Damage { errors, last_unix, last_in }| pb::Damage {
+            errors,
+            last_unix,
+            last_in,
+        }),
+        checked_generation: checked.map(|generation| generation.0),
         steps: Vec::new(),
     }
 }
@@ -134,7 +144,7 @@ fn parse_snapshot(id: &str, name: &str, fence: &Fence) -> Result<snapshot::Desir
 
 fn render_snapshot(snapshot: Snapshot) -> pb::Snapshot {
     let Snapshot { id, seen, parent, current, own } = snapshot;
-    let snapshot::Snapshot { record, bytes, allocated } = seen;
+    let snapshot::Snapshot { record, bytes, allocated, damaged } = seen;
     let snapshot::Record { name, created_unix_ms, generation, parent: _, volume: _ } = record;
     pb::Snapshot {
         id: id.to_string(),
@@ -146,6 +156,7 @@ fn render_snapshot(snapshot: Snapshot) -> pb::Snapshot {
         size_bytes: bytes,
         allocated_bytes: allocated,
         own_bytes: own,
+        damaged,
         steps: Vec::new(),
     }
 }
@@ -276,6 +287,7 @@ impl Api {
 
 #[tonic::async_trait]
 impl StorageService for Api {
+    type WatchErrorsStream = Out<pb::Volume>;
     type BuildTemplateStream = Out<pb::TemplateProgress>;
     type ImportTemplateStream = Out<pb::TemplateProgress>;
     type ExportTemplateStream = Out<pb::ExportTemplateResponse>;
@@ -357,6 +369,56 @@ impl StorageService for Api {
         let id = parse_snapshot_id("snapshot", &snapshot)?;
         let done = self.0.revert(call, id).await?;
         Ok(Response::new(answer_volume(&call, done)))
+    }
+
+    async fn check_volume(
+        &self,
+        request: Request<pb::CheckVolumeRequest>,
+    ) -> Answer<pb::CheckVolumeResponse> {
+        let pb::CheckVolumeRequest { fence, mend_all, dry_run } = request.into_inner();
+        let call = Call { fence: parse_fence(fence)?, dry_run };
+        let snapshot =
+            |pb::MendAll { snapshot, name }| parse_snapshot(&snapshot, &name, &call.fence);
+        let mend_all = mend_all.map(snapshot).transpose()?;
+        let desired = check::Desired { generation: call.fence.generation, mend_all };
+        let Done { answer, steps } = self.0.check(call, desired).await?;
+        let snapshot_taken = answer.as_ref().is_some_and(|checked| checked.kept);
+        let volume = Done { answer: answer.map(|checked| checked.volume), steps };
+        let volume = Some(answer_volume(&call, volume));
+        Ok(Response::new(pb::CheckVolumeResponse { volume, snapshot_taken }))
+    }
+
+    async fn watch_errors(
+        &self,
+        request: Request<pb::WatchErrorsRequest>,
+    ) -> Answer<Self::WatchErrorsStream> {
+        let pb::WatchErrorsRequest {} = request.into_inner();
+        let (service, mut errors) = (self.0.clone(), self.0.errors.subscribe());
+        let (to, from) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let mut told = BTreeMap::new();
+            loop {
+                let met = errors.borrow_and_update().clone();
+                let cts = met.keys().chain(told.keys());
+                let news: BTreeSet<_> =
+                    cts.filter(|ct| met.get(ct) != told.get(ct)).copied().collect();
+                for ct in news {
+                    let own = service.clone();
+                    // One that is gone meanwhile has no errors.
+                    let Ok(volume) = blocking(move || own.get(ct)).await else { continue };
+                    if to.send(Ok(render_volume(volume))).await.is_err() {
+                        return;
+                    }
+                }
+                told = met;
+                tokio::select! {
+                    // Nothing is lost here when the caller goes, for it goes too.
+                    changed = errors.changed() => if changed.is_err() { return },
+                    () = to.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
     async fn build_template(

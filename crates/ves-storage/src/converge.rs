@@ -9,7 +9,9 @@ use ves_proto::Fault;
 use ves_types::{CtId, Fence, SnapshotId, TemplateName};
 
 use crate::ledger::Holder;
-use crate::plan::{self, Desired, Image, Observed, PoolFacts, Refusal, Reverted, Step, snapshot};
+use crate::plan::{
+    self, Desired, Image, Observed, PoolFacts, Refusal, Reverted, Step, check, snapshot,
+};
 use crate::promises::Reservation;
 use crate::service::{Service, Snapshot, Volume, observing, unknown};
 use crate::template::InUse;
@@ -85,6 +87,8 @@ impl Pool {
             | Step::GrowNew { .. }
             | Step::Activate
             | Step::Refresh
+            | Step::Check { .. }
+            | Step::NoteChecked { .. }
             | Step::Mount { .. }
             | Step::Grow { .. }
             | Step::TakeSnapshot { .. }
@@ -344,6 +348,68 @@ impl Planned for RevertVolume {
     }
 }
 
+/// A volume that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// It, as it is.
+    pub volume: Volume,
+    /// Whether the snapshot of what it held before is there.
+    pub kept: bool,
+}
+
+/// Checks a volume, once for each decision.
+#[derive(Debug)]
+pub(crate) struct CheckVolume {
+    pub(crate) pool: Pool,
+    pub(crate) desired: check::Desired,
+}
+
+impl Planned for CheckVolume {
+    const RPC: &'static str = "CheckVolume";
+    type Observed = Seen;
+    type Step = Step;
+    type Answer = Checked;
+
+    fn observe(&mut self) -> Result<Seen, Fault> {
+        self.pool.observe_with_pool(None)
+    }
+
+    fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
+        check::plan_check(&self.desired, volume, pool).map_err(|r| self.pool.refuse(&r))
+    }
+
+    fn decide(&mut self) -> Result<(Seen, Vec<Step>), Fault> {
+        self.reserve()
+    }
+
+    fn apply(&mut self, seen: &mut Seen, step: &Step) -> Result<(), Fault> {
+        self.pool.making = seen.volume.allocated;
+        self.pool.apply(step)
+    }
+
+    fn answer(&mut self, _: Seen, _: bool) -> Result<Checked, Fault> {
+        let Pool { service, ct, .. } = &self.pool;
+        let before = self.desired.mend_all.as_ref().map(|before| before.id);
+        let snapshots = match before {
+            Some(_) => service.snapshots(*ct, false)?,
+            None => Vec::new(),
+        };
+        let kept = snapshots.iter().any(|s| Some(s.id) == before);
+        Ok(Checked { volume: service.get(*ct)?, kept })
+    }
+}
+
+impl Reserves for CheckVolume {
+    fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    fn takes(&self, observed: &Observed, steps: &[Step]) -> u64 {
+        let taken = steps.iter().any(|s| matches!(s, Step::TakeSnapshot { .. }));
+        if taken { observed.allocated } else { 0 }
+    }
+}
+
 impl Service {
     fn pool_for(&self, ct: CtId) -> Pool {
         Pool::new(self.clone(), ct)
@@ -368,6 +434,10 @@ impl Service {
     pub(crate) fn reverting(&self, fence: &Fence, id: SnapshotId) -> RevertVolume {
         let to = Reverted { snapshot: id, generation: fence.generation };
         RevertVolume { pool: self.pool_for(fence.ct), to }
+    }
+
+    pub(crate) fn checking(&self, ct: CtId, desired: check::Desired) -> CheckVolume {
+        CheckVolume { pool: self.pool_for(ct), desired }
     }
 
     /// Makes a volume what it should be.
@@ -412,5 +482,13 @@ impl Service {
     /// `BUSY`, a stale fence, the planner's refusal, or what failed on the host.
     pub async fn revert(&self, call: Call, id: SnapshotId) -> Result<Done<Volume>, Fault> {
         self.shell.converge(call, self.reverting(&call.fence, id)).await
+    }
+
+    /// Checks a volume, once for each decision.
+    ///
+    /// # Errors
+    /// `BUSY`, a stale fence, the planner's refusal, `VOLUME_DAMAGED`, or what failed on the host.
+    pub async fn check(&self, call: Call, desired: check::Desired) -> Result<Done<Checked>, Fault> {
+        self.shell.converge(call, self.checking(call.fence.ct, desired)).await
     }
 }

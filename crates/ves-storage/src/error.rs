@@ -34,6 +34,16 @@ pub enum Error {
         /// By whom.
         holder: String,
     },
+    /// A file system is damaged, and not all of that could be mended.
+    #[error("{}", damaged(*.ct, .said, *.all))]
+    Damaged {
+        /// The container.
+        ct: CtId,
+        /// The last of what was said of it.
+        said: String,
+        /// Whether all was to be mended, whatever is lost.
+        all: bool,
+    },
     /// The pool has no room.
     #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
     NoRoom {
@@ -122,6 +132,10 @@ impl Error {
                 .fact("entry", "")
                 .fact("why", format!("its SHA-256 is {got}, not {want}")),
             Self::InUse { ct, holder } => of(Reason::Mounted).fact("ct", ct).fact("holder", holder),
+            Self::Damaged { ct, said, all } => {
+                let fault = of(Reason::VolumeDamaged).fact("ct", ct).fact("said", said);
+                if *all { fault.fact("mend", "all") } else { fault }
+            }
             Self::NoRoom { need, free } => {
                 of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)
             }
@@ -135,6 +149,15 @@ impl Error {
             Self::Foreign(what) => of(Reason::ForeignContents).fact("what", what),
         }
     }
+}
+
+fn damaged(ct: CtId, said: &str, all: bool) -> String {
+    let last = said.lines().next_back().unwrap_or_default().trim();
+    let what = match all {
+        true => "cannot be mended; go back to a snapshot, or restore a backup",
+        false => "mending it may lose files, so that it is done only when it is asked for",
+    };
+    format!("the file system of container {ct} is damaged, and {what} ({last})")
 }
 
 fn host_fault(error: &HostError, step: &str) -> Fault {
@@ -173,6 +196,7 @@ impl Refusal {
             Self::SnapshotUnknown(id) => of(Reason::SnapshotUnknown).fact("snapshot", id),
             Self::TooManySnapshots(limit) => of(Reason::TooMany).fact("limit", limit),
             Self::CopyInUse | Self::Mounted => of(Reason::Mounted),
+            Self::DamagedInUse => of(Reason::VolumeDamaged).fact("said", "").fact("mounted", true),
             Self::NeedsUnmount => of(Reason::NeedsRestart).fact("field", "size_bytes"),
             Self::PoolFull { need, free } => {
                 of(Reason::PoolFull).fact("need_bytes", need).fact("free_bytes", free)

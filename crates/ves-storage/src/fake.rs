@@ -12,6 +12,7 @@ use std::io::Read;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ves_archive::Init;
+use ves_host::ext4::Damage;
 use ves_host::{HostError, ext4};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
@@ -75,14 +76,28 @@ impl FakeHost {
     /// Puts a volume there, as if it had been made from a template.
     pub fn make(&self, ct: CtId, template: TemplateName, bytes: u64) {
         let inodes_per_group = DEFAULT_INODES_PER_GROUP;
-        let record = Record { template, inodes: None, inodes_per_group, reverted: None };
+        let record =
+            Record { template, inodes: None, inodes_per_group, reverted: None, checked: None };
         let blocks = ext4::usable_blocks(bytes, inodes_per_group);
-        self.node().volumes.entry(ct).or_default().image = Image::Ours { record, bytes, blocks };
+        let image = Image::Ours { record, bytes, blocks, damage: None };
+        self.node().volumes.entry(ct).or_default().image = image;
     }
 
     /// Throws away what is unfinished, as the service does when it starts.
     pub fn sweep(&self) {
         self.node().volumes.values_mut().for_each(Model::sweep);
+    }
+
+    /// The kernel meets an error in a volume's file system; where it is `hopeless`, nothing mends that
+    /// which loses nothing.
+    pub fn damage(&self, ct: CtId, hopeless: bool) {
+        let mut node = self.node();
+        let model = node.volumes.entry(ct).or_default();
+        model.hopeless = hopeless;
+        if let Image::Ours { damage, .. } = &mut model.image {
+            let errors = damage.as_ref().map_or(1, |d| d.errors + 1);
+            *damage = Some(Damage { errors, last_unix: 1, last_in: "ext4_lookup".to_owned() });
+        }
     }
 
     /// Loses a volume's image.
@@ -242,6 +257,7 @@ impl Host for FakeHost {
         node.applied.push((ct, step.to_string()));
         done.map_err(|e| match e {
             Impossible::InUse => Error::InUse { ct, holder: HOLDER.to_owned() },
+            Impossible::Damaged => Error::Damaged { ct, said: String::new(), all: false },
             Impossible::Senseless(why) => broken(why),
         })
     }
@@ -257,6 +273,17 @@ impl Host for FakeHost {
         node.asked.push("look at all");
         let there = node.volumes.iter().filter(|(_, v)| v.image != Image::Absent);
         Ok(there.map(|(ct, v)| (*ct, Ok(v.seen(*ct)))).collect())
+    }
+
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error> {
+        let node = self.node();
+        let met = node.volumes.iter().filter_map(|(ct, v)| match &v.seen(*ct) {
+            VolumeFacts {
+                image: Image::Ours { damage: Some(damage), .. }, mounted: true, ..
+            } => Some((*ct, damage.errors)),
+            _ => None,
+        });
+        Ok(met.collect())
     }
 
     fn snapshots(

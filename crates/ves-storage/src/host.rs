@@ -1,6 +1,7 @@
 //! What the service asks of the host. The real one is `kernel::KernelHost`, which is the
 //! same on every kind of pool; one in memory is in `fake`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use ves_archive::{Contents, Feed, Init};
@@ -128,6 +129,8 @@ pub trait Host: Send + Sync + 'static {
     fn look(&self, ct: CtId) -> Result<VolumeFacts, Error>;
     /// All that have an image, by container; for each, what [`Self::look`] answers.
     fn look_all(&self) -> Result<Each<VolumeFacts>, Error>;
+    /// In whose mounted file systems the kernel has met errors, and how many. Made for being asked often.
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error>;
     /// A container's snapshots; where `measure` says so, with the bytes that only it has.
     fn snapshots(
         &self,

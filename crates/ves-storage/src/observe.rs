@@ -185,6 +185,7 @@ mod tests {
             inodes: Some(100_000),
             inodes_per_group: 1248,
             reverted: None,
+            checked: None,
         };
         let text = serde_json::to_vec(&VolumeRecord { ct: ct(7), record: record.clone() })
             .expect("it is plain data");
@@ -211,6 +212,7 @@ mod tests {
                 inodes: None,
                 inodes_per_group: 8192,
                 reverted: None,
+                checked: None,
             },
         };
         let text = serde_json::to_vec(&SnapshotRecord { ct: ct(7), id, record: record.clone() })

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! create   back? ► discard? ► make-base-image? ► create ► grow-new? ► publish
-//! mount    activate ► mount ► grow?
+//! mount    activate ► check? ► mount ► grow?
 //! unmount  unmount ► let-go
 //! grow     back? ► enlarge ► refresh ► grow, where the kernel lets us grow what is mounted; else
 //!          deactivate ► recreate ► grow-new ► publish
 //! remove   unmount ► deactivate ► discard? ► remove snapshots ► remove ► remove-mount-point
-//! snapshot, revert: see [`snapshot`]
+//! snapshot, revert: see [`snapshot`]; check: see [`check`]
 //! ```
 //!
 //! A volume is made where nobody sees it and published when it is whole, so what is seen is always
 //! complete. Whoever else holds a device keeps nothing from being unmounted: the device is let go, and goes
 //! with its last user. Only what needs it free waits for that. Never here: how any of it is done.
 
+pub mod check;
 pub mod node;
+mod refusal;
 pub mod room;
 pub mod snapshot;
 pub mod template;
@@ -23,12 +25,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use ves_host::ext4;
+use ves_host::ext4::{self, Damage, Mend};
 use ves_types::{Bytes, Generation, IdSlot, SnapshotId, TemplateName};
 
 use snapshot::Snapshot;
 use template::base_image_bytes;
 
+pub use refusal::Refusal;
 pub use room::PoolFacts;
 
 /// Inodes per group where no number is asked for: one for each 16 KiB, as mke2fs does.
@@ -64,6 +67,9 @@ pub struct Record {
     /// The snapshot its contents were last taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
+    /// The decision that last had it checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Generation>,
 }
 
 impl Record {
@@ -113,6 +119,8 @@ pub enum Image {
         bytes: u64,
         /// How far its file system reaches.
         blocks: u64,
+        /// What the kernel noted of errors in it.
+        damage: Option<Damage>,
     },
     /// Something else; in a few words, what.
     Foreign(String),
@@ -222,6 +230,16 @@ pub enum Step {
     Activate,
     /// Let the device have the volume's size.
     Refresh,
+    /// Check the file system on the device, which nobody has mounted.
+    Check {
+        /// What is mended.
+        mend: Mend,
+    },
+    /// Note that the volume was checked.
+    NoteChecked {
+        /// The decision that was.
+        generation: Generation,
+    },
     /// Mount the device.
     Mount {
         /// Whose ids the mount maps to.
@@ -281,6 +299,11 @@ impl fmt::Display for Step {
             Self::Enlarge { bytes } => write!(f, "enlarge the volume to {}", Bytes(*bytes)),
             Self::Activate => write!(f, "give the volume a device"),
             Self::Refresh => write!(f, "let the device have the volume's size"),
+            Self::Check { mend: Mend::Safe } => write!(f, "check the file system"),
+            Self::Check { mend: Mend::All } => {
+                write!(f, "check the file system and mend all of it, whatever is lost")
+            }
+            Self::NoteChecked { .. } => write!(f, "note that it was checked"),
             Self::Mount { slot } => write!(f, "mount for the ids from {}", slot.base()),
             Self::Grow { blocks } => write!(f, "grow the file system to {blocks} blocks"),
             Self::TakeSnapshot { id, .. } => write!(f, "take snapshot {id}"),
@@ -293,77 +316,6 @@ impl fmt::Display for Step {
             Self::RemoveMountPoint => write!(f, "remove the mount point"),
         }
     }
-}
-
-/// Why nothing is done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no such template.
-    #[error("there is no template {0}; `virtctl template list` shows those there are")]
-    TemplateUnknown(TemplateName),
-    /// The volume is larger already.
-    #[error("the volume has {} and would have to shrink to {}, which is not possible", Bytes(*have), Bytes(*want))]
-    WouldShrink {
-        /// Bytes it has.
-        have: u64,
-        /// Bytes that are wanted.
-        want: u64,
-    },
-    /// The template does not fit.
-    #[error("the template needs a volume of at least {}, not {}", Bytes(*need), Bytes(*want))]
-    TooSmall {
-        /// Bytes that are needed.
-        need: u64,
-        /// Bytes that are wanted.
-        want: u64,
-    },
-    /// The template's files are too many.
-    #[error("at least {need} inodes are needed, and {max} are allowed")]
-    NoInodes {
-        /// Inodes that are needed.
-        need: u64,
-        /// Inodes that are wanted.
-        max: u64,
-    },
-    /// The number of inodes of a volume is fixed.
-    #[error("the volume was made with another number of inodes ({}), and ext4 cannot change it", have.map_or_else(|| "its default".to_owned(), |n| n.to_string()))]
-    InodesFixed {
-        /// What it was made with.
-        have: Option<u64>,
-    },
-    /// It is mounted, and the kernel does not let us grow it like that.
-    #[error(
-        "this process may not grow a mounted file system (it lacks CAP_SYS_RESOURCE); stop the container, and it grows when it is started"
-    )]
-    NeedsUnmount,
-    /// The pool has no room.
-    #[error("{} are needed, and the pool can promise {} more", Bytes(*need), Bytes(*free))]
-    PoolFull {
-        /// Bytes that are needed.
-        need: u64,
-        /// Bytes that are left.
-        free: u64,
-    },
-    /// There is no volume.
-    #[error("there is no volume")]
-    NoVolume,
-    /// There is no such snapshot.
-    #[error("there is no snapshot {0}; `virtctl snapshot-list` shows those there are")]
-    SnapshotUnknown(SnapshotId),
-    /// There are as many snapshots as there may be.
-    #[error("there are {0} snapshots already, which is the most; delete one first")]
-    TooManySnapshots(usize),
-    /// It is in use, and would change while it is copied.
-    #[error(
-        "the pool cannot share blocks, so that a snapshot is a copy that takes time; stop the          container first"
-    )]
-    CopyInUse,
-    /// It is mounted, and what is mounted is not replaced.
-    #[error("the volume is mounted; stop the container, then go back to the snapshot")]
-    Mounted,
-    /// What is there is not ours.
-    #[error("{0} is not ours and is left alone; move it away")]
-    Foreign(String),
 }
 
 /// The steps that make a volume what it should be; none where it is.
@@ -381,6 +333,7 @@ pub fn plan_ensure(
     }
     let mut mount = &observed.mount;
     let mut device = observed.device;
+    let mut damaged = false;
     let (bytes, blocks, per_group) = match &observed.image {
         Image::Foreign(what) => return Err(Refusal::Foreign(what.clone())),
         Image::Absent => {
@@ -395,7 +348,8 @@ pub fn plan_ensure(
             let base_image = create(desired, observed, pool, &mut steps)?;
             (desired.bytes, base_image.0, base_image.1)
         }
-        Image::Ours { record, bytes, blocks } => {
+        Image::Ours { record, bytes, blocks, damage } => {
+            damaged = damage.is_some();
             if desired.inodes != record.inodes {
                 return Err(Refusal::InodesFixed { have: record.inodes });
             }
@@ -417,6 +371,11 @@ pub fn plan_ensure(
                 if longer || *blocks < reach {
                     if matches!(mount, Mount::Ours { .. }) {
                         return Err(Refusal::NeedsUnmount);
+                    }
+                    if std::mem::take(&mut damaged) {
+                        steps.extend(device.is_none().then_some(Step::Activate));
+                        steps.push(Step::Check { mend: Mend::Safe });
+                        device = Some(*bytes);
                     }
                     if device.take().is_some() {
                         steps.push(Step::Deactivate);
@@ -449,13 +408,19 @@ pub fn plan_ensure(
         steps.push(Step::Refresh);
     }
     let mounted = matches!(mount, Mount::Ours { slot } if *slot == Some(desired.slot));
+    let reach = ext4::usable_blocks(bytes, per_group);
+    if mounted && damaged && blocks < reach {
+        return Err(Refusal::DamagedInUse);
+    }
     if !mounted {
         if matches!(mount, Mount::Ours { .. }) {
             steps.push(Step::Unmount);
         }
+        if damaged {
+            steps.push(Step::Check { mend: Mend::Safe });
+        }
         steps.push(Step::Mount { slot: desired.slot });
     }
-    let reach = ext4::usable_blocks(bytes, per_group);
     if blocks < reach {
         steps.push(Step::Grow { blocks: reach });
     }
@@ -513,6 +478,7 @@ fn create(
         inodes: desired.inodes,
         inodes_per_group: per_group,
         reverted: None,
+        checked: None,
     };
     if !template.variants.contains_key(&per_group) {
         steps.push(Step::MakeBaseImage(record.base_image()));

@@ -4,9 +4,12 @@
 //! Synchronous; `api` calls it on the blocking pool. Never here: decisions, or how
 //! anything is done.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
 use ves_daemon::Shell;
+use ves_host::ext4::Damage;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, SnapshotId};
 
@@ -34,6 +37,8 @@ pub struct Volume {
     pub mounted: bool,
     /// Who still holds its device, though it is not mounted any more.
     pub holder: Option<String>,
+    /// What the kernel noted of errors in its file system.
+    pub damage: Option<Damage>,
 }
 
 /// A snapshot, for the caller.
@@ -60,6 +65,8 @@ pub struct Service {
     pub(crate) promises: Promises,
     /// Held while a base image is made.
     making: Arc<Mutex<()>>,
+    /// In whose mounted file systems the kernel has met how many errors, as it was last looked at.
+    pub(crate) errors: Arc<watch::Sender<BTreeMap<CtId, u32>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -76,7 +83,14 @@ impl Service {
     /// A service on this host.
     pub fn new(host: Arc<dyn Host>, shell: Shell) -> Self {
         let promises = Promises::new(host.clone());
-        Self { host, shell, uses: Uses::default(), promises, making: Arc::default() }
+        Self {
+            host,
+            shell,
+            uses: Uses::default(),
+            promises,
+            making: Arc::default(),
+            errors: Arc::default(),
+        }
     }
 
     /// The snapshots of a container, oldest first; where `measure` says so, with the bytes that only
@@ -144,7 +158,7 @@ impl Service {
         match image {
             Image::Absent => Ok(None),
             Image::Foreign(what) => Err(plan::Refusal::Foreign(what).fault(ct)),
-            Image::Ours { record, bytes, .. } => Ok(Some(Volume {
+            Image::Ours { record, bytes, damage, .. } => Ok(Some(Volume {
                 ct,
                 generation: self.shell.generation(ct),
                 record,
@@ -152,6 +166,7 @@ impl Service {
                 usage,
                 mounted,
                 holder,
+                damage,
             })),
         }
     }
@@ -167,7 +182,7 @@ pub(crate) fn unknown(ct: CtId) -> Fault {
 }
 
 mod templates;
-mod watch;
+mod watching;
 
 #[cfg(test)]
 mod tests;

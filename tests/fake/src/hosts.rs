@@ -1,7 +1,7 @@
 //! The node as its daemons reach it: what each service asks of its host, for as long as it lives, and each
 //! change as a step that may have a mishap. Never here: what a step does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error as IoError, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -63,6 +63,9 @@ impl<H: volume::Host> volume::Host for InHand<H> {
     }
     fn look_all(&self) -> Result<volume::Each<volume::VolumeFacts>, volume_error::Error> {
         Self::look(self, H::look_all)
+    }
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, volume_error::Error> {
+        Self::look(self, H::met_errors)
     }
     fn snapshots(
         &self,

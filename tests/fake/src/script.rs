@@ -345,6 +345,7 @@ fn reader(path: &str) -> Option<fn(&[u8]) -> Call> {
         "RemoveVolume" => of!("RemoveVolume", storage::RemoveVolumeRequest),
         "EnsureSnapshot" => of!("EnsureSnapshot", storage::EnsureSnapshotRequest),
         "RemoveSnapshot" => of!("RemoveSnapshot", storage::RemoveSnapshotRequest),
+        "CheckVolume" => of!("CheckVolume", storage::CheckVolumeRequest),
         "RevertVolume" => of!("RevertVolume", storage::RevertVolumeRequest),
         "EnsureInterface" => of!("EnsureInterface", network::EnsureInterfaceRequest),
         "RemoveInterface" => of!("RemoveInterface", network::RemoveInterfaceRequest),

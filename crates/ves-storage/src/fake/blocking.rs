@@ -5,7 +5,8 @@ use std::ops::Deref;
 use ves_proto::Fault;
 use ves_types::{Fence, SnapshotId};
 
-use crate::plan::{Desired, snapshot};
+use crate::converge::Checked;
+use crate::plan::{Desired, check, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 
 /// A service whose changes are made on the calling thread.
@@ -45,5 +46,9 @@ impl Blocking {
     /// See [`Service::revert`].
     pub fn revert(&self, fence: &Fence, id: SnapshotId) -> Result<Volume, Fault> {
         self.shell.make(*fence, self.reverting(fence, id))
+    }
+    /// See [`Service::check`].
+    pub fn check(&self, fence: &Fence, desired: &check::Desired) -> Result<Checked, Fault> {
+        self.shell.make(*fence, self.checking(fence.ct, desired.clone()))
     }
 }

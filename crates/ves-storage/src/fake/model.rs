@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ves_host::ext4;
+use ves_host::ext4::{self, Damage, Mend};
 use ves_types::{CtId, SnapshotId};
 
 use crate::host::{Usage, VolumeFacts};
@@ -16,6 +16,16 @@ struct Unfinished {
     bytes: u64,
     blocks: u64,
     contents: u64,
+    health: Health,
+}
+
+/// What is wrong with a file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    /// What the kernel noted.
+    pub(super) damage: Option<Damage>,
+    /// Nothing mends it that loses nothing.
+    pub(super) hopeless: bool,
 }
 
 /// A snapshot, and what is in it.
@@ -24,6 +34,7 @@ pub(super) struct Kept {
     pub(super) snapshot: Snapshot,
     blocks: u64,
     pub(super) contents: u64,
+    health: Health,
 }
 
 /// Whoever holds a device.
@@ -53,6 +64,8 @@ pub struct Model {
     pub meanwhile: u64,
     /// Whether the pool can clone what is in use.
     pub shares_blocks: bool,
+    /// Nothing mends its file system that loses nothing.
+    pub hopeless: bool,
 }
 
 impl Default for Model {
@@ -71,6 +84,7 @@ impl Default for Model {
             contents: 0,
             meanwhile: 0,
             shares_blocks: true,
+            hopeless: false,
         }
     }
 }
@@ -80,6 +94,8 @@ impl Default for Model {
 pub enum Impossible {
     /// The device is used.
     InUse,
+    /// The file system is damaged.
+    Damaged,
     /// The step makes no sense here.
     Senseless(&'static str),
 }
@@ -89,11 +105,19 @@ impl Model {
     pub fn of(observed: &Observed, record: &Record) -> Self {
         let Observed { image, unfinished, device, leaving, mount, mount_point, .. } =
             observed.clone();
-        let clone = || Unfinished { record: record.clone(), bytes: 0, blocks: 0, contents: 0 };
+        let clone = || Unfinished {
+            record: record.clone(),
+            bytes: 0,
+            blocks: 0,
+            contents: 0,
+            health: Health::default(),
+        };
         let unfinished = unfinished.then(clone);
         let keep = |(id, snapshot): (&SnapshotId, &Snapshot)| {
             let (snapshot, blocks) = (snapshot.clone(), snapshot.bytes / ext4::BLOCK);
-            (*id, Kept { snapshot, blocks, contents: u64::MAX })
+            let damage = snapshot.damaged.then(Damage::default);
+            let health = Health { damage, hopeless: false };
+            (*id, Kept { snapshot, blocks, contents: u64::MAX, health })
         };
         let snapshots = observed.snapshots.iter().map(keep).collect();
         let shares_blocks = observed.shares_blocks;
@@ -201,27 +225,30 @@ impl Model {
                 let blocks = ext4::usable_blocks(base_image, record.inodes_per_group);
                 let bytes = *bytes;
                 let record = record.clone();
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0 });
+                let health = Health::default();
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents: 0, health });
             }
-            (Step::Recreate { bytes }, Image::Ours { record, blocks, .. }) => {
+            (Step::Recreate { bytes }, Image::Ours { record, blocks, damage, .. }) => {
                 if self.device.is_some() {
                     return senseless("copy a volume in use");
                 }
                 let (record, blocks, bytes) = (record.clone(), *blocks, *bytes);
                 let contents = self.contents;
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
+                let health = Health { damage: damage.clone(), hopeless: self.hopeless };
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents, health });
             }
             (Step::GrowNew { blocks }, _) => match &mut self.unfinished {
                 Some(clone) => clone.blocks = clone.blocks.max(*blocks),
                 None => return senseless("grow no clone"),
             },
             (Step::Publish, image) => match (self.unfinished.take(), &image) {
-                (Some(Unfinished { record, bytes, blocks, contents }), _) => {
+                (Some(Unfinished { record, bytes, blocks, contents, health }), _) => {
                     if self.device.is_some() {
                         return senseless("replace an image in use");
                     }
-                    *image = Image::Ours { record, bytes, blocks };
-                    self.contents = contents;
+                    let Health { damage, hopeless } = health;
+                    *image = Image::Ours { record, bytes, blocks, damage };
+                    (self.contents, self.hopeless) = (contents, hopeless);
                 }
                 (None, Image::Ours { .. }) => {}
                 (None, _) => return senseless("publish nothing"),
@@ -237,7 +264,22 @@ impl Model {
                 let bytes = *bytes;
                 self.device = self.device.map(|_| bytes);
             }
-            (Step::Mount { slot }, Image::Ours { .. }) => {
+            (Step::Check { mend }, Image::Ours { damage, .. }) => {
+                if self.device.is_none() || self.held || self.mount != Mount::None {
+                    return senseless("check what has no device, or is in use");
+                }
+                if *mend == Mend::Safe && self.hopeless {
+                    return Err(Impossible::Damaged);
+                }
+                (*damage, self.hopeless) = (None, false);
+            }
+            (Step::NoteChecked { generation }, Image::Ours { record, .. }) => {
+                record.checked = Some(*generation);
+            }
+            (Step::Mount { slot }, Image::Ours { damage, .. }) => {
+                if damage.is_some() {
+                    return senseless("mount what is damaged");
+                }
                 if self.device.is_none() {
                     return senseless("mount no device");
                 }
@@ -257,13 +299,15 @@ impl Model {
                 }
                 self.unfinished_snapshot = Some((*id, record.clone()));
             }
-            (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, .. }) => {
+            (Step::PublishSnapshot { id }, Image::Ours { bytes, blocks, damage, .. }) => {
                 match self.unfinished_snapshot.take() {
                     Some((new, record)) if new == *id => {
                         let allocated = ALLOCATED + self.meanwhile;
-                        let snapshot = Snapshot { record, bytes: *bytes, allocated };
+                        let damaged = damage.is_some();
+                        let snapshot = Snapshot { record, bytes: *bytes, allocated, damaged };
                         let (blocks, contents) = (*blocks, self.contents);
-                        self.snapshots.insert(new, Kept { snapshot, blocks, contents });
+                        let health = Health { damage: damage.clone(), hopeless: self.hopeless };
+                        self.snapshots.insert(new, Kept { snapshot, blocks, contents, health });
                     }
                     _ if self.snapshots.contains_key(id) => {}
                     _ => return senseless("publish no snapshot"),
@@ -281,7 +325,8 @@ impl Model {
                 }
                 let record = Record { reverted: Some(*to), ..kept.snapshot.record.volume.clone() };
                 let (bytes, blocks, contents) = (*bytes, kept.blocks, kept.contents);
-                self.unfinished = Some(Unfinished { record, bytes, blocks, contents });
+                let health = kept.health.clone();
+                self.unfinished = Some(Unfinished { record, bytes, blocks, contents, health });
             }
             (Step::Unmount, image) => {
                 if matches!(self.mount, Mount::Ours { .. }) {
@@ -304,7 +349,7 @@ impl Model {
                 if self.device.is_some() {
                     return Err(Impossible::InUse);
                 }
-                self.image = Image::Absent;
+                (self.image, self.hopeless) = (Image::Absent, false);
             }
             (Step::Remove, Image::Absent) => {}
             (Step::RemoveMountPoint, _) => {

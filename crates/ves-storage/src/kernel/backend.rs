@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ves_types::{CtId, SnapshotId, TemplateName};
+use ves_host::ext4::Mend;
+use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
 use crate::error::Error;
 use crate::host::{BackendKind, Each};
@@ -97,6 +98,8 @@ pub trait Backend: Send + Sync + 'static {
     fn look(&self, ct: CtId) -> Result<VolumeState, Error>;
     /// All volumes, by container.
     fn look_all(&self) -> Result<Each<VolumeState>, Error>;
+    /// In whose mounted file systems the kernel has met errors, and how many.
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error>;
     /// Clones a base image to a volume, beside its place.
     fn clone_base_image(
         &self,
@@ -123,6 +126,13 @@ pub trait Backend: Send + Sync + 'static {
     fn refresh(&self, ct: CtId) -> Result<(), Error>;
     /// Lets the device go: now, or with its last user.
     fn let_go(&self, ct: CtId) -> Result<(), Error>;
+    /// Checks the file system on the device, which nobody has mounted.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or what failed.
+    fn check(&self, ct: CtId, mend: Mend) -> Result<(), Error>;
+    /// Notes with a volume which decision had it checked.
+    fn note_checked(&self, ct: CtId, generation: Generation) -> Result<(), Error>;
     /// Makes the device not exist.
     ///
     /// # Errors

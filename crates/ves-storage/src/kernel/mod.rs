@@ -14,6 +14,7 @@ mod old_mounts;
 mod order;
 mod template;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -149,7 +150,7 @@ impl<B: Backend> KernelHost<B> {
             device: seen.device.as_ref().map(|d| d.number),
             ..Usage::default()
         };
-        if let Image::Ours { record, bytes, blocks } = &seen.image {
+        if let Image::Ours { record, bytes, blocks, .. } = &seen.image {
             let reach = ext4::usable_blocks(*bytes, record.inodes_per_group).max(*blocks);
             usage.inodes = Some(ext4::groups(reach * ext4::BLOCK) * record.inodes_per_group);
         }
@@ -207,8 +208,13 @@ impl<B: Backend> KernelHost<B> {
         let seen = self.backend.look(ct)?;
         let Some(volumes) = self.volumes.enter()? else { return Ok(()) };
         if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen, Some(&volumes))? {
-            rustix::fs::syncfs(self.open_root(ct, &volumes)?)
-                .attempt(|| format!("write out what container {ct} has written"))?;
+            match rustix::fs::syncfs(self.open_root(ct, &volumes)?) {
+                // What is damaged takes no more changes; the device has what it took.
+                Err(Errno::ROFS | Errno::IO | Errno::UCLEAN) if is_damaged(&seen) => {}
+                other => {
+                    other.attempt(|| format!("write out what container {ct} has written"))?;
+                }
+            }
         }
         Ok(())
     }
@@ -266,7 +272,22 @@ fn file_system(ct: CtId, seen: &VolumeState) -> Result<FsContext, Error> {
         record: format!("of the volume of container {ct}"),
         why: "it has no device".to_owned(),
     })?;
-    Ok(FsContext::new("ext4")?.set("source", &device.path)?)
+    // Whatever its superblock says, which an older Ves has made: what is damaged is written to no more.
+    Ok(FsContext::new("ext4")?.set("source", &device.path)?.set("errors", "remount-ro")?)
+}
+
+fn is_damaged(seen: &VolumeState) -> bool {
+    matches!(&seen.image, Image::Ours { damage: Some(_), .. })
+}
+
+/// What cannot be mounted since it is damaged: the kernel sees that before it notes anything.
+fn damaged(ct: CtId, error: Error) -> Error {
+    match &error {
+        Error::Host(e) if e.is(Errno::UCLEAN) || e.is(Errno::BADMSG) => {
+            Error::Damaged { ct, said: ves_proto::fault::chain(&error), all: false }
+        }
+        _ => error,
+    }
 }
 
 impl<B: Backend> Host for KernelHost<B> {
@@ -306,7 +327,9 @@ impl<B: Backend> Host for KernelHost<B> {
             Step::Enlarge { bytes } => self.backend.extend(ct, *bytes),
             Step::Activate => self.backend.activate(ct),
             Step::Refresh => self.backend.refresh(ct),
-            Step::Mount { slot } => self.mount(ct, *slot),
+            Step::Check { mend } => self.backend.check(ct, *mend),
+            Step::NoteChecked { generation } => self.backend.note_checked(ct, *generation),
+            Step::Mount { slot } => self.mount(ct, *slot).map_err(|e| damaged(ct, e)),
             Step::Grow { blocks } => self.grow(ct, *blocks),
             Step::TakeSnapshot { id, record } => {
                 self.write_out(ct)?;
@@ -343,6 +366,10 @@ impl<B: Backend> Host for KernelHost<B> {
             host::VolumeFacts { holder, ..facts }
         };
         Ok(all.into_iter().map(|(ct, seen)| (ct, seen.map(named))).collect())
+    }
+
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error> {
+        self.backend.met_errors()
     }
 
     fn snapshots(

@@ -21,6 +21,7 @@ pub(super) fn record(inodes: Option<u64>) -> Record {
         inodes_per_group: inodes
             .map_or(DEFAULT_INODES_PER_GROUP, |n| ext4::inodes_per_group(512 * MIB, n)),
         reverted: None,
+        checked: None,
     }
 }
 
@@ -48,15 +49,26 @@ pub(super) const POOL: PoolFacts = PoolFacts {
     reserved: 0,
 };
 
+fn ours(inodes: Option<u64>, mib: u64, reach_mib: u64, damaged: bool) -> Image {
+    Image::Ours {
+        record: record(inodes),
+        bytes: mib * MIB,
+        blocks: reach_mib * MIB / 4096,
+        damage: damaged.then(Damage::default),
+    }
+}
+
 /// Every state, reachable or not.
 pub(super) fn states() -> Vec<Observed> {
     let images = [
         Image::Absent,
         Image::Foreign("x".to_owned()),
-        Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 256 * MIB / 4096 },
-        Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 512 * MIB / 4096 },
-        Image::Ours { record: record(Some(20_000)), bytes: 300 * MIB, blocks: 256 * MIB / 4096 },
-        Image::Ours { record: record(None), bytes: 1024 * MIB, blocks: 1024 * MIB / 4096 },
+        ours(None, 512, 256, false),
+        ours(None, 512, 256, true),
+        ours(None, 512, 512, false),
+        ours(None, 512, 512, true),
+        ours(Some(20_000), 300, 256, false),
+        ours(None, 1024, 1024, false),
     ];
     let mounts = [
         Mount::None,
@@ -137,7 +149,7 @@ fn cases() -> impl Iterator<Item = (Desired, Observed)> {
 
 /// Is the volume as it should be? Written without the planner.
 fn is_as_desired(d: &Desired, o: &Observed) -> bool {
-    let Image::Ours { record, bytes, blocks } = &o.image else { return false };
+    let Image::Ours { record, bytes, blocks, .. } = &o.image else { return false };
     let whole = *blocks == ext4::usable_blocks(*bytes, record.inodes_per_group);
     let right_size = *bytes == d.bytes && record.inodes == d.inodes;
     let right_place = if d.mounted {
@@ -251,6 +263,7 @@ fn who_holds_a_device_keeps_nothing_from_being_unmounted_or_mounted() {
         record: record(None),
         bytes: size,
         blocks: ext4::usable_blocks(size, DEFAULT_INODES_PER_GROUP),
+        damage: None,
     };
     let mount = Mount::Ours { slot: Some(slot(20)) };
     let mounted = Observed { image, mount, mount_point: true, device: Some(size), ..fresh() };
@@ -290,6 +303,35 @@ fn forbidden_steps_never_appear() {
             assert!(desired.bytes >= bytes, "it would shrink: {steps:?}");
         }
     }
+}
+
+#[test]
+fn what_is_damaged_is_checked_before_it_is_mounted_and_never_while_it_is() {
+    let (mut checked, mut refused) = (0, 0);
+    for (desired, observed) in cases() {
+        let Image::Ours { damage, .. } = &observed.image else { continue };
+        let steps = match plan_ensure(&desired, &observed) {
+            Ok(steps) => steps,
+            Err(refusal) => {
+                refused += usize::from(refusal == Refusal::DamagedInUse);
+                assert!(refusal != Refusal::DamagedInUse || damage.is_some());
+                continue;
+            }
+        };
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted);
+        let check = at(|s| matches!(s, Step::Check { .. }));
+        assert!(damage.is_some() || check.is_none(), "{steps:?}");
+        assert!(!steps.contains(&Step::Check { mend: Mend::All }), "nobody asked for it");
+        let work = at(|s| matches!(s, Step::Mount { .. } | Step::Recreate { .. }));
+        if let (Some(_), Some(work)) = (damage, work) {
+            // That it is not mounted meanwhile, and has a device, the model sees to.
+            assert!(check.is_some_and(|check| check < work), "{observed:?}\n{steps:?}");
+            checked += 1;
+        }
+        let mut world = World::of(&observed);
+        steps.iter().for_each(|s| world.apply(s));
+    }
+    assert!(checked > 100 && refused > 10, "{checked} {refused}");
 }
 
 #[test]
@@ -366,8 +408,7 @@ fn what_is_promised_is_backed_first() {
     let small = PoolFacts { room, ..POOL };
     let steps = super::plan_ensure(&wish(512), &fresh(), &small).expect("planned");
     assert_eq!(steps.first(), Some(&Step::Back { bytes: 2 << 30 }));
-    let there = Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 131_072 };
-    let there = Observed { image: there, ..fresh() };
+    let there = Observed { image: ours(None, 512, 512, false), ..fresh() };
     let steps = super::plan_ensure(&wish(1024), &there, &small).expect("planned");
     assert_eq!(steps.first(), Some(&Step::Back { bytes: 2 << 30 }));
 }
@@ -403,8 +444,7 @@ fn refusals_tell_what_is_needed() {
         "what others were promised is not promised again"
     );
 
-    let ours = |blocks| Image::Ours { record: record(None), bytes: 512 * MIB, blocks };
-    let there = Observed { image: ours(131_072), ..fresh() };
+    let there = Observed { image: ours(None, 512, 512, false), ..fresh() };
     assert_eq!(
         refuse(&wish(300), &there),
         Refusal::WouldShrink { have: 512 * MIB, want: 300 * MIB }

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Bytes it takes in the pool, shared ones too.
     pub allocated: u64,
+    /// Whether the kernel had noted errors in its file system.
+    pub damaged: bool,
 }
 
 /// What a snapshot should be.
@@ -79,7 +81,7 @@ pub fn current<'a>(
     last.map(|(_, id)| id).or(base)
 }
 
-fn volume(observed: &Observed) -> Result<(&super::Record, u64), Refusal> {
+pub(super) fn volume(observed: &Observed) -> Result<(&super::Record, u64), Refusal> {
     match &observed.image {
         Image::Absent => Err(Refusal::NoVolume),
         Image::Foreign(what) => Err(Refusal::Foreign(what.clone())),
@@ -87,7 +89,7 @@ fn volume(observed: &Observed) -> Result<(&super::Record, u64), Refusal> {
     }
 }
 
-fn begin(observed: &Observed) -> Vec<Step> {
+pub(super) fn begin(observed: &Observed) -> Vec<Step> {
     if observed.unfinished { vec![Step::Discard] } else { Vec::new() }
 }
 

@@ -1,6 +1,7 @@
 //! The shell, with a fake host: fences, locks, faults in any step, promises.
 
 use super::*;
+use crate::converge::Checked;
 use crate::fake::blocking::Blocking;
 use crate::fake::{FakeHost, HOLDER};
 use crate::host::Source;
@@ -456,4 +457,70 @@ fn a_snapshot_that_fails_in_any_step_is_told_and_repaired_by_repeating() {
         f.host.fail_after(u64::MAX);
         f.service.revert(&fence(101, 4), SnapshotId::from(1)).expect("repaired");
     }
+}
+
+#[test]
+fn what_is_damaged_is_told_checked_before_it_is_mounted_and_else_refused() {
+    let f = fixture();
+    let ct = CtId::try_from(101).expect("valid");
+    let down = Desired { mounted: false, ..wish(1) };
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    f.host.damage(ct, false);
+    let seen = f.service.0.get(ct).expect("there");
+    assert_eq!(seen.damage.map(|d| d.errors), Some(1));
+    // While it is mounted it is left alone.
+    let seen = f.service.ensure(&fence(101, 2), &wish(1)).expect("nothing to do");
+    assert!(seen.damage.is_some() && seen.mounted);
+    f.service.ensure(&fence(101, 3), &down).expect("unmounted");
+    let mended = f.service.ensure(&fence(101, 4), &wish(1)).expect("mounted");
+    assert_eq!((mended.damage, mended.mounted), (None, true));
+
+    f.host.damage(ct, true);
+    f.service.ensure(&fence(101, 5), &down).expect("unmounted");
+    let fault = f.service.ensure(&fence(101, 6), &wish(1)).expect_err("it may lose files");
+    assert_eq!((fault.reason, fault.facts["ct"].as_str()), (Reason::VolumeDamaged, "101"));
+    assert!(f.service.0.get(ct).is_ok_and(|v| v.damage.is_some() && !v.mounted));
+    let check = |generation, mend_all| {
+        let fence = fence(101, generation);
+        let desired = plan::check::Desired { generation: fence.generation, mend_all };
+        f.service.check(&fence, &desired)
+    };
+    let fault = check(7, None).expect_err("that is not enough");
+    assert_eq!(fault.reason, Reason::VolumeDamaged);
+    let before = snapshot::Desired {
+        id: SnapshotId::from(5),
+        name: None,
+        created_unix_ms: 0,
+        generation: Generation(8),
+    };
+    let Checked { volume: whole, kept } = check(8, Some(before.clone())).expect("mended");
+    assert!(kept);
+    assert_eq!((whole.damage, whole.record.checked), (None, Some(Generation(8))));
+    let kept = f.service.0.snapshots(ct, false).expect("listed");
+    assert!(kept.len() == 1 && kept[0].seen.damaged, "{kept:?}");
+    let done = f.host.applied().len();
+    check(8, Some(before)).expect("was done");
+    assert_eq!(f.host.applied().len(), done);
+    f.service.ensure(&fence(101, 9), &wish(1)).expect("mounted");
+}
+
+#[test]
+fn errors_of_mounted_file_systems_are_told_once_and_until_they_are_mounted_no_more() {
+    let f = fixture();
+    let ct = CtId::try_from(101).expect("valid");
+    f.service.ensure(&fence(101, 1), &wish(1)).expect("made");
+    let mut errors = f.service.errors.subscribe();
+    let mut look = || {
+        let count = f.service.look_for_errors().expect("looked");
+        let news = errors.has_changed().expect("it is there");
+        (count, news, errors.borrow_and_update().get(&ct).copied())
+    };
+    assert_eq!(look(), (0, false, None));
+    f.host.damage(ct, false);
+    assert_eq!(look(), (1, true, Some(1)));
+    assert_eq!(look(), (1, false, Some(1)));
+    f.host.damage(ct, false);
+    assert_eq!(look(), (1, true, Some(2)));
+    f.service.ensure(&fence(101, 2), &Desired { mounted: false, ..wish(1) }).expect("unmounted");
+    assert_eq!(look(), (0, true, None));
 }

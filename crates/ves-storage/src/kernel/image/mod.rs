@@ -10,6 +10,7 @@
 //! What is not whole yet has the same name and `.new`. Never here: decisions, mounts of volumes.
 
 mod base_image;
+mod damage;
 mod devices;
 mod file;
 pub mod pool;
@@ -19,7 +20,8 @@ mod volume;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ves_types::{CtId, SnapshotId, TemplateName};
+use ves_host::ext4::Mend;
+use ves_types::{CtId, Generation, SnapshotId, TemplateName};
 
 use self::devices::Devices;
 use self::pool::Pool;
@@ -95,6 +97,9 @@ impl Backend for Images {
     fn look_all(&self) -> Result<Each<VolumeState>, Error> {
         self.see_all()
     }
+    fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error> {
+        self.errors_of_mounted()
+    }
     fn clone_base_image(
         &self,
         ct: CtId,
@@ -132,6 +137,12 @@ impl Backend for Images {
     }
     fn let_go(&self, ct: CtId) -> Result<(), Error> {
         self.detach(ct).map(drop)
+    }
+    fn check(&self, ct: CtId, mend: Mend) -> Result<(), Error> {
+        self.check_device(ct, mend)
+    }
+    fn note_checked(&self, ct: CtId, generation: Generation) -> Result<(), Error> {
+        self.write_checked(ct, generation)
     }
     fn deactivate(&self, ct: CtId) -> Result<(), Error> {
         match self.detach(ct)? {

@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use ves_host::{Attempt, HostError, extent, file};
+use ves_host::{Attempt, HostError, ext4, extent, file};
 use ves_types::{CtId, SnapshotId};
 
 use super::Images;
@@ -84,7 +84,12 @@ fn open(ct: CtId, id: SnapshotId, path: &Path) -> Result<There, HostError> {
     let record = value.and_then(|bytes| observe::parse_snapshot_record(ct, id, &bytes));
     let (bytes, allocated) = (meta.len(), meta.blocks() * 512);
     Ok(match record {
-        Ok(record) => There::Ours(image, Snapshot { record, bytes, allocated }),
+        Ok(record) => {
+            // As the file system's copy itself says, so also of one that was damaged between the look at
+            // the volume and its copy.
+            let damaged = ext4::inspect(&image)?.is_some_and(|s| s.damage.is_some());
+            There::Ours(image, Snapshot { record, bytes, allocated, damaged })
+        }
         Err(why) => There::Foreign(format!("its record: {why}")),
     })
 }

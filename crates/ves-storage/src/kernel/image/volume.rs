@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+use ves_host::ext4::{self, Mend, Verdict};
 use ves_host::loopdev::{self, Attached, FileId};
-use ves_host::{Attempt, HostError, ext4, file};
-use ves_types::CtId;
+use ves_host::{Attempt, HostError, file};
+use ves_types::{CtId, Generation};
 
 use super::Images;
 use super::devices::Snapshot;
@@ -146,7 +147,12 @@ impl Images {
         let Some(superblock) = superblock else {
             return Ok(foreign("it holds no ext4".to_owned()));
         };
-        let image = Image::Ours { record, bytes: meta.len(), blocks: superblock.blocks };
+        let image = Image::Ours {
+            record,
+            bytes: meta.len(),
+            blocks: superblock.blocks,
+            damage: superblock.damage,
+        };
         Ok(VolumeState { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 
@@ -290,6 +296,30 @@ impl Images {
             Some(device) => Ok(loopdev::refresh_size(device.number)?),
             None => Ok(()),
         }
+    }
+
+    /// Checks a volume's file system by its device, which e2fsck opens for itself alone.
+    pub(super) fn check_device(&self, ct: CtId, mend: Mend) -> Result<(), Error> {
+        let image = self.need(ct)?;
+        let device = self.device(ct, &image)?.ok_or_else(|| self.gone(ct))?;
+        let (path, bytes, number) = (loopdev::path(device.number), device.bytes, device.device);
+        if loopdev::held(device.number)? {
+            return Err(in_use(ct, number));
+        }
+        drop(device);
+        match ext4::check(&path, bytes, mend)? {
+            Verdict::Sound => Ok(()),
+            Verdict::Damaged(said) => Err(Error::Damaged { ct, said, all: mend == Mend::All }),
+        }
+    }
+
+    pub(super) fn write_checked(&self, ct: CtId, generation: Generation) -> Result<(), Error> {
+        let Image::Ours { record, .. } = self.see(ct, None)?.image else {
+            return Err(self.gone(ct));
+        };
+        let record = Record { checked: Some(generation), ..record };
+        let record = VolumeRecord { ct, record };
+        Ok(write_attribute(&self.need(ct)?, RECORD_ATTRIBUTE, &record)?)
     }
 
     /// Lets the device go; answers its number where somebody uses it, with whom it goes.

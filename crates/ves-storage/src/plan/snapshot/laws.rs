@@ -32,6 +32,7 @@ fn kept(generation: u64) -> Snapshot {
         },
         bytes: 300 * MIB,
         allocated: MIB,
+        damaged: false,
     }
 }
 
@@ -187,7 +188,8 @@ fn with_the_volume_its_snapshots_go_first() {
 }
 
 fn there() -> Observed {
-    let image = Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 131_072 };
+    let image =
+        Image::Ours { record: record(None), bytes: 512 * MIB, blocks: 131_072, damage: None };
     let snapshots = [(id(1), kept(1)), (id(2), kept(2))].into();
     Observed { image, allocated: 100 * MIB, snapshots, ..fresh() }
 }

@@ -1,0 +1,87 @@
+//! The room under the pool is watched: holes in it are filled, and an operator hears what is wrong. So are
+//! the errors that the kernel meets in mounted file systems.
+//!
+//! Never here: what is wrong, how anything is done.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ves_daemon::blocking;
+use ves_daemon::converge::variant;
+use ves_daemon::telemetry::Gauge;
+use ves_proto::Fault;
+
+use super::{Service, observing};
+use crate::plan::room::Alarm;
+
+/// How often the pool is looked at.
+const EVERY: Duration = Duration::from_secs(30);
+/// How often errors of file systems are looked for.
+const ERRORS_EVERY: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// Watches the pool and volumes from now on. Call it inside the runtime.
+    pub fn watch(&self) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let damaged = Gauge::new(
+                "ves.storage.damaged",
+                "mounted volumes in whose file system the kernel has met errors",
+            );
+            loop {
+                let own = this.clone();
+                match blocking(move || own.look_for_errors()).await {
+                    Ok(met) => damaged.set(u64::try_from(met).unwrap_or(u64::MAX)),
+                    Err(fault) => tracing::warn!("look for errors of file systems: {fault}"),
+                }
+                tokio::time::sleep(ERRORS_EVERY).await;
+            }
+        });
+        let this = self.clone();
+        tokio::spawn(async move {
+            let mut raised = BTreeSet::new();
+            loop {
+                let own = this.clone();
+                match blocking(move || own.tend()).await {
+                    Ok(alarms) => raised = tell(&raised, &alarms),
+                    Err(fault) => tracing::warn!("look at the pool: {fault}"),
+                }
+                tokio::time::sleep(EVERY).await;
+            }
+        });
+    }
+
+    /// Looks in whose mounted file systems the kernel has met errors, and tells of new ones; answers how many
+    /// there are.
+    pub(crate) fn look_for_errors(&self) -> Result<usize, Fault> {
+        let met = self.host.met_errors().map_err(|e| observing(&e))?;
+        for (ct, errors) in &met {
+            if self.errors.borrow().get(ct).is_none_or(|before| before < errors) {
+                tracing::error!(%ct, errors, "the kernel has met errors in the file system");
+            }
+        }
+        let count = met.len();
+        self.errors.send_if_modified(|last| std::mem::replace(last, met) != *last);
+        Ok(count)
+    }
+
+    /// Backs again what should be backed and is not, and answers what else is wrong.
+    pub(crate) fn tend(&self) -> Result<Vec<Alarm>, Fault> {
+        if let Err(error) = self.promise(&self.promises.reserve(0), 0) {
+            tracing::warn!(%error, "the pool is not backed");
+        }
+        Ok(self.promises.facts().map_err(|e| observing(&e))?.alarms())
+    }
+}
+
+/// Tells of each alarm once, and when it is over; answers those that are raised now.
+fn tell(before: &BTreeSet<String>, alarms: &[Alarm]) -> BTreeSet<String> {
+    let now: BTreeSet<String> = alarms.iter().map(|alarm| variant(alarm)).collect();
+    for alarm in alarms.iter().filter(|alarm| !before.contains(&variant(*alarm))) {
+        tracing::error!(alarm = variant(alarm), "{alarm}");
+    }
+    for alarm in before.difference(&now) {
+        tracing::info!(alarm, "is over");
+    }
+    now
+}
