@@ -114,6 +114,8 @@ pub(crate) enum Verb {
     Mount(Change),
     /// Unmount a stopped container's volume
     Umount(Change),
+    /// Check a stopped container's file system and mend it
+    Fsck(Change),
     /// One line: CTID 101 exist mounted running
     Status(One),
     /// Open a shell of root inside

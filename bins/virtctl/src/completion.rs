@@ -11,8 +11,8 @@ use clap_complete::Shell;
 use crate::cli::Cli;
 
 /// Verbs whose first argument is a container.
-const OF_CONTAINER: &str = "set start stop restart destroy delete mount umount status enter exec \
-                            exec2 runscript console list resources snapshot snapshot-list \
+const OF_CONTAINER: &str = "set start stop restart destroy delete mount umount fsck status enter \
+                            exec exec2 runscript console list resources snapshot snapshot-list \
                             snapshot-switch snapshot-delete";
 
 /// The script for `shell`.

@@ -20,6 +20,15 @@ pub(crate) fn of(fault: &Fault) -> Option<String> {
         (Reason::ForeignContents, Some(ct)) => {
             format!("`virtctl destroy {ct}` clears what is left of it")
         }
+        (Reason::VolumeDamaged, Some(ct)) if fact("mend").is_some() => {
+            format!("`virtctl snapshot-list {ct}` shows what it can go back to")
+        }
+        (Reason::VolumeDamaged, Some(ct)) if fact("mounted").is_some() => {
+            format!("`virtctl restart {ct}` checks and mends it")
+        }
+        (Reason::VolumeDamaged, Some(ct)) => format!(
+            "`virtctl fsck {ct}` mends it, whatever is lost, after a snapshot if there is room for one"
+        ),
         (Reason::Running, Some(ct)) if fact("lost").is_some() => {
             format!("`virtctl stop {ct} --fast` ends it")
         }
@@ -60,6 +69,9 @@ mod tests {
             (Reason::BadValue, vec![("field", "save")], "--save"),
             (Reason::TooMany, vec![ct, ("errno", "11")], "--numproc"),
             (Reason::Busy, vec![ct, ("operation", "x")], "virtctl operation show x"),
+            (Reason::VolumeDamaged, vec![ct], "virtctl fsck 101"),
+            (Reason::VolumeDamaged, vec![ct, ("mounted", "true")], "virtctl restart 101"),
+            (Reason::VolumeDamaged, vec![ct, ("mend", "all")], "virtctl snapshot-list 101"),
         ] {
             let hint = hint(reason, &facts).expect("one");
             assert!(hint.contains(words), "{hint}");

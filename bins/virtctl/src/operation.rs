@@ -59,12 +59,13 @@ pub(crate) async fn wait(
         let nothing = "nothing to do\n".to_owned();
         return output.print(if steps.is_empty() { &nothing } else { &steps });
     }
-    for step in &operation.steps {
-        if output.verbose {
+    if output.verbose {
+        for step in &operation.steps {
             output.say(&format!("  {step}"));
-        } else if step.starts_with("note: ") {
-            output.say(step);
         }
+    }
+    for warning in &operation.warnings {
+        output.say(&format!("note: {warning}"));
     }
     if output.quiet {
         return Ok(());
@@ -192,6 +193,7 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
         Column::new("snapshot", |o: &Operation| Value::text(&o.snapshot)),
         Column::new("principal", |o: &Operation| Value::text(&o.principal)),
         Column::new("steps", |o: &Operation| Value::texts(&o.steps)),
+        Column::new("warnings", |o: &Operation| Value::texts(&o.warnings)),
         Column::new("fault", |o: &Operation| match o.fault.clone() {
             Some(fault) => report::render(&Fault::from_message(fault)),
             None => Value::Null,

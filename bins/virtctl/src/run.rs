@@ -148,6 +148,7 @@ const fn name(verb: &Verb) -> &'static str {
         Verb::Destroy(_) => "destroy",
         Verb::Mount(_) => "mount",
         Verb::Umount(_) => "umount",
+        Verb::Fsck(_) => "fsck",
         Verb::Status(_) => "status",
         Verb::Enter(_) => "enter",
         Verb::Exec(_) => "exec",

@@ -48,6 +48,7 @@ impl Context {
             Verb::Destroy(change) => self.destroy(change).await,
             Verb::Mount(change) => self.mount(change).await,
             Verb::Umount(change) => self.umount(change).await,
+            Verb::Fsck(change) => self.fsck(change).await,
             Verb::Status(one) => self.status(&one.ct).await,
             Verb::Enter(args) => self.enter(args).await,
             Verb::Exec(args) => self.exec(args, false).await,

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
+use crate::container::observed::Observed;
 use crate::container::record::Record;
 use crate::services::Services;
 use crate::store::Store;
@@ -175,6 +176,13 @@ impl Coordinator {
     /// `CONTAINER_UNKNOWN`, `BAD_VALUE`, `RECORD_CORRUPT`.
     pub fn resolve(&self, ct: &str) -> Result<Arc<Record>, Fault> {
         self.state().read().resolve(ct).map(Arc::clone)
+    }
+
+    /// Takes in a look at all four services; watchers hear of damage.
+    pub(crate) fn take_in(&self, ct: CtId, seen: &Observed) {
+        if self.cache().look(ct, seen) {
+            self.state().touch(ct);
+        }
     }
 
     /// Takes a turn at working on the end of a container's processes; false: somebody has it.

@@ -25,6 +25,8 @@ pub enum Command {
     Update(Box<pb::UpdateContainerRequest>),
     /// Destroy.
     Delete(pb::DeleteContainerRequest),
+    /// Check the file system.
+    Fsck(pb::CheckVolumeRequest),
     /// Take a snapshot.
     Snapshot(pb::CreateSnapshotRequest),
     /// Go back to one.
@@ -48,6 +50,7 @@ impl Command {
             Self::Restart(r) => client.restart_container(r).await,
             Self::Update(r) => client.update_container(*r).await,
             Self::Delete(r) => client.delete_container(r).await,
+            Self::Fsck(r) => client.check_volume(r).await,
             Self::Snapshot(r) => snapshots.create_snapshot(r).await,
             Self::SnapshotSwitch(r) => snapshots.switch_snapshot(r).await,
             Self::SnapshotDelete(r) => snapshots.delete_snapshot(r).await,
@@ -64,6 +67,7 @@ impl Command {
             Self::Restart(r) => &mut r.request_id,
             Self::Update(r) => &mut r.request_id,
             Self::Delete(r) => &mut r.request_id,
+            Self::Fsck(r) => &mut r.request_id,
             Self::Snapshot(r) => &mut r.request_id,
             Self::SnapshotSwitch(r) => &mut r.request_id,
             Self::SnapshotDelete(r) => &mut r.request_id,
@@ -117,6 +121,11 @@ impl Command {
         let mut request = pb::UpdateContainerRequest { ct, request_id, ..Default::default() };
         change(&mut request);
         Self::Update(Box::new(request))
+    }
+    /// Check the file system.
+    pub fn fsck(ct: &str) -> Self {
+        let (ct, request_id) = (ct.to_owned(), Self::fresh());
+        Self::Fsck(pb::CheckVolumeRequest { ct, request_id, dry_run: false })
     }
     /// Take a snapshot.
     pub fn snapshot(ct: &str, name: &str) -> Self {

@@ -247,6 +247,13 @@ impl Context {
         change!(self, dry_run, stop_container, request, done(ct, "unmounted"))
     }
 
+    pub(super) async fn fsck(self, change: Change) -> Outcome {
+        let Change { ct, dry_run } = change;
+        let request =
+            api::CheckVolumeRequest { ct: ct.to_string(), request_id: request_id(), dry_run };
+        change!(self, dry_run, check_volume, request, done(ct, "checked"))
+    }
+
     pub(super) async fn restart(self, args: RestartArgs) -> Outcome {
         let RestartArgs { change: Change { ct, dry_run }, fast, wait } = args;
         let request = api::RestartContainerRequest {

@@ -93,6 +93,10 @@ impl Context {
                 return Err(fault.fact("ct", ct).fact("snapshot", id).into());
             }
         }
+        for snapshot in snapshots.iter().filter(|s| s.damaged && !self.output.quiet) {
+            let said = "was taken of a damaged file system, which is checked when a disk is put back to it";
+            self.output.say(&format!("note: snapshot {} {said}", snapshot.id));
+        }
         let default_columns = ["id", "name", "created", "size", "current", "parent"];
         self.output.list(&columns(), &default_columns, &list.selection(self.fields), &snapshots)
     }
@@ -110,5 +114,6 @@ fn columns() -> Vec<Column<Snapshot>> {
         Column::right("diskspace", |s: &Snapshot| Value::Bytes(s.size_bytes)),
         Column::new("current", |s: &Snapshot| Value::Bool(s.current)),
         Column::new("parent", |s: &Snapshot| Value::text(&s.parent)),
+        Column::new("damaged", |s: &Snapshot| Value::Bool(s.damaged)),
     ]
 }

@@ -20,6 +20,7 @@ fn changes_say_what_was_done_and_how_long_it_took() {
         ("destroy 102", "container 102 destroyed in 1.2 s\n"),
         ("delete 102", "container 102 destroyed in 1.2 s\n"),
         ("mount 102", "container 102 mounted in 1.2 s\n"),
+        ("fsck 102", "container 102 checked in 1.2 s\n"),
         ("umount 103", "container 103 unmounted in 1.2 s\n"),
         (
             "snapshot 101 --name n",

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use ves_proto::convert::parse_ct;
 use ves_proto::coordinator::container_service_server::ContainerService;
 use ves_proto::{coordinator as pb, lifecycle, resources};
-use ves_types::CtId;
+use ves_types::{CtId, SnapshotId};
 
 use super::{Answers, Api, bad_token, caller, page_size, sessions};
 use crate::container::record::RunState;
@@ -42,7 +42,7 @@ impl ContainerService for Api {
         // A service that is away leaves what was seen last.
         let look = tokio::time::timeout(Duration::from_secs(5), self.0.services().observe(ct));
         if let Ok(Ok(seen)) = look.await {
-            self.0.cache().look(ct, &seen);
+            self.0.take_in(ct, &seen);
             if record.run == RunState::Running {
                 self.0.refresh_count(ct).await;
             }
@@ -129,6 +129,17 @@ impl ContainerService for Api {
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
         let admit = move |record: &_, _| kinds::start::admit_restart(record, &request);
+        Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
+    }
+
+    async fn check_volume(
+        &self,
+        request: Request<pb::CheckVolumeRequest>,
+    ) -> Result<Response<pb::Operation>, Status> {
+        let caller = caller("CheckVolume", &request, |r| &mut r.request_id)?;
+        let pb::CheckVolumeRequest { ct, request_id: _, dry_run } = request.into_inner();
+        let before = SnapshotId::from(self.0.clock().new_id().as_u128());
+        let admit = move |record: &_, phase| kinds::fsck::admit(record, phase, before);
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 

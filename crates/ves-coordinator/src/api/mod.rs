@@ -47,6 +47,7 @@ pub const POLICY: Policy = &[
     ("/ves.coordinator.v1.ContainerService/StartContainer", STAFF),
     ("/ves.coordinator.v1.ContainerService/StopContainer", STAFF),
     ("/ves.coordinator.v1.ContainerService/RestartContainer", STAFF),
+    ("/ves.coordinator.v1.ContainerService/CheckVolume", STAFF),
     ("/ves.coordinator.v1.ContainerService/GetResources", STAFF),
     ("/ves.coordinator.v1.ContainerService/WatchContainers", STAFF),
     ("/ves.coordinator.v1.ContainerService/Exec", STAFF),

@@ -38,6 +38,9 @@ impl Coordinator {
             let used =
                 mounted.filter_map(|v| Some((parse_ct(v.ct).ok()?, v.used_bytes.map(Bytes))));
             self.cache().volumes(cts, &used.collect());
+            for volume in &volumes.volumes {
+                self.saw_errors(volume);
+            }
         }
         if let Ok(groups) = groups {
             let counts = groups.groups.iter().filter_map(|g| {

@@ -15,6 +15,22 @@ use crate::operation::record::OpId;
 const UNRESPONSIVE: &str =
     "its monitor does not answer; stop the container, which ends the monitor too";
 
+/// The problem of a container in whose file system the kernel has met errors.
+fn damaged(errors: u32, mounted: bool) -> String {
+    let met = match errors {
+        0 => "the kernel has met errors in its file system".to_owned(),
+        1 => "the kernel has met an error in its file system".to_owned(),
+        n => format!("the kernel has met {n} errors in its file system"),
+    };
+    match mounted {
+        true => format!(
+            "{met}, and may let nothing be written to it; restart the container, which checks and \
+             mends it"
+        ),
+        false => format!("{met}; it is checked and mended when it is next mounted"),
+    }
+}
+
 impl Coordinator {
     /// A container as the API shows it.
     pub fn render(&self, record: &Record) -> pb::Container {
@@ -55,7 +71,7 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
         problem: match &record.problem {
             Some(problem) => problem.message.clone(),
             None if seen.process.unresponsive => UNRESPONSIVE.to_owned(),
-            None => String::new(),
+            None => seen.damage.map(|errors| damaged(errors, seen.mounted)).unwrap_or_default(),
         },
         operation: operation.map(|op| op.0.clone()).unwrap_or_default(),
         init_pid: seen.process.init_pid.filter(|_| running),

@@ -26,6 +26,8 @@ pub struct Cached {
     pub mounted: bool,
     /// Bytes its files take.
     pub used: Option<Bytes>,
+    /// How many errors the kernel has met in its file system, if any.
+    pub damage: Option<u32>,
     /// Its processes, counted.
     pub numproc: Option<u64>,
 }
@@ -78,8 +80,8 @@ impl ObservedCache {
     }
 
     /// Takes in a look at all four services. A look that is older than what lifecycle told since
-    /// does not count for processes.
-    pub fn look(&self, ct: CtId, observed: &Observed) {
+    /// does not count for processes. True where it shows other damage than before.
+    pub fn look(&self, ct: CtId, observed: &Observed) -> bool {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         let old = seen.entry(ct).or_default();
         let (new, known) = (observed.process, old.process);
@@ -90,6 +92,15 @@ impl ObservedCache {
         }
         old.mounted = observed.volume.is_some_and(|v| v.mounted);
         old.used = observed.volume.and_then(|v| v.used);
+        let damage = observed.volume.and_then(|v| v.damage);
+        std::mem::replace(&mut old.damage, damage) != damage
+    }
+
+    /// Takes in what storage tells of damage. True where that is news.
+    pub fn damage(&self, ct: CtId, damage: Option<u32>) -> bool {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let old = seen.entry(ct).or_default();
+        std::mem::replace(&mut old.damage, damage) != damage
     }
 
     /// Takes in which of `cts` have mounted volumes.

@@ -19,6 +19,10 @@ pub struct VolumeSeen {
     pub used: Option<Bytes>,
     /// The snapshot it was last put back to, and the generation that wanted it.
     pub reverted: Option<(SnapshotId, Generation)>,
+    /// How many errors the kernel has met in its file system, if any; 0: nobody knows how many.
+    pub damage: Option<u32>,
+    /// The generation that last wanted it to be checked.
+    pub checked: Option<Generation>,
 }
 
 /// Control groups as resources shows them.
@@ -165,8 +169,19 @@ impl Observed {
             Step::EnsureVolume { volume, mounted } => {
                 let used = self.volume.and_then(|v| v.used).filter(|_| *mounted);
                 let reverted = self.volume.and_then(|v| v.reverted);
-                let (size, mounted) = (volume.size.bytes(), *mounted);
-                self.volume = Some(VolumeSeen { generation, size, mounted, used, reverted });
+                let checked = self.volume.and_then(|v| v.checked);
+                // It is checked when it is mounted.
+                let kept = |v: &VolumeSeen| v.mounted || !*mounted;
+                let damage = self.volume.filter(kept).and_then(|v| v.damage);
+                self.volume = Some(VolumeSeen {
+                    generation,
+                    size: volume.size.bytes(),
+                    mounted: *mounted,
+                    used,
+                    reverted,
+                    damage,
+                    checked,
+                });
             }
             Step::RemoveVolume => {
                 self.volume = None;
@@ -177,6 +192,11 @@ impl Observed {
             }
             Step::DeleteSnapshot { id } => {
                 self.snapshots.remove(id);
+            }
+            Step::CheckVolume { .. } => {
+                if let Some(volume) = &mut self.volume {
+                    (volume.damage, volume.checked) = (None, Some(generation));
+                }
             }
             Step::RevertVolume { id } => {
                 if let Some(volume) = &mut self.volume {

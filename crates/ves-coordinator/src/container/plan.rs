@@ -7,7 +7,8 @@
 //! ```text
 //! up    volume → limits → volume mounted → process created → link → process running
 //! down  process gone → link gone → volume unmounted → limits gone → volume gone
-//!       → volume as in a snapshot
+//!       → volume as in a snapshot, or checked
+//! damaged, and nobody uses it: unmounted, and checked when it is mounted again
 //! else  snapshot there or gone, and nothing else, be it up or down
 //! ```
 //!
@@ -154,7 +155,9 @@ fn take_away(desired: &Desired, observed: &Observed) -> Vec<Step> {
 fn bring_down(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mounted = desired.run == RunState::Mounted;
     let mut steps = no_processes(desired, observed);
-    if !volume_is_lost(desired, observed) && !volume_is_right(desired, observed, mounted) {
+    if mounted && is_damaged(observed) {
+        steps.extend(mounted_anew(desired, observed));
+    } else if !volume_is_lost(desired, observed) && !volume_is_right(desired, observed, mounted) {
         // Not every host can let a mounted volume grow: first it is unmounted, then it grows.
         if let Some(seen) = observed.volume.filter(|v| v.mounted && !mounted)
             && seen.size < desired.volume.size.bytes()
@@ -182,7 +185,9 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     if observed.group.is_none_or(|g| g.generation < desired.since.limits) {
         steps.push(Step::EnsureLimits(desired.limits.clone()));
     }
-    if !volume_is_right(desired, observed, true) {
+    if process.phase == Phase::Absent && desired.starts && is_damaged(observed) {
+        steps.extend(mounted_anew(desired, observed));
+    } else if !volume_is_right(desired, observed, true) {
         steps.push(ensure_volume(desired, observed, true));
     }
     let process_is_new = process.generation >= desired.since.process;
@@ -243,6 +248,19 @@ fn volume_is_right(desired: &Desired, observed: &Observed, mounted: bool) -> boo
             && v.size >= desired.volume.size.bytes()
             && v.generation >= desired.since.volume
     })
+}
+
+/// Whether errors were met in a file system that is mounted.
+fn is_damaged(observed: &Observed) -> bool {
+    observed.volume.is_some_and(|v| v.mounted && v.damage.is_some())
+}
+
+/// A volume that nobody uses, unmounted and mounted: in between it is checked.
+fn mounted_anew(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let down = observed
+        .volume
+        .map(|seen| Step::EnsureVolume { volume: as_large_as(&seen, desired), mounted: false });
+    down.into_iter().chain([ensure_volume(desired, observed, true)]).collect()
 }
 
 /// A volume never shrinks, also not to what is wanted when a change was taken back.

@@ -286,6 +286,13 @@ pub enum Want {
     },
     /// It is not there.
     Deleted,
+    /// The disk was checked.
+    Checked {
+        /// The generation that wants it: what was done with an older one does not count.
+        since: Generation,
+        /// Whether all is mended, whatever is lost, after this snapshot where there is room for one.
+        mend_all: bool,
+    },
     /// The disk was put back to it.
     Reverted {
         /// The generation that wants it: what was done with an older one does not count.
@@ -301,6 +308,10 @@ impl SnapshotWish {
     /// It is not there.
     pub const fn deleted(id: SnapshotId) -> Self {
         Self { id, want: Want::Deleted, alone: true }
+    }
+    /// The disk was checked, perhaps after this one was taken.
+    pub const fn checked(id: SnapshotId, since: Generation, mend_all: bool) -> Self {
+        Self { id, want: Want::Checked { since, mend_all }, alone: false }
     }
     /// The disk was put back to it.
     pub const fn reverted(id: SnapshotId, since: Generation) -> Self {

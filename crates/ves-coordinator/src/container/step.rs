@@ -68,6 +68,12 @@ pub enum Step {
         /// Its id.
         id: SnapshotId,
     },
+    /// Storage: the volume was checked.
+    CheckVolume {
+        /// All was mended, whatever is lost, after this snapshot where there was room for one; none: what
+        /// loses nothing.
+        before: Option<SnapshotId>,
+    },
     /// Storage: the volume holds what the snapshot holds.
     RevertVolume {
         /// The snapshot's id.
@@ -113,6 +119,13 @@ impl fmt::Display for Step {
             Self::RemoveVolume => f.write_str("storage: no volume"),
             Self::TakeSnapshot { id, .. } => write!(f, "storage: snapshot {id}"),
             Self::DeleteSnapshot { id } => write!(f, "storage: no snapshot {id}"),
+            Self::CheckVolume { before: None } => f.write_str("storage: volume checked"),
+            Self::CheckVolume { before: Some(id) } => {
+                write!(
+                    f,
+                    "storage: volume checked and mended, after snapshot {id} if there is room"
+                )
+            }
             Self::RevertVolume { id } => write!(f, "storage: volume as in snapshot {id}"),
             Self::EnsureLimits(_) => f.write_str("resources: control groups and limits"),
             Self::RemoveLimits => f.write_str("resources: no control groups"),
@@ -147,6 +160,7 @@ impl Step {
             | Self::RemoveVolume
             | Self::TakeSnapshot { .. }
             | Self::DeleteSnapshot { .. }
+            | Self::CheckVolume { .. }
             | Self::RevertVolume { .. } => "storage",
             Self::EnsureLimits(_) | Self::RemoveLimits => "resources",
             Self::CreateProcess(_)

@@ -59,7 +59,7 @@ impl Coordinator {
                 if started {
                     self.await_early_exit(ct, seen.process.incarnation).await?;
                 }
-                self.cache().look(ct, &seen);
+                self.take_in(ct, &seen);
                 return Ok(seen);
             }
             // What was answered leads nowhere: perhaps more has changed than was asked for.
@@ -80,7 +80,7 @@ impl Coordinator {
                 // Also where one fails the others end: what a service does is never cut.
                 let mut failed = None;
                 for (step, applied) in at_once.iter().zip(join_all(calls).await) {
-                    let Applied { share, remark } = match applied {
+                    let Applied { share, warning } = match applied {
                         Ok(applied) => applied,
                         Err(stopped) => {
                             failed.get_or_insert(stopped);
@@ -92,7 +92,7 @@ impl Coordinator {
                     seen = seen.answered(step, record.generation, share);
                     self.state().progress(&op.id, |op| {
                         op.steps.push(step.to_string());
-                        op.steps.extend(remark.iter().map(|remark| format!("note: {remark}")));
+                        op.warnings.extend(warning.clone());
                     });
                 }
                 if let Some(stopped) = failed {
@@ -132,7 +132,7 @@ impl Coordinator {
         loop {
             match self.services().observe(ct).await {
                 Ok(seen) => {
-                    self.cache().look(ct, &seen);
+                    self.take_in(ct, &seen);
                     return Ok(seen);
                 }
                 Err(fault) => self.pause(op, &fault, until, &mut pause).await?,

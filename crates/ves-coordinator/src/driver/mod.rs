@@ -177,8 +177,8 @@ impl Coordinator {
                 self.store(op, |_| {}, Some(Some(record))).await;
                 false
             }
-            (Err(Stopped::Failed(fault)), None) if fault.reason == Reason::NeedsRestart => {
-                match op.action.kind().fallback(&record) {
+            (Err(Stopped::Failed(fault)), None) => {
+                match op.action.kind().fallback(&record, fault.reason) {
                     Some(action) => {
                         self.fall_back(op, record, action, &fault).await;
                         false

@@ -88,6 +88,9 @@ pub struct OpRecord {
     pub cancel: bool,
     /// What was done, one line a step.
     pub steps: Vec<String>,
+    /// What somebody should know though it was done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why it failed.
     pub fault: Option<Problem>,
     /// In milliseconds since 1970.
@@ -134,6 +137,7 @@ impl OpRecord {
             undoing: None,
             cancel: false,
             steps: vec![],
+            warnings: vec![],
             fault: None,
             started_unix_ms: clock.now_ms(),
             ended_unix_ms: None,
@@ -174,6 +178,7 @@ impl OpRecord {
             undoing: _,
             cancel: _,
             steps,
+            warnings,
             fault,
             started_unix_ms,
             ended_unix_ms,
@@ -195,6 +200,7 @@ impl OpRecord {
             state: state.into(),
             progress: Some(ves_proto::common::Progress { what, done, total }),
             steps: steps.clone(),
+            warnings: warnings.clone(),
             fault: fault.as_ref().map(|p| p.fault().to_message()),
             started_unix_ms: *started_unix_ms,
             ended_unix_ms: ended_unix_ms.unwrap_or(0),

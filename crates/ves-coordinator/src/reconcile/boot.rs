@@ -95,6 +95,7 @@ impl Coordinator {
         }
         tokio::spawn(self.clone().start_in_order(starting));
         tokio::spawn(self.clone().follow());
+        tokio::spawn(self.clone().follow_errors());
         tokio::spawn(self.clone().sweep());
         let own = self.clone();
         tokio::spawn(async move { own.reconcile_for_ever().await });

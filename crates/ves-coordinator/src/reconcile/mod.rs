@@ -2,5 +2,6 @@
 //! when one is not as it should be.
 
 mod boot;
+mod errors;
 mod repair;
 mod watch;

@@ -63,7 +63,7 @@ impl Coordinator {
             if !untouched(&self.state().read(), &record) {
                 continue;
             }
-            self.cache().look(ct, &seen);
+            self.take_in(ct, &seen);
             let ended = record.run == RunState::Running && seen.process.phase == Phase::Absent;
             if ended && record.presence == Presence::Present {
                 self.look_at_end(ct);

@@ -19,18 +19,22 @@ const CHANGE: Duration = Duration::from_secs(60);
 /// How long a volume may take to be made, grown or removed.
 const VOLUME: Duration = Duration::from_secs(900);
 
+/// The name of a snapshot that is taken before all of a file system is mended.
+const BEFORE_FSCK: &str = "before-fsck";
+
 /// What a service has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Its share as it is now.
     pub share: Share,
-    /// What is worth telling beyond that it was done.
-    pub remark: Option<String>,
+    /// What somebody should know though it was done.
+    pub warning: Option<String>,
 }
 
 /// What a service answers, as it came.
 enum Answer {
     Volume(storage::Volume),
+    Checked(storage::CheckVolumeResponse),
     Snapshot(storage::Snapshot),
     Group(resources::Group),
     Process(lifecycle::Container),
@@ -43,6 +47,10 @@ impl Answer {
     fn share(&self) -> Result<Share, Fault> {
         Ok(match self {
             Self::Volume(volume) => Share::Volume(seen_volume(volume)?),
+            Self::Checked(checked) => {
+                let volume = checked.volume.as_ref().ok_or_else(|| Fault::missing("volume"))?;
+                Share::Volume(seen_volume(volume)?)
+            }
             Self::Snapshot(taken) => {
                 let (id, generation) = seen_snapshot(taken)?;
                 Share::Snapshot(id, generation)
@@ -56,10 +64,45 @@ impl Answer {
         })
     }
 
+    /// What somebody should know though `step` was done.
+    fn warning(&self, step: &Step) -> Option<String> {
+        match (step, self) {
+            (Step::StopProcess { grace_ms: 1.. }, Self::Process(container))
+                if container.end() == lifecycle::EndReason::Killed =>
+            {
+                Some("init did not stop in time and was killed".to_owned())
+            }
+            (Step::EnsureVolume { mounted: false, .. }, Self::Volume(volume)) => {
+                let held =
+                    |by| format!("the volume is unmounted, and its device still held by {by}");
+                volume.holder.as_ref().map(held)
+            }
+            (Step::TakeSnapshot { id, .. }, Self::Snapshot(taken)) if taken.damaged => {
+                Some(format!(
+                    "the file system is damaged, and so is what snapshot {id} holds; a disk that is \
+                     put back to it is checked before it is used"
+                ))
+            }
+            (Step::CheckVolume { before: Some(id) }, Self::Checked(checked)) => {
+                Some(match checked.snapshot_taken {
+                    true => format!(
+                        "files may be lost, or moved to /lost+found; what the disk held before is \
+                         snapshot {id}"
+                    ),
+                    false => "files may be lost, or moved to /lost+found; there was no room for a \
+                              snapshot of what the disk held before"
+                        .to_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// What was done; after a dry run, what would be.
     fn steps(self) -> Vec<String> {
         match self {
             Self::Volume(volume) => volume.steps,
+            Self::Checked(checked) => checked.volume.map(|v| v.steps).unwrap_or_default(),
             Self::Snapshot(taken) => taken.steps,
             Self::Group(group) => group.steps,
             Self::Process(container) => container.steps,
@@ -76,20 +119,8 @@ impl Services {
     /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
     pub async fn apply(&self, fence: Fence, step: &Step) -> Result<Applied, Fault> {
         let answer = self.call(fence, step, false).await?;
-        let remark = match (step, &answer) {
-            (Step::StopProcess { grace_ms: 1.. }, Answer::Process(container))
-                if container.end() == lifecycle::EndReason::Killed =>
-            {
-                Some("init did not stop in time and was killed".to_owned())
-            }
-            (Step::EnsureVolume { mounted: false, .. }, Answer::Volume(volume)) => {
-                let held =
-                    |by| format!("the volume is unmounted, and its device still held by {by}");
-                volume.holder.as_ref().map(held)
-            }
-            _ => None,
-        };
-        Ok(Applied { share: answer.share()?, remark })
+        let warning = answer.warning(step);
+        Ok(Applied { share: answer.share()?, warning })
     }
 
     /// What the service would do for a step, line by line. Nothing is changed.
@@ -138,6 +169,14 @@ impl Services {
                 let request = storage::RemoveSnapshotRequest { fence, id: id.to_string(), dry_run };
                 Answer::Gone(ask(service, within, storage.remove_snapshot(request)).await?.steps)
             }
+            Step::CheckVolume { before } => {
+                let mend_all = before.map(|id| storage::MendAll {
+                    snapshot: id.to_string(),
+                    name: BEFORE_FSCK.to_owned(),
+                });
+                let request = storage::CheckVolumeRequest { fence, mend_all, dry_run };
+                Answer::Checked(ask(service, within, storage.check_volume(request)).await?)
+            }
             Step::RevertVolume { id } => {
                 let snapshot = id.to_string();
                 let request = storage::RevertVolumeRequest { fence, snapshot, dry_run };
@@ -182,6 +221,7 @@ pub fn deadline(step: &Step) -> Duration {
         | Step::RemoveVolume
         | Step::TakeSnapshot { .. }
         | Step::DeleteSnapshot { .. }
+        | Step::CheckVolume { .. }
         | Step::RevertVolume { .. } => VOLUME,
         Step::StopProcess { grace_ms } => CHANGE + Duration::from_millis(u64::from(*grace_ms)),
         Step::EnsureLimits(_)

@@ -57,6 +57,8 @@ pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault>
         mounted: volume.mounted,
         used: volume.used_bytes.map(Bytes),
         reverted: volume.reverted.as_ref().map(reverted).transpose()?,
+        damage: volume.damage.as_ref().map(|damage| damage.errors),
+        checked: volume.checked_generation.map(Generation),
     })
 }
 

@@ -42,14 +42,14 @@ fn a_volume_that_is_held_is_stopped_started_and_told_of() {
     sim.kernel().volumes.pin(id(101), true);
     for _ in 0..2 {
         let op = sim.run(&Command::stop("101")).expect("stopped");
-        assert!(op.steps.iter().any(|step| step.contains(HOLDER)), "{:?}", op.steps);
+        assert!(op.warnings.iter().any(|told| told.contains(HOLDER)), "{:?}", op.warnings);
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         sim.run(&Command::start("101")).expect("started");
         assert_eq!(sim.state("101"), pb::ContainerState::Running);
     }
     sim.kernel().volumes.pin(id(101), false);
     let op = sim.run(&Command::stop("101")).expect("stopped");
-    assert!(!op.steps.iter().any(|step| step.contains(HOLDER)), "{:?}", op.steps);
+    assert!(!op.warnings.iter().any(|told| told.contains(HOLDER)), "{:?}", op.warnings);
     sim.run(&Command::delete("101")).expect("gone");
     assert!(sim.kernel().is_clean(), "{:?}", sim.kernel().ct(101));
 }

@@ -96,6 +96,14 @@ impl ContainerService for Api {
         self.called(&request)?;
         Ok(self.operation("restart", self.find(&request.ct)?.id, request.dry_run))
     }
+    async fn check_volume(
+        &self,
+        request: Request<CheckVolumeRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let request = request.into_inner();
+        self.called(&request)?;
+        Ok(self.operation("fsck", self.find(&request.ct)?.id, request.dry_run))
+    }
     async fn get_resources(
         &self,
         request: Request<GetResourcesRequest>,

@@ -69,8 +69,11 @@ fn wishes() -> Vec<Desired> {
                     let taken = SnapshotWish::taken(id(2), None);
                     let with_all = SnapshotWish { alone: false, ..taken.clone() };
                     let reverted = SnapshotWish::reverted(id(1), NOW);
-                    for snapshot in [taken, with_all, SnapshotWish::deleted(id(1)), reverted] {
-                        let reverts = matches!(snapshot.want, Want::Reverted { .. });
+                    let checked = [false, true].map(|all| SnapshotWish::checked(id(2), NOW, all));
+                    let others = [taken, with_all, SnapshotWish::deleted(id(1)), reverted];
+                    for snapshot in others.into_iter().chain(checked) {
+                        let reverts =
+                            matches!(snapshot.want, Want::Reverted { .. } | Want::Checked { .. });
                         if run == RunState::Stopped || !reverts {
                             all.push(Desired { snapshot: Some(snapshot), ..wish.clone() });
                         }
@@ -92,23 +95,35 @@ fn wishes() -> Vec<Desired> {
     all
 }
 
+/// A volume that was only made.
+const VOLUME: VolumeSeen = VolumeSeen {
+    generation: NOW,
+    size: Bytes::gib(2),
+    mounted: false,
+    used: None,
+    reverted: None,
+    damage: None,
+    checked: None,
+};
+
 fn sights() -> Vec<Observed> {
     let mut all = Vec::new();
     let mut volumes = vec![None];
     for generation in [OLD, NOW] {
         for size in [1, 2, 3].map(Bytes::gib) {
             for mounted in [false, true] {
-                let (used, reverted) = (None, None);
-                volumes.push(Some(VolumeSeen { generation, size, mounted, used, reverted }));
+                volumes.push(Some(VolumeSeen { generation, size, mounted, ..VOLUME }));
             }
         }
     }
     let reverted = |generation| {
-        let (size, mounted, used) = (Bytes::gib(2), false, None);
         let reverted = Some((id(1), generation));
-        Some(VolumeSeen { generation, size, mounted, used, reverted })
+        Some(VolumeSeen { generation, reverted, ..VOLUME })
     };
-    volumes.extend([reverted(OLD), reverted(NOW)]);
+    let damaged = |mounted| Some(VolumeSeen { mounted, damage: Some(3), ..VOLUME });
+    let checked = |at| Some(VolumeSeen { checked: Some(at), ..VOLUME });
+    volumes.extend([reverted(OLD), reverted(NOW), damaged(false), damaged(true)]);
+    volumes.extend([checked(OLD), checked(NOW)]);
     let snapshots = [BTreeMap::new(), [(id(1), OLD)].into(), [(id(1), NOW), (id(3), NOW)].into()];
     let groups = [None, Some(GroupSeen { generation: OLD }), Some(GroupSeen { generation: NOW })];
     let mut links = vec![None];
@@ -162,6 +177,9 @@ fn reached(wish: &Desired, seen: &Observed) -> bool {
         let reached = match want {
             Want::Taken { .. } => seen.snapshots.contains_key(id),
             Want::Deleted => !seen.snapshots.contains_key(id),
+            Want::Checked { .. } => {
+                seen.volume.is_some_and(|v| v.checked == Some(NOW) && v.damage.is_none())
+            }
             Want::Reverted { .. } => {
                 let reverted = seen.volume.and_then(|v| v.reverted);
                 reverted.is_some_and(|(to, at)| to == *id && at == NOW)
@@ -315,6 +333,11 @@ fn nothing_forbidden_is_ever_planned() {
                         .is_some_and(|w| w.id == *id && matches!(w.want, Want::Reverted { .. }));
                     assert!(wanted, "{why}");
                 }
+                Step::CheckVolume { before } => {
+                    assert!(dead && seen.volume.is_some_and(|v| !v.mounted), "{why}");
+                    let wanted = SnapshotWish::checked(id(2), NOW, before.is_some());
+                    assert_eq!(wish.snapshot, Some(wanted), "{why}");
+                }
                 Step::DeleteSnapshot { id } => {
                     assert_eq!(wish.snapshot, Some(SnapshotWish::deleted(*id)), "{why}");
                 }
@@ -382,13 +405,7 @@ fn what_is_right_is_left_alone() {
         &plan(
             &wish,
             &Observed {
-                volume: Some(VolumeSeen {
-                    generation: NOW,
-                    size: DiskSize::DEFAULT.bytes(),
-                    mounted: false,
-                    used: None,
-                    reverted: None,
-                }),
+                volume: Some(VolumeSeen { size: DiskSize::DEFAULT.bytes(), ..VOLUME }),
                 ..Observed::default()
             },
         )
@@ -398,6 +415,29 @@ fn what_is_right_is_left_alone() {
     let other = Desired { addresses: [address(9)].into(), ..wish.clone() };
     let steps = plan(&other, &up).expect("planned");
     assert_eq!(steps, vec![Step::EnsureLink { addresses: [address(9)].into() }]);
+}
+
+#[test]
+fn what_is_damaged_is_mounted_anew_by_whoever_brings_it_up_and_never_under_processes() {
+    let mut mended = 0;
+    each(|wish, sight_was| {
+        let damaged = sight_was.volume.is_some_and(|v| v.mounted && v.damage.is_some());
+        let Ok(steps) = plan(wish, sight_was) else { return };
+        // That nothing is unmounted under processes is in what is forbidden.
+        let unmounts = |s: &Step| matches!(s, Step::EnsureVolume { mounted: false, .. });
+        let up = wish.presence != Presence::Deleting && wish.run != RunState::Stopped;
+        let alone = wish.snapshot.as_ref().is_some_and(|w| w.alone);
+        if !damaged || !up || alone {
+            return;
+        }
+        let idle = wish.starts && sight_was.process.phase == Phase::Absent;
+        let anew = wish.run == RunState::Mounted || idle;
+        assert_eq!(steps.iter().any(unmounts), anew, "{wish:?}\n{sight_was:?}\n{steps:?}");
+        let left = run(&steps, sight_was).volume.and_then(|v| v.damage);
+        assert_eq!(left.is_none(), anew, "{wish:?}\n{sight_was:?}\n{steps:?}");
+        mended += usize::from(anew);
+    });
+    assert!(mended > 100, "{mended}");
 }
 
 #[test]

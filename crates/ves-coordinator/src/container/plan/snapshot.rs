@@ -10,6 +10,12 @@ pub(super) fn step(desired: &Desired, observed: &Observed) -> Result<Option<Step
     Ok(match want {
         Want::Taken { name } => (!there).then(|| Step::TakeSnapshot { id, name: name.clone() }),
         Want::Deleted => there.then_some(Step::DeleteSnapshot { id }),
+        Want::Checked { since, mend_all } => {
+            let checked = observed.volume.and_then(|v| v.checked);
+            let wanted = desired.run == RunState::Stopped && checked.is_none_or(|at| at < *since);
+            let before = mend_all.then_some(id);
+            wanted.then_some(Step::CheckVolume { before })
+        }
         Want::Reverted { since } => match observed.volume.and_then(|v| v.reverted) {
             Some((to, generation)) if to == id && generation >= *since => None,
             // Who is up is not put back; the wish is only stored for one that is stopped.

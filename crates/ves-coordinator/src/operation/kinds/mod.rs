@@ -14,6 +14,7 @@
 //!  set with restart  ─ [stopped] ─ [changed] ─ [running] ─ done   undo: [as before]
 //!  destroy           ─ [gone] ─ record removed          undo: none, it is repeated
 //!  repair            ─ [repaired] ─ done                undo: none, it is repeated
+//!  fsck              ─ [checked] ─ done                 undo: as it is then
 //!  snapshot          ─ [snapshot_taken] ─ done          undo: [snapshot_deleted]
 //!  snapshot-switch, snapshot-delete ─ [so] ─ done       undo: as it is then; each is one step
 //! ```
@@ -23,6 +24,7 @@
 
 pub mod create;
 pub mod destroy;
+pub mod fsck;
 pub mod repair;
 pub mod set;
 pub mod snapshot;
@@ -60,6 +62,8 @@ pub enum Action {
     Destroy(destroy::Destroy),
     /// Makes it what it should be, without any change to that.
     Repair(repair::Repair),
+    /// Checks its file system.
+    Fsck(fsck::Fsck),
     /// Takes a snapshot.
     Snapshot(snapshot::Take),
     /// Puts the disk back to a snapshot.
@@ -88,6 +92,8 @@ pub enum Stage {
     Gone,
     /// It is what it should be, whatever its services show.
     Repaired,
+    /// Its file system was checked.
+    Checked,
     /// A snapshot is there.
     SnapshotTaken,
     /// A snapshot is not there.
@@ -161,9 +167,10 @@ pub trait Kind {
         None
     }
 
-    /// The other way to do this where a service says that it needs a restart, if the caller wants one.
-    fn fallback(&self, record: &Record) -> Option<Action> {
-        let _ = record;
+    /// The other way to do this where a service refuses it for `reason`, if there is one and the caller
+    /// wants it.
+    fn fallback(&self, record: &Record, reason: Reason) -> Option<Action> {
+        let _ = (record, reason);
         None
     }
 }
@@ -189,6 +196,7 @@ impl Action {
             Self::Set(kind) => kind,
             Self::Destroy(kind) => kind,
             Self::Repair(kind) => kind,
+            Self::Fsck(kind) => kind,
             Self::Snapshot(kind) => kind,
             Self::SnapshotSwitch(kind) => kind,
             Self::SnapshotDelete(kind) => kind,
@@ -218,6 +226,7 @@ impl Action {
             Stage::Gone => record.delete(),
             Stage::Repaired => record.ask_again(),
             Stage::Changed
+            | Stage::Checked
             | Stage::SnapshotTaken
             | Stage::SnapshotDeleted
             | Stage::SnapshotSwitched => self.kind().enter(stage, record),

@@ -256,9 +256,9 @@ impl Kind for Set {
         record.effective().grace_ms()
     }
 
-    fn fallback(&self, record: &Record) -> Option<Action> {
+    fn fallback(&self, record: &Record, reason: Reason) -> Option<Action> {
         let (running, restart) = match self.set_mode {
-            _ if self.restart => return None,
+            _ if self.restart || reason != Reason::NeedsRestart => return None,
             SetMode::Refuse => return None,
             SetMode::Restart => ((*self.spec).clone(), true),
             SetMode::Later => (record.before().1, false),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cycles;
+mod damage;
 mod deploy;
 mod forks;
 mod hostile;

@@ -90,15 +90,15 @@ fn a_program_of_the_node_that_holds_a_volume_is_named_and_waited_for() {
     };
     // What root has open there shows itself to who may trace it only.
     let unseen = sleeper("env", &[&format!("--chdir=/proc/{}/root/etc", init())]);
-    let steps = node.json(&format!("stop {ct}"))["steps"].to_string();
-    assert!(steps.contains("fuser -vm /dev/loop"), "{steps}");
+    let notes = node.json(&format!("stop {ct}"))["warnings"].to_string();
+    assert!(notes.contains("fuser -vm /dev/loop"), "{notes}");
     drop(unseen);
     node.ok(&format!("start {ct}"));
     let holder = sleeper("nsenter", &["--mount", "--target", &init().to_string()]);
     let name = format!("sleep (pid {}, user root)", holder.id());
 
-    let steps = node.json(&format!("stop {ct}"))["steps"].to_string();
-    assert!(steps.contains(&name), "{steps}");
+    let notes = node.json(&format!("stop {ct}"))["warnings"].to_string();
+    assert!(notes.contains(&name), "{notes}");
     assert!(node.ok(&format!("status {ct}")).contains("down"));
     node.ok(&format!("start {ct}"));
     assert_eq!(node.ok(&format!("exec {ct} hostname")).trim(), format!("ct{ct}"));
