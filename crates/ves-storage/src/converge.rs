@@ -3,7 +3,7 @@
 //!
 //! Never here: decisions, how anything is done, locks, fences, spans.
 
-use ves_daemon::converge::Planned;
+use ves_daemon::converge::{Planned, variant};
 use ves_daemon::{Call, Done};
 use ves_proto::Fault;
 use ves_types::{CtId, Fence, SnapshotId, TemplateName};
@@ -59,10 +59,25 @@ impl Pool {
                 Ok(())
             }
             Err(e) => {
+                self.sweep();
                 self.service.promises.doubt(ct);
                 let fault = e.fault(&step.to_string());
                 let message = format!("container {ct}: {step}: {}", fault.message);
                 Err(Fault { message, ..fault }.fact("ct", ct))
+            }
+        }
+    }
+
+    /// Throws away what a step that failed has left: nobody may ever ask for this container again. The
+    /// first failure is the one to tell; what cannot be thrown away now is at the next plan or start.
+    fn sweep(&self) {
+        let Ok(observed) = self.service.host.observe(self.ct, None) else { return };
+        for step in plan::plan_sweep(&observed) {
+            let (ct, shell) = (Some(self.ct), &self.service.shell);
+            let swept =
+                shell.step(ct, &variant(&step), &step, || self.service.host.apply(self.ct, &step));
+            if let Err(error) = swept {
+                tracing::warn!(ct = %self.ct, %error, %step, "left for later");
             }
         }
     }

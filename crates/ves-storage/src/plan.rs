@@ -541,5 +541,10 @@ pub fn plan_remove(observed: &Observed) -> Result<Vec<Step>, Refusal> {
     Ok(steps)
 }
 
+/// The steps that throw away what a step that failed has left; none where it left nothing.
+pub fn plan_sweep(observed: &Observed) -> Vec<Step> {
+    snapshot::begin(observed)
+}
+
 #[cfg(test)]
 mod laws;

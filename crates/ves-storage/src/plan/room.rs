@@ -12,8 +12,8 @@
 //! for its size, a snapshot as if it shared nothing, a template and its base images for what they have,
 //! and the file system for its own structures. So no copy-on-write of a shared block can fail.
 //!
-//! A directory beside others' files has nothing under it; what is free there now is all that may be
-//! promised.
+//! A directory beside others' files has nothing under it: what is free there now, less what snapshots can
+//! still come to take of it, is all that may be promised, and others may take it first.
 
 use ves_types::Bytes;
 
@@ -155,6 +155,8 @@ impl PoolFacts {
     /// How much more may be promised.
     pub fn promisable(&self) -> u64 {
         let Room { own, below, overcommit_percent, .. } = self.room;
+        // A snapshot takes nothing when it is made, and what it shares when the volume changes.
+        let below = below.saturating_sub(if own { 0 } else { self.held.snapshots });
         let most = percent(usable(self.room.attainable()), overcommit_percent);
         let more = most.saturating_sub(self.committed());
         let free = percent(below.saturating_sub(SPARE), overcommit_percent);

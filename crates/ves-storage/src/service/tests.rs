@@ -524,3 +524,16 @@ fn errors_of_mounted_file_systems_are_told_once_and_until_they_are_mounted_no_mo
     f.service.ensure(&fence(101, 2), &Desired { mounted: false, ..wish(1) }).expect("unmounted");
     assert_eq!(look(), (0, true, None));
 }
+
+#[test]
+fn a_create_that_fails_in_any_step_leaves_nothing_unfinished() {
+    for fails in 0..6 {
+        let f = fixture();
+        let few = Desired { inodes: Some(20_000), mounted: false, ..wish(1) };
+        f.host.fail_after(fails);
+        let made = f.service.ensure(&fence(101, 1), &few);
+        let seen = f.host.observe(fence(101, 1).ct, None).expect("seen");
+        assert!(!seen.unfinished, "after {fails}: {made:?}");
+        assert_eq!(made.is_ok(), matches!(seen.image, Image::Ours { .. }), "after {fails}");
+    }
+}

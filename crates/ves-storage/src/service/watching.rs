@@ -14,8 +14,11 @@ use ves_proto::Fault;
 use super::{Service, observing};
 use crate::plan::room::Alarm;
 
-/// How often the pool is looked at.
-const EVERY: Duration = Duration::from_secs(30);
+/// How often the pool is looked at, which costs the same however much is in it: a trim of it, as a timer of the
+/// node's may run, makes holes that others could fill.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long to wait where it could not be backed.
+const UNBACKED_EVERY: Duration = Duration::from_secs(30);
 /// How often errors of file systems are looked for.
 const ERRORS_EVERY: Duration = Duration::from_secs(10);
 
@@ -42,11 +45,17 @@ impl Service {
             let mut raised = BTreeSet::new();
             loop {
                 let own = this.clone();
-                match blocking(move || own.tend()).await {
-                    Ok(alarms) => raised = tell(&raised, &alarms),
-                    Err(fault) => tracing::warn!("look at the pool: {fault}"),
-                }
-                tokio::time::sleep(EVERY).await;
+                let pause = match blocking(move || own.tend()).await {
+                    Ok(alarms) => {
+                        raised = tell(&raised, &alarms);
+                        pause(&alarms)
+                    }
+                    Err(fault) => {
+                        tracing::warn!("look at the pool: {fault}");
+                        UNBACKED_EVERY
+                    }
+                };
+                tokio::time::sleep(pause).await;
             }
         });
     }
@@ -71,6 +80,14 @@ impl Service {
             tracing::warn!(%error, "the pool is not backed");
         }
         Ok(self.promises.facts().map_err(|e| observing(&e))?.alarms())
+    }
+}
+
+/// How long to wait before the next look.
+fn pause(alarms: &[Alarm]) -> Duration {
+    match alarms.iter().any(|alarm| matches!(alarm, Alarm::NotBacked { .. })) {
+        true => UNBACKED_EVERY,
+        false => EVERY,
     }
 }
 

@@ -86,6 +86,22 @@ fn nothing_is_promised_that_is_not_there() {
 }
 
 #[test]
+fn beside_others_files_what_snapshots_can_come_to_take_is_promised_once() {
+    let (mut given, mut pools_asked) = (0, 0);
+    for pool in pools().into_iter().filter(|p| !p.room.own && p.room.overcommit_percent <= 100) {
+        // Snapshots of 64 MiB, as many as are promised: none of them takes any room when it is taken.
+        let (size, mut pool) = (64 * MIB, pool);
+        while pool.check(size).is_ok() && given < 1_000_000 {
+            pool.held.snapshots += size;
+            given += 1;
+        }
+        pools_asked += 1;
+        assert!(pool.held.snapshots <= pool.room.below.saturating_sub(SPARE), "{pool:?}");
+    }
+    assert!(given > 100 && pools_asked > 100, "{given} {pools_asked}");
+}
+
+#[test]
 fn only_an_operators_factor_promises_more_than_there_is() {
     for pool in pools() {
         let generous = PoolFacts { room: Room { overcommit_percent: 300, ..pool.room }, ..pool };
