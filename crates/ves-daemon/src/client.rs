@@ -3,10 +3,13 @@
 //! A channel connects when it is first used and again when the service was restarted meanwhile; a
 //! service that is not there answers `UNAVAILABLE`. Never here: who may call what.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use opentelemetry::global;
+use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
@@ -16,6 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// How long to try where more want to connect than the daemon has accepted so far.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long between two attempts.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The way a call takes: a socket, or the service itself, as [`crate::App::in_process`] gives it.
 pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
@@ -40,8 +48,21 @@ pub(crate) fn untraced(socket: &Path) -> Channel {
     let endpoint = Endpoint::from_static("http://ves.invalid");
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        async move { connect(&socket).await.map(TokioIo::new) }
     }))
+}
+
+/// Connects, where the queue of those who want to is full as soon as it is not.
+async fn connect(socket: &Path) -> Result<UnixStream, std::io::Error> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Puts the current span's W3C trace context into a call's metadata.
@@ -67,5 +88,43 @@ impl opentelemetry::propagation::Injector for Metadata<'_> {
         {
             self.0.insert(key, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_the_queue_full_waits_for_its_turn() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let kind = socket::SockType::Stream;
+        let flags = socket::SockFlag::SOCK_CLOEXEC;
+        let listener =
+            socket::socket(socket::AddressFamily::Unix, kind, flags, None).expect("made");
+        let address = socket::UnixAddr::new(&path).expect("short");
+        socket::bind(listener.as_raw_fd(), &address).expect("bound");
+        socket::listen(&listener, socket::Backlog::new(0).expect("valid")).expect("it listens");
+        let mut queued = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queued.push(stream),
+                Err(e) => break e.kind(),
+            }
+        };
+        assert_eq!(full, ErrorKind::WouldBlock);
+        let turn = async {
+            tokio::time::sleep(4 * PAUSE).await;
+            socket::accept(listener.as_raw_fd()).expect("accepted")
+        };
+        let (connected, _) = tokio::join!(connect(&path), turn);
+        connected.expect("its turn came");
+        let gone = connect(&dir.path().join("nobody")).await.expect_err("nobody listens");
+        assert_eq!(gone.kind(), ErrorKind::NotFound);
     }
 }

@@ -9,36 +9,49 @@ use std::time::Instant;
 use opentelemetry::metrics::{Counter, Histogram};
 use opentelemetry::{KeyValue, global};
 use tonic::body::Body;
-use tonic::transport::server::UdsConnectInfo;
 use tower::{Layer, Service};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use ves_proto::{Fault, Reason};
 
-use crate::peer::{Peers, Policy, Principal, Role, allowed};
+use crate::accept::Caller;
+use crate::peer::{Policy, Rpcs};
+use crate::refusals::{Refusals, Whom};
+
+/// What stands in metrics and traces for whatever there is no RPC for: its name is the caller's to choose.
+const UNKNOWN: &str = "unknown";
+/// How much of a name we do not know is told to who used it.
+const NAME: usize = 200;
 
 /// Puts a [`Gate`] before a service.
 #[derive(Debug, Clone)]
 pub(crate) struct GateLayer {
-    policy: Policy,
-    peers: Arc<Peers>,
+    rpcs: Arc<Rpcs>,
+    refusals: Arc<Refusals>,
     calls: Counter<u64>,
     duration: Histogram<f64>,
 }
 
 impl GateLayer {
-    pub(crate) fn new(policy: Policy, peers: Peers) -> Self {
+    pub(crate) fn new(policy: Policy, refusals: Arc<Refusals>) -> Result<Self, String> {
         let meter = global::meter("ves");
-        Self {
-            policy,
-            peers: Arc::new(peers),
+        Ok(Self {
+            rpcs: Arc::new(Rpcs::new(policy)?),
+            refusals,
             calls: meter.u64_counter("ves.rpc.calls").with_description("calls answered").build(),
             duration: meter
                 .f64_histogram("ves.rpc.duration")
                 .with_description("time until the answer began")
                 .with_unit("s")
                 .build(),
-        }
+        })
+    }
+
+    /// Counts an answer.
+    fn count(&self, rpc: String, code: String, begun: Instant) {
+        let labels = [KeyValue::new("rpc", rpc), KeyValue::new("code", code)];
+        self.calls.add(1, &labels);
+        self.duration.record(begun.elapsed().as_secs_f64(), &labels);
     }
 }
 
@@ -61,7 +74,7 @@ type Answer<E> =
 
 impl<S> Service<http::Request<Body>> for Gate<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -74,19 +87,17 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path().to_owned();
-        let cred = request.extensions().get::<UdsConnectInfo>().and_then(|i| i.peer_cred);
-        let principal = match cred {
-            Some(cred) => Principal {
-                uid: cred.uid(),
-                pid: cred.pid(),
-                role: self.layer.peers.role(cred.uid()),
-            },
-            None => Principal { uid: u32::MAX, pid: None, role: Role::Other },
-        };
+        let begun = Instant::now();
+        let layer = self.layer.clone();
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.unwrap_or_else(Caller::nobody);
+        let (principal, wait) = (caller.principal, caller.calls());
+        let path = request.uri().path();
+        let known = layer.rpcs.find(path);
+        let name = known.map_or(UNKNOWN, |rpc| rpc.path).to_owned();
         let span = tracing::info_span!(
             "rpc",
-            otel.name = path.trim_start_matches('/'),
+            otel.name = name.trim_start_matches('/'),
             otel.kind = "server",
             rpc.system = "grpc",
             peer.uid = principal.uid,
@@ -96,33 +107,53 @@ where
         // Fails where no trace is collected, which is fine.
         span.set_parent(parent).ok();
 
-        if !allowed(self.layer.policy, &path, principal.role) {
-            tracing::warn!(parent: &span, uid = principal.uid, rpc = %path, "refused");
-            let message = format!("{principal} may not call {path}");
-            let fault = Fault::new(Reason::NotAllowed, message)
-                .fact("principal", principal)
-                .fact("rpc", &path);
-            let response = tonic::Status::from(fault).into_http();
-            return Box::pin(std::future::ready(Ok(response)));
+        let fault = match known {
+            Some(rpc) if rpc.allows(principal.role) => None,
+            Some(rpc) => {
+                let message = format!("{principal} may not call {}", rpc.path);
+                let fault = Fault::new(Reason::NotAllowed, message);
+                Some(fault.fact("principal", principal).fact("rpc", rpc.path))
+            }
+            None => {
+                let path: String = path.chars().take(NAME).collect();
+                let message = format!("there is no {path:?} here; reflection lists what there is");
+                Some(Fault::new(Reason::NotBuilt, message).fact("what", path))
+            }
+        };
+        if let Some(fault) = fault {
+            if let Some(left_out) = layer.refusals.line(Whom::Uid(principal.uid), begun) {
+                let (uid, reason) = (principal.uid, fault.reason.as_str_name());
+                tracing::warn!(parent: &span, uid, rpc = %name, reason, left_out, "refused");
+            }
+            return Box::pin(
+                async move {
+                    tokio::time::sleep(wait).await;
+                    let status = tonic::Status::from(fault);
+                    layer.count(name, i32::from(status.code()).to_string(), begun);
+                    Ok(status.into_http())
+                }
+                .instrument(span),
+            );
         }
         request.extensions_mut().insert(principal);
 
-        let (calls, duration) = (self.layer.calls.clone(), self.layer.duration.clone());
-        let begun = Instant::now();
-        let answer = self.inner.call(request);
+        // The one that was polled until it was ready, and a fresh one for the next call.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
         let recorded = span.clone();
         Box::pin(
             async move {
-                let response = answer.await?;
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                let response = inner.call(request).await?;
                 // A failed unary call answers with its status in the headers.
                 let code = response.headers().get("grpc-status");
                 let code = code.and_then(|c| c.to_str().ok()).unwrap_or("0").to_owned();
                 if code != "0" {
                     recorded.record("otel.status_code", "ERROR");
                 }
-                let labels = [KeyValue::new("rpc", path), KeyValue::new("code", code)];
-                calls.add(1, &labels);
-                duration.record(begun.elapsed().as_secs_f64(), &labels);
+                layer.count(name, code, begun);
                 Ok(response)
             }
             .instrument(span),

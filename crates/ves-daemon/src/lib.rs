@@ -6,7 +6,7 @@
 //! a service does.
 //!
 //! ```text
-//! run: arguments → config file → bind socket → drop capabilities → runtime → telemetry
+//! run: arguments → config file → descriptors → bind socket → drop capabilities → runtime → telemetry
 //!      → build the service → serve until SIGTERM → drain
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 #![warn(missing_docs)]
 
+mod accept;
 pub mod client;
 pub mod config;
 pub mod converge;
@@ -22,6 +23,7 @@ pub mod gate;
 mod locks;
 pub mod peer;
 pub mod privilege;
+mod refusals;
 mod relay;
 pub mod serve;
 mod socket;

@@ -1,9 +1,9 @@
 //! Who is calling, and the table of who may call what.
 //!
 //! A caller is known by the credentials the kernel attached to its unix connection. Every RPC has
-//! a row in its service's [`Policy`]; what has none is refused to everybody.
+//! a row in its service's [`Policy`]; what has none is not there for anybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use ves_types::layout::COORDINATOR_USER;
@@ -91,28 +91,63 @@ impl Peers {
     }
 }
 
-/// Whether `role` may call `path`. Health and reflection tell nothing of any container and are
-/// open to every account that can reach the socket.
-pub(crate) fn allowed(policy: Policy, path: &str, role: Role) -> bool {
-    if path.starts_with("/grpc.health.v1.Health/") || path.starts_with("/grpc.reflection.") {
-        return true;
+/// What there is to be called, and by whom: a daemon's policy, and health and reflection, which tell nothing of
+/// any container and are open to every account that is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Rpcs(BTreeMap<String, Option<&'static [Role]>>);
+
+impl Rpcs {
+    pub(crate) fn new(policy: Policy) -> Result<Self, String> {
+        let open = [
+            rpcs(tonic_health::pb::FILE_DESCRIPTOR_SET, |_| true)?,
+            rpcs(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, |_| true)?,
+        ];
+        let open = open.into_iter().flatten().map(|path| (path, None));
+        let own = policy.iter().map(|(path, roles)| ((*path).to_owned(), Some(*roles)));
+        Ok(Self(open.chain(own).collect()))
     }
-    policy.iter().any(|(rpc, roles)| *rpc == path && roles.contains(&role))
+
+    /// The RPC at exactly this path.
+    pub(crate) fn find(&self, path: &str) -> Option<Rpc<'_>> {
+        self.0.get_key_value(path).map(|(path, roles)| Rpc { path, roles: *roles })
+    }
+}
+
+/// An RPC that there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rpc<'a> {
+    pub(crate) path: &'a str,
+    roles: Option<&'static [Role]>,
+}
+
+impl Rpc<'_> {
+    pub(crate) fn allows(self, role: Role) -> bool {
+        self.roles.is_none_or(|roles| roles.contains(&role))
+    }
+}
+
+/// Whether some account that is neither root's nor ours has business at a socket with this policy. Where none
+/// has, strangers are not served at all.
+pub(crate) fn is_public(policy: Policy) -> bool {
+    policy.iter().any(|(_, roles)| roles.contains(&Role::Operator) || roles.contains(&Role::Other))
+}
+
+/// The paths of all RPCs of the services in these descriptors whose name is wanted.
+fn rpcs(descriptors: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<String>, String> {
+    let set = prost_types::FileDescriptorSet::decode(descriptors)
+        .map_err(|e| format!("read the descriptors: {e}"))?;
+    let services = set.file.iter().flat_map(|file| {
+        file.service.iter().map(|s| (format!("{}.{}", file.package(), s.name()), s))
+    });
+    let wanted = services.filter(|(name, _)| wanted(name));
+    Ok(wanted
+        .flat_map(|(name, s)| s.method.iter().map(move |m| format!("/{name}/{}", m.name())))
+        .collect())
 }
 
 /// Checks that every RPC of these services has exactly one row and that no row names another.
 pub fn check_policy(services: &[&str], policy: Policy) -> Result<(), String> {
-    let set = prost_types::FileDescriptorSet::decode(ves_proto::DESCRIPTORS)
-        .map_err(|e| format!("read the descriptors: {e}"))?;
-    let rpcs: BTreeSet<String> = set
-        .file
-        .iter()
-        .flat_map(|file| {
-            file.service.iter().map(|s| (format!("{}.{}", file.package(), s.name()), s))
-        })
-        .filter(|(name, _)| services.contains(&name.as_str()))
-        .flat_map(|(name, s)| s.method.iter().map(move |m| format!("/{name}/{}", m.name())))
-        .collect();
+    let rpcs = rpcs(ves_proto::DESCRIPTORS, |name| services.contains(&name))?;
     let mut seen = BTreeSet::new();
     for (rpc, _) in policy {
         if !rpcs.contains(*rpc) {
@@ -154,12 +189,36 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_row_is_refused() {
+    fn only_exact_paths_are_known_and_only_rows_allow() {
+        let rpcs = Rpcs::new(FULL).expect("descriptors");
+        let allows = |path: &str, role| rpcs.find(path).map(|rpc| rpc.allows(role));
         let get = "/ves.network.v1.NetworkService/GetInterface";
-        assert!(allowed(FULL, get, Role::Root));
-        assert!(!allowed(FULL, get, Role::Other));
-        assert!(!allowed(FULL, "/ves.network.v1.NetworkService/New", Role::Root));
-        assert!(allowed(FULL, "/grpc.health.v1.Health/Check", Role::Other));
+        assert_eq!(allows(get, Role::Root), Some(true));
+        assert_eq!(allows(get, Role::Other), Some(false));
+        for open in [
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert_eq!(allows(open, Role::Other), Some(true), "{open}");
+        }
+        for unknown in [
+            "/ves.network.v1.NetworkService/New",
+            "/ves.network.v1.NetworkService/GetInterface/",
+            "/grpc.health.v1.Health/x1",
+            "/grpc.health.v1.Health/",
+            "/grpc.reflection.v1.ServerReflection/Other",
+            "",
+            "/",
+        ] {
+            assert_eq!(allows(unknown, Role::Root), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn only_where_operators_have_business_are_strangers_served() {
+        assert!(!is_public(FULL) && !is_public(&[]));
+        assert!(is_public(&[("/a/B", &[Role::Root]), ("/a/C", &[Role::Root, Role::Operator])]));
     }
 
     #[test]

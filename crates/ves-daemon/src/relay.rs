@@ -8,15 +8,16 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio_stream::StreamExt;
 
+use crate::accept::{Acceptor, Connection};
+use crate::peer::Role;
+use crate::refusals::Refusals;
 use crate::telemetry::Receiver;
-
-/// How long to wait when a connection cannot be taken, which is when descriptors have run out.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Binds the socket and relays until the runtime ends. One that an earlier daemon left is replaced;
 /// the caller sees to it that no other lives. Must be called inside a tokio runtime.
@@ -27,41 +28,38 @@ pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Er
     // Anybody may connect, as at the public socket: a daemon that is root without power over files
     // could not otherwise.
     std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let role = move |peer: &UCred| reporter((peer.uid(), peer.gid()), own);
+    let mut connections = Acceptor::new(listener, false, Refusals::new().into(), role)?;
     let receiver = Arc::new(receiver);
     tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((near, _)) => {
-                    let receiver = Arc::clone(&receiver);
-                    tokio::spawn(async move {
-                        // The sender notices the end of its connection and tries again.
-                        if let Err(error) = connect(near, &receiver).await {
-                            tracing::debug!(%error, %receiver, "telemetry is not relayed");
-                        }
-                    });
+        while let Some(Ok(near)) = connections.next().await {
+            let receiver = Arc::clone(&receiver);
+            tokio::spawn(async move {
+                // The sender notices the end of its connection and tries again.
+                if let Err(error) = connect(near, &receiver).await {
+                    tracing::debug!(%error, %receiver, "telemetry is not relayed");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot take a connection for telemetry");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+            });
         }
     });
     Ok(())
 }
 
-/// Whether this account may report: root, our own, and those with the group that daemons share.
-fn may_report((uid, gid): (u32, u32), (own_uid, own_gid): (u32, u32)) -> bool {
-    uid == 0 || uid == own_uid || gid == own_gid
+/// Who may report: root, our own, and those with the group that daemons share, of whom none takes all there is.
+fn reporter((uid, gid): (u32, u32), (own_uid, own_gid): (u32, u32)) -> Role {
+    if uid == 0 || uid == own_uid {
+        Role::Root
+    } else if gid == own_gid {
+        Role::Operator
+    } else {
+        Role::Other
+    }
 }
 
-async fn connect(near: UnixStream, receiver: &Receiver) -> Result<(), std::io::Error> {
-    let peer = near.peer_cred()?;
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if !may_report((peer.uid(), peer.gid()), own) {
-        tracing::warn!(uid = peer.uid(), "refused to relay telemetry");
-        return Ok(());
-    }
+async fn connect(near: Connection, receiver: &Receiver) -> Result<(), std::io::Error> {
+    // What follows is the receiver's to judge.
+    near.caller().calls();
     match receiver {
         Receiver::Net { host, port } => {
             let far = TcpStream::connect((host.as_str(), *port)).await?;
@@ -73,7 +71,7 @@ async fn connect(near: UnixStream, receiver: &Receiver) -> Result<(), std::io::E
 }
 
 async fn pass(
-    mut near: UnixStream,
+    mut near: Connection,
     mut far: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), std::io::Error> {
     copy_bidirectional(&mut near, &mut far).await.map(drop)
@@ -110,9 +108,9 @@ mod tests {
 
     #[test]
     fn strangers_are_refused() {
-        let own = (600, 600);
-        let may = |peer| may_report(peer, own);
-        assert!(may((0, 0)) && may((600, 600)) && may((601, 600)));
-        assert!(!may((1000, 1000)) && !may((1000, 0)));
+        let role = |peer| reporter(peer, (600, 600));
+        assert_eq!([(0, 0), (600, 600)].map(role), [Role::Root; 2]);
+        assert_eq!(role((601, 600)), Role::Operator);
+        assert_eq!([(1000, 1000), (1000, 0)].map(role), [Role::Other; 2]);
     }
 }

@@ -2,25 +2,38 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use caps::Capability;
 use clap::Parser;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::net::unix::UCred;
 use tonic::service::Routes;
-use tonic::transport::server::{Connected, UdsConnectInfo};
 use tower::{Layer, ServiceExt};
 use ves_types::layout::{Daemon, Layout};
 
+use crate::accept::{self, Acceptor, Caller};
 use crate::client::Link;
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
-use crate::peer::{Peers, Policy};
+use crate::peer::{Peers, Policy, is_public};
+use crate::refusals::Refusals;
 use crate::telemetry::{self, Receiver};
 use crate::{BuildError, complain, privilege, relay, socket};
 
 /// How long calls under way may take after SIGTERM. Streams that never end are cut.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long a connection is silent before its peer is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long that peer may take to answer; a program that was stopped for a look at it takes long.
+const ANSWER: Duration = Duration::from_secs(240);
+/// The most calls at once of a connection that anybody may have made.
+const CALLS: u32 = 128;
+/// The same of the coordinator's one connection to a service, which carries all calls and sessions.
+const CALLS_OF_COORDINATOR: u32 = 4096;
+/// The most bytes of a request's headers.
+const HEADERS: u32 = 16 * 1024;
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
@@ -42,9 +55,8 @@ impl App {
     /// The same behind its gate without a socket, for callers in this process, who call as the user it runs
     /// as. Inside a runtime.
     pub fn in_process(self) -> Result<Link, BuildError> {
-        let Self { routes, policy, services: _, operators } = self;
-        let gate = GateLayer::new(policy, Peers::lookup(&operators)?);
-        let caller: UdsConnectInfo = tokio::net::UnixStream::pair()?.0.connect_info();
+        let gate = GateLayer::new(self.policy, Refusals::new().into())?;
+        let (routes, caller) = (self.routes, Caller::within());
         let named = move |mut request: http::Request<_>| {
             request.extensions_mut().insert(caller.clone());
             request
@@ -99,6 +111,7 @@ pub fn run<C: ServiceConfig>(
         return ExitCode::SUCCESS;
     }
     let live = || -> Result<(), BuildError> {
+        accept::raise_descriptors().map_err(|e| format!("raise the limit of descriptors: {e}"))?;
         let (_lock, listener) = socket::bind(&layout, service)?;
         privilege::keep_only(keep)?;
         socket::publish(&layout, service)?;
@@ -170,8 +183,22 @@ pub async fn serve_on(
     app: App,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BuildError> {
-    let App { routes, policy, services, operators } = app;
-    let peers = Peers::lookup(&operators)?;
+    let peers = Peers::lookup(&app.operators)?;
+    let refusals = Arc::new(Refusals::new());
+    let gate = GateLayer::new(app.policy, Arc::clone(&refusals))?;
+    let role = move |peer: &UCred| peers.role(peer.uid());
+    let connections = Acceptor::new(listener, is_public(app.policy), refusals, role)?;
+    serve_all(connections, gate, app, shutdown).await
+}
+
+/// Serves `app` behind `gate` to these connections.
+pub(crate) async fn serve_all(
+    connections: Acceptor,
+    gate: GateLayer,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BuildError> {
+    let App { routes, policy, services, operators: _ } = app;
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in services {
         health.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
@@ -182,11 +209,15 @@ pub async fn serve_on(
         .build_v1()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
-        .layer(GateLayer::new(policy, peers))
+        .http2_keepalive_interval(Some(SILENCE))
+        .http2_keepalive_timeout(Some(ANSWER))
+        .http2_max_header_list_size(HEADERS)
+        .max_concurrent_streams(if is_public(policy) { CALLS } else { CALLS_OF_COORDINATOR })
+        .layer(gate)
         .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        .serve_with_incoming_shutdown(connections, async {
             // An error means that the sender is gone, which is the same wish.
             stopped.await.ok();
         });
@@ -207,6 +238,21 @@ pub async fn serve_on(
 mod tests {
     use super::*;
     use ves_proto::{Fault, Reason, network};
+
+    const GET_NODE: &str = "/ves.network.v1.NetworkService/GetNode";
+    const LIST: &str = "/ves.network.v1.NetworkService/ListInterfaces";
+
+    /// Calls what may not be there, without a message.
+    async fn called(
+        channel: crate::client::Traced,
+        path: &'static str,
+    ) -> Result<(), tonic::Status> {
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.expect("it listens");
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let path = http::uri::PathAndQuery::from_static(path);
+        client.unary(tonic::Request::new(()), path, codec).await.map(drop)
+    }
 
     /// The services a daemon lists.
     async fn reflected(channel: crate::client::Traced) -> Vec<String> {
@@ -240,7 +286,7 @@ mod tests {
         let listener = tokio::net::UnixListener::from_std(listener).expect("in the runtime");
         let app = App {
             routes: Routes::default(),
-            policy: &[],
+            policy: &[(GET_NODE, &[])],
             services: &["ves.network.v1.NetworkService"],
             operators: vec![],
         };
@@ -263,14 +309,42 @@ mod tests {
             assert!(listed.iter().any(|l| l == name), "{name}: {listed:?}");
         }
 
-        let mut client = network::network_service_client::NetworkServiceClient::new(channel);
-        let status = client.list_interfaces(network::ListInterfacesRequest {}).await;
+        let mut client =
+            network::network_service_client::NetworkServiceClient::new(channel.clone());
+        let status = client.get_node(network::GetNodeRequest {}).await;
         let fault = Fault::from(status.expect_err("refused"));
         assert_eq!(fault.reason, Reason::NotAllowed);
-        assert_eq!(fault.facts["rpc"], "/ves.network.v1.NetworkService/ListInterfaces");
+        assert_eq!(fault.facts["rpc"], GET_NODE);
+
+        for made_up in [LIST, "/grpc.health.v1.Health/x1", "/grpc.reflection.v1.Any/Thing"] {
+            let status = called(channel.clone(), made_up).await.expect_err("there is no such call");
+            assert_eq!(status.code(), tonic::Code::Unimplemented, "{made_up}");
+            let fault = Fault::from(status);
+            assert_eq!((fault.reason, &*fault.facts["what"]), (Reason::NotBuilt, made_up));
+        }
 
         stop.send(()).expect("served until now");
         served.await.expect("no panic").expect("drained");
+    }
+
+    #[tokio::test]
+    async fn many_sessions_over_one_connection_leave_room_for_calls() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+        let app = App { routes: Routes::default(), policy: &[], services: &[], operators: vec![] };
+        tokio::spawn(serve_on(listener, app, std::future::pending()));
+        let channel = crate::client::channel(&socket);
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+        let request = tonic_health::pb::HealthCheckRequest::default();
+        let many = async {
+            let mut sessions = Vec::new();
+            for _ in 0..600 {
+                sessions.push(health.watch(request.clone()).await.expect("it streams"));
+            }
+            health.check(request).await.expect("healthy");
+        };
+        tokio::time::timeout(3 * DRAIN, many).await.expect("nobody waits for another's end");
     }
 
     #[tokio::test]

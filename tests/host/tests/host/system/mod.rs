@@ -13,6 +13,7 @@ mod pins;
 mod privilege;
 mod snapshots;
 mod store;
+mod strangers;
 mod survive;
 mod telemetry;
 mod verbs;
