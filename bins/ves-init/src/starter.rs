@@ -8,7 +8,7 @@
 //! Who can ask is bounded twice: the socket's owner is the one user who may, and only with the powers that
 //! the lifecycle daemon keeps, as other daemons may be of the same user. What can be asked for is a container
 //! with a specification, or a command in one: how that is done is planned by the program that does it, and
-//! where things are follows from where the socket is.
+//! where things are follows from where the socket is. Who says nothing keeps nobody waiting.
 //!
 //! What a container may do is bounded by what the process that makes it may do, so that cannot live
 //! in the sandbox of a daemon. The socket comes from the service manager and is root's, and so does a
@@ -22,8 +22,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
 use ves_host::channel;
@@ -42,6 +43,10 @@ const SOCKET: i32 = 3;
 const NEEDED: u64 = 1 << 1 | 1 << 5 | 1 << 18 | 1 << 21;
 /// How long a peer may take to say what it wants.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The most peers that have not said it yet; whoever comes then takes the place of the one that came first.
+const MAX_SILENT: usize = 64;
+/// How long nothing is said of refusals after one was told of.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Serves until it is ended.
 pub(crate) fn main() -> ExitCode {
@@ -56,10 +61,25 @@ pub(crate) fn main() -> ExitCode {
             log_error(e);
         }
         child::close_others(&[listener.as_fd()])?;
+        let (mut silent, mut refusals) = (Vec::new(), Refusals::default());
         loop {
+            let ready = wait(&listener, &mut silent)?;
+            for peer in ready.peers {
+                start(&peer, dir, place.as_ref().err())?;
+            }
+            if !ready.connect {
+                continue;
+            }
             match accept_with(&listener, SocketFlags::CLOEXEC) {
-                Ok(peer) if may_ask(&peer, user) => start(&peer, dir, place.as_ref().err())?,
-                Ok(_) => {}
+                Ok(peer) => match may_ask(&peer, user) {
+                    Ok(()) => {
+                        if silent.len() >= MAX_SILENT {
+                            silent.remove(0);
+                        }
+                        silent.push(Silent { peer, until: Instant::now() + TIMEOUT });
+                    }
+                    Err(why) => refusals.tell(&why, Instant::now()),
+                },
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
             }
@@ -83,18 +103,76 @@ fn log(text: &str) {
     eprintln!("ves-starter: {text}");
 }
 
-/// Whether a peer is the lifecycle daemon: of this user, and able to do what that may.
-fn may_ask(socket: &OwnedFd, user: u32) -> bool {
-    let caller = peer::of(socket).and_then(|peer| Ok((peer.user, peer.capabilities()?)));
-    let may = matches!(caller, Ok((of, held)) if of == user && held & NEEDED == NEEDED);
-    if !may {
-        let told = match caller {
-            Ok((of, held)) => format!("user {of} with capabilities {held:x}"),
-            Err(e) => perform::failure("", &e).message,
-        };
-        log(&format!("refused: {told}"));
+/// A peer that may ask and has not yet.
+#[derive(Debug)]
+struct Silent {
+    peer: OwnedFd,
+    until: Instant,
+}
+
+/// What can be done now.
+#[derive(Debug)]
+struct Ready {
+    connect: bool,
+    peers: Vec<OwnedFd>,
+}
+
+/// Waits until somebody connects or says something; those whose time is over are closed.
+fn wait(listener: &OwnedFd, silent: &mut Vec<Silent>) -> Result<Ready, HostError> {
+    let now = Instant::now();
+    let left = silent.iter().map(|one| one.until.saturating_duration_since(now)).min();
+    let left = left.map(|left| Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(silent.iter().map(|one| PollFd::new(&one.peer, PollFlags::IN)));
+    match poll(&mut fds, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
     }
-    may
+    let mut woken = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+    let connect = woken.next().unwrap_or(false);
+    let (ready, still) = silent.drain(..).zip(woken).partition::<Vec<_>, _>(|(_, ready)| *ready);
+    silent.extend(still.into_iter().map(|(one, _)| one));
+    silent.retain(|one| one.until > Instant::now());
+    Ok(Ready { connect, peers: ready.into_iter().map(|(one, _)| one.peer).collect() })
+}
+
+/// Tells of refusals, without letting those who are refused fill the log.
+#[derive(Debug, Default)]
+struct Refusals {
+    told: Option<Instant>,
+    left_out: u64,
+}
+
+impl Refusals {
+    fn tell(&mut self, why: &str, now: Instant) {
+        if let Some(line) = self.line(why, now) {
+            log(&line);
+        }
+    }
+
+    fn line(&mut self, why: &str, now: Instant) -> Option<String> {
+        if self.told.is_some_and(|at| now.saturating_duration_since(at) < QUIET) {
+            self.left_out += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(match std::mem::take(&mut self.left_out) {
+            0 => format!("refused: {why}"),
+            more => format!("refused: {why}, and {more} more before"),
+        })
+    }
+}
+
+/// Whether a peer is the lifecycle daemon: of this user, and able to do what that may; else who it is.
+fn may_ask(socket: &OwnedFd, user: u32) -> Result<(), String> {
+    match peer::of(socket).and_then(|peer| Ok((peer.user, peer.capabilities()?))) {
+        Ok((of, held)) if of == user && held & NEEDED == NEEDED => Ok(()),
+        Ok((of, held)) => Err(format!("user {of} with capabilities {held:x}")),
+        Err(e) => Err(perform::failure("", &e).message),
+    }
 }
 
 /// The path of the socket, in the directory where daemons see what they share, mounts too.
@@ -106,12 +184,9 @@ fn address(listener: &OwnedFd) -> Result<PathBuf, HostError> {
     path.ok_or(Errno::AFNOSUPPORT).attempt(what)
 }
 
-/// Starts what one peer asks for; nonsense is not answered, as its descriptors are closed. No container
+/// Starts what one peer, which has said something, asks for; nonsense is not answered, as its descriptors are closed. No container
 /// is made in a place that is wrong for it.
 fn start(peer: &OwnedFd, dir: &Path, place_error: Option<&HostError>) -> Result<(), HostError> {
-    if !channel::wait(peer, TIMEOUT).unwrap_or(false) {
-        return Ok(());
-    }
     let Ok(packet) = channel::receive(peer) else { return Ok(()) };
     let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };
     if let (Some(error), Launch::Monitor { .. }) = (place_error, launch) {
@@ -153,4 +228,37 @@ fn execute(launch: &Launch, dir: &Path, fds: &[OwnedFd]) -> Result<(), HostError
     let env = env.iter().filter_map(|text| c((*text).to_owned())).collect::<Vec<_>>();
     let failed = namespace::exec(c"/proc/self/exe", &argv, &env);
     Err(failed).attempt(|| "execute".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_of_once_a_second() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        assert_eq!(refusals.line("user 9", now).as_deref(), Some("refused: user 9"));
+        assert_eq!(refusals.line("user 9", now), None);
+        assert_eq!(refusals.line("user 8", now + QUIET / 2), None);
+        let line = refusals.line("user 7", now + QUIET);
+        assert_eq!(line.as_deref(), Some("refused: user 7, and 2 more before"));
+    }
+
+    #[test]
+    fn who_speaks_is_heard_beside_those_who_do_not_and_these_are_closed() {
+        let (listener, _other) = channel::pair().expect("a socket");
+        let ends: Vec<_> = (0..3).map(|_| channel::pair().expect("a channel")).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+        let until = Instant::now() + Duration::from_millis(200);
+        let mut silent: Vec<_> = ours.into_iter().map(|peer| Silent { peer, until }).collect();
+        channel::send(&theirs[1], b"hello", &[]).expect("sent");
+        let ready = wait(&listener, &mut silent).expect("waited");
+        assert_eq!((ready.connect, ready.peers.len(), silent.len()), (false, 1, 2));
+        assert_eq!(channel::receive(&ready.peers[0]).expect("received").bytes, b"hello");
+        while !silent.is_empty() {
+            let ready = wait(&listener, &mut silent).expect("waited");
+            assert!(ready.peers.is_empty(), "nobody else spoke");
+        }
+        assert!(channel::receive(&theirs[0]).expect("closed").bytes.is_empty());
+    }
 }

@@ -4,11 +4,11 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ves_init_proto::report::Created;
 use ves_init_proto::{Launch, StartRequest};
-use ves_kit::{need, wait_until};
+use ves_kit::{Proc, need, wait_until};
 
 use super::support::{World, needs};
 use super::unit_namespaces::{namespace_of_a_unit, starter};
@@ -79,6 +79,19 @@ fn only_the_lifecycle_daemon_is_served_and_only_containers_are_made() {
     assert!(!proof.exists(), "nothing of it was done");
     assert!(world.observe().monitor.is_none(), "until here nothing was made");
     fs::create_dir_all(world.layout().ct_dir(world.ct)).expect("made");
+    // Those who may ask and say nothing do not keep it from the others.
+    let _silent: Vec<_> = (0..5)
+        .map(|_| {
+            let mut silent = Command::new("setpriv");
+            silent.args(daemon).arg(env!("CARGO_BIN_EXE_starter-client"));
+            silent.arg(world.layout().starter_socket()).stdin(Stdio::null());
+            Proc::spawn(silent)
+        })
+        .collect();
+    let begun = Instant::now();
+    ask(&world, &daemon, b"nonsense");
+    // Each of them is waited for for two seconds.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     let made = ask(&world, &daemon, &request);
     assert!(matches!(made, Some(Created::Waiting { .. })), "{made:?}");
     wait_until(Duration::from_secs(60), "it waits", || {
