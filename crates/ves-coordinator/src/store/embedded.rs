@@ -39,6 +39,9 @@ fn failed<E: Into<redb::Error>>(what: &'static str) -> impl Fn(E) -> StoreError 
 impl EmbeddedStore {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
+            make(path)?;
+        }
         let database = prepare(Database::create(path).map_err(failed("open"))?)?;
         let database = Mutex::new(Some(database));
         let store = Self { path: Some(path.to_owned()), database, reserved_at: AtomicU64::new(0) };
@@ -75,6 +78,20 @@ impl EmbeddedStore {
             }
         }
     }
+}
+
+/// Makes an empty store, whole or not at all: a file that was cut off in the making is none, and nothing opens it.
+fn make(path: &Path) -> Result<(), StoreError> {
+    let io = |e: std::io::Error| failed("make")(redb::StorageError::from(e));
+    let new = path.with_extension("redb.new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+        Ok(()) | Err(_) => {}
+    }
+    drop(prepare(Database::create(&new).map_err(failed("make"))?)?);
+    std::fs::rename(&new, path).map_err(io)?;
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
 /// Reserves the blocks of twice the size of the file, unless it still has that one; answers with its size.
@@ -197,6 +214,20 @@ mod tests {
         drop(store);
         let rows = all_rows(&EmbeddedStore::open(&path).expect("opened")).expect("read");
         assert_eq!(rows, vec![(Key::fact("a"), vec![7])]);
+    }
+
+    #[test]
+    fn what_was_cut_off_in_the_making_hinders_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, new) = (dir.path().join("state.redb"), dir.path().join("state.redb.new"));
+        // As a daemon leaves it that is killed while it makes its first store: long, and without a head.
+        std::fs::write(&new, [0; 8192]).expect("written");
+        std::fs::write(&path, []).expect("written");
+        let store = EmbeddedStore::open(&path).expect("made");
+        store.transact(&[put(vec![7])]).expect("written");
+        assert!(!new.exists(), "nothing is left of it");
+        drop(store);
+        assert_eq!(all_rows(&EmbeddedStore::open(&path).expect("opened")).expect("read").len(), 1);
     }
 
     #[test]
