@@ -66,6 +66,9 @@ impl From<Error> for Fault {
             Error::Refused(Refusal::NoNamespace { ct }) => {
                 Self::new(Reason::NotRunning, message).fact("ct", ct)
             }
+            Error::Refused(Refusal::PinLost { ct }) => {
+                Self::new(Reason::Running, message).fact("ct", ct)
+            }
             Error::Refused(Refusal::AddressTaken { address, holder })
             | Error::Step { source: StepError::Taken { address, holder }, .. } => {
                 taken(address, holder)

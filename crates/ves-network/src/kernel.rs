@@ -2,7 +2,7 @@
 //!
 //! Works in the network namespace of the calling thread; a container's is entered by a thread made
 //! for that, which opens a socket there. The node's table and settings are in [`settings`], who looks
-//! after them in [`watch`].
+//! after them in [`watch`], and whether a container lives is told in `life`.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,11 +24,16 @@ use crate::observe;
 use crate::plan::node::{NodeObserved, NodeStep, Rooms, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
 use crate::plan::{Change, Holder, HostEnd, InnerEnd, Observed, Step, Unread};
 
+mod life;
 pub mod settings;
 pub mod watch;
 
 /// How long a link may take to vanish with its namespace before it is removed by hand.
 const DEATH: Duration = Duration::from_secs(1);
+
+/// How long the last processes of a container may take to leave its control group once its namespace is not
+/// pinned any more.
+const LEAVING: Duration = Duration::from_millis(200);
 
 /// How long the kernel may take until what was set up works; usually microseconds.
 const USABLE: Duration = Duration::from_secs(1);
@@ -311,6 +316,8 @@ impl KernelSession {
             routes.extend(self.node.routes(true, Some(host.index))?);
             let end = observe::host_end(ct, host, &neighbours, &routes);
             observed.link = Some(HostEnd { inner, ..end });
+            // A link without the pin of its namespace is dying with that, or it is in use.
+            observed.inhabited = !observed.netns && life::inhabited(ct, LEAVING)?;
         }
         let ours = observed.link.as_ref();
         for address in wanted {

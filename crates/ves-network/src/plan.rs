@@ -77,6 +77,8 @@ pub struct Observed {
     pub ct: CtId,
     /// Whether its network namespace is pinned.
     pub netns: bool,
+    /// Whether processes live in its control group though no namespace is pinned, as when the pin was lost.
+    pub inhabited: bool,
     /// That the inside could not be read, which the container's root can bring about. Then nothing
     /// is known of it: no [`HostEnd::inner`], no name_conflict, no loopback.
     pub unread: Option<Unread>,
@@ -100,6 +102,7 @@ impl Observed {
         Self {
             ct,
             netns: false,
+            inhabited: false,
             unread: None,
             loopback_up: false,
             name_conflict: false,
@@ -184,6 +187,15 @@ pub enum Refusal {
     /// There is no network namespace to make the link in.
     #[error("container {ct} has no network namespace; start it first")]
     NoNamespace {
+        /// The container.
+        ct: CtId,
+    },
+    /// The pin of its namespace was lost, and it lives: its link is in use.
+    #[error(
+        "the network namespace of container {ct} is not found any more, and processes of it live; stop \
+         the container, which ends them"
+    )]
+    PinLost {
         /// The container.
         ct: CtId,
     },
@@ -325,6 +337,9 @@ pub type Plan = Vec<Step>;
 pub fn plan(desired: Option<&Desired>, observed: &Observed) -> Result<Plan, Refusal> {
     if observed.link.as_ref().is_some_and(|l| !l.veth) {
         return Err(Refusal::ForeignLink { link: host_link(observed.ct) });
+    }
+    if !observed.netns && observed.inhabited {
+        return Err(Refusal::PinLost { ct: observed.ct });
     }
     let changes = match desired {
         Some(desired) => ensure(desired, observed)?,

@@ -79,7 +79,7 @@ prop_compose! {
     ) -> Observed {
         let mut state = Observed {
             ct: CtId::try_from(101).expect("valid"),
-            netns, unread, loopback_up, name_conflict, link, sources, holders: BTreeMap::new(), ipv6: true,
+            netns, inhabited: false, unread, loopback_up, name_conflict, link, sources, holders: BTreeMap::new(), ipv6: true,
         };
         if !netns {
             state.unread = None;
@@ -233,6 +233,19 @@ proptest! {
         let steps = plan(None, &start).expect("nothing is in the way");
         let by_hand = steps.iter().any(|s| s.change == Change::DeleteLink);
         prop_assert!(!by_hand || start.netns, "a dying namespace takes its link along");
+    }
+
+    #[test]
+    fn nothing_is_taken_from_who_lives_where_the_pin_is_lost(
+        start in state(), desired in proptest::option::of(desired()),
+    ) {
+        let start = Observed { inhabited: true, ..start };
+        let planned = plan(desired.as_ref(), &start);
+        if start.netns {
+            prop_assert_eq!(planned, plan(desired.as_ref(), &Observed { inhabited: false, ..start }));
+        } else {
+            prop_assert_eq!(planned, Err(Refusal::PinLost { ct: start.ct }));
+        }
     }
 
     #[test]

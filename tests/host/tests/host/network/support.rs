@@ -4,12 +4,14 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use ves_daemon::{FenceStore, Shell};
+use ves_host::cgroup::Hierarchies;
 use ves_kit::{MountGuard, Proc, TestLayout};
 use ves_network::config::Config;
 use ves_network::host::Host;
@@ -17,7 +19,7 @@ use ves_network::kernel::KernelHost;
 use ves_network::plan::{self, Desired};
 use ves_network::service::{Interface, Service};
 use ves_proto::Fault;
-use ves_types::layout::Layout;
+use ves_types::layout::{self, Layout};
 use ves_types::{CtAddress, CtId, Epoch, Fence, Generation};
 
 /// Addresses of the node itself.
@@ -186,6 +188,25 @@ impl Container {
         self.inside(|| ves_kit::run(program, args))
     }
 
+    /// Loses the pin of the namespace, in which everything goes on.
+    pub(crate) fn lose_pin(&mut self) {
+        self.pin = None;
+    }
+
+    /// Has the process in its container's control groups, which go with what is answered.
+    pub(crate) fn join_groups(&self) -> Vec<Group> {
+        let hierarchies = Hierarchies::detect().expect("there are control groups");
+        let join = |dir: PathBuf| {
+            let parent = dir.parent().expect("below the containers' group").to_owned();
+            let made = [parent, dir].into_iter().filter(|dir| std::fs::create_dir(dir).is_ok());
+            let group = Group(made.collect());
+            // A group that knows no processor of its own takes nobody in, and one hierarchy is enough.
+            let procs = group.0.last()?.join("cgroup.procs");
+            std::fs::write(procs, self.init.id().to_string()).ok().map(|()| group)
+        };
+        hierarchies.dirs(&layout::cgroup(self.ct)).into_iter().filter_map(join).collect()
+    }
+
     /// Unpins the namespace and ends its processes.
     pub(crate) fn die(&mut self) {
         self.pin = None;
@@ -201,6 +222,25 @@ impl Container {
             udp.set_read_timeout(Some(DEADLINE)).expect("a timeout");
             (udp, TcpListener::bind(at).expect("bind TCP inside"))
         })
+    }
+}
+
+/// Control groups that a test made, outermost first.
+pub(crate) struct Group(Vec<PathBuf>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for dir in self.0.iter().rev() {
+            // What has just left it may still be counted.
+            for _ in 0..100 {
+                match std::fs::remove_dir(dir) {
+                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    Ok(()) | Err(_) => break,
+                }
+            }
+        }
     }
 }
 

@@ -422,3 +422,30 @@ fn a_link_that_vanishes_while_it_is_read_is_gone() {
         }
     });
 }
+
+#[test]
+fn the_link_of_one_that_lives_stays_though_the_pin_of_its_namespace_is_lost() {
+    on_a_node!(|node| {
+        let mut container = node.container(ct(9476));
+        node.ensure(container.ct, &[A4]).expect("made");
+        let (udp_inside, tcp_inside) = container.listen(A4, 80);
+        let groups = container.join_groups();
+        assert!(!groups.is_empty(), "no hierarchy takes a process in");
+
+        container.lose_pin();
+        for refused in [
+            node.remove(container.ct).expect_err("it lives"),
+            node.ensure(container.ct, &[B4]).map(drop).expect_err("it is not found"),
+        ] {
+            assert_eq!(refused.reason, Reason::Running, "{refused}");
+            assert!(refused.message.contains("stop the container"), "{refused}");
+        }
+        udp_round_trip(&udp(NODE_V4), &udp_inside);
+
+        drop((udp_inside, tcp_inside));
+        container.die();
+        node.remove(container.ct).expect("nobody lives");
+        let gone = node.get(container.ct).map(drop).expect_err("gone");
+        assert_eq!(gone.reason, Reason::ContainerUnknown);
+    });
+}
