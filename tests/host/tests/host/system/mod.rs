@@ -12,6 +12,7 @@ mod main_job;
 mod pins;
 mod privilege;
 mod snapshots;
+mod soup;
 mod store;
 mod strangers;
 mod survive;
