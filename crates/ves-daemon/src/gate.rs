@@ -12,10 +12,11 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
 use ves_proto::{Fault, Reason};
 
 use crate::accept::Caller;
-use crate::peer::{Policy, Rpcs};
+use crate::peer::{Policy, Rpcs, refusal};
 use crate::refusals::{Refusals, Whom};
 
 /// What stands in metrics and traces for whatever there is no RPC for: its name is the caller's to choose.
@@ -109,11 +110,7 @@ where
 
         let fault = match known {
             Some(rpc) if rpc.allows(principal.role) => None,
-            Some(rpc) => {
-                let message = format!("{principal} may not call {}", rpc.path);
-                let fault = Fault::new(Reason::NotAllowed, message);
-                Some(fault.fact("principal", principal).fact("rpc", rpc.path))
-            }
+            Some(rpc) => Some(refusal(principal, rpc.path)),
             None => {
                 let path: String = path.chars().take(NAME).collect();
                 let message = format!("there is no {path:?} here; reflection lists what there is");

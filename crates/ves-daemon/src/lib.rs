@@ -34,7 +34,9 @@ pub use config::{ServiceConfig, Telemetry};
 pub use converge::{Call, Done, Planned, Shell};
 pub use fence::FenceStore;
 pub use locks::Held;
-pub use peer::{Policy, Principal, Role, check_policy, principal};
+pub use peer::{
+    CHANGE, Policy, Principal, READ, Role, check_policy, check_service_policy, principal,
+};
 pub use serve::{App, run, serve_on};
 
 use std::process::ExitCode;

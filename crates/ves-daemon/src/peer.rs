@@ -6,15 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use ves_proto::{Fault, Reason};
 use ves_types::layout::COORDINATOR_USER;
 
 /// What a caller is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// The administrator, or the very account the daemon runs as.
+    /// The administrator.
     Root,
     /// The coordinator's account.
     Coordinator,
+    /// The very account the daemon runs as, unless that is the coordinator's: of a daemon that was started
+    /// by hand the administrator is this.
+    Own,
     /// An account the coordinator's configuration names.
     Operator,
     /// Anybody else.
@@ -44,6 +48,15 @@ impl std::fmt::Display for Principal {
 
 /// One row an RPC: its full path, such as `/ves.storage.v1.StorageService/GetPool`, and who may.
 pub type Policy = &'static [(&'static str, &'static [Role])];
+
+/// Who may have a service change something, or hand out what is a container's.
+pub const CHANGE: &[Role] = &[Role::Coordinator, Role::Own];
+
+/// Who may read what a service shows.
+pub const READ: &[Role] = &[Role::Coordinator, Role::Own, Role::Root];
+
+/// How the names of RPCs begin that only read.
+const READING: [&str; 3] = ["Get", "List", "Watch"];
 
 /// The caller of a request, as the gate recorded it. A request that came by no gate (which the
 /// chassis does not allow) is nobody's.
@@ -77,11 +90,11 @@ impl Peers {
     }
 
     pub(crate) fn role(&self, uid: u32) -> Role {
-        if uid == 0 {
-            Role::Root
-        } else if self.coordinator == Some(uid) {
+        if self.coordinator == Some(uid) {
             Role::Coordinator
         } else if uid == self.own {
+            Role::Own
+        } else if uid == 0 {
             Role::Root
         } else if self.operators.contains(&uid) {
             Role::Operator
@@ -143,6 +156,29 @@ fn rpcs(descriptors: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<St
     Ok(wanted
         .flat_map(|(name, s)| s.method.iter().map(move |m| format!("/{name}/{}", m.name())))
         .collect())
+}
+
+/// What a caller is told who may not call `path`. Root, which may do everything, is told how.
+pub(crate) fn refusal(principal: Principal, path: &str) -> Fault {
+    let mut message = format!("{principal} may not call {path}");
+    if principal.role == Role::Root {
+        message += "; only the coordinator changes anything here: ask it, with `virtctl`";
+    }
+    Fault::new(Reason::NotAllowed, message).fact("principal", principal).fact("rpc", path)
+}
+
+/// [`check_policy`] of a service that only the coordinator may have change anything: whose RPCs that read
+/// are named so.
+pub fn check_service_policy(services: &[&str], policy: Policy) -> Result<(), String> {
+    check_policy(services, policy)?;
+    let reads = |rpc: &str| {
+        let name = rpc.rsplit('/').next().unwrap_or_default();
+        READING.iter().any(|word| name.starts_with(word))
+    };
+    match policy.iter().find(|(rpc, roles)| *roles != if reads(rpc) { READ } else { CHANGE }) {
+        Some((rpc, roles)) => Err(format!("{roles:?} may call {rpc}")),
+        None => Ok(()),
+    }
 }
 
 /// Checks that every RPC of these services has exactly one row and that no row names another.
@@ -225,6 +261,35 @@ mod tests {
     fn roles() {
         let peers = Peers { own: 500, coordinator: Some(600), operators: [700].into() };
         let roles = [0, 500, 600, 700, 800].map(|uid| peers.role(uid));
-        assert_eq!(roles, [Role::Root, Role::Root, Role::Coordinator, Role::Operator, Role::Other]);
+        assert_eq!(roles, [Role::Root, Role::Own, Role::Coordinator, Role::Operator, Role::Other]);
+        let by_hand = Peers { own: 0, ..peers.clone() };
+        assert_eq!(by_hand.role(0), Role::Own, "started by the administrator");
+        let coordinator = Peers { own: 600, ..peers };
+        assert_eq!(coordinator.role(600), Role::Coordinator);
+    }
+
+    #[test]
+    fn root_only_reads_at_a_service_and_is_told_whom_to_ask() {
+        let row = |name, roles: &'static [Role]| (name, roles);
+        let ensure = "/ves.network.v1.NetworkService/EnsureInterface";
+        let full = |ensured: &'static [Role], read: &'static [Role]| -> Policy {
+            Box::leak(Box::new([
+                row(ensure, ensured),
+                row("/ves.network.v1.NetworkService/RemoveInterface", CHANGE),
+                row("/ves.network.v1.NetworkService/GetInterface", read),
+                row("/ves.network.v1.NetworkService/ListInterfaces", READ),
+                row("/ves.network.v1.NetworkService/GetNode", READ),
+            ]))
+        };
+        assert_eq!(check_service_policy(&[NETWORK], full(CHANGE, READ)), Ok(()));
+        assert!(check_service_policy(&[NETWORK], full(READ, READ)).is_err(), "root changes");
+        assert!(check_service_policy(&[NETWORK], full(CHANGE, CHANGE)).is_err(), "root is blind");
+        for (role, may) in [(Role::Root, false), (Role::Coordinator, true), (Role::Own, true)] {
+            let rpcs = Rpcs::new(full(CHANGE, READ)).expect("descriptors");
+            assert_eq!(rpcs.find(ensure).map(|rpc| rpc.allows(role)), Some(may), "{role:?}");
+        }
+        let said = |role| refusal(Principal { uid: 0, pid: None, role }, ensure).to_string();
+        assert!(said(Role::Root).contains("`virtctl`"), "{}", said(Role::Root));
+        assert!(!said(Role::Other).contains("virtctl"), "{}", said(Role::Other));
     }
 }

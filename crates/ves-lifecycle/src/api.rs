@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
-use ves_daemon::{Call, Done, Policy, Role};
+use ves_daemon::{CHANGE, Call, Done, Policy, READ};
 use ves_init_proto::frame::{Frame, LONGEST, Tag};
 use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
@@ -25,16 +25,14 @@ use crate::service::{Container, Service};
 /// Full names of the gRPC services.
 pub const SERVICES: &[&str] = &["ves.lifecycle.v1.LifecycleService"];
 
-const COORDINATOR: &[Role] = &[Role::Coordinator, Role::Root];
-
 /// Who may call what.
 pub const POLICY: Policy = &[
-    ("/ves.lifecycle.v1.LifecycleService/EnsureContainer", COORDINATOR),
-    ("/ves.lifecycle.v1.LifecycleService/GetContainer", COORDINATOR),
-    ("/ves.lifecycle.v1.LifecycleService/ListContainers", COORDINATOR),
-    ("/ves.lifecycle.v1.LifecycleService/WatchContainers", COORDINATOR),
-    ("/ves.lifecycle.v1.LifecycleService/Exec", COORDINATOR),
-    ("/ves.lifecycle.v1.LifecycleService/Console", COORDINATOR),
+    ("/ves.lifecycle.v1.LifecycleService/EnsureContainer", CHANGE),
+    ("/ves.lifecycle.v1.LifecycleService/GetContainer", READ),
+    ("/ves.lifecycle.v1.LifecycleService/ListContainers", READ),
+    ("/ves.lifecycle.v1.LifecycleService/WatchContainers", READ),
+    ("/ves.lifecycle.v1.LifecycleService/Exec", CHANGE),
+    ("/ves.lifecycle.v1.LifecycleService/Console", CHANGE),
 ];
 
 /// The most bytes of a command and its environment: with what else its helper is told, they are one
@@ -365,7 +363,7 @@ mod tests {
 
     #[test]
     fn every_rpc_has_its_row() {
-        ves_daemon::check_policy(SERVICES, POLICY).expect("policy and descriptors agree");
+        ves_daemon::check_service_policy(SERVICES, POLICY).expect("policy and descriptors agree");
     }
 
     fn spec() -> pb::ContainerSpec {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-use ves_daemon::{Call, Done, Policy, Role};
+use ves_daemon::{CHANGE, Call, Done, Policy, READ};
 use ves_host::nft::Owner;
 use ves_proto::convert::{parse_ct, parse_fence};
 use ves_proto::network::network_service_server::{NetworkService, NetworkServiceServer};
@@ -19,15 +19,13 @@ use crate::service::{Interface, NodeFacts, Service};
 /// Full names of the gRPC services.
 pub const SERVICES: &[&str] = &["ves.network.v1.NetworkService"];
 
-const COORDINATOR: &[Role] = &[Role::Coordinator, Role::Root];
-
 /// Who may call what.
 pub const POLICY: Policy = &[
-    ("/ves.network.v1.NetworkService/EnsureInterface", COORDINATOR),
-    ("/ves.network.v1.NetworkService/RemoveInterface", COORDINATOR),
-    ("/ves.network.v1.NetworkService/GetInterface", COORDINATOR),
-    ("/ves.network.v1.NetworkService/ListInterfaces", COORDINATOR),
-    ("/ves.network.v1.NetworkService/GetNode", COORDINATOR),
+    ("/ves.network.v1.NetworkService/EnsureInterface", CHANGE),
+    ("/ves.network.v1.NetworkService/RemoveInterface", CHANGE),
+    ("/ves.network.v1.NetworkService/GetInterface", READ),
+    ("/ves.network.v1.NetworkService/ListInterfaces", READ),
+    ("/ves.network.v1.NetworkService/GetNode", READ),
 ];
 
 /// More addresses than this are an error of the caller.
@@ -156,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_rpc_has_its_row() {
-        ves_daemon::check_policy(SERVICES, POLICY).expect("policy and descriptors agree");
+        ves_daemon::check_service_policy(SERVICES, POLICY).expect("policy and descriptors agree");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The gRPC face: reads requests, calls the service, writes answers. No decisions.
 
 use tonic::{Request, Response, Status};
-use ves_daemon::{Call, Done, Policy, Role, blocking};
+use ves_daemon::{CHANGE, Call, Done, Policy, READ, blocking};
 use ves_host::cgroup::Version;
 use ves_proto::common as pbc;
 use ves_proto::convert::{
@@ -19,11 +19,11 @@ pub const NAME: &str = "ves.resources.v1.ResourcesService";
 
 /// Who may call what: nobody but the coordinator and the administrator.
 pub const POLICY: Policy = &[
-    ("/ves.resources.v1.ResourcesService/EnsureLimits", &[Role::Root, Role::Coordinator]),
-    ("/ves.resources.v1.ResourcesService/RemoveLimits", &[Role::Root, Role::Coordinator]),
-    ("/ves.resources.v1.ResourcesService/GetGroup", &[Role::Root, Role::Coordinator]),
-    ("/ves.resources.v1.ResourcesService/ListGroups", &[Role::Root, Role::Coordinator]),
-    ("/ves.resources.v1.ResourcesService/GetCapabilities", &[Role::Root, Role::Coordinator]),
+    ("/ves.resources.v1.ResourcesService/EnsureLimits", CHANGE),
+    ("/ves.resources.v1.ResourcesService/RemoveLimits", CHANGE),
+    ("/ves.resources.v1.ResourcesService/GetGroup", READ),
+    ("/ves.resources.v1.ResourcesService/ListGroups", READ),
+    ("/ves.resources.v1.ResourcesService/GetCapabilities", READ),
 ];
 
 /// The routes of the service.
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_rpc_has_a_row() {
-        assert_eq!(ves_daemon::check_policy(&[NAME], POLICY), Ok(()));
+        assert_eq!(ves_daemon::check_service_policy(&[NAME], POLICY), Ok(()));
     }
 
     fn ensure(ct: u32, generation: u64, numproc: u64) -> pb::EnsureLimitsRequest {

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use ves_archive::{Feed, Init};
-use ves_daemon::{App, Call, Done, Policy, Role, blocking};
+use ves_daemon::{App, CHANGE, Call, Done, Policy, READ, blocking};
 use ves_host::ext4::Damage;
 use ves_proto::convert::{
     parse_ct, parse_cts, parse_fence, parse_slot, parse_snapshot_id, parse_snapshot_name,
@@ -25,26 +25,24 @@ use crate::plan::{Desired, Record, Reverted, check, snapshot};
 use crate::service::{Service, Snapshot, Volume};
 use crate::template::{Build, BuildInit, Progress, parse_sha256};
 
-const ALLOWED: &[Role] = &[Role::Root, Role::Coordinator];
-
 /// Who may call what: the coordinator, and root for repairs.
 pub const POLICY: Policy = &[
-    ("/ves.storage.v1.StorageService/EnsureVolume", ALLOWED),
-    ("/ves.storage.v1.StorageService/RemoveVolume", ALLOWED),
-    ("/ves.storage.v1.StorageService/GetVolume", ALLOWED),
-    ("/ves.storage.v1.StorageService/ListVolumes", ALLOWED),
-    ("/ves.storage.v1.StorageService/EnsureSnapshot", ALLOWED),
-    ("/ves.storage.v1.StorageService/RemoveSnapshot", ALLOWED),
-    ("/ves.storage.v1.StorageService/ListSnapshots", ALLOWED),
-    ("/ves.storage.v1.StorageService/RevertVolume", ALLOWED),
-    ("/ves.storage.v1.StorageService/CheckVolume", ALLOWED),
-    ("/ves.storage.v1.StorageService/WatchErrors", ALLOWED),
-    ("/ves.storage.v1.StorageService/BuildTemplate", ALLOWED),
-    ("/ves.storage.v1.StorageService/ImportTemplate", ALLOWED),
-    ("/ves.storage.v1.StorageService/ExportTemplate", ALLOWED),
-    ("/ves.storage.v1.StorageService/RemoveTemplate", ALLOWED),
-    ("/ves.storage.v1.StorageService/ListTemplates", ALLOWED),
-    ("/ves.storage.v1.StorageService/GetPool", ALLOWED),
+    ("/ves.storage.v1.StorageService/EnsureVolume", CHANGE),
+    ("/ves.storage.v1.StorageService/RemoveVolume", CHANGE),
+    ("/ves.storage.v1.StorageService/GetVolume", READ),
+    ("/ves.storage.v1.StorageService/ListVolumes", READ),
+    ("/ves.storage.v1.StorageService/EnsureSnapshot", CHANGE),
+    ("/ves.storage.v1.StorageService/RemoveSnapshot", CHANGE),
+    ("/ves.storage.v1.StorageService/ListSnapshots", READ),
+    ("/ves.storage.v1.StorageService/RevertVolume", CHANGE),
+    ("/ves.storage.v1.StorageService/CheckVolume", CHANGE),
+    ("/ves.storage.v1.StorageService/WatchErrors", READ),
+    ("/ves.storage.v1.StorageService/BuildTemplate", CHANGE),
+    ("/ves.storage.v1.StorageService/ImportTemplate", CHANGE),
+    ("/ves.storage.v1.StorageService/ExportTemplate", CHANGE),
+    ("/ves.storage.v1.StorageService/RemoveTemplate", CHANGE),
+    ("/ves.storage.v1.StorageService/ListTemplates", READ),
+    ("/ves.storage.v1.StorageService/GetPool", READ),
 ];
 
 /// Names of the services.
@@ -541,7 +539,7 @@ mod tests {
 
     #[test]
     fn every_call_has_its_row() {
-        assert_eq!(ves_daemon::check_policy(SERVICES, POLICY), Ok(()));
+        assert_eq!(ves_daemon::check_service_policy(SERVICES, POLICY), Ok(()));
     }
 
     #[test]

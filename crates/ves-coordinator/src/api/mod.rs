@@ -35,7 +35,7 @@ pub const SERVICES: &[&str] = &[
 ];
 
 /// Administrators, accounts that the configuration names, and the coordinator's own.
-const STAFF: &[Role] = &[Role::Root, Role::Operator, Role::Coordinator];
+const STAFF: &[Role] = &[Role::Root, Role::Operator, Role::Coordinator, Role::Own];
 
 /// Who may call what. What is not here is refused to everybody.
 pub const POLICY: Policy = &[

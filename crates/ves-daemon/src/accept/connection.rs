@@ -63,7 +63,7 @@ impl Caller {
     pub(crate) fn within() -> Self {
         let uid = nix::unistd::geteuid().as_raw();
         let pid = Some(nix::unistd::getpid().as_raw());
-        Self::new(Principal { uid, pid, role: Role::Root }, None)
+        Self::new(Principal { uid, pid, role: Role::Own }, None)
     }
 
     /// Of a request that came no known way.

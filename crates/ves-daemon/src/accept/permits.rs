@@ -165,12 +165,14 @@ impl Permits {
         let open = &mut *open;
         let (all, most, each) = match role {
             // What others cannot have is theirs.
-            Role::Root | Role::Coordinator => return Ok(permit()),
+            Role::Root | Role::Own | Role::Coordinator => return Ok(permit()),
             Role::Other if strangers == 0 => return Err(Refused::Stranger),
             Role::Other => (&mut open.strangers, strangers, per_stranger),
             Role::Operator => (&mut open.operators, operators, per_operator),
         };
-        if open.accounts.len() >= REMEMBERED && !open.accounts.contains_key(&uid) {
+        // Operators are no more than the configuration names.
+        let unknown = role == Role::Other && !open.accounts.contains_key(&uid);
+        if unknown && open.accounts.len() >= REMEMBERED {
             open.accounts.retain(|_, account| !account.is_forgettable(now));
             if open.accounts.len() >= REMEMBERED {
                 return Err(Refused::Kind);
@@ -208,7 +210,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.permits.open.lock().unwrap_or_else(PoisonError::into_inner);
         match self.role {
-            Role::Root | Role::Coordinator => return,
+            Role::Root | Role::Own | Role::Coordinator => return,
             Role::Other => open.strangers = open.strangers.saturating_sub(1),
             Role::Operator => open.operators = open.operators.saturating_sub(1),
         }
@@ -304,6 +306,9 @@ mod tests {
         assert_eq!(came, REMEMBERED);
         let known = || permits.open.lock().expect("whole").accounts.len();
         assert_eq!(known(), REMEMBERED);
+        let operator = permits.take(50_000, Role::Operator, now);
+        assert!(operator.is_ok(), "strangers' accounts, of which one may have many, keep none out");
+        drop(operator);
         assert!(permits.take(99_999, Role::Other, now + Duration::from_secs(5)).is_ok());
         assert_eq!(known(), 1);
     }
