@@ -8,7 +8,7 @@
     reason = "tests run programs, wait with deadlines, and say what they saw"
 )]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, IntoRawFd};
 use std::path::PathBuf;
 
 use ves_host::mount::volumes::Volumes;
@@ -26,7 +26,6 @@ fn volume(layout: &Layout, ct: CtId) -> PathBuf {
     let inside = Volumes::new(layout.volumes_dir()).need().expect("the volumes' namespace");
     // Of the namespace itself nothing is kept, or what is mounted in it would stay with this process.
     let root = inside.as_fd().try_clone_to_owned().expect("another descriptor");
-    let path = format!("/proc/{}/fd/{}/", std::process::id(), root.as_raw_fd());
-    std::mem::forget(root);
+    let path = format!("/proc/{}/fd/{}/", std::process::id(), root.into_raw_fd());
     PathBuf::from(path + &layout::volume(ct))
 }
