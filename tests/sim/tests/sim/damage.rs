@@ -134,7 +134,8 @@ fn a_snapshot_of_it_says_so_and_is_checked_when_it_is_gone_back_to() {
 /// A life with damage.
 fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
     let run = |command: Command| {
-        sim.run(&command).unwrap_or_else(|e| panic!("{mishap:?}, {command:?}: {e}"));
+        let result = sim.run(&command);
+        assert!(result.is_ok(), "{mishap:?}, {command:?}: {result:?}");
     };
     run(Command::create(101, |_| {}));
     run(Command::start("101"));

@@ -56,7 +56,7 @@ enum There {
     /// Nothing, or it has just been removed.
     Nothing,
     /// A snapshot of ours, opened for reading.
-    Ours(File, Snapshot),
+    Ours(File, Box<Snapshot>),
     /// Something else; in a few words, what.
     Foreign(String),
 }
@@ -88,7 +88,7 @@ fn open(ct: CtId, id: SnapshotId, path: &Path) -> Result<There, HostError> {
             // As the file system's copy itself says, so also of one that was damaged between the look at
             // the volume and its copy.
             let damaged = ext4::inspect(&image)?.is_some_and(|s| s.damage.is_some());
-            There::Ours(image, Snapshot { record, bytes, allocated, damaged })
+            There::Ours(image, Box::new(Snapshot { record, bytes, allocated, damaged }))
         }
         Err(why) => There::Foreign(format!("its record: {why}")),
     })
@@ -142,7 +142,7 @@ impl Images {
             match open(ct, id, &path)? {
                 There::Nothing => {}
                 There::Ours(_, snapshot) => {
-                    seen.snapshots.insert(id, snapshot);
+                    seen.snapshots.insert(id, *snapshot);
                 }
                 There::Foreign(why) => {
                     tracing::warn!(%ct, %id, %why, "leave out what is no snapshot of ours");

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ves_kit::{Rootfs, TestLayout, run};
+use ves_kit::{Rootfs, TestLayout, run, wait_until};
 use ves_proto::Reason;
 use ves_storage::config::{Config, PoolKind};
 use ves_storage::plan::room::Alarm;
@@ -166,6 +167,29 @@ fn a_pool_that_was_made_sparse_is_backed_when_it_is_opened_and_after_holes_came(
     assert!(volume.mounted);
     let off = Desired { mounted: false, ..storage.desired(300) };
     storage.service.ensure(&storage.fence(), &off).expect("unmounted");
+}
+
+#[test]
+fn what_a_container_discards_stays_in_the_pool() {
+    if !needs() {
+        return;
+    }
+    let storage = on_disk(4000, 2000);
+    storage.busybox();
+    storage.service.ensure(&storage.fence(), &storage.desired(300)).expect("made");
+    write(&storage, storage.ct(), 100);
+    let blocks = |path: &Path| std::fs::metadata(path).expect("there").blocks() * 512;
+    let image = format!("storage/pool/volumes/{}.img", storage.ct());
+    let image = storage.dir.layout().state_dir().join(image);
+    let pool = pool_image(&storage);
+    let (used, backed) = (blocks(&image), blocks(&pool));
+    storage.inside("busybox rm root/all && busybox sync");
+    wait_until(Duration::from_secs(30), "it is discarded", || {
+        run("sync", &["-f", storage.root().to_str().expect("text")]);
+        blocks(&image) + (90 << 20) < used
+    });
+    assert_eq!(blocks(&pool), backed);
+    assert_eq!(storage.pool().alarms(), []);
 }
 
 #[test]

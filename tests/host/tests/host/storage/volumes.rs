@@ -289,3 +289,23 @@ fn devices_that_change_behind_our_back_are_seen() {
     storage.service.remove(&storage.fence()).expect("removed");
     assert_eq!(storage.loops().len(), 1, "{:?}", storage.loops());
 }
+
+#[test]
+fn what_is_mounted_is_not_checked() {
+    use ves_host::ext4::{Mend, check};
+    if !needs() {
+        return;
+    }
+    let storage = Storage::new();
+    storage.busybox();
+    storage.service.ensure(&storage.fence(), &storage.desired(128)).expect("made");
+    let devices = storage.loops();
+    let volume = format!("volumes/{}.img", storage.ct());
+    let line = devices.iter().find(|line| line.trim_end().ends_with(&volume)).expect("it has one");
+    let device = line.split_whitespace().next().expect("a name");
+    let error = check(device.as_ref(), 128 << 20, Mend::All).expect_err("somebody has it");
+    assert!(matches!(error, ves_host::HostError::Command { .. }), "{error}");
+    storage.inside("echo one > mark && cat mark");
+    let off = plan::Desired { mounted: false, ..storage.desired(128) };
+    storage.service.ensure(&storage.fence(), &off).expect("unmounted");
+}
