@@ -296,6 +296,8 @@ mod tests {
         let image = File::options().read(true).write(true).open(&path).expect("there");
         let before = inspect(&image).expect("readable").expect("ext4");
         assert_eq!((before.blocks, before.inodes, before.inodes_per_group), (16_384, 1024, 1024));
+        let block = read_block(&image).expect("readable").expect("ext4");
+        assert_eq!(le16(&block, 0x3C), 2, "read-only from the first error on");
         set_uuid(&image, [7; 16]).expect("settable");
         image.set_len(300 << 20).expect("longer");
         grow_unmounted(&path, 300 << 8).expect("resize2fs works");

@@ -208,12 +208,16 @@ impl<B: Backend> KernelHost<B> {
         let seen = self.backend.look(ct)?;
         let Some(volumes) = self.volumes.enter()? else { return Ok(()) };
         if let (Mount::Ours { .. }, _) = self.mounted(ct, &seen, Some(&volumes))? {
-            match rustix::fs::syncfs(self.open_root(ct, &volumes)?) {
+            let written = self.open_root(ct, &volumes).and_then(|root| {
+                Ok(rustix::fs::syncfs(root)
+                    .attempt(|| format!("write out what container {ct} has written"))?)
+            });
+            match written {
                 // What is damaged takes no more changes; the device has what it took.
-                Err(Errno::ROFS | Errno::IO | Errno::UCLEAN) if is_damaged(&seen) => {}
-                other => {
-                    other.attempt(|| format!("write out what container {ct} has written"))?;
+                Err(error) if is_damaged(&seen) => {
+                    tracing::warn!(%ct, %error, "is not written out")
                 }
+                other => other?,
             }
         }
         Ok(())

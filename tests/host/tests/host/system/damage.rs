@@ -141,6 +141,16 @@ fn errors_are_told_and_a_restart_mends_them() {
     node.ok(&format!("destroy {ct}"));
 }
 
+/// Clears an inode.
+fn clear(image: &Path, inode: u32) {
+    let out = Command::new("/usr/sbin/debugfs")
+        .args(["-w", "-R", &format!("clri <{inode}>")])
+        .arg(image)
+        .output()
+        .expect("debugfs starts");
+    assert!(out.status.success(), "{out:?}");
+}
+
 /// Overwrites the blocks of a directory, behind the back of whoever uses the image.
 fn wreck(image: &Path, directory: &str) {
     let out = Command::new("/usr/sbin/debugfs")
@@ -198,6 +208,15 @@ fn what_may_lose_files_is_refused_and_mended_on_demand() {
         Ok(true)
     );
     assert_eq!(problem(&node, ct), "");
+    node.ok(&format!("stop {ct} --fast"));
+
+    // Without its journal it is not even mounted, and nobody has noted any error.
+    clear(&image(&node, ct), 8);
+    assert_eq!(problem(&node, ct), "");
+    assert!(refused(&node, &format!("start {ct}"), 210).contains(&hint));
+    println!("{}", node.ok(&format!("fsck {ct}")));
+    node.ok(&format!("start {ct}"));
+    assert_eq!(shell(&node, ct, "cat /mark").as_deref(), Ok("one\n"));
     node.ok(&format!("stop {ct} --fast"));
     node.ok(&format!("destroy {ct}"));
 }
