@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::CapabilitySet;
 use sha2::{Digest as _, Sha256};
 
 use ves_host::cmd::{Cmd, describe, tail};
@@ -21,6 +22,12 @@ use crate::report::Report;
 
 /// How long an archive may take, from its first byte to its last: the largest over a slow line.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// What the process needs to confine itself: namespaces, mounts, a root, and maps of ids not its own.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID);
 
 /// The SHA-256 of what was fed, in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,7 @@ fn start(program: &Path, args: &[&str], stdout: Stdio) -> Result<Child, HostErro
         .arg(HELPER)
         .args(alone)
         .args(args)
+        .capabilities(NEEDED)
         .stdin(Stdio::piped())
         .spawn(stdout, Stdio::piped())
 }

@@ -3,10 +3,12 @@
 //! A packet is whole or not there; descriptors that come with it are closed on exec. Never here:
 //! what is in a packet.
 
+use std::ffi::OsStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,6 +47,18 @@ pub fn connect(socket: &Path) -> Result<Option<OwnedFd>, HostError> {
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(e) => Err(e).attempt(what),
     }
+}
+
+/// The path at which this socket listens, or where the one listens that it came from.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn address(socket: impl AsFd) -> Result<PathBuf, HostError> {
+    let what = || "find out where a socket is".to_owned();
+    let address = rustix::net::getsockname(socket).attempt(what)?;
+    let address = SocketAddrUnix::try_from(address).attempt(what)?;
+    let path = address.path_bytes().map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
+    path.ok_or(rustix::io::Errno::AFNOSUPPORT).attempt(what)
 }
 
 /// Sends a packet; on a stream, bytes with descriptors at their first.

@@ -1,13 +1,16 @@
 //! Runs programs of the host: absolute path, argument vector, clean environment, a deadline, the end of
 //! both outputs captured, no inherited descriptors beyond the standard three, never a shell.
 
-#![allow(unsafe_code, reason = "a sandbox is entered before the program begins")]
+#![allow(unsafe_code, reason = "what a child does before it becomes the program")]
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, configure_capability_in_ambient_set};
 
 use crate::error::{Attempt, HostError};
 use crate::sandbox::Sandbox;
@@ -27,6 +30,7 @@ pub struct Cmd {
     deadline: Duration,
     accepted: &'static [i32],
     sandbox: Option<Sandbox>,
+    capabilities: CapabilitySet,
 }
 
 /// What a program printed and how it ended well.
@@ -74,6 +78,7 @@ impl Cmd {
             deadline: Duration::from_secs(60),
             accepted: &[0],
             sandbox: None,
+            capabilities: CapabilitySet::empty(),
         }
     }
     /// One more argument.
@@ -119,6 +124,13 @@ impl Cmd {
         self.sandbox = Some(sandbox);
         self
     }
+    /// Which of this process's capabilities it has too: none, unless this says otherwise. What root runs
+    /// has all that its bounding set leaves.
+    #[must_use]
+    pub const fn capabilities(mut self, keep: CapabilitySet) -> Self {
+        self.capabilities = keep;
+        self
+    }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where processes are made")]
     fn command(&mut self) -> Command {
@@ -136,6 +148,14 @@ impl Cmd {
         if let Some(sandbox) = self.sandbox.take() {
             // SAFETY: it makes system calls only.
             unsafe { command.pre_exec(move || sandbox.enter()) };
+        }
+        let keep = self.capabilities;
+        if !keep.is_empty() && !geteuid().is_root() {
+            let hand_on = move || {
+                keep.iter().try_for_each(|one| Ok(configure_capability_in_ambient_set(one, true)?))
+            };
+            // SAFETY: the child only makes system calls here, and allocates nothing.
+            unsafe { command.pre_exec(hand_on) };
         }
         command
     }
@@ -255,6 +275,8 @@ pub fn tail(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::CapabilitySets;
+
     use super::*;
 
     #[test]
@@ -263,6 +285,31 @@ mod tests {
         let mut lines: Vec<_> = out.text().lines().map(str::to_owned).collect();
         lines.sort();
         assert_eq!(lines, ["A=b c", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    }
+
+    /// What a program has of the capabilities of a thread that is not root and has two.
+    fn effective_with(keep: CapabilitySet) -> String {
+        let two = CapabilitySet::NET_ADMIN | CapabilitySet::KILL;
+        let sets = CapabilitySets { effective: two, permitted: two, inheritable: two };
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_keep_capabilities(true).expect("kept");
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("changed");
+            rustix::thread::set_capabilities(None, sets).expect("few");
+            let grep = Cmd::new("/usr/bin/grep").args(["CapEff", "/proc/self/status"]);
+            grep.capabilities(keep).run().expect("it runs").text()
+        });
+        let said = thread.join().expect("no panic");
+        said.trim_start_matches("CapEff:").trim().to_owned()
+    }
+
+    #[test]
+    fn a_program_has_the_capabilities_that_it_is_given_and_no_other() {
+        if !geteuid().is_root() {
+            return;
+        }
+        assert_eq!(effective_with(CapabilitySet::empty()), "0000000000000000");
+        assert_eq!(effective_with(CapabilitySet::NET_ADMIN), "0000000000001000");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! process with one thread ─► own mount, network, IPC, UTS, pid namespaces
 //!   ─► root = the volume (or an empty read-only tmpfs), the old tree gone
-//!   ─► user namespace of a range nobody uses; few capabilities, limits, no new privileges
+//!   ─► user namespace of a range nobody uses, in which a daemon's own user is its root; few
+//!      capabilities, limits, no new privileges
 //!   ─► its work
 //! ```
 //!
@@ -15,13 +16,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use crate::child::{self, Ended, How, Life};
 use crate::error::{Attempt, HostError};
 use crate::id_map;
 use crate::mount::{self, Change, FsContext, Propagation, attr};
+use crate::namespace;
 
 /// What a confined child keeps.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,11 @@ pub fn run(
     work: impl FnOnce(Result<OwnedFd, HostError>) -> u8,
 ) -> Result<u8, HostError> {
     let (base, count) = confinement.ids;
-    let ids = id_map::namespace(base, count)?;
+    // Who is not root has no need of another user, and his sandbox may refuse it.
+    let ids = match is_root() {
+        true => id_map::namespace(base, count)?,
+        false => id_map::with_own_as_root(base, count)?,
+    };
     rustix::thread::set_no_new_privs(true).attempt(|| "give up new privileges".to_owned())?;
     let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID;
     if !confinement.alone {
@@ -77,6 +83,7 @@ fn enter(
     ids: &OwnedFd,
     line: BorrowedFd<'_>,
 ) -> Result<OwnedFd, HostError> {
+    let change_user = is_root();
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "open the root".to_owned())?;
     let change =
@@ -108,14 +115,17 @@ fn enter(
         Some(rustix::thread::LinkNameSpaceType::User),
     )
     .attempt(|| "enter the user namespace".to_owned())?;
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    rustix::thread::set_thread_groups(&[]).attempt(|| "drop groups".to_owned())?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid).attempt(|| "change the group".to_owned())?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).attempt(|| "change the user".to_owned())?;
+    if change_user {
+        namespace::become_root()?;
+    }
     keep_capabilities(confinement.capabilities)?;
-    // The change of user has undone it.
+    // A change of user has undone it.
     child::die_with_parent(line)?;
     mount::open_beneath(&target, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, true)
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 fn limit(memory: u64) -> Result<(), HostError> {

@@ -1,8 +1,8 @@
 //! Durable small files: written whole or not at all, and read with a bound.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::{Attempt, HostError};
@@ -50,6 +50,24 @@ pub fn read_if_exists(path: &Path, most: u64) -> Result<Option<Vec<u8>>, HostErr
     Ok(Some(bytes))
 }
 
+/// Makes a directory, with its parents, through which its group gets and in which nobody but its owner sees
+/// anything, whatever the umask. One that is there stays as it is.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn make_passage(dir: &Path) -> Result<(), HostError> {
+    let what = || format!("make the directory {}", dir.display());
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent).attempt(what)?;
+    }
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made
+            .and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o710)))
+            .attempt(what),
+    }
+}
+
 /// Removes a file; one that is not there is no failure.
 ///
 /// # Errors
@@ -64,6 +82,18 @@ pub fn remove_if_exists(path: &Path) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_passage_is_for_its_group_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ct/101");
+        let mode = || std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777;
+        make_passage(&path).expect("made");
+        assert_eq!(mode(), 0o710);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set");
+        make_passage(&path).expect("there");
+        assert_eq!(mode(), 0o700);
+    }
 
     #[test]
     fn replaces_whole() {

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getegid, geteuid};
 
 use crate::child;
 use crate::error::{Attempt, HostError};
@@ -17,15 +17,20 @@ use crate::namespace::Namespace;
 /// # Errors
 /// [`HostError::Sys`].
 pub fn map_ids(child: Pid, base: u32, count: u32) -> Result<(), HostError> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{}/{kind}", child.as_raw_pid());
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut f| f.write_all(format!("0 {base} {count}\n").as_bytes()))
-            .attempt(|| format!("map the ids from {base} by {path}"))?;
-    }
-    Ok(())
+    map(child, "uid_map", &[(0, base, count)])?;
+    map(child, "gid_map", &[(0, base, count)])
+}
+
+/// Maps ids of the child's user namespace to ids of this one: the first of both, and how many.
+fn map(child: Pid, kind: &str, ranges: &[(u32, u32, u32)]) -> Result<(), HostError> {
+    let path = format!("/proc/{}/{kind}", child.as_raw_pid());
+    let lines: String =
+        ranges.iter().map(|(from, to, count)| format!("{from} {to} {count}\n")).collect();
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut f| f.write_all(lines.as_bytes()))
+        .attempt(|| format!("map ids by {path}"))
 }
 
 /// A user namespace in which ids 0 to `count - 1` are the host's `base` and following, for users
@@ -34,11 +39,37 @@ pub fn map_ids(child: Pid, base: u32, count: u32) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Sys`].
 pub fn namespace(base: u32, count: u32) -> Result<OwnedFd, HostError> {
+    made_with(|pid| map_ids(pid, base, count))
+}
+
+/// The same in which this user and group are this process's own, and nobody else is anybody.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn as_own(user: u32, group: u32) -> Result<OwnedFd, HostError> {
+    made_with(|pid| {
+        map(pid, "uid_map", &[(user, geteuid().as_raw(), 1)])?;
+        map(pid, "gid_map", &[(group, getegid().as_raw(), 1)])
+    })
+}
+
+/// [`namespace`] in which this user and group are 0, so that nobody need change his to be that.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn with_own_as_root(base: u32, count: u32) -> Result<OwnedFd, HostError> {
+    let ranges = |own| [(0, own, 1), (1, base + 1, count - 1)];
+    made_with(|pid| {
+        map(pid, "uid_map", &ranges(geteuid().as_raw()))?;
+        map(pid, "gid_map", &ranges(getegid().as_raw()))
+    })
+}
+
+fn made_with(map: impl FnOnce(Pid) -> Result<(), HostError>) -> Result<OwnedFd, HostError> {
     child::beside(&[Namespace::User], |pid| {
-        map_ids(pid, base, count)?;
+        map(pid)?;
         let path = format!("/proc/{}/ns/user", pid.as_raw_pid());
-        File::open(&path)
-            .map(OwnedFd::from)
-            .attempt(|| format!("open the user namespace {path} for the ids from {base}"))
+        let opened = File::open(&path).map(OwnedFd::from);
+        opened.attempt(|| format!("open the user namespace {path}"))
     })
 }

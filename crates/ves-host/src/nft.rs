@@ -11,6 +11,7 @@ use std::io::{Seek, Write};
 use std::net::IpAddr;
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use crate::cmd::{Cmd, find};
 use crate::error::{Attempt, HostError};
@@ -58,7 +59,8 @@ pub fn apply(ruleset: &str) -> Result<(), HostError> {
     let mut file = std::fs::File::from(memory.attempt(what)?);
     file.write_all(ruleset.as_bytes()).attempt(what)?;
     file.rewind().attempt(what)?;
-    match Cmd::new(nft).args(["-f", "-"]).stdin(file).run() {
+    let nft = Cmd::new(nft).args(["-f", "-"]).stdin(file).capabilities(CapabilitySet::NET_ADMIN);
+    match nft.run() {
         Err(HostError::Command { stderr, .. }) if stderr.contains("Operation not supported") => {
             Err(lacks(&stderr))
         }

@@ -41,6 +41,37 @@ impl Peer {
     }
 }
 
+/// Whether a connection is from the one its socket is for: the user that owns it, and with all of these
+/// capabilities, by bit. Otherwise this tells who it is from.
+///
+/// # Errors
+/// In words.
+pub fn require_owner(connection: impl AsFd, needed: u64) -> Result<(), String> {
+    let told = || -> Result<_, HostError> {
+        let socket = channel::address(&connection)?;
+        let owner =
+            rustix::fs::lstat(&socket).attempt(|| format!("look at {}", socket.display()))?;
+        let peer = of(&connection)?;
+        let held = if needed == 0 { 0 } else { peer.capabilities()? };
+        Ok((peer.user, held, owner.st_uid))
+    };
+    match told() {
+        Ok((user, held, owner)) if user == owner && held & needed == needed => Ok(()),
+        Ok((user, _, owner)) if user != owner => Err(format!("user {user}, not {owner}")),
+        Ok((_, held, _)) => Err(format!("one with capabilities {held:x}, not {needed:x}")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The user who connected to this end of a socket.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn user(socket: impl AsFd) -> Result<u32, HostError> {
+    let told = rustix::net::sockopt::socket_peercred(&socket);
+    Ok(told.attempt(|| "see who is at the other end of a socket".to_owned())?.uid.as_raw())
+}
+
 /// Who connected to this end of a socket.
 ///
 /// # Errors
@@ -81,6 +112,28 @@ fn pidfd(socket: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_for_its_owner_with_the_capabilities_that_are_needed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let far = std::os::unix::net::UnixStream::connect(&path).expect("connected");
+        let (near, _) = listener.accept().expect("taken");
+        let (own, held) = (user(&near).expect("told"), of(&near).expect("told").capabilities());
+        assert_eq!(own, rustix::process::geteuid().as_raw());
+        let held = held.expect("it lives");
+        assert_eq!(require_owner(&near, 0), Ok(()));
+        assert_eq!(require_owner(&near, held), Ok(()));
+        assert!(require_owner(&near, !held).is_err(), "of the owner, but not able");
+        if own == 0 {
+            std::os::unix::fs::chown(&path, Some(4711), None).expect("given away");
+            assert_eq!(require_owner(&near, 0), Err("user 0, not 4711".to_owned()));
+        }
+        std::fs::remove_file(&path).expect("removed");
+        assert!(require_owner(&near, 0).is_err(), "whose it was nobody knows");
+        drop(far);
+    }
 
     #[test]
     fn it_is_told_who_this_is() {
