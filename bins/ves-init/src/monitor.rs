@@ -16,6 +16,7 @@ mod lock;
 mod requests;
 mod state;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -67,7 +68,7 @@ fn begin(ct: &str, layout: &Layout) -> Result<(), HostError> {
     child::fork(how, || {
         // Without a way to report, nobody would ever know of the container.
         if let Ok(report) = namespace::inherit(1) {
-            run(&plan, report);
+            run(&plan, may_ask(layout), report);
         }
         0
     })?;
@@ -96,9 +97,16 @@ pub(crate) fn report_created(report: OwnedFd, created: &Created) {
     File::from(report).write_all(&serde_json::to_vec(created).unwrap_or_default()).ok();
 }
 
-fn run(plan: &Plan, report: OwnedFd) {
+/// The users that a monitor answers: root, its own, and the lifecycle daemon's, whose the starter's socket is.
+fn may_ask(layout: &Layout) -> BTreeSet<u32> {
+    let lifecycle = rustix::fs::stat(layout.starter_socket()).map(|socket| socket.st_uid);
+    let own = rustix::process::geteuid().as_raw();
+    lifecycle.into_iter().chain([0, own]).collect()
+}
+
+fn run(plan: &Plan, may_ask: BTreeSet<u32>, report: OwnedFd) {
     let mut guard = Guard::default();
-    match prepare(plan, &mut guard) {
+    match prepare(plan, may_ask, &mut guard) {
         Ok(Some(mut monitor)) => {
             let created = Created::Waiting {
                 init_pid: monitor.pid(),
@@ -116,7 +124,11 @@ fn run(plan: &Plan, report: OwnedFd) {
     }
 }
 
-fn prepare(plan: &Plan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
+fn prepare(
+    plan: &Plan,
+    may_ask: BTreeSet<u32>,
+    guard: &mut Guard,
+) -> Result<Option<Monitor>, Failure> {
     let failed = |e: HostError| perform::failure("start the monitor", &e);
     daemonize().map_err(failed)?;
     let Some(lock) = lock::acquire(plan).map_err(failed)? else { return Ok(None) };
@@ -146,6 +158,7 @@ fn prepare(plan: &Plan, guard: &mut Guard) -> Result<Option<Monitor>, Failure> {
         waiting,
         notify,
         listener,
+        may_ask,
         lock,
         guard: std::mem::take(guard),
         clients: Vec::new(),

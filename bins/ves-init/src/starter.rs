@@ -6,27 +6,26 @@
 //! ```
 //!
 //! Who can ask is bounded twice: the socket's owner is the one user who may, and only with the powers that
-//! the lifecycle daemon keeps, as other daemons may be of the same user. What can be asked for is a container
-//! with a specification, or a command in one: how that is done is planned by the program that does it, and
-//! where things are follows from where the socket is. Who says nothing keeps nobody waiting.
+//! the lifecycle daemon keeps. What can be asked for is a container with a specification, or a command in
+//! one: how that is done is planned by the program that does it, and where things are follows from where the
+//! socket is. Who says nothing keeps nobody waiting.
 //!
 //! What a container may do is bounded by what the process that makes it may do, so that cannot live
-//! in the sandbox of a daemon. The socket comes from the service manager and is root's, and so does a
-//! descriptor of the node's mount namespace: a unit may have one of its own, in which volumes were late
-//! copies of the node's and pins of networks nobody's, so the starter leaves it before it starts
-//! anything. Never here: what is in a request, which goes by its descriptor to who is asked; a process that
-//! stays.
+//! in the sandbox of a daemon. The socket comes from the service manager, and so does a descriptor of the
+//! node's mount namespace: a unit may have one of its own, in which pins of networks were nobody's, so the
+//! starter leaves it before it starts anything. Never here: what is in a request, which goes by its descriptor
+//! to who is asked; a process that stays.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrUnix, SocketFlags, accept_with};
+use rustix::net::{SocketFlags, accept_with};
 use ves_host::channel;
 use ves_host::child::{self, How};
 use ves_host::namespace;
@@ -38,7 +37,7 @@ use crate::{monitor, perform};
 
 /// The first descriptor of a service manager: the socket.
 const SOCKET: i32 = 3;
-/// The capabilities of the lifecycle daemon's unit, by which it differs from any other daemon of its user:
+/// The capabilities of the lifecycle daemon's unit, by which it differs from any other process of its user:
 /// DAC_OVERRIDE, KILL, SYS_CHROOT, SYS_ADMIN.
 const NEEDED: u64 = 1 << 1 | 1 << 5 | 1 << 18 | 1 << 21;
 /// How long a peer may take to say what it wants.
@@ -52,9 +51,8 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(crate) fn main() -> ExitCode {
     let serve = || -> Result<(), HostError> {
         let listener = namespace::inherit(SOCKET)?;
-        let socket = address(&listener)?;
-        let what = || format!("look at {}", socket.display());
-        let user = rustix::fs::stat(&socket).attempt(what)?.st_uid;
+        let socket = channel::address(&listener)?;
+        let what = || format!("find the directory of {}", socket.display());
         let Some(dir) = socket.parent() else { return Err(Errno::INVAL).attempt(what) };
         let place = mount::node::enter(dir);
         if let Err(e) = &place {
@@ -71,14 +69,14 @@ pub(crate) fn main() -> ExitCode {
                 continue;
             }
             match accept_with(&listener, SocketFlags::CLOEXEC) {
-                Ok(peer) => match may_ask(&peer, user) {
+                Ok(peer) => match peer::require_owner(&peer, NEEDED) {
                     Ok(()) => {
                         if silent.len() >= MAX_SILENT {
                             silent.remove(0);
                         }
                         silent.push(Silent { peer, until: Instant::now() + TIMEOUT });
                     }
-                    Err(why) => refusals.tell(&why, Instant::now()),
+                    Err(who) => refusals.tell(&who.to_string(), Instant::now()),
                 },
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(e).attempt(|| "wait for the lifecycle daemon".to_owned()),
@@ -166,26 +164,8 @@ impl Refusals {
     }
 }
 
-/// Whether a peer is the lifecycle daemon: of this user, and able to do what that may; else who it is.
-fn may_ask(socket: &OwnedFd, user: u32) -> Result<(), String> {
-    match peer::of(socket).and_then(|peer| Ok((peer.user, peer.capabilities()?))) {
-        Ok((of, held)) if of == user && held & NEEDED == NEEDED => Ok(()),
-        Ok((of, held)) => Err(format!("user {of} with capabilities {held:x}")),
-        Err(e) => Err(perform::failure("", &e).message),
-    }
-}
-
-/// The path of the socket, in the directory where daemons see what they share, mounts too.
-fn address(listener: &OwnedFd) -> Result<PathBuf, HostError> {
-    let what = || "find out where the socket is".to_owned();
-    let address = rustix::net::getsockname(listener).attempt(what)?;
-    let address = SocketAddrUnix::try_from(address).attempt(what)?;
-    let path = address.path_bytes().map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
-    path.ok_or(Errno::AFNOSUPPORT).attempt(what)
-}
-
-/// Starts what one peer, which has said something, asks for; nonsense is not answered, as its descriptors are closed. No container
-/// is made in a place that is wrong for it.
+/// Starts what one peer, which has said something, asks for; nonsense is not answered, as its descriptors are
+/// closed. No container is made in a place that is wrong for it.
 fn start(peer: &OwnedFd, dir: &Path, place_error: Option<&HostError>) -> Result<(), HostError> {
     let Ok(packet) = channel::receive(peer) else { return Ok(()) };
     let Ok(launch) = serde_json::from_slice::<Launch>(&packet.bytes) else { return Ok(()) };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use ves_host::child;
+use ves_host::{child, peer};
 use ves_init_proto::report::{self, Ended, ExitRecord};
 
 use super::client::{Client, Role};
@@ -110,9 +110,11 @@ impl Monitor {
 
     fn accept(&mut self) {
         match self.listener.accept() {
-            // Beyond the most it is closed, which the peer understands.
+            // Beyond the most, and of others than may ask, it is closed, which the peer understands.
             Ok((stream, _)) if self.clients.len() < MAX_CLIENTS => {
-                if let Ok(conn) = FramedConn::new(stream) {
+                // A mode does not keep out who passes all of them.
+                let known = peer::user(&stream).is_ok_and(|user| self.may_ask.contains(&user));
+                if known && let Ok(conn) = FramedConn::new(stream) {
                     self.clients.push(Client { conn, role: Role::New });
                 }
             }

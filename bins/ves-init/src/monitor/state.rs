@@ -2,6 +2,7 @@
 //!
 //! Never here: waiting, or what a client asks for.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub(super) struct Monitor {
     /// Says when init is ready.
     pub(super) notify: Option<NotifyListener>,
     pub(super) listener: UnixListener,
+    /// The users it answers.
+    pub(super) may_ask: BTreeSet<u32>,
     /// Held until there is nothing left of the run.
     pub(super) lock: OwnedFd,
     pub(super) guard: Guard,

@@ -20,9 +20,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 use ves_daemon::complain;
-use ves_host::channel;
 use ves_host::cmd::describe;
 use ves_host::{Attempt, HostError};
+use ves_host::{channel, peer};
 use ves_types::layout::Daemon;
 
 use super::order::{Order, command};
@@ -118,6 +118,10 @@ pub(crate) fn serve() -> ExitCode {
 }
 
 fn build(connection: impl AsFd) -> Result<(), HostError> {
+    // Its capabilities cannot be seen from this sandbox, where other users' processes are hidden; the
+    // account is the storage daemon's alone.
+    peer::require_owner(&connection, 0)
+        .or_else(|who| Err(Errno::PERM).attempt(|| format!("build for {who}")))?;
     let packet = channel::receive(&connection)?;
     let unknown = || HostError::parse("take an order", &String::from_utf8_lossy(&packet.bytes));
     let order: Order = serde_json::from_slice(&packet.bytes).map_err(|_| unknown())?;
