@@ -220,7 +220,7 @@ fn page(service: Daemon, written: &str, help: &str, shared: &str) -> Option<Stri
         format!(".SH SYNOPSIS\n.B {}\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n", roff(program));
     let callers = match service {
         Daemon::Coordinator => "Root and the accounts the settings name may call all it offers.",
-        _ => "It is for root and the group\n.BR ves .",
+        _ => "The coordinator has it change things; root may read.",
     };
     let socket = Layout::default().socket(service);
     let shared = shared
@@ -249,7 +249,7 @@ mod tests {
         let told = page(Daemon::Network, written, help, "@service@ @socket@\n");
         let page = ".SH NAME\nit\n.SH SYNOPSIS\n.B ves\\-networkd\n.RI [ OPTIONS ]\n.SH DESCRIPTION\n\
                     Does.\n.SH OPTIONS\n.TP\n.B \\-\\-run\\-dir <DIR>\nWhere volatile things live, if\n\
-                    network has any\n.TP\n.B \\-h, \\-\\-help\nPrint help\nnetwork /run/ves/network.sock\n";
+                    network has any\n.TP\n.B \\-h, \\-\\-help\nPrint help\nnetwork /run/ves/network/network.sock\n";
         assert_eq!(told.as_deref(), Some(page));
         assert_eq!(super::page(Daemon::Network, written, "it is gone", ""), None);
     }

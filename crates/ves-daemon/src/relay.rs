@@ -4,6 +4,7 @@
 //! understands what a privileged daemon reports, or answers it. Who may write is told by the
 //! credentials the kernel attached to the connection.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_stream::StreamExt;
+
+use ves_types::layout::Daemon;
 
 use crate::accept::{Acceptor, Connection};
 use crate::peer::Role;
@@ -28,8 +31,8 @@ pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Er
     // Anybody may connect, as at the public socket: a daemon that is root without power over files
     // could not otherwise.
     std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let role = move |peer: &UCred| reporter((peer.uid(), peer.gid()), own);
+    let (own, daemons) = (nix::unistd::geteuid().as_raw(), accounts());
+    let role = move |peer: &UCred| reporter(peer.uid(), own, &daemons);
     let mut connections = Acceptor::new(listener, false, Refusals::new().into(), role)?;
     let receiver = Arc::new(receiver);
     tokio::spawn(async move {
@@ -46,15 +49,21 @@ pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Er
     Ok(())
 }
 
-/// Who may report: root, our own, and those with the group that daemons share, of whom none takes all there is.
-fn reporter((uid, gid): (u32, u32), (own_uid, own_gid): (u32, u32)) -> Role {
-    if uid == 0 || uid == own_uid {
+/// Who may report: root, our own, and the accounts of the daemons, of whom none takes all there is.
+fn reporter(uid: u32, own: u32, daemons: &BTreeSet<u32>) -> Role {
+    if uid == 0 || uid == own {
         Role::Root
-    } else if gid == own_gid {
+    } else if daemons.contains(&uid) {
         Role::Operator
     } else {
         Role::Other
     }
+}
+
+/// The accounts of the daemons.
+fn accounts() -> BTreeSet<u32> {
+    let uid = |daemon: Daemon| nix::unistd::User::from_name(daemon.user()).ok().flatten();
+    Daemon::ALL.into_iter().filter_map(uid).map(|user| user.uid.as_raw()).collect()
 }
 
 async fn connect(near: Connection, receiver: &Receiver) -> Result<(), std::io::Error> {
@@ -108,9 +117,9 @@ mod tests {
 
     #[test]
     fn strangers_are_refused() {
-        let role = |peer| reporter(peer, (600, 600));
-        assert_eq!([(0, 0), (600, 600)].map(role), [Role::Root; 2]);
-        assert_eq!(role((601, 600)), Role::Operator);
-        assert_eq!([(1000, 1000), (1000, 0)].map(role), [Role::Other; 2]);
+        let role = |uid| reporter(uid, 600, &BTreeSet::from([601, 602]));
+        assert_eq!([0, 600].map(role), [Role::Root; 2]);
+        assert_eq!([601, 602].map(role), [Role::Operator; 2]);
+        assert_eq!(role(1000), Role::Other);
     }
 }

@@ -45,8 +45,8 @@ pub mod service;
 pub use kernel::settings::teardown;
 
 /// What the daemon keeps: changing links, addresses, routes and nf_tables here and in the
-/// containers' namespaces (`NET_ADMIN`), entering those (`SYS_ADMIN`), and opening the pins in
-/// directories of root (as root, none).
+/// containers' namespaces (`NET_ADMIN`), and entering those (`SYS_ADMIN`). The pins are in directories
+/// that its group gets through.
 pub const CAPABILITIES: &[Cap] = &[Cap::CAP_NET_ADMIN, Cap::CAP_SYS_ADMIN];
 
 /// Which of the daemons this is.

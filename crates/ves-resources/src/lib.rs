@@ -51,7 +51,7 @@ use crate::config::Config;
 use crate::kernel::KernelHost;
 use crate::service::Service;
 
-/// What the daemon may do beyond owning root's files: `DAC_OVERRIDE`, to make groups in a hierarchy's
+/// What the daemon may do: `DAC_OVERRIDE`, to make groups in a hierarchy's
 /// root, which has no write permission even for root, and to look into, count and remove groups whose
 /// owner locked everybody out.
 pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE];

@@ -4,7 +4,7 @@
 //! name a wrong container but not `/etc`. Nothing here looks at the machine.
 //!
 //! ```text
-//! /run/ves/{storage,network,resources,lifecycle}.sock
+//! /run/ves/network/network.sock   and so on: each service has a directory of its own
 //! /run/ves/api/coordinator.sock   in a directory that belongs to the coordinator's user
 //! /run/ves/api/telemetry.sock     what daemons without a network report by     (coordinator)
 //! /run/ves/volumes            the mount namespace in which volumes are mounted, pinned (storage);
@@ -78,6 +78,17 @@ impl Daemon {
             Self::Coordinator => "ves-coordinatord",
         }
     }
+
+    /// The account its unit gives it.
+    pub const fn user(self) -> &'static str {
+        match self {
+            Self::Storage => "ves-storage",
+            Self::Network => "ves-network",
+            Self::Resources => "ves-resources",
+            Self::Lifecycle => "ves-lifecycle",
+            Self::Coordinator => COORDINATOR_USER,
+        }
+    }
 }
 
 impl Layout {
@@ -95,10 +106,15 @@ impl Layout {
     }
     /// The unix socket a service listens on.
     pub fn socket(&self, service: Daemon) -> PathBuf {
-        // The coordinator has no privilege to create a file in the services' directory, and must
-        // not: it could stand in for one of them.
-        let dir = if service == Daemon::Coordinator { self.api_dir() } else { self.run.clone() };
-        dir.join(format!("{}.sock", service.name()))
+        self.socket_dir(service).join(format!("{}.sock", service.name()))
+    }
+    /// Where that is: a directory of each daemon's own, so that none can stand in for another. Who gets
+    /// through those of services is the coordinator.
+    pub fn socket_dir(&self, service: Daemon) -> PathBuf {
+        match service {
+            Daemon::Coordinator => self.api_dir(),
+            _ => self.run.join(service.name()),
+        }
     }
     /// The socket of who starts containers' processes outside of the lifecycle daemon's sandbox.
     pub fn starter_socket(&self) -> PathBuf {
@@ -168,7 +184,7 @@ pub const CGROUP_ROOT: &str = "ves";
 /// The delegated child of [`cgroup`] in the v2 hierarchy that the container sees as its root.
 pub const CGROUP_DELEGATED: &str = "payload";
 
-/// The unprivileged account the coordinator runs as, and the group that may ask it things.
+/// The unprivileged account the coordinator runs as, and the group by which it reaches the services' sockets.
 pub const COORDINATOR_USER: &str = "ves";
 
 #[cfg(test)]
@@ -187,7 +203,7 @@ mod tests {
         let layout = Layout::default();
         assert_eq!(layout.volumes_dir(), Path::new("/run/ves/volumes"));
         assert_eq!(volume(ct), "101");
-        assert_eq!(layout.socket(Daemon::Storage), Path::new("/run/ves/storage.sock"));
+        assert_eq!(layout.socket(Daemon::Storage), Path::new("/run/ves/storage/storage.sock"));
         assert_eq!(layout.socket(Daemon::Coordinator), Path::new("/run/ves/api/coordinator.sock"));
         assert_eq!(cgroup(ct), "ves/ct-101");
     }

@@ -6,10 +6,8 @@ mod groups;
 mod monitor;
 mod starter;
 
-use std::fs::DirBuilder;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
 use ves_host::mount::volumes::{Inside, Volumes};
-use ves_host::{Attempt, HostError};
+use ves_host::{Attempt, HostError, file};
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::report::{self, Created, InitKind, Performed, Request};
 use ves_init_proto::{ExecRequest, Launch, StartRequest};
@@ -76,12 +74,7 @@ impl KernelHost {
 
     fn spawn(&self, ct: CtId, spec: &Spec) -> Result<(), Error> {
         let dir = self.layout.ct_dir(ct);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .attempt(|| format!("make {}", dir.display()))
-            .about(ct, "make its directory")?;
+        file::make_passage(&dir).about(ct, "make its directory")?;
         if self.detect()?.v2.is_none() {
             tracing::warn!(
                 %ct,

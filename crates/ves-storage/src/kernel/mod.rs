@@ -256,11 +256,12 @@ impl<B: Backend> KernelHost<B> {
     /// The root directory of a mounted volume, to speak to its file system by.
     fn open_root(&self, ct: CtId, volumes: &Inside) -> Result<OwnedFd, Error> {
         match volumes.open(&name_of(ct)) {
-            // Closed to all but its owner, an id of the container's and not ours; by a mount without
-            // a map of ids its owner is root.
+            // Closed to all but its owner, an id of the container's and not ours; by a mount that shows
+            // its owner as us it is.
             Err(e) if e.is(Errno::ACCESS) => {
                 let tree = file_system(ct, &self.backend.look(ct)?)?
                     .mount(attr::NODEV | attr::NOSUID | attr::NOEXEC)?;
+                mount::show_as_own(&tree, &format!("volume {ct}"))?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 Ok(rustix::fs::openat(&tree, ".", flags, rustix::fs::Mode::empty())
                     .attempt(|| format!("open the root directory of container {ct}"))?)

@@ -16,9 +16,9 @@ while read -r unit most; do
 done <<'SCORES'
 ves-coordinatord 12
 ves-resourced 10
-ves-networkd 24
-ves-storaged 24
-ves-lifecycled 24
+ves-networkd 16
+ves-storaged 22
+ves-lifecycled 16
 ves-builder@1 38
 ves-starter 84
 SCORES
@@ -37,6 +37,9 @@ while read -r unit caps; do
     done
     [ "$(status "$unit" CapAmb)" = 0000000000000000 ] || fail "$unit hands capabilities on"
     [ "$(status "$unit" NoNewPrivs)" = 1 ] || fail "$unit may gain privileges"
+    user=$(sed 's/^ves-coordinatord$/ves/;s/d$//' <<<"$unit")
+    [ "$user" != ves-resource ] || user=ves-resources
+    [ "$(ps -o user:32= -p "$(pid "$unit")")" = "$user" ] || fail "$unit is not $user"
     [ "$(status "$unit" Seccomp)" = 2 ] || fail "$unit has no filter"
     [ "$(readlink /proc/"$(pid "$unit")"/ns/mnt)" != "$(readlink /proc/1/ns/mnt)" ] ||
         fail "$unit is in the node's mount namespace"
@@ -58,13 +61,13 @@ ves-networkd net_admin sys_admin
 ves-storaged sys_admin sys_chroot setuid setgid sys_resource
 ves-lifecycled sys_admin sys_chroot dac_override kill
 UNITS
-[ "$(ps -o user= -p "$(pid ves-resourced)")" != root ] || fail "ves-resourced is root"
 
 # (c) probes: a program in the very sandbox of each unit, that tries what is denied. Each attempt is a
 # child, as a filter may kill it; one that ends with 0 was not denied. All are first made by a unit
 # without a sandbox, where each must come through: what is denied later is denied by the unit, and not
 # by a probe that cannot succeed. A name that no probe has fails the unit.
-cat >/run/ves-probe.pl <<'PERL'
+mkdir -p /opt/ves-probe
+cat >/opt/ves-probe/probe.pl <<'PERL'
 use Socket;
 sub call { my @words = @_; return syscall($words[0], @words[1 .. $#words]) }
 sub file { open(my $f, ">", $_[0]) or return 0; close $f }
@@ -148,18 +151,18 @@ mkdir -p /run/systemd/system
 # Runs the probe of the unit that stands there by now, of which $1 says whose it is.
 try() {
     systemctl daemon-reload
-    systemctl start ves-probe.service && grep -qx 'all tried' /run/ves-probe.out ||
+    systemctl start ves-probe.service && grep -qx 'all tried' /opt/ves-probe/out ||
         fail "the probe of $1 does not run: $(journalctl -u ves-probe.service -o cat -n 5)"
 }
 cat >$probe <<'UNIT'
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/perl /run/ves-probe.pl
-StandardOutput=truncate:/run/ves-probe.out
+ExecStart=/usr/bin/perl /opt/ves-probe/probe.pl
+StandardOutput=truncate:/opt/ves-probe/out
 UNIT
 try nobody
-out=$(grep denied /run/ves-probe.out) && fail "denied without a sandbox: $out"
-ok "without a sandbox $(grep -c allowed /run/ves-probe.out) probes come through"
+out=$(grep denied /opt/ves-probe/out) && fail "denied without a sandbox: $out"
+ok "without a sandbox $(grep -c allowed /opt/ves-probe/out) probes come through"
 # What a unit that declares this must be probed for.
 declarations='DevicePolicy=closed disk
 InaccessiblePaths= state
@@ -187,26 +190,26 @@ while read -r unit denied; do
             [[ " $denied " = *" $name "* ]] || fail "$unit declares $declared and is not probed for $name"
         done
     done <<<"$declarations"
-    sed -e "s|^ExecStart=.*|ExecStart=/usr/bin/perl /run/ves-probe.pl $denied|" -e 's/^Type=.*//' \
+    sed -e "s|^ExecStart=.*|ExecStart=/usr/bin/perl /opt/ves-probe/probe.pl $denied|" -e 's/^Type=.*//' \
         -e '/^\[Service\]/a Type=oneshot' -e '/^\[Service\]/a TimeoutStartSec=60' \
-        -e '/^\[Service\]/a StandardOutput=truncate:/run/ves-probe.out' -e '/^Standard/d;/^RuntimeMaxSec/d' \
-        -e '/^Restart/d;/^StateDirectory/d;/^Wants=/d;/^Requires=/d;/^After=/d;/^Before=/d;/^\[Install\]/,$d' \
+        -e '/^\[Service\]/a StandardOutput=truncate:/opt/ves-probe/out' -e '/^Standard/d;/^RuntimeMaxSec/d' \
+        -e '/^Restart/d;/^StateDirectory/d;/^RuntimeDirectory/d;/^Wants=/d;/^Requires=/d;/^After=/d;/^Before=/d;/^\[Install\]/,$d' \
         "/usr/lib/systemd/system/$unit.service" >$probe
     try "$unit"
     for name in $denied; do
-        grep -qx "$name denied" /run/ves-probe.out || fail "$unit: $name is not denied"
+        grep -qx "$name denied" /opt/ves-probe/out || fail "$unit: $name is not denied"
     done
     ok "$unit: denied are $denied"
 done <<'PROBES'
 ves-coordinatord netlink packet module modules ptrace reboot swap clock ports setns mntns cgroupns utsns ipcns userns pidns netns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config sysctl cgroup homes init disk kmsg syslog
-ves-resourced inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns mntns cgroupns utsns ipcns userns pidns netns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config sysctl homes disk kmsg syslog
+ves-resourced inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns mntns cgroupns utsns ipcns userns pidns netns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config sysctl homes state disk kmsg syslog
 ves-networkd inet inet6 packet ip module modules ptrace reboot swap clock ports setns mntns cgroupns utsns ipcns userns pidns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config cgroup homes init disk kmsg syslog
-ves-storaged inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns cgroupns utsns ipcns netns hostname personality realtime nice wx wxlater chown mknod system config sysctl cgroup homes init disk kmsg syslog
-ves-lifecycled inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns cgroupns utsns ipcns userns pidns netns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config sysctl homes disk kmsg syslog
+ves-storaged inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns cgroupns utsns ipcns netns hostname personality realtime nice wx wxlater chown mknod setuid system config sysctl cgroup homes init disk kmsg syslog
+ves-lifecycled inet inet6 netlink packet ip module modules ptrace reboot swap clock ports setns cgroupns utsns ipcns userns pidns netns mount hostname personality realtime nice wx wxlater suid chown mknod setuid system config sysctl homes state disk kmsg syslog
 ves-builder@ packet lowport mark module modules ptrace reboot swap clock ports setns cgroupns userns netns hostname personality realtime nice system config sysctl cgroup homes state init disk kmsg syslog
 ves-starter packet ip lowport mark module reboot clock ports realtime nice kmsg syslog
 PROBES
-rm -f $probe /run/ves-probe.pl /run/ves-probe.out
+rm -rf $probe /opt/ves-probe
 systemctl daemon-reload
 systemctl reset-failed ves-probe.service 2>/dev/null
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use ves_daemon::FenceStore;
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
@@ -286,7 +287,8 @@ impl Pool {
         if bytes > *reach {
             let blocks = (bytes / 4096).to_string();
             let program = find("xfs_growfs", "xfsprogs")?;
-            Cmd::new(program).args(["-D", &blocks]).arg(&self.dir).run()?;
+            let grow = Cmd::new(program).args(["-D", &blocks]).arg(&self.dir);
+            grow.capabilities(CapabilitySet::SYS_ADMIN).run()?;
             *reach = bytes;
         }
         Ok(())
@@ -372,7 +374,11 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
             .and_then(|c| c.set("source", loopdev::path(number)))
             .and_then(|c| c.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC));
         match tree {
-            Ok(tree) => return mount::node::attach(&tree, dir),
+            Ok(tree) => {
+                // Whoever made it, and an earlier daemon, may have been root.
+                mount::show_as_own(&tree, &dir.display().to_string())?;
+                return mount::node::attach(&tree, dir);
+            }
             // The first failure tells more: that of the file system which is tried first.
             Err(e) => failed = failed.or(Some(e)),
         }

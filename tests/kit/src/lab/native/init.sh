@@ -36,6 +36,8 @@ mount -o remount,bind,rw proc/sys/net
 
 mount -t tmpfs -o mode=755,size=8m tmpfs dev
 cp -a "$devices/." dev/
+# As udev would have it, which acts on no device of the machine: group disk.
+chown :6 dev/loop*
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 mkdir -p dev/pts dev/shm dev/mqueue
@@ -63,6 +65,12 @@ for word; do
         mount -t cgroup -o "${options#*,}" cgroup "run/cg1/${options%%,*}"
         ;;
     esac
+done
+# Units see of /run little, or may not write there: of these they may, as at /sys anywhere else.
+for drop_in in resourced:BindPaths lifecycled:ReadWritePaths; do
+    unit=run/systemd/system/ves-${drop_in%:*}.service.d
+    mkdir -p "$unit"
+    printf '[Service]\n%s=-/run/cg1\n' "${drop_in#*:}" > "$unit/groups.conf"
 done
 stat --format=%Hd:%Ld . > "$dir/device"
 
