@@ -1,12 +1,15 @@
 //! Who may ask the starter of containers, and for what, on the real kernel.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ves_init_proto::report::Created;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::report::{Created, Request};
 use ves_init_proto::{Launch, StartRequest};
 use ves_kit::{Proc, need, wait_until};
 
@@ -100,4 +103,42 @@ fn only_the_lifecycle_daemon_is_served_and_only_containers_are_made() {
     world.stop(0);
     world.start(world.script(STUBBORN));
     assert_eq!(world.sh("hostname").trim(), "web.example.org");
+}
+
+/// What a monitor answers a user who passes any mode: its first bytes, none where it hangs up.
+fn asked_by(user: u32, socket: std::path::PathBuf) -> Vec<u8> {
+    let ask = move || {
+        // The kernel notes the thread that connects.
+        let uid = rustix::process::Uid::from_raw(user);
+        let powers = CapabilitySet::DAC_OVERRIDE;
+        let sets = CapabilitySets { effective: powers, permitted: powers, inheritable: powers };
+        rustix::thread::set_keep_capabilities(true).expect("kept");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("changed");
+        rustix::thread::set_capabilities(None, sets).expect("few");
+        let mut monitor = UnixStream::connect(socket).expect("its mode lets in");
+        monitor.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+        // Who is sent away may find it closed already.
+        monitor.write_all(&Frame::json(Tag::Request, &Request::Status).encode()).ok();
+        let mut bytes = vec![0; 64];
+        let heard = monitor.read(&mut bytes);
+        match heard {
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => bytes.clear(),
+            heard => bytes.truncate(heard.expect("an answer, or the end")),
+        }
+        bytes
+    };
+    std::thread::spawn(ask).join().expect("no panic")
+}
+
+#[test]
+fn a_monitor_answers_root_and_the_lifecycle_daemon_only() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9485, |_| {});
+    world.start(world.script(STUBBORN));
+    let socket = || ves_init_proto::report::socket(&world.layout().ct_dir(world.ct));
+    assert!(!asked_by(0, socket()).is_empty());
+    assert!(asked_by(65_534, socket()).is_empty());
+    world.stop(0);
 }
