@@ -2,6 +2,7 @@
 //! on virtual machines where `cargo xtask test --all` says so.
 
 mod build;
+mod compromised;
 mod etcd;
 mod main_job;
 mod packages;
