@@ -9,14 +9,15 @@ use ves_daemon::complain;
 use ves_host::mount::volumes::Volumes;
 use ves_types::layout::{Daemon, Layout};
 
+use crate::error::Error;
 use crate::kernel::builder;
 use crate::kernel::image::pool::Place;
 
 /// Does what the arguments (with the program's name) ask for, or answers `None` where they ask for
 /// the daemon. Must be called first in `main`, while there is one thread.
 ///
-/// `--detach-pool [--run-dir DIR] [--state-dir DIR]` takes the pool's mount and loop device away, and then
-/// the mount namespace of volumes; it keeps all data, and fails while a volume is attached.
+/// `--detach-pool [--run-dir DIR] [--state-dir DIR]` takes the mount namespace of volumes away, and the
+/// pool's mount and loop device; it keeps all data, and fails while a volume is attached.
 pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
     if let Some(code) = ves_archive::helper(args.iter().cloned()) {
@@ -44,9 +45,10 @@ pub fn dispatch(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
         }
     }
     let layout = Layout::new(run, state);
+    // Whoever holds the pool does not hold the namespace.
+    let ended = Volumes::new(layout.volumes_dir()).end().map_err(Error::from);
     let detached = Place::new(&layout).detach();
-    let end = |_| Ok(Volumes::new(layout.volumes_dir()).end()?);
-    Some(match detached.and_then(end) {
+    Some(match ended.and(detached) {
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => complain(Daemon::Storage, &ves_proto::fault::chain(&e), 1),
     })

@@ -36,6 +36,7 @@ impl Daemon {
         let [program, run, state] = [&*program, layout.run_dir(), layout.state_dir()]
             .map(|path| path.to_str().expect("test paths are text"));
         ves_kit::run(program, &["--detach-pool", "--run-dir", run, "--state-dir", state]);
+        assert!(!layout.volumes_dir().exists(), "nothing stays mounted");
     }
     fn client(&self) -> StorageServiceClient<ves_daemon::client::Traced> {
         let socket = self.dir.layout().socket(Kind::Storage);
