@@ -4,12 +4,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Pid, getegid, geteuid};
 
 use crate::child;
 use crate::error::{Attempt, HostError};
+use crate::mount::{self, Change};
 use crate::namespace::Namespace;
 
 /// Maps ids 0 to `count - 1` of the child's user namespace to the ids from `base` of this one.
@@ -43,14 +44,28 @@ pub fn namespace(base: u32, count: u32) -> Result<OwnedFd, HostError> {
 }
 
 /// The same in which this user and group are this process's own, and nobody else is anybody.
-///
-/// # Errors
-/// [`HostError::Sys`].
-pub fn as_own(user: u32, group: u32) -> Result<OwnedFd, HostError> {
+fn as_own(user: u32, group: u32) -> Result<OwnedFd, HostError> {
     made_with(|pid| {
         map(pid, "uid_map", &[(user, geteuid().as_raw(), 1)])?;
         map(pid, "gid_map", &[(group, getegid().as_raw(), 1)])
     })
+}
+
+/// Has a detached mount show the files of its root directory's owner as this process's own, and what this
+/// process makes as that owner's: whoever made the file system, the one that keeps it now has it. Root needs
+/// no such thing.
+///
+/// # Errors
+/// [`HostError::Sys`]; `what` names the mount there.
+pub fn show_as_own(tree: impl AsFd, what: &str) -> Result<(), HostError> {
+    let owner = rustix::fs::fstat(&tree).attempt(|| format!("look at the mount for {what}"))?;
+    let (user, group) = (owner.st_uid, owner.st_gid);
+    let own = (geteuid().as_raw(), getegid().as_raw());
+    if own.0 == 0 || own == (user, group) {
+        return Ok(());
+    }
+    let ids = as_own(user, group)?;
+    mount::change(tree, Change { idmap: Some(ids.as_fd()), ..Change::default() }, what)
 }
 
 /// [`namespace`] in which this user and group are 0, so that nobody need change his to be that.

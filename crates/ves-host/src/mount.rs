@@ -16,10 +16,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use rustix::process::{getegid, geteuid};
-
 use crate::error::{Attempt, HostError};
-use crate::id_map;
 
 pub mod node;
 pub mod volumes;
@@ -98,23 +95,6 @@ pub fn change(mount: impl AsFd, change: Change<'_>, what: &str) -> Result<(), Ho
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
         .attempt(|| format!("change the attributes of the mount for {what}"))
-}
-
-/// Has a detached mount show the files of its root directory's owner as this process's own, and what this
-/// process makes as that owner's: whoever made the file system, the one that keeps it now has it. Root needs
-/// no such thing.
-///
-/// # Errors
-/// [`HostError::Sys`]; `what` names the mount there.
-pub fn show_as_own(mount: impl AsFd, what: &str) -> Result<(), HostError> {
-    let owner = rustix::fs::fstat(&mount).attempt(|| format!("look at the mount for {what}"))?;
-    let (user, group) = (owner.st_uid, owner.st_gid);
-    let own = (geteuid().as_raw(), getegid().as_raw());
-    if own.0 == 0 || own == (user, group) {
-        return Ok(());
-    }
-    let ids = id_map::as_own(user, group)?;
-    change(mount, Change { idmap: Some(ids.as_fd()), ..Change::default() }, what)
 }
 
 /// A detached copy of the mount at `path`; with `recursive`, of all mounts below it too.

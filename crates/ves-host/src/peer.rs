@@ -42,10 +42,7 @@ impl Peer {
 }
 
 /// Whether a connection is from the one its socket is for: the user that owns it, and with all of these
-/// capabilities, by bit. Otherwise this tells who it is from.
-///
-/// # Errors
-/// In words.
+/// capabilities, by bit. Otherwise this tells in words who it is from.
 pub fn require_owner(connection: impl AsFd, needed: u64) -> Result<(), String> {
     let told = || -> Result<_, HostError> {
         let socket = channel::address(&connection)?;

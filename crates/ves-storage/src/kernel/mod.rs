@@ -261,7 +261,7 @@ impl<B: Backend> KernelHost<B> {
             Err(e) if e.is(Errno::ACCESS) => {
                 let tree = file_system(ct, &self.backend.look(ct)?)?
                     .mount(attr::NODEV | attr::NOSUID | attr::NOEXEC)?;
-                mount::show_as_own(&tree, &format!("volume {ct}"))?;
+                id_map::show_as_own(&tree, &format!("volume {ct}"))?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 Ok(rustix::fs::openat(&tree, ".", flags, rustix::fs::Mode::empty())
                     .attempt(|| format!("open the root directory of container {ct}"))?)

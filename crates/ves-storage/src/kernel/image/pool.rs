@@ -17,7 +17,7 @@ use ves_daemon::FenceStore;
 use ves_host::cmd::find;
 use ves_host::loopdev::{self, FileId};
 use ves_host::mount::{self, FsContext, attr};
-use ves_host::{Attempt, Cmd, HostError, file};
+use ves_host::{Attempt, Cmd, HostError, file, id_map};
 use ves_types::layout::{Daemon, Layout};
 
 use super::file::until;
@@ -376,7 +376,7 @@ fn mount_image(number: u32, dir: &Path) -> Result<(), HostError> {
         match tree {
             Ok(tree) => {
                 // Whoever made it, and an earlier daemon, may have been root.
-                mount::show_as_own(&tree, &dir.display().to_string())?;
+                id_map::show_as_own(&tree, &dir.display().to_string())?;
                 return mount::node::attach(&tree, dir);
             }
             // The first failure tells more: that of the file system which is tried first.
