@@ -275,6 +275,12 @@ impl Host for FakeHost {
         Ok(there.map(|(ct, v)| (*ct, Ok(v.seen(*ct)))).collect())
     }
 
+    fn orphans(&self) -> Result<Vec<CtId>, Error> {
+        let node = self.node();
+        let orphans = node.volumes.iter().filter(|(_, v)| v.observed(None, true).is_orphan());
+        Ok(orphans.map(|(ct, _)| *ct).collect())
+    }
+
     fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error> {
         let node = self.node();
         let met = node.volumes.iter().filter_map(|(ct, v)| match &v.seen(*ct) {

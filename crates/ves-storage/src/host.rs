@@ -131,6 +131,8 @@ pub trait Host: Send + Sync + 'static {
     fn look_all(&self) -> Result<Each<VolumeFacts>, Error>;
     /// In whose mounted file systems the kernel has met errors, and how many. Made for being asked often.
     fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, Error>;
+    /// Whose volumes are mounted by us though their images are gone.
+    fn orphans(&self) -> Result<Vec<CtId>, Error>;
     /// A container's snapshots; where `measure` says so, with the bytes that only it has.
     fn snapshots(
         &self,

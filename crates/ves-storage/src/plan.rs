@@ -183,6 +183,13 @@ pub struct Observed {
     pub max_snapshots: usize,
 }
 
+impl Observed {
+    /// Whether it is mounted by us though its image is gone.
+    pub const fn is_orphan(&self) -> bool {
+        matches!((&self.image, &self.mount), (Image::Absent, Mount::Ours { .. }))
+    }
+}
+
 /// One thing to do, by its effect; doing it twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {

@@ -67,6 +67,9 @@ impl<H: volume::Host> volume::Host for InHand<H> {
     fn met_errors(&self) -> Result<BTreeMap<CtId, u32>, volume_error::Error> {
         Self::look(self, H::met_errors)
     }
+    fn orphans(&self) -> Result<Vec<CtId>, volume_error::Error> {
+        Self::look(self, H::orphans)
+    }
     fn snapshots(
         &self,
         ct: CtId,

@@ -230,14 +230,26 @@ impl Inside {
         }))
     }
 
+    /// The names that there are.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn names(&self) -> Result<Vec<String>, HostError> {
+        let what = || "list the places of volumes".to_owned();
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.open(".")?).attempt(what)? {
+            let name = entry.attempt(what)?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// Whether anything is mounted.
     fn is_used(&self) -> Result<bool, HostError> {
-        let what = || "list the volumes that are mounted".to_owned();
-        for entry in rustix::fs::Dir::read_from(self.open(".")?).attempt(what)? {
-            let entry = entry.attempt(what)?;
-            let name = entry.file_name().to_string_lossy();
-            let own = [".", ".."].contains(&&*name);
-            if !own && self.look(&name)?.is_some_and(|place| place.mounted) {
+        for name in self.names()? {
+            if self.look(&name)?.is_some_and(|place| place.mounted) {
                 return Ok(true);
             }
         }

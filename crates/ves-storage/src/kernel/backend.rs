@@ -6,7 +6,7 @@
 //! Each operation finds done what was done before. What is made is made beside its place and moved
 //! there when it is whole. Never here: how; decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ves_host::ext4::Mend;
@@ -96,6 +96,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// One volume.
     fn look(&self, ct: CtId) -> Result<VolumeState, Error>;
+    /// Who has a volume, or something in its place.
+    fn owners(&self) -> Result<BTreeSet<CtId>, Error>;
     /// All volumes, by container.
     fn look_all(&self) -> Result<Each<VolumeState>, Error>;
     /// In whose mounted file systems the kernel has met errors, and how many.

@@ -377,6 +377,23 @@ impl<B: Backend> Host for KernelHost<B> {
         self.backend.met_errors()
     }
 
+    fn orphans(&self) -> Result<Vec<CtId>, Error> {
+        let Some(volumes) = self.volumes.enter()? else { return Ok(Vec::new()) };
+        let places = volumes.names()?;
+        // After that: an image is there before it is mounted.
+        let owners = self.backend.owners()?;
+        let places = places.iter().filter_map(|name| name.parse::<CtId>().ok());
+        let mut orphans = Vec::new();
+        for ct in places.filter(|ct| !owners.contains(ct)) {
+            let seen = self.backend.look(ct)?;
+            let (mount, _) = self.mounted(ct, &seen, Some(&volumes))?;
+            if let (Image::Absent, Mount::Ours { .. }) = (&seen.image, mount) {
+                orphans.push(ct);
+            }
+        }
+        Ok(orphans)
+    }
+
     fn snapshots(
         &self,
         ct: CtId,

@@ -526,6 +526,21 @@ fn errors_of_mounted_file_systems_are_told_once_and_until_they_are_mounted_no_mo
 }
 
 #[test]
+fn the_mount_of_a_volume_that_is_gone_goes_too_and_no_other() {
+    let f = fixture();
+    for ct in [101, 102] {
+        f.service.ensure(&fence(ct, 1), &wish(1)).expect("mounted");
+    }
+    let gone = CtId::try_from(101).expect("valid");
+    f.host.lose(gone);
+    assert_eq!(f.host.orphans().expect("looked"), [gone]);
+    f.service.let_orphans_go().expect("looked");
+    assert!(f.host.orphans().expect("looked").is_empty());
+    let other = f.host.observe(fence(102, 1).ct, None).expect("seen");
+    assert!(matches!(other.mount, plan::Mount::Ours { .. }), "{other:?}");
+}
+
+#[test]
 fn a_create_that_fails_in_any_step_leaves_nothing_unfinished() {
     for fails in 0..6 {
         let f = fixture();

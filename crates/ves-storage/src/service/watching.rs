@@ -12,6 +12,7 @@ use ves_daemon::telemetry::Gauge;
 use ves_proto::Fault;
 
 use super::{Service, observing};
+use crate::plan::Step;
 use crate::plan::room::Alarm;
 
 /// How often the pool is looked at, which costs the same however much is in it: a trim of it, as a timer of the
@@ -19,8 +20,8 @@ use crate::plan::room::Alarm;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long to wait where it could not be backed.
 const UNBACKED_EVERY: Duration = Duration::from_secs(30);
-/// How often errors of file systems are looked for.
-const ERRORS_EVERY: Duration = Duration::from_secs(10);
+/// How often errors of file systems, and mounts of volumes that are gone, are looked for.
+const MOUNTED_EVERY: Duration = Duration::from_secs(10);
 
 impl Service {
     /// Watches the pool and volumes from now on. Call it inside the runtime.
@@ -33,11 +34,11 @@ impl Service {
             );
             loop {
                 let own = this.clone();
-                match blocking(move || own.look_for_errors()).await {
+                match blocking(move || own.look_at_mounted()).await {
                     Ok(met) => damaged.set(u64::try_from(met).unwrap_or(u64::MAX)),
-                    Err(fault) => tracing::warn!("look for errors of file systems: {fault}"),
+                    Err(fault) => tracing::warn!("look at what is mounted: {fault}"),
                 }
-                tokio::time::sleep(ERRORS_EVERY).await;
+                tokio::time::sleep(MOUNTED_EVERY).await;
             }
         });
         let this = self.clone();
@@ -58,6 +59,30 @@ impl Service {
                 tokio::time::sleep(pause).await;
             }
         });
+    }
+
+    /// Takes our mounts away of volumes that are gone, and [`Self::look_for_errors`].
+    fn look_at_mounted(&self) -> Result<usize, Fault> {
+        self.let_orphans_go()?;
+        self.look_for_errors()
+    }
+
+    /// Takes our mounts away of volumes whose image somebody deleted. Who runs on one goes on, with a mount of
+    /// his own, and with him goes the rest.
+    pub(crate) fn let_orphans_go(&self) -> Result<(), Fault> {
+        for ct in self.host.orphans().map_err(|e| observing(&e))? {
+            // One that is being changed is looked at again.
+            let Ok(_held) = self.shell.hold(ct, "being looked at") else { continue };
+            if !self.host.observe(ct, None).map_err(|e| observing(&e))?.is_orphan() {
+                continue;
+            }
+            let step = Step::Unmount;
+            let unmount = || self.host.apply(ct, &step);
+            if let Err(error) = self.shell.step(Some(ct), &variant(&step), &step, unmount) {
+                tracing::warn!(%ct, %error, "the mount of a volume that is gone stays");
+            }
+        }
+        Ok(())
     }
 
     /// Looks in whose mounted file systems the kernel has met errors, and tells of new ones; answers how many

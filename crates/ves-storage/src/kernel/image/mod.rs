@@ -94,6 +94,9 @@ impl Backend for Images {
     fn look(&self, ct: CtId) -> Result<VolumeState, Error> {
         self.see(ct, None)
     }
+    fn owners(&self) -> Result<BTreeSet<CtId>, Error> {
+        Ok(self.list()?.into_iter().collect())
+    }
     fn look_all(&self) -> Result<Each<VolumeState>, Error> {
         self.see_all()
     }

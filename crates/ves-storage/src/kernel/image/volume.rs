@@ -205,7 +205,7 @@ impl Images {
         Ok(Leftovers { volumes, devices, ..Leftovers::default() })
     }
 
-    fn list(&self) -> Result<Vec<CtId>, Error> {
+    pub(super) fn list(&self) -> Result<Vec<CtId>, Error> {
         let volumes = self.pool.volumes();
         let what = || format!("list {}", volumes.display());
         let mut cts = Vec::new();

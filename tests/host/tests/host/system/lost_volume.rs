@@ -25,6 +25,9 @@ fn a_running_container_whose_image_is_gone_is_stopped_and_destroyed() {
     node.ok(&format!("stop {ct}"));
     let status = String::from_utf8(node.run(&format!("status {ct}")).stdout).expect("text");
     assert!(status.contains("down"), "{status}");
+    let of_volume =
+        |kind, line: &str| matches!(kind, Kind::Mount | Kind::Loop) && node.owns(kind, line);
+    before.clone().only(of_volume).wait_clean_of(node.layout(), PATIENCE, of_volume);
     node.ok(&format!("destroy {ct}"));
     // Files below the run directory are fences, which outlive a container.
     let owned =
