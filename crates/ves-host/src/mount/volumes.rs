@@ -23,7 +23,10 @@ use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, StatVfs, StatxAttributes, StatxFlags, openat, statx,
 };
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::{
+    CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space, sched_getaffinity,
+    sched_setaffinity,
+};
 
 use super::{Change, FsContext, Propagation, attr, node};
 use crate::error::{Attempt, HostError};
@@ -74,12 +77,25 @@ impl Volumes {
             if open_root(&pin)?.is_some() {
                 return Ok(false);
             }
-            let namespace = thread::on_own_thread("new-volumes", || new_namespace(&self.dir))?;
             let what = || format!("pin the volumes' mount namespace at {}", pin.display());
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(&pin);
             drop(file.attempt(what)?);
-            let file = format!("/proc/self/fd/{}", namespace.as_raw_fd());
-            rustix::mount::mount_bind(file, &pin).attempt(what)?;
+            let make = |on| {
+                let namespace =
+                    thread::on_own_thread("new-volumes", || new_namespace(&self.dir, on))?;
+                let file = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+                rustix::mount::mount_bind(file, &pin).attempt(what)
+            };
+            match make(None) {
+                // The kernel binds a namespace in one with a lower number only, and since Linux 6.18 each
+                // processor has its own range of them. The first namespace of a machine has the lowest of
+                // all; where the node's is another, some processor's numbers are beyond it.
+                Err(e) if e.is(Errno::INVAL) => {
+                    let mut made = processors()?.into_iter().map(|one| make(Some(one)));
+                    made.find(Result::is_ok).unwrap_or(Err(e))?;
+                }
+                made => made?,
+            }
             Ok(true)
         })
     }
@@ -158,10 +174,21 @@ fn inside<T: Send>(
     })
 }
 
+/// The processors that this process may use.
+fn processors() -> Result<Vec<usize>, HostError> {
+    let usable = sched_getaffinity(None).attempt(|| "list the processors".to_owned())?;
+    Ok((0..CpuSet::MAX_CPU).filter(|processor| usable.is_set(*processor)).collect())
+}
+
 /// Moves this thread to a new mount namespace that has nothing of the one before, and answers its file.
-/// `dir` is a directory to stand on meanwhile.
-fn new_namespace(dir: &Path) -> Result<OwnedFd, HostError> {
+/// `dir` is a directory to stand on meanwhile, and `on` the one processor to make it on.
+fn new_namespace(dir: &Path, on: Option<usize>) -> Result<OwnedFd, HostError> {
     let what = || "make the volumes' mount namespace".to_owned();
+    if let Some(processor) = on {
+        let mut only = CpuSet::new();
+        only.set(processor);
+        sched_setaffinity(None, &only).attempt(what)?;
+    }
     // SAFETY: the thread was made for this, and what becomes its own are its root and its mounts.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.attempt(what)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;

@@ -17,7 +17,7 @@ done <<'SCORES'
 ves-coordinatord 12
 ves-resourced 10
 ves-networkd 16
-ves-storaged 22
+ves-storaged 23
 ves-lifecycled 16
 ves-builder@1 38
 ves-starter 84
