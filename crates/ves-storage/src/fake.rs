@@ -43,6 +43,8 @@ struct Node {
     stiff: bool,
     /// How many builds of the suite `slow` have been given up.
     given_up: u64,
+    /// How many of them have begun.
+    slow_begun: u64,
 }
 
 /// A node in memory.
@@ -65,6 +67,11 @@ impl FakeHost {
     /// Whether what is mounted can grow.
     pub fn grow_online(&self, can: bool) {
         self.node().stiff = !can;
+    }
+
+    /// How many builds of the suite `slow` have ever begun.
+    pub fn slow_builds(&self) -> u64 {
+        self.node().slow_begun
     }
 
     /// Ends all builds of the suite `slow`, which do not end by themselves.
@@ -200,7 +207,8 @@ impl FakeHost {
         match build.suite.as_str() {
             "nonsuch" => Err(broken("fetch a suite that the mirror does not have")),
             "slow" => {
-                let node = self.node();
+                let mut node = self.node();
+                node.slow_begun += 1;
                 let begun = node.given_up;
                 drop(self.gave_up.wait_while(node, |node| node.given_up == begun));
                 Err(broken("wait for a build that was given up"))

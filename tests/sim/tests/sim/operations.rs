@@ -232,7 +232,11 @@ fn templates_are_built_by_operations() {
     sim.kernel().volumes.give_up_builds();
 
     for victim in [Daemon::Storage, Daemon::Coordinator] {
+        let builds = || sim.kernel().volumes.slow_builds();
+        let before = builds();
         let slow = begin("slow", "slow").expect("begun, the one before is over");
+        // One that is asked of the next storage is built there.
+        sim.until("storage builds", || builds() > before);
         sim.restart(victim);
         let op = sim.end_of(&slow.id);
         assert_eq!(op.state(), pb::OperationState::Failed, "{victim:?}");
