@@ -24,7 +24,7 @@ fn an_upgrade_under_traffic_is_not_noticed() {
         client.sh("ip route add 192.0.2.101 via 10.86.0.1
              ip route add 2001:db8::101 via fd86::1")?;
         client.until("curl -sSf -m 60 http://192.0.2.101", PATIENCE)?;
-        let init = "virtctl exec 101 cut -d' ' -f22 /proc/1/stat";
+        let init = "virtctl exec 101 -- cut -d' ' -f22 /proc/1/stat";
         let (began, old) = (node.sh(init)?, node.sh(DAEMONS)?);
 
         client.sh(GETS)?;
@@ -70,7 +70,7 @@ fn daemons_take_over_what_was_roots() {
         let node = lab.node(1);
         node.sh("virtctl create 101 --ostemplate trixie --ipadd 192.0.2.101
              virtctl start 101 --wait && virtctl exec 101 touch /kept")?;
-        let init = "virtctl exec 101 cut -d' ' -f22 /proc/1/stat";
+        let init = "virtctl exec 101 -- cut -d' ' -f22 /proc/1/stat";
         let began = node.sh(init)?;
         node.sh(GIVE_TO_ROOT)?;
         node.sh(TAKE_OVER)?;
