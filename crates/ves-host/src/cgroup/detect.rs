@@ -163,7 +163,7 @@ impl Hierarchies {
         // A hierarchy may be mounted several times; the writable mount that shows all of it is the
         // one to use, the first such.
         let mut mounts: Vec<_> = mountinfo.lines().filter_map(parse_mount).collect();
-        mounts.sort_by_key(|m| (m.read_only, m.partial));
+        mounts.sort_by_key(|m| (m.partial, m.read_only));
         for mount in mounts {
             if mount.v2 {
                 v2.get_or_insert(V2 { mount: mount.point, controllers: BTreeSet::new() });
@@ -344,6 +344,17 @@ cpu\t1\t1\t1\ncpuacct\t2\t1\t1\nblkio\t7\t1\t1\nmemory\t4\t18\t1\n";
             h.procs_files("ves/ct-1", "payload"),
             [PathBuf::from("/sys/fs/cg roup/ves/ct-1/payload/cgroup.procs")]
         );
+    }
+
+    #[test]
+    fn a_file_that_a_service_manager_mounts_for_a_unit_is_no_hierarchy() {
+        let unit = "/system.slice/x.service/memory.pressure";
+        let text = format!(
+            "26 25 0:25 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw,nsdelegate\n\
+             91 26 0:25 {unit} /sys/fs/cgroup{unit} rw - cgroup2 cgroup2 rw,nsdelegate\n"
+        );
+        let found = Hierarchies::parse(&text, None).v2.expect("there is one");
+        assert_eq!(found.mount, Path::new("/sys/fs/cgroup"));
     }
 
     #[test]
