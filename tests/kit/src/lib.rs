@@ -29,6 +29,7 @@ pub mod lab;
 pub mod loops;
 pub mod need;
 pub mod node;
+pub mod numbers;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod rootfs;
@@ -40,6 +41,7 @@ pub use guard::{LoopFile, MountGuard, Proc, TestId, TestLayout, Undo, run};
 pub use inventory::Inventory;
 pub use need::{Lack, check};
 pub use node::TestNode;
+pub use numbers::Numbers;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use rootfs::Rootfs;

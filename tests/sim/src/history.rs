@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures::future::join_all;
 use ves_fake::{Mishap, Victim};
+use ves_kit::Numbers;
 use ves_proto::common::{Limits, UbcValue};
 use ves_proto::{Reason, coordinator as pb};
 
@@ -21,29 +22,6 @@ use crate::sim::Sim;
 const CTS: [u32; 3] = [101, 102, 103];
 /// The addresses these share.
 const ADDRESSES: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"];
-
-/// Numbers that follow from a first one: SplitMix64.
-#[derive(Debug, Clone)]
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        let n = u64::try_from(n.max(1)).unwrap_or(1);
-        usize::try_from(self.next() % n).unwrap_or_default()
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 /// What a client wants of a container.
 #[derive(Debug, Clone)]

@@ -8,27 +8,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
-use ves_kit::{Rootfs, TestNode, need, node, wait_until};
+use ves_kit::{TestNode, need, node, wait_until};
 use ves_types::CtId;
 use ves_types::layout::Daemon;
 
+use super::support::{running, try_shell};
+
 /// Until the kernel's errors are told of: three times as long as between two looks.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
-
-fn running() -> (TestNode, CtId) {
-    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
-    let ct = node.ct();
-    node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
-    node.ok(&format!("start {ct}"));
-    (node, ct)
-}
-
-/// Runs a line of shell inside; what it printed, if it ended well.
-fn shell(node: &TestNode, ct: CtId, line: &str) -> Result<String, String> {
-    let out = node.virtctl().args(["exec", &ct.to_string(), line]).output().expect("it starts");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }
-}
 
 fn image(node: &TestNode, ct: CtId) -> PathBuf {
     node.layout().service_dir(Daemon::Storage).join(format!("pool/volumes/{ct}.img"))
@@ -104,14 +91,14 @@ fn errors_are_told_and_a_restart_mends_them() {
     assert!(tuned.expect("tune2fs starts").success());
     node.ok(&format!("start {ct}"));
     let device = device(&node, ct);
-    shell(&node, ct, "echo one > /mark; sync").expect("written");
+    try_shell(&node, ct, "echo one > /mark; sync").expect("written");
     let events = told(&node);
     std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").expect("triggered");
     let event = std::iter::from_fn(|| events.recv_timeout(TOLD_WITHIN).ok());
     let event = event.into_iter().find(|problem| !problem.is_empty());
     assert!(event.expect("it is told").contains("met an error"));
     drop(events);
-    let said = shell(&node, ct, "echo two > /mark").expect_err("nothing is written any more");
+    let said = try_shell(&node, ct, "echo two > /mark").expect_err("nothing is written any more");
     assert!(said.contains("Read-only"), "{said}");
     assert!(problem(&node, ct).contains("restart"), "{}", problem(&node, ct));
     let log = std::fs::read_to_string(node.stack().log(Daemon::Storage)).expect("there");
@@ -126,7 +113,7 @@ fn errors_are_told_and_a_restart_mends_them() {
     println!("{}", node.ok(&format!("restart {ct} --fast")));
     assert_eq!(problem(&node, ct), "");
     assert_eq!(
-        shell(&node, ct, "cat /mark; echo two > /mark && cat /mark").as_deref(),
+        try_shell(&node, ct, "cat /mark; echo two > /mark && cat /mark").as_deref(),
         Ok("one\ntwo\n")
     );
 
@@ -135,7 +122,7 @@ fn errors_are_told_and_a_restart_mends_them() {
     node.ok(&format!("snapshot-switch {ct} --id {id}"));
     assert!(problem(&node, ct).contains("when it is next mounted"), "{}", problem(&node, ct));
     node.ok(&format!("start {ct}"));
-    assert_eq!(shell(&node, ct, "cat /mark; echo two > /mark").as_deref(), Ok("one\n"));
+    assert_eq!(try_shell(&node, ct, "cat /mark; echo two > /mark").as_deref(), Ok("one\n"));
     assert_eq!(problem(&node, ct), "");
     node.ok(&format!("stop {ct} --fast"));
     node.ok(&format!("destroy {ct}"));
@@ -173,7 +160,7 @@ fn wreck(image: &Path, directory: &str) {
 fn what_may_lose_files_is_refused_and_mended_on_demand() {
     need!(node::node());
     let (node, ct) = running();
-    shell(
+    try_shell(
         &node,
         ct,
         "mkdir /d && for i in 1 2 3; do echo $i > /d/$i; done; echo one > /mark; sync",
@@ -183,7 +170,7 @@ fn what_may_lose_files_is_refused_and_mended_on_demand() {
     wreck(&image(&node, ct), "/d");
     // The kernel has not met it yet.
     node.ok(&format!("start {ct}"));
-    assert_eq!(shell(&node, ct, "ls /d").unwrap_or_default(), "", "the kernel leaves it out");
+    assert_eq!(try_shell(&node, ct, "ls /d").unwrap_or_default(), "", "the kernel leaves it out");
     wait_until(TOLD_WITHIN, "it is told", || problem(&node, ct).contains("file system"));
     let running = refused(&node, &format!("fsck {ct}"), 32);
     assert!(running.contains("stop it first"), "{running}");
@@ -204,7 +191,7 @@ fn what_may_lose_files_is_refused_and_mended_on_demand() {
     assert!(note.contains(id) && list[0]["name"] == "before-fsck", "{note} {list}");
     node.ok(&format!("start {ct}"));
     assert_eq!(
-        shell(&node, ct, "cat /mark; ls -R /lost+found | grep -c '#'").map(|s| s.len() > 4),
+        try_shell(&node, ct, "cat /mark; ls -R /lost+found | grep -c '#'").map(|s| s.len() > 4),
         Ok(true)
     );
     assert_eq!(problem(&node, ct), "");
@@ -216,7 +203,7 @@ fn what_may_lose_files_is_refused_and_mended_on_demand() {
     assert!(refused(&node, &format!("start {ct}"), 210).contains(&hint));
     println!("{}", node.ok(&format!("fsck {ct}")));
     node.ok(&format!("start {ct}"));
-    assert_eq!(shell(&node, ct, "cat /mark").as_deref(), Ok("one\n"));
+    assert_eq!(try_shell(&node, ct, "cat /mark").as_deref(), Ok("one\n"));
     node.ok(&format!("stop {ct} --fast"));
     node.ok(&format!("destroy {ct}"));
 }

@@ -15,6 +15,7 @@ mod snapshots;
 mod soup;
 mod store;
 mod strangers;
+mod support;
 mod survive;
 mod telemetry;
 mod verbs;

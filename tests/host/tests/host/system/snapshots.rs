@@ -6,18 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ves_kit::stack::READY;
-use ves_kit::{Rootfs, TestNode, need, node};
+use ves_kit::{TestNode, need, node};
 use ves_types::CtId;
 use ves_types::layout::Daemon;
 
-/// A container that runs, on a node of its own.
-fn running() -> (TestNode, CtId) {
-    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
-    let ct = node.ct();
-    node.ok(&format!("create {ct} --ostemplate plain --diskspace 128M --numproc 60"));
-    node.ok(&format!("start {ct}"));
-    (node, ct)
-}
+use super::support::{running, shell};
 
 #[track_caller]
 fn snapshots(node: &TestNode, ct: CtId) -> Vec<Value> {
@@ -28,15 +21,6 @@ fn snapshots(node: &TestNode, ct: CtId) -> Vec<Value> {
 fn take(node: &TestNode, ct: CtId, name: &str) -> String {
     let op = node.json(&format!("snapshot {ct} --name {name}"));
     op["snapshot"].as_str().expect("it is named").to_owned()
-}
-
-/// Runs a line of shell inside, and answers with what it prints.
-#[track_caller]
-fn shell(node: &TestNode, ct: CtId, line: &str) -> String {
-    let out = node.virtctl().args(["exec", &ct.to_string(), line]).output().expect("it starts");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success(), "{line}: {text}{}", String::from_utf8_lossy(&out.stderr));
-    text
 }
 
 /// What there is of snapshots in the pool: files and directories.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use ves_kit::inventory::Kind;
-use ves_kit::{Inventory, Rootfs, TestNode, need, node, wait_until};
+use ves_kit::{Inventory, Numbers, Rootfs, TestNode, need, node, wait_until};
 use ves_types::CtId;
 use ves_types::layout::{self, Daemon};
 
@@ -31,24 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OPEN: [&str; 3] = ["PEER_DOWN", "TIMEOUT", "STARTING"];
 /// Further reasons where the container's monitor was killed meanwhile.
 const KILLED: [&str; 5] = ["INIT_EXITED", "START_FAILED", "NOT_RUNNING", "RUNNING", "HOST_FAILED"];
-
-/// Numbers that follow from a first one: SplitMix64.
-#[derive(Debug)]
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(n.max(1)).expect("small")).expect("small")
-    }
-}
 
 /// What a container must be.
 #[derive(Debug, Default, Clone)]
@@ -313,7 +295,7 @@ impl Soup {
 
     /// Writes into a file inside what must be there from then on.
     fn mark(&self, which: &Container, model: &mut Model, numbers: &mut Numbers) {
-        let mark = format!("m{}", numbers.next());
+        let mark = format!("m{}", numbers.next_number());
         let line = format!("echo {mark} >/mark.new && mv /mark.new /mark && sync && cat /mark");
         match self.inside(which.ct, &line) {
             Some(read) if read == mark => model.mark = mark,
