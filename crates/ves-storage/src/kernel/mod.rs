@@ -179,9 +179,14 @@ impl<B: Backend> KernelHost<B> {
     }
 
     fn mount(&self, ct: CtId, slot: IdSlot) -> Result<(), Error> {
-        // Somebody may have taken the pin of the namespace away.
-        self.volumes.make()?;
-        let volumes = self.volumes.need()?;
+        let volumes = match self.volumes.enter()? {
+            Some(volumes) => volumes,
+            // Somebody has taken the pin of the namespace away.
+            None => {
+                self.volumes.make()?;
+                self.volumes.need()?
+            }
+        };
         let seen = self.backend.look(ct)?;
         if let (Mount::Ours { slot: there }, _) = self.mounted(ct, &seen, Some(&volumes))?
             && there == Some(slot)
