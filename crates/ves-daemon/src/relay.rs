@@ -28,8 +28,8 @@ pub(crate) fn begin(socket: &Path, receiver: Receiver) -> Result<(), std::io::Er
     let listener = crate::socket::replace(socket)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    // Anybody may connect, as at the public socket: a daemon that is root without power over files
-    // could not otherwise.
+    // Anybody may connect, as at the public socket: the services have no group that lets them. Who is
+    // none of them is closed at once.
     std::fs::set_permissions(socket, Permissions::from_mode(0o666))?;
     let (own, daemons) = (nix::unistd::geteuid().as_raw(), accounts());
     let role = move |peer: &UCred| reporter(peer.uid(), own, &daemons);
