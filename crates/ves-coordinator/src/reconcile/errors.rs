@@ -8,23 +8,17 @@ use std::time::Duration;
 use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, storage};
 
+use super::follow::SOON;
 use crate::coordinator::Coordinator;
 use crate::services::fault_of;
 
-/// How long to wait before storage is asked again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// How long to wait at most before storage is asked again.
+const LONGEST: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     /// Follows storage for ever.
     pub(crate) async fn follow_errors(self) {
-        let mut pause = PAUSE.0;
-        loop {
-            if let Err(fault) = self.follow_errors_once(&mut pause).await {
-                tracing::warn!(error = %fault, "storage cannot be followed");
-            }
-            self.clock().sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
-        }
+        self.follow_for_ever("storage", LONGEST, Self::follow_errors_once).await;
     }
 
     async fn follow_errors_once(&self, pause: &mut Duration) -> Result<(), Fault> {
@@ -32,7 +26,7 @@ impl Coordinator {
         let fail = |status: tonic::Status| fault_of("storage", &status);
         let request = storage::WatchErrorsRequest {};
         let mut stream = client.watch_errors(request).await.map_err(fail)?.into_inner();
-        *pause = PAUSE.0;
+        *pause = SOON;
         while let Some(volume) = stream.message().await.map_err(fail)? {
             self.saw_errors(&volume);
         }

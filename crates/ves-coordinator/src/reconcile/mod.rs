@@ -3,5 +3,6 @@
 
 mod boot;
 mod errors;
+mod follow;
 mod repair;
 mod watch;

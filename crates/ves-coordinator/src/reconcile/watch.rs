@@ -12,8 +12,8 @@ use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, lifecycle};
 use ves_types::{CtId, ExitCause, Phase};
 
+use super::follow::SOON;
 use crate::admission::{begin_operation, idle};
-
 use crate::container::record::{Presence, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
@@ -23,8 +23,8 @@ use crate::operation::record::Caller;
 use crate::services::observe::LIST;
 use crate::services::{ask, fault_of, seen_process};
 
-/// How long to wait before lifecycle is asked again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long to wait at most before lifecycle is asked, or what failed is tried, again.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// A container that reboots sooner after its start waits for the rest of this, so that one that
 /// does nothing else fills no logs.
@@ -33,15 +33,7 @@ const LEAST_RUN_MS: i64 = 1_000;
 impl Coordinator {
     /// Follows lifecycle for ever.
     pub(crate) async fn follow(self) {
-        let mut pause = PAUSE.0;
-        loop {
-            match self.follow_once(&mut pause).await {
-                Ok(()) => tracing::info!("lifecycle ended its stream, following again"),
-                Err(fault) => tracing::warn!(error = %fault, "lifecycle cannot be followed"),
-            }
-            self.clock().sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
-        }
+        self.follow_for_ever("lifecycle", LONGEST, Self::follow_once).await;
     }
 
     async fn follow_once(&self, pause: &mut Duration) -> Result<(), Fault> {
@@ -64,7 +56,7 @@ impl Coordinator {
             self.look_at_end(ct);
         }
         self.cache().has_list();
-        *pause = PAUSE.0;
+        *pause = SOON;
         while let Some(container) = stream.message().await.map_err(fail)? {
             self.saw(&container)?;
         }
@@ -107,7 +99,7 @@ impl Coordinator {
 
     async fn handle_exit(&self, ct: CtId) {
         let mut revisions = self.state().revisions();
-        let mut pause = PAUSE.0;
+        let mut pause = SOON;
         loop {
             revisions.borrow_and_update();
             let (record, working) = {
@@ -132,7 +124,7 @@ impl Coordinator {
                 Err(fault) => {
                     tracing::warn!(%ct, error = %fault, "an end is looked at again");
                     self.clock().sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    pause = (pause * 2).min(LONGEST);
                     continue;
                 }
             };
@@ -176,7 +168,7 @@ impl Coordinator {
                 Err(fault) => {
                     tracing::error!(%ct, error = %fault, "an end could not be stored");
                     self.clock().sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    pause = (pause * 2).min(LONGEST);
                 }
             }
         }
