@@ -32,6 +32,9 @@ use crate::store::index::{Change, Index};
 /// How long a look for leftovers may take before a create goes on without.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
+/// How long a request waits for an operation that the coordinator began, before it is refused as busy.
+const OWN_WORK: Duration = Duration::from_secs(10);
+
 impl Coordinator {
     /// Begins an action on a container that is there.
     ///
@@ -45,6 +48,7 @@ impl Coordinator {
         admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
     ) -> Result<pb::Operation, Fault> {
         self.cache().await_list().await;
+        self.await_own_work(&ct).await;
         if !dry_run {
             return self.begin_now(caller, ct, admit).await;
         }
@@ -52,6 +56,25 @@ impl Coordinator {
         idle(&self.state().read(), record.id)?;
         let action = admit(&record, self.cache().of(record.id).process.phase)?;
         self.dry_run(caller, (*record).clone(), action).await
+    }
+
+    /// Waits for what the coordinator does to a container by itself, after it ended or the node booted:
+    /// whoever asks for something meanwhile could not know, and is not sent away for it.
+    async fn await_own_work(&self, ct: &str) {
+        let own_work = || {
+            let index = self.state().read();
+            let record = index.resolve(ct).ok()?;
+            let op = index.operation(index.at_work(record.id)?).ok()?;
+            op.is_own().then_some(())
+        };
+        let mut ticks = self.state().operation_ticks();
+        let mut over = self.clock().sleep(OWN_WORK);
+        while own_work().is_some() {
+            tokio::select! {
+                changed = ticks.changed() => if changed.is_err() { return },
+                () = &mut over => return,
+            }
+        }
     }
 
     /// The same, not as a dry run. The container is looked at while the operation is stored, where it

@@ -39,10 +39,33 @@ pub struct Caller {
     pub request: Option<RequestKey>,
 }
 
+/// Why the coordinator begins an operation that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The node has booted.
+    Boot,
+    /// The container ended, or rebooted.
+    Container,
+    /// The container is not as it should be.
+    Node,
+}
+
+impl Cause {
+    const ALL: [Self; 3] = [Self::Boot, Self::Container, Self::Node];
+
+    fn principal(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Container => "container",
+            Self::Node => "node",
+        }
+    }
+}
+
 impl Caller {
-    /// One of the coordinator's own causes.
-    pub fn own(cause: &str) -> Self {
-        Self { principal: cause.to_owned(), request: None }
+    /// The coordinator itself.
+    pub fn own(cause: Cause) -> Self {
+        Self { principal: cause.principal().to_owned(), request: None }
     }
 }
 
@@ -118,6 +141,11 @@ pub struct Progress {
 }
 
 impl OpRecord {
+    /// Whether the coordinator began it, so that nobody knows of it who did not look.
+    pub fn is_own(&self) -> bool {
+        self.request.is_none() && Cause::ALL.iter().any(|c| c.principal() == self.principal)
+    }
+
     /// A new operation of a node, not stored yet.
     pub fn new(
         node: NodeName,

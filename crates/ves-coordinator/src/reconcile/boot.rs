@@ -16,7 +16,7 @@ use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
-use crate::operation::record::{Caller, OpId, OpState};
+use crate::operation::record::{Caller, Cause, OpId, OpState};
 use crate::store::index::{Change, Index};
 
 /// The fact that says which boot of the node was seen last.
@@ -65,7 +65,7 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
         begin_operation(
             record,
             Action::Start(Start { wait: false }),
-            Caller::own("boot"),
+            Caller::own(Cause::Boot),
             clock,
             change,
         )

@@ -14,7 +14,7 @@ use crate::container::plan::{Desired, plan};
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::repair;
-use crate::operation::record::{Caller, OpId};
+use crate::operation::record::{Caller, Cause, OpId};
 use crate::store::index::Index;
 
 /// How long to wait at first, and at most, before the services are asked again.
@@ -119,7 +119,7 @@ impl Coordinator {
                 if !untouched(index, &record) {
                     return Ok(None);
                 }
-                let (record, caller) = (Record::clone(&record), Caller::own("node"));
+                let (record, caller) = (Record::clone(&record), Caller::own(Cause::Node));
                 let op = begin_operation(record, repair::action(), caller, own.clock(), change);
                 Ok(Some(op.id))
             })

@@ -19,7 +19,7 @@ use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
 use crate::operation::kinds::stop::Stop;
-use crate::operation::record::Caller;
+use crate::operation::record::{Caller, Cause};
 use crate::services::observe::LIST;
 use crate::services::{ask, fault_of, seen_process};
 
@@ -148,7 +148,7 @@ impl Coordinator {
             };
             tracing::info!(%ct, end = ?process.end, action = action.kind().name(), "a container ended");
             let generation = record.generation;
-            let caller = Caller::own("container");
+            let caller = Caller::own(Cause::Container);
             let own = self.clone();
             let begun = self
                 .transact(move |index, change| {

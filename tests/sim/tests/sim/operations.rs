@@ -1,10 +1,13 @@
 //! Operations: stored, idempotent by request id, exclusive, cancellable, listed and watched.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason, storage};
 use ves_sim::sim::Command;
 use ves_sim::{Mishap, Sim, Victim};
+use ves_types::ExitCause;
 use ves_types::layout::Daemon;
 
 /// Begins a start that waits: a service it asks is away, and patience is long.
@@ -15,6 +18,51 @@ fn hanging_start(sim: &Sim) -> pb::Operation {
     let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
     assert_eq!(op.state(), pb::OperationState::Running);
     op
+}
+
+/// A container whose end is being looked after, which takes as long as it is held.
+fn ending(sim: &Sim) {
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    sim.script().hold(101, true);
+    sim.kernel().end_inside(101, ExitCause::Halted, 0);
+    sim.until("its end is looked after", || {
+        let request = pb::ListOperationsRequest::default();
+        let all = sim.block(sim.operations().list_operations(request)).expect("listed");
+        let mut all = all.into_inner().operations.into_iter();
+        all.any(|op| op.kind == "stop" && op.state() == pb::OperationState::Running)
+    });
+}
+
+#[test]
+fn a_request_waits_for_what_the_node_does_by_itself() {
+    let sim = Sim::new();
+    ending(&sim);
+    let start = Command::start("101");
+    let (started, ()) = sim.block(async {
+        tokio::join!(sim.carry(&start), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            sim.script().hold(101, false);
+        })
+    });
+    assert_eq!(started.expect("waited for its turn").state(), pb::OperationState::Succeeded);
+    assert_eq!(sim.state("101"), pb::ContainerState::Running);
+}
+
+#[test]
+fn a_request_does_not_wait_for_ever() {
+    let sim = Sim::new();
+    ending(&sim);
+    let start = Command::start("101");
+    let (fault, ()) = sim.block(async {
+        tokio::join!(sim.carry(&start), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            sim.advance(Duration::from_secs(11));
+        })
+    });
+    let fault = fault.expect_err("busy");
+    assert_eq!((fault.reason, fault.facts["holder"].as_str()), (Reason::Busy, "stop by container"));
+    sim.script().hold(101, false);
 }
 
 #[test]
@@ -184,7 +232,7 @@ fn listed_newest_first_and_watched_to_their_end() {
 fn operations_are_forgotten_in_time() {
     let sim = Sim::new();
     let op = sim.run(&Command::create(101, |_| {})).expect("created");
-    sim.advance(std::time::Duration::from_hours(25));
+    sim.advance(Duration::from_hours(25));
     // The sweep is the first thing a daemon does.
     sim.restart(Daemon::Coordinator);
     sim.until("it is forgotten", || {
