@@ -3,6 +3,7 @@
 //!
 //! Never here: when one is checked, and what becomes of one that cannot be mended.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,12 +54,10 @@ pub fn check(device: &Path, bytes: u64, mend: Mend) -> Result<Verdict, HostError
         Mend::Safe => "-p",
         Mend::All => "-y",
     };
-    let memory = MEMORY.saturating_add((bytes / BLOCK).saturating_mul(MEMORY_A_BLOCK));
-    let out = Cmd::new(find("e2fsck", "e2fsprogs")?)
+    let out = confined(find("e2fsck", "e2fsprogs")?, device, bytes)?
         .args(["-f", how])
         .arg(device)
         .deadline(WITHIN)
-        .sandboxed(Sandbox::new(device, memory)?)
         .accept(&[0, MENDED, MOUNT_ANEW, MENDED | MOUNT_ANEW, LEFT, LEFT | MENDED])
         .run()?;
     tracing::info!(status = out.status, said = %tail(&out.stdout), "checked a file system");
@@ -66,6 +65,12 @@ pub fn check(device: &Path, bytes: u64, mend: Mend) -> Result<Verdict, HostError
         0 => Verdict::Sound,
         _ => Verdict::Damaged(tail(&out.stdout)),
     })
+}
+
+/// A program that has this device and nothing else.
+fn confined(program: impl AsRef<OsStr>, device: &Path, bytes: u64) -> Result<Cmd, HostError> {
+    let memory = MEMORY.saturating_add((bytes / BLOCK).saturating_mul(MEMORY_A_BLOCK));
+    Ok(Cmd::new(program).sandboxed(Sandbox::new(device, memory)?))
 }
 
 #[cfg(test)]
@@ -104,5 +109,15 @@ mod tests {
         assert!(said.contains("Root inode"), "{said}");
         assert_eq!(check(Mend::All), Verdict::Sound);
         assert_eq!(check(Mend::Safe), Verdict::Sound, "nothing is left");
+    }
+
+    #[test]
+    fn it_is_confined_and_its_memory_grows_with_the_file_system() {
+        for bytes in [BYTES, 1 << 40] {
+            let shell = confined("/bin/sh", Path::new("/dev/null"), bytes).expect("made");
+            let said = shell.args(["-c", "ulimit -v"]).run().expect("it runs").text();
+            let kib = (MEMORY + bytes / BLOCK * MEMORY_A_BLOCK) >> 10;
+            assert_eq!(said.trim(), kib.to_string());
+        }
     }
 }
