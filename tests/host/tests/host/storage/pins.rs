@@ -214,12 +214,18 @@ fn nothing_of_the_node_is_in_the_namespace() {
     let device = LoopFile::create(&kit.dir().join("image"), 64 << 20);
     let path = device.device().to_str().expect("text").to_owned();
     run("mke2fs", &["-q", "-t", "ext4", &path]);
-    let point = kit.dir().join("of-the-node");
-    std::fs::create_dir(&point).expect("made");
+    // Where systemd runs all of a node's mounts are shared: what is unmounted below one, is everywhere.
+    let dir = kit.dir().join("of-the-node");
+    let point = dir.join("mounted");
+    std::fs::create_dir_all(&point).expect("made");
+    let text = dir.to_str().expect("text");
+    let shared = MountGuard::mount(&["--bind", text], &dir);
+    run("mount", &["--make-shared", text]);
     let mounted = MountGuard::mount(&["-t", "ext4", &path], &point);
     let volumes = Volumes::new(kit.layout().volumes_dir());
     assert!(volumes.make().expect("made"));
-    drop(mounted);
+    assert!(mount::is_mount_point(&point).expect("told"), "the node keeps what it has mounted");
+    drop((mounted, shared));
     let number = path.trim_start_matches("/dev/loop").parse().expect("a number");
     wait_until(PATIENCE, "it is not held there", || !loopdev::held(number).expect("told"));
     let inside = volumes.need().expect("made before");
