@@ -18,7 +18,7 @@ const UNRESPONSIVE: &str =
 /// The problem of a container in whose file system the kernel has met errors.
 fn damaged(errors: u32, mounted: bool) -> String {
     let met = match errors {
-        0 => "the kernel has met errors in its file system".to_owned(),
+        0 => "its file system is damaged".to_owned(),
         1 => "the kernel has met an error in its file system".to_owned(),
         n => format!("the kernel has met {n} errors in its file system"),
     };

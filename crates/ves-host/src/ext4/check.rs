@@ -4,12 +4,13 @@
 //! Never here: when one is checked, and what becomes of one that cannot be mended.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use super::BLOCK;
+use super::{BLOCK, inspect};
 use crate::cmd::{Cmd, find, tail};
-use crate::error::HostError;
+use crate::error::{Attempt, HostError};
 use crate::sandbox::Sandbox;
 
 /// How long it may take. One that is killed has mended a part, and what was noted of errors stays.
@@ -25,6 +26,23 @@ const MENDED: i32 = 1;
 const MOUNT_ANEW: i32 = 2;
 /// Something was not mended.
 const LEFT: i32 = 4;
+/// It could not be checked.
+const FAILED: i32 = 8;
+
+/// How a check may end.
+const ENDS: [i32; 6] = [0, MENDED, MOUNT_ANEW, MENDED | MOUNT_ANEW, LEFT, LEFT | MENDED];
+/// And one of a file system without superblock.
+const LOST: [i32; 9] = [
+    0,
+    MENDED,
+    MOUNT_ANEW,
+    MENDED | MOUNT_ANEW,
+    LEFT,
+    LEFT | MENDED,
+    FAILED,
+    FAILED | MENDED,
+    FAILED | LEFT,
+];
 
 /// What may be mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +72,17 @@ pub fn check(device: &Path, bytes: u64, mend: Mend) -> Result<Verdict, HostError
         Mend::Safe => "-p",
         Mend::All => "-y",
     };
+    let file = File::open(device).attempt(|| format!("open {}", device.display()))?;
+    // Where the superblock is lost, e2fsck goes by a copy of it only when it may mend all.
+    let ends = if inspect(&file)?.is_none() { &LOST[..] } else { &ENDS };
     let out = confined(find("e2fsck", "e2fsprogs")?, device, bytes)?
         .args(["-f", how])
         .arg(device)
         .deadline(WITHIN)
-        .accept(&[0, MENDED, MOUNT_ANEW, MENDED | MOUNT_ANEW, LEFT, LEFT | MENDED])
+        .accept(ends)
         .run()?;
     tracing::info!(status = out.status, said = %tail(&out.stdout), "checked a file system");
-    Ok(match out.status & LEFT {
+    Ok(match out.status & (LEFT | FAILED) {
         0 => Verdict::Sound,
         _ => Verdict::Damaged(tail(&out.stdout)),
     })
@@ -76,7 +97,6 @@ fn confined(program: impl AsRef<OsStr>, device: &Path, bytes: u64) -> Result<Cmd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     const BYTES: u64 = 32 << 20;
 
@@ -109,6 +129,24 @@ mod tests {
         assert!(said.contains("Root inode"), "{said}");
         assert_eq!(check(Mend::All), Verdict::Sound);
         assert_eq!(check(Mend::Safe), Verdict::Sound, "nothing is left");
+    }
+
+    #[test]
+    fn a_lost_superblock_is_damage_that_a_copy_mends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // The first copy is in the second group of 128 MiB.
+        for (bytes, mended) in [(BYTES, false), (200 << 20, true)] {
+            let image = dir.path().join(bytes.to_string());
+            let file = File::create_new(&image).expect("made");
+            file.set_len(bytes).expect("sparse");
+            super::super::make(&image, bytes, 1024).expect("mke2fs works");
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0; 1024], 1024).expect("lost");
+            let check = |mend| check(&image, bytes, mend).expect("e2fsck works");
+            let Verdict::Damaged(said) = check(Mend::Safe) else { panic!("it has none") };
+            assert!(said.contains("superblock"), "{said}");
+            assert_eq!(check(Mend::All) == Verdict::Sound, mended);
+            assert_eq!(check(Mend::Safe) == Verdict::Sound, mended);
+        }
     }
 
     #[test]

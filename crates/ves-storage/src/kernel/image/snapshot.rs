@@ -87,7 +87,7 @@ fn open(ct: CtId, id: SnapshotId, path: &Path) -> Result<There, HostError> {
         Ok(record) => {
             // As the file system's copy itself says, so also of one that was damaged between the look at
             // the volume and its copy.
-            let damaged = ext4::inspect(&image)?.is_some_and(|s| s.damage.is_some());
+            let damaged = ext4::inspect(&image)?.is_none_or(|s| s.damage.is_some());
             There::Ours(image, Box::new(Snapshot { record, bytes, allocated, damaged }))
         }
         Err(why) => There::Foreign(format!("its record: {why}")),

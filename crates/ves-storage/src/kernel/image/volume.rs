@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use ves_host::ext4::{self, Mend, Verdict};
+use ves_host::ext4::{self, Damage, Mend, Verdict};
 use ves_host::loopdev::{self, Attached, FileId};
 use ves_host::{Attempt, HostError, file};
 use ves_types::{CtId, Generation};
@@ -144,15 +144,15 @@ impl Images {
             bytes: seen.bytes,
             leaving: seen.leaving,
         });
-        let Some(superblock) = superblock else {
-            return Ok(foreign("it holds no ext4".to_owned()));
-        };
-        let image = Image::Ours {
-            record,
-            bytes: meta.len(),
-            blocks: superblock.blocks,
-            damage: superblock.damage,
-        };
+        // A volume had one when it was made: without, it is damaged, and was as large as its image.
+        let (blocks, damage) = superblock.map_or_else(
+            || {
+                let blocks = ext4::usable_blocks(meta.len(), record.inodes_per_group);
+                (blocks, Some(Damage::default()))
+            },
+            |superblock| (superblock.blocks, superblock.damage),
+        );
+        let image = Image::Ours { record, bytes: meta.len(), blocks, damage };
         Ok(VolumeState { image, unfinished, device, allocated: meta.blocks() * 512 })
     }
 

@@ -2,6 +2,7 @@
 //! restart mends what loses nothing, and the rest is mended on demand, after a snapshot.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -149,7 +150,6 @@ fn wreck(image: &Path, directory: &str) {
     let file = std::fs::File::options().write(true).open(image).expect("there");
     let mut some = 0;
     for block in blocks.split_whitespace().map(|b| b.parse::<u64>().expect("a block")) {
-        use std::os::unix::fs::FileExt;
         file.write_all_at(&[0x5A; 4096], block * 4096).expect("written");
         some += 1;
     }
@@ -200,6 +200,16 @@ fn what_may_lose_files_is_refused_and_mended_on_demand() {
     // Without its journal it is not even mounted, and nobody has noted any error.
     clear(&image(&node, ct), 8);
     assert_eq!(problem(&node, ct), "");
+    assert!(refused(&node, &format!("start {ct}"), 210).contains(&hint));
+    println!("{}", node.ok(&format!("fsck {ct}")));
+    node.ok(&format!("start {ct}"));
+    assert_eq!(try_shell(&node, ct, "cat /mark").as_deref(), Ok("one\n"));
+    node.ok(&format!("stop {ct} --fast"));
+    // Beyond 128 MiB a copy of the superblock is kept.
+    node.ok(&format!("set {ct} --diskspace 256M --save"));
+
+    let file = std::fs::File::options().write(true).open(image(&node, ct)).expect("there");
+    file.write_all_at(&[0; 1024], 1024).expect("written");
     assert!(refused(&node, &format!("start {ct}"), 210).contains(&hint));
     println!("{}", node.ok(&format!("fsck {ct}")));
     node.ok(&format!("start {ct}"));
