@@ -34,7 +34,12 @@ fn packages_leave_customers_volumes_and_nothing_else() {
         node.sh(&format!("! kill -0 {monitor} && ! kill -0 {init}"))?;
         node.sh("sysctl -qw net.ipv4.ip_forward=1 && dpkg -i /srv/payload/*.deb")?;
         node.until("virtctl start 101 --wait && virtctl exec 101 ls /kept", PATIENCE)?;
-        node.sh("virtctl stop 101 && virtctl destroy 101 && virtctl template delete trixie")?;
+        let said = node.sh("virtctl stop 101 >&2 && virtctl fsck 101")?;
+        assert!(
+            said.contains("container 101 checked in"),
+            "what it is checked by has its sandbox in the unit: {said}"
+        );
+        node.sh("virtctl destroy 101 && virtctl template delete trixie")?;
         let left = purge()?;
         // What somebody else had switched on stays on.
         assert_eq!(left.stdout, "1\n0\n", "left with no container; {}", left.stderr);
