@@ -4,8 +4,8 @@
 //! before what is in it; nothing is below a symbolic link or a file; no path comes twice, except a
 //! directory to change its attributes; a hard link's target is an earlier entry; there are files,
 //! directories, symbolic and hard links and fifos only; owners are from 0 to 65534.
-//! What would make two systems the same one, the machine id and the keys of the SSH server, is
-//! left out.
+//! What would make two systems the same one, such as the machine id, the host name and the keys of the
+//! SSH server, is left out ([`own`]).
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -18,12 +18,15 @@ use crate::contents::{Contents, Init, Limits};
 use crate::decompress::decompress;
 use crate::refused::{Refused, lossy};
 
+mod own;
 mod pax;
 
 /// The greatest owner that is mapped into a container.
 const MAX_ID: u64 = 65_534;
 /// The most bytes the extended headers of one entry may have.
 const MAX_EXTENSION: u64 = 64 << 10;
+/// The longest file of settings that gets a line; a longer one is none.
+const MAX_SETTINGS: u64 = 64 << 10;
 const BLOCK: u64 = 512;
 /// Emptied: systemd makes one at the first start.
 const MACHINE_ID: &[u8] = b"etc/machine-id";
@@ -48,7 +51,6 @@ struct Normaliser<'a, W: Write> {
     /// Bytes that were read over.
     passed: u64,
     devices_skipped: u64,
-    keys_skipped: bool,
     output: &'a mut W,
 }
 
@@ -72,7 +74,6 @@ pub fn normalise(
         inodes: 1,
         passed: 0,
         devices_skipped: 0,
-        keys_skipped: false,
         output,
     };
     let mut extended = Extended::default();
@@ -189,12 +190,11 @@ impl<W: Write> Normaliser<'_, W> {
             .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
             .unwrap_or_default();
         let out = Entry { path: &path, mode, uid, gid, mtime, xattrs: &ext.xattrs };
-        let skip = secret(&path);
+        let skip = own::is_own(&path);
         match header.entry_type() {
             // Old archives mark directories by a slash at the end.
             EntryType::Regular | EntryType::Continuous if !name.ends_with(b"/") => {
                 if skip {
-                    self.keys_skipped |= path.starts_with(b"etc/ssh/");
                     self.note(&path, Kind::Skipped, &name)?;
                     return self.pass(size, input, &name);
                 }
@@ -394,6 +394,19 @@ impl<W: Write> Normaliser<'_, W> {
             self.put(out, EntryType::Regular, 0, b"")?;
             return self.pass(size, input, name);
         }
+        if let Some(server) = own::settings(out.path).filter(|_| size <= MAX_SETTINGS) {
+            let mut text = vec![0; usize::try_from(size).unwrap_or_default()];
+            read_exactly(input, &mut text, name)?;
+            skip(padding(size), input, name)?;
+            if !text.windows(server.line.len()).any(|part| part == server.line) {
+                if text.last().is_some_and(|byte| *byte != b'\n') {
+                    text.push(b'\n');
+                }
+                text.extend(server.line);
+                self.count(0, text.len() as u64, name)?;
+            }
+            return self.whole(out, &text);
+        }
         self.put(out, EntryType::Regular, size, b"")?;
         let wanted = matches!(out.path, b"usr/lib/os-release" | b"etc/os-release") && size < 65_536;
         let mut keep = Vec::new();
@@ -459,21 +472,34 @@ impl<W: Write> Normaliser<'_, W> {
         self.write(header.as_bytes())
     }
 
+    /// Writes a file as a whole.
+    fn whole(&mut self, out: &Entry<'_>, text: &[u8]) -> Result<(), Refused> {
+        let size = text.len() as u64;
+        self.put(out, EntryType::Regular, size, b"")?;
+        self.write(text)?;
+        self.pad(size)
+    }
+
+    /// Adds a file of root's that the archive does not have.
+    fn add(&mut self, path: &[u8], text: &[u8]) -> Result<(), Refused> {
+        if self.tree.contains_key(path) {
+            return Ok(());
+        }
+        self.note(path, Kind::File, path)?;
+        self.count(1, text.len() as u64, path)?;
+        let out = Entry { path, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: &[] };
+        self.whole(&out, text)
+    }
+
     fn finish(mut self) -> Result<Contents, Refused> {
-        let unit: &[u8] = b"etc/systemd/system/ssh.service.d/10-ves-host-keys.conf";
-        let has = |path: &[u8]| self.tree.contains_key(path);
-        let sshd =
-            has(b"usr/lib/systemd/system/ssh.service") || has(b"lib/systemd/system/ssh.service");
-        if self.keys_skipped && sshd && !has(unit) {
-            let text = b"# Keys are not part of a template: each container makes its own.\n\
-                         [Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n";
-            let size = text.len() as u64;
-            self.note(unit, Kind::File, unit)?;
-            self.count(1, size, unit)?;
-            let out = Entry { path: unit, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: &[] };
-            self.put(&out, EntryType::Regular, size, b"")?;
-            self.write(text)?;
-            self.pad(size)?;
+        for server in &own::SERVERS {
+            let has = |path: &[u8]| self.tree.contains_key(path);
+            if server.units().iter().any(|unit| has(unit)) {
+                self.add(server.drop_in, server.text)?;
+            }
+            if self.tree.contains_key(server.script) {
+                self.add(server.settings, server.line)?;
+            }
         }
         self.write(&[0; 1024])?;
         self.output
@@ -520,12 +546,6 @@ impl<'a> Entry<'a> {
     const fn with_path(&self, path: &'a [u8]) -> Self {
         Self { path, mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs: &[] }
     }
-}
-
-/// Files that make a system itself and no other.
-fn secret(path: &[u8]) -> bool {
-    let key = path.strip_prefix(b"etc/ssh/ssh_host_").is_some();
-    key || matches!(path, b"var/lib/dbus/machine-id" | b"var/lib/systemd/random-seed")
 }
 
 /// Reads over exactly so many bytes.

@@ -147,6 +147,54 @@ fn a_good_one_comes_out_clean() {
 }
 
 #[test]
+fn each_container_has_a_name_and_keys_of_its_own() {
+    let keys = [
+        file("etc/ssh/ssh_host_rsa_key", b"secret"),
+        link("etc/ssh/ssh_host_rsa_key.pub", b'1', "etc/ssh/ssh_host_rsa_key"),
+        file("etc/dropbear/dropbear_rsa_host_key", b"secret"),
+        file("etc/hostname", b"db1.example.org\n"),
+        file("var/lib/dbus/machine-id", b"secret"),
+    ];
+    let servers = [
+        file("lib/systemd/system/ssh.service", b""),
+        file("usr/lib/systemd/system/dropbear.service", b""),
+        file("etc/init.d/ssh", b""),
+        file("etc/init.d/dropbear", b""),
+        file("etc/default/ssh", b"SSHD_OPTS=-4"),
+    ];
+    // Built, it comes without keys; of a copy of a system it has them.
+    let mut seen = Vec::new();
+    let cleaned = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        normalise(Cursor::new(bytes), &mut out, Limits::default()).expect("good");
+        out
+    };
+    for with in [&keys[..], &[]] {
+        let out = cleaned(&archive(&[with, &servers].concat()));
+        let text = String::from_utf8_lossy(&out).into_owned();
+        assert!(!text.contains("secret") && !text.contains("db1.example.org"));
+        for (settings, line) in [("SSHD_OPTS=-4\n", "ssh-keygen -A"), ("", "dropbearkey -t")] {
+            assert!(text.contains(&format!("{settings}VES_HOST_KEYS=$(")), "{settings}");
+            assert_eq!(text.matches(line).count(), 2, "by each init: {line}");
+        }
+        assert!(cleaned(&out) == out, "once");
+        let mut list = listing(&out);
+        list.retain(|path| path.starts_with("etc/") || path.starts_with("var/"));
+        list.retain(|path| {
+            !matches!(
+                path.as_str(),
+                "var" | "var/lib" | "var/lib/dbus" | "etc/ssh" | "etc/dropbear"
+            )
+        });
+        list.sort();
+        seen.push(list);
+    }
+    assert_eq!(seen[0], seen[1]);
+    let (_, plain) = judge(&archive(&[file("etc/default/other", b"x")])).expect("good");
+    assert_eq!(listing(&plain), ["etc", "etc/default", "etc/default/other"]);
+}
+
+#[test]
 fn every_compression_is_recognised() {
     let plain = archive(&[file("a", b"x")]);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -159,12 +159,13 @@ pub(super) fn command(build: &Build, order: &Order) -> Result<Cmd, HostError> {
 }
 
 /// What is done in the tree when all packages are installed; `$1` is the tree. Everything in it is
-/// ours and constant.
+/// ours and constant. What every template must be free of is no matter of a build's: its archive is
+/// normalised as anybody's.
 fn script(init: BuildInit) -> String {
     let mut s = String::from(
-        "set -e; cd \"$1\"; : > etc/machine-id; rm -f var/lib/dbus/machine-id etc/ssh/ssh_host_*; \
+        "set -e; cd \"$1\"; \
          rm -rf var/lib/apt/lists/* var/cache/apt/*.bin var/cache/debconf/*-old var/log/*.log; \
-         rm -f etc/resolv.conf etc/hostname; : > etc/fstab; \
+         rm -f etc/resolv.conf; : > etc/fstab; \
          printf '127.0.0.1 localhost\\n::1 localhost ip6-localhost ip6-loopback\\n' > etc/hosts; \
          find usr/share/locale usr/share/doc usr/share/man -type f -delete 2>/dev/null || true; ",
     );
