@@ -170,9 +170,73 @@ pub fn parse_build_line(line: &str) -> Option<String> {
     Some(said.trim_end_matches("...").chars().filter(|c| !c.is_control()).take(120).collect())
 }
 
+/// The cause of a failed build, from all that mmdebstrap, apt and dpkg said of it: they go on for long after
+/// it. One line; `None` where it names none.
+pub fn parse_build_failure(said: &str) -> Option<String> {
+    /// So many lines tell enough.
+    const MOST: usize = 12;
+    /// What each program says when the one it has called fails.
+    const ECHOES: [&str; 5] =
+        ["E: apt-get ", "E: mmdebstrap ", "E: setup failed", "E: run_", "E: process "];
+    let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+    // A heading, and the lines below it that are indented.
+    let block = |headings: &[&str], title: &'static str| {
+        let at = lines.iter().position(|line| headings.iter().any(|h| line.contains(h)))?;
+        let below = lines.iter().skip(at + 1).take_while(|l| l.starts_with([' ', '\t']));
+        let below: Vec<&str> = below.map(|line| line.trim()).collect();
+        (!below.is_empty()).then_some((title, below))
+    };
+    let conflict = || {
+        let headings = ["have unmet dependencies:", "Unable to satisfy dependencies"];
+        block(&headings, "packages cannot be installed together: ")
+    };
+    let broken = || block(&["dpkg: error processing"], "a package cannot be installed: ");
+    let told = || {
+        let is_told = |line: &&str| {
+            let error = line.starts_with("E: ") && !ECHOES.iter().any(|e| line.starts_with(e));
+            error || line.contains("NO_PUBKEY") || line.contains("No space left on device")
+        };
+        let told: Vec<&str> = lines.iter().copied().filter(is_told).collect();
+        (!told.is_empty()).then_some(("", told))
+    };
+    let (title, mut found) = conflict().or_else(broken).or_else(told)?;
+    found.dedup();
+    found.truncate(MOST);
+    let text = [title, &found.join("; ")].concat();
+    Some(text.chars().filter(|c| !c.is_control()).take(1000).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_build_says_why_first() {
+        let cause = |text: &str| parse_build_failure(text).expect("it names one");
+        let conflict = "I: running apt-get update...\nSome packages could not be installed.\n\
+            The following packages have unmet dependencies:\n chrony : Conflicts: time-daemon\n \
+            systemd-timesyncd : Conflicts: time-daemon\nE: Unable to correct problems, you have held \
+            broken packages.\nE: apt-get --yes install failed\nI: main() received signal PIPE\n";
+        let wanted = "packages cannot be installed together: chrony : Conflicts: time-daemon; \
+                      systemd-timesyncd : Conflicts: time-daemon";
+        assert_eq!(cause(conflict), wanted);
+        let solver = "E: Unable to satisfy dependencies. Reached two conflicting assignments:\n   \
+            1. chrony:amd64 is selected for install\n   2. chrony:amd64 is not selected\nE: mmdebstrap failed";
+        assert!(cause(solver).contains("together: 1. chrony:amd64 is selected"));
+        let unknown = "E: Unable to locate package nonesuch\nE: Unable to locate package other\n\
+            E: process exited with 100\nE: setup failed: \nI: removing tempdir\n";
+        let wanted = "E: Unable to locate package nonesuch; E: Unable to locate package other";
+        assert_eq!(cause(unknown), wanted);
+        let mirror = "Err:1 http://m.example trixie InRelease\n  Could not resolve 'm.example'\n\
+            E: Failed to fetch http://m.example/x  Could not resolve 'm.example'\nE: apt-get update failed";
+        assert!(cause(mirror).starts_with("E: Failed to fetch"));
+        let script = "dpkg: error processing package x (--configure):\n installed x package post-installation \
+            script subprocess returned error exit status 1\nErrors were encountered while processing:\n x\n";
+        assert!(cause(script).starts_with("a package cannot be installed: installed x package"));
+        assert_eq!(parse_build_failure("I: success\nI: removing tempdir\n"), None);
+        let long = "E: \u{1b}[2J".to_owned() + &"x".repeat(5000);
+        assert!(cause(&long).len() <= 1000 && !cause(&long).contains('\u{1b}'));
+    }
 
     fn ct(n: u32) -> CtId {
         CtId::try_from(n).expect("valid")

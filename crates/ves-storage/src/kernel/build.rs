@@ -13,12 +13,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ves_archive::Feed;
 use ves_host::HostError;
 use ves_host::cmd::tail;
-
 use ves_proto::{Fault, Reason};
+use ves_types::TemplateName;
 
+use super::build_log::{BuildLogs, Said};
 use super::builder::Worker;
 use super::order::Order;
-use crate::observe::parse_build_line;
+use crate::observe::{parse_build_failure, parse_build_line};
 use crate::template::{Build, Progress};
 
 /// How long a build may take.
@@ -29,7 +30,9 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 pub(super) struct Building {
     worker: Worker,
     stdout: File,
-    said: Arc<Mutex<Vec<u8>>>,
+    said: Arc<Mutex<Said>>,
+    name: TemplateName,
+    logs: BuildLogs,
     until: Instant,
     ended: bool,
 }
@@ -39,6 +42,32 @@ impl Drop for Building {
         if !self.ended {
             self.worker.end();
         }
+    }
+}
+
+impl Building {
+    /// Keeps what a build that failed has said; answers with the cause, and where the rest is.
+    fn failed(&self, status: &str) -> io::Error {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).text();
+        let stderr = tail(said.as_bytes());
+        let cause = parse_build_failure(&said).unwrap_or_else(|| stderr.clone());
+        let log = self.logs.keep(&self.name, &said);
+        let place = match &log {
+            Ok(path) => format!("its whole log is {} on the node", path.display()),
+            Err(e) => format!("its log could not be kept: {}", ves_proto::fault::chain(e)),
+        };
+        let message =
+            format!("build template {}: {cause} (mmdebstrap {status}; {place})", self.name);
+        let mut fault = Fault::new(Reason::HostFailed, message)
+            .fact("step", "build a template")
+            .fact("template", &self.name)
+            .fact("status", status)
+            .fact("cause", cause)
+            .fact("stderr", stderr);
+        if let Ok(path) = log {
+            fault = fault.fact("log", path.display());
+        }
+        io::Error::other(fault)
     }
 }
 
@@ -52,7 +81,7 @@ impl Feed for Building {
         loop {
             match poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
-                Ok(0) => return Err(io::Error::other("mmdebstrap was too slow and was ended")),
+                Ok(0) => return Err(self.failed("was too slow and was ended")),
                 other => {
                     other?;
                     break;
@@ -70,44 +99,39 @@ impl Feed for Building {
         if done.success {
             return Ok(None);
         }
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let (status, stderr) = (done.how, tail(&said));
-        let message = format!("build a template: mmdebstrap {status}: {stderr}");
-        let fault = Fault::new(Reason::HostFailed, message).fact("step", "build a template");
-        Err(io::Error::other(fault.fact("status", status).fact("stderr", stderr)))
+        Err(self.failed(&done.how))
     }
 }
 
-/// Starts a build, by the builder that listens at `builder` where one does.
+/// Starts a build of the template `name`, by the builder that listens at `builder` where one does.
 pub(super) fn start(
     builder: &Path,
-    build: &Build,
+    (name, build): (&TemplateName, &Build),
     configured_mirror: Option<&str>,
+    logs: &BuildLogs,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Building, HostError> {
     progress(Progress { what: "starting mmdebstrap".to_owned(), done: 0, total: 0 });
     let order = Order::new(build, configured_mirror);
     let (worker, stdout, stderr) = Worker::start(builder, &order)?;
     let (stdout, stderr) = (File::from(stdout), File::from(stderr));
-    let said = Arc::new(Mutex::new(Vec::new()));
+    let said = Arc::new(Mutex::new(Said::default()));
     let hears = said.clone();
     let (lines, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        for bytes in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&bytes);
             tracing::debug!(%line, "mmdebstrap");
             if let Some(what) = parse_build_line(&line) {
                 // Nobody listens any more; the text is still kept.
                 lines.send(what).ok();
             }
-            let mut said = hears.lock().unwrap_or_else(PoisonError::into_inner);
-            if said.len() < 1 << 20 {
-                said.extend_from_slice(line.as_bytes());
-                said.push(b'\n');
-            }
+            let line = [&bytes[..], b"\n"].concat();
+            hears.lock().unwrap_or_else(PoisonError::into_inner).push(&line);
         }
     });
-    let building =
-        Building { worker, stdout, said, until: Instant::now() + DEADLINE, ended: false };
+    let (name, logs, until) = (name.clone(), logs.clone(), Instant::now() + DEADLINE);
+    let building = Building { worker, stdout, said, name, logs, until, ended: false };
     tell(&heard, progress);
     Ok(building)
 }

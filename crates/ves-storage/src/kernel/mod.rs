@@ -6,6 +6,7 @@
 
 pub mod backend;
 mod build;
+mod build_log;
 pub(crate) mod builder;
 mod file;
 mod holders;
@@ -25,7 +26,7 @@ use rustix::io::Errno;
 use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::{Attempt, HostError, ext4, id_map};
-use ves_types::layout::{Layout, volume as name_of};
+use ves_types::layout::{Daemon, Layout, volume as name_of};
 use ves_types::{CtId, IdSlot, SnapshotId, TemplateName};
 
 use self::backend::{Backend, VolumeState};
@@ -65,7 +66,8 @@ impl<B: Backend> KernelHost<B> {
         let backend = Arc::new(backend);
         let templates =
             Templates::new(backend.clone(), config.limits(), config.mirror.clone(), unpacker)
-                .built_by(layout.builder_socket());
+                .built_by(layout.builder_socket())
+                .logged_in(layout.service_dir(Daemon::Storage).join("builds"));
         let max_snapshots = config.max_snapshots;
         let online_growth = ext4::may_grow_mounted()?;
         if !online_growth {

@@ -23,6 +23,7 @@ use ves_types::TemplateName;
 
 use super::backend::Backend;
 use super::build;
+use super::build_log::BuildLogs;
 use super::file::{directory, files, sync_dir};
 use crate::error::Error;
 use crate::host::{Making, Source, Template};
@@ -46,6 +47,8 @@ pub(super) struct Templates<B> {
     unpacker: PathBuf,
     /// Where the builder listens, if there is one.
     builder: PathBuf,
+    /// What builds that failed have said.
+    logs: BuildLogs,
 }
 
 impl<B: Backend> Templates<B> {
@@ -56,13 +59,18 @@ impl<B: Backend> Templates<B> {
         mirror: Option<String>,
         unpacker: PathBuf,
     ) -> Self {
-        let builder = PathBuf::new();
-        Self { backend, limits, mirror, unpacker, builder }
+        let (builder, logs) = (PathBuf::new(), BuildLogs::in_dir(PathBuf::new()));
+        Self { backend, limits, mirror, unpacker, builder, logs }
     }
 
     /// The same, with a builder that may listen at `socket`.
     pub(super) fn built_by(self, socket: PathBuf) -> Self {
         Self { builder: socket, ..self }
+    }
+
+    /// The same, with logs of failed builds in a directory.
+    pub(super) fn logged_in(self, dir: PathBuf) -> Self {
+        Self { logs: BuildLogs::in_dir(dir), ..self }
     }
 
     fn path(&self, name: &TemplateName) -> PathBuf {
@@ -74,6 +82,7 @@ impl<B: Backend> Templates<B> {
 
     /// Those that a crash left unfinished.
     pub(super) fn leftovers(&self) -> Result<BTreeSet<String>, Error> {
+        self.logs.sweep()?;
         let dir = self.backend.templates();
         let what = || format!("list {}", dir.display());
         let mut left = BTreeSet::new();
@@ -302,8 +311,8 @@ impl<B: Backend> Templates<B> {
                 }
             }
             Source::Build(what) => {
-                let mut feed =
-                    build::start(&self.builder, &what, self.mirror.as_deref(), progress)?;
+                let (mirror, what) = (self.mirror.as_deref(), (name, &what));
+                let mut feed = build::start(&self.builder, what, mirror, &self.logs, progress)?;
                 Ok(ves_archive::normalise_to(&self.unpacker, &mut feed, clean, self.limits)?)
             }
         })?;
