@@ -1,4 +1,4 @@
-//! A command inside a container, and the one outside who watches it.
+//! What is done inside a container, mostly a command, and the one outside who watches it.
 //!
 //! ```text
 //! supervisor (outside)  ──clone into the group──▶ helper: joins groups, enters namespaces, root
@@ -27,9 +27,9 @@ use rustix::fs::Mode;
 use ves_host::cgroup::Hierarchies;
 use ves_host::child::{self, How, Life, Why};
 use ves_host::{Attempt, HostError, namespace};
-use ves_init_proto::ExecRequest;
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::init_plan::{Groups, plan_exec};
+use ves_init_proto::{ExecRequest, Work};
 use ves_types::layout::Layout;
 
 use crate::framed_conn::FramedConn;
@@ -65,17 +65,18 @@ fn supervise(session: OwnedFd, layout: &Layout) -> Result<(), HostError> {
     let conn =
         FramedConn::new(UnixStream::from(session)).attempt(|| "set up the session".to_owned())?;
     let mut session = Session::new(conn);
-    let Some(ExecRequest { ct, command }) = session.request()? else { return Ok(()) };
+    let Some(ExecRequest { ct, work }) = session.request()? else { return Ok(()) };
     let started = Hierarchies::detect()
         .map_err(|e| perform::failure("find control groups", &e))
         .and_then(|hierarchies| {
             let groups = Groups::of(&hierarchies, ct);
-            start::start(&plan_exec(ct, layout, &groups, &command), &session.conn.stream)
+            start::start(&plan_exec(ct, layout, &groups, &work), &session.conn.stream)
         });
     match started {
         Ok(running) => {
             session.conn.send(&Frame::new(Tag::Started, []));
-            session.run(running, command.terminal.is_some())
+            let terminal = matches!(work, Work::Run(command) if command.terminal.is_some());
+            session.run(running, terminal)
         }
         Err(failure) => {
             session.conn.send(&Frame::json(Tag::Failed, &failure));

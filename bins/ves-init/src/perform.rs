@@ -28,6 +28,7 @@ use ves_init_proto::report::{Failure, Performed};
 use ves_init_proto::{InitStep, Side};
 use ves_types::layout::Layout;
 
+pub(crate) use self::etc::names;
 pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;
 pub(crate) use self::outer::limit;

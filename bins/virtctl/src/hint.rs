@@ -63,7 +63,7 @@ mod tests {
             (Reason::ContainerUnknown, vec![ct], "virtctl list -a"),
             (Reason::ForeignContents, vec![ct], "virtctl destroy 101"),
             (Reason::SnapshotUnknown, vec![ct], "virtctl snapshot-list 101"),
-            (Reason::NeedsRestart, vec![ct, ("field", "hostname")], "--setmode restart"),
+            (Reason::NeedsRestart, vec![ct, ("field", "init")], "--setmode restart"),
             (Reason::NotRunning, vec![ct, ("field", "save")], "--save"),
             (Reason::Running, vec![ct, ("lost", "monitor")], "virtctl stop 101 --fast"),
             (Reason::BadValue, vec![("field", "save")], "--save"),

@@ -71,7 +71,7 @@ pub(crate) struct Params {
     /// A second way to name it; "" takes the name away
     #[arg(long, value_parser = value::or_empty::<CtName>)]
     pub(crate) name: Option<String>,
-    /// Host name
+    /// Host name; "" leaves it to the container, as where none is given
     #[arg(long, value_parser = value::or_empty::<Hostname>)]
     pub(crate) hostname: Option<String>,
     /// Free text
@@ -80,10 +80,10 @@ pub(crate) struct Params {
     /// An address to give it; may be repeated, and hold several with commas or spaces
     #[arg(long, value_name = "A", value_parser = value::addresses, action = ArgAction::Append)]
     pub(crate) ipadd: Vec<List<CtAddress>>,
-    /// A name server; may be repeated; all given replace all there were
+    /// A name server; may be repeated; all given replace all there were; "" leaves them to the container
     #[arg(long, value_name = "A", value_parser = value::nameservers, action = ArgAction::Append)]
     pub(crate) nameserver: Vec<List<IpAddr>>,
-    /// A search domain; may be repeated; all given replace all there were
+    /// A search domain; may be repeated; all given replace all there were; "" leaves them to the container
     #[arg(long, value_name = "DOMAIN", value_parser = value::domains, action = ArgAction::Append)]
     pub(crate) searchdomain: Vec<List<SearchDomain>>,
     /// Size of its volume; a bare number is KiB; the hard limit counts

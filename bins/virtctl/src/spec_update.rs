@@ -262,6 +262,10 @@ mod tests {
             ["--ipadd", "10.0.0.1/24"],
             ["--ipadd", ""],
             ["--ipadd", "127.0.0.1"],
+        let w =
+            update(&["--hostname", "", "--nameserver", "", "--searchdomain="]).expect("cleared");
+        assert_eq!(w.mask, [SpecField::Hostname, SpecField::Nameservers, SpecField::SearchDomains]);
+        assert_eq!(w.spec, ContainerSpec::default());
             ["--ipadd", "10.0.0.1,x"],
             ["--ipdel", "everything"],
             ["--hostname", "a_b"],

@@ -11,11 +11,11 @@ use ves_host::cgroup::{Controller, Hierarchies};
 use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
 use ves_host::seccomp::Refuse;
-use ves_types::CtId;
 use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
+use ves_types::{CtId, Hostname};
 
 pub use crate::bounds::{DROPPED, dropped, limits, refused};
-pub use crate::launch::{Command, Spec};
+pub use crate::launch::{Command, Names, Spec, Work};
 use crate::limit::ProcessLimit;
 use crate::step::{EtcFile, InitStep, Side};
 
@@ -164,8 +164,10 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     }));
     steps.extend(MASKED.map(|at| InitStep::Mask(at.to_owned())));
     steps.push(InitStep::EnterRoot);
-    steps.push(InitStep::SetHostname(spec.hostname.to_string()));
-    steps.extend(etc(spec).into_iter().map(InitStep::WriteEtc));
+    if spec.hostname.is_none() {
+        steps.push(InitStep::OwnHostname(Hostname::of_container(ct).to_string()));
+    }
+    steps.extend(plan_names(&spec.names()));
     // No container_uuid: init would make it the machine id, and all we could derive it from, the
     // container's id, is the same on another node. Left alone it makes a random one and keeps it.
     steps.push(InitStep::Introduce {
@@ -223,21 +225,25 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
     list
 }
 
-fn etc(spec: &Spec) -> Vec<EtcFile> {
-    let name = spec.hostname.to_string();
-    let mut files = vec![EtcFile::Hostname(name.clone()), EtcFile::Hosts(name)];
-    if !spec.nameservers.is_empty() {
-        let mut text = String::new();
-        if !spec.search.is_empty() {
-            let search: Vec<_> = spec.search.iter().map(ToString::to_string).collect();
-            text.push_str(&format!("search {}\n", search.join(" ")));
-        }
-        for server in &spec.nameservers {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
-        files.push(EtcFile::Resolv(text));
+/// What gives a container the names that its operator set, at its start or while it runs; what he did not
+/// set stays the container's own.
+pub fn plan_names(names: &Names) -> Vec<InitStep> {
+    let mut steps = Vec::new();
+    if let Some(name) = names.hostname.as_ref().map(ToString::to_string) {
+        let files = [EtcFile::Hostname(name.clone()), EtcFile::Hosts(name.clone())];
+        steps.push(InitStep::SetHostname(name));
+        steps.extend(files.map(InitStep::WriteEtc));
     }
-    files
+    let mut resolv = String::new();
+    if !names.search.is_empty() {
+        let search: Vec<_> = names.search.iter().map(ToString::to_string).collect();
+        resolv.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    for server in &names.nameservers {
+        resolv.push_str(&format!("nameserver {server}\n"));
+    }
+    steps.push(InitStep::WriteEtc(EtcFile::Resolv(resolv)));
+    steps
 }
 
 /// The environment of commands run inside by `exec`, as a login of root has it.
@@ -262,6 +268,8 @@ pub struct ExecPlan {
     pub groups: Vec<PathBuf>,
     /// Where the version 2 hierarchy is mounted, and the container's delegated group below it.
     pub unified: Option<(PathBuf, String)>,
+    /// What is done in place of a program.
+    pub steps: Vec<InitStep>,
     /// The program and its arguments; none: a login shell.
     pub argv: Vec<String>,
     /// The environment.
@@ -276,8 +284,12 @@ pub struct ExecPlan {
     pub refuse: Vec<Refuse>,
 }
 
-/// How a command is run.
-pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, command: &Command) -> ExecPlan {
+/// How something is done inside.
+pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> ExecPlan {
+    let (command, steps) = match work {
+        Work::Run(command) => (command.clone(), Vec::new()),
+        Work::Name(names) => (Command::default(), plan_names(names)),
+    };
     let mut env = if command.bare { Vec::new() } else { login_env() };
     for (name, value) in &command.env {
         env.retain(|(n, _)| n != name);
@@ -287,7 +299,8 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, command: &Command) 
         dir: layout.ct_dir(ct),
         groups: groups.v1.clone(),
         unified: groups.v2.clone(),
-        argv: command.argv.clone(),
+        steps,
+        argv: command.argv,
         env,
         terminal: command.terminal,
         limits: limits(),
@@ -333,6 +346,7 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
                 s,
                 InitStep::EnterRoot
                     | InitStep::SetHostname(_)
+                    | InitStep::OwnHostname(_)
                     | InitStep::WriteEtc(_)
                     | InitStep::Introduce { .. }
             )
@@ -372,7 +386,7 @@ mod tests {
     fn spec() -> Spec {
         Spec {
             slot: 20.try_into().expect("a slot"),
-            hostname: "web.example.org".parse().expect("a name"),
+            hostname: Some("web.example.org".parse().expect("a name")),
             init: ves_types::InitArgv::default(),
             nameservers: vec![],
             search: vec![],
@@ -418,11 +432,18 @@ mod tests {
     }
 
     #[test]
-    fn no_network_file_is_touched_without_servers() {
-        let resolv = |spec: &Spec| etc(spec).iter().any(|f| matches!(f, EtcFile::Resolv(_)));
-        assert!(!resolv(&spec()));
-        let with = Spec { nameservers: vec!["::1".parse().expect("valid")], ..spec() };
-        assert!(resolv(&with));
+    fn what_the_operator_did_not_set_is_the_containers() {
+        let own = Spec { hostname: None, ..spec() };
+        let none = [InitStep::WriteEtc(EtcFile::Resolv(String::new()))];
+        assert_eq!(plan_names(&own.names()), none);
+        let steps = plan_init(ct(), &Layout::default(), &own, &Groups::default());
+        assert!(steps.contains(&InitStep::OwnHostname("ct9401".into())));
+        assert!(!steps.iter().any(|step| matches!(step, InitStep::SetHostname(_))));
+        let set =
+            plan_names(&Spec { search: vec!["a.b".parse().expect("valid")], ..spec() }.names());
+        assert!(set.contains(&InitStep::SetHostname("web.example.org".into())));
+        assert!(set.contains(&InitStep::WriteEtc(EtcFile::Hosts("web.example.org".into()))));
+        assert!(set.contains(&InitStep::WriteEtc(EtcFile::Resolv("search a.b\n".into()))));
     }
 
     #[test]
@@ -432,7 +453,10 @@ mod tests {
             env: vec![("PATH".into(), "/x".into())],
             ..Command::default()
         };
-        let plan = |c: &Command| plan_exec(ct(), &Layout::default(), &Groups::default(), c).env;
+        let plan = |c: &Command| {
+            let work = Work::Run(c.clone());
+            plan_exec(ct(), &Layout::default(), &Groups::default(), &work).env
+        };
         let env = plan(&command);
         assert_eq!(env.iter().filter(|(n, _)| n == "PATH").count(), 1);
         assert!(env.contains(&("PATH".into(), "/x".into())));

@@ -27,18 +27,49 @@ pub enum Launch {
 pub struct Spec {
     /// Its range of ids.
     pub slot: IdSlot,
-    /// Its host name.
-    pub hostname: Hostname,
+    /// Its host name; none: what it says of itself.
+    pub hostname: Option<Hostname>,
     /// Its init and arguments.
     pub init: InitArgv,
-    /// Name servers for its resolv.conf; none: left alone.
+    /// Name servers for its resolv.conf; none: its own.
     pub nameservers: Vec<IpAddr>,
-    /// Search domains.
+    /// Search domains; none: its own.
     pub search: Vec<SearchDomain>,
     /// Most pseudo-terminals.
     pub max_ptys: Option<u32>,
     /// Size of /dev/shm and /run.
     pub shm_bytes: Option<u64>,
+}
+
+/// What a container is called and whom it asks for names, as far as the operator says so. Alone of a
+/// [`Spec`] it can change while the container runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    /// See [`Spec::hostname`].
+    pub hostname: Option<Hostname>,
+    /// See [`Spec::nameservers`].
+    pub nameservers: Vec<IpAddr>,
+    /// See [`Spec::search`].
+    pub search: Vec<SearchDomain>,
+}
+
+impl Spec {
+    /// Its names.
+    pub fn names(&self) -> Names {
+        Names {
+            hostname: self.hostname.clone(),
+            nameservers: self.nameservers.clone(),
+            search: self.search.clone(),
+        }
+    }
+
+    /// The same with other names.
+    #[must_use]
+    pub fn with_names(self, names: Names) -> Self {
+        let Names { hostname, nameservers, search } = names;
+        Self { hostname, nameservers, search, ..self }
+    }
 }
 
 /// All that `ves-init monitor` is told of its container.
@@ -65,12 +96,22 @@ pub struct Command {
     pub bare: bool,
 }
 
+/// What is done inside a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Work {
+    /// A command.
+    Run(Command),
+    /// It gets these names.
+    Name(Names),
+}
+
 /// All that `ves-init exec` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// The container.
     pub ct: CtId,
-    /// What to run in it.
-    pub command: Command,
+    /// What is done in it.
+    pub work: Work,
 }

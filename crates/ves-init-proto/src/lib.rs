@@ -22,6 +22,6 @@ mod limit;
 pub mod report;
 mod step;
 
-pub use self::launch::{Command, ExecRequest, Launch, Spec, StartRequest};
+pub use self::launch::{Command, ExecRequest, Launch, Names, Spec, StartRequest, Work};
 pub use self::limit::{Limited, ProcessLimit};
 pub use self::step::{EtcFile, InitStep, Side};

@@ -72,7 +72,7 @@ pub struct Failure {
 }
 
 /// What is asked of a monitor; the first frame of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Tell the state once.
@@ -83,6 +83,8 @@ pub enum Request {
     Release,
     /// Send init a signal because it is asked to stop; with none, only note that it is.
     Ask(Option<u32>),
+    /// Remember that the container is like this now: [`Status::opaque_spec`] from now on.
+    Remember(String),
     /// Kill init and with it all.
     Kill,
     /// Send a descriptor of init's process with the answer.

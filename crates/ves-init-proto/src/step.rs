@@ -17,7 +17,7 @@ pub enum EtcFile {
     Hostname(String),
     /// The line of 127.0.1.1 in `hosts`.
     Hosts(String),
-    /// `resolv.conf`, whole.
+    /// The lines of `resolv.conf` that are the operator's; none: those of before are taken away.
     Resolv(String),
 }
 
@@ -133,6 +133,8 @@ pub enum InitStep {
     EnterRoot,
     /// Set the host name.
     SetHostname(String),
+    /// Set the host name to what `/etc/hostname` says, or to this where it says none.
+    OwnHostname(String),
     /// Write a file below /etc.
     WriteEtc(EtcFile),
     /// Tell programs inside who manages the container.
@@ -185,6 +187,7 @@ impl InitStep {
             | Self::ShowConsole
             | Self::EnterRoot
             | Self::SetHostname(_)
+            | Self::OwnHostname(_)
             | Self::WriteEtc(_)
             | Self::Introduce { .. }
             | Self::Drop(_)
@@ -228,6 +231,7 @@ impl fmt::Display for InitStep {
             Self::ShowConsole => write!(f, "show the console"),
             Self::EnterRoot => write!(f, "enter the root"),
             Self::SetHostname(name) => write!(f, "set the host name {name}"),
+            Self::OwnHostname(name) => write!(f, "set its own host name, else {name}"),
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),
             Self::WriteEtc(EtcFile::Hosts(_)) => write!(f, "write /etc/hosts"),
             Self::WriteEtc(EtcFile::Resolv(_)) => write!(f, "write /etc/resolv.conf"),

@@ -64,7 +64,10 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
     } = spec;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
-        hostname: hostname.parse().map_err(|e| Fault::bad_value("spec.hostname", &e))?,
+        hostname: match hostname.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|e| Fault::bad_value("spec.hostname", &e))?),
+        },
         init: init.try_into().map_err(|e| Fault::bad_value("spec.init", &e))?,
         nameservers: parse_list(
             "spec.nameservers",

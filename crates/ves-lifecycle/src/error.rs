@@ -32,6 +32,14 @@ pub enum Error {
         /// What happened.
         failure: Failure,
     },
+    /// Something that was to be done inside a running container failed there.
+    #[error("container {ct}: {}: {}", failure.step, failure.message)]
+    Inside {
+        /// Which.
+        ct: CtId,
+        /// What happened.
+        failure: Failure,
+    },
     /// The monitor neither answers nor ends.
     #[error("container {ct}: its monitor does not answer while asked to {what}")]
     Unresponsive {
@@ -83,6 +91,10 @@ impl From<Error> for Fault {
                     .fact("step", &failure.step)
                     .fact("errno", failure.errno)
             }
+            Error::Inside { ct, failure } => Self::host(&error)
+                .fact("ct", ct)
+                .fact("step", &failure.step)
+                .fact("errno", failure.errno),
             Error::Gone { ct } => Self::new(Reason::NotRunning, error.to_string()).fact("ct", ct),
             Error::Unresponsive { ct, what } => {
                 Self::new(Reason::Timeout, error.to_string()).fact("ct", ct).fact("what", what)

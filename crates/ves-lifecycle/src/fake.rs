@@ -98,6 +98,11 @@ impl Model {
                     self.end(ExitCause::Stopped, Ended::Signal(2));
                 }
             }
+            Step::Name(spec) => {
+                if let Some(monitor) = &mut self.state.monitor {
+                    monitor.spec = Some((**spec).clone());
+                }
+            }
             Step::AwaitEnd { .. } => {}
             Step::Kill if self.state.stray => {
                 self.state.stray = false;

@@ -126,6 +126,8 @@ pub enum Step {
         /// How long.
         ms: u32,
     },
+    /// Give what runs the names of this, which it is like from then on.
+    Name(Box<Spec>),
     /// Kill whatever still lives.
     Kill,
     /// Freeze all processes.
@@ -145,6 +147,7 @@ impl fmt::Display for Step {
             Self::Release => write!(f, "let init go"),
             Self::AskInit(kind) => write!(f, "ask init ({kind:?}) to stop"),
             Self::AwaitEnd { ms } => write!(f, "wait for the end, at most {ms} ms"),
+            Self::Name(_) => write!(f, "set its names"),
             Self::Kill => write!(f, "kill what still lives"),
             Self::Freeze => write!(f, "freeze"),
             Self::Thaw => write!(f, "thaw"),
@@ -219,7 +222,17 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             if observed.frozen {
                 steps.push(Step::Thaw);
             }
-            if !monitor.running {
+            let name = named(desired, monitor);
+            if monitor.running {
+                steps.extend(name);
+            } else {
+                if name.is_some() {
+                    // Nobody has seen it with those it waits with.
+                    able(observed)?;
+                    steps.clear();
+                    end(&mut steps, observed, 0, None);
+                    steps.push(Step::SpawnMonitor(Box::new(spec()?)));
+                }
                 release(&mut steps, desired);
             }
         }
@@ -239,8 +252,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             }
         }
         (Goal::StillRunning, monitor) => {
-            if observed.frozen && monitor.is_some() {
-                steps.push(Step::Thaw);
+            if let Some(monitor) = monitor {
+                if observed.frozen {
+                    steps.push(Step::Thaw);
+                }
+                steps.extend(named(desired, monitor).filter(|_| monitor.running));
             }
         }
         (Goal::Frozen, Some(monitor)) if monitor.running => {
@@ -251,6 +267,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         (Goal::Frozen, _) => return Err(Refusal::NotRunning),
     }
     Ok(steps)
+}
+
+/// Names that are others than those it has, as far as these are known: all that changes of what runs.
+fn named(desired: &Desired, monitor: &Monitor) -> Option<Step> {
+    let (wanted, has) = (desired.spec.as_ref()?.names(), monitor.spec.as_ref()?);
+    (has.names() != wanted).then(|| Step::Name(Box::new(has.clone().with_names(wanted))))
 }
 
 /// Lets init go, and stays a moment to see whether it does.

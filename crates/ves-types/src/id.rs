@@ -171,6 +171,13 @@ word!(
     }
 );
 
+impl Hostname {
+    /// That of a container which nobody gave one, and which gave itself none: `ct` and its id.
+    pub fn of_container(ct: CtId) -> Self {
+        Self(format!("ct{ct}"))
+    }
+}
+
 word!(
     /// A node's name, by which records and requests say where a container is: 1 to 64 of
     /// `A-Z a-z 0-9 - _ .`, beginning with a letter or digit. Every host name is one, also those that
@@ -390,6 +397,8 @@ mod tests {
             assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
         }
         "web1.example.org".parse::<Hostname>().expect("a plain host name");
+        let own = Hostname::of_container(CtId::try_from(CtId::MAX).expect("valid"));
+        assert_eq!(own.as_str().parse(), Ok(own));
     }
 
     #[test]

@@ -40,6 +40,10 @@ impl Command<'_> {
             return self.fail(&e);
         }
         match channel::wait(self.status, Duration::ZERO) {
+            Ok(false) if !self.plan.steps.is_empty() => match perform::names(&self.plan.steps) {
+                Ok(()) => 0,
+                Err(failure) => handshake::report(self.status, failure),
+            },
             Ok(false) => handshake::report(self.status, self.execute()),
             // The supervisor has given up; nobody would ever hear of the command.
             Ok(true) => 127,

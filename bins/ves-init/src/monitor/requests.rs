@@ -71,6 +71,7 @@ impl Monitor {
                     rustix::process::pidfd_send_signal(&self.waiting.child.pidfd, signal).ok();
                 }
             }
+            Request::Remember(opaque_spec) => self.plan.opaque_spec = opaque_spec,
             Request::Kill => {
                 self.killed = true;
                 rustix::process::pidfd_send_signal(&self.waiting.child.pidfd, Signal::KILL).ok();

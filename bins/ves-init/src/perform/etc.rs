@@ -1,4 +1,5 @@
-//! Small files of the container's configuration, written by its own root inside it.
+//! The container's host name and the small files of its configuration that go with it, written by its own
+//! root inside it, at its start or later.
 //!
 //! A file is replaced by a new one, never written through, so that a symbolic link, pipe or device
 //! at its place is replaced and not followed. Files are bytes: what the tenant wrote stays as it is, to
@@ -11,43 +12,130 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use ves_host::{Attempt, HostError};
-use ves_init_proto::EtcFile;
+use ves_init_proto::report::Failure;
+use ves_init_proto::{EtcFile, InitStep};
+use ves_types::Hostname;
+
+use super::failure;
+use super::outer::no;
 
 /// The longest file that is read so that a line of it can be changed; a longer one is left alone.
 const MOST: u64 = 4 << 20;
+
+/// What stands before and after the operator's lines of `resolv.conf`.
+const OWN: [&[u8]; 2] = [
+    b"# Set by the operator of this container (Ves), who may change it at any time:\n",
+    b"# What follows is the container's own.\n",
+];
+
+/// Performs steps that give a running container its names.
+///
+/// # Errors
+/// What failed, after which nothing more was done.
+pub(crate) fn names(steps: &[InitStep]) -> Result<(), Failure> {
+    steps.iter().try_for_each(|step| name(step).map_err(|e| failure(&step.to_string(), &e)))
+}
+
+/// Performs one such step, by a process whose root is the container's.
+pub(super) fn name(step: &InitStep) -> Result<(), HostError> {
+    let etc = Path::new("/etc");
+    let set = |name: &str| {
+        let what = || format!("set the host name {name}");
+        rustix::system::sethostname(name.as_bytes()).attempt(what)
+    };
+    match step {
+        InitStep::SetHostname(name) => set(name),
+        InitStep::OwnHostname(fallback) => set(own_hostname(etc).as_deref().unwrap_or(fallback)),
+        InitStep::WriteEtc(file) => write(etc, file),
+        _ => no("a name: a step of another kind"),
+    }
+}
+
+/// The host name that the container gave itself, if it is one.
+fn own_hostname(etc: &Path) -> Option<String> {
+    let bytes = whole(open(&etc.join("hostname"))?).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'))?;
+    line.parse::<Hostname>().ok().map(|name| name.to_string())
+}
 
 /// Writes one of the files below `etc`, which is made where it is missing.
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub(super) fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
-    match std::fs::create_dir(etc) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-        other => other.attempt(|| format!("make {}", etc.display()))?,
-    }
+fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
+    let old = |path: &Path| match open(path) {
+        Some(old) => whole(old).map(Some).attempt(|| format!("read {}", path.display())),
+        None => Ok(None),
+    };
+    let made = || match std::fs::create_dir(etc) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.attempt(|| format!("make {}", etc.display())),
+    };
     match file {
-        EtcFile::Hostname(name) => replace(&etc.join("hostname"), format!("{name}\n").as_bytes()),
-        EtcFile::Resolv(text) => replace(&etc.join("resolv.conf"), text.as_bytes()),
+        EtcFile::Hostname(name) => {
+            made()?;
+            replace(&etc.join("hostname"), format!("{name}\n").as_bytes())
+        }
+        EtcFile::Resolv(own) => {
+            let path = etc.join("resolv.conf");
+            let old = old(&path)?;
+            if own.is_empty() && old.is_none() {
+                return Ok(());
+            }
+            made()?;
+            replace(&path, &with_resolv(&old.unwrap_or_default(), own))
+        }
         EtcFile::Hosts(name) => {
+            made()?;
             let path = etc.join("hosts");
-            let old = match open(&path) {
-                Some(old) => whole(old).attempt(|| format!("read {}", path.display()))?,
-                None => Vec::new(),
-            };
-            replace(&path, &with_host(&old, name))
+            replace(&path, &with_host(&old(&path)?.unwrap_or_default(), name))
         }
     }
 }
 
-/// A hosts file with the line for the container's own name; all other lines as they were.
+/// The first word of a line.
+fn first_word(line: &[u8]) -> Option<&[u8]> {
+    line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
+}
+
+/// A resolv.conf with these lines of the operator's, in place of those he had there before and of the
+/// container's of the same kinds; all other lines as they were.
+fn with_resolv(old: &[u8], own: &str) -> Vec<u8> {
+    let kinds: Vec<&str> = own.lines().filter_map(|line| line.split(' ').next()).collect();
+    let searches = kinds.contains(&"search");
+    let is_set =
+        |kind: &[u8]| kinds.iter().any(|k| k.as_bytes() == kind) || (searches && kind == b"domain");
+    let [begin, end] = OWN;
+    let mut rest = Vec::new();
+    let mut inside = false;
+    for line in old.split_inclusive(|b| *b == b'\n') {
+        if line == begin || line == end {
+            inside = line == begin;
+        } else if !first_word(line).is_some_and(|kind| {
+            is_set(kind) || (inside && matches!(kind, b"nameserver" | b"search"))
+        }) {
+            rest.extend(line);
+        }
+    }
+    match (own.is_empty(), rest.is_empty()) {
+        (true, _) => rest,
+        (false, true) => [begin, own.as_bytes()].concat(),
+        (false, false) => [begin, own.as_bytes(), end, &rest].concat(),
+    }
+}
+
+/// A hosts file with a line for the container's own name; one that has that name already may have others
+/// too, and all other lines stay as they were.
 fn with_host(old: &[u8], name: &str) -> Vec<u8> {
     let short = name.split('.').next().unwrap_or(name);
     let names = if short == name { name.to_owned() } else { format!("{name} {short}") };
     let own = format!("127.0.1.1\t{names}\n");
-    let is_own = |line: &[u8]| {
-        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.next() == Some(b"127.0.1.1")
-    };
+    let is_own = |line: &[u8]| first_word(line) == Some(b"127.0.1.1");
+    let has_name = |line: &[u8]| line.split(u8::is_ascii_whitespace).any(|w| w == name.as_bytes());
+    if old.split(|b| *b == b'\n').any(|line| is_own(line) && has_name(line)) {
+        return old.to_vec();
+    }
     let mut text = Vec::new();
     if old.iter().all(u8::is_ascii_whitespace) {
         text.extend(b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
@@ -190,9 +278,59 @@ mod tests {
         write(&etc, &EtcFile::Resolv("nameserver ::1\n".into())).expect("replaced");
         write(&etc, &EtcFile::Hosts("web".into())).expect("replaced");
         assert_eq!(std::fs::read_to_string(&victim).expect("there"), "untouched");
-        assert_eq!(
-            std::fs::read_to_string(etc.join("resolv.conf")).expect("there"),
-            "nameserver ::1\n"
-        );
+        let resolv = std::fs::read_to_string(etc.join("resolv.conf")).expect("there");
+        assert!(resolv.ends_with(":\nnameserver ::1\n"), "{resolv}");
+    }
+
+    #[test]
+    fn a_line_that_names_the_container_may_name_it_otherwise_too() {
+        let old = b"127.0.1.1 web.example.org web shop\n127.0.1.1 more\n";
+        assert_eq!(with_host(old, "web.example.org"), old);
+        assert_eq!(with_host(old, "web2"), b"127.0.1.1\tweb2\n");
+    }
+
+    #[test]
+    fn lines_of_resolv_conf_have_their_owner() {
+        let theirs = b"# mine\noptions rotate\ndomain a\nnameserver 10.0.0.1";
+        let set = with_resolv(theirs, "search b\n");
+        assert!(set.ends_with(b"# mine\noptions rotate\nnameserver 10.0.0.1"));
+        assert!(set.starts_with(&[OWN[0], b"search b\n"].concat()));
+        assert_eq!(with_resolv(&set, "search b\n"), set);
+        let more = with_resolv(&set, "search c\nnameserver ::1\n");
+        let more_wanted =
+            [OWN[0], b"search c\nnameserver ::1\n", OWN[1], b"# mine\noptions rotate\n"].concat();
+        assert_eq!(more, more_wanted);
+        assert_eq!(with_resolv(&more, ""), b"# mine\noptions rotate\n");
+        assert_eq!(with_resolv(theirs, ""), theirs);
+        assert_eq!(with_resolv(&with_resolv(b"", "nameserver ::1\n"), ""), b"");
+    }
+
+    #[test]
+    fn what_is_not_the_operators_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let etc = dir.path().join("etc");
+        write(&etc, &EtcFile::Resolv(String::new())).expect("nothing to do");
+        assert!(!etc.exists());
+        std::fs::create_dir(&etc).expect("made");
+        std::os::unix::fs::symlink("/run/x", etc.join("resolv.conf")).expect("linked");
+        write(&etc, &EtcFile::Resolv(String::new())).expect("nothing to do");
+        assert!(etc.join("resolv.conf").is_symlink());
+    }
+
+    #[test]
+    fn a_container_says_its_name_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let said = |text: &str| {
+            std::fs::write(dir.path().join("hostname"), text).expect("written");
+            own_hostname(dir.path())
+        };
+        assert_eq!(said("# c\n\n mine.example.com \n").as_deref(), Some("mine.example.com"));
+        for none in ["", "\n", "# c", "a b", "-x", "\u{1b}[2J"] {
+            assert_eq!(said(none), None, "{none:?}");
+        }
+        std::fs::remove_file(dir.path().join("hostname")).expect("removed");
+        std::os::unix::fs::symlink("/proc/sys/kernel/hostname", dir.path().join("hostname"))
+            .expect("linked");
+        assert_eq!(own_hostname(dir.path()), None);
     }
 }

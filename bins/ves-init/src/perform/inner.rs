@@ -107,9 +107,9 @@ impl Inner<'_> {
             InitStep::Mask(at) => self.mask(at)?,
             InitStep::ShowConsole => self.show_console()?,
             InitStep::EnterRoot => self.enter_root()?,
-            InitStep::SetHostname(name) => rustix::system::sethostname(name.as_bytes())
-                .attempt(|| format!("set the host name {name}"))?,
-            InitStep::WriteEtc(file) => etc::write(Path::new("/etc"), file)?,
+            InitStep::SetHostname(_) | InitStep::OwnHostname(_) | InitStep::WriteEtc(_) => {
+                etc::name(step)?;
+            }
             InitStep::Introduce { files, notify } => self.introduce(files, *notify)?,
             InitStep::Drop(bits) => {
                 namespace::keep_capabilities(CapabilitySet::from_bits_retain(!*bits))?;

@@ -56,12 +56,21 @@ pub(super) fn removals(s: &str) -> Result<List<String>, ParseError> {
     })
 }
 
+/// A list of which there may be nothing any more: `""`.
+fn clearable_list<T>(
+    what: &'static str,
+    s: &str,
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<List<T>, ParseError> {
+    if s.is_empty() { Ok(List(Vec::new())) } else { list(what, s, parse) }
+}
+
 pub(super) fn nameservers(s: &str) -> Result<List<IpAddr>, ParseError> {
-    list("name server", s, parse_nameserver)
+    clearable_list("name server", s, parse_nameserver)
 }
 
 pub(super) fn domains(s: &str) -> Result<List<SearchDomain>, ParseError> {
-    list("search domain", s, |word| word.trim_end_matches('.').parse())
+    clearable_list("search domain", s, |word| word.trim_end_matches('.').parse())
 }
 
 pub(super) fn or_empty<T>(s: &str) -> Result<String, ParseError>

@@ -86,7 +86,7 @@ impl Desired {
             limits: spec.limits.clone(),
             process: ProcessWish {
                 slot: record.slot,
-                hostname: spec.hostname.clone(),
+                hostname: record.hostname().cloned(),
                 init: spec.init.clone(),
                 nameservers: spec.nameservers.clone(),
                 search_domains: spec.search_domains.clone(),

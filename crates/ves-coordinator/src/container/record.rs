@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ves_types::{
-    CtAddress, CtId, CtName, Epoch, Fence, Generation, IdSlot, NodeName, Phase, SnapshotId,
-    SnapshotName,
+    CtAddress, CtId, CtName, Epoch, Fence, Generation, Hostname, IdSlot, NodeName, Phase,
+    SnapshotId, SnapshotName,
 };
 
 use super::observed::ProcessSeen;
@@ -123,6 +123,13 @@ impl Record {
     /// What it runs with.
     pub fn effective(&self) -> &Spec {
         self.running.as_ref().unwrap_or(&self.spec)
+    }
+
+    /// The host name that somebody gave it; none: it has the one it would have anyhow, unless it gives
+    /// itself another, which is its own matter then.
+    pub fn hostname(&self) -> Option<&Hostname> {
+        let name = &self.effective().hostname;
+        (*name != Hostname::of_container(self.id)).then_some(name)
     }
 
     /// The fence of calls made for it as it is now.
@@ -257,6 +264,9 @@ impl Record {
         }
         if now.limits != before.limits {
             self.since.limits = self.generation;
+        }
+        if now.names() != before.names() {
+            self.since.process = self.generation;
         }
         if now.addresses != before.addresses {
             self.since.link = self.generation;

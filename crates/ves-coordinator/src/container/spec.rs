@@ -64,6 +64,11 @@ pub enum Effect {
 }
 
 impl Spec {
+    /// What a container is called and whom it asks for names.
+    pub fn names(&self) -> (&Hostname, &[IpAddr], &[SearchDomain]) {
+        (&self.hostname, &self.nameservers, &self.search_domains)
+    }
+
     /// How long init may take to stop, in milliseconds.
     pub fn grace_ms(&self) -> u32 {
         self.stop_timeout.unwrap_or(StopTimeout::DEFAULT).millis()
@@ -75,11 +80,19 @@ pub const fn effect(field: SpecField) -> Effect {
     use SpecField as F;
     match field {
         F::Template | F::Inodes => Effect::Fixed,
-        F::Hostname | F::Nameservers | F::SearchDomains | F::Init => Effect::Restart,
-        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description => Effect::Saved,
-        F::Addresses | F::Disk | F::Cpus | F::CpuLimit | F::CpuUnits | F::StopTimeout => {
-            Effect::Live
+        F::Init => Effect::Restart,
+        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description => {
+            Effect::Saved
         }
+        F::Hostname
+        | F::Nameservers
+        | F::SearchDomains
+        | F::Addresses
+        | F::Disk
+        | F::Cpus
+        | F::CpuLimit
+        | F::CpuUnits
+        | F::StopTimeout => Effect::Live,
         // Handed to a container's first process and not looked at again.
         F::Ubc(UbcResource::Numpty | UbcResource::Shmpages) => Effect::Restart,
         F::Ubc(_) => Effect::Live,
@@ -143,13 +156,15 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
     if template.is_empty() {
         return Err(Fault::missing("template"));
     }
-    let hostname = if hostname.is_empty() { format!("ct{ct}") } else { hostname };
     Ok(Spec {
         name: match name.as_str() {
             "" => None,
             name => Some(name.parse().map_err(|e| Fault::bad_value("name", &e))?),
         },
-        hostname: hostname.parse().map_err(|e| Fault::bad_value("hostname", &e))?,
+        hostname: match hostname.as_str() {
+            "" => Hostname::of_container(ct),
+            name => name.parse().map_err(|e| Fault::bad_value("hostname", &e))?,
+        },
         template: template.parse().map_err(|e| Fault::bad_value("template", &e))?,
         addresses: parse_addresses("addresses", &addresses)?,
         nameservers: parse_list(

@@ -30,8 +30,8 @@ pub struct VolumeWish {
 pub struct ProcessWish {
     /// Whose ids they have.
     pub slot: IdSlot,
-    /// The host name.
-    pub hostname: Hostname,
+    /// The host name; none: the container's own.
+    pub hostname: Option<Hostname>,
     /// The init.
     pub init: InitArgv,
     /// Name servers.

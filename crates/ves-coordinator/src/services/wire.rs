@@ -24,7 +24,7 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
     let ProcessWish { slot, hostname, init, nameservers, search_domains, max_ptys, shm } = wish;
     lifecycle::ContainerSpec {
         id_slot: slot.get(),
-        hostname: hostname.as_str().to_owned(),
+        hostname: hostname.as_ref().map(ToString::to_string).unwrap_or_default(),
         init: init.words().to_vec(),
         nameservers: nameservers.iter().map(ToString::to_string).collect(),
         search_domains: search_domains.iter().map(ToString::to_string).collect(),

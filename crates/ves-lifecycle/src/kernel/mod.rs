@@ -17,9 +17,9 @@ use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
 use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::{Attempt, HostError, file};
-use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::report::{self, Created, InitKind, Performed, Request};
-use ves_init_proto::{ExecRequest, Launch, StartRequest};
+use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::report::{self, Created, Ended, Failure, InitKind, Performed, Request};
+use ves_init_proto::{ExecRequest, Launch, StartRequest, Work};
 use ves_types::CtId;
 use ves_types::layout::{self, Layout};
 
@@ -155,6 +155,51 @@ impl KernelHost {
             .map_err(|_| HostError::parse("hear from the monitor", &String::from_utf8_lossy(&text)))
     }
 
+    /// Has something done inside; its session.
+    fn inside(&self, ct: CtId, work: Work) -> Result<UnixStream, Error> {
+        let start = || -> Result<UnixStream, HostError> {
+            let (mut near, far) =
+                UnixStream::pair().attempt(|| "make a session's socket".to_owned())?;
+            starter::launch(&self.layout, &self.ves_init, Launch::Exec, far.into(), None)?;
+            near.write_all(&Frame::json(Tag::Request, &ExecRequest { ct, work }).encode())
+                .attempt(|| "tell a session's helper what to do".to_owned())?;
+            Ok(near)
+        };
+        start().about(ct, "start a helper inside")
+    }
+
+    /// Gives a running container names, which its monitor remembers.
+    fn name(&self, ct: CtId, spec: &Spec) -> Result<(), Error> {
+        let session = self.inside(ct, Work::Name(spec.names()))?;
+        let said = monitor::read_report(&session, ASK).about(ct, "set its names")?;
+        let mut decoder = Decoder::default();
+        decoder.push(&said);
+        while let Ok(Some(frame)) = decoder.next_frame() {
+            match frame.tag {
+                Tag::Started => {}
+                Tag::Ended if frame.parse() == Some(Ended::Code(0)) => {
+                    let spec = serde_json::to_string(spec).unwrap_or_default();
+                    let told = monitor::ask(ct, &self.layout.ct_dir(ct), &Request::Remember(spec));
+                    return match told {
+                        // It ended, or is of a release that remembers nothing: then it is told again.
+                        Err(Error::Gone { .. }) => Ok(()),
+                        other => other.map(drop),
+                    };
+                }
+                Tag::Failed => {
+                    let failure = frame.parse().unwrap_or_else(|| Failure {
+                        step: "set its names".to_owned(),
+                        message: "nobody understands why not".to_owned(),
+                        errno: 0,
+                    });
+                    return Err(Error::Inside { ct, failure });
+                }
+                _ => break,
+            }
+        }
+        Err(HostError::parse("hear from inside", "the helper was lost")).about(ct, "set its names")
+    }
+
     fn ask(&self, ct: CtId, kind: InitKind) -> Result<(), Error> {
         const SIGRTMIN_3: u32 = 37;
         const SIGUSR2: u32 = 12;
@@ -167,7 +212,7 @@ impl KernelHost {
             InitKind::Other => (Some(SIGTERM), None),
             InitKind::Sysvinit | InitKind::Runit => (None, Some(["/sbin/init", "0"])),
         };
-        match monitor::ask(ct, &dir, Request::Ask(signal)) {
+        match monitor::ask(ct, &dir, &Request::Ask(signal)) {
             Ok(_) => {}
             Err(Error::Gone { .. }) => return Ok(()),
             Err(e) => return Err(e),
@@ -230,7 +275,7 @@ impl Host for KernelHost {
         match step {
             Step::SpawnMonitor(spec) => self.spawn(ct, spec),
             Step::Release => {
-                let released = monitor::ask(ct, &dir, Request::Release).map(drop);
+                let released = monitor::ask(ct, &dir, &Request::Release).map(drop);
                 if matches!(released, Err(Error::Start { .. })) {
                     // The process is dead and its monitor about to end; whoever looks next must not
                     // take it for one that still waits.
@@ -242,6 +287,7 @@ impl Host for KernelHost {
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
             }
+            Step::Name(spec) => self.name(ct, spec),
             Step::Kill => {
                 monitor::kill(ct, &dir, DIE)?;
                 groups::kill(&*self.hierarchies()?, ct, DIE)
@@ -287,7 +333,7 @@ impl Host for KernelHost {
 
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
         let dir = self.layout.ct_dir(ct);
-        match monitor::connect(ct, &dir, Request::Console { scrollback_only }) {
+        match monitor::connect(ct, &dir, &Request::Console { scrollback_only }) {
             Err(Error::Gone { .. }) => {
                 let words = clean::last_words(&dir).about(ct, "read its last words")?;
                 let words = words.ok_or(Error::Gone { ct })?;
@@ -306,16 +352,7 @@ impl Host for KernelHost {
     }
 
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
-        let request = ExecRequest { ct, command: command.clone() };
-        let start = || -> Result<UnixStream, HostError> {
-            let (mut near, far) =
-                UnixStream::pair().attempt(|| "make a session's socket".to_owned())?;
-            starter::launch(&self.layout, &self.ves_init, Launch::Exec, far.into(), None)?;
-            near.write_all(&Frame::json(Tag::Request, &request).encode())
-                .attempt(|| "tell a session's helper what to run".to_owned())?;
-            Ok(near)
-        };
-        start().about(ct, "start a command inside")
+        self.inside(ct, Work::Run(command.clone()))
     }
 }
 

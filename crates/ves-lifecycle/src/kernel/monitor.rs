@@ -144,8 +144,8 @@ fn connect_or_none(ct: CtId, dir: &Path, what: &'static str) -> Result<Option<Un
     }
 }
 
-fn send(ct: CtId, stream: &mut UnixStream, request: Request) -> Result<(), Error> {
-    match stream.write_all(&Frame::json(Tag::Request, &request).encode()) {
+fn send(ct: CtId, stream: &mut UnixStream, request: &Request) -> Result<(), Error> {
+    match stream.write_all(&Frame::json(Tag::Request, request).encode()) {
         Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
             Err(Error::Gone { ct })
         }
@@ -154,7 +154,7 @@ fn send(ct: CtId, stream: &mut UnixStream, request: Request) -> Result<(), Error
 }
 
 /// A connection on which the request was sent.
-pub(super) fn connect(ct: CtId, dir: &Path, request: Request) -> Result<UnixStream, Error> {
+pub(super) fn connect(ct: CtId, dir: &Path, request: &Request) -> Result<UnixStream, Error> {
     let mut stream = connect_or_none(ct, dir, "ask its monitor")?.ok_or(Error::Gone { ct })?;
     send(ct, &mut stream, request)?;
     Ok(stream)
@@ -207,7 +207,7 @@ fn answer(ct: CtId, stream: &mut UnixStream, end: Instant) -> Result<Status, Err
 }
 
 /// Asks a monitor that must be there.
-pub(super) fn ask(ct: CtId, dir: &Path, request: Request) -> Result<Status, Error> {
+pub(super) fn ask(ct: CtId, dir: &Path, request: &Request) -> Result<Status, Error> {
     answer(ct, &mut connect(ct, dir, request)?, Instant::now() + ANSWER)
 }
 
@@ -244,7 +244,7 @@ pub(super) fn begin(ct: CtId, dir: &Path) -> Result<Asked, Error> {
         }
     };
     // A new connection has room for it.
-    match send(ct, &mut stream, Request::Status) {
+    match send(ct, &mut stream, &Request::Status) {
         Ok(()) => Ok(Asked::Told(stream)),
         Err(Error::Gone { .. }) => Ok(Asked::Away),
         Err(e) => Err(e),
@@ -319,7 +319,7 @@ fn await_lock(ct: CtId, dir: &Path) -> Result<(), Error> {
 /// Waits for the monitor's end; tells whether it came in time.
 pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Error> {
     let end = Instant::now() + most;
-    let mut stream = match connect(ct, dir, Request::Follow) {
+    let mut stream = match connect(ct, dir, &Request::Follow) {
         Err(Error::Gone { .. }) => return await_lock(ct, dir).map(|()| true),
         other => other?,
     };
@@ -356,7 +356,7 @@ pub(super) fn kill(ct: CtId, dir: &Path, most: Duration) -> Result<(), Error> {
     };
     let held = hold().attempt(|| "hold the monitor".to_owned()).about(ct, "kill it")?;
     let Some(pidfd) = held else { return await_lock(ct, dir) };
-    match send(ct, &mut stream, Request::Kill) {
+    match send(ct, &mut stream, &Request::Kill) {
         Ok(()) | Err(Error::Gone { .. }) => {}
         Err(e) => return Err(e),
     }

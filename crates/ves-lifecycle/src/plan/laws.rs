@@ -8,7 +8,7 @@ use crate::fake::Model;
 fn spec(slot: u32) -> Spec {
     Spec {
         slot: slot.try_into().expect("a slot"),
-        hostname: "web".parse().expect("a name"),
+        hostname: Some("web".parse().expect("a name")),
         init: InitArgv::default(),
         nameservers: vec![],
         search: vec![],
@@ -55,6 +55,9 @@ fn answering() -> Vec<Observed> {
         Some(monitor(false, 0)),
         Some(monitor(true, 20)),
         Some(monitor(true, 21)),
+        Some(Monitor { spec: Some(Spec { hostname: None, ..spec(20) }), ..monitor(true, 20) }),
+        Some(Monitor { spec: Some(Spec { hostname: None, ..spec(20) }), ..monitor(false, 20) }),
+        Some(monitor(true, 0)),
     ];
     let end = End {
         incarnation: 2,
@@ -115,6 +118,12 @@ fn goals() -> Vec<Desired> {
     all.collect()
 }
 
+/// Whether what runs has the names that are wanted.
+fn named(desired: &Desired, monitor: &Monitor) -> bool {
+    let (Some(wanted), Some(has)) = (&desired.spec, &monitor.spec) else { return true };
+    has.names() == wanted.names()
+}
+
 /// Written without the planner.
 fn reached(desired: &Desired, state: &Observed) -> bool {
     let monitor = state.monitor.as_ref();
@@ -126,8 +135,10 @@ fn reached(desired: &Desired, state: &Observed) -> bool {
         Goal::Created => {
             monitor.is_some_and(|m| m.running || m.spec == desired.spec) && !state.leftovers
         }
-        Goal::Running => monitor.is_some_and(|m| m.running) && !state.frozen,
-        Goal::StillRunning => monitor.is_none() || !state.frozen,
+        Goal::Running => monitor.is_some_and(|m| m.running && named(desired, m)) && !state.frozen,
+        Goal::StillRunning => {
+            monitor.is_none_or(|m| (!m.running || named(desired, m)) && !state.frozen)
+        }
         Goal::Frozen => monitor.is_some_and(|m| m.running) && state.frozen,
     }
 }
@@ -137,7 +148,8 @@ fn what_has_ended_is_not_started_to_keep_it_running() {
     for state in states() {
         for desired in goals().into_iter().filter(|d| d.goal == Goal::StillRunning) {
             let steps = plan(&desired, &state).unwrap_or_default();
-            assert!(steps.iter().all(|step| *step == Step::Thaw), "{steps:?}: {state:?}");
+            let harmless = |step: &Step| matches!(step, Step::Thaw | Step::Name(_));
+            assert!(steps.iter().all(harmless), "{steps:?}: {state:?}");
         }
     }
 }
@@ -236,6 +248,24 @@ fn what_no_monitor_answers_for_is_only_ended() {
             }
         }
     }
+}
+
+#[test]
+fn names_are_given_to_what_runs_and_has_others_and_change_nothing_else_of_it() {
+    let mut given = 0;
+    for state in states() {
+        for desired in goals() {
+            for step in plan(&desired, &state).unwrap_or_default() {
+                let Step::Name(spec) = step else { continue };
+                let monitor = state.monitor.as_ref().expect("somebody remembers it");
+                assert!(monitor.running && !named(&desired, monitor));
+                let before = monitor.spec.clone().expect("it is known");
+                assert_eq!(before.with_names(spec.names()), *spec);
+                given += 1;
+            }
+        }
+    }
+    assert!(given > 0);
 }
 
 #[test]

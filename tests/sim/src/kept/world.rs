@@ -330,7 +330,7 @@ impl Ct {
                 spec: spec
                     .map(|s| lifecycle::ContainerSpec {
                         id_slot: s.slot.get(),
-                        hostname: s.hostname.to_string(),
+                        hostname: s.hostname.as_ref().map(ToString::to_string).unwrap_or_default(),
                         init: s.init.words().to_vec(),
                         nameservers: s.nameservers.iter().map(ToString::to_string).collect(),
                         search_domains: s.search.iter().map(ToString::to_string).collect(),

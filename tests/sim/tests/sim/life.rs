@@ -5,6 +5,7 @@ use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::ExitCause;
+use ves_types::layout::Daemon;
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
@@ -99,25 +100,60 @@ fn what_is_not_saved_lasts_until_it_stops() {
 }
 
 #[test]
+fn names_change_while_it_runs_and_nobodys_are_the_containers_own() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let names = || sim.kernel().ct(101).process.spec.expect("it runs").names();
+    assert_eq!(names().hostname, None, "the default is nobody's choice");
+    let set = |save: bool, fields: &[&str], hostname: &str, server: &[&str]| {
+        sim.run(&Command::update("101", |r| {
+            r.update_mask = strings(fields);
+            r.spec = Some(pb::ContainerSpec {
+                hostname: hostname.to_owned(),
+                nameservers: strings(server),
+                ..Default::default()
+            });
+            r.save = save;
+        }))
+    };
+    let both = ["hostname", "nameservers"];
+    set(true, &both, "new", &["192.0.2.53"]).expect("at once");
+    assert_eq!(names().hostname.map(|name| name.to_string()).as_deref(), Some("new"));
+    assert_eq!(names().nameservers.len(), 1);
+    set(false, &["hostname"], "brief", &[]).expect("at once");
+    assert_eq!(names().hostname.map(|name| name.to_string()).as_deref(), Some("brief"));
+    sim.restart(Daemon::Coordinator);
+    sim.restart(Daemon::Lifecycle);
+    assert_eq!(names().hostname.map(|name| name.to_string()).as_deref(), Some("brief"));
+    sim.run(&Command::restart("101")).expect("restarted");
+    assert_eq!(names().hostname.map(|name| name.to_string()).as_deref(), Some("new"), "as saved");
+    set(true, &both, "", &[]).expect("cleared");
+    assert_eq!((names().hostname, names().nameservers), (None, vec![]));
+    assert_eq!(sim.kernel().ct(101).process.starts, 2, "no start but those asked for");
+}
+
+#[test]
 fn what_needs_a_restart() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
-    let rename = |mode: pb::SetMode| {
+    let other = |mode: pb::SetMode| {
         Command::update("101", |r| {
-            r.update_mask = strings(&["hostname"]);
-            r.spec = Some(pb::ContainerSpec { hostname: "new".into(), ..Default::default() });
+            r.update_mask = strings(&["init"]);
+            r.spec = Some(pb::ContainerSpec { init: strings(&["/new"]), ..Default::default() });
             r.save = true;
             r.set_mode = mode.into();
         })
     };
-    let fault = sim.run(&rename(pb::SetMode::Unspecified)).expect_err("refused");
-    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, "hostname"));
-    sim.run(&rename(pb::SetMode::Ignore)).expect("saved");
-    assert_eq!(sim.kernel().ct(101).process.spec.expect("it runs").hostname.as_str(), "ct101");
+    let init = || sim.kernel().ct(101).process.spec.expect("it runs").init.program().to_owned();
+    let fault = sim.run(&other(pb::SetMode::Unspecified)).expect_err("refused");
+    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, "init"));
+    sim.run(&other(pb::SetMode::Ignore)).expect("saved");
+    assert_eq!(init(), "/sbin/init");
     assert!(sim.get("101").expect("there").running_spec.is_some());
-    sim.run(&rename(pb::SetMode::Restart)).expect("restarted");
-    assert_eq!(sim.kernel().ct(101).process.spec.expect("it runs").hostname.as_str(), "new");
+    sim.run(&other(pb::SetMode::Restart)).expect("restarted");
+    assert_eq!(init(), "/new");
     assert_eq!(sim.kernel().ct(101).process.starts, 2);
     assert_eq!(sim.get("101").expect("there").running_spec, None);
 }
@@ -213,8 +249,8 @@ fn reboot_and_halt_inside() {
         assert_eq!(sim.state("101"), pb::ContainerState::Running);
     }
     // Lifecycle tells of the same end again when it is watched anew.
-    sim.restart(ves_types::layout::Daemon::Lifecycle);
-    sim.restart(ves_types::layout::Daemon::Coordinator);
+    sim.restart(Daemon::Lifecycle);
+    sim.restart(Daemon::Coordinator);
     sim.until("it is adopted", || sim.state("101") == pb::ContainerState::Running);
     assert_eq!(sim.kernel().ct(101).process.starts, 4);
     for end in [ExitCause::Halted, ExitCause::Exited] {
@@ -230,7 +266,7 @@ fn reboot_and_halt_inside() {
         sim.run(&Command::start("101")).expect("started by hand");
     }
     sim.kernel().vanish(101);
-    sim.restart(ves_types::layout::Daemon::Lifecycle);
+    sim.restart(Daemon::Lifecycle);
     sim.until("its loss is noticed", || sim.state("101") == pb::ContainerState::Stopped);
 }
 
@@ -275,7 +311,7 @@ fn a_set_revives_nothing_that_has_ended() {
 
 #[test]
 fn a_reboot_while_nobody_looked_is_honoured_once() {
-    use ves_types::layout::Daemon::Coordinator;
+    use Daemon::Coordinator;
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
@@ -351,7 +387,7 @@ fn onboot_in_order() {
     }
     sim.run(&Command::start("105")).expect("started, but not onboot");
     sim.run(&Command::start("102")).expect("started");
-    sim.restart(ves_types::layout::Daemon::Coordinator);
+    sim.restart(Daemon::Coordinator);
     sim.until("a restart is no boot", || sim.state("105") == pb::ContainerState::Running);
     sim.script().clear_log();
     sim.boot("boot-2");

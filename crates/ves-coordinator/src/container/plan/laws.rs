@@ -33,7 +33,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
         limits: Limits::default(),
         process: ProcessWish {
             slot,
-            hostname: "ct101".parse().expect("valid"),
+            hostname: None,
             init: InitArgv::default(),
             nameservers: vec![],
             search_domains: vec![],

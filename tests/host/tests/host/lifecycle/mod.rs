@@ -4,6 +4,7 @@ mod daemon;
 mod distributions;
 mod exec;
 mod hostile;
+mod names;
 mod start;
 mod starter;
 mod strays;

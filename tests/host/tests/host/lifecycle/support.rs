@@ -199,7 +199,7 @@ impl World {
     pub(crate) fn spec(&self) -> Spec {
         Spec {
             slot: self.slot,
-            hostname: "web.example.org".parse().expect("a name"),
+            hostname: Some("web.example.org".parse().expect("a name")),
             init: InitArgv::default(),
             nameservers: vec![],
             search: vec![],
