@@ -34,8 +34,9 @@ impl Bytes {
     }
 }
 
-/// Splits a number with an optional suffix `b k m g t p` (p: pages) into its value in bytes, where
-/// a bare number counts units of `bare` bytes. Fractions are accepted before a suffix (`1.5g`).
+/// Splits a number with an optional suffix `b k m g t P` into its value in bytes, where a bare number counts
+/// units of `bare` bytes. A small `p` is vzctl's: pages; a great one is a pebibyte, as whoever types `1P`
+/// after `1T` means it. Fractions are accepted before a suffix (`1.5g`).
 pub fn parse_size(what: &'static str, s: &str, bare: u64) -> Result<Bytes, ParseError> {
     let bad = |why| ParseError::new(what, s, why);
     let (number, unit) = match s.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
@@ -44,13 +45,14 @@ pub fn parse_size(what: &'static str, s: &str, bare: u64) -> Result<Bytes, Parse
     };
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" => bare,
+        "p" if unit == "p" => Bytes::PAGE,
         "b" => 1,
         "k" | "kb" | "kib" => 1 << 10,
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
         "t" | "tb" | "tib" => 1 << 40,
-        "p" => Bytes::PAGE,
-        _ => return Err(bad("the suffix must be one of b k m g t, or p for pages")),
+        "p" | "pb" | "pib" => 1 << 50,
+        _ => return Err(bad("the suffix must be one of b k m g t P, or p for pages")),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
@@ -86,7 +88,7 @@ impl FromStr for Bytes {
 impl fmt::Display for Bytes {
     /// The largest binary unit in which it is at least one, with one decimal where it is not whole.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let units = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         let text = match units.iter().find(|(_, shift)| self.0 >> shift > 0) {
             None => format!("{} B", self.0),
             Some((name, shift)) if self.0 & ((1 << shift) - 1) == 0 => {
@@ -180,11 +182,23 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let size = |s| parse_size("size", s, 1).map(|b| b.0);
+        let size = |s: &str| parse_size("size", s, 1).map(|b| b.0);
         assert_eq!(size("0"), Ok(0));
         assert_eq!(size("512M"), Ok(512 << 20));
         assert_eq!(size("1.5g"), Ok(3 << 29));
         assert_eq!(size("2p"), Ok(8192));
+        assert_eq!(size("1P"), Ok(1 << 50));
+        assert_eq!(size("1.5PiB"), Ok(3 << 49));
+        assert_eq!(size("1pb"), Ok(1 << 50));
+        // The greatest that there is, by each suffix.
+        let most = i64::MAX.unsigned_abs();
+        for (suffix, shift) in
+            [("b", 0), ("k", 10), ("m", 20), ("g", 30), ("T", 40), ("P", 50), ("p", 12)]
+        {
+            let n = most >> shift;
+            assert_eq!(size(&format!("{n}{suffix}")), Ok(n << shift), "{suffix}");
+            assert!(size(&format!("{}{suffix}", n + 1)).is_err(), "{suffix}");
+        }
         assert_eq!(parse_size("size", "10", 1024).map(|b| b.0), Ok(10240));
         for bad in [
             "",
@@ -209,6 +223,8 @@ mod tests {
         assert_eq!(shown(0), "0 B");
         assert_eq!(shown(1 << 30), "1 GiB");
         assert_eq!(shown(3 << 29), "1.5 GiB");
+        assert_eq!(shown(1 << 50), "1 PiB");
+        assert_eq!(shown(i64::MAX as u64), "7.9 EiB");
     }
 
     #[test]

@@ -345,7 +345,7 @@ mod tests {
         let parse = |s| DiskSize::parse_kib(s).map(u64::from);
         assert_eq!(parse("16384"), Ok(16 << 20));
         assert_eq!(parse("16T"), Ok(16 << 40));
-        for bad in ["0", "16383", "17592186044417b", "x", ""] {
+        for bad in ["0", "16383", "17592186044417b", "x", "", "1P", "17T"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(DiskSize::DEFAULT.to_string(), "2 GiB");

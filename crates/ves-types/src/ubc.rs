@@ -95,7 +95,7 @@ pub struct UbcValue {
 
 impl UbcValue {
     /// vzctl's `BARRIER[:LIMIT]`; one value sets both; `unlimited` is a value; suffixes as
-    /// [`parse_size`] has them, none for things that are counted.
+    /// [`parse_size`] has them but for `P`, which is pages here too; none for things that are counted.
     pub fn parse(resource: UbcResource, s: &str) -> Result<Self, ParseError> {
         let (barrier, limit) = s.split_once(':').unwrap_or((s, s));
         let value =
@@ -116,12 +116,14 @@ fn parse_part(resource: UbcResource, s: &str) -> Result<Limit, ParseError> {
         return Ok(Limit::Unlimited);
     }
     let name = resource.name();
+    let pages = s.strip_suffix('P').map(|number| format!("{number}p"));
+    let size = |bare| parse_size(name, pages.as_deref().unwrap_or(s), bare);
     let number = match resource.unit() {
         Unit::Items if s.bytes().any(|b| !b.is_ascii_digit()) => {
             return Err(ParseError::new(name, s, "it must be a plain number or 'unlimited'"));
         }
-        Unit::Items | Unit::Bytes => parse_size(name, s, 1)?.0,
-        Unit::Pages => parse_size(name, s, Bytes::PAGE)?.pages(),
+        Unit::Items | Unit::Bytes => size(1)?.0,
+        Unit::Pages => size(Bytes::PAGE)?.pages(),
     };
     Ok(Limit::from_wire(number))
 }
@@ -188,6 +190,10 @@ mod tests {
         assert_eq!(parse(UbcResource::Numproc, "100"), Ok((100, 100)));
         assert_eq!(parse(UbcResource::Physpages, "0:1G"), Ok((0, 262_144)));
         assert_eq!(parse(UbcResource::Physpages, "256"), Ok((256, 256)));
+        for pages in ["2p:3p", "2P:3P"] {
+            assert_eq!(parse(UbcResource::Physpages, pages), Ok((2, 3)));
+            assert_eq!(parse(UbcResource::Kmemsize, pages), Ok((8192, 12_288)));
+        }
         assert_eq!(
             parse(UbcResource::Kmemsize, "14m:unlimited"),
             Ok((14 << 20, Limit::UNLIMITED_TEXT))
