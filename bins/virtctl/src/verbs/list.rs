@@ -45,11 +45,8 @@ impl Context {
         if stopped {
             containers.retain(|c| !running(c.state()));
         }
-        for ct in &cts {
-            if !containers.iter().any(|c| is(c, ct)) {
-                return Err(unknown(ct).into());
-            }
-        }
+        let unknown: Vec<&Ct> =
+            cts.iter().filter(|ct| !containers.iter().any(|c| is(c, ct))).collect();
         if !cts.is_empty() {
             containers.retain(|c| cts.iter().any(|ct| is(c, ct)));
         }
@@ -74,7 +71,11 @@ impl Context {
             // Accounting is only shown where it was asked for by name.
             columns.retain(|c| !accounted(&c.name));
         }
-        output.list(&columns, &default_columns, &selection, &rows)
+        // Those that there are first: one that is gone hides none.
+        if !rows.is_empty() || unknown.is_empty() {
+            output.list(&columns, &default_columns, &selection, &rows)?;
+        }
+        none_of(&unknown)
     }
 
     pub(super) async fn status(self, ct: &Ct) -> Outcome {
@@ -176,8 +177,15 @@ fn is(container: &Container, ct: &Ct) -> bool {
     }
 }
 
-fn unknown(ct: &Ct) -> Fault {
-    Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}")).fact("ct", ct)
+/// Fails where there are some that nobody has.
+fn none_of(cts: &[&Ct]) -> Outcome {
+    let names: Vec<String> = cts.iter().map(ToString::to_string).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names = names.join(", ");
+    let message = format!("there is no container {names}");
+    Err(Fault::new(Reason::ContainerUnknown, message).fact("ct", names).into())
 }
 
 /// All containers, a page at a time.

@@ -48,6 +48,10 @@ fn lists_in_every_form() {
     assert_eq!(run(&fake, "list -a -1 --sort -ctid").1, "103\n102\n101\n");
     assert_eq!(run(&fake, "list -1 db").1, "103\n");
     assert_eq!(run(&fake, "list nobody").0, 14);
+    // One that is not there hides none that is.
+    let (status, out, said) = run(&fake, "list 101 999 db nobody -1");
+    assert_eq!((status, out.as_str()), (14, "101\n103\n"));
+    assert!(said.contains("there is no container 999, nobody"), "{said}");
     assert_eq!(run(&fake, "list -n").1.lines().next().map(|l| l.ends_with("NAME")), Some(true));
     assert_eq!(
         run(&fake, "list -a -o csv --fields ctid,ip,onboot,created").1.lines().take(2).last(),
