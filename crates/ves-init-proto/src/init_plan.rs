@@ -74,7 +74,7 @@ const PLAIN: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 /// What /proc and /sys tell about the node or do to it, and no container needs. This guards against
 /// accidents; ownership is the wall: the container's root can take away or go around mounts made in
 /// its own user namespace.
-const MASKED: [&str; 18] = [
+const MASKED: [&str; 21] = [
     "proc/acpi",
     "proc/kcore",
     "proc/keys",
@@ -84,6 +84,10 @@ const MASKED: [&str; 18] = [
     "proc/scsi",
     "proc/sysrq-trigger",
     "proc/timer_list",
+    // The node's disks: nothing inside can be done with them.
+    "sys/block",
+    "sys/class/block",
+    "sys/dev/block",
     "sys/firmware",
     "sys/fs/bpf",
     "sys/fs/fuse",

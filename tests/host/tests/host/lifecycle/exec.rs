@@ -237,7 +237,15 @@ fn what_is_masked_and_denied_is() {
         let there = world.exec(&["test", "-c", &format!("/proc/{file}")]).ended;
         assert!(write.ended != Ok(Ended::Code(0)) || there == Ok(Ended::Code(0)), "/proc/{file}");
     }
-    for dir in ["/proc/acpi", "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security"] {
+    for dir in [
+        "/proc/acpi",
+        "/sys/block",
+        "/sys/class/block",
+        "/sys/dev/block",
+        "/sys/firmware",
+        "/sys/kernel/debug",
+        "/sys/kernel/security",
+    ] {
         assert_eq!(world.sh(&format!("ls {dir} 2>/dev/null | wc -l")).trim(), "0", "{dir}");
     }
     let fails = |script: &str| {
