@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
 use ves_types::{
-    CpuLimit, CtAddress, CtName, DiskSize, Hostname, InodeLimit, SearchDomain, StopTimeout,
-    UbcResource, UbcValue,
+    CpuLimit, CtAddress, CtName, DiskSize, Hostname, InodeLimit, RestartPolicy, SearchDomain,
+    StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -110,6 +110,10 @@ pub(crate) struct Params {
     /// How long its init may take to stop, in seconds; "default" is 120
     #[arg(long, value_name = "S", value_parser = value::or_default::<StopTimeout>)]
     pub(crate) stop_timeout: Option<Clearable<StopTimeout>>,
+    /// Start it again when it ended by itself, 1, 2, 4, … 300 seconds later: never, where it was not halted
+    /// inside, or always; never after a stop
+    #[arg(long, value_name = "no|on-failure|always")]
+    pub(crate) restart: Option<RestartPolicy>,
     /// Start it when the node starts
     #[arg(long, value_name = "yes|no", value_parser = value::yes_no)]
     pub(crate) onboot: Option<bool>,

@@ -68,6 +68,7 @@ impl SpecUpdate {
             cpulimit,
             cpuunits,
             cpus,
+            restart,
             onboot,
             bootorder,
             stop_timeout,
@@ -126,6 +127,10 @@ impl SpecUpdate {
         if let Some(Clearable(timeout)) = stop_timeout {
             self.spec.stop_timeout_s = timeout.map(u32::from);
             self.mark(SpecField::StopTimeout);
+        }
+        if let Some(policy) = restart {
+            self.spec.restart = convert::render_restart(*policy).into();
+            self.mark(SpecField::Restart);
         }
         if let Some(onboot) = onboot {
             self.spec.onboot = *onboot;
@@ -229,6 +234,8 @@ mod tests {
             "1024:9000",
             "--stop-timeout",
             "30",
+            "--restart",
+            "on-failure",
             "--description",
             "d",
         ])
@@ -245,6 +252,7 @@ mod tests {
                 "limits.cpu_units",
                 "limits.cpus",
                 "stop_timeout_s",
+                "restart",
                 "onboot",
                 "boot_order",
                 "disabled"
@@ -254,6 +262,10 @@ mod tests {
         assert_eq!(w.spec.search_domains, ["example.org"]);
         assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9000)));
         assert_eq!(update(&[]).expect("valid"), SpecUpdate::default());
+        let w =
+            update(&["--hostname", "", "--nameserver", "", "--searchdomain="]).expect("cleared");
+        assert_eq!(w.mask, [SpecField::Hostname, SpecField::Nameservers, SpecField::SearchDomains]);
+        assert_eq!(w.spec, ContainerSpec::default());
     }
 
     #[test]
@@ -262,10 +274,6 @@ mod tests {
             ["--ipadd", "10.0.0.1/24"],
             ["--ipadd", ""],
             ["--ipadd", "127.0.0.1"],
-        let w =
-            update(&["--hostname", "", "--nameserver", "", "--searchdomain="]).expect("cleared");
-        assert_eq!(w.mask, [SpecField::Hostname, SpecField::Nameservers, SpecField::SearchDomains]);
-        assert_eq!(w.spec, ContainerSpec::default());
             ["--ipadd", "10.0.0.1,x"],
             ["--ipdel", "everything"],
             ["--hostname", "a_b"],
@@ -286,6 +294,7 @@ mod tests {
             ["--onboot", "maybe"],
             ["--bootorder", "first"],
             ["--disabled", "1"],
+            ["--restart", "yes"],
         ] {
             assert!(update(&bad).is_err(), "{bad:?}");
         }

@@ -62,6 +62,11 @@ impl Value {
         number.map_or(Self::Null, |n| Self::Num(n.into()))
     }
 
+    /// A moment where there is one, in milliseconds since 1970.
+    pub(crate) fn maybe_time(unix_ms: Option<i64>) -> Self {
+        unix_ms.map_or(Self::Null, Self::Time)
+    }
+
     /// As people read it.
     pub(crate) fn human(&self) -> String {
         match self {

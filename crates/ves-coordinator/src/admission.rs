@@ -400,6 +400,7 @@ impl Coordinator {
             problem: None,
             reserved: Reserved::default(),
             snapshot: None,
+            retry: None,
         })
     }
 }
@@ -443,6 +444,10 @@ pub(crate) fn begin_operation(
     let (node, ct) = (record.node.clone(), Some(record.id));
     let mut op = OpRecord::new(node, ct, action, caller, clock);
     if let Some(stage) = op.action.stage_after(None) {
+        if !op.is_own() && stage.says_how_far_up() {
+            // Somebody has said what it should be.
+            record.retry = None;
+        }
         op.action.enter(stage, &mut record);
         op.stage = Some(stage);
     }

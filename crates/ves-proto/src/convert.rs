@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use ves_types::{
     CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits,
-    ParseError, Phase, SnapshotId, SnapshotName, UbcRow, UbcValue,
+    ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue,
 };
 
 use crate::common as pb;
 use crate::fault::{Fault, Reason};
-use crate::lifecycle;
+use crate::{coordinator, lifecycle};
 
 /// Reads a container id.
 ///
@@ -30,6 +30,32 @@ pub fn parse_cts(cts: &[u32]) -> Result<Vec<CtId>, Fault> {
     let parse = |ct: &u32| CtId::try_from(*ct).map_err(|e| Fault::bad_value("cts", &e));
     let cts = cts.iter().map(parse).collect::<Result<BTreeSet<_>, _>>()?;
     Ok(cts.into_iter().collect())
+}
+
+/// Reads a restart policy.
+///
+/// # Errors
+/// `BAD_VALUE` on "restart".
+pub fn parse_restart(policy: i32) -> Result<RestartPolicy, Fault> {
+    use coordinator::RestartPolicy as P;
+    match P::try_from(policy) {
+        Ok(P::Unspecified | P::No) => Ok(RestartPolicy::No),
+        Ok(P::OnFailure) => Ok(RestartPolicy::OnFailure),
+        Ok(P::Always) => Ok(RestartPolicy::Always),
+        Err(_) => {
+            let why = "it is none that this version knows";
+            Err(Fault::bad_value("restart", &ParseError::new("restart policy", policy, why)))
+        }
+    }
+}
+
+/// Writes a restart policy.
+pub const fn render_restart(policy: RestartPolicy) -> coordinator::RestartPolicy {
+    match policy {
+        RestartPolicy::No => coordinator::RestartPolicy::No,
+        RestartPolicy::OnFailure => coordinator::RestartPolicy::OnFailure,
+        RestartPolicy::Always => coordinator::RestartPolicy::Always,
+    }
 }
 
 /// Reads a list of at most `most` words, each by its rule.

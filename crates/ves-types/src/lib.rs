@@ -28,5 +28,7 @@ pub use id::{
 pub use limits::Limits;
 pub use phase::{ExitCause, Phase};
 pub use quantity::{Bytes, CpuLimit, Limit};
-pub use spec::{DiskSize, InitArgv, InodeLimit, SearchDomain, SpecField, StopTimeout};
+pub use spec::{
+    DiskSize, InitArgv, InodeLimit, RestartPolicy, SearchDomain, SpecField, StopTimeout,
+};
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};

@@ -246,6 +246,41 @@ impl FromStr for StopTimeout {
     }
 }
 
+/// Whether a container that ended by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// It is not.
+    #[default]
+    No,
+    /// Where it was not halted or powered off inside.
+    OnFailure,
+    /// Also where it was.
+    Always,
+}
+
+impl RestartPolicy {
+    /// The words of the command line.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::No, "no"), (Self::OnFailure, "on-failure"), (Self::Always, "always")];
+}
+
+impl FromStr for RestartPolicy {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let why = "it must be no, on-failure or always";
+        let named = Self::ALL.into_iter().find(|(_, name)| *name == s);
+        named.map(|(policy, _)| policy).ok_or_else(|| ParseError::new("restart policy", s, why))
+    }
+}
+
+impl fmt::Display for RestartPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(Self::ALL.into_iter().find(|(p, _)| p == self).map_or("", |(_, name)| name))
+    }
+}
+
 macro_rules! fields {
     ($($(#[$doc:meta])* $variant:ident $path:literal;)*) => {
         /// A field of a specification, as an update mask names it.
@@ -324,6 +359,8 @@ fields! {
     Init "init";
     /// How long its init may take to stop.
     StopTimeout "stop_timeout_s";
+    /// Whether it is started again when it ended by itself.
+    Restart "restart";
 }
 
 #[cfg(test)]
@@ -337,6 +374,16 @@ mod tests {
         assert_eq!(parse("3600"), Ok(3_600_000));
         for bad in ["", "0", "3601", "1.5", "-1", "1s"] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn restart_policies() {
+        for (policy, name) in RestartPolicy::ALL {
+            assert_eq!((name.parse(), policy.to_string().as_str()), (Ok(policy), name));
+        }
+        for bad in ["", "yes", "on_failure", "Always"] {
+            assert!(bad.parse::<RestartPolicy>().is_err(), "{bad:?}");
         }
     }
 

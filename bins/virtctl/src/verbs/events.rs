@@ -138,5 +138,6 @@ fn columns() -> Vec<Column<ContainerEvent>> {
         Column::right("generation", |e| Value::Num(container(e).generation)),
         Column::new("operation", |e| Value::text(container(e).operation)),
         Column::new("problem", |e| Value::text(container(e).problem)),
+        Column::new("next_start", |e| Value::maybe_time(container(e).next_start_unix_ms)),
     ]
 }

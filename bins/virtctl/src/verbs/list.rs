@@ -110,6 +110,9 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         if let Some(problem) = container.map(|c| &c.problem).filter(|p| !p.is_empty()) {
             output.say(&format!("container {id}: {problem}"));
         }
+        if let Some(text) = container.and_then(started_again) {
+            output.say(&format!("container {id}: {text}"));
+        }
         return Ok(());
     }
     output.value(&Value::map([
@@ -120,7 +123,19 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         ("status", Value::text(container.map_or("deleted", |c| state_name(c.state())))),
         ("problem", Value::text(container.map_or("", |c| &c.problem))),
         ("operation", Value::text(container.map_or("", |c| &c.operation))),
+        ("restarts", Value::Num(container.map_or(0, |c| c.restarts.into()))),
+        ("next_start", Value::maybe_time(container.and_then(|c| c.next_start_unix_ms))),
     ]))
+}
+
+/// When it is started again by its restart policy.
+fn started_again(container: &Container) -> Option<String> {
+    let at = Value::Time(container.next_start_unix_ms?).human();
+    let (tries, id) = (container.restarts, container.id);
+    Some(format!(
+        "it ended by itself and is started again at {at}, the {tries}. time in a row; virtctl stop {id} \
+         keeps it down"
+    ))
 }
 
 /// vzctl's three answers about a container.
@@ -256,6 +271,11 @@ fn columns() -> Vec<Column<Row>> {
         column("nameserver", |r| Value::texts(&r.spec.nameservers)),
         column("searchdomain", |r| Value::texts(&r.spec.search_domains)),
         column("onboot", |r| Value::Bool(r.spec.onboot)),
+        column("restart", |r| {
+            Value::text(convert::parse_restart(r.spec.restart).unwrap_or_default().to_string())
+        }),
+        right("restarts", |r| Value::Num(r.container.restarts.into())),
+        column("next_start", |r| Value::maybe_time(r.container.next_start_unix_ms)),
         right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),
         right("stop_timeout", |r| Value::maybe(r.spec.stop_timeout_s.map(u64::from))),
         column("disabled", |r| Value::Bool(r.spec.disabled)),
@@ -327,6 +347,15 @@ mod tests {
         assert_eq!(status(ContainerState::Paused), (true, true, true));
         assert_eq!(status(ContainerState::Broken), (true, false, false));
         assert_eq!(Status::of(None), Status { exist: false, mounted: false, running: false });
+    }
+
+    #[test]
+    fn what_is_started_again_says_when_and_how_to_keep_it_down() {
+        let waits = Container { id: 101, restarts: 3, ..Container::default() };
+        assert_eq!(started_again(&waits), None);
+        let waits = Container { next_start_unix_ms: Some(1_700_000_000_000), ..waits };
+        let text = started_again(&waits).expect("it says so");
+        assert!(text.contains("the 3. time") && text.contains("virtctl stop 101"), "{text}");
     }
 
     #[test]

@@ -7,5 +7,6 @@ pub mod observed;
 pub mod plan;
 pub mod record;
 pub mod refusal;
+pub mod retry;
 pub mod spec;
 pub mod step;

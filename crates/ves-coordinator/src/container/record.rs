@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ves_types::{
     CtAddress, CtId, CtName, Epoch, Fence, Generation, Hostname, IdSlot, NodeName, Phase,
-    SnapshotId, SnapshotName,
+    RestartPolicy, SnapshotId, SnapshotName,
 };
 
 use super::observed::ProcessSeen;
+use super::retry::Retry;
 use super::spec::Spec;
 use crate::problem::Problem;
 
@@ -103,6 +104,9 @@ pub struct Record {
     pub reserved: Reserved,
     /// What the change under way wants of its snapshots; storage knows which there are.
     pub snapshot: Option<SnapshotWish>,
+    /// That it is started again, or was, after it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// What a change under way takes from a container: nobody else's until the change has succeeded, so
@@ -130,6 +134,13 @@ impl Record {
     pub fn hostname(&self) -> Option<&Hostname> {
         let name = &self.effective().hostname;
         (*name != Hostname::of_container(self.id)).then_some(name)
+    }
+
+    /// When it is started again, where it is to be.
+    pub fn next_start(&self) -> Option<&Retry> {
+        let down = self.presence == Presence::Present && self.run == RunState::Stopped;
+        let wanted = down && !self.spec.disabled && self.spec.restart != RestartPolicy::No;
+        self.retry.as_ref().filter(|retry| wanted && retry.pending)
     }
 
     /// The fence of calls made for it as it is now.

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use ves_proto::convert::{parse_limits, parse_list, render_limits};
+use ves_proto::convert::{parse_limits, parse_list, parse_restart, render_limits, render_restart};
 use ves_proto::{Fault, coordinator as pb};
 use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{
     CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
-    SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
+    RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -48,6 +48,9 @@ pub struct Spec {
     pub init: InitArgv,
     /// How long init may take to stop; none: [`StopTimeout::DEFAULT`].
     pub stop_timeout: Option<StopTimeout>,
+    /// Whether it is started again when it ended by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
 /// When a change of a field of a running container takes effect.
@@ -81,7 +84,7 @@ pub const fn effect(field: SpecField) -> Effect {
     match field {
         F::Template | F::Inodes => Effect::Fixed,
         F::Init => Effect::Restart,
-        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description => {
+        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description | F::Restart => {
             Effect::Saved
         }
         F::Hostname
@@ -120,6 +123,7 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::Description => into.description.clone_from(&from.description),
         F::Init => into.init.clone_from(&from.init),
         F::StopTimeout => into.stop_timeout = from.stop_timeout,
+        F::Restart => into.restart = from.restart,
         F::Ubc(resource) => match from.limits.ubc.get(&resource) {
             Some(value) => {
                 into.limits.ubc.insert(resource, *value);
@@ -152,6 +156,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         description,
         init,
         stop_timeout_s,
+        restart,
     } = spec.ok_or_else(|| Fault::missing("spec"))?;
     if template.is_empty() {
         return Err(Fault::missing("template"));
@@ -198,6 +203,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         stop_timeout: stop_timeout_s
             .map(|s| s.try_into().map_err(|e| Fault::bad_value("stop_timeout_s", &e)))
             .transpose()?,
+        restart: parse_restart(restart)?,
     })
 }
 
@@ -219,6 +225,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         description,
         init,
         stop_timeout,
+        restart,
     } = spec;
     pb::ContainerSpec {
         name: name.as_ref().map(|n| n.as_str().to_owned()).unwrap_or_default(),
@@ -236,6 +243,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         description: description.clone(),
         init: init.words().to_vec(),
         stop_timeout_s: stop_timeout.map(u32::from),
+        restart: render_restart(*restart).into(),
     }
 }
 
@@ -301,6 +309,7 @@ mod tests {
             ("description", pb::ContainerSpec { description: "\u{1b}".into(), ..given() }),
             ("init", pb::ContainerSpec { init: strings("init"), ..given() }),
             ("stop_timeout_s", pb::ContainerSpec { stop_timeout_s: Some(0), ..given() }),
+            ("restart", pb::ContainerSpec { restart: 99, ..given() }),
             (
                 "limits.cpus",
                 pb::ContainerSpec {
@@ -343,6 +352,7 @@ mod tests {
                 description: "x".into(),
                 init: vec!["/bin/true".into()],
                 stop_timeout_s: Some(7),
+                restart: pb::RestartPolicy::Always.into(),
                 ..given()
             }),
         )

@@ -276,6 +276,12 @@ impl Coordinator {
         if record.is_none() {
             self.cache().forget(ct);
         }
+        let record = record.map(|record| match &record.retry {
+            Some(retry) if fault.is_some() && op.is_own() && op.action.kind().starts() => {
+                Record { retry: Some(retry.again(self.clock().now_ms())), ..record }
+            }
+            _ => record,
+        });
         let half_gone = record.as_ref().is_some_and(|r| r.presence == Presence::Deleting);
         let now = self.clock().now_ms();
         let update = move |op: &mut OpRecord| op.end(now, fault.as_ref());

@@ -1,7 +1,8 @@
 //! The beginning: what is unfinished goes on, and after a boot of the node `onboot` containers start.
 //!
 //! A restart of the coordinator is no boot: whatever runs is adopted as it is. After a boot nothing
-//! runs, so that wishes begin anew: `onboot` containers should run, in order, others are stopped.
+//! runs, so that wishes begin anew: `onboot` containers should run, in order, and those that ran and are to be
+//! started again when they end by themselves; others are stopped.
 //! Never here: how a container is started.
 
 use std::cmp::Reverse;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ves_proto::Fault;
+use ves_types::RestartPolicy;
 
 use crate::admission::begin_operation;
 use crate::clock::Clock;
@@ -31,6 +33,13 @@ fn in_order(records: &mut [Record]) {
     records.sort_by_key(|r| (r.spec.boot_order.is_none(), Reverse(r.spec.boot_order), r.id));
 }
 
+/// Whether a boot starts a container: one that is to start with the node, or one that ran and is to be
+/// started again when it ended without being asked, as by the end of a boot that nobody has stopped it for.
+fn starts_at_boot(record: &Record) -> bool {
+    let ended = record.run == RunState::Running && record.spec.restart != RestartPolicy::No;
+    (record.spec.onboot || ended) && !record.spec.disabled
+}
+
 /// Stores what a boot changes; answers with the operations that start containers, in order.
 fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change) -> Vec<OpId> {
     if index.fact(BOOT) == Some(boot) {
@@ -50,7 +59,7 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
                 wish.alone = false;
             }
             change.containers.push(record);
-        } else if record.spec.onboot && !record.spec.disabled {
+        } else if starts_at_boot(&record) {
             starting.push(record);
         } else {
             if record.run != RunState::Stopped {
@@ -95,6 +104,7 @@ impl Coordinator {
         }
         tokio::spawn(self.clone().start_in_order(starting));
         tokio::spawn(self.clone().follow());
+        tokio::spawn(self.clone().restart_for_ever());
         tokio::spawn(self.clone().follow_errors());
         tokio::spawn(self.clone().sweep());
         let own = self.clone();

@@ -5,4 +5,5 @@ mod boot;
 mod errors;
 mod follow;
 mod repair;
+mod restart;
 mod watch;

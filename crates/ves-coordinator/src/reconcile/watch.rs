@@ -15,6 +15,7 @@ use ves_types::{CtId, ExitCause, Phase};
 use super::follow::SOON;
 use crate::admission::{begin_operation, idle};
 use crate::container::record::{Presence, RunState};
+use crate::container::retry::Retry;
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
@@ -146,6 +147,14 @@ impl Coordinator {
             } else {
                 Action::Stop(Stop { grace_ms: 0, keep_mounted: false })
             };
+            let retry = if rebooted {
+                record.retry.clone()
+            } else {
+                let known = process.incarnation != record.seen_incarnation;
+                let end = process.end.filter(|_| known);
+                let (before, now) = (record.retry.as_ref(), self.clock().now_ms());
+                Retry::after_end(record.spec.restart, end, before, now)
+            };
             tracing::info!(%ct, end = ?process.end, action = action.kind().name(), "a container ended");
             let generation = record.generation;
             let caller = Caller::own(Cause::Container);
@@ -158,6 +167,7 @@ impl Coordinator {
                     }
                     let mut record = (**index.container(ct)?).clone();
                     record.seen_incarnation = process.incarnation;
+                    record.retry = retry;
                     let op = begin_operation(record, action, caller, own.clock(), change);
                     Ok(Some(op.id))
                 })

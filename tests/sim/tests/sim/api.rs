@@ -75,6 +75,7 @@ fn ten_thousand_containers() {
             problem: None,
             reserved: Reserved::default(),
             snapshot: None,
+            retry: None,
         };
         let key = Key::container(id);
         let holder = id.to_string().into_bytes();

@@ -10,6 +10,7 @@ mod lives;
 mod operations;
 mod reconcile;
 mod refusals;
+mod restart;
 mod services;
 mod snapshots;
 mod store;

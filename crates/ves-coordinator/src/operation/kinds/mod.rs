@@ -102,6 +102,22 @@ pub enum Stage {
     SnapshotSwitched,
 }
 
+impl Stage {
+    /// Whether it is one that changes how far a container should be up.
+    pub const fn says_how_far_up(self) -> bool {
+        match self {
+            Self::Running | Self::Mounted | Self::Stopped | Self::Gone => true,
+            Self::Created
+            | Self::Changed
+            | Self::Repaired
+            | Self::Checked
+            | Self::SnapshotTaken
+            | Self::SnapshotDeleted
+            | Self::SnapshotSwitched => false,
+        }
+    }
+}
+
 /// What becomes of an operation that cannot or shall not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undo {

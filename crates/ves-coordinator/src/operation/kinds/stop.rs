@@ -47,8 +47,9 @@ pub fn admit(
             }
         };
     }
-    // What a failed stop has left is stopped once more.
-    if !up && !record.maybe_dirty && record.problem.is_none() {
+    // What a failed stop has left is stopped once more, and what would be started again is not.
+    let nothing = !record.maybe_dirty && record.problem.is_none();
+    if !up && nothing && record.next_start().is_none() {
         return Err(refuse(Reason::NotRunning, record, "is not running"));
     }
     let grace_ms = grace(record, request.fast, request.grace_ms)?;
