@@ -11,7 +11,7 @@ use ves_proto::convert::{parse_limits, parse_list, parse_restart, render_limits,
 use ves_proto::{Fault, coordinator as pb};
 use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{
-    CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
+    Bytes, CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
     RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
 };
 
@@ -52,6 +52,9 @@ pub struct Spec {
     #[serde(default)]
     pub restart: RestartPolicy,
 }
+
+/// The least memory that a container may have.
+pub const LEAST_RAM: Bytes = Bytes::mib(16);
 
 /// When a change of a field of a running container takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,10 +194,12 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         inodes: disk_inodes
             .map(|n| n.try_into().map_err(|e| Fault::bad_value("disk_inodes", &e)))
             .transpose()?,
-        limits: parse_limits(limits).map_err(|f| match f.facts.get("field").cloned() {
-            Some(field) => f.fact("field", format!("limits.{field}")),
-            None => f,
-        })?,
+        limits: parse_limits(limits)
+            .map_err(|f| match f.facts.get("field").cloned() {
+                Some(field) => f.fact("field", format!("limits.{field}")),
+                None => f,
+            })
+            .and_then(enough_memory)?,
         onboot,
         boot_order,
         disabled,
@@ -249,6 +254,20 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
 
 fn bad(field: &str, what: &'static str, input: &str, why: &'static str) -> Fault {
     Fault::bad_value(field, &ParseError::new(what, input, why))
+}
+
+/// Refuses so little memory that nothing boots in it.
+fn enough_memory(limits: Limits) -> Result<Limits, Fault> {
+    match limits.limit_bytes(UbcResource::Physpages) {
+        Some(ram) if ram < LEAST_RAM => {
+            let why = "it must be at least 16 MiB, or init does not come up; with systemd inside, from \
+                       32 MiB on that takes no longer than with more";
+            let field = SpecField::Ubc(UbcResource::Physpages).to_string();
+            let fault = bad(&field, "amount of memory", &ram.to_string(), why);
+            Err(fault.fact("least_bytes", LEAST_RAM.0))
+        }
+        Some(_) | None => Ok(limits),
+    }
 }
 
 /// Reads addresses; one that is given twice counts once.
@@ -325,6 +344,25 @@ mod tests {
     }
 
     #[test]
+    fn so_little_memory_that_nothing_boots_is_refused() {
+        let with = |pages: u64| {
+            let value = ves_proto::common::UbcValue { barrier: 0, limit: pages };
+            let limits = ves_proto::common::Limits {
+                ubc: [("physpages".to_owned(), value)].into(),
+                ..Default::default()
+            };
+            parse(ct(), Some(pb::ContainerSpec { limits: Some(limits), ..given() }))
+        };
+        for few in [0, 1, 4095] {
+            let fault = with(few).expect_err("too little");
+            assert_eq!(fault.facts["field"], "limits.ubc.physpages");
+            assert_eq!(fault.facts["least_bytes"], (16 << 20).to_string());
+        }
+        assert!(with(4096).is_ok());
+        assert!(with(ves_types::Limit::UNLIMITED_TEXT).is_ok());
+    }
+
+    #[test]
     fn copying_each_field_makes_the_same() {
         let from = parse(
             ct(),
@@ -341,7 +379,7 @@ mod tests {
                     cpu_units: Some(1000),
                     ubc: UbcResource::ALL
                         .map(|r| {
-                            let value = ves_proto::common::UbcValue { barrier: 1, limit: 2 };
+                            let value = ves_proto::common::UbcValue { barrier: 1, limit: 8192 };
                             (r.name().to_owned(), value)
                         })
                         .into(),
