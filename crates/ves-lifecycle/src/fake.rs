@@ -93,7 +93,7 @@ impl Model {
                     }
                 }
             }
-            Step::AskInit(_) => {
+            Step::AskInit { .. } => {
                 if self.obedient && !self.state.frozen {
                     self.end(ExitCause::Stopped, Ended::Signal(2));
                 }

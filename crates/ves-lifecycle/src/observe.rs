@@ -44,19 +44,32 @@ pub struct Inside {
     pub dying: bool,
 }
 
+/// A field of a `/proc/PID/status`. A name in one may look like anything, and holds no line break.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let mut values = status.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    values.next().map(str::trim)
+}
+
+/// A field that is a mask of signals, the lowest bit for signal 1.
+fn mask(status: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(field(status, name)?, 16).ok()
+}
+
+/// Whether the process of a `/proc/PID/status` hears a signal: it has a handler for it, or blocks it and
+/// so reads it when it likes. The first process of a namespace never gets any other.
+pub fn hears(status: &str, signal: u32) -> bool {
+    let bit = signal.checked_sub(1).and_then(|n| 1_u64.checked_shl(n)).unwrap_or_default();
+    ["SigCgt", "SigBlk"].iter().any(|name| mask(status, name).is_some_and(|m| m & bit != 0))
+}
+
 /// The process of a `/proc/PID/status`, where it is inside; a helper on its way in is not yet.
 pub fn inside(status: &str) -> Option<Inside> {
     const SIGKILL: u64 = 1 << (9 - 1);
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.strip_prefix(':')?.trim())
-    };
-    let number = field("NSpid")?.split_ascii_whitespace().skip(1).last()?.parse().ok()?;
-    let parent = field("PPid")?.parse().ok()?;
+    let number = field(status, "NSpid")?.split_ascii_whitespace().skip(1).last()?.parse().ok()?;
+    let parent = field(status, "PPid")?.parse().ok()?;
     // What was sent to all threads stays pending until the process is gone.
-    let killed = field("ShdPnd").and_then(|mask| u64::from_str_radix(mask, 16).ok());
-    let dying = killed.is_some_and(|mask| mask & SIGKILL != 0)
-        || field("State").is_some_and(|state| state.starts_with(['Z', 'X']));
+    let dying = mask(status, "ShdPnd").is_some_and(|mask| mask & SIGKILL != 0)
+        || field(status, "State").is_some_and(|state| state.starts_with(['Z', 'X']));
     Some(Inside { number, parent, dying })
 }
 
@@ -84,7 +97,21 @@ mod tests {
         let dying = Some(Inside { dying: true, ..init });
         assert_eq!(inside(&status("Z (zombie)", "4242\t1", none)), dying);
         assert_eq!(inside(&status("S (sleeping)", "4242\t1", "0000000000000100")), dying);
-        // A name may look like anything, and holds no line break.
         assert_eq!(inside("Name:\tNSpid:\t1\t1\n"), None);
+    }
+
+    #[test]
+    fn who_hears_a_signal() {
+        // systemd blocks those it reads; busybox has handlers; one that has just begun neither.
+        let masks = |blocked, caught| format!("SigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\n");
+        for (text, hears_term, hears_halt) in [
+            (masks(0, 0), false, false),
+            (masks(1 << 36, 0), false, true),
+            (masks(0, 1 << 14 | 1 << 36), true, true),
+            ("SigIgn:\tffffffffffffffff\n".to_owned(), false, false),
+        ] {
+            assert_eq!((hears(&text, 15), hears(&text, 37)), (hears_term, hears_halt), "{text}");
+        }
+        assert!(!hears(&masks(u64::MAX, u64::MAX), 0) && !hears(&masks(u64::MAX, 0), 65));
     }
 }

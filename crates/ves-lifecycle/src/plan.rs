@@ -5,10 +5,12 @@
 //!   ABSENT ───────────────▶ CREATED ───────▶ RUNNING ───────────▶ FROZEN
 //!      ▲                       │                │ ▲      Thaw        │
 //!      │ Cleanup, Forget       │ Kill           │ └──────────────────┘
-//!      └───────────────────────┴────────────────┘ AskInit, AwaitEnd, Kill
+//!      └───────────────────────┴────────────────┘ AskInit, Kill
 //! ```
 //!
 //! A running container counts as created: who asks for CREATED wants its namespaces to exist.
+
+pub mod asking;
 
 use std::fmt;
 
@@ -119,8 +121,11 @@ pub enum Step {
     SpawnMonitor(Box<Spec>),
     /// Let the process become init.
     Release,
-    /// Ask init to stop, in its own language.
-    AskInit(InitKind),
+    /// Ask init to stop, in its own language, until it has ended; see [`asking`].
+    AskInit {
+        /// How long it may take.
+        ms: u32,
+    },
     /// Wait until it ended, but not longer than this.
     AwaitEnd {
         /// How long.
@@ -145,7 +150,7 @@ impl fmt::Display for Step {
         match self {
             Self::SpawnMonitor(spec) => write!(f, "make namespaces in id slot {}", spec.slot.get()),
             Self::Release => write!(f, "let init go"),
-            Self::AskInit(kind) => write!(f, "ask init ({kind:?}) to stop"),
+            Self::AskInit { ms } => write!(f, "ask init to stop, and wait at most {ms} ms"),
             Self::AwaitEnd { ms } => write!(f, "wait for the end, at most {ms} ms"),
             Self::Name(_) => write!(f, "set its names"),
             Self::Kill => write!(f, "kill what still lives"),
@@ -299,9 +304,8 @@ fn end(steps: &mut Vec<Step>, observed: &Observed, grace_ms: u32, ask: Option<&M
         // Frozen processes neither answer nor, in version 1, die.
         steps.push(Step::Thaw);
     }
-    if let Some(monitor) = ask.filter(|m| m.running && grace_ms > 0) {
-        steps.push(Step::AskInit(monitor.kind));
-        steps.push(Step::AwaitEnd { ms: grace_ms });
+    if ask.is_some_and(|m| m.running) && grace_ms > 0 {
+        steps.push(Step::AskInit { ms: grace_ms });
     }
     steps.push(Step::Kill);
     steps.push(Step::Cleanup);

@@ -9,9 +9,9 @@ mod starter;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ves_daemon::telemetry;
 use ves_host::cgroup::Hierarchies;
@@ -26,9 +26,11 @@ use ves_types::layout::{self, Layout};
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
 use crate::init_plan::Command;
+use crate::observe;
+use crate::plan::asking::{Asking, Heard, Next};
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
-use monitor::{Found, Patience};
+use monitor::{Change, Follower, Found, Patience};
 
 /// How long a monitor may take to make a container.
 const MAKE: Duration = Duration::from_secs(40);
@@ -200,30 +202,60 @@ impl KernelHost {
         Err(HostError::parse("hear from inside", "the helper was lost")).about(ct, "set its names")
     }
 
-    fn ask(&self, ct: CtId, kind: InitKind) -> Result<(), Error> {
+    /// Asks init to stop until it has ended, for at most `ms`.
+    fn ask_to_stop(&self, ct: CtId, ms: u32) -> Result<(), Error> {
+        let dir = self.layout.ct_dir(ct);
+        let mut follower = Follower::begin(ct, &dir)?;
+        let begun = Instant::now();
+        let (mut asking, mut booted) = (Asking::new(ms), false);
+        loop {
+            let now_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let until_ms = match asking.next(now_ms, booted) {
+                Next::Over => return Ok(()),
+                Next::Ask => {
+                    let left = Duration::from_millis(u64::from(ms).saturating_sub(now_ms));
+                    asking.asked(now_ms, booted, self.ask(ct, &dir, left)?);
+                    continue;
+                }
+                Next::Until(until_ms) => until_ms,
+            };
+            match follower.next(begun + Duration::from_millis(until_ms))? {
+                Change::Ended => return Ok(()),
+                Change::Told(status) => booted = status.booted,
+                Change::Nothing => {}
+            }
+        }
+    }
+
+    /// Asks init to stop once, as what it is now, in at most `left`.
+    fn ask(&self, ct: CtId, dir: &Path, left: Duration) -> Result<Heard, Error> {
         const SIGRTMIN_3: u32 = 37;
         const SIGUSR2: u32 = 12;
         const SIGTERM: u32 = 15;
-        let dir = self.layout.ct_dir(ct);
-        let (signal, command) = match kind {
-            // Each init's own way to be told to halt or power off.
-            InitKind::Systemd => (Some(SIGRTMIN_3), None),
-            InitKind::Busybox => (Some(SIGUSR2), None),
-            InitKind::Other => (Some(SIGTERM), None),
-            InitKind::Sysvinit | InitKind::Runit => (None, Some(["/sbin/init", "0"])),
+        let gone = Heard { heard: true, again: true };
+        // Noted first, so that whatever comes of it is known to be the end that was asked for.
+        let status = match monitor::ask(ct, dir, &Request::Ask(None)) {
+            Err(Error::Gone { .. }) => return Ok(gone),
+            other => other?,
         };
-        match monitor::ask(ct, &dir, &Request::Ask(signal)) {
-            Ok(_) => {}
-            Err(Error::Gone { .. }) => return Ok(()),
-            Err(e) => return Err(e),
+        let (signal, again) = match status.kind {
+            // Each init's own way to be told to halt or power off.
+            InitKind::Systemd => (SIGRTMIN_3, true),
+            InitKind::Busybox => (SIGUSR2, true),
+            InitKind::Other => (SIGTERM, false),
+            InitKind::Sysvinit | InitKind::Runit => {
+                let argv = ["/sbin/init", "0"].map(str::to_owned).to_vec();
+                let session = self.exec(ct, &Command { argv, ..Command::default() })?;
+                let ended = monitor::await_command(&session, left.min(ASK));
+                return Ok(Heard { heard: ended == Some(Ended::Code(0)), again: true });
+            }
+        };
+        let proc = std::fs::read_to_string(format!("/proc/{}/status", status.init_pid));
+        let heard = proc.is_ok_and(|text| observe::hears(&text, signal));
+        match monitor::ask(ct, dir, &Request::Ask(Some(signal))) {
+            Err(Error::Gone { .. }) => Ok(gone),
+            other => other.map(|_| Heard { heard, again }),
         }
-        if let Some(argv) = command {
-            let command = Command { argv: argv.map(str::to_owned).to_vec(), ..Command::default() };
-            let session = self.exec(ct, &command)?;
-            // How it ends says nothing; whether init does is seen by the one who waits for it.
-            monitor::await_eof(&session, ASK).ok();
-        }
-        Ok(())
     }
 }
 
@@ -283,7 +315,7 @@ impl Host for KernelHost {
                 }
                 released
             }
-            Step::AskInit(kind) => self.ask(ct, *kind),
+            Step::AskInit { ms } => self.ask_to_stop(ct, *ms),
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
             }

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, Signal};
 use ves_host::channel;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::frame::{Decoder, Frame, Tag};
-use ves_init_proto::report::{self, Answer, Request, Status};
+use ves_init_proto::report::{self, Answer, Ended, Request, Status};
 use ves_types::CtId;
 
 use crate::error::{About, Error};
@@ -43,10 +43,18 @@ pub(super) fn read_report(from: impl Read + AsFd, within: Duration) -> Result<Ve
     Ok(bytes)
 }
 
-/// Waits for the end of a stream, but not longer than `within`, and keeps nothing of what comes: it is a
-/// container that says it, and may go on for ever.
-pub(super) fn await_eof(from: impl Read + AsFd, within: Duration) -> Result<(), HostError> {
-    each_piece(from, within, |_| Ok(()))
+/// Waits for the end of a command, but not longer than `within`, and keeps nothing of what it prints: it is
+/// a container that says it, and may go on for ever. `None` where it did not come to an end.
+pub(super) fn await_command(session: &UnixStream, within: Duration) -> Option<Ended> {
+    let (mut decoder, mut ended) = (Decoder::default(), None);
+    let all = each_piece(session, within, |piece| {
+        decoder.push(piece);
+        while let Some(frame) = decoder.next_frame().map_err(std::io::Error::other)? {
+            ended = if frame.tag == Tag::Ended { frame.parse() } else { ended };
+        }
+        Ok(())
+    });
+    all.ok().and(ended)
 }
 
 fn each_piece(
@@ -316,22 +324,67 @@ fn await_lock(ct: CtId, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What a monitor that is followed came to.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// It tells how things are now.
+    Told(Status),
+    /// It has ended.
+    Ended,
+    /// Nothing within the time.
+    Nothing,
+}
+
+/// A monitor that is followed to its end.
+#[derive(Debug)]
+pub(super) struct Follower<'a> {
+    ct: CtId,
+    dir: &'a Path,
+    /// None where it had ended before.
+    stream: Option<UnixStream>,
+    decoder: Decoder,
+}
+
+impl<'a> Follower<'a> {
+    /// Follows it from now on.
+    pub(super) fn begin(ct: CtId, dir: &'a Path) -> Result<Self, Error> {
+        let stream = match connect(ct, dir, &Request::Follow) {
+            Err(Error::Gone { .. }) => None,
+            other => Some(other?),
+        };
+        Ok(Self { ct, dir, stream, decoder: Decoder::default() })
+    }
+
+    /// The next that it tells before `end`, of which the first is how things were in the beginning.
+    pub(super) fn next(&mut self, end: Instant) -> Result<Change, Error> {
+        let Self { ct, dir, .. } = *self;
+        while let Some(stream) = &mut self.stream {
+            match next(stream, &mut self.decoder, end) {
+                Ok(Some(frame)) => {
+                    if let Some(Answer::Status(status)) = frame.parse() {
+                        return Ok(Change::Told(status));
+                    }
+                }
+                Ok(None) => break,
+                Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
+                    return Ok(Change::Nothing);
+                }
+                Err(e) => return Err(e).about(ct, "wait for its end"),
+            }
+        }
+        await_lock(ct, dir).map(|()| Change::Ended)
+    }
+}
+
 /// Waits for the monitor's end; tells whether it came in time.
 pub(super) fn await_end(ct: CtId, dir: &Path, most: Duration) -> Result<bool, Error> {
     let end = Instant::now() + most;
-    let mut stream = match connect(ct, dir, &Request::Follow) {
-        Err(Error::Gone { .. }) => return await_lock(ct, dir).map(|()| true),
-        other => other?,
-    };
-    let mut decoder = Decoder::default();
+    let mut follower = Follower::begin(ct, dir)?;
     loop {
-        match next(&mut stream, &mut decoder, end) {
-            Ok(Some(_)) => {}
-            Ok(None) => return await_lock(ct, dir).map(|()| true),
-            Err(HostError::Sys { source, .. }) if source.kind() == ErrorKind::TimedOut => {
-                return Ok(false);
-            }
-            Err(e) => return Err(e).about(ct, "wait for its end"),
+        match follower.next(end)? {
+            Change::Told(_) => {}
+            Change::Ended => return Ok(true),
+            Change::Nothing => return Ok(false),
         }
     }
 }
@@ -398,7 +451,22 @@ mod tests {
     fn what_never_ends_is_neither_kept_nor_awaited_for_ever() {
         let report = read_report(flood(), Duration::from_secs(60)).expect_err("too much");
         assert!(ves_proto::fault::chain(&report).contains("too large"), "{report:?}");
-        let ended = await_eof(flood(), Duration::from_millis(50));
-        assert!(ended.is_err(), "it did not end");
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        let frame = Frame::new(Tag::Output, [b'x'; 4096]).encode();
+        std::thread::spawn(move || while far.write_all(&frame).is_ok() {});
+        assert_eq!(await_command(&near, Duration::from_millis(50)), None, "it did not end");
+    }
+
+    #[test]
+    fn a_command_is_known_by_its_end() {
+        let ends = |frames: &[Frame]| {
+            let (near, mut far) = UnixStream::pair().expect("a pair");
+            frames.iter().for_each(|f| far.write_all(&f.encode()).expect("sent"));
+            drop(far);
+            await_command(&near, Duration::from_secs(60))
+        };
+        let ended = Frame::json(Tag::Ended, &Ended::Code(1));
+        assert_eq!(ends(&[Frame::new(Tag::Output, *b"no pipe"), ended]), Some(Ended::Code(1)));
+        assert_eq!(ends(&[Frame::new(Tag::Started, [])]), None);
     }
 }

@@ -207,7 +207,10 @@ fn nothing_running_is_ever_hurt_on_the_way_up() {
         for desired in goals() {
             let steps = plan(&desired, &state).unwrap_or_default();
             let hurts = |s: &Step| {
-                matches!(s, Step::Kill | Step::AskInit(_) | Step::SpawnMonitor(_) | Step::Cleanup)
+                matches!(
+                    s,
+                    Step::Kill | Step::AskInit { .. } | Step::SpawnMonitor(_) | Step::Cleanup
+                )
             };
             if !matches!(desired.goal, Goal::Absent { .. }) {
                 assert!(!steps.iter().any(hurts), "{desired:?} {state:?}");
@@ -224,8 +227,11 @@ fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
         let desired = Desired { goal, spec: None, early_exit_grace_ms: 20 };
         let steps = plan(&desired, &state).expect("always possible");
         let at = |what: fn(&Step) -> bool| steps.iter().position(what);
-        let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit(_))));
+        let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit { .. })));
         assert_eq!(ask.is_some(), monitor.running);
+        let ms =
+            steps.iter().find_map(|s| if let Step::AskInit { ms } = s { Some(*ms) } else { None });
+        assert_eq!(ms, monitor.running.then_some(9), "it has all of its time, and no more");
         assert!(ask < at(|s| *s == Step::Kill));
         assert_eq!(thaw, state.frozen.then_some(0));
     }

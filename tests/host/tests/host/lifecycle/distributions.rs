@@ -102,9 +102,18 @@ fn boots(number: u32, suite: &str) {
     world.start(world.spec());
     wait_until(deadline, "it boots again", || world.observe().monitor.is_some_and(|m| m.booted));
     let begun = std::time::Instant::now();
-    world.host.apply(world.ct, &Step::AskInit(InitKind::Systemd)).expect("asked");
+    world.host.apply(world.ct, &Step::AskInit { ms: 60_000 }).expect("asked");
     assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
     eprintln!("{suite}: stopped after {:?}", begun.elapsed());
+    stops_as_young(&world);
+}
+
+/// Stopped as soon as it was started, it takes no longer than it needs, and is not killed.
+fn stops_as_young(world: &World) {
+    world.stop(0);
+    world.start(world.spec());
+    world.host.apply(world.ct, &Step::AskInit { ms: 120_000 }).expect("asked");
+    assert_eq!(world.observe().last.map(|l| l.cause), Some(ExitCause::Stopped));
 }
 
 #[test]
@@ -138,8 +147,9 @@ fn bookworm_sysvinit() {
         assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
     }
     up();
-    world.host.apply(world.ct, &Step::AskInit(InitKind::Sysvinit)).expect("asked");
+    world.host.apply(world.ct, &Step::AskInit { ms: 60_000 }).expect("asked");
     let in_time = std::time::Instant::now();
     assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
     eprintln!("sysvinit: stopped after {:?}", in_time.elapsed());
+    stops_as_young(&world);
 }

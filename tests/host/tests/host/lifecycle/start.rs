@@ -51,8 +51,6 @@ fn starts_runs_and_stops_and_leaves_nothing() {
     }
     let world = World::new(9400, |_| {});
     let init = world.start(world.script(OBEDIENT));
-    // Before its trap is set, it cannot be asked.
-    wait_until(PATIENCE, "it listens", || world.scrollback().contains("up"));
     let monitor = world.observe().monitor.expect("it runs");
     assert!(monitor.running && monitor.started_unix_ms > 0);
     assert!(world.layout().ct_netns(world.ct).exists(), "the network namespace is pinned");
@@ -62,9 +60,7 @@ fn starts_runs_and_stops_and_leaves_nothing() {
         Some(monitor)
     );
     // The end is told before it is forgotten.
-    for step in [Step::AskInit(InitKind::Busybox), Step::AwaitEnd { ms: 60_000 }] {
-        world.host.apply(world.ct, &step).expect("done");
-    }
+    world.host.apply(world.ct, &Step::AskInit { ms: 60_000 }).expect("done");
     let end = world.observe().last.expect("it ended");
     assert_eq!((end.cause, end.ended), (ExitCause::Stopped, Ended::Code(3)));
     let after = world.stop(0);
@@ -113,10 +109,32 @@ fn busybox_init_boots_halts_reboots_and_is_asked() {
         assert_eq!(observed.last.map(|l| l.cause), Some(cause), "{command}");
         assert!(!observed.leftovers, "the monitor cleans up by itself: {observed:?}");
     }
-    let init = world.start(world.spec());
-    listens(init);
-    world.host.apply(world.ct, &Step::AskInit(InitKind::Busybox)).expect("asked");
-    assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
+    // It need not listen yet to be asked.
+    world.start(world.spec());
+    world.host.apply(world.ct, &Step::AskInit { ms: 60_000 }).expect("asked");
+    assert_eq!(world.observe().last.map(|l| l.cause), Some(ExitCause::Stopped));
+}
+
+#[test]
+fn an_init_that_is_too_young_to_hear_is_asked_until_it_does() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9416, |_| {});
+    for (learns, cause, ended) in [
+        ("trap 'exit 3' USR2;", ExitCause::Stopped, Ended::Code(3)),
+        // It has all of its time to learn to hear.
+        ("", ExitCause::Killed, Ended::Signal(9)),
+    ] {
+        world.start(world.script(&format!("sleep 0.5; {learns} while :; do sleep 0.05; done")));
+        let begun = std::time::Instant::now();
+        world.host.apply(world.ct, &Step::AskInit { ms: 2_000 }).expect("asked");
+        let in_time = begun.elapsed() < Duration::from_secs(2);
+        assert_eq!(in_time, cause == ExitCause::Stopped, "{:?}", begun.elapsed());
+        world.host.apply(world.ct, &Step::Kill).expect("it is gone");
+        let last = world.observe().last.expect("it ended");
+        assert_eq!((last.cause, last.ended), (cause, ended));
+    }
 }
 
 #[test]
