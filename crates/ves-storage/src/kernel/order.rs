@@ -193,20 +193,46 @@ fn script(init: BuildInit) -> String {
                     "test ! -e etc/init.d/{name} || rm -f etc/rc?.d/[SK][0-9][0-9]{name}; "
                 ));
             }
-            s.push_str(
-                "sed -i -e '/getty.*tty[1-6]/d' -e '/ttyS/d' etc/inittab; \
-                 printf '1:2345:respawn:/sbin/getty --noclear --keep-baud console 115200,38400,9600 linux\\n\
-                 pf::powerwait:/sbin/shutdown -h now\\np0::powerfail:/sbin/shutdown -h now\\n' \
-                 >> etc/inittab; ",
-            );
+            s.push_str(INITTAB);
         }
     }
     s
 }
 
+/// Puts the console's getty in the place of those of terminals that are not there, and what a failing power
+/// means. Of two entries with one id System V's init takes the first and complains of the other, so those
+/// with ours go.
+const INITTAB: &str = "sed -i -e '/getty.*tty[1-6]/d' -e '/ttyS/d' -e '/^\\(1\\|pf\\|p0\\):/d' etc/inittab; \
+     printf '1:2345:respawn:/sbin/getty --noclear --keep-baud console 115200,38400,9600 linux\\n\
+     pf::powerwait:/sbin/shutdown -h now\\np0::powerfail:/sbin/shutdown -h now\\n' \
+     >> etc/inittab; ";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_entries_of_an_inittab_have_one_id() {
+        // Debian's, without comments.
+        let debian = "id:2:initdefault:\nsi::sysinit:/etc/init.d/rcS\nl2:2:wait:/etc/init.d/rc 2\n\
+                      ca:12345:ctrlaltdel:/sbin/shutdown -t1 -a -r now\n\
+                      pf::powerwait:/etc/init.d/powerfail start\n\
+                      po::powerokwait:/etc/init.d/powerfail stop\n\
+                      1:2345:respawn:/sbin/getty --noclear 38400 tty1\n\
+                      2:23:respawn:/sbin/getty 38400 tty2\n";
+        let dir = tempfile::tempdir().expect("a directory");
+        let table = dir.path().join("etc/inittab");
+        std::fs::create_dir(dir.path().join("etc")).expect("made");
+        std::fs::write(&table, debian).expect("written");
+        let at = dir.path().to_str().expect("text");
+        let script = format!("set -e; cd \"$1\"; {INITTAB}");
+        Cmd::new("/bin/sh").args(["-c", &script, "sh", at]).run().expect("it runs");
+        let text = std::fs::read_to_string(&table).expect("there");
+        let mut ids: Vec<_> = text.lines().filter_map(|l| l.split(':').next()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, ["1", "ca", "id", "l2", "p0", "pf", "po", "si"], "{text}");
+        assert!(text.contains("getty --noclear --keep-baud console"), "{text}");
+    }
 
     #[test]
     fn the_scripts_are_shell() {
