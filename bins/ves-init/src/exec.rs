@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! supervisor (outside)  ──clone into the group──▶ helper: joins groups, enters namespaces, root
-//!      ▲  ▲   pipes or terminal, exit status         │ clone, as the supervisor's child
-//!      │  └───────────────────────────────────── command (inside)
+//!      ▲  ▲  ▲                                       │ clone, as the supervisor's child
+//!      │  │  └──── how the command ended ────────── reaper (inside)
+//!      │  │                                          │ clone
+//!      │  └─────── pipes or terminal ────────────── command (inside)
 //!      └── frames over a socket ── daemon
 //! ```
 //!
@@ -12,8 +14,10 @@
 //! Never here: who may run what.
 
 mod command;
+mod ending;
 mod handshake;
 mod helper;
+mod reaper;
 mod session;
 mod start;
 
@@ -30,10 +34,11 @@ use ves_host::{Attempt, HostError, namespace};
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::init_plan::{Groups, plan_exec};
 use ves_init_proto::{ExecRequest, Work};
-use ves_types::layout::Layout;
+use ves_types::layout::{Layout, cgroup};
 
 use crate::framed_conn::FramedConn;
 use crate::perform;
+use ending::Ending;
 use session::Session;
 
 /// Starts the supervisor, which goes on in the background; its session is fd 0.
@@ -60,6 +65,10 @@ fn supervise(session: OwnedFd, layout: &Layout) -> Result<(), HostError> {
     }
     drop(null);
     namespace::hide()?;
+    // Where the kernel does not allow it, whoever is inside reads a directory's name.
+    namespace::hide_words().ok();
+    // Nobody inside waits for this process, which may be stopped.
+    child::forget_children();
     // The daemon may be better protected than a command inside should be.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
     let conn =
@@ -70,13 +79,17 @@ fn supervise(session: OwnedFd, layout: &Layout) -> Result<(), HostError> {
         .map_err(|e| perform::failure("find control groups", &e))
         .and_then(|hierarchies| {
             let groups = Groups::of(&hierarchies, ct);
-            start::start(&plan_exec(ct, layout, &groups, &work), &session.conn.stream)
+            let plan = plan_exec(ct, layout, &groups, &work);
+            Ok((start::start(&plan, &session.conn.stream)?, hierarchies))
         });
     match started {
-        Ok(running) => {
+        Ok((running, hierarchies)) => {
             session.conn.send(&Frame::new(Tag::Started, []));
+            let group = cgroup(ct);
+            let number = running.child.pid;
+            let ending = Ending { hierarchies: &hierarchies, group: &group, session: number };
             let terminal = matches!(work, Work::Run(command) if command.terminal.is_some());
-            session.run(running, terminal)
+            session.run(running, terminal, &ending)
         }
         Err(failure) => {
             session.conn.send(&Frame::json(Tag::Failed, &failure));

@@ -52,6 +52,22 @@ pub enum Life<'a> {
     Free(Why),
 }
 
+impl Child {
+    /// The process of a descriptor that somebody sent, with its number here; `None` where it is gone.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`], [`HostError::Parse`].
+    pub fn received(pidfd: OwnedFd) -> Result<Option<Self>, HostError> {
+        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let what = || "find the number of a process".to_owned();
+        let text = std::fs::read_to_string(&path).attempt(what)?;
+        let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        let number: i32 = number.ok_or_else(|| HostError::parse(what(), &text))?;
+        // -1 is said of one that was reaped, 0 of one that has no number here.
+        Ok(Pid::from_raw(number.max(0)).map(|pid| Self { pid, pidfd }))
+    }
+}
+
 /// Why a child outlives its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
@@ -327,6 +343,18 @@ pub fn reset_signals() {
         libc::sigemptyset(&raw mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
+}
+
+/// Lets the kernel reap this process's children by itself, so that none waits for this process, which
+/// learns of their ends by descriptors only, and of how they ended not at all.
+pub fn forget_children() {
+    // SAFETY: to ignore a signal runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Holds all signals back from this process that can be. Its children have them as programs find them.
+pub fn hold_signals() {
+    block_signals();
 }
 
 /// How a process ended.

@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::process::{DumpableBehavior, Gid, Pid, Signal, Uid};
@@ -126,6 +127,26 @@ pub fn unpin(at: &Path) -> Result<(), HostError> {
 pub fn hide() -> Result<(), HostError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .attempt(|| "hide the process".to_owned())
+}
+
+/// Takes away the words that this process was started with, which everybody who sees it can read, hidden or
+/// not.
+///
+/// # Errors
+/// [`HostError::Sys`], [`HostError::Parse`].
+pub fn hide_words() -> Result<(), HostError> {
+    let what = || "hide the words of the process".to_owned();
+    let stat = std::fs::read_to_string("/proc/self/stat").attempt(what)?;
+    // Fields 48 and 49, of which the third follows the name.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace());
+    let mut places = fields.into_iter().flatten().skip(45).map(|n| n.parse::<u64>().ok());
+    let (Some(Some(from)), Some(Some(to))) = (places.next(), places.next()) else {
+        return Err(HostError::parse(what(), &stat));
+    };
+    let blank = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or_default()];
+    // By the kernel, as no reference leads there that might be written through.
+    let memory = OpenOptions::new().write(true).open("/proc/self/mem").attempt(what)?;
+    memory.write_all_at(&blank, from).attempt(what)
 }
 
 /// Makes `fd` the descriptor number `at`, replacing what was there; it survives exec.

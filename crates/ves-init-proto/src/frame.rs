@@ -21,6 +21,8 @@ pub enum Tag {
     Resize = 4,
     /// The number of a signal, one byte.
     Signal = 5,
+    /// What was started in the session is to be killed: its container stops.
+    Close = 6,
     /// The command runs.
     Started = 16,
     /// Output.
@@ -43,6 +45,7 @@ impl Tag {
             Self::InputEnd,
             Self::Resize,
             Self::Signal,
+            Self::Close,
             Self::Started,
             Self::Output,
             Self::ErrorOutput,

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod init_plan;
 mod launch;
 mod limit;
+pub mod process;
 pub mod report;
 mod step;
 

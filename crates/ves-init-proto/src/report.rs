@@ -196,13 +196,6 @@ pub struct ExitRecord {
     pub ended_unix_ms: i64,
 }
 
-/// When a process started, in ticks since boot, from the text of its `/proc/PID/stat`. The name in
-/// it may hold anything, blanks and parentheses too.
-pub fn parse_start_ticks(stat: &str) -> Option<u64> {
-    let after_name = stat.rsplit_once(')')?.1;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,12 +223,5 @@ mod tests {
         assert_eq!(exit_cause(Signal(2), true, false), ExitCause::Stopped);
         assert_eq!(exit_cause(Signal(9), true, true), ExitCause::Killed);
         assert_eq!(exit_cause(Code(0), false, false), ExitCause::Exited);
-    }
-
-    #[test]
-    fn start_ticks_whatever_the_name() {
-        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        assert_eq!(parse_start_ticks(stat), Some(4242));
-        assert_eq!(parse_start_ticks("7 (a"), None);
     }
 }

@@ -203,6 +203,7 @@ fn exec_answer(frame: Frame) -> Option<pb::ExecResponse> {
         | Tag::InputEnd
         | Tag::Resize
         | Tag::Signal
+        | Tag::Close
         | Tag::Started
         | Tag::Failed
         | Tag::Answer => return None,

@@ -61,9 +61,11 @@ impl Planned for EnsureContainer {
 
     fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
         let (service, ct) = (&self.service, self.ct);
-        if *step == Step::Forget {
+        match step {
             // Whoever asks later is still told.
-            service.inner.remember_end(ct)?;
+            Step::Forget => service.inner.remember_end(ct)?,
+            Step::EndSessions => service.inner.sessions.end(ct),
+            _ => {}
         }
         service.inner.host.apply(ct, step)?;
         if matches!(step, Step::SpawnMonitor(_)) {
@@ -73,6 +75,7 @@ impl Planned for EnsureContainer {
     }
 
     fn ended(&mut self) {
+        self.service.inner.sessions.admit_again(self.ct);
         let container = self.service.inner.look(self.ct);
         if let Ok(container) = &container {
             self.service.inner.tell(container.clone());

@@ -103,7 +103,8 @@ impl Model {
                     monitor.spec = Some((**spec).clone());
                 }
             }
-            Step::AwaitEnd { .. } => {}
+            // The service's own, and no change of a container.
+            Step::EndSessions | Step::AwaitEnd { .. } => {}
             Step::Kill if self.state.stray => {
                 self.state.stray = false;
                 // A monitor that has lost its files sees init die, and clears up.
@@ -392,6 +393,7 @@ fn echo(mut stream: UnixStream, ends: bool) {
             let answer = match frame.tag {
                 Tag::Input => Frame::new(Tag::Output, frame.payload),
                 Tag::InputEnd if ends => Frame::json(Tag::Ended, &Ended::Code(0)),
+                Tag::Close if ends => Frame::json(Tag::Ended, &Ended::Signal(9)),
                 Tag::Signal if ends => {
                     let signal = frame.payload.first().copied().unwrap_or_default();
                     Frame::json(Tag::Ended, &Ended::Signal(signal.into()))

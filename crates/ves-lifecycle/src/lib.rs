@@ -24,9 +24,11 @@
 //! **Booted** means: systemd said so (`READY=1`); any other init executes, which is all that can be
 //! known of it from outside.
 //!
-//! **Sessions**: when a caller disappears, a command with a terminal gets SIGHUP as its terminal is
-//! gone, and one without goes on with closed pipes, as under sshd. The same happens when the daemon
-//! is killed; a console attachment just ends.
+//! **Sessions**: a command has a parent inside and ends with its session. When the caller disappears, or the
+//! daemon is killed, whoever is still in the command's session (setsid(2)) gets SIGHUP and half a second
+//! later SIGKILL; who left the session or ignores SIGHUP (nohup(1)) asked to stay. A stop kills what is in
+//! sessions before init is asked, so that this waits for nothing it has not started; a console attachment
+//! just ends.
 //!
 //! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`host`], [`observe`], [`kernel`],
 //! [`service`], [`session`], [`api`]; which steps make a container is in [`init_plan`], which `ves-init` uses.

@@ -1,7 +1,8 @@
 //! What monitors, records and control files say about a container, as the planner's facts. Pure: what
 //! they say is read by `kernel`.
 
-use ves_init_proto::report::{self, ExitRecord, StateRecord, Status};
+use ves_init_proto::process::{self, field, masks};
+use ves_init_proto::report::{ExitRecord, StateRecord, Status};
 
 use crate::plan::{End, Monitor, Run};
 
@@ -24,7 +25,7 @@ pub fn end(record: &ExitRecord) -> End {
 /// `/proc/PID/stat`, is that init and not a later process with the same number.
 pub fn run(record: &StateRecord, stat: &str) -> Option<Run> {
     let &StateRecord { init_pid, init_start, incarnation, started_unix_ms } = record;
-    let same = report::parse_start_ticks(stat) == Some(init_start);
+    let same = process::start_ticks(stat) == Some(init_start);
     same.then_some(Run { init_pid, started_unix_ms, incarnation })
 }
 
@@ -44,31 +45,13 @@ pub struct Inside {
     pub dying: bool,
 }
 
-/// A field of a `/proc/PID/status`. A name in one may look like anything, and holds no line break.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    let mut values = status.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-    values.next().map(str::trim)
-}
-
-/// A field that is a mask of signals, the lowest bit for signal 1.
-fn mask(status: &str, name: &str) -> Option<u64> {
-    u64::from_str_radix(field(status, name)?, 16).ok()
-}
-
-/// Whether the process of a `/proc/PID/status` hears a signal: it has a handler for it, or blocks it and
-/// so reads it when it likes. The first process of a namespace never gets any other.
-pub fn hears(status: &str, signal: u32) -> bool {
-    let bit = signal.checked_sub(1).and_then(|n| 1_u64.checked_shl(n)).unwrap_or_default();
-    ["SigCgt", "SigBlk"].iter().any(|name| mask(status, name).is_some_and(|m| m & bit != 0))
-}
-
 /// The process of a `/proc/PID/status`, where it is inside; a helper on its way in is not yet.
 pub fn inside(status: &str) -> Option<Inside> {
-    const SIGKILL: u64 = 1 << (9 - 1);
+    const SIGKILL: u32 = 9;
     let number = field(status, "NSpid")?.split_ascii_whitespace().skip(1).last()?.parse().ok()?;
     let parent = field(status, "PPid")?.parse().ok()?;
     // What was sent to all threads stays pending until the process is gone.
-    let dying = mask(status, "ShdPnd").is_some_and(|mask| mask & SIGKILL != 0)
+    let dying = masks(status, "ShdPnd", SIGKILL)
         || field(status, "State").is_some_and(|state| state.starts_with(['Z', 'X']));
     Some(Inside { number, parent, dying })
 }
@@ -98,20 +81,5 @@ mod tests {
         assert_eq!(inside(&status("Z (zombie)", "4242\t1", none)), dying);
         assert_eq!(inside(&status("S (sleeping)", "4242\t1", "0000000000000100")), dying);
         assert_eq!(inside("Name:\tNSpid:\t1\t1\n"), None);
-    }
-
-    #[test]
-    fn who_hears_a_signal() {
-        // systemd blocks those it reads; busybox has handlers; one that has just begun neither.
-        let masks = |blocked, caught| format!("SigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\n");
-        for (text, hears_term, hears_halt) in [
-            (masks(0, 0), false, false),
-            (masks(1 << 36, 0), false, true),
-            (masks(0, 1 << 14 | 1 << 36), true, true),
-            ("SigIgn:\tffffffffffffffff\n".to_owned(), false, false),
-        ] {
-            assert_eq!((hears(&text, 15), hears(&text, 37)), (hears_term, hears_halt), "{text}");
-        }
-        assert!(!hears(&masks(u64::MAX, u64::MAX), 0) && !hears(&masks(u64::MAX, 0), 65));
     }
 }

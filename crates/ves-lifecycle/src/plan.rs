@@ -5,7 +5,7 @@
 //!   ABSENT ───────────────▶ CREATED ───────▶ RUNNING ───────────▶ FROZEN
 //!      ▲                       │                │ ▲      Thaw        │
 //!      │ Cleanup, Forget       │ Kill           │ └──────────────────┘
-//!      └───────────────────────┴────────────────┘ AskInit, Kill
+//!      └───────────────────────┴────────────────┘ EndSessions, AskInit, Kill
 //! ```
 //!
 //! A running container counts as created: who asks for CREATED wants its namespaces to exist.
@@ -121,6 +121,8 @@ pub enum Step {
     SpawnMonitor(Box<Spec>),
     /// Let the process become init.
     Release,
+    /// End the sessions of commands inside, so that init waits for nothing that was started in one.
+    EndSessions,
     /// Ask init to stop, in its own language, until it has ended; see [`asking`].
     AskInit {
         /// How long it may take.
@@ -150,6 +152,7 @@ impl fmt::Display for Step {
         match self {
             Self::SpawnMonitor(spec) => write!(f, "make namespaces in id slot {}", spec.slot.get()),
             Self::Release => write!(f, "let init go"),
+            Self::EndSessions => write!(f, "end its sessions"),
             Self::AskInit { ms } => write!(f, "ask init to stop, and wait at most {ms} ms"),
             Self::AwaitEnd { ms } => write!(f, "wait for the end, at most {ms} ms"),
             Self::Name(_) => write!(f, "set its names"),
@@ -305,6 +308,7 @@ fn end(steps: &mut Vec<Step>, observed: &Observed, grace_ms: u32, ask: Option<&M
         steps.push(Step::Thaw);
     }
     if ask.is_some_and(|m| m.running) && grace_ms > 0 {
+        steps.push(Step::EndSessions);
         steps.push(Step::AskInit { ms: grace_ms });
     }
     steps.push(Step::Kill);

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Notify, broadcast};
 use ves_daemon::{Shell, blocking};
-use ves_proto::{Fault, Reason};
+use ves_proto::Fault;
 use ves_types::{CtId, Generation, Phase};
 
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::error::{Error, refused};
 use crate::host::Host;
 use crate::init_plan::Command;
 use crate::plan::{End, Observed, Refusal, Run};
-use crate::session::{self, Started};
+use crate::session::{self, Sessions, Started};
 
 /// How many changes a watcher may be behind before it is told everything anew.
 const CHANGES: usize = 1024;
@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     ends: Mutex<BTreeMap<CtId, End>>,
     /// What the incarnation of a container is at least: all ends before this service are older.
     floor: u64,
-    sessions: Arc<Semaphore>,
+    pub(crate) sessions: Sessions,
 }
 
 /// The containers that changed and were not looked at since; many changes are looked at together.
@@ -117,7 +117,7 @@ impl Service {
             told: Mutex::default(),
             ends: Mutex::default(),
             floor: u64::try_from(now).unwrap_or_default(),
-            sessions: Arc::new(Semaphore::new(config.max_sessions)),
+            sessions: Sessions::new(config.max_sessions),
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -168,17 +168,17 @@ impl Service {
     /// Starts a command inside and waits until it executes.
     ///
     /// # Errors
-    /// `NOT_RUNNING`, `RUNNING` where nothing watches over it, `COMMAND_UNKNOWN`, `TOO_MANY`, or another
-    /// fault.
+    /// `NOT_RUNNING` also where it is being stopped, `RUNNING` where nothing watches over it,
+    /// `COMMAND_UNKNOWN`, `TOO_MANY`, or another fault.
     pub async fn exec(&self, ct: CtId, command: Command) -> Result<Started, Fault> {
-        let permit = self.permit()?;
+        let place = self.inner.sessions.command(ct)?;
         let this = self.clone();
         let stream = blocking(move || {
             session::admit(ct, &this.inner.host.observe(ct)?)?;
             Ok(this.inner.host.exec(ct, &command)?)
         })
         .await?;
-        Started::command(ct, stream, permit).await
+        Started::command(ct, stream, place).await
     }
 
     /// Attaches to the console.
@@ -186,7 +186,7 @@ impl Service {
     /// # Errors
     /// `NOT_RUNNING`, `RUNNING` where nothing watches over it, `TOO_MANY`, or another fault.
     pub async fn console(&self, ct: CtId, scrollback_only: bool) -> Result<Started, Fault> {
-        let permit = self.permit()?;
+        let place = self.inner.sessions.console()?;
         let this = self.clone();
         let stream = blocking(move || {
             // It would be attached to and show nothing.
@@ -203,15 +203,7 @@ impl Service {
             }
         })
         .await?;
-        Started::console(ct, stream, permit)
-    }
-
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        Arc::clone(&self.inner.sessions).try_acquire_owned().map_err(|_| {
-            let most = self.inner.config.max_sessions;
-            let message = format!("there are {most} sessions already; end one first");
-            Fault::new(Reason::TooMany, message).fact("limit", most)
-        })
+        Started::console(ct, stream, place)
     }
 }
 

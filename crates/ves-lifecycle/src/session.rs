@@ -5,17 +5,22 @@
 //!            (refused: fault)  (failed: fault) [ requests → frames ]  or until either side is gone
 //! ```
 //!
+//! A container that is stopped has its commands ended first, and no new one until it has stopped: whatever
+//! came in by a session would be waited for by an init that knows nothing of it. Consoles stay, to show it.
+//!
 //! Nothing is buffered here beyond one message each way and a short queue of answers: whoever is slow
 //! slows the other side. Never here: what a session may do; that is the helper's business.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use ves_host::Attempt;
@@ -67,13 +72,104 @@ pub(crate) fn to_async(stream: StdStream) -> Result<UnixStream, Fault> {
     convert().attempt(|| "take over a session".to_owned()).map_err(|e| Error::Node(e).into())
 }
 
+/// How long the commands of a container may take to end before its init is asked to stop.
+const END: Duration = Duration::from_secs(1);
+/// How long a command that is ended may take to tell its last.
+const LAST: Duration = Duration::from_millis(500);
+
+/// The sessions there are.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    most: usize,
+    room: Arc<Semaphore>,
+    /// Of each container that has commands, or is being stopped, whether it is.
+    stopping: Mutex<BTreeMap<CtId, watch::Sender<bool>>>,
+}
+
+/// The place of a session, given back at its end.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _room: OwnedSemaphorePermit,
+    /// Of a command: whether its container is being stopped.
+    stopping: Option<watch::Receiver<bool>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, room: Arc::new(Semaphore::new(most)), stopping: Mutex::default() }
+    }
+
+    fn stopping(&self) -> MutexGuard<'_, BTreeMap<CtId, watch::Sender<bool>>> {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a console.
+    ///
+    /// # Errors
+    /// `TOO_MANY`.
+    pub(crate) fn console(&self) -> Result<Place, Fault> {
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            let most = self.most;
+            let message = format!("there are {most} sessions already; end one first");
+            Fault::new(Reason::TooMany, message).fact("limit", most)
+        })?;
+        Ok(Place { _room: room, stopping: None })
+    }
+
+    /// A place for a command.
+    ///
+    /// # Errors
+    /// `TOO_MANY`; `NOT_RUNNING` while the container is being stopped.
+    pub(crate) fn command(&self, ct: CtId) -> Result<Place, Fault> {
+        let place = self.console()?;
+        let mut all = self.stopping();
+        all.retain(|_, stopping| *stopping.borrow() || !stopping.is_closed());
+        let stopping = all.entry(ct).or_insert_with(|| watch::Sender::new(false));
+        if *stopping.borrow() {
+            let message = format!("container {ct} is being stopped; start it when it has stopped");
+            return Err(Fault::new(Reason::NotRunning, message).fact("ct", ct));
+        }
+        Ok(Place { stopping: Some(stopping.subscribe()), ..place })
+    }
+
+    /// Ends the commands of a container and admits no more. Waits until they have ended, but not for long.
+    /// Called outside of the runtime's own threads.
+    pub(crate) fn end(&self, ct: CtId) {
+        let stopping =
+            self.stopping().entry(ct).or_insert_with(|| watch::Sender::new(false)).clone();
+        stopping.send_replace(true);
+        let ended = async { tokio::time::timeout(END, stopping.closed()).await };
+        if tokio::runtime::Handle::current().block_on(ended).is_err() {
+            tracing::warn!(%ct, "commands inside do not end; it is stopped all the same");
+        }
+    }
+
+    /// Admits commands again, after an attempt to stop it is over.
+    pub(crate) fn admit_again(&self, ct: CtId) {
+        self.stopping().remove(&ct);
+    }
+}
+
+impl Place {
+    /// Resolves when the container is being stopped.
+    async fn stops(&mut self) {
+        if let Some(stopping) = &mut self.stopping
+            && stopping.wait_for(|stops| *stops).await.is_ok()
+        {
+            return;
+        }
+        // Of a console, and after an attempt to stop that this command outlived.
+        std::future::pending().await
+    }
+}
+
 /// A session that has begun.
 #[derive(Debug)]
 pub struct Started {
     ct: CtId,
     frames: Frames,
     write: tokio::net::unix::OwnedWriteHalf,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -108,18 +204,14 @@ impl Frames {
 }
 
 impl Started {
-    fn new(ct: CtId, stream: StdStream, permit: OwnedSemaphorePermit) -> Result<Self, Fault> {
+    fn new(ct: CtId, stream: StdStream, place: Place) -> Result<Self, Fault> {
         let (read, write) = to_async(stream)?.into_split();
-        Ok(Self { ct, frames: Frames { read, decoder: Decoder::default() }, write, permit })
+        Ok(Self { ct, frames: Frames { read, decoder: Decoder::default() }, write, place })
     }
 
     /// A command's session, once it is known that the command executes.
-    pub(crate) async fn command(
-        ct: CtId,
-        stream: StdStream,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Self, Fault> {
-        let mut this = Self::new(ct, stream, permit)?;
+    pub(crate) async fn command(ct: CtId, stream: StdStream, place: Place) -> Result<Self, Fault> {
+        let mut this = Self::new(ct, stream, place)?;
         let first = tokio::time::timeout(START, this.frames.next()).await;
         let first = first.map_err(|_| Error::Unresponsive { ct, what: "start a command" })?;
         let first = first.about(ct, "start a command inside")?;
@@ -134,12 +226,8 @@ impl Started {
     }
 
     /// A console's session.
-    pub(crate) fn console(
-        ct: CtId,
-        stream: StdStream,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Self, Fault> {
-        Self::new(ct, stream, permit)
+    pub(crate) fn console(ct: CtId, stream: StdStream, place: Place) -> Result<Self, Fault> {
+        Self::new(ct, stream, place)
     }
 
     /// Drives the session in the background. `to_frame` turns requests into frames, `to_answer`
@@ -154,11 +242,10 @@ impl Started {
         Q: Send + 'static,
         A: Send + 'static,
     {
-        let Self { ct, mut frames, mut write, permit } = self;
+        let Self { ct, mut frames, mut write, mut place } = self;
         let (answers, receiver) = mpsc::channel(QUEUE);
         let closed = answers.clone();
         tokio::spawn(async move {
-            let _permit = permit;
             let outward = async {
                 loop {
                     match frames.next().await {
@@ -184,18 +271,42 @@ impl Started {
                 }
             };
             let inward = async {
-                while let Some(request) = requests.next().await {
-                    // An error here is a caller that disappeared.
-                    let Ok(request) = request else { return };
-                    for frame in to_frame(request) {
-                        if write.write_all(&frame.encode()).await.is_err() {
-                            return std::future::pending().await;
+                let mut stops = std::pin::pin!(place.stops());
+                let mut all_said = false;
+                loop {
+                    let due = tokio::select! {
+                        biased;
+                        () = &mut stops => break,
+                        request = requests.next(), if !all_said => match request {
+                            Some(Ok(request)) => to_frame(request),
+                            // A caller that disappeared.
+                            Some(Err(_)) => return,
+                            // The caller has nothing more to say but still listens.
+                            None => {
+                                all_said = true;
+                                vec![Frame::new(Tag::InputEnd, [])]
+                            }
+                        },
+                    };
+                    for frame in due {
+                        let frame = frame.encode();
+                        tokio::select! {
+                            biased;
+                            written = write.write_all(&frame) => if written.is_err() {
+                                return std::future::pending().await;
+                            },
+                            // Nobody waits for a command that does not read.
+                            () = &mut stops => return,
                         }
                     }
                 }
-                // The caller has nothing more to say but still listens.
-                write.write_all(&Frame::new(Tag::InputEnd, []).encode()).await.ok();
-                std::future::pending().await
+                // Its end is told where that goes at once.
+                let close = Frame::new(Tag::Close, []).encode();
+                let closed = async {
+                    write.write_all(&close).await.ok();
+                    std::future::pending::<()>().await
+                };
+                tokio::time::timeout(LAST, closed).await.ok();
             };
             tokio::select! {
                 // Whatever ends first ends the session; dropping the socket tells the helper, and

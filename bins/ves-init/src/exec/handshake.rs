@@ -1,8 +1,11 @@
-//! What the helper and the command report to the supervisor until the command executes.
+//! What those on the way inside report to the supervisor.
 //!
 //! ```text
-//! helper:  Spawned + pidfd, or Failed ──▶ supervisor
+//! helper:  Failed ────────────────────────▶ supervisor
+//! reaper:  Spawned + pidfd, or Failed ────▶ supervisor
 //! command: Terminal + master, or Failed ──▶ supervisor; executing closes the channel
+//! reaper:  Ended ─────────────────────────▶ supervisor, by a channel of their own
+//!          ◀──────────────────────── Seen
 //! ```
 //!
 //! Owns those messages and how both ends use them. Never here: entering or executing.
@@ -13,22 +16,25 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use ves_host::channel;
-use ves_host::child::{self, Child};
+use ves_host::child::{Child, Ended};
 use ves_host::{Attempt, HostError};
 use ves_init_proto::report::Failure;
 
 /// How long it may take until the command executes. The daemon is a little more patient.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What those on the way inside tell the supervisor.
+/// What those on the way inside and the supervisor tell each other.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// The command's process exists; with it comes a descriptor of it.
-    Spawned(i32),
+    Spawned,
+    /// From the supervisor: it knows the command's number, which may become another's.
+    Seen,
+    /// The command has ended.
+    Ended(Ended),
     /// It has a terminal; with it comes the outer end.
     Terminal,
     /// Something failed.
@@ -89,9 +95,7 @@ impl Handshake {
             }
             let fd = packet.fds.into_iter().next();
             match (serde_json::from_slice(&packet.bytes), fd) {
-                (Ok(Message::Spawned(pid)), Some(pidfd)) => {
-                    self.child = Pid::from_raw(pid).map(|pid| Child { pid, pidfd });
-                }
+                (Ok(Message::Spawned), Some(pidfd)) => self.child = Child::received(pidfd)?,
                 (Ok(Message::Terminal), Some(fd)) => self.master = Some(fd),
                 (Ok(Message::Failed(failure)), _) => self.failed = Some(failure),
                 _ => {}
@@ -103,14 +107,8 @@ impl Handshake {
     pub(super) fn outcome(self) -> Result<(Child, Option<OwnedFd>), Failure> {
         match (self.failed, self.child) {
             (None, Some(child)) => Ok((child, self.master)),
-            (Some(failure), child) => {
-                if let Some(child) = child {
-                    // It ends by itself; until then its number is not free.
-                    channel::wait(&child.pidfd, START_TIMEOUT).ok();
-                    child::reap(&child).ok();
-                }
-                Err(failure)
-            }
+            // Whoever is inside ends by itself.
+            (Some(failure), _) => Err(failure),
             (None, None) => Err(Failure {
                 step: "enter the container".to_owned(),
                 message: "the helper died".to_owned(),

@@ -7,14 +7,17 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::Signal;
-use ves_host::child::{self, Child};
-use ves_host::{Attempt, HostError, namespace, pty};
+use ves_host::child::{Child, Ended};
+use ves_host::{Attempt, HostError, channel, namespace, pty};
 use ves_init_proto::ExecRequest;
 use ves_init_proto::frame::{Frame, Tag};
 
+use super::ending::{Ending, Why};
+use super::handshake::Message;
 use crate::framed_conn::FramedConn;
 
+/// The signal of a command whose end nobody saw: it was killed, and its parent before it.
+const KILLED: u32 = 9;
 /// The most input that waits for the command.
 const MAX_INPUT: usize = 256 * 1024;
 /// The most a terminal keeps of what was written before the end.
@@ -24,6 +27,8 @@ const MAX_TERMINAL: u64 = 128 * 1024;
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) child: Child,
+    /// Where its parent inside tells how it ended.
+    pub(super) report: OwnedFd,
     /// The write end of its input, or the terminal.
     pub(super) input: Option<OwnedFd>,
     /// The read ends of its output and error output; the terminal is in the first place.
@@ -40,11 +45,20 @@ pub(super) struct Session {
     in_line: bool,
     /// Whether a terminal was given the end of input.
     end_typed: bool,
+    /// Whether the container is about to stop.
+    closes: bool,
 }
 
 impl Session {
     pub(super) const fn new(conn: FramedConn) -> Self {
-        Self { conn, input: Vec::new(), input_ends: false, in_line: false, end_typed: false }
+        Self {
+            conn,
+            input: Vec::new(),
+            input_ends: false,
+            in_line: false,
+            end_typed: false,
+            closes: false,
+        }
     }
 
     /// Waits for what is asked; `None` where the peer left.
@@ -64,8 +78,14 @@ impl Session {
         }
     }
 
-    /// Passes on input, output and signals until the command ends or the peer leaves.
-    pub(super) fn run(mut self, mut running: Running, terminal: bool) -> Result<(), HostError> {
+    /// Passes on input, output and signals until the command ends or the peer leaves, which ends what was
+    /// started.
+    pub(super) fn run(
+        mut self,
+        mut running: Running,
+        terminal: bool,
+        ending: &Ending<'_>,
+    ) -> Result<(), HostError> {
         // What came together with the request.
         self.serve_frames(&running, terminal);
         self.write_input(&mut running, terminal);
@@ -73,12 +93,23 @@ impl Session {
             let ended = self.poll_once(&mut running, terminal)?;
             if self.conn.is_gone() {
                 if terminal {
-                    // Closing the terminal hangs up; who left it behind hears it too.
-                    rustix::process::kill_process_group(running.child.pid, Signal::HUP).ok();
+                    // Closing it hangs up too. Pipes stay until the end: who says something on the way
+                    // there would be ended by that.
+                    (running.input, running.outputs) = (None, [None, None]);
                 }
+                ending.end(Why::CallerGone);
                 return Ok(());
             }
-            if ended && let Some(ended) = child::reap(&running.child)? {
+            if std::mem::take(&mut self.closes) {
+                ending.end(Why::ContainerStops);
+            }
+            if ended {
+                let ended = how_ended(&running.report)?;
+                if ended.is_none() {
+                    // Its parent was killed; there is nobody who will see its end.
+                    ending.end(Why::CallerGone);
+                }
+                let ended = ended.unwrap_or(Ended::Signal(KILLED));
                 self.drain_outputs(&mut running, terminal);
                 self.conn.send(&Frame::json(Tag::Ended, &ended));
                 self.conn.finish(30);
@@ -93,7 +124,7 @@ impl Session {
         want.set(PollFlags::OUT, !self.input.is_empty());
         let read = !self.conn.is_full();
         let mut fds = vec![
-            PollFd::new(&running.child.pidfd, PollFlags::IN),
+            PollFd::new(&running.report, PollFlags::IN),
             PollFd::new(&self.conn.stream, self.conn.interest(self.input.len() < MAX_INPUT)),
         ];
         if let Some(input) = running.input.as_ref().filter(|_| !want.is_empty()) {
@@ -131,6 +162,7 @@ impl Session {
             match frame.tag {
                 Tag::Input if !self.input_ends => self.input.extend(frame.payload),
                 Tag::InputEnd => self.input_ends = true,
+                Tag::Close => self.closes = true,
                 Tag::Resize => {
                     if let (true, Some((rows, cols)), [Some(master), _]) =
                         (terminal, frame.size(), &running.outputs)
@@ -217,6 +249,15 @@ impl Session {
     }
 }
 
+/// How the command ended, by its parent's word; `None` where that ended without one.
+fn how_ended(report: &OwnedFd) -> Result<Option<Ended>, HostError> {
+    let packet = channel::receive(report)?;
+    Ok(match serde_json::from_slice(&packet.bytes) {
+        Ok(Message::Ended(ended)) => Some(ended),
+        _ => None,
+    })
+}
+
 /// Passes on at most `max` bytes of an output; answers how many, and takes it away at its end.
 fn forward(conn: &mut FramedConn, output: &mut Option<OwnedFd>, tag: Tag, max: u64) -> u64 {
     let Some(fd) = output else { return 0 };
@@ -239,7 +280,6 @@ fn forward(conn: &mut FramedConn, output: &mut Option<OwnedFd>, tag: Tag, max: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ves_init_proto::report::Ended;
 
     #[test]
     fn ends_are_told_as_they_are() {

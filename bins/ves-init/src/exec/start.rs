@@ -8,8 +8,9 @@ use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,16 +23,33 @@ use ves_init_proto::init_plan::ExecPlan;
 use ves_init_proto::report::{self, Answer, Failure, Request, Status};
 
 use super::command::Command;
-use super::handshake::{Handshake, START_TIMEOUT};
+use super::handshake::{Handshake, Message, START_TIMEOUT};
 use super::helper::Helper;
+use super::reaper::Reaper;
 use super::session::Running;
 use crate::perform;
 
 /// How long the killed may take to die; the frozen of version 1 do not before they are thawed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Before a monitor is asked again.
+const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
-/// A monitor's init, held by a descriptor.
+/// A monitor's init, held by a descriptor. A monitor that has no place for one more is asked again.
 fn target(plan: &ExecPlan) -> Result<(Status, OwnedFd), HostError> {
+    let end = Instant::now() + START_TIMEOUT;
+    loop {
+        match ask_for_init(plan)? {
+            Some((status, pidfd)) if status.running => return Ok((status, pidfd)),
+            None if Instant::now() < end => {
+                poll(&mut [], Some(&FULL)).ok();
+            }
+            _ => return Err(Errno::NOTCONN).attempt(|| "enter it".to_owned()),
+        }
+    }
+}
+
+/// What a monitor that is there answers; `None` where it has no place.
+fn ask_for_init(plan: &ExecPlan) -> Result<Option<(Status, OwnedFd)>, HostError> {
     let what = || "ask the monitor for init".to_owned();
     let mut stream = match UnixStream::connect(report::socket(&plan.dir)) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
@@ -40,17 +58,25 @@ fn target(plan: &ExecPlan) -> Result<(Status, OwnedFd), HostError> {
         other => other.attempt(what)?,
     };
     let request = Frame::json(Tag::Request, &Request::Pidfd).encode();
-    stream.write_all(&request).attempt(what)?;
+    match stream.write_all(&request) {
+        Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            return Ok(None);
+        }
+        other => other.attempt(what)?,
+    }
     if !channel::wait(&stream, START_TIMEOUT)? {
         return Err(Errno::TIMEDOUT).attempt(what);
     }
-    let packet = channel::receive(&stream)?;
+    let packet = match channel::receive(&stream) {
+        Err(e) if e.is(Errno::CONNRESET) => return Ok(None),
+        other => other?,
+    };
     let mut decoder = Decoder::default();
     decoder.push(&packet.bytes);
     let answer = decoder.next_frame().ok().flatten().and_then(|frame| frame.parse());
     match (answer, packet.fds.into_iter().next()) {
-        (Some(Answer::Status(status)), Some(pidfd)) if status.running => Ok((status, pidfd)),
-        _ => Err(Errno::NOTCONN).attempt(|| "enter it".to_owned()),
+        (Some(Answer::Status(status)), Some(pidfd)) => Ok(Some((status, pidfd))),
+        _ => Ok(None),
     }
 }
 
@@ -126,13 +152,15 @@ fn start_in(
         }
     }
     let (status_rx, status_tx) = channel::pair().map_err(failed)?;
+    let (report, report_tx) = channel::pair().map_err(failed)?;
     let command = Command { plan, status: &status_tx, io: &theirs };
-    let helper = Helper { command, groups: &groups, init: pidfd };
+    let reaper = Reaper { command, report: &report_tx };
+    let helper = Helper { reaper, groups: &groups, init: pidfd };
     let keep = helper.fds();
     let group = unified.as_ref().map(AsFd::as_fd);
     let helper = child::fork(How { group, keep: &keep, ..How::default() }, || helper.run());
     let helper = helper.map_err(failed)?;
-    drop((status_tx, theirs, groups));
+    drop((status_tx, report_tx, theirs, groups));
     let mut handshake = Handshake::default();
     if !handshake.receive(&status_rx, Some(peer), START_TIMEOUT).map_err(failed)? {
         kill(&helper);
@@ -147,21 +175,18 @@ fn start_in(
             errno: Errno::TIMEDOUT.raw_os_error(),
         });
     }
-    // It ended when all was received.
-    if channel::wait(&helper.pidfd, START_TIMEOUT).unwrap_or(false) {
-        child::reap(&helper).ok();
-    }
     let (child, master) = handshake.outcome()?;
+    Message::Seen.send(&report, &[]).map_err(failed)?;
     let mut ours = ours.into_iter();
     match master {
         Some(master) => {
             let input = master.try_clone().attempt(|| "share the terminal".to_owned());
             let input = input.map_err(failed)?;
-            Ok(Running { child, input: Some(input), outputs: [Some(master), None] })
+            Ok(Running { child, report, input: Some(input), outputs: [Some(master), None] })
         }
         None => {
             let input = ours.next();
-            Ok(Running { child, input, outputs: [ours.next(), ours.next()] })
+            Ok(Running { child, report, input, outputs: [ours.next(), ours.next()] })
         }
     }
 }
@@ -175,9 +200,7 @@ fn nonblocking(fd: impl AsFd) -> Result<(), HostError> {
 /// Kills one on the way inside. One that is frozen dies when it is thawed.
 fn kill(child: &Child) {
     rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
-    if channel::wait(&child.pidfd, KILL_TIMEOUT).unwrap_or(false) {
-        child::reap(child).ok();
-    }
+    channel::wait(&child.pidfd, KILL_TIMEOUT).ok();
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::InitStep;
 use ves_init_proto::frame::{Frame, Tag};
+use ves_init_proto::process;
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
 
 use super::client::{Client, Role};
@@ -89,7 +90,7 @@ impl Monitor {
     pub(super) fn record(&self) -> Result<(), HostError> {
         let path = format!("/proc/{}/stat", self.pid());
         let stat = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
-        let init_start = report::parse_start_ticks(&stat)
+        let init_start = process::start_ticks(&stat)
             .ok_or_else(|| HostError::parse(format!("read {path}"), &stat))?;
         let record = StateRecord {
             init_pid: self.pid(),

@@ -10,7 +10,13 @@ use ves_types::ParseError;
 
 use crate::ct::Ct;
 
+/// How a session ends, for the two verbs that begin one.
+const SESSIONS: &str = "What was started ends with the session: when the connection is lost it is hung up, and killed \
+    half a second later. What should stay leaves the session (setsid) or ignores the hang-up (nohup). \
+    A stop ends sessions first, and kills all that is in them.";
+
 #[derive(Debug, Args)]
+#[command(after_long_help = SESSIONS)]
 pub(crate) struct EnterArgs {
     /// Container, by id or name
     #[arg(value_name = "CT")]
@@ -21,6 +27,7 @@ pub(crate) struct EnterArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = SESSIONS)]
 pub(crate) struct ExecArgs {
     /// Give it a terminal
     #[arg(short, long)]

@@ -212,6 +212,20 @@ impl Hierarchies {
         mounts.map(|mount| mount.join(group)).collect()
     }
 
+    /// The processes in a group; the first hierarchy that has any shows them all.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`], [`HostError::Parse`].
+    pub fn processes(&self, group: &str) -> Result<Vec<u32>, HostError> {
+        for dir in self.dirs(group) {
+            let pids = super::processes(&dir)?;
+            if !pids.is_empty() {
+                return Ok(pids);
+            }
+        }
+        Ok(Vec::new())
+    }
+
     /// The files a process id is written to in order to join a group: `group` itself in each
     /// version 1 hierarchy, its child `child` in version 2. Every one must be written; one that is
     /// not there means that the group was not made whole.

@@ -78,17 +78,6 @@ pub(super) fn list(hierarchies: &Hierarchies) -> Result<BTreeSet<CtId>, HostErro
     Ok(found)
 }
 
-/// The processes in the container's groups; the first hierarchy that has any shows them all.
-fn members(hierarchies: &Hierarchies, ct: CtId) -> Result<Vec<u32>, HostError> {
-    for dir in hierarchies.dirs(&group(ct)) {
-        let pids = cgroup::processes(&dir)?;
-        if !pids.is_empty() {
-            return Ok(pids);
-        }
-    }
-    Ok(Vec::new())
-}
-
 fn inside(pid: u32) -> Option<Inside> {
     observe::inside(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
@@ -104,7 +93,7 @@ pub(super) fn stray(
 ) -> Result<bool, HostError> {
     loop {
         let inhabitants: Vec<_> =
-            members(hierarchies, ct)?.into_iter().filter_map(inside).collect();
+            hierarchies.processes(&group(ct))?.into_iter().filter_map(inside).collect();
         if inhabitants.is_empty() {
             return Ok(false);
         }
@@ -124,7 +113,7 @@ pub(super) fn kill(hierarchies: &Hierarchies, ct: CtId, most: Duration) -> Resul
     let end = Instant::now() + most;
     let mut monitor = None;
     loop {
-        let pids = members(hierarchies, ct).about(ct, "see whether it has processes")?;
+        let pids = hierarchies.processes(&group(ct)).about(ct, "see whether it has processes")?;
         if pids.is_empty() {
             break;
         }
@@ -133,7 +122,7 @@ pub(super) fn kill(hierarchies: &Hierarchies, ct: CtId, most: Duration) -> Resul
         }
         let held: Vec<_> = pids.into_iter().filter_map(|pid| Some((pid, hold(pid)?))).collect();
         // Seen again now that they are held, so no number has become another's.
-        let still = members(hierarchies, ct).about(ct, "see whether it has processes")?;
+        let still = hierarchies.processes(&group(ct)).about(ct, "see whether it has processes")?;
         let still = BTreeSet::from_iter(still);
         for (pid, held) in held.iter().filter(|(pid, _)| still.contains(pid)) {
             monitor = monitor.or_else(|| monitor_of(*pid));

@@ -18,6 +18,7 @@ use ves_host::cgroup::Hierarchies;
 use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::{Attempt, HostError, file};
 use ves_init_proto::frame::{Decoder, Frame, Tag};
+use ves_init_proto::process;
 use ves_init_proto::report::{self, Created, Ended, Failure, InitKind, Performed, Request};
 use ves_init_proto::{ExecRequest, Launch, StartRequest, Work};
 use ves_types::CtId;
@@ -26,7 +27,6 @@ use ves_types::layout::{self, Layout};
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
 use crate::init_plan::Command;
-use crate::observe;
 use crate::plan::asking::{Asking, Heard, Next};
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
@@ -251,7 +251,7 @@ impl KernelHost {
             }
         };
         let proc = std::fs::read_to_string(format!("/proc/{}/status", status.init_pid));
-        let heard = proc.is_ok_and(|text| observe::hears(&text, signal));
+        let heard = proc.is_ok_and(|text| process::hears(&text, signal));
         match monitor::ask(ct, dir, &Request::Ask(Some(signal))) {
             Err(Error::Gone { .. }) => Ok(gone),
             other => other.map(|_| Heard { heard, again }),
@@ -315,6 +315,8 @@ impl Host for KernelHost {
                 }
                 released
             }
+            // They are the service's, which has ended them.
+            Step::EndSessions => Ok(()),
             Step::AskInit { ms } => self.ask_to_stop(ct, *ms),
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)

@@ -209,7 +209,11 @@ fn nothing_running_is_ever_hurt_on_the_way_up() {
             let hurts = |s: &Step| {
                 matches!(
                     s,
-                    Step::Kill | Step::AskInit { .. } | Step::SpawnMonitor(_) | Step::Cleanup
+                    Step::Kill
+                        | Step::EndSessions
+                        | Step::AskInit { .. }
+                        | Step::SpawnMonitor(_)
+                        | Step::Cleanup
                 )
             };
             if !matches!(desired.goal, Goal::Absent { .. }) {
@@ -229,6 +233,8 @@ fn init_is_asked_before_it_is_killed_and_thawed_before_it_is_asked() {
         let at = |what: fn(&Step) -> bool| steps.iter().position(what);
         let (thaw, ask) = (at(|s| *s == Step::Thaw), at(|s| matches!(s, Step::AskInit { .. })));
         assert_eq!(ask.is_some(), monitor.running);
+        let sessions = at(|s| *s == Step::EndSessions);
+        assert_eq!(sessions.map(|at| at + 1), ask, "what came from outside goes first");
         let ms =
             steps.iter().find_map(|s| if let Step::AskInit { ms } = s { Some(*ms) } else { None });
         assert_eq!(ms, monitor.running.then_some(9), "it has all of its time, and no more");

@@ -167,6 +167,42 @@ async fn a_dry_run_tells_the_steps_and_does_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_commands_first_and_a_console_not() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let (_requests, mut command) = node.exec(&["cat"]).await.expect("started");
+    assert!(matches!(next(&mut command).await, Say::Started(true)));
+    let before = node.host.done().len();
+    node.ensure(1, Phase::Absent).await.expect("done");
+    let Say::Exit(ended) = next(&mut command).await else { panic!("its end is told") };
+    assert_eq!(ended.how, Some(How::Signal(9)));
+    let done: Vec<_> = node.host.done().split_off(before).into_iter().map(|(_, s)| s).collect();
+    let first = ["end its sessions", "ask init to stop, and wait at most 100 ms"];
+    assert_eq!(done.get(..2).expect("more"), first);
+    node.ensure(2, Phase::Running).await.expect("done");
+    node.exec(&["true"]).await.expect("commands are admitted again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_end_is_not_waited_for_and_nobody_comes_meanwhile() {
+    let sessions = Arc::new(crate::session::Sessions::new(2));
+    let other: CtId = 9451.try_into().expect("valid");
+    let (stuck, begun) = (sessions.command(ct()).expect("room"), std::time::Instant::now());
+    let own = Arc::clone(&sessions);
+    tokio::task::spawn_blocking(move || own.end(ct())).await.expect("no panic");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let reason = |place: Result<_, Fault>| place.map(drop).map_err(|fault| fault.reason);
+    assert_eq!(reason(sessions.command(ct())), Err(Reason::NotRunning));
+    assert_eq!(reason(sessions.command(other)), Ok(()));
+    assert_eq!(reason(sessions.console()), Ok(()));
+    sessions.admit_again(ct());
+    let _second = sessions.command(ct()).expect("admitted");
+    assert_eq!(reason(sessions.command(other)), Err(Reason::TooMany));
+    drop(stuck);
+    assert_eq!(reason(sessions.command(other)), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_init_that_ends_at_once_is_a_fault_with_its_status() {
     let mut node = node(Config::default());
     node.host.change(ct(), |m| m.mortal = true);

@@ -136,6 +136,9 @@ async fn a_killed_daemon_is_not_missed() {
         let (text, status) = first.run(&world, &["echo", "still here"]).await;
         assert_eq!((text.as_str(), status.how), ("still here\n", Some(How::Code(0))));
     }
+    wait_until(Duration::from_secs(60), "what they ran ended with them", || {
+        !world.sh("ps -o args").contains("sleep 600")
+    });
     // The console has what was said before all that.
     booted(&world);
     // A reboot from inside is told by a stream that began afterwards, too.
@@ -164,6 +167,47 @@ async fn a_killed_daemon_is_not_missed() {
     booted(&world);
     let gone = first.ensure(want(&world, Phase::Absent, &[])).await.expect("stopped");
     assert_eq!((gone.phase(), gone.end()), (Phase::Absent, EndReason::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_sessions_first_however_many_and_stubborn() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9466, |_| {});
+    let mut daemon = daemon(&world);
+    // As others do it, it waits for whoever is left.
+    let waits = "trap 'while ps -o args | grep -q \"[s]leep 777\"; do sleep 0.1; done; exit 0' USR2; \
+                 while :; do sleep 0.1; done";
+    daemon.ensure(want(&world, Phase::Running, &["/bin/sh", "-c", waits])).await.expect("running");
+    let stubborn = "trap '' HUP TERM INT; echo up; while :; do sleep 777; done";
+    let mut open = Vec::new();
+    for n in 0..60 {
+        // Some of them have a terminal, and some are not listened to.
+        let tty = (n % 3 == 0).then_some(WindowSize { rows: 20, cols: 80 });
+        let script = if n % 5 == 4 { "trap '' PIPE; yes & sleep 777" } else { stubborn };
+        open.push(daemon.exec(&world, &["sh", "-c", script], tty).await.expect("started"));
+    }
+    let begun = std::time::Instant::now();
+    let ended = daemon.ensure(want(&world, Phase::Absent, &[])).await.expect("stopped");
+    assert_eq!(ended.end(), EndReason::Stopped, "init ended by itself: {ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for (n, (_requests, mut answers)) in open.into_iter().enumerate() {
+        let mut last = None;
+        while let Ok(Some(answer)) = answers.message().await {
+            last = answer.part;
+        }
+        if n % 5 != 4 {
+            assert!(
+                matches!(&last, Some(Say::Exit(end)) if end.how == Some(How::Signal(9))),
+                "{last:?}"
+            );
+        }
+    }
+    // Whoever comes afterwards is admitted again.
+    daemon.ensure(want(&world, Phase::Running, INIT)).await.expect("running");
+    assert_eq!(daemon.run(&world, &["echo", "again"]).await.0, "again\n");
+    daemon.ensure(want(&world, Phase::Absent, &[])).await.expect("stopped");
 }
 
 #[tokio::test(flavor = "multi_thread")]

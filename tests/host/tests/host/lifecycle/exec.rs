@@ -129,20 +129,90 @@ fn signals_reach_the_group_and_a_lost_caller_hangs_up() {
     wait_until(Duration::from_secs(60), "the whole group ended", || {
         !world.sh("ps -o args").contains("sleep 600")
     });
-    // With a terminal the session is hung up, without one the command goes on.
-    let script = "trap 'echo hup > /tmp/hup; exit' HUP; echo up; while :; do sleep 0.1; done";
-    let mut session = Session::begin(&world, &with_terminal(&["sh", "-c", script]));
+    // With a terminal or without one, a session that nobody listens to is hung up.
+    for terminal in [Some((31, 97)), None] {
+        let script = "trap 'echo hup > /tmp/hup; exit' HUP; echo up; while :; do sleep 0.1; done";
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let mut session = Session::begin(&world, &Command { argv, terminal, ..Command::default() });
+        session.until("up");
+        drop(session);
+        wait_until(Duration::from_secs(60), "it heard", || {
+            world.exec(&["cat", "/tmp/hup"]).text() == "hup\n"
+        });
+        world.sh("rm /tmp/hup");
+    }
+}
+
+#[test]
+fn what_a_session_started_ends_with_it_but_for_what_left_it_or_asked_to_stay() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9447, |root| {
+        std::os::unix::fs::symlink("busybox", root.join("bin/setsid")).ok();
+    });
+    world.start(world.script(IDLE));
+    let script = "trap '' TERM; sleep 601 & (trap 'echo no' HUP; sleep 602; sleep 602) & \
+                  (trap '' HUP; sleep 603) & setsid sleep 604 & echo up; sleep 605";
+    let sleeps = || {
+        let text = world.sh("ps -o args");
+        let mut seconds: Vec<_> =
+            text.lines().filter_map(|l| l.strip_prefix("sleep 60")?.parse::<u32>().ok()).collect();
+        seconds.sort_unstable();
+        seconds
+    };
+    for terminal in [Some((31, 97)), None] {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let mut session = Session::begin(&world, &Command { argv, terminal, ..Command::default() });
+        session.until("up");
+        wait_until(Duration::from_secs(60), "all are there", || sleeps() == [1, 2, 3, 4, 5]);
+        let begun = std::time::Instant::now();
+        drop(session);
+        wait_until(Duration::from_secs(60), "those of the session are gone", || sleeps() == [3, 4]);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        // Init is the parent of those that stay.
+        let parents = world.sh("for p in $(pidof sleep); do grep PPid /proc/$p/status; done");
+        let of_init = parents.lines().filter(|line| line.ends_with("\t1")).count();
+        assert!(of_init >= 2, "{parents}");
+        world.sh("for p in $(pidof sleep); do grep -q '60[34]' /proc/$p/cmdline && kill -9 $p; done; true");
+        wait_until(Duration::from_secs(60), "they are gone", || sleeps().is_empty());
+    }
+}
+
+#[test]
+fn nobody_inside_waits_for_who_is_outside() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9448, |_| {});
+    let init = world.start(world.script("exec sleep 600"));
+    // The parent of a command is inside.
+    assert_ne!(world.sh("echo $PPID").trim(), "0");
+    // With its supervisor killed, a command is hung up by who is inside.
+    let mut session = world.begin(&[
+        "sh",
+        "-c",
+        "exec 2>/dev/null; trap 'echo hup > /tmp/hup; exit' HUP; echo up; sleep 600",
+    ]);
     session.until("up");
-    drop(session);
+    world.signal_supervisors(rustix::process::Signal::KILL);
     wait_until(Duration::from_secs(60), "it heard", || {
         world.exec(&["cat", "/tmp/hup"]).text() == "hup\n"
     });
-    let mut session = world.begin(&["sh", "-c", "echo up; sleep 1; touch /tmp/went-on"]);
+    // With its supervisor stopped, a command ends, and so does the container.
+    let mut session = world.begin(&["sh", "-c", "echo up; sleep 0.5"]);
     session.until("up");
-    drop(session);
-    wait_until(Duration::from_secs(60), "it went on", || {
-        world.exec(&["test", "-e", "/tmp/went-on"]).ended == Ok(Ended::Code(0))
+    let before = world.count_pids();
+    world.signal_supervisors(rustix::process::Signal::STOP);
+    wait_until(Duration::from_secs(60), "nothing is left of it", || {
+        world.count_pids() < before - 1
     });
+    let mut another = world.begin(&["sh", "-c", "echo up; sleep 600"]);
+    another.until("up");
+    world.signal_supervisors(rustix::process::Signal::STOP);
+    world.stop(0);
+    assert!(!alive(init));
+    world.signal_supervisors(rustix::process::Signal::CONT);
 }
 
 #[test]
@@ -180,6 +250,10 @@ fn nothing_of_the_node_is_inside() {
     let mut names: Vec<_> = env.lines().filter_map(|l| l.split('=').next()).collect();
     names.sort_unstable();
     assert_eq!(names, ["HOME", "NOTIFY_SOCKET", "PATH", "TERM", "container"]);
+    // What is inside for a session tells nothing of the node either.
+    let words = world
+        .sh("p=$PPID; cat /proc/$p/comm; tr -d '\\0' < /proc/$p/cmdline; ls /proc/$p/fd; true");
+    assert_eq!(words, "ves-session\n", "by its name, no word and no descriptor");
     // Mounts, groups, processes, network.
     let mounts = world.sh("cat /proc/1/mountinfo /proc/self/mountinfo");
     let here = world.layout().run_dir().to_str().expect("text").to_owned();

@@ -263,6 +263,20 @@ impl World {
         rustix::process::kill_process(peer.pid, signal).expect("killed");
     }
 
+    /// Signals those outside who watch over commands inside.
+    pub(crate) fn signal_supervisors(&self, signal: rustix::process::Signal) {
+        let read = |pid, name| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        for pid in self.hierarchies.processes(&layout::cgroup(self.ct)).expect("listed") {
+            if read(pid, "comm").is_ok_and(|comm| comm == "ves-session\n") {
+                let status = read(pid, "status").expect("it has a parent");
+                let parent = ves_init_proto::process::field(&status, "PPid");
+                let parent =
+                    parent.and_then(|p| p.parse().ok()).and_then(rustix::process::Pid::from_raw);
+                rustix::process::kill_process(parent.expect("a number"), signal).expect("sent");
+            }
+        }
+    }
+
     fn pids_dir(&self) -> PathBuf {
         let group = layout::cgroup(self.ct);
         let v1 = self.hierarchies.v1_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
