@@ -1,6 +1,8 @@
 //! What monitors, records and control files say about a container, as the planner's facts. Pure: what
 //! they say is read by `kernel`.
 
+use std::time::Duration;
+
 use ves_init_proto::process::{self, field, masks};
 use ves_init_proto::report::{ExitRecord, StateRecord, Status};
 
@@ -32,6 +34,34 @@ pub fn run(record: &StateRecord, stat: &str) -> Option<Run> {
 /// Whether a freezer's state says that all is frozen, where `frozen` is its line for that.
 pub fn frozen(state: &str, frozen: &str) -> bool {
     state.lines().any(|line| line == frozen)
+}
+
+/// How long an init is looked at that says nothing of its boot. One that shows nothing of it at all has booted
+/// after the first of these; any has after the second, whatever it shows.
+const SHOWS: Duration = Duration::from_secs(1);
+const BOOTS: Duration = Duration::from_secs(180);
+/// The children of an init by which its boot is seen, in the field's inits: scripts that it waits for, and
+/// what it starts after them.
+const BOOTING: [&str; 5] = ["rc", "rcS", "openrc", "openrc-run", "1"];
+const BOOTED: [&str; 7] =
+    ["getty", "agetty", "mingetty", "login", "sulogin", "runsvdir", "s6-svscan"];
+
+/// Whether an init that executes for `runs` has booted as far as that is seen from outside, by its title,
+/// which is what it shows as its command line, and the names of its first children. It is the container
+/// that says these, and only its own starts are told by them.
+pub fn has_booted(title: &str, children: &[String], runs: Duration) -> bool {
+    let mut words = title.split([' ', '\0']);
+    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    if !["init", "runit", "runit-init"].contains(&program) || runs >= BOOTS {
+        return true;
+    }
+    // System V's init shows its runlevel, and that it has none yet.
+    let level = words.next().unwrap_or_default();
+    if level == "boot" || ["[S]", "[0]", "[6]"].contains(&level) {
+        return false;
+    }
+    let any = |names: &[&str]| children.iter().any(|name| names.contains(&name.as_str()));
+    !any(&BOOTING) && (any(&BOOTED) || runs >= SHOWS)
 }
 
 /// A process that is in a process id namespace below this one.
@@ -67,6 +97,40 @@ mod tests {
              PPid:\t4240\nTracerPid:\t0\nNStgid:\t{nspid}\nNSpid:\t{nspid}\nNSpgid:\t{nspid}\n\
              SigPnd:\t0000000000000000\nShdPnd:\t{pending}\nSigBlk:\t7fe3c0fe28014a03\n"
         )
+    }
+
+    #[test]
+    fn who_has_booted() {
+        let (young, old) = (Duration::from_millis(50), Duration::from_secs(2));
+        for (title, children, runs, booted) in [
+            // System V's, from the kernel's first look at it to its console.
+            ("/sbin/init\0", &[][..], young, false),
+            ("init boot\0\0\0", &["rcS"][..], old, false),
+            ("init [S]\0\0", &["rcS", "startpar"][..], old, false),
+            ("init [2]\0\0", &["rc"][..], old, false),
+            ("init [2]\0\0", &["cron", "getty"][..], young, true),
+            ("init [2]\0\0", &["cron"][..], old, true),
+            ("init [0]\0\0", &["getty"][..], old, false),
+            // openrc below busybox, and runit.
+            ("/sbin/init\0", &["openrc"][..], old, false),
+            ("/sbin/init\0", &["crond", "getty"][..], young, true),
+            ("runit\0", &["1"][..], old, false),
+            ("runit\0", &["runsvdir"][..], young, true),
+            // What shows nothing is given a moment, and nobody waits for ever.
+            ("init\0", &["sh"][..], young, false),
+            ("init\0", &["sh"][..], old, true),
+            ("init [S]\0", &["rcS"][..], BOOTS, true),
+            // A program that is no init executes, and that is all.
+            ("/bin/sh\0-c\0init boot\0", &["rc"][..], young, true),
+            ("", &[][..], young, true),
+        ] {
+            let children: Vec<_> = children.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                has_booted(title, &children, runs),
+                booted,
+                "{title:?} {children:?} {runs:?}"
+            );
+        }
     }
 
     #[test]

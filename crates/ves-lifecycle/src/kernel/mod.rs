@@ -1,5 +1,6 @@
 //! The real node: containers by monitors, commands by helpers, freezing by control groups.
 
+mod boot;
 mod changes;
 mod clean;
 mod groups;
@@ -123,7 +124,11 @@ impl KernelHost {
                 let stray = groups::stray(groups, ct, patience.settled, patience.end);
                 (None, false, stray.about(ct, "see whether it has processes")?)
             }
-            Found::Answers(monitor) => (Some(monitor), false, false),
+            Found::Answers(mut monitor) => {
+                // A monitor knows of no init but systemd more than that it executes.
+                monitor.booted = monitor.booted && boot::seen(&monitor);
+                (Some(monitor), false, false)
+            }
             Found::Unresponsive => (None, true, false),
         };
         let lives = monitor.is_some() || unresponsive || stray;

@@ -1,0 +1,42 @@
+//! What is seen of an init that says nothing of its boot: its title and its first children, by the node's own
+//! /proc. Never here: what follows from that; a file of the container.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ves_init_proto::report::InitKind;
+
+use crate::observe;
+use crate::plan::Monitor;
+
+/// The most of a file and the most children that are looked at; a container can have any number.
+const MOST: u64 = 4096;
+const CHILDREN: usize = 64;
+
+/// The beginning of a file; nothing where it cannot be read, of a process that is gone say.
+fn read(path: impl AsRef<Path>) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        file.take(MOST).read_to_end(&mut bytes).ok();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether an init that executes has booted, as far as can be seen. systemd says so itself.
+pub(super) fn seen(monitor: &Monitor) -> bool {
+    let Monitor { init_pid, started_unix_ms, kind, .. } = *monitor;
+    if matches!(kind, InitKind::Systemd | InitKind::Other) {
+        return true;
+    }
+    let started = Duration::from_millis(u64::try_from(started_unix_ms).unwrap_or_default());
+    // A clock that was set back shows an init that has just begun.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let title = read(format!("/proc/{init_pid}/cmdline"));
+    let children = read(format!("/proc/{init_pid}/task/{init_pid}/children"));
+    // The last number may be cut, and is then nobody's or another's.
+    let names = children.split_ascii_whitespace().take(CHILDREN).filter_map(|n| n.parse().ok());
+    let names = names.map(|pid: u32| read(format!("/proc/{pid}/comm")).trim_end().to_owned());
+    let names: Vec<_> = names.collect();
+    observe::has_booted(&title, &names, now.saturating_sub(started))
+}
