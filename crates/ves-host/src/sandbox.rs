@@ -20,7 +20,7 @@ use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Attempt, HostError};
-use crate::seccomp::{Filter, Refuse, When};
+use crate::seccomp::{Filter, Refusals, Refuse, When};
 
 const EXECUTE: u64 = 1;
 const WRITE_FILE: u64 = 1 << 1;
@@ -99,8 +99,8 @@ impl Sandbox {
             when: When::Always,
             errno: 1,
         };
-        let refused: Vec<Refuse> = OTHERS.iter().chain(OLD_OTHERS).map(refuse).collect();
-        Ok(Self { files, calls: Filter::compile(&refused), memory })
+        let native = OTHERS.iter().chain(OLD_OTHERS).map(refuse).collect();
+        Ok(Self { files, calls: Filter::compile(&Refusals { native, compat: None }), memory })
     }
 
     /// Gives it all up, for good. Makes system calls only where nothing fails, so a copy of a process

@@ -1,8 +1,15 @@
 //! Seccomp filters: a list of refusals, compiled to one program.
 //!
-//! A filter here only refuses; what it does not name is allowed. System calls of another
-//! architecture's numbering (32-bit, x32) are unknown to it and refused as not implemented, since a
-//! list by number would not hold for them. Never here: which calls are refused.
+//! A filter here only refuses; what it does not name is allowed. The numbers of 64-bit programs and those of
+//! 32-bit programs, which a 64-bit one can use as well, are different and have a list each. What has no
+//! list (x32, and 32-bit programs where there is none) is refused as not implemented. Never here: which
+//! calls are refused.
+//!
+//! ```text
+//! architecture ── this machine's ──▶ number ── not x32 ──▶ its refusals ──▶ allowed
+//!              ├─ its 32-bit one, with a list ──▶ number ──▶ its refusals ──▶ allowed
+//!              └─ any other ──▶ not implemented
+//! ```
 //!
 //! Not by the crate `seccompiler`: it sets `no_new_privs`, after which no program of a container gains
 //! privileges (su, sudo, ping); it kills who calls by 32-bit numbers and lets x32 numbers through, which
@@ -49,6 +56,15 @@ pub struct Refuse {
     pub errno: u16,
 }
 
+/// What is refused, by the numbering that a call comes with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refusals {
+    /// By this machine's numbers.
+    pub native: Vec<Refuse>,
+    /// By those of its 32-bit programs; without it none of these makes any call.
+    pub compat: Option<Vec<Refuse>>,
+}
+
 /// A compiled filter.
 #[derive(Debug, Clone)]
 pub struct Filter {
@@ -59,6 +75,11 @@ pub struct Filter {
 const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xc000_00b7;
+/// That of 32-bit programs: i386, or ARM's EABI.
+#[cfg(target_arch = "x86_64")]
+const COMPAT: u32 = 0x4000_0003;
+#[cfg(target_arch = "aarch64")]
+const COMPAT: u32 = 0x4000_0028;
 
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
@@ -69,6 +90,7 @@ const ARGS: u32 = 16;
 const X32: u32 = 0x4000_0000;
 
 const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
 const JUMP_BITS: u16 = 0x45;
@@ -79,17 +101,29 @@ const fn op(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 }
 
 impl Filter {
-    /// Compiles a list of refusals.
-    pub fn compile(refusals: &[Refuse]) -> Self {
-        let not_implemented = RET_ERRNO | libc::ENOSYS.cast_unsigned();
-        let mut program = vec![
-            op(LOAD, ARCH_AT, 0, 0),
-            op(JUMP_EQUAL, ARCH, 1, 0),
-            op(RETURN, not_implemented, 0, 0),
-            op(LOAD, NR, 0, 0),
-            op(JUMP_GREATER_EQUAL, X32, 0, 1),
-            op(RETURN, not_implemented, 0, 0),
-        ];
+    /// Compiles refusals.
+    pub fn compile(refusals: &Refusals) -> Self {
+        let not_implemented = op(RETURN, RET_ERRNO | libc::ENOSYS.cast_unsigned(), 0, 0);
+        let mut native =
+            vec![op(LOAD, NR, 0, 0), op(JUMP_GREATER_EQUAL, X32, 0, 1), not_implemented];
+        native.extend(Self::section(&refusals.native));
+        // Conditional jumps do not reach over so many.
+        let over = u32::try_from(native.len()).unwrap_or(u32::MAX);
+        let mut program =
+            vec![op(LOAD, ARCH_AT, 0, 0), op(JUMP_EQUAL, ARCH, 1, 0), op(JUMP, over, 0, 0)];
+        program.extend(native);
+        if let Some(compat) = &refusals.compat {
+            program.extend([op(JUMP_EQUAL, COMPAT, 1, 0), not_implemented, op(LOAD, NR, 0, 0)]);
+            program.extend(Self::section(compat));
+        } else {
+            program.push(not_implemented);
+        }
+        Self { program }
+    }
+
+    /// What is done with a call of one numbering, whose number is loaded.
+    fn section(refusals: &[Refuse]) -> Vec<libc::sock_filter> {
+        let mut program = Vec::new();
         // Each refusal stands for itself: it falls through to the next with the call's number
         // loaded, so that several may name one call.
         for Refuse { call, when, errno } in refusals {
@@ -112,7 +146,7 @@ impl Filter {
             }
         }
         program.push(op(RETURN, RET_ALLOW, 0, 0));
-        Self { program }
+        program
     }
 
     /// How many instructions it has; the kernel takes 4096.
@@ -161,6 +195,7 @@ impl Filter {
             let jump = |yes: bool| usize::from(if yes { i.jt } else { i.jf });
             match i.code {
                 LOAD => acc = load(i.k),
+                JUMP => at += usize::try_from(i.k).unwrap_or(usize::MAX),
                 JUMP_EQUAL => at += jump(acc == i.k),
                 JUMP_GREATER_EQUAL => at += jump(acc >= i.k),
                 JUMP_BITS => at += jump(acc & i.k != 0),
@@ -177,6 +212,11 @@ impl Filter {
     pub const fn native_arch() -> u32 {
         ARCH
     }
+
+    /// That of its 32-bit programs.
+    pub const fn compat_arch() -> u32 {
+        COMPAT
+    }
 }
 
 #[cfg(test)]
@@ -186,12 +226,13 @@ mod tests {
     #[test]
     fn refuses_what_is_named_and_nothing_else() {
         let refuse = |call, when, errno| Refuse { call, when, errno };
-        let filter = Filter::compile(&[
+        let native = vec![
             refuse(7, When::Always, 1),
             refuse(8, When::AnyBit { arg: 0, bits: 0b110 }, 2),
             refuse(9, When::Equal { arg: 1, value: 38 }, 97),
             refuse(9, When::Equal { arg: 1, value: 40 }, 96),
-        ]);
+        ];
+        let filter = Filter::compile(&Refusals { native: native.clone(), compat: None });
         let ask = |call, args| filter.action(ARCH, call, args);
         assert_eq!(ask(7, [0; 6]), Some(1));
         assert_eq!(ask(8, [0b1001, 0, 0, 0, 0, 0]), None);
@@ -203,6 +244,15 @@ mod tests {
         assert_eq!(ask(9, [0, (7 << 32) | 40, 0, 0, 0, 0]), Some(96));
         assert_eq!(ask(10, [38; 6]), None);
         assert_eq!(ask(X32 + 1, [0; 6]), Some(38), "x32");
-        assert_eq!(filter.action(0x4000_0003, 1, [0; 6]), Some(38), "i386");
+        assert_eq!(filter.action(COMPAT, 1, [0; 6]), Some(38), "32-bit");
+        let compat = Some(vec![refuse(10, When::Equal { arg: 0, value: 1 }, 3)]);
+        let both = Filter::compile(&Refusals { native, compat });
+        for call in [1, 7, 8, 9, 10, X32, X32 + 7] {
+            let args = [1, 38, 0, 0, 0, 0];
+            assert_eq!(both.action(ARCH, call, args), filter.action(ARCH, call, args), "{call}");
+            let refused = (call == 10).then_some(3);
+            assert_eq!(both.action(COMPAT, call, args), refused, "32-bit {call}");
+            assert_eq!(both.action(COMPAT ^ 1, call, args), Some(38), "another's {call}");
+        }
     }
 }

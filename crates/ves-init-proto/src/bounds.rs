@@ -1,6 +1,6 @@
 //! What no process of a container may do or have: capabilities, limits, system calls. Pure.
 
-use ves_host::seccomp::{Refuse, When};
+use ves_host::seccomp::{Refusals, Refuse, When};
 
 use crate::limit::{Limited, ProcessLimit};
 
@@ -40,13 +40,32 @@ pub fn limits() -> Vec<ProcessLimit> {
     ]
 }
 
-/// The system calls a system container is refused: doors to the kernel that past holes came
-/// through, that reach the node, or that checkpointing cannot follow.
-pub fn refused() -> Vec<Refuse> {
+/// The system calls a system container is refused, whatever numbers a program uses.
+pub fn refused() -> Refusals {
+    #[cfg(target_arch = "x86_64")]
+    let compat = Some(list(&i386()));
+    #[cfg(not(target_arch = "x86_64"))]
+    let compat = None;
+    Refusals { native: list(&native()), compat }
+}
+
+/// One numbering's system calls that are doors to the kernel that past holes came through, that reach the
+/// node, or that checkpointing cannot follow.
+struct Doors {
+    /// Refused always.
+    always: Vec<u32>,
+    /// Its flags are behind a pointer where no filter sees them; without it libraries use `clone`.
+    clone3: u32,
+    unshare: u32,
+    clone: u32,
+    /// Those whose first argument is a family.
+    sockets: [u32; 2],
+    /// i386 only: a number of a call of sockets, and the rest behind a pointer.
+    socketcall: Option<u32>,
+}
+
+fn native() -> Doors {
     let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
-    let errno = |e: i32| u16::try_from(e).unwrap_or_default();
-    let (eperm, enosys) = (errno(libc::EPERM), errno(libc::ENOSYS));
-    let mut list = Vec::new();
     let always = [
         libc::SYS_kexec_load,
         libc::SYS_kexec_file_load,
@@ -75,11 +94,58 @@ pub fn refused() -> Vec<Refuse> {
     let ports = [libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_uselib];
     #[cfg(not(target_arch = "x86_64"))]
     let ports: [libc::c_long; 0] = [];
-    for call in always.into_iter().chain(ports) {
-        list.push(Refuse { call: number(call), when: When::Always, errno: eperm });
+    Doors {
+        always: always.into_iter().chain(ports).map(number).collect(),
+        clone3: number(libc::SYS_clone3),
+        unshare: number(libc::SYS_unshare),
+        clone: number(libc::SYS_clone),
+        sockets: [libc::SYS_socket, libc::SYS_socketpair].map(number),
+        socketcall: None,
     }
-    // Its flags are behind a pointer where no filter sees them; without it libraries use clone.
-    list.push(Refuse { call: number(libc::SYS_clone3), when: When::Always, errno: enosys });
+}
+
+/// By `arch/x86/entry/syscalls/syscall_32.tbl`, whose numbers never change.
+#[cfg(target_arch = "x86_64")]
+fn i386() -> Doors {
+    let always = vec![
+        283, // kexec_load
+        128, // init_module
+        350, // finit_module
+        129, // delete_module
+        342, // open_by_handle_at
+        357, // bpf
+        336, // perf_event_open
+        374, // userfaultfd
+        425, // io_uring_setup
+        426, // io_uring_enter
+        427, // io_uring_register
+        288, // keyctl
+        286, // add_key
+        287, // request_key
+        87,  // swapon
+        115, // swapoff
+        51,  // acct
+        79,  // settimeofday
+        264, // clock_settime
+        404, // clock_settime64
+        25,  // stime
+        253, // lookup_dcookie
+        103, // syslog
+        110, // iopl
+        101, // ioperm
+        86,  // uselib
+    ];
+    let (clone3, unshare, clone, sockets) = (435, 310, 120, [359, 360]);
+    Doors { always, clone3, unshare, clone, sockets, socketcall: Some(102) }
+}
+
+fn list(doors: &Doors) -> Vec<Refuse> {
+    let errno = |e: i32| u16::try_from(e).unwrap_or_default();
+    let (eperm, enosys) = (errno(libc::EPERM), errno(libc::ENOSYS));
+    let Doors { always, clone3, unshare, clone, sockets, socketcall } = doors;
+    let always = always.iter().map(|&call| Refuse { call, when: When::Always, errno: eperm });
+    let mut list: Vec<_> = always.collect();
+    list.push(Refuse { call: *clone3, when: When::Always, errno: enosys });
     let nested = [
         libc::CLONE_NEWUSER,
         libc::CLONE_NEWPID,
@@ -89,60 +155,73 @@ pub fn refused() -> Vec<Refuse> {
     ];
     let bits = nested.into_iter().fold(0, |bits, flag| bits | flag.cast_unsigned());
     let new_time = libc::CLONE_NEWTIME.cast_unsigned();
-    for (call, bits) in [(libc::SYS_unshare, bits | new_time), (libc::SYS_clone, bits)] {
-        let when = When::AnyBit { arg: 0, bits };
-        list.push(Refuse { call: number(call), when, errno: eperm });
+    for (call, bits) in [(*unshare, bits | new_time), (*clone, bits)] {
+        list.push(Refuse { call, when: When::AnyBit { arg: 0, bits }, errno: eperm });
     }
-    let families = [
-        libc::AF_AX25,
-        libc::AF_IPX,
-        libc::AF_APPLETALK,
-        libc::AF_NETROM,
-        libc::AF_ATMPVC,
-        libc::AF_X25,
-        libc::AF_ROSE,
-        libc::AF_KEY,
-        libc::AF_RDS,
-        libc::AF_LLC,
-        libc::AF_IB,
-        libc::AF_CAN,
-        libc::AF_TIPC,
-        libc::AF_BLUETOOTH,
-        libc::AF_IUCV,
-        libc::AF_RXRPC,
-        libc::AF_ISDN,
-        libc::AF_PHONET,
-        libc::AF_IEEE802154,
-        libc::AF_CAIF,
-        libc::AF_ALG,
-        libc::AF_NFC,
-        libc::AF_VSOCK,
-        AF_KCM,
-        AF_QIPCRTR,
-        AF_SMC,
-        libc::AF_XDP,
-    ];
-    for family in families {
-        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+    for family in FAMILIES {
+        for &call in sockets {
             let when = When::Equal { arg: 0, value: family.cast_unsigned() };
-            let errno = errno(libc::EAFNOSUPPORT);
-            list.push(Refuse { call: number(call), when, errno });
+            list.push(Refuse { call, when, errno: errno(libc::EAFNOSUPPORT) });
         }
+    }
+    // Of a socket that is made so nobody sees the family: it is made by its own call, or not at all.
+    for making in [SOCKETCALL_SOCKET, SOCKETCALL_SOCKETPAIR] {
+        let when = When::Equal { arg: 0, value: making };
+        list.extend(socketcall.map(|call| Refuse { call, when, errno: enosys }));
     }
     list
 }
 
+/// The families of sockets no container has.
+const FAMILIES: [i32; 27] = [
+    libc::AF_AX25,
+    libc::AF_IPX,
+    libc::AF_APPLETALK,
+    libc::AF_NETROM,
+    libc::AF_ATMPVC,
+    libc::AF_X25,
+    libc::AF_ROSE,
+    libc::AF_KEY,
+    libc::AF_RDS,
+    libc::AF_LLC,
+    libc::AF_IB,
+    libc::AF_CAN,
+    libc::AF_TIPC,
+    libc::AF_BLUETOOTH,
+    libc::AF_IUCV,
+    libc::AF_RXRPC,
+    libc::AF_ISDN,
+    libc::AF_PHONET,
+    libc::AF_IEEE802154,
+    libc::AF_CAIF,
+    libc::AF_ALG,
+    libc::AF_NFC,
+    libc::AF_VSOCK,
+    AF_KCM,
+    AF_QIPCRTR,
+    AF_SMC,
+    libc::AF_XDP,
+];
+
 const AF_KCM: i32 = 41;
 const AF_QIPCRTR: i32 = 42;
 const AF_SMC: i32 = 43;
+const SOCKETCALL_SOCKET: u32 = 1;
+const SOCKETCALL_SOCKETPAIR: u32 = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use std::collections::BTreeMap;
+    use ves_host::seccomp::Filter;
+
+    fn flag(flag: i32) -> u64 {
+        u64::from(flag.cast_unsigned())
+    }
+
     #[test]
     fn the_filter_is_small_and_lets_programs_live() {
-        use ves_host::seccomp::Filter;
         let filter = Filter::compile(&refused());
         assert!(filter.len() < 1000, "{}", filter.len());
         let arch = Filter::native_arch();
@@ -152,7 +231,6 @@ mod tests {
         for call in [libc::SYS_read, libc::SYS_execve, libc::SYS_mount, libc::SYS_reboot] {
             assert_eq!(ask(call, 0), None);
         }
-        let flag = |f: i32| u64::from(f.cast_unsigned());
         assert_eq!(ask(libc::SYS_unshare, flag(libc::CLONE_NEWNS)), None);
         assert_eq!(ask(libc::SYS_unshare, flag(libc::CLONE_NEWUSER)), Some(1));
         assert_eq!(ask(libc::SYS_clone, flag(libc::SIGCHLD)), None);
@@ -162,5 +240,49 @@ mod tests {
         assert_eq!(ask(libc::SYS_socket, flag(libc::AF_ALG)), Some(97));
         assert_eq!(ask(libc::SYS_bpf, 0), Some(1));
         assert_eq!(ask(libc::SYS_clone3, 0), Some(38));
+    }
+
+    /// A program's numbers, as the kernel's headers for programs have them.
+    fn header(name: &str) -> Option<BTreeMap<String, u32>> {
+        let places = ["/usr/include/x86_64-linux-gnu/asm", "/usr/include/asm"];
+        let text =
+            places.iter().find_map(|dir| std::fs::read_to_string(format!("{dir}/{name}")).ok())?;
+        let lines = text.lines().filter_map(|line| line.strip_prefix("#define __NR_"));
+        let numbers = lines.filter_map(|line| {
+            let (name, number) = line.split_once(' ')?;
+            Some((name.to_owned(), number.parse().ok()?))
+        });
+        Some(numbers.collect())
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_32_bit_program_is_refused_what_a_64_bit_one_is() {
+        let names = (header("unistd_64.h"), header("unistd_32.h"));
+        let (Some(long), Some(short)) = names else {
+            panic!("the kernel's headers for programs are needed: apt-get install linux-libc-dev")
+        };
+        let filter = Filter::compile(&refused());
+        let interesting = [0, 1, 8, 16]
+            .into_iter()
+            .chain(FAMILIES.map(flag))
+            .chain([libc::AF_INET, libc::CLONE_NEWNS, libc::CLONE_NEWNET].map(flag))
+            .chain([libc::CLONE_NEWUSER, libc::CLONE_NEWPID, libc::CLONE_NEWCGROUP].map(flag))
+            .chain([libc::CLONE_NEWUTS, libc::CLONE_NEWIPC, libc::CLONE_NEWTIME].map(flag));
+        for arg in interesting {
+            let ask = |arch, call| filter.action(arch, call, [arg, 0, 0, 0, 0, 0]);
+            for (name, &call) in &short {
+                let got = ask(Filter::compat_arch(), call);
+                let wanted = match (name.as_str(), arg) {
+                    // These have no namesake.
+                    ("stime" | "clock_settime64", _) => Some(1),
+                    ("socketcall", 1 | 8) => Some(38),
+                    _ => long.get(name).and_then(|&call| ask(Filter::native_arch(), call)),
+                };
+                assert_eq!(got, wanted, "{name} {arg}");
+            }
+        }
+        let x32 = |call| filter.action(Filter::native_arch(), 0x4000_0000 + call, [0; 6]);
+        assert!(long.values().all(|&call| x32(call) == Some(38)));
     }
 }

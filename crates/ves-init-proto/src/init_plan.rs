@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use ves_host::cgroup::{Controller, Hierarchies};
 use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
-use ves_host::seccomp::Refuse;
+use ves_host::seccomp::Refusals;
 use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
 use ves_types::{CtId, Hostname};
 
@@ -285,7 +285,7 @@ pub struct ExecPlan {
     /// Capabilities it may not have, by bit.
     pub drop: u64,
     /// The system calls it may not make.
-    pub refuse: Vec<Refuse>,
+    pub refuse: Refusals,
 }
 
 /// How something is done inside.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use ves_host::namespace::Namespace;
-use ves_host::seccomp::Refuse;
+use ves_host::seccomp::Refusals;
 
 use crate::limit::ProcessLimit;
 
@@ -149,7 +149,7 @@ pub enum InitStep {
     /// Wait until the monitor lets it go.
     Await,
     /// Put the system call filter on.
-    Filter(Vec<Refuse>),
+    Filter(Refusals),
     /// Become init.
     Exec {
         /// The program and its arguments.
@@ -238,7 +238,10 @@ impl fmt::Display for InitStep {
             Self::Introduce { .. } => write!(f, "fill /run/host"),
             Self::Drop(_) => write!(f, "drop capabilities"),
             Self::Await => write!(f, "wait for release"),
-            Self::Filter(refuse) => write!(f, "refuse system calls by {} rules", refuse.len()),
+            Self::Filter(Refusals { native, compat }) => {
+                let rules = native.len() + compat.as_ref().map_or(0, Vec::len);
+                write!(f, "refuse system calls by {rules} rules")
+            }
             Self::Exec { argv, .. } => {
                 write!(f, "execute {}", argv.first().map_or("nothing", String::as_str))
             }

@@ -1,5 +1,6 @@
 //! Commands inside, and what a container can see and do, on the real kernel.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use ves_init_proto::frame::{Frame, Tag};
@@ -385,6 +386,70 @@ fn hostile_terminals_and_directories_do_not_confuse_a_command() {
 #[test]
 fn many_commands_at_once_leave_no_processes() {
     if !needs() {
+/// A 32-bit program that makes one system call and ends with its error as status, or 256 less what it
+/// answered.
+fn one_call_32(call: u32, arguments: [u32; 3]) -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    let le = u32::to_le_bytes;
+    let mut code = vec![0xb8]; // mov eax
+    code.extend(le(call));
+    for (register, argument) in [0xbb, 0xb9, 0xba].into_iter().zip(arguments) {
+        code.push(register); // mov ebx, ecx, edx
+        code.extend(le(argument));
+    }
+    code.extend([0xcd, 0x80, 0x89, 0xc3, 0xf7, 0xdb]); // int 0x80; mov ebx, eax; neg ebx
+    code.extend([0xb8, 1, 0, 0, 0, 0xcd, 0x80]); // exit
+    let length = HEADERS + u32::try_from(code.len()).expect("short");
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2, 0, 3, 0]); // executable, i386
+    file.extend([1, BASE + HEADERS, 52, 0, 0].map(le).concat());
+    file.extend([52, 32, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
+    file.extend([1, 0, BASE, BASE, length, length, 5, 0x1000].map(le).concat());
+    file.extend(code);
+    file
+}
+
+/// What 32-bit programs may, whatever the numbers they and the C libraries use.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_32_bit_program_runs_and_is_refused_the_same() {
+    const CALLS: [(&str, u32, [u32; 3], u32); 9] = [
+        ("getuid", 24, [0; 3], 0),
+        ("socket of IPv4", 359, [2, 2, 0], 256 - 3),
+        ("socket of AF_ALG", 359, [38, 5, 0], 97),
+        ("socket by socketcall", 102, [1, 0, 0], 38),
+        ("unshare a user namespace", 310, [0x1000_0000, 0, 0], 1),
+        ("unshare mounts", 310, [0x0002_0000, 0, 0], 0),
+        ("keyctl", 288, [0; 3], 1),
+        ("bpf", 357, [0; 3], 1),
+        ("clone3", 435, [0; 3], 38),
+    ];
+    if !needs() {
+        return;
+    }
+    let file = |name: &str| format!("bin/{}", name.replace(' ', "-"));
+    let mut here = None;
+    let world = World::new(9449, |root| {
+        for (name, call, arguments, _) in CALLS {
+            let path = root.join(file(name));
+            std::fs::write(&path, one_call_32(call, arguments)).expect("written");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("set");
+        }
+        here = std::process::Command::new(root.join(file("getuid"))).status().ok();
+    });
+    world.start(world.script(IDLE));
+    for (name, .., status) in CALLS {
+        let ended = world.exec(&[&format!("/{}", file(name))]).ended;
+        match here {
+            Some(_) => assert_eq!(ended, Ok(Ended::Code(status)), "{name}"),
+            // This kernel runs none: that is said, and nobody is killed for it.
+            None => assert_eq!(ended.expect_err("refused").errno, 8, "{name}"),
+        }
+    }
+}
+
         return;
     }
     let world = World::new(9438, |_| {});
