@@ -171,6 +171,12 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     if spec.hostname.is_none() {
         steps.push(InitStep::OwnHostname(Hostname::of_container(ct).to_string()));
     }
+    // Every user may ping. The kernel takes no groups that there are not inside, as distributions' own line
+    // has it, and by default lets none.
+    steps.push(InitStep::SetSysctl {
+        name: "net/ipv4/ping_group_range".to_owned(),
+        value: format!("0 {}", ves_types::IdSlot::MAPPED - 1),
+    });
     steps.extend(plan_names(&spec.names()));
     // No container_uuid: init would make it the machine id, and all we could derive it from, the
     // container's id, is the same on another node. Left alone it makes a random one and keeps it.
@@ -351,6 +357,7 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
                 InitStep::EnterRoot
                     | InitStep::SetHostname(_)
                     | InitStep::OwnHostname(_)
+                    | InitStep::SetSysctl { .. }
                     | InitStep::WriteEtc(_)
                     | InitStep::Introduce { .. }
             )

@@ -135,6 +135,13 @@ pub enum InitStep {
     SetHostname(String),
     /// Set the host name to what `/etc/hostname` says, or to this where it says none.
     OwnHostname(String),
+    /// Set what the kernel keeps for one of the namespaces.
+    SetSysctl {
+        /// Where below /proc/sys.
+        name: String,
+        /// Its new value.
+        value: String,
+    },
     /// Write a file below /etc.
     WriteEtc(EtcFile),
     /// Tell programs inside who manages the container.
@@ -188,6 +195,7 @@ impl InitStep {
             | Self::EnterRoot
             | Self::SetHostname(_)
             | Self::OwnHostname(_)
+            | Self::SetSysctl { .. }
             | Self::WriteEtc(_)
             | Self::Introduce { .. }
             | Self::Drop(_)
@@ -232,6 +240,7 @@ impl fmt::Display for InitStep {
             Self::EnterRoot => write!(f, "enter the root"),
             Self::SetHostname(name) => write!(f, "set the host name {name}"),
             Self::OwnHostname(name) => write!(f, "set its own host name, else {name}"),
+            Self::SetSysctl { name, value } => write!(f, "set {name} to {value}"),
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),
             Self::WriteEtc(EtcFile::Hosts(_)) => write!(f, "write /etc/hosts"),
             Self::WriteEtc(EtcFile::Resolv(_)) => write!(f, "write /etc/resolv.conf"),

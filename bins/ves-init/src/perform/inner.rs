@@ -57,8 +57,8 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         match done {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            // Whatever the tenant put in the way, or a full disk, hinders no start.
-            Err(e) if matches!(step, InitStep::WriteEtc(_)) => {
+            // Whatever the tenant put in the way, a full disk, or what this kernel lacks hinders no start.
+            Err(e) if matches!(step, InitStep::WriteEtc(_) | InitStep::SetSysctl { .. }) => {
                 let Failure { step, message, .. } = failure(&step.to_string(), &e);
                 this.warnings.push(format!("{step}: {message}"));
             }
@@ -109,6 +109,10 @@ impl Inner<'_> {
             InitStep::EnterRoot => self.enter_root()?,
             InitStep::SetHostname(_) | InitStep::OwnHostname(_) | InitStep::WriteEtc(_) => {
                 etc::name(step)?;
+            }
+            InitStep::SetSysctl { name, value } => {
+                let path = Path::new("/proc/sys").join(name);
+                std::fs::write(&path, value).attempt(|| format!("write {}", path.display()))?;
             }
             InitStep::Introduce { files, notify } => self.introduce(files, *notify)?,
             InitStep::Drop(bits) => {
