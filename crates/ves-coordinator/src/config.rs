@@ -47,8 +47,7 @@ pub struct Config {
 pub struct Defaults {
     /// Processes and threads; 0: no limit.
     pub numproc: u64,
-    /// Memory in mebibytes; 0: no limit. Unset: a sixteenth of the node's, but at least 256. Half of it is
-    /// for what lies in `/dev/shm`.
+    /// Memory in mebibytes; 0: no limit. Unset: a sixteenth of the node's, but at least 256.
     pub ram_mib: Option<u64>,
 }
 

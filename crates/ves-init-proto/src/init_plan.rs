@@ -17,7 +17,9 @@ use ves_types::{CtId, Hostname};
 pub use crate::bounds::{DROPPED, dropped, limits, refused};
 pub use crate::launch::{Command, Names, Spec, Work};
 use crate::limit::ProcessLimit;
-use crate::step::{EtcFile, InitStep, Side};
+use crate::memory::{Place, Size};
+use crate::step::{EtcFile, InitStep, RunFile, Side};
+use crate::systemd;
 
 /// The container's control groups on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -180,10 +182,13 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     steps.extend(plan_names(&spec.names()));
     // No container_uuid: init would make it the machine id, and all we could derive it from, the
     // container's id, is the same on another node. Left alone it makes a random one and keeps it.
-    steps.push(InitStep::Introduce {
-        files: vec![("container-manager".to_owned(), "ves\n".to_owned())],
-        notify: true,
-    });
+    let mut files = vec![RunFile {
+        path: "host/container-manager".to_owned(),
+        text: "ves\n".to_owned(),
+        unless: vec![],
+    }];
+    files.extend(systemd::files(spec));
+    steps.push(InitStep::Introduce { files, notify: true });
     steps.push(InitStep::Drop(dropped()));
     steps.push(InitStep::Await);
     steps.push(InitStep::Filter(refused()));
@@ -207,9 +212,11 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
         attributes,
         options: options.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
     };
-    let sized = |mode: &str| {
+    let sized = |mode: &str, place: Place| {
         let mut options = vec![("mode", mode.to_owned())];
-        options.extend(spec.shm_bytes.map(|bytes| ("size", bytes.to_string())));
+        if let Some(Size { bytes, inodes }) = place.size(spec.ram_bytes, spec.shm_bytes) {
+            options.extend([("size", bytes.to_string()), ("nr_inodes", inodes.to_string())]);
+        }
         options
     };
     let mut pts = vec![
@@ -219,11 +226,11 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
     ];
     pts.extend(spec.max_ptys.map(|n| ("max", n.min(MOST_PTYS).to_string())));
     let mut list = vec![
-        mount("tmpfs", "dev/shm", attr::NOSUID | attr::NODEV, &sized("1777")),
+        mount("tmpfs", "dev/shm", attr::NOSUID | attr::NODEV, &sized("1777", Place::Shm)),
         mount("mqueue", "dev/mqueue", PLAIN, &[]),
         mount("proc", "proc", PLAIN, &[]),
         mount("sysfs", "sys", PLAIN | attr::RDONLY, &[]),
-        mount("tmpfs", "run", attr::NOSUID | attr::NODEV, &sized("0755")),
+        mount("tmpfs", "run", attr::NOSUID | attr::NODEV, &sized("0755", Place::Run)),
     ];
     // To the kernel a limit of 0 is none; without an instance there is no terminal.
     if spec.max_ptys != Some(0) {
@@ -403,6 +410,7 @@ mod tests {
             search: vec![],
             max_ptys: None,
             shm_bytes: None,
+            ram_bytes: None,
         }
     }
 

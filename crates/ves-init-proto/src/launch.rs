@@ -37,8 +37,12 @@ pub struct Spec {
     pub search: Vec<SearchDomain>,
     /// Most pseudo-terminals.
     pub max_ptys: Option<u32>,
-    /// Size of /dev/shm and /run.
+    /// The most that /dev/shm and /run may hold each.
     pub shm_bytes: Option<u64>,
+    /// The memory it may have, of which each memory file system gets a share. Absent in what an older
+    /// release wrote.
+    #[serde(default)]
+    pub ram_bytes: Option<u64>,
 }
 
 /// What a container is called and whom it asks for names, as far as the operator says so. Alone of a

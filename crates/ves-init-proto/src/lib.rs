@@ -19,10 +19,12 @@ pub mod frame;
 pub mod init_plan;
 mod launch;
 mod limit;
+pub mod memory;
 pub mod process;
 pub mod report;
 mod step;
+mod systemd;
 
 pub use self::launch::{Command, ExecRequest, Launch, Names, Spec, StartRequest, Work};
 pub use self::limit::{Limited, ProcessLimit};
-pub use self::step::{EtcFile, InitStep, Side};
+pub use self::step::{EtcFile, InitStep, RunFile, Side, Unless};

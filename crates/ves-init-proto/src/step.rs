@@ -21,6 +21,26 @@ pub enum EtcFile {
     Resolv(String),
 }
 
+/// What in the container's files stands against a file of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unless {
+    /// A line of /etc/fstab for this place.
+    Mounted(String),
+    /// Anything at this path.
+    There(String),
+}
+
+/// A small file for the container, below its /run, which is empty at each start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFile {
+    /// Where, relative to /run.
+    pub path: String,
+    /// Its contents.
+    pub text: String,
+    /// What makes it needless: where any of these is, the tenant has decided.
+    pub unless: Vec<Unless>,
+}
+
 /// Who performs a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -144,11 +164,11 @@ pub enum InitStep {
     },
     /// Write a file below /etc.
     WriteEtc(EtcFile),
-    /// Tell programs inside who manages the container.
+    /// Tell programs inside who manages the container, and how.
     Introduce {
-        /// Contents of small files in /run/host.
-        files: Vec<(String, String)>,
-        /// Whether to listen for init's notifications there.
+        /// Small files.
+        files: Vec<RunFile>,
+        /// Whether to listen for init's notifications at /run/host/notify.
         notify: bool,
     },
     /// Give up capabilities, by bit.
@@ -244,7 +264,7 @@ impl fmt::Display for InitStep {
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),
             Self::WriteEtc(EtcFile::Hosts(_)) => write!(f, "write /etc/hosts"),
             Self::WriteEtc(EtcFile::Resolv(_)) => write!(f, "write /etc/resolv.conf"),
-            Self::Introduce { .. } => write!(f, "fill /run/host"),
+            Self::Introduce { .. } => write!(f, "fill /run"),
             Self::Drop(_) => write!(f, "drop capabilities"),
             Self::Await => write!(f, "wait for release"),
             Self::Filter(Refusals { native, compat }) => {

@@ -61,6 +61,7 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         search_domains,
         max_ptys,
         shm_bytes,
+        ram_bytes,
     } = spec;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
@@ -83,6 +84,7 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         )?,
         max_ptys,
         shm_bytes,
+        ram_bytes,
     })
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ves_host::child::{self, How, Life, Why};
 use ves_host::{Attempt, HostError, namespace};
+use ves_init_proto::memory::OOM_SCORE;
 
 use super::handshake;
 use super::reaper::Reaper;
@@ -44,6 +45,8 @@ impl Helper<'_> {
         for mut file in self.groups {
             file.write_all(b"0").attempt(|| "join a control group".to_owned())?;
         }
+        // Its child inherits it. A kernel without it kills in another order, that is all.
+        std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string()).ok();
         namespace::enter(self.init)?;
         namespace::become_root()?;
         // The change of identity may have made it visible again.

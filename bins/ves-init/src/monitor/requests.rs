@@ -120,6 +120,9 @@ impl Monitor {
         self.kind = self.kind_now();
         // Only systemd is known to tell when it is done; of others it is known that they execute.
         self.booted = self.kind != InitKind::Systemd;
+        if self.kind == InitKind::Systemd {
+            self.spare_init();
+        }
         // The record serves a monitor that is killed; without it the end's time is less exact.
         self.record().ok();
         self.publish();

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::InitStep;
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::process;
+use ves_init_proto::{memory, process};
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
 
 use super::client::{Client, Role};
@@ -84,6 +84,14 @@ impl Monitor {
     pub(super) fn kind_now(&self) -> InitKind {
         let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap_or_default();
         InitKind::of(&exe.to_string_lossy())
+    }
+
+    /// Lets the kernel choose others of the container when its memory runs out. Only systemd gives what it
+    /// starts another score than its own; other inits are the smallest process there is anyway.
+    pub(super) fn spare_init(&self) {
+        // Needs a privilege that the node may lack; then all that systemd starts still goes first.
+        let score = format!("-{}", memory::OOM_SCORE);
+        std::fs::write(format!("/proc/{}/oom_score_adj", self.pid()), score).ok();
     }
 
     /// Writes down which process is init, for whoever finds the monitor dead.

@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::report::Failure;
-use ves_init_proto::{EtcFile, InitStep};
+use ves_init_proto::{EtcFile, InitStep, Unless};
 use ves_types::Hostname;
 
 use super::failure;
@@ -92,6 +92,25 @@ fn write(etc: &Path, file: &EtcFile) -> Result<(), HostError> {
             replace(&path, &with_host(&old(&path)?.unwrap_or_default(), name))
         }
     }
+}
+
+/// Whether the tenant has decided otherwise. What cannot be read decides nothing.
+pub(super) fn stands(unless: &Unless) -> bool {
+    match unless {
+        Unless::There(path) => std::fs::symlink_metadata(path).is_ok(),
+        Unless::Mounted(place) => open(Path::new("/etc/fstab"))
+            .and_then(|table| whole(table).ok())
+            .is_some_and(|table| mounts(&table, place)),
+    }
+}
+
+/// Whether a line of a table of file systems is for this place.
+fn mounts(table: &[u8], place: &str) -> bool {
+    table.split(|b| *b == b'\n').any(|line| {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let what = words.next();
+        what.is_some_and(|what| !what.starts_with(b"#")) && words.next() == Some(place.as_bytes())
+    })
 }
 
 /// The first word of a line.
@@ -230,6 +249,23 @@ mod tests {
         assert_eq!(with_host(&text, "web.example.org"), text);
         assert_eq!(with_host(b"# end", "a"), b"# end\n127.0.1.1\ta\n");
         assert!(with_host(b"", "a").starts_with(b"127.0.0.1\tlocalhost\n"));
+    }
+
+    #[test]
+    fn what_the_tenant_decided_stands() {
+        let table =
+            b"# none /tmp tmpfs\n/dev/root / ext4 defaults 0 1\n\tnone\t/tmp tmpfs size=1g\n\xff";
+        assert!(mounts(table, "/tmp") && mounts(table, "/"));
+        assert!(
+            !mounts(table, "/run") && !mounts(b"#none /tmp tmpfs\n/tmp /mnt none bind\n", "/tmp")
+        );
+        let dir = tempfile::tempdir().expect("a directory");
+        let unit = dir.path().join("tmp.mount");
+        let there = || stands(&Unless::There(unit.to_str().expect("text").to_owned()));
+        assert!(!there());
+        // As masked units are.
+        std::os::unix::fs::symlink("/no/such/file", &unit).expect("made");
+        assert!(there());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use ves_host::mount::{self, Change, FsContext, attr};
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, child, namespace};
 use ves_init_proto::report::{Failure, Performed};
-use ves_init_proto::{InitStep, Side};
+use ves_init_proto::{InitStep, RunFile, Side};
 
 use super::execute::execute;
 use super::outer::{Outer, no};
@@ -201,15 +201,19 @@ impl Inner<'_> {
         rustix::process::chdir("/").attempt(what)
     }
 
-    fn introduce(&mut self, files: &[(String, String)], notify: bool) -> Result<(), HostError> {
-        let dir = Path::new("/run/host");
-        std::fs::create_dir_all(dir).attempt(|| "make /run/host".to_owned())?;
-        for (name, text) in files {
-            let path = dir.join(name);
+    /// Nothing of the tenant's is in /run yet.
+    fn introduce(&mut self, files: &[RunFile], notify: bool) -> Result<(), HostError> {
+        for RunFile { path, text, unless } in files {
+            if unless.iter().any(etc::stands) {
+                continue;
+            }
+            let path = Path::new("/run").join(path);
+            let dir = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
             std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
         }
         if notify {
-            let socket = UnixDatagram::bind(dir.join("notify"))
+            let socket = UnixDatagram::bind("/run/host/notify")
                 .attempt(|| "listen at /run/host/notify".to_owned())?;
             socket.set_nonblocking(true).attempt(|| "set up /run/host/notify".to_owned())?;
             self.notify = Some(socket);

@@ -16,7 +16,7 @@ const RAM_DIVISOR: u64 = 16;
 pub struct DefaultLimits {
     /// Processes and threads.
     pub numproc: Option<u64>,
-    /// Memory. Half of it is for what lies in `/dev/shm`.
+    /// Memory. Half of it may be shared.
     pub ram: Option<Bytes>,
 }
 

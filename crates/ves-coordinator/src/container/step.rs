@@ -42,6 +42,8 @@ pub struct ProcessWish {
     pub max_ptys: Option<u64>,
     /// Most shared memory.
     pub shm: Option<Bytes>,
+    /// Most memory.
+    pub ram: Option<Bytes>,
 }
 
 /// One RPC of one service. Asking twice is harmless.

@@ -21,7 +21,8 @@ pub(super) fn render_volume(wish: &VolumeWish, mounted: bool) -> storage::Volume
 }
 
 pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
-    let ProcessWish { slot, hostname, init, nameservers, search_domains, max_ptys, shm } = wish;
+    let ProcessWish { slot, hostname, init, nameservers, search_domains, max_ptys, shm, ram } =
+        wish;
     lifecycle::ContainerSpec {
         id_slot: slot.get(),
         hostname: hostname.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -30,6 +31,7 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
         search_domains: search_domains.iter().map(ToString::to_string).collect(),
         max_ptys: max_ptys.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         shm_bytes: shm.map(|b| b.0),
+        ram_bytes: ram.map(|b| b.0),
     }
 }
 

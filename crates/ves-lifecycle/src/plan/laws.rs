@@ -14,6 +14,7 @@ fn spec(slot: u32) -> Spec {
         search: vec![],
         max_ptys: None,
         shm_bytes: None,
+        ram_bytes: None,
     }
 }
 

@@ -336,6 +336,7 @@ impl Ct {
                         search_domains: s.search.iter().map(ToString::to_string).collect(),
                         max_ptys: s.max_ptys,
                         shm_bytes: s.shm_bytes,
+                        ram_bytes: s.ram_bytes,
                     })
                     .unwrap_or_default(),
                 starts: there.process.starts,

@@ -39,6 +39,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
             search_domains: vec![],
             max_ptys: None,
             shm: None,
+            ram: None,
         },
         addresses: [address(1), address(2)].into(),
         maybe_dirty,

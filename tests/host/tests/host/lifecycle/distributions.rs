@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ves_init_proto::report::InitKind;
+use ves_init_proto::report::{Ended, InitKind};
 use ves_kit::{need, wait_until};
 use ves_lifecycle::host::Host;
-use ves_lifecycle::plan::Step;
+use ves_lifecycle::plan::{Spec, Step};
 use ves_types::ExitCause;
 
 use super::support::{World, needs};
@@ -50,6 +50,67 @@ fn ready() -> bool {
         ])
 }
 
+/// Of a container that may have 256 MiB: its memory file systems hold less, ordinary users may ping, and
+/// units that want what there is not inside start.
+fn is_fitted(world: &World) {
+    let in_memory = |path: &str| {
+        let text = world.sh(&format!("stat -fc '%T %b %S' {path}"));
+        let [kind, blocks, block] = text.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("{text}");
+        };
+        let number = |text: &str| text.parse::<u64>().expect("a number");
+        (kind == "tmpfs").then(|| number(blocks) * number(block))
+    };
+    assert_eq!(in_memory("/run"), Some(32 << 20));
+    assert_eq!(in_memory("/dev/shm"), Some(64 << 20));
+    if let Some(size) = in_memory("/tmp") {
+        assert_eq!(size, 64 << 20);
+        let full = world.exec(&["dd", "if=/dev/zero", "of=/tmp/big", "bs=1M", "count=80"]);
+        let said = String::from_utf8_lossy(&full.error);
+        assert!(said.contains("No space left on device"), "{said}");
+        world.sh("rm /tmp/big");
+    }
+    // What a login would have.
+    world.sh("systemctl start user-runtime-dir@1.service");
+    // Not every release makes one in a container.
+    if world.exec(&["mountpoint", "-q", "/run/user/1"]).ended == Ok(Ended::Code(0)) {
+        assert_eq!(in_memory("/run/user/1"), Some(16 << 20));
+    }
+    world.sh("systemctl stop user-runtime-dir@1.service");
+    assert_eq!(world.sh("cat /proc/sys/net/ipv4/ping_group_range").trim(), "0\t65534");
+    for property in ["PrivateUsers=yes", "PrivateIPC=yes", "ProtectHostname=yes"] {
+        let ran = world.exec(&["systemd-run", "--wait", "--quiet", "-p", property, "/bin/true"]);
+        assert_eq!(ran.ended, Ok(Ended::Code(0)), "{property}: {ran:?}");
+    }
+}
+
+/// Whoever fills a container's memory: others are killed for it, and not the init that all depend on.
+fn init_outlives_full_memory(world: &World) {
+    let init = world.observe().monitor.expect("it runs").init_pid;
+    let score = |pid: &str| world.sh(&format!("cat /proc/{pid}/oom_score_adj")).trim().to_owned();
+    let spared = score("1") == "-200";
+    assert!(spared || score("1") == "0", "{}", score("1"));
+    assert_eq!(score("self"), "200");
+    let service = world.sh("systemd-run --wait --pipe --quiet cat /proc/self/oom_score_adj");
+    assert_eq!(service.trim(), "200");
+    let journal = "$(systemctl show --value -p MainPID systemd-journald)";
+    assert_eq!(score(journal), "200");
+    world.limit_memory(96 << 20);
+    assert_eq!(world.exec(&["tail", "/dev/zero"]).ended, Ok(Ended::Signal(9)));
+    let state = world.sh("systemctl is-active systemd-journald dbus");
+    assert_eq!(state, "active\nactive\n", "only who took too much was killed");
+    // Where even root's own file system is the memory's end, the node must be able to spare init.
+    if spared {
+        world.sh("mount -t tmpfs -o size=1g none /mnt");
+        for _ in 0..3 {
+            world.exec(&["dd", "if=/dev/zero", "of=/mnt/big", "bs=1M", "count=200"]);
+        }
+    }
+    assert_eq!(world.observe().monitor.map(|m| m.init_pid), Some(init), "init lives");
+    world.limit_memory(1 << 30);
+    world.sh("! mountpoint -q /mnt || umount /mnt; systemd-run --wait --quiet /bin/true");
+}
+
 fn boots(number: u32, suite: &str) {
     if !ready() {
         return;
@@ -57,7 +118,7 @@ fn boots(number: u32, suite: &str) {
     let Some(tar) = template(suite, "systemd-sysv,dbus,procps") else { return };
     let world = World::from_tar(number, &tar, |_| {});
     let begun = std::time::Instant::now();
-    world.start(world.spec());
+    world.start(Spec { ram_bytes: Some(256 << 20), ..world.spec() });
     let monitor = world.observe().monitor.expect("it runs");
     assert_eq!(monitor.kind, InitKind::Systemd);
     assert!(!monitor.booted, "it has not said so yet");
@@ -87,6 +148,8 @@ fn boots(number: u32, suite: &str) {
     world.sh("systemd-run --wait --quiet /bin/true");
     let group = world.sh("systemd-run --wait --pipe --quiet /bin/cat /proc/self/cgroup");
     assert!(group.contains("0::/system.slice/run-"), "{group}");
+    is_fitted(&world);
+    init_outlives_full_memory(&world);
     for (command, cause) in
         [("systemctl reboot", ExitCause::Rebooted), ("systemctl poweroff", ExitCause::Halted)]
     {

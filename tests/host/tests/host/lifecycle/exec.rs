@@ -383,9 +383,6 @@ fn hostile_terminals_and_directories_do_not_confuse_a_command() {
     assert!(alive(monitor.init_pid));
 }
 
-#[test]
-fn many_commands_at_once_leave_no_processes() {
-    if !needs() {
 /// A 32-bit program that makes one system call and ends with its error as status, or 256 less what it
 /// answered.
 fn one_call_32(call: u32, arguments: [u32; 3]) -> Vec<u8> {
@@ -450,6 +447,9 @@ fn a_32_bit_program_runs_and_is_refused_the_same() {
     }
 }
 
+#[test]
+fn many_commands_at_once_leave_no_processes() {
+    if !needs() {
         return;
     }
     let world = World::new(9438, |_| {});

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ves_host::cgroup::{self, Hierarchies};
+use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_host::id_map;
 use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::mount::{self, Change, FsContext, attr};
@@ -205,6 +205,7 @@ impl World {
             search: vec![],
             max_ptys: None,
             shm_bytes: None,
+            ram_bytes: None,
         }
     }
 
@@ -277,24 +278,36 @@ impl World {
         }
     }
 
-    fn pids_dir(&self) -> PathBuf {
-        let group = layout::cgroup(self.ct);
-        let v1 = self.hierarchies.v1_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
-        let v2 = self.hierarchies.v2_with(cgroup::Controller::Pids).map(|h| h.mount.join(&group));
-        v1.or(v2).expect("a pids controller")
+    /// Its group in the hierarchy of a controller.
+    fn group_of(&self, controller: Controller) -> PathBuf {
+        let v1 = self.hierarchies.v1_with(controller).map(|h| &h.mount);
+        let mount = v1.or(self.hierarchies.v2_with(controller).map(|h| &h.mount));
+        mount.expect("the controller is mounted").join(layout::cgroup(self.ct))
     }
+
+    /// Lets it have so many bytes of memory.
+    pub(crate) fn limit_memory(&self, most: u64) {
+        let dir = self.group_of(Controller::Memory);
+        let names = ["memory.limit_in_bytes", "memory.max"].map(|name| dir.join(name));
+        let file = names.iter().find(|file| file.exists()).expect("memory can be limited");
+        cgroup::write(file, &most.to_string()).expect("limited");
+    }
+
     pub(crate) fn limit_pids(&self, most: u32) {
-        cgroup::write(&self.pids_dir().join("pids.max"), &most.to_string()).expect("limited");
+        cgroup::write(&self.group_of(Controller::Pids).join("pids.max"), &most.to_string())
+            .expect("limited");
     }
+
     pub(crate) fn count_pids(&self) -> u32 {
-        let text = cgroup::read(&self.pids_dir().join("pids.current")).expect("counted");
+        let text =
+            cgroup::read(&self.group_of(Controller::Pids).join("pids.current")).expect("counted");
         text.trim().parse().expect("a number")
     }
 
     /// How often a fork was refused; the kernel tells it of the group that is limited, or of the one
     /// that forks.
     pub(crate) fn refused_forks(&self) -> u64 {
-        let dir = self.pids_dir();
+        let dir = self.group_of(Controller::Pids);
         let count = |dir: &Path| {
             let text = std::fs::read_to_string(dir.join("pids.events")).unwrap_or_default();
             text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok())

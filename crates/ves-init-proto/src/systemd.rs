@@ -1,0 +1,62 @@
+//! What a container's systemd is told at each start, by files below /run. Pure.
+//!
+//! All have early names: a tenant's own file of the same kind comes later and wins. Other inits read none
+//! of them. Never here: what a tenant's units say.
+
+use crate::launch::Spec;
+use crate::memory::{OOM_SCORE, Place, Size};
+use crate::step::{RunFile, Unless};
+
+/// The files, in no order.
+pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
+    let file = |path: &str, text: String| RunFile { path: path.to_owned(), text, unless: vec![] };
+    let size = |place: Place| place.size(spec.ram_bytes, spec.shm_bytes);
+    let manager = format!("[Manager]\nDefaultOOMScoreAdjust={OOM_SCORE}\n");
+    let mut files = vec![file("systemd/system.conf.d/10-ves.conf", manager)];
+    // Of what a unit says itself, the kernel refuses all that would spare it.
+    let every = format!("[Service]\nOOMScoreAdjust={OOM_SCORE}\n");
+    files.push(file("systemd/system/service.d/10-ves.conf", every));
+    if let Some(Size { bytes, inodes }) = size(Place::Tmp) {
+        let options = format!("mode=1777,strictatime,nosuid,nodev,size={bytes},nr_inodes={inodes}");
+        let unless = vec![
+            Unless::Mounted("/tmp".to_owned()),
+            Unless::There("/etc/systemd/system/tmp.mount".to_owned()),
+        ];
+        let text = format!("[Mount]\nOptions={options}\n");
+        files.push(RunFile { unless, ..file("systemd/system/tmp.mount.d/10-ves.conf", text) });
+    }
+    if let Some(Size { bytes, inodes }) = size(Place::User) {
+        files.push(file(
+            "systemd/logind.conf.d/10-ves.conf",
+            format!("[Login]\nRuntimeDirectorySize={bytes}\nRuntimeDirectoryInodesMax={inodes}\n"),
+        ));
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_limited_is_said() {
+        let spec = |ram_bytes| Spec {
+            slot: 20.try_into().expect("a slot"),
+            hostname: "web.example.org".parse().expect("a name"),
+            init: ves_types::InitArgv::default(),
+            nameservers: vec![],
+            search: vec![],
+            max_ptys: None,
+            shm_bytes: None,
+            ram_bytes,
+        };
+        let sizes = |ram| {
+            let texts = files(&spec(ram)).into_iter().map(|file| file.text);
+            texts.filter(|text| text.to_lowercase().contains("size=")).collect::<Vec<_>>()
+        };
+        assert!(sizes(None).is_empty());
+        let [tmp, user] = sizes(Some(256 << 20)).try_into().expect("two");
+        assert!(tmp.contains(&format!("size={}", 64 << 20)), "{tmp}");
+        assert!(user.contains(&format!("RuntimeDirectorySize={}", 16 << 20)), "{user}");
+    }
+}
