@@ -199,6 +199,8 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
         ("HOME", "/"),
         ("container", "ves"),
         ("NOTIFY_SOCKET", "/run/host/notify"),
+        // A trigger of the kernel's would not outlive a checkpoint, and systemd not its loss.
+        ("MEMORY_PRESSURE_WATCH", "/dev/null"),
     ];
     let env = env.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     steps.push(InitStep::Exec { argv, env });

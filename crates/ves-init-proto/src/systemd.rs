@@ -7,6 +7,20 @@ use crate::launch::Spec;
 use crate::memory::{OOM_SCORE, Place, Size};
 use crate::step::{RunFile, Unless};
 
+/// What units are told, each after its own file: what cannot be had inside and without which they fail, and
+/// what a container could not be written down with later.
+const UNITS: [(&str, &str); 2] = [
+    // A /tmp of its own, and not one that hangs nowhere.
+    ("systemd-resolved.service", "PrivateTmp=yes\n"),
+    // No mounts of its own: it holds files of sessions, which outlive it when it is restarted.
+    (
+        "systemd-logind.service",
+        "PrivateTmp=no\nProtectControlGroups=no\nProtectHome=no\nProtectHostname=no\n\
+         ProtectKernelLogs=no\nProtectKernelModules=no\nProtectKernelTunables=no\nProtectSystem=no\n\
+         ReadWritePaths=\n",
+    ),
+];
+
 /// The files, in no order.
 pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
     let file = |path: &str, text: String| RunFile { path: path.to_owned(), text, unless: vec![] };
@@ -14,8 +28,11 @@ pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
     let manager = format!("[Manager]\nDefaultOOMScoreAdjust={OOM_SCORE}\n");
     let mut files = vec![file("systemd/system.conf.d/10-ves.conf", manager)];
     // Of what a unit says itself, the kernel refuses all that would spare it.
-    let every = format!("[Service]\nOOMScoreAdjust={OOM_SCORE}\n");
-    files.push(file("systemd/system/service.d/10-ves.conf", every));
+    let every = format!("PrivateUsers=no\nOOMScoreAdjust={OOM_SCORE}\n");
+    let units = [("service", every.as_str())].into_iter().chain(UNITS);
+    files.extend(units.map(|(unit, text)| {
+        file(&format!("systemd/system/{unit}.d/10-ves.conf"), format!("[Service]\n{text}"))
+    }));
     if let Some(Size { bytes, inodes }) = size(Place::Tmp) {
         let options = format!("mode=1777,strictatime,nosuid,nodev,size={bytes},nr_inodes={inodes}");
         let unless = vec![

@@ -250,7 +250,10 @@ fn nothing_of_the_node_is_inside() {
     let env = world.sh("tr '\\0' '\\n' < /proc/1/environ");
     let mut names: Vec<_> = env.lines().filter_map(|l| l.split('=').next()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["HOME", "NOTIFY_SOCKET", "PATH", "TERM", "container"]);
+    assert_eq!(
+        names,
+        ["HOME", "MEMORY_PRESSURE_WATCH", "NOTIFY_SOCKET", "PATH", "TERM", "container"]
+    );
     // What is inside for a session tells nothing of the node either.
     let words = world
         .sh("p=$PPID; cat /proc/$p/comm; tr -d '\\0' < /proc/$p/cmdline; ls /proc/$p/fd; true");
