@@ -59,7 +59,7 @@ mod tests {
     fn only_what_is_limited_is_said() {
         let spec = |ram_bytes| Spec {
             slot: 20.try_into().expect("a slot"),
-            hostname: "web.example.org".parse().expect("a name"),
+            hostname: None,
             init: ves_types::InitArgv::default(),
             nameservers: vec![],
             search: vec![],

@@ -1,6 +1,14 @@
 //! The gRPC face: reads requests, calls the service, writes answers. No decisions.
 
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use ves_daemon::telemetry::Gauge;
 use ves_daemon::{CHANGE, Call, Done, Policy, READ, blocking};
 use ves_host::cgroup::Version;
 use ves_proto::common as pbc;
@@ -23,8 +31,14 @@ pub const POLICY: Policy = &[
     ("/ves.resources.v1.ResourcesService/RemoveLimits", CHANGE),
     ("/ves.resources.v1.ResourcesService/GetGroup", READ),
     ("/ves.resources.v1.ResourcesService/ListGroups", READ),
+    ("/ves.resources.v1.ResourcesService/WatchKills", READ),
     ("/ves.resources.v1.ResourcesService/GetCapabilities", READ),
 ];
+
+/// Messages that may wait for a slow reader.
+const QUEUE: usize = 16;
+/// How often is looked who was killed, while somebody wants to know: the kernel tells nobody of version 1.
+const KILLS_EVERY: Duration = Duration::from_secs(1);
 
 /// The routes of the service.
 pub fn routes(service: Service) -> tonic::service::Routes {
@@ -37,12 +51,13 @@ struct Api {
 }
 
 fn render_group(group: Group) -> pb::Group {
-    let Group { ct, generation, rows, cpu_usec, limits } = group;
+    let Group { ct, generation, rows, cpu_usec, oom_kills, limits } = group;
     pb::Group {
         ct: ct.get(),
         generation: generation.0,
         rows: rows.into_iter().map(render_row).collect(),
         cpu_usec,
+        oom_kills,
         limits: Some(render_limits(&limits)),
         steps: Vec::new(),
     }
@@ -92,6 +107,44 @@ impl ResourcesService for Api {
         let groups = blocking(move || service.groups(&cts)).await?;
         let groups = groups.into_iter().map(render_group).collect();
         Ok(Response::new(pb::ListGroupsResponse { groups }))
+    }
+
+    type WatchKillsStream = Pin<Box<dyn Stream<Item = Result<pb::Kills, Status>> + Send>>;
+
+    async fn watch_kills(
+        &self,
+        request: Request<pb::WatchKillsRequest>,
+    ) -> Result<Response<Self::WatchKillsStream>, Status> {
+        let pb::WatchKillsRequest {} = request.into_inner();
+        let service = self.service.clone();
+        let (to, from) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let mut told = BTreeMap::new();
+            let metric = Gauge::new(
+                "ves.resources.oom_kills",
+                "processes killed because memory ran out, of the containers that run",
+            );
+            loop {
+                let own = service.clone();
+                // What cannot be read now is read the next time.
+                let kills =
+                    blocking(move || own.oom_kills()).await.unwrap_or_else(|_| told.clone());
+                for (&ct, &oom_kills) in &kills {
+                    let news = told.get(&ct).copied().unwrap_or(0) != oom_kills;
+                    let kills = pb::Kills { ct: ct.get(), oom_kills };
+                    if news && to.send(Ok(kills)).await.is_err() {
+                        return;
+                    }
+                }
+                metric.set(kills.values().sum());
+                told = kills;
+                tokio::select! {
+                    () = tokio::time::sleep(KILLS_EVERY) => {}
+                    () = to.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
     async fn get_capabilities(

@@ -430,9 +430,14 @@ impl Host for FakeHost {
                     UbcResource::ALL.into_iter().map(|r| (r, Count::default())).collect();
                 let populated = s.containers.get(&ct).is_some_and(|o| o.populated);
                 counts.insert(UbcResource::Numproc, Count::now(populated.into()));
-                Usage { counts, cpu_usec: 0 }
+                Usage { counts, ..Usage::default() }
             })
         }))
+    }
+
+    fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
+        let kills = |(ct, usage): (&CtId, &Usage)| Some((*ct, usage.oom_kills?));
+        Ok(self.with(|s| s.usage.iter().filter_map(kills).collect()))
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

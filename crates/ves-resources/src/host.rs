@@ -1,5 +1,6 @@
 //! What the service asks of a node, and nothing else.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use ves_host::HostError;
@@ -29,6 +30,9 @@ pub trait Host: Debug + Send + Sync {
     fn locks(&self) -> Result<Option<FileLocks>, HostError>;
     /// What a container uses; `locks` is what [`Self::locks`] said.
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError>;
+    /// How many processes of each container were killed because memory ran out, where the kernel tells. Read
+    /// often: it costs a small file a container.
+    fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError>;
     /// Tries on groups of its own what the node really enforces, and leaves nothing.
     fn self_test(&self) -> Result<SelfTest, HostError>;
 }

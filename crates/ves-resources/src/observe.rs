@@ -136,6 +136,20 @@ pub const fn memory_files(home: Home) -> &'static [&'static str] {
     }
 }
 
+/// The file that counts who was killed because memory ran out. Version 2 counts in it those of groups below,
+/// too; in version 1 there are none.
+pub const fn kills_file(home: Home) -> &'static str {
+    match home {
+        Home::V1 => "memory.oom_control",
+        Home::V2 => "memory.events",
+    }
+}
+
+/// How many were killed because memory ran out; `None` where the kernel does not tell.
+pub fn oom_kills(home: Home, files: &Files) -> Option<u64> {
+    files.key(kills_file(home), "oom_kill")
+}
+
 /// What the memory controller counts.
 ///
 /// Version 1 counts both directions of TCP together, and version 2 all sockets; both rows show that
@@ -166,7 +180,7 @@ pub fn memory_counts(home: Home, files: &Files) -> BTreeMap<UbcResource, Count> 
                 Some(whole(files.number(usage)?, files.number(max), files.number(failcnt)))
             };
             let usage = files.number("memory.usage_in_bytes");
-            let kills = files.key("memory.oom_control", "oom_kill").unwrap_or(0);
+            let kills = oom_kills(home, files).unwrap_or(0);
             put(
                 UbcResource::Physpages,
                 counter("memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt")

@@ -31,6 +31,8 @@ pub struct Usage {
     pub counts: BTreeMap<UbcResource, Count>,
     /// Processor time, in microseconds.
     pub cpu_usec: u64,
+    /// Processes killed because memory ran out, where the kernel tells.
+    pub oom_kills: Option<u64>,
 }
 
 impl Usage {
@@ -83,7 +85,7 @@ mod tests {
         let mut peaks = BTreeMap::new();
         for held in [3, 9, 4] {
             let counts = [(UbcResource::Numfile, Count::now(held))].into();
-            let mut usage = Usage { counts, cpu_usec: 0 };
+            let mut usage = Usage { counts, ..Usage::default() };
             usage.remember(&mut peaks);
             assert!(usage.counts[&UbcResource::Numfile].maxheld >= held);
         }

@@ -19,6 +19,7 @@ use crate::model::{Cap, Home, Observed, Setting};
 use crate::observe::FileLocks;
 use crate::parent::Parent;
 use crate::plan::{plan, plan_shared};
+use crate::rows::Usage;
 use crate::{rows, target};
 
 /// A container's groups, as the API shows them.
@@ -32,6 +33,8 @@ pub struct Group {
     pub rows: Vec<UbcRow>,
     /// Processor time used, in microseconds.
     pub cpu_usec: u64,
+    /// Processes killed because memory ran out, where the kernel tells.
+    pub oom_kills: Option<u64>,
     /// The limits as the kernel has them.
     pub limits: Limits,
 }
@@ -150,7 +153,8 @@ impl Service {
         let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.self_test);
         let generation = self.inner.shell.generation(ct);
-        Ok(Group { ct, generation, rows, cpu_usec: usage.cpu_usec, limits })
+        let Usage { cpu_usec, oom_kills, counts: _ } = usage;
+        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, limits })
     }
 
     /// The accounting of `cts`, or of all where none are named, by id. One that is not there is left out,
@@ -175,6 +179,14 @@ impl Service {
             }
         }
         Ok(groups)
+    }
+
+    /// How many processes of each container were killed because memory ran out.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, Fault> {
+        Ok(self.inner.host.oom_kills().map_err(Error::Node)?)
     }
 
     /// Which control groups the node has, and what each row promises on it.

@@ -192,6 +192,9 @@ impl<H: ves_resources::host::Host> ves_resources::host::Host for InHand<H> {
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError> {
         self.look(|h| h.usage(ct, locks))
     }
+    fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
+        self.look(H::oom_kills)
+    }
     fn self_test(&self) -> Result<SelfTest, HostError> {
         self.look(H::self_test)
     }

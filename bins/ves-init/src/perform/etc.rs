@@ -28,10 +28,7 @@ const OWN: [&[u8]; 2] = [
     b"# What follows is the container's own.\n",
 ];
 
-/// Performs steps that give a running container its names.
-///
-/// # Errors
-/// What failed, after which nothing more was done.
+/// Performs steps that give a running container its names; after one that fails no more is done.
 pub(crate) fn names(steps: &[InitStep]) -> Result<(), Failure> {
     steps.iter().try_for_each(|step| name(step).map_err(|e| failure(&step.to_string(), &e)))
 }

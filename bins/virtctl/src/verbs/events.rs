@@ -139,5 +139,6 @@ fn columns() -> Vec<Column<ContainerEvent>> {
         Column::new("operation", |e| Value::text(container(e).operation)),
         Column::new("problem", |e| Value::text(container(e).problem)),
         Column::new("next_start", |e| Value::maybe_time(container(e).next_start_unix_ms)),
+        Column::new("oom_kills", |e| Value::maybe(container(e).oom_kills)),
     ]
 }

@@ -113,6 +113,12 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         if let Some(text) = container.and_then(started_again) {
             output.say(&format!("container {id}: {text}"));
         }
+        if let Some(kills) = container.and_then(|c| c.oom_kills) {
+            let raise = "`virtctl set --ram` gives it more";
+            output.say(&format!(
+                "container {id}: processes killed because memory ran out: {kills}; {raise}"
+            ));
+        }
         return Ok(());
     }
     output.value(&Value::map([
@@ -125,6 +131,7 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         ("operation", Value::text(container.map_or("", |c| &c.operation))),
         ("restarts", Value::Num(container.map_or(0, |c| c.restarts.into()))),
         ("next_start", Value::maybe_time(container.and_then(|c| c.next_start_unix_ms))),
+        ("oom_kills", number(container.and_then(|c| c.oom_kills))),
     ]))
 }
 
@@ -299,6 +306,7 @@ fn columns() -> Vec<Column<Row>> {
         column("unsaved", |r| Value::Bool(r.container.running_spec.is_some())),
         column("operation", |r| Value::text(&r.container.operation)),
         column("problem", |r| Value::text(&r.container.problem)),
+        right("oom_kills", |r| number(r.container.oom_kills)),
     ];
     for resource in UbcResource::ALL {
         let row = move |r: &Row| {

@@ -196,7 +196,8 @@ impl ContainerService for Api {
 }
 
 fn render_resources(group: resources::Group) -> pb::ContainerResources {
-    let resources::Group { ct, generation: _, rows, cpu_usec, limits: _, steps: _ } = group;
+    let resources::Group { ct, generation: _, rows, cpu_usec, limits: _, steps: _, oom_kills: _ } =
+        group;
     pb::ContainerResources { id: ct, rows, cpu_usec }
 }
 

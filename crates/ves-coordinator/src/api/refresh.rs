@@ -16,6 +16,7 @@ impl Coordinator {
         if let Ok(Some(group)) = self.services().group(ct).await {
             let numproc = group.rows.iter().find(|row| row.resource == "numproc");
             self.cache().count(ct, numproc.map(|row| row.held));
+            self.saw_kills(ct, group.oom_kills);
         }
     }
 
@@ -48,6 +49,11 @@ impl Coordinator {
                 Some((parse_ct(g.ct).ok()?, held))
             });
             self.cache().counts(cts, &counts.collect());
+            for group in &groups.groups {
+                if let Ok(ct) = parse_ct(group.ct) {
+                    self.saw_kills(ct, group.oom_kills);
+                }
+            }
         }
     }
 }

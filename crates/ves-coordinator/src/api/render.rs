@@ -76,6 +76,7 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
         operation: operation.map(|op| op.0.clone()).unwrap_or_default(),
         init_pid: seen.process.init_pid.filter(|_| running),
         disk_used_bytes: seen.used.map(|b| b.0).filter(|_| seen.mounted),
+        oom_kills: seen.oom_kills,
         running_spec: record.running.as_ref().map(spec::render),
         next_start_unix_ms: record.next_start().map(|retry| retry.at_unix_ms),
         restarts: record.retry.as_ref().map_or(0, |retry| retry.tries),

@@ -30,6 +30,8 @@ pub struct Cached {
     pub damage: Option<u32>,
     /// Its processes, counted.
     pub numproc: Option<u64>,
+    /// How many of its processes were killed because memory ran out, in its last run.
+    pub oom_kills: Option<u64>,
 }
 
 /// What was last seen of all.
@@ -101,6 +103,15 @@ impl ObservedCache {
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         let old = seen.entry(ct).or_default();
         std::mem::replace(&mut old.damage, damage) != damage
+    }
+
+    /// Takes in how many of its processes were killed because memory ran out. True where those are more than
+    /// were known: a run begins with none, and what is known of the last one stays until then.
+    pub fn oom_kills(&self, ct: CtId, kills: Option<u64>) -> bool {
+        let Some(kills) = kills else { return false };
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        let old = &mut seen.entry(ct).or_default().oom_kills;
+        std::mem::replace(old, (kills > 0).then_some(kills)).unwrap_or(0) < kills
     }
 
     /// Takes in which of `cts` have mounted volumes.

@@ -106,6 +106,7 @@ impl Coordinator {
         tokio::spawn(self.clone().follow());
         tokio::spawn(self.clone().restart_for_ever());
         tokio::spawn(self.clone().follow_errors());
+        tokio::spawn(self.clone().follow_kills());
         tokio::spawn(self.clone().sweep());
         let own = self.clone();
         tokio::spawn(async move { own.reconcile_for_ever().await });

@@ -4,6 +4,7 @@
 mod boot;
 mod errors;
 mod follow;
+mod kills;
 mod repair;
 mod restart;
 mod watch;

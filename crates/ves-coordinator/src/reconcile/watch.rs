@@ -31,6 +31,9 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// does nothing else fills no logs.
 const LEAST_RUN_MS: i64 = 1_000;
 
+/// How an init ended that was killed: 128 and SIGKILL.
+const KILLED: u32 = 128 + 9;
+
 impl Coordinator {
     /// Follows lifecycle for ever.
     pub(crate) async fn follow(self) {
@@ -98,6 +101,17 @@ impl Coordinator {
         }
     }
 
+    /// What an operator should know of a container that was killed and had no memory left.
+    async fn starved(&self, ct: CtId) -> Option<String> {
+        let group = self.services().group(ct).await.ok().flatten()?;
+        self.saw_kills(ct, group.oom_kills);
+        let kills = group.oom_kills.filter(|kills| *kills > 0)?;
+        Some(format!(
+            "memory ran out: {kills} of its processes were killed for that, its init perhaps among \
+             them; give it more by `set --ram`"
+        ))
+    }
+
     async fn handle_exit(&self, ct: CtId) {
         let mut revisions = self.state().revisions();
         let mut pause = SOON;
@@ -155,6 +169,10 @@ impl Coordinator {
                 let (before, now) = (record.retry.as_ref(), self.clock().now_ms());
                 Retry::after_end(record.spec.restart, end, before, now)
             };
+            let starved = match process.end_status {
+                Some(KILLED) => self.starved(ct).await,
+                _ => None,
+            };
             tracing::info!(%ct, end = ?process.end, action = action.kind().name(), "a container ended");
             let generation = record.generation;
             let caller = Caller::own(Cause::Container);
@@ -169,6 +187,9 @@ impl Coordinator {
                     record.seen_incarnation = process.incarnation;
                     record.retry = retry;
                     let op = begin_operation(record, action, caller, own.clock(), change);
+                    if let Some(begun) = change.operations.last_mut() {
+                        begun.warnings.extend(starved);
+                    }
                     Ok(Some(op.id))
                 })
                 .await;

@@ -28,6 +28,13 @@ use crate::rows::Usage;
 /// The largest record we wrote.
 const RECORD: u64 = 64 << 10;
 
+/// The containers that have a group in this one.
+fn containers_in(dir: &Path) -> Result<Vec<CtId>, HostError> {
+    let names = cgroup::children(dir)?;
+    let ids = names.iter().filter_map(|p| p.file_name()?.to_str()?.strip_prefix("ct-"));
+    Ok(ids.filter_map(|id| id.parse().ok()).collect())
+}
+
 /// A node's control groups in its kernel, and the limits that were reached in a directory.
 #[derive(Debug)]
 pub struct KernelHost {
@@ -395,9 +402,7 @@ impl Host for KernelHost {
     fn containers(&self) -> Result<Vec<CtId>, HostError> {
         let mut found = BTreeSet::new();
         for dir in self.hierarchies.dirs(CGROUP_ROOT) {
-            let names = cgroup::children(&dir)?;
-            let names = names.iter().filter_map(|p| p.file_name()?.to_str()?.strip_prefix("ct-"));
-            found.extend(names.filter_map(|n| n.parse::<CtId>().ok()));
+            found.extend(containers_in(&dir)?);
         }
         match std::fs::read_dir(&self.records) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -419,6 +424,10 @@ impl Host for KernelHost {
 
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError> {
         self.usage_of(&layout::cgroup(ct), locks)
+    }
+
+    fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
+        self.all_kills()
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

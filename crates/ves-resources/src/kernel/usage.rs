@@ -10,9 +10,10 @@ use std::path::Path;
 
 use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_host::{Attempt, HostError};
-use ves_types::UbcResource;
+use ves_types::layout::{self, CGROUP_ROOT};
+use ves_types::{CtId, UbcResource};
 
-use super::KernelHost;
+use super::{KernelHost, containers_in};
 use crate::observe::{self, FileLocks};
 use crate::rows::{Count, Usage};
 
@@ -23,9 +24,10 @@ impl KernelHost {
         group: &str,
         locks: Option<&FileLocks>,
     ) -> Result<Usage, HostError> {
-        let mut counts = BTreeMap::new();
+        let (mut counts, mut oom_kills) = (BTreeMap::new(), None);
         if let Some((home, _)) = self.home(Controller::Memory) {
             let files = self.files(Controller::Memory, group, observe::memory_files(home))?;
+            oom_kills = observe::oom_kills(home, &files);
             counts.extend(observe::memory_counts(home, &files));
         }
         let files = self.files(Controller::Pids, group, observe::PIDS_FILES)?;
@@ -39,7 +41,19 @@ impl KernelHost {
                 "cannot count by processes"
             ),
         }
-        Ok(Usage { counts, cpu_usec: self.cpu_usec(group)? })
+        Ok(Usage { counts, cpu_usec: self.cpu_usec(group)?, oom_kills })
+    }
+
+    /// How many of each container were killed because memory ran out; one file is read of each.
+    pub(super) fn all_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
+        let Some((home, mount)) = self.home(Controller::Memory) else { return Ok(BTreeMap::new()) };
+        let mut kills = BTreeMap::new();
+        for ct in containers_in(&mount.join(CGROUP_ROOT))? {
+            let group = layout::cgroup(ct);
+            let files = self.files(Controller::Memory, &group, &[observe::kills_file(home)])?;
+            kills.extend(observe::oom_kills(home, &files).map(|n| (ct, n)));
+        }
+        Ok(kills)
     }
 
     fn cpu_usec(&self, group: &str) -> Result<u64, HostError> {

@@ -54,6 +54,18 @@ fn count(held: u64, maxheld: u64, failcnt: u64) -> Option<Count> {
 }
 
 #[test]
+fn kills_are_counted_in_both_versions() {
+    let files = |home, text: &str| Files([(kills_file(home), text.to_owned())].into());
+    let v1 = files(Home::V1, "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
+    assert_eq!(oom_kills(Home::V1, &v1), Some(3));
+    // Before Linux 4.13 version 1 had no count.
+    assert_eq!(oom_kills(Home::V1, &files(Home::V1, "oom_kill_disable 0\nunder_oom 0\n")), None);
+    let v2 = "low 0\nhigh 0\nmax 91\noom 7\noom_kill 5\noom_group_kill 1\n";
+    assert_eq!(oom_kills(Home::V2, &files(Home::V2, v2)), Some(5));
+    assert_eq!(oom_kills(Home::V2, &Files::default()), None);
+}
+
+#[test]
 fn counts_of_version_1() {
     let counts = memory_counts(Home::V1, &v1());
     let of = |r| counts.get(&r).copied();

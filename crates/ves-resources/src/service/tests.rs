@@ -193,7 +193,11 @@ fn rows_say_what_was_proven_and_seen() {
     let service = start(&rig.host, &rig.dir);
     let ct = fence(7, 1).ct;
     service.ensure(&fence(7, 1), &limits(10, 100)).expect("made");
-    let counts = |n| Usage { counts: [(UbcResource::Numfile, Count::now(n))].into(), cpu_usec: 5 };
+    let counts = |n| Usage {
+        counts: [(UbcResource::Numfile, Count::now(n))].into(),
+        cpu_usec: 5,
+        oom_kills: None,
+    };
     rig.host.set_usage(ct, counts(30));
     service.group(ct).expect("there");
     rig.host.set_usage(ct, counts(20));

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod defaults;
 mod histories;
+mod kills;
 mod life;
 mod lives;
 mod operations;

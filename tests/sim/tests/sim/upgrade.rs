@@ -238,7 +238,7 @@ fn comes_to(what: &str, sim: &Sim, kept: &Kept, then: &Outcome) {
             end.facts.retain(|name, _| known.is_none_or(|known| known.contains_key(name)));
         }
         if let (Some(now), Some(then)) = (now.real.get_mut(&MADE_ANEW), then.real.get(&MADE_ANEW))
-            && (now.hostname.as_str(), then.hostname.as_str()) == ("ct266", "renamed")
+            && (now.hostname.as_str(), then.hostname.as_str()) == ("", "renamed")
         {
             now.hostname.clone_from(&then.hostname);
         }

@@ -281,7 +281,7 @@ impl World {
     /// Its group in the hierarchy of a controller.
     fn group_of(&self, controller: Controller) -> PathBuf {
         let v1 = self.hierarchies.v1_with(controller).map(|h| &h.mount);
-        let mount = v1.or(self.hierarchies.v2_with(controller).map(|h| &h.mount));
+        let mount = v1.or_else(|| self.hierarchies.v2_with(controller).map(|h| &h.mount));
         mount.expect("the controller is mounted").join(layout::cgroup(self.ct))
     }
 

@@ -156,6 +156,14 @@ fn limits_change_under_a_running_process() {
     assert_eq!(witness.memory(), before, "nothing changed");
     assert!(inside.alive(), "nobody was killed");
 
+    // Who takes more than there is: killed, and counted, also for those who only ask who was.
+    assert_eq!(rig.group().oom_kills, Some(0));
+    let mut greedy = rig.shell("exec tail /dev/zero");
+    wait_until(PATIENCE, "the greedy one is killed", || !greedy.alive());
+    let kills = rig.group().oom_kills.expect("this kernel tells");
+    assert!(kills > 0);
+    assert_eq!(rig.host.oom_kills().expect("read").get(&rig.ct()), Some(&kills));
+
     limits = Limits { cpus: Some(1), ..Limits::default() };
     rig.ensure(&limits);
     let status = fs::read_to_string(format!("/proc/{}/status", inside.id())).expect("it runs");
