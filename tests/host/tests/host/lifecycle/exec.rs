@@ -196,7 +196,7 @@ fn nobody_inside_waits_for_who_is_outside() {
         "exec 2>/dev/null; trap 'echo hup > /tmp/hup; exit' HUP; echo up; sleep 600",
     ]);
     session.until("up");
-    world.signal_supervisors(rustix::process::Signal::KILL);
+    assert_eq!(world.signal_supervisors(rustix::process::Signal::KILL).len(), 1);
     wait_until(Duration::from_secs(60), "it heard", || {
         world.exec(&["cat", "/tmp/hup"]).text() == "hup\n"
     });
@@ -204,16 +204,19 @@ fn nobody_inside_waits_for_who_is_outside() {
     let mut session = world.begin(&["sh", "-c", "echo up; sleep 0.5"]);
     session.until("up");
     let before = world.count_pids();
-    world.signal_supervisors(rustix::process::Signal::STOP);
+    let mut stopped = world.signal_supervisors(rustix::process::Signal::STOP);
     wait_until(Duration::from_secs(60), "nothing is left of it", || {
         world.count_pids() < before - 1
     });
     let mut another = world.begin(&["sh", "-c", "echo up; sleep 600"]);
     another.until("up");
-    world.signal_supervisors(rustix::process::Signal::STOP);
+    stopped.extend(world.signal_supervisors(rustix::process::Signal::STOP));
     world.stop(0);
     assert!(!alive(init));
-    world.signal_supervisors(rustix::process::Signal::CONT);
+    assert_eq!(stopped.len(), 2);
+    for supervisor in stopped {
+        rustix::process::kill_process(supervisor, rustix::process::Signal::CONT).expect("it waits");
+    }
 }
 
 #[test]

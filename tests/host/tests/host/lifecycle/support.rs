@@ -264,8 +264,12 @@ impl World {
         rustix::process::kill_process(peer.pid, signal).expect("killed");
     }
 
-    /// Signals those outside who watch over commands inside.
-    pub(crate) fn signal_supervisors(&self, signal: rustix::process::Signal) {
+    /// Signals those outside who watch over commands inside; answers who they are.
+    pub(crate) fn signal_supervisors(
+        &self,
+        signal: rustix::process::Signal,
+    ) -> Vec<rustix::process::Pid> {
+        let mut signalled = Vec::new();
         let read = |pid, name| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
         for pid in self.hierarchies.processes(&layout::cgroup(self.ct)).expect("listed") {
             if read(pid, "comm").is_ok_and(|comm| comm == "ves-session\n") {
@@ -273,9 +277,12 @@ impl World {
                 let parent = ves_init_proto::process::field(&status, "PPid");
                 let parent =
                     parent.and_then(|p| p.parse().ok()).and_then(rustix::process::Pid::from_raw);
-                rustix::process::kill_process(parent.expect("a number"), signal).expect("sent");
+                let parent = parent.expect("a number");
+                rustix::process::kill_process(parent, signal).expect("sent");
+                signalled.push(parent);
             }
         }
+        signalled
     }
 
     /// Its group in the hierarchy of a controller.
