@@ -193,7 +193,7 @@ fn nobody_inside_waits_for_who_is_outside() {
     let mut session = world.begin(&[
         "sh",
         "-c",
-        "exec 2>/dev/null; trap 'echo hup > /tmp/hup; exit' HUP; echo up; sleep 600",
+        "exec 2>/dev/null; trap 'echo hup > /tmp/hup; exit' HUP; echo up; while :; do sleep 0.1; done",
     ]);
     session.until("up");
     assert_eq!(world.signal_supervisors(rustix::process::Signal::KILL).len(), 1);
