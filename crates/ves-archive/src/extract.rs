@@ -2,12 +2,14 @@
 //!
 //! It takes what `normalise` writes and nothing else: a path is opened below the root by the kernel
 //! without following any symbolic link, whatever is claimed about it, and no file that exists is
-//! ever opened for writing.
+//! ever opened for writing: where a path comes again, what was there is removed. Holes stay holes.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{
@@ -19,6 +21,7 @@ use tar::{EntryType, Header};
 use crate::decompress::decompress;
 use crate::normalise::pax_pairs;
 use crate::refused::{Refused, lossy};
+use crate::sparse::{Map, Unclear};
 
 /// The most bytes an extended header may have.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -28,7 +31,7 @@ struct Extractor<'a> {
     /// The directory used last; archives go directory by directory.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Directories' times, which creating files in them would change again.
-    times: Vec<(Vec<u8>, u64)>,
+    times: HashMap<Vec<u8>, u64>,
 }
 
 struct Attributes {
@@ -41,7 +44,7 @@ struct Attributes {
 /// Writes the clean archive's contents below `root`, which should be empty.
 pub(crate) fn extract(input: impl Read, root: &OwnedFd) -> Result<(), Refused> {
     let mut input = decompress(input).map_err(|e| failed(e, b"", "decode"))?;
-    let mut state = Extractor { root, parent: None, times: Vec::new() };
+    let mut state = Extractor { root, parent: None, times: HashMap::new() };
     // A fresh ext4 has it; e2fsck makes it again when it wants it.
     rustix::fs::unlinkat(root, "lost+found", AtFlags::REMOVEDIR).ok();
     let mut pax: Option<Vec<u8>> = None;
@@ -87,6 +90,13 @@ fn failed(e: impl Into<io::Error>, path: &[u8], what: &str) -> Refused {
     match Errno::from_io_error(&source) {
         Some(Errno::NOSPC | Errno::DQUOT) => Refused::NoRoom,
         _ => Refused::Io { what: format!("{what} {:?}", lossy(path)), source },
+    }
+}
+
+fn unclear() -> Refused {
+    Refused::Io {
+        what: "read the clean archive".to_owned(),
+        source: io::Error::from(io::ErrorKind::InvalidData),
     }
 }
 
@@ -145,13 +155,15 @@ impl Extractor<'_> {
         let mut path = header.path_bytes().into_owned();
         let mut link = header.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
         let mut xattrs = Vec::new();
-        let unclear = || Refused::Io {
-            what: "read the clean archive".to_owned(),
-            source: io::Error::from(io::ErrorKind::InvalidData),
-        };
+        // Bytes of a sparse file.
+        let mut whole = None;
         for (key, value) in pax_pairs(pax.unwrap_or_default()).ok_or_else(unclear)? {
             match key {
-                b"path" => path = value.to_vec(),
+                b"path" | b"GNU.sparse.name" => path = value.to_vec(),
+                b"GNU.sparse.realsize" => {
+                    let bytes = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+                    whole = Some(bytes.ok_or_else(unclear)?);
+                }
                 b"linkpath" => link = value.to_vec(),
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
@@ -172,7 +184,46 @@ impl Extractor<'_> {
             mtime: header.mtime().map_err(|_| unclear())?,
             xattrs,
         };
-        self.create(header.entry_type(), &path, &link, &attributes, size, input)
+        let mut data = input.by_ref().take(size);
+        let map = match whole {
+            None => Map::whole(size),
+            Some(whole) => Map::read_before_data(whole, size, &mut data),
+        };
+        let map = map.map_err(|e| match e {
+            Unclear::Read(e) => failed(e, &path, "read the holes of"),
+            Unclear::Malformed | Unclear::Pieces | Unclear::Size(_) => unclear(),
+        })?;
+        if map.stored() != data.limit() {
+            return Err(unclear());
+        }
+        self.create(header.entry_type(), &path, &link, &attributes, &map, input)?;
+        let padding = size.next_multiple_of(512) - size;
+        io::copy(&mut input.take(padding), &mut io::sink())
+            .map_err(|e| failed(e, &path, "read"))?;
+        Ok(())
+    }
+
+    /// Makes something by a name of its own; what had that name is removed, and must be empty if it is a
+    /// directory.
+    fn make<T>(
+        &mut self,
+        dir: &OwnedFd,
+        (name, path): (&Path, &[u8]),
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        match make() {
+            Err(Errno::EXIST) => {}
+            other => return other,
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+                self.times.remove(path);
+                self.parent = None;
+            }
+            other => other?,
+        }
+        make()
     }
 
     fn create(
@@ -181,20 +232,23 @@ impl Extractor<'_> {
         path: &[u8],
         link: &[u8],
         a: &Attributes,
-        size: u64,
+        map: &Map,
         input: &mut impl Read,
     ) -> Result<(), Refused> {
         if kind == EntryType::Directory {
-            if !path.is_empty() {
-                let (parent, name) = self.parent_of(path)?;
-                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(failed(e, path, "make the directory")),
+            let dir = match self.open_dir(path) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    let (parent, name) = self.parent_of(path)?;
+                    let make = || rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700));
+                    self.make(&parent, (name, path), make)
+                        .map_err(|e| failed(e, path, "make the directory"))?;
+                    self.open_dir(path).map_err(|e| failed(e, path, "open"))?
                 }
-            }
-            let dir = self.open_dir(path).map_err(|e| failed(e, path, "open"))?;
+                Err(e) => return Err(failed(e, path, "open")),
+            };
             attributes(&dir, path, a)?;
-            self.times.push((path.to_vec(), a.mtime));
+            self.times.insert(path.to_vec(), a.mtime);
             return Ok(());
         }
         let (parent, name) = self.parent_of(path)?;
@@ -210,25 +264,24 @@ impl Extractor<'_> {
         };
         match kind {
             EntryType::Regular => {
-                let fd = rustix::fs::openat(
-                    &parent,
-                    name,
-                    OFlags::WRONLY
-                        | OFlags::CREATE
-                        | OFlags::EXCL
-                        | OFlags::NOFOLLOW
-                        | OFlags::CLOEXEC,
-                    Mode::from_raw_mode(0o600),
-                )
-                .map_err(|e| failed(e, path, "make the file"))?;
-                let mut file = File::from(fd);
-                copy(input, &mut file, size, path)?;
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let make = || rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600));
+                let fd = self
+                    .make(&parent, (name, path), make)
+                    .map_err(|e| failed(e, path, "make the file"))?;
+                let file = File::from(fd);
+                copy(input, &file, map, path)?;
                 attributes(&file, path, a)?;
                 rustix::fs::futimens(&file, &timestamps(a.mtime))
                     .map_err(|e| failed(e, path, "set the time of"))
             }
             EntryType::Symlink => {
-                rustix::fs::symlinkat(as_path(link), &parent, name)
+                let make = || rustix::fs::symlinkat(as_path(link), &parent, name);
+                self.make(&parent, (name, path), make)
                     .map_err(|e| failed(e, path, "make the symbolic link"))?;
                 give_away()?;
                 set_time()
@@ -243,16 +296,21 @@ impl Extractor<'_> {
                     None => (&[][..], link),
                 };
                 let dir = self.open_dir(dir).map_err(|e| failed(e, link, "open the parent of"))?;
-                rustix::fs::linkat(&dir, as_path(target), &parent, name, AtFlags::empty())
+                let target = as_path(target);
+                let make = || rustix::fs::linkat(&dir, target, &parent, name, AtFlags::empty());
+                self.make(&parent, (name, path), make)
                     .map_err(|e| failed(e, path, "make the hard link"))
             }
             EntryType::Fifo => {
-                rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+                let mode = Mode::from_raw_mode(0o600);
+                let make = || rustix::fs::mknodat(&parent, name, FileType::Fifo, mode, 0);
+                self.make(&parent, (name, path), make)
                     .map_err(|e| failed(e, path, "make the fifo"))?;
-                give_away()?;
-                // It was just made by us and nobody else is here, so it is no link.
-                rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(a.mode), AtFlags::empty())
-                    .map_err(|e| failed(e, path, "set the mode of"))?;
+                // Opened so, it waits for nobody who writes.
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let fifo = rustix::fs::openat(&parent, name, flags, Mode::empty())
+                    .map_err(|e| failed(e, path, "open the fifo"))?;
+                attributes(&fifo, path, a)?;
                 set_time()
             }
             _ => Err(failed(io::Error::from(io::ErrorKind::InvalidData), path, "understand")),
@@ -273,19 +331,22 @@ fn attributes(fd: impl AsFd, path: &[u8], a: &Attributes) -> Result<(), Refused>
     Ok(())
 }
 
-/// Copies exactly `size` bytes and reads over the padding.
-fn copy(input: &mut impl Read, file: &mut File, size: u64, path: &[u8]) -> Result<(), Refused> {
+/// Writes the pieces of a file that have data, and makes it as long as it is.
+fn copy(input: &mut impl Read, file: &File, map: &Map, path: &[u8]) -> Result<(), Refused> {
     let mut buffer = vec![0u8; 1 << 17];
-    let mut left = size;
-    while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let piece = buffer.get_mut(..most).unwrap_or_default();
-        input.read_exact(piece).map_err(|e| failed(e, path, "read"))?;
-        file.write_all(piece).map_err(|e| failed(e, path, "write"))?;
-        left -= piece.len() as u64;
+    for (offset, length) in &map.pieces {
+        let mut done = 0;
+        while done < *length {
+            let most = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = buffer.get_mut(..most).unwrap_or_default();
+            input.read_exact(piece).map_err(|e| failed(e, path, "read"))?;
+            file.write_all_at(piece, offset + done).map_err(|e| failed(e, path, "write"))?;
+            done += piece.len() as u64;
+        }
     }
-    let padding = size.next_multiple_of(512) - size;
-    io::copy(&mut input.take(padding), &mut io::sink()).map_err(|e| failed(e, path, "read"))?;
+    if map.pieces.last().is_none_or(|(offset, length)| offset + length < map.size) {
+        file.set_len(map.size).map_err(|e| failed(e, path, "make as long as it is"))?;
+    }
     Ok(())
 }
 

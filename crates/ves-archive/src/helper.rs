@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 use ves_host::HostError;
 use ves_host::confine::{self, Confinement};
 
-use crate::contents::{Contents, Limits};
+use crate::contents::{Contents, Judging};
 use crate::extract::extract;
 use crate::normalise::normalise;
 use crate::refused::Refused;
@@ -46,7 +46,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 /// What the confined process is to do.
 enum Task<'a> {
     /// Standard output is the file for the clean archive.
-    Normalise(Limits),
+    Normalise(Box<Judging>),
     /// Into the file system on this device.
     Extract(&'a Path),
 }
@@ -79,8 +79,8 @@ fn confine(args: &[String]) -> Result<u8, Refused> {
         all => (false, all),
     };
     let task = match rest {
-        ["normalise", limits] => {
-            Task::Normalise(serde_json::from_str(limits).map_err(|_| unknown())?)
+        ["normalise", judging] => {
+            Task::Normalise(serde_json::from_str(judging).map_err(|_| unknown())?)
         }
         ["extract", device] => Task::Extract(Path::new(*device)),
         _ => return Err(unknown().into()),
@@ -108,11 +108,11 @@ impl Task<'_> {
 
     fn perform(&self, root: &OwnedFd) -> Result<Option<Contents>, Refused> {
         match self {
-            Self::Normalise(limits) => {
+            Self::Normalise(judging) => {
                 let mut out = zstd::stream::write::Encoder::new(io::stdout().lock(), 3)
                     .and_then(|mut e| e.include_checksum(true).map(|()| e))
                     .map_err(|source| Refused::Io { what: "compress".to_owned(), source })?;
-                let contents = normalise(io::stdin().lock(), &mut out, *limits)?;
+                let contents = normalise(io::stdin().lock(), &mut out, judging)?;
                 out.finish().and_then(|mut o| o.flush()).map_err(|source| Refused::Io {
                     what: "write the clean archive".to_owned(),
                     source,

@@ -13,17 +13,22 @@
 
 #![warn(missing_docs)]
 
+mod acl;
 mod contents;
 mod decompress;
 mod extract;
 mod helper;
 mod normalise;
+mod notes;
 mod refused;
 mod report;
+mod root;
 mod run;
+mod sparse;
+mod tree;
 
-pub use self::contents::{Contents, Init, Limits};
+pub use self::contents::{Contents, Init, Judging, Limits, Owners};
 pub use self::helper::{HELPER, helper};
 pub use self::normalise::normalise;
-pub use self::refused::Refused;
+pub use self::refused::{Entries, Refused};
 pub use self::run::{Digest, Feed, extract_into, normalise_to};

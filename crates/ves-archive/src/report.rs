@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::contents::Contents;
-use crate::refused::Refused;
+use crate::refused::{Entries, Refused};
 
 /// The report of the confined process, its last line on the error output.
 #[derive(Debug, Serialize, Deserialize)]
@@ -12,6 +12,7 @@ pub(crate) enum Report {
     Done(Option<Contents>),
     Bad { entry: String, why: String },
     TooLarge { entry: String, limit: String },
+    Entries(Entries),
     NoRoom,
     Failed { what: String, errno: i32 },
 }
@@ -21,6 +22,7 @@ impl From<Refused> for Report {
         match refused {
             Refused::Bad { entry, why } => Self::Bad { entry, why },
             Refused::TooLarge { entry, limit } => Self::TooLarge { entry, limit },
+            Refused::Entries(entries) => Self::Entries(entries),
             Refused::NoRoom => Self::NoRoom,
             Refused::Io { what, source } => {
                 let errno = source.raw_os_error().unwrap_or_default();

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use ves_host::cmd::{Cmd, describe, tail};
 use ves_host::{Attempt, HostError};
 
-use crate::contents::{Contents, Limits};
+use crate::contents::{Contents, Judging};
 use crate::helper::{ALONE, HELPER};
 use crate::refused::Refused;
 use crate::report::Report;
@@ -137,6 +137,7 @@ fn converse(
         Some(Report::Done(contents)) if status.success() => Ok((contents, digest)),
         Some(Report::Bad { entry, why }) => Err(Refused::Bad { entry, why }),
         Some(Report::TooLarge { entry, limit }) => Err(Refused::TooLarge { entry, limit }),
+        Some(Report::Entries(entries)) => Err(Refused::Entries(entries)),
         Some(Report::NoRoom) => Err(Refused::NoRoom),
         Some(Report::Failed { what, errno }) if errno != 0 => {
             Err(Refused::Io { what, source: io::Error::from_raw_os_error(errno) })
@@ -165,11 +166,11 @@ pub fn normalise_to(
     program: &Path,
     feed: &mut (impl Feed + ?Sized),
     output: &File,
-    limits: Limits,
+    judging: &Judging,
 ) -> Result<(Contents, Digest), Refused> {
-    let limits = serde_json::to_string(&limits).unwrap_or_default();
+    let judging = serde_json::to_string(judging).unwrap_or_default();
     let stdout = output.try_clone().attempt(|| "open the clean archive".to_owned())?;
-    let child = start(program, &["normalise", &limits], stdout.into())?;
+    let child = start(program, &["normalise", &judging], stdout.into())?;
     let (contents, digest) = converse(child, feed, PATIENCE)?;
     let contents = contents.ok_or_else(|| HostError::parse("hear the unpacker", "no contents"))?;
     Ok((contents, digest))

@@ -23,7 +23,7 @@ use ves_types::{DiskSize, Fence, InodeLimit, SnapshotId, TemplateName};
 use crate::host::{BackendKind, Source, Template};
 use crate::plan::{Desired, Record, Reverted, check, snapshot};
 use crate::service::{Service, Snapshot, Volume};
-use crate::template::{Build, BuildInit, Progress, parse_sha256};
+use crate::template::{Build, BuildInit, Progress, parse_owners, parse_sha256};
 
 /// Who may call what: the coordinator, and root for repairs.
 pub const POLICY: Policy = &[
@@ -173,8 +173,17 @@ const fn render_backend(kind: BackendKind) -> pb::Backend {
 }
 
 fn render_template(template: Template) -> pb::Template {
-    let Template { name, content_bytes, content_inodes, allocated, init, sha256, os, created_unix } =
-        template;
+    let Template {
+        name,
+        content_bytes,
+        content_inodes,
+        allocated,
+        init,
+        sha256,
+        os,
+        created_unix,
+        notes,
+    } = template;
     let init = match init {
         Init::Systemd => pb::InitSystem::Systemd,
         Init::Sysvinit => pb::InitSystem::Sysvinit,
@@ -190,6 +199,7 @@ fn render_template(template: Template) -> pb::Template {
         sha256,
         os: os.unwrap_or_default(),
         created_unix,
+        notes,
     }
 }
 
@@ -450,14 +460,17 @@ impl StorageService for Api {
         let Some(pb::ImportTemplateRequest { part: Some(Part::Header(header)) }) = first else {
             return Err(Fault::missing("header").into());
         };
-        let pb::ImportTemplateHeader { name, sha256 } = header;
+        let pb::ImportTemplateHeader { name, sha256, map_owners, squash_owners } = header;
         let name = parse_template(&name, "name")?;
         let sha256 = parse_sha256(&sha256)?;
+        let map = map_owners.into_iter().map(|pb::OwnerMap { from, to }| (from, to));
+        let owners = parse_owners(map, squash_owners)?;
         let (to, from) = mpsc::channel(QUEUE);
         tokio::spawn(carry(incoming, to));
         Ok(self.make(name, move |service, name, progress| {
             let mut feed = Messages(from);
-            service.make_template(name, Source::Archive { feed: &mut feed, sha256 }, progress)
+            let source = Source::Archive { feed: &mut feed, sha256, owners };
+            service.make_template(name, source, progress)
         }))
     }
 

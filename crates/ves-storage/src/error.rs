@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ves_archive::Refused;
+use ves_archive::{Entries, Refused};
 use ves_host::HostError;
 use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, CtId, TemplateName};
@@ -114,6 +114,14 @@ impl Error {
             }
             Self::Archive(Refused::TooLarge { entry, limit }) => {
                 of(Reason::ArchiveTooLarge).fact("entry", entry).fact("limit", limit)
+            }
+            Self::Archive(Refused::Entries(entries)) => {
+                let Entries { count, first, why, ids, said: _ } = entries;
+                let fault = of(Reason::BadArchive).fact("entry", first).fact("why", why);
+                let ids = ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+                fault
+                    .fact("entries", count)
+                    .fact_if_known("ids", Some(ids).filter(|i| !i.is_empty()))
             }
             Self::Archive(Refused::NoRoom) => of(Reason::PoolFull),
             Self::Archive(Refused::Io { source, .. }) => {

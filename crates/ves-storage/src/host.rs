@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use ves_archive::{Contents, Feed, Init};
+use ves_archive::{Contents, Feed, Init, Owners};
 use ves_types::{CtId, SnapshotId, TemplateName};
 
 use crate::error::Error;
@@ -74,6 +74,8 @@ pub struct Template {
     pub os: Option<String>,
     /// When it was made, in seconds since 1970.
     pub created_unix: i64,
+    /// What somebody should know of it.
+    pub notes: Vec<String>,
 }
 
 /// Where a template's contents come from.
@@ -85,6 +87,8 @@ pub enum Source<'a> {
         feed: &'a mut (dyn Feed + 'a),
         /// SHA-256 in hex, small letters.
         sha256: Option<String>,
+        /// What becomes of its owners.
+        owners: Owners,
     },
     /// Packages.
     Build(Build),

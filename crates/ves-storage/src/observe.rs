@@ -81,6 +81,9 @@ pub struct TemplateRecord {
     pub sha256: String,
     /// When it was made.
     pub created_unix: i64,
+    /// What somebody should know of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Reads `template.json`.

@@ -6,8 +6,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ves_archive::Owners;
 use ves_proto::{Fault, Reason};
 use ves_types::TemplateName;
 
@@ -102,6 +104,37 @@ pub fn parse_sha256(text: &str) -> Result<Option<String>, Fault> {
         return Err(Fault::new(Reason::BadValue, why).fact("field", "sha256"));
     }
     Ok(Some(text.to_ascii_lowercase()))
+}
+
+/// The most owners one import may map.
+const MAX_OWNERS: usize = 1000;
+
+/// Reads what is to become of an archive's owners.
+///
+/// # Errors
+/// `BAD_VALUE` on "map_owners": too many, one twice, or one to an id that no container has.
+pub fn parse_owners(
+    map: impl IntoIterator<Item = (u32, u32)>,
+    squash: bool,
+) -> Result<Owners, Fault> {
+    let bad = |why: String| Err(Fault::new(Reason::BadValue, why).fact("field", "map_owners"));
+    let mut owners = Owners { map: BTreeMap::new(), squash };
+    for (from, to) in map {
+        if to > Owners::LAST {
+            return bad(format!(
+                "owner {from} cannot become {to}: the last id of a container is {}",
+                Owners::LAST
+            ));
+        }
+        if owners.map.len() == MAX_OWNERS {
+            return bad(format!("more than {MAX_OWNERS} owners are mapped"));
+        }
+        match owners.map.entry(from) {
+            Entry::Occupied(_) => return bad(format!("owner {from} is mapped twice")),
+            Entry::Vacant(place) => place.insert(to),
+        };
+    }
+    Ok(owners)
 }
 
 #[derive(Debug)]
@@ -203,6 +236,19 @@ mod tests {
         assert_eq!(parse_sha256(""), Ok(None));
         assert_eq!(parse_sha256(&"AB".repeat(32)), Ok(Some("ab".repeat(32))));
         assert!(parse_sha256("ab").is_err() && parse_sha256(&"x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn owners() {
+        let map = |map: &[(u32, u32)]| {
+            parse_owners(map.iter().copied(), true).map_err(|f| f.facts["field"].clone())
+        };
+        let owners = map(&[(903_700_503, 65_534), (7, 0)]).expect("good");
+        assert!(owners.squash && owners.map[&903_700_503] == 65_534 && owners.map[&7] == 0);
+        let many: Vec<_> = (0..1001).map(|n| (n, n)).collect();
+        for bad in [&[(1, 65_535)][..], &[(1, 2), (1, 2)], &many] {
+            assert_eq!(map(bad), Err("map_owners".to_owned()));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use ves_types::TemplateName;
+use ves_types::{ParseError, TemplateName};
 
 use super::list_args::ListArgs;
 
@@ -31,7 +31,13 @@ pub(crate) enum TemplateVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make one from a tar archive (plain, gzip, xz, zstd), a directory, or "-" for stdin
+    /// Make one from a tar archive, a directory, or "-" for stdin
+    ///
+    /// Archives are read as GNU tar, bsdtar, LXC, Proxmox and `docker export` write them: plain or compressed by
+    /// gzip, bzip2, xz, zstd or lz4. The root file system may be below one directory, such as rootfs/. Holes of
+    /// sparse files, hard links, access control lists, capabilities and attributes of users are kept. Device nodes,
+    /// whiteouts and what other attributes say are left out and named; what cannot be taken without loss is
+    /// refused, all of it at once.
     Import {
         /// Archive or directory
         source: PathBuf,
@@ -41,6 +47,12 @@ pub(crate) enum TemplateVerb {
         /// The SHA-256 the archive must have
         #[arg(long, value_name = "HEX")]
         sha256: Option<String>,
+        /// Give what belongs to the user or group with the id FROM to TO; may be repeated
+        #[arg(long = "map-owner", value_name = "FROM:TO", value_parser = map_owner)]
+        map_owners: Vec<(u32, u32)>,
+        /// Give what belongs to an id that no container has, above 65534, to 65534 (nobody)
+        #[arg(long)]
+        squash_owner: bool,
         /// Change nothing; print the steps that would be done
         #[arg(long)]
         dry_run: bool,
@@ -62,4 +74,9 @@ pub(crate) enum TemplateVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+fn map_owner(s: &str) -> Result<(u32, u32), ParseError> {
+    let ids = s.split_once(':').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    ids.ok_or_else(|| ParseError::new("owner", s, "it must be FROM:TO, two numbers"))
 }

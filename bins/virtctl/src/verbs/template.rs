@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use ves_proto::coordinator as api;
 use ves_proto::storage::{
-    self, ImportTemplateHeader, ImportTemplateRequest, InitSystem, Template,
+    self, ImportTemplateHeader, ImportTemplateRequest, InitSystem, OwnerMap, Template,
     import_template_request, template_progress,
 };
 use ves_proto::{Fault, Reason};
@@ -57,8 +57,27 @@ impl Context {
                 let step = format!("import template {name} from {}", source.display());
                 self.plan_creation(&name, &step).await
             }
-            TemplateVerb::Import { source, name, sha256, dry_run: false } => {
-                self.import(source, name, sha256.unwrap_or_default()).await
+            TemplateVerb::Import {
+                source,
+                name,
+                sha256,
+                map_owners,
+                squash_owner,
+                dry_run: false,
+            } => {
+                if source.to_string_lossy().starts_with("oci:") {
+                    return Err(not_built("template import oci:").into());
+                }
+                let header = ImportTemplateHeader {
+                    name: name.map_or_else(|| name_of(&source), Ok)?.to_string(),
+                    sha256: sha256.unwrap_or_default().to_ascii_lowercase(),
+                    map_owners: map_owners
+                        .into_iter()
+                        .map(|(from, to)| OwnerMap { from, to })
+                        .collect(),
+                    squash_owners: squash_owner,
+                };
+                self.import(source, header).await
             }
             TemplateVerb::Export { name, file } => self.export(&name, file).await,
             TemplateVerb::Delete { name, dry_run: true } => {
@@ -140,13 +159,9 @@ impl Context {
         operation::wait(&coordinator, output, operation, false, done).await
     }
 
-    async fn import(self, path: PathBuf, name: Option<TemplateName>, sha256: String) -> Outcome {
+    async fn import(self, path: PathBuf, header: ImportTemplateHeader) -> Outcome {
         let began = Instant::now();
-        if path.to_string_lossy().starts_with("oci:") {
-            return Err(not_built("template import oci:").into());
-        }
-        let name = name.map_or_else(|| name_of(&path), Ok)?;
-        let sha256 = sha256.to_ascii_lowercase();
+        let (name, sha256) = (header.name.clone(), &header.sha256);
         let hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
         if !sha256.is_empty() && !hex {
             return Err(Failure::usage("a SHA-256 has 64 hexadecimal digits"));
@@ -156,7 +171,6 @@ impl Context {
             return Err(Failure::usage("--sha256 is of an archive; a directory has none"));
         }
         let (requests, rest) = mpsc::channel(4);
-        let header = ImportTemplateHeader { name: name.to_string(), sha256 };
         let part = Some(import_template_request::Part::Header(header));
         requests.try_send(ImportTemplateRequest { part }).ok(); // the queue is empty and `rest` here
         let mut breaks = std::pin::pin!(source.send(requests));
@@ -187,6 +201,9 @@ impl Context {
         if self.output.format != Format::Table {
             let entries = columns().into_iter().map(|c| (c.name, (c.get)(&template)));
             return self.output.value(&Value::Map(entries.collect()));
+        }
+        for note in &template.notes {
+            writeln!(std::io::stderr(), "virtctl: template {name}: {note}").ok(); // nowhere else to say it
         }
         self.done(&format!("template {name} imported"), began)
     }
@@ -237,7 +254,8 @@ impl Context {
 /// A template's name out of a file's.
 fn name_of(source: &Path) -> Result<TemplateName, Failure> {
     let file = source.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let endings = [".gz", ".xz", ".zst", ".tgz", ".txz", ".tzst", ".tar"];
+    let endings =
+        [".gz", ".bz2", ".xz", ".zst", ".lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tar"];
     let mut name = file.as_str();
     while let Some(shorter) = endings.iter().find_map(|e| name.strip_suffix(e)) {
         name = shorter;
@@ -269,6 +287,7 @@ fn columns() -> Vec<Column<Template>> {
             s => Value::Time(s.saturating_mul(1000)),
         }),
         Column::new("sha256", |t: &Template| Value::text(&t.sha256)),
+        Column::new("notes", |t: &Template| Value::texts(&t.notes)),
     ]
 }
 
@@ -281,6 +300,8 @@ mod tests {
         let name = |s: &str| name_of(Path::new(s)).map(|n| n.to_string()).ok();
         assert_eq!(name("/a/Debian-13.tar.zst"), Some("debian-13".into()));
         assert_eq!(name("x.tgz"), Some("x".into()));
+        assert_eq!(name("x.tar.bz2"), Some("x".into()));
+        assert_eq!(name("x.tar.lz4"), Some("x".into()));
         assert_eq!(name("dir.name"), Some("dir.name".into()));
         assert_eq!(name("-"), None);
         assert_eq!(name("/"), None);

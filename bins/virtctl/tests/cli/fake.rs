@@ -65,6 +65,9 @@ pub(crate) struct State {
     /// What arrived by stdin of each session, and of imports.
     pub(crate) input: Vec<u8>,
     pub(crate) imported: Vec<u8>,
+    /// What was said of an import, and what is noted of it.
+    pub(crate) header: ves_proto::storage::ImportTemplateHeader,
+    pub(crate) notes: Vec<String>,
     /// The trace contexts of calls that start a container.
     pub(crate) parents: Vec<String>,
     pub(crate) page: usize,

@@ -32,6 +32,25 @@ fn templates_come_and_go() {
     assert_eq!(run(&fake, "template import /nonexistent --name x").0, 2);
     assert_eq!(run(&fake, "template import oci:debian --name x").0, 5);
     assert_eq!(run(&fake, &format!("template import {} --sha256 zz", archive.display())).0, 2);
+    let owners = "--map-owner 903700503:1000 --map-owner 7:8 --squash-owner";
+    let import = format!("template import {} {owners}", archive.display());
+    assert_eq!(run(&fake, &import).0, 0);
+    let header = fake.state().header.clone();
+    let pairs: Vec<_> = header.map_owners.iter().map(|o| (o.from, o.to)).collect();
+    assert_eq!((pairs, header.squash_owners), (vec![(903_700_503, 1000), (7, 8)], true));
+    for bad in ["7", "7:", "x:7", "7:-1", "7:8:9"] {
+        let import = format!("template import {} --map-owner {bad}", archive.display());
+        assert_eq!(run(&fake, &import).0, 2, "{bad}");
+    }
+    fake.state().notes = vec!["left out: device nodes, \"dev/null\"".to_owned()];
+    let import = format!("template import {}", archive.display());
+    let (_, stdout, stderr) = run(&fake, &format!("--quiet {import}"));
+    assert!(
+        stderr.ends_with("virtctl: template deb: left out: device nodes, \"dev/null\"\n"),
+        "{stderr}"
+    );
+    assert_eq!(stdout, "");
+    assert_eq!(json(&fake, &import)["notes"][0], "left out: device nodes, \"dev/null\"");
     let to = fake.dir().join("out.tar.zst");
     let export = format!("template export debian-13 {}", to.display());
     let (status, stdout, _) = run(&fake, &export);

@@ -1,12 +1,35 @@
-//! Extended headers of an archive: what they say of the next entry, read and written.
+//! Extended headers of an archive: what they say of an entry, read and written.
 //!
-//! Nothing is judged here but their form and their length.
+//! ```text
+//! global (type g) ─► of every entry ─┐
+//! GNU long names, pax (type x)  ─────┴─► of the next entry
+//! ```
+//!
+//! Nothing is judged here but form and length; what an entry cannot be without and what is not understood
+//! is a problem of that entry.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::MAX_EXTENSION;
-use crate::refused::Refused;
+use crate::acl::Acl;
+use crate::refused::{Problem, Refused};
+use crate::sparse;
+
+/// libarchive writes no padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The most bytes that ext4 keeps of one file's attributes: a block, but for its head and its end.
+const ROOM: usize = 4096 - 32 - 4;
 
 /// What extended headers said about the next entry.
-#[derive(Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Extended {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
@@ -14,15 +37,26 @@ pub(super) struct Extended {
     pub(super) gid: Option<u64>,
     pub(super) size: Option<u64>,
     pub(super) mtime: Option<u64>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: bool,
+    pub(super) sparse: sparse::Said,
+    /// The names in a directory when an incremental backup was made of it.
+    pub(super) dumpdir: Option<Vec<u8>>,
+    pub(super) access: Option<Acl>,
+    pub(super) default: Option<Acl>,
+    /// `security.capability`.
+    pub(super) capability: Option<Vec<u8>>,
+    /// Attributes of users, with their whole names.
+    pub(super) user: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Names of attributes that mean nothing in a container.
+    pub(super) others: Vec<Vec<u8>>,
+    /// What was not understood.
+    problem: Option<&'static str>,
     /// Bytes of all headers of this entry.
     bytes: u64,
 }
 
 impl Extended {
-    /// Takes over what a header of the entry `entry` says.
-    pub(super) fn read(&mut self, data: &[u8], entry: &[u8]) -> Result<(), Refused> {
+    /// Takes over what a header says of the entry `entry`, or what a global one says of all that follow.
+    pub(super) fn read(&mut self, data: &[u8], entry: &[u8], global: bool) -> Result<(), Refused> {
         self.bytes = self.bytes.saturating_add(data.len() as u64);
         if self.bytes > MAX_EXTENSION {
             let limit = format!("its extended headers have more than {MAX_EXTENSION} bytes");
@@ -33,33 +67,103 @@ impl Extended {
             std::str::from_utf8(v).ok().and_then(|t| t.parse::<u64>().ok()).ok_or_else(bad)
         };
         for (key, value) in pairs(data).ok_or_else(bad)? {
+            let own = [&b"path"[..], b"linkpath", b"size"].contains(&key)
+                || key.starts_with(b"GNU.sparse.");
+            if global && own {
+                let why = "a global header says what only one entry can have";
+                return Err(Refused::bad(entry, why));
+            }
+            // Nothing instead of a value takes away what was said before.
+            let said = Some(value).filter(|v| !v.is_empty());
             match key {
-                b"path" => self.path = Some(value.to_vec()),
-                b"linkpath" => self.link = Some(value.to_vec()),
-                b"uid" => self.uid = Some(number(value)?),
-                b"gid" => self.gid = Some(number(value)?),
-                b"size" => self.size = Some(number(value)?),
+                b"path" => self.path = said.map(<[u8]>::to_vec),
+                b"linkpath" => self.link = said.map(<[u8]>::to_vec),
+                b"uid" => self.uid = said.map(number).transpose()?,
+                b"gid" => self.gid = said.map(number).transpose()?,
+                b"size" => self.size = said.map(number).transpose()?,
                 b"mtime" => {
                     // Seconds with a fraction; before 1970 counts as 1970.
-                    let whole = value.split(|b| *b == b'.').next().unwrap_or_default();
-                    self.mtime = Some(number(whole).unwrap_or_default());
+                    let whole = |v: &[u8]| {
+                        number(v.split(|b| *b == b'.').next().unwrap_or_default())
+                            .unwrap_or_default()
+                    };
+                    self.mtime = said.map(whole);
                 }
-                _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+                b"GNU.volume.offset" | b"GNU.volume.filename" => {
+                    return Err(Refused::bad(entry, super::LATER_VOLUME));
+                }
+                b"GNU.dumpdir" => self.dumpdir = Some(value.to_vec()),
+                b"GNU.sparse.name" => self.path = Some(value.to_vec()),
+                b"SCHILY.acl.access" => self.access = self.list(Acl::parse_text(value)),
+                b"SCHILY.acl.default" => self.default = self.list(Acl::parse_text(value)),
+                b"SCHILY.acl.ace" => {
+                    self.fail("it has an NFSv4 access control list, which ext4 cannot keep")
+                }
+                b"RHT.security.selinux" => self.others.push(b"security.selinux".to_vec()),
                 _ => {
-                    let kept = key.strip_prefix(b"SCHILY.xattr.").filter(|name| {
-                        *name == b"security.capability" || name.starts_with(b"user.")
-                    });
-                    if let Some(name) = kept {
-                        if name.len() > 255 || name.contains(&0) {
-                            return Err(bad());
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        self.sparse.record(key, value).map_err(|e| Refused::bad(entry, e))?;
+                    } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        self.attribute(name.to_vec(), value.to_vec());
+                    } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+                        let name = percent_encoding::percent_decode(name).collect();
+                        match BASE64.decode(value) {
+                            Ok(value) => self.attribute(name, value),
+                            Err(_) => return Err(bad()),
                         }
-                        self.xattrs.push((name.to_vec(), value.to_vec()));
                     }
                 }
             }
         }
         Ok(())
     }
+
+    /// Takes an attribute, by the name the kernel has for it.
+    fn attribute(&mut self, name: Vec<u8>, value: Vec<u8>) {
+        let overlay = |name: &[u8]| {
+            let name = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
+            matches!(name, Some(b"overlay.redirect" | b"overlay.metacopy"))
+        };
+        match name.as_slice() {
+            b"security.capability" => self.capability = Some(value),
+            b"system.posix_acl_access" => self.access = self.list(Acl::parse_binary(&value)),
+            b"system.posix_acl_default" => self.default = self.list(Acl::parse_binary(&value)),
+            name if overlay(name) => {
+                self.fail("it is of an overlay's upper layer, and its contents are in a lower one");
+            }
+            other if other.len() > 255 || other.contains(&0) => {
+                self.fail("an attribute's name has a NUL or more than 255 bytes");
+            }
+            other if other.starts_with(b"user.") && other.len() > 5 => {
+                drop(self.user.insert(name, value))
+            }
+            _ => self.others.push(name),
+        }
+    }
+
+    fn list(&mut self, list: Option<Acl>) -> Option<Acl> {
+        if list.is_none() {
+            self.fail("its access control list is not understood");
+        }
+        list
+    }
+
+    fn fail(&mut self, why: &'static str) {
+        self.problem.get_or_insert(why);
+    }
+
+    /// What was not understood, or would not fit.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.problem.map(Problem::bad)
+    }
+}
+
+/// Whether attributes fit into what ext4 keeps of one file.
+pub(super) fn fit(attributes: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    let takes = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        16 + name.len().next_multiple_of(4) + value.len().next_multiple_of(4)
+    };
+    attributes.iter().map(takes).sum::<usize>() <= ROOM
 }
 
 /// Appends "LENGTH KEY=VALUE\n", where the length counts itself.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use ves_archive::{Contents, Feed, Init, Limits, normalise};
+use ves_archive::{Contents, Feed, Init, Judging, Limits, normalise};
 use ves_types::TemplateName;
 
 use crate::error::Error;
@@ -30,7 +30,7 @@ pub(super) struct Templates {
 impl Made {
     /// One of these contents, without a base image.
     pub(super) fn new(name: &TemplateName, contents: Contents, archive: Vec<u8>) -> Self {
-        let Contents { bytes, inodes, init, os, .. } = contents;
+        let Contents { bytes, inodes, init, os, notes, .. } = contents;
         let template = Template {
             name: name.clone(),
             content_bytes: bytes,
@@ -40,6 +40,7 @@ impl Made {
             sha256: "0".repeat(64),
             os,
             created_unix: 0,
+            notes,
         };
         let facts = TemplateFacts {
             content_bytes: bytes,
@@ -53,7 +54,7 @@ impl Made {
 /// Contents as a build makes them.
 pub(super) fn built(init: Init) -> Contents {
     let os = Some("Fake GNU/Linux".to_owned());
-    Contents { bytes: 200 << 20, inodes: 10_000, init, os, devices_skipped: 0 }
+    Contents::new(200 << 20, 10_000, init, os)
 }
 
 /// Judges an archive as on a real host; the fake does not hash.
@@ -63,8 +64,16 @@ pub(super) fn take(name: &TemplateName, making: &mut Making<'_, '_>) -> Result<M
     tell("unpacking", 0);
     let mut archive = Vec::new();
     let contents = match making.source.take() {
-        Some(Source::Archive { feed, .. }) => {
-            normalise(Pieces::new(feed), &mut archive, Limits::default())?
+        Some(Source::Archive { feed, sha256: _, owners }) => {
+            let judging = Judging::new(Limits::default(), owners);
+            let found = normalise(Pieces::new(feed), &mut archive, &judging)?;
+            match judging.once_more(&found) {
+                None => found,
+                Some(judging) => {
+                    let first = std::mem::take(&mut archive);
+                    normalise(first.as_slice(), &mut archive, &judging)?
+                }
+            }
         }
         Some(Source::Build(build)) => {
             tell("configuring", 1);

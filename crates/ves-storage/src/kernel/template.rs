@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ves_archive::{Contents, Feed, Limits};
+use ves_archive::{Contents, Feed, Judging, Limits, Owners};
 use ves_host::{Attempt, HostError, file};
 use ves_types::TemplateName;
 
@@ -34,6 +34,8 @@ use crate::plan::{BaseImageId, TemplateFacts};
 use crate::template::Progress;
 
 const CONTENTS: &str = "contents.tar.zst";
+/// What has to be judged once more, meanwhile.
+const FIRST: &str = "contents.first";
 const RECORD: &str = "template.json";
 /// What a template is called while it is made; no template's name begins so.
 pub(super) const UNFINISHED: &str = ".new-";
@@ -248,7 +250,8 @@ impl<B: Backend> Templates<B> {
 
     fn describe(&self, name: TemplateName, r: TemplateRecord) -> Result<Template, Error> {
         let allocated = self.takes(&name)?;
-        let TemplateRecord { content_bytes, content_inodes, init, os, sha256, created_unix } = r;
+        let TemplateRecord { content_bytes, content_inodes, init, os, sha256, created_unix, notes } =
+            r;
         Ok(Template {
             name,
             content_bytes,
@@ -258,6 +261,7 @@ impl<B: Backend> Templates<B> {
             sha256,
             os,
             created_unix,
+            notes,
         })
     }
 
@@ -294,31 +298,39 @@ impl<B: Backend> Templates<B> {
         let dir = self.new_path(name);
         directory(&dir)?;
         let contents = dir.join(CONTENTS);
-        let output = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&contents)
-            .attempt(|| format!("make {}", contents.display()))?;
-        let (found, digest) = bounded(&output, allow, |clean| match source {
-            Source::Archive { feed, sha256 } => {
-                let mut feed = Counted { feed, progress, bytes: 0 };
-                let (found, digest) =
-                    ves_archive::normalise_to(&self.unpacker, &mut feed, clean, self.limits)?;
-                match sha256.filter(|want| *want != digest.0) {
-                    Some(want) => Err(Error::Hash { want, got: digest.0 }),
-                    None => Ok((found, digest)),
-                }
+        let output = new_file(&contents)?;
+        let (owners, sha256, mut feed): (_, _, Box<dyn Feed + '_>) = match source {
+            Source::Archive { feed, sha256, owners } => {
+                (owners, sha256, Box::new(Counted { feed, progress, bytes: 0 }))
             }
             Source::Build(what) => {
                 let (mirror, what) = (self.mirror.as_deref(), (name, &what));
-                let mut feed = build::start(&self.builder, what, mirror, &self.logs, progress)?;
-                Ok(ves_archive::normalise_to(&self.unpacker, &mut feed, clean, self.limits)?)
+                let feed = build::start(&self.builder, what, mirror, &self.logs, progress)?;
+                (Owners::default(), None, Box::new(feed))
             }
-        })?;
+        };
+        let judging = Judging::new(self.limits, owners);
+        let judge = |feed: &mut (dyn Feed + '_), output: &File, held: u64, judging: &Judging| {
+            bounded(output, &|bytes| Ok(allow(held + bytes)? - held), |clean| {
+                Ok(ves_archive::normalise_to(&self.unpacker, feed, clean, judging)?)
+            })
+        };
+        let (mut found, digest) = judge(&mut *feed, &output, 0, &judging)?;
+        if let Some(want) = sha256.filter(|want| *want != digest.0) {
+            return Err(Error::Hash { want, got: digest.0 });
+        }
+        if let Some(judging) = judging.once_more(&found) {
+            let first = dir.join(FIRST);
+            std::fs::rename(&contents, &first)
+                .attempt(|| format!("put {} aside", contents.display()))?;
+            let mut feed = File::open(&first).attempt(|| format!("open {}", first.display()))?;
+            let held = output.metadata().attempt(|| format!("look at {}", first.display()))?.len();
+            (found, _) = judge(&mut feed, &new_file(&contents)?, held, &judging)?;
+            file::remove_if_exists(&first)?;
+        }
+        let output = File::open(&contents).attempt(|| format!("open {}", contents.display()))?;
         output.sync_all().attempt(|| format!("sync {}", contents.display()))?;
-        let Contents { bytes, inodes, devices_skipped, .. } = found;
-        tracing::info!(bytes, inodes, devices_skipped, "archive is good");
+        tracing::info!(found.bytes, found.inodes, notes = ?found.notes, "archive is good");
         Ok((found, digest.0))
     }
 
@@ -336,6 +348,7 @@ impl<B: Backend> Templates<B> {
             os: contents.os,
             sha256,
             created_unix: i64::try_from(now).unwrap_or_default(),
+            notes: contents.notes,
         };
         let text = serde_json::to_vec_pretty(&record)
             .map_err(std::io::Error::from)
@@ -354,6 +367,13 @@ impl<B: Backend> Templates<B> {
         let path = self.path(name).join(CONTENTS);
         Ok(Box::new(File::open(&path).attempt(|| format!("open {}", path.display()))?))
     }
+}
+
+/// Makes a file that was not there, for this process only.
+fn new_file(path: &Path) -> Result<File, HostError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).attempt(|| format!("make {}", path.display()))
 }
 
 /// Lets `write` write to a file, and the file take as much as `allow` answers.

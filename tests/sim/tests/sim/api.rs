@@ -276,7 +276,7 @@ fn templates_are_passed_through() {
         })
     };
     let named = |name: &str| {
-        Part::Header(storage::ImportTemplateHeader { name: name.into(), sha256: String::new() })
+        Part::Header(storage::ImportTemplateHeader { name: name.into(), ..Default::default() })
     };
     let data =
         archive().chunks(700).map(|piece| Part::Data(piece.to_vec().into())).collect::<Vec<_>>();

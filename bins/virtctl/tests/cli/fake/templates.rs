@@ -35,7 +35,8 @@ impl TemplateService for Api {
             match request.part {
                 Some(import_template_request::Part::Header(header)) => {
                     self.called(&header)?;
-                    name = header.name;
+                    name.clone_from(&header.name);
+                    self.state().header = header;
                 }
                 Some(import_template_request::Part::Data(bytes)) => data.extend_from_slice(&bytes),
                 None => {}
@@ -43,7 +44,8 @@ impl TemplateService for Api {
         }
         self.state().imported = data;
         let progress = Progress { what: "read the archive".into(), done: 1, total: 2 };
-        let template = Template { name, content_bytes: 300 << 20, ..Template::default() };
+        let notes = self.state().notes.clone();
+        let template = Template { name, content_bytes: 300 << 20, notes, ..Template::default() };
         let items =
             [template_progress::Is::Progress(progress), template_progress::Is::Template(template)];
         let items = items.map(|is| Ok(TemplateProgress { is: Some(is) }));

@@ -57,7 +57,7 @@ impl Drop for Daemon {
 }
 
 fn header(name: &str) -> pb::ImportTemplateRequest {
-    let header = pb::ImportTemplateHeader { name: name.to_owned(), sha256: String::new() };
+    let header = pb::ImportTemplateHeader { name: name.to_owned(), ..Default::default() };
     pb::ImportTemplateRequest { part: Some(Part::Header(header)) }
 }
 

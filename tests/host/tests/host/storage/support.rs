@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ves_archive::Owners;
 use ves_daemon::{FenceStore, Shell};
 use ves_kit::{Rootfs, TestId, TestLayout, run};
 use ves_proto::Fault;
@@ -101,7 +102,7 @@ impl Storage {
     }
     pub(crate) fn import(&self, template: &str, archive: &Path) -> Result<Template, Fault> {
         let mut file = File::open(archive).expect("the archive is there");
-        let source = Source::Archive { feed: &mut file, sha256: None };
+        let source = Source::Archive { feed: &mut file, sha256: None, owners: Owners::default() };
         self.service.make_template(&name(template), source, &|_| ())
     }
     pub(crate) fn busybox(&self) -> Template {

@@ -198,19 +198,24 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 /// A tar archive with one file of this name, as no honest tool writes it.
+/// Of a system: there is an `etc`, and one entry more.
 fn archive(file: &Path, name: &str, kind: tar::EntryType, link: &str) -> PathBuf {
-    let mut header = tar::Header::new_gnu();
-    let old = header.as_old_mut();
-    old.name.iter_mut().zip(name.as_bytes()).for_each(|(to, from)| *to = *from);
-    old.linkname.iter_mut().zip(link.as_bytes()).for_each(|(to, from)| *to = *from);
-    header.set_entry_type(kind);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(0);
-    header.set_cksum();
-    let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+    let header = |name: &str, kind, link: &str| {
+        let mut header = tar::Header::new_gnu();
+        let old = header.as_old_mut();
+        old.name.iter_mut().zip(name.as_bytes()).for_each(|(to, from)| *to = *from);
+        old.linkname.iter_mut().zip(link.as_bytes()).for_each(|(to, from)| *to = *from);
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        header.set_cksum();
+        header
+    };
+    let (etc, entry) = (header("etc", tar::EntryType::Directory, ""), header(name, kind, link));
+    let bytes = [etc.as_bytes().as_slice(), entry.as_bytes(), &[0; 1024]].concat();
     std::fs::write(file, bytes).expect("written");
     file.to_owned()
 }

@@ -189,7 +189,7 @@ fn client(socket: &Path) -> Client {
 }
 
 async fn import(mut client: Client, archive: Vec<u8>) {
-    let header = pb::ImportTemplateHeader { name: "busybox".to_owned(), sha256: String::new() };
+    let header = pb::ImportTemplateHeader { name: "busybox".to_owned(), ..Default::default() };
     let data = archive.chunks(100_000).map(|c| Part::Data(c.to_vec().into()));
     let parts: Vec<_> = std::iter::once(Part::Header(header)).chain(data).collect();
     let requests = parts.into_iter().map(|p| pb::ImportTemplateRequest { part: Some(p) });
