@@ -1,5 +1,5 @@
 //! A source of a template as a stream of tar bytes: an archive as it is, or a directory made into
-//! one on the fly, by a thread of its own that waits for the other side to keep up.
+//! one on the fly, by a thread of its own that waits for the other side to keep up. Holes of files stay holes.
 //!
 //! Never here: a file that a name has come to mean while the tree was read.
 
@@ -9,11 +9,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use ves_proto::storage::{ImportTemplateRequest, import_template_request};
@@ -162,8 +162,16 @@ fn append_one<W: Write>(
         // The same file, whatever its name means by now.
         let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
         append_attributes(archive, &file)?;
-        header.set_size(metadata.len());
-        let data = ExactReader { file, left: metadata.len() };
+        let mut pieces = pieces(&file, metadata.len())?;
+        let stored: u64 = pieces.iter().map(|(_, length)| length).sum();
+        let mut map = Vec::new();
+        if stored < metadata.len() {
+            map = map_of(&pieces);
+            append_holes(archive, path, metadata.len())?;
+        }
+        header.set_size(stored.saturating_add(u64::try_from(map.len()).unwrap_or(u64::MAX)));
+        pieces.reverse();
+        let data = map.as_slice().chain(PieceReader { file, pieces });
         return archive.append_data(&mut header, path, data);
     }
     if kind.is_char_device() || kind.is_block_device() {
@@ -176,7 +184,7 @@ fn append_one<W: Write>(
 /// The greatest value of an attribute, and list of names.
 const ATTRIBUTES: usize = 64 * 1024;
 
-/// Appends the attributes a template keeps, as a record for the entry that comes next.
+/// Appends all attributes as a record for the entry that comes next; who reads it says what is kept.
 fn append_attributes<W: Write>(archive: &mut tar::Builder<W>, file: &File) -> std::io::Result<()> {
     let mut names = vec![0; ATTRIBUTES];
     let length = match rustix::fs::flistxattr(file, names.as_mut_slice()) {
@@ -186,10 +194,9 @@ fn append_attributes<W: Write>(archive: &mut tar::Builder<W>, file: &File) -> st
     };
     let mut records = Vec::new();
     for name in names.get(..length).unwrap_or_default().split(|b| *b == 0) {
-        let Ok(name) = std::str::from_utf8(name) else { continue };
-        if name != "security.capability" && !name.starts_with("user.") {
+        let Some(name) = std::str::from_utf8(name).ok().filter(|name| !name.is_empty()) else {
             continue;
-        }
+        };
         let mut value = vec![0; ATTRIBUTES];
         match rustix::fs::fgetxattr(file, name, value.as_mut_slice()) {
             Ok(length) => value.truncate(length),
@@ -201,20 +208,80 @@ fn append_attributes<W: Write>(archive: &mut tar::Builder<W>, file: &File) -> st
     archive.append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))
 }
 
-/// As many bytes of a file as were announced, though it may grow or shrink meanwhile.
-struct ExactReader {
-    file: File,
-    left: u64,
+/// The most pieces of one file with holes; what comes after them counts as data.
+const MAX_PIECES: usize = 100_000;
+
+/// Where a file of `size` bytes has data: offset and length of each piece, in bytes. Of a file system that
+/// tells of no holes it is all.
+fn pieces(file: &File, size: u64) -> std::io::Result<Vec<(u64, u64)>> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < size && pieces.len() < MAX_PIECES {
+        let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return Ok(pieces), // nothing but a hole is left
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(e) => return Err(e.into()),
+        };
+        let last = pieces.len() + 1 == MAX_PIECES;
+        let end = match rustix::fs::seek(file, SeekFrom::Hole(begin)) {
+            Ok(end) if !last => end.min(size),
+            Ok(_) | Err(Errno::INVAL | Errno::OPNOTSUPP) => size,
+            Err(Errno::NXIO) => return Ok(pieces), // it became shorter
+            Err(e) => return Err(e.into()),
+        };
+        if begin < end {
+            pieces.push((begin, end - begin));
+        }
+        at = end;
+    }
+    Ok(pieces)
 }
 
-impl Read for ExactReader {
+/// The map that comes before the data of a file with holes: form 1.0 of GNU tar.
+fn map_of(pieces: &[(u64, u64)]) -> Vec<u8> {
+    let numbers = pieces.iter().map(|(offset, length)| format!("{offset}\n{length}\n"));
+    let mut text = format!("{}\n{}", pieces.len(), numbers.collect::<String>()).into_bytes();
+    text.resize(text.len().next_multiple_of(512), 0);
+    text
+}
+
+/// Appends that the file that comes next has holes, and `size` bytes with them.
+fn append_holes<W: Write>(
+    archive: &mut tar::Builder<W>,
+    path: &Path,
+    size: u64,
+) -> std::io::Result<()> {
+    let size = size.to_string();
+    archive.append_pax_extensions([
+        ("GNU.sparse.major", b"1".as_slice()),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", path.as_os_str().as_bytes()),
+        ("GNU.sparse.realsize", size.as_bytes()),
+    ])
+}
+
+/// As many bytes of a file's pieces as were announced, though it may grow or shrink meanwhile.
+struct PieceReader {
+    file: File,
+    /// Offset and length of what is not read yet, the first piece last.
+    pieces: Vec<(u64, u64)>,
+}
+
+impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let got = (&mut self.file).take(self.left).read(buffer)?;
-        if got == 0 && self.left > 0 && !buffer.is_empty() {
+        let Some((offset, length)) = self.pieces.last_mut() else { return Ok(0) };
+        let most = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
+        let got = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), *offset)?;
+        if got == 0 && !buffer.is_empty() {
             let why = "a file became shorter while it was read";
             return Err(std::io::Error::new(ErrorKind::UnexpectedEof, why));
         }
-        self.left -= u64::try_from(got).unwrap_or(self.left);
+        let read = u64::try_from(got).unwrap_or(*length);
+        (*offset, *length) = (*offset + read, *length - read);
+        if *length == 0 {
+            self.pieces.pop();
+        }
         Ok(got)
     }
 }
@@ -340,6 +407,55 @@ mod tests {
         let entry = |name: &str, notes| (name.to_owned(), regular, notes, name.into());
         let want = [entry("a", note.clone()), entry("b", vec![]), entry(&long, note)];
         assert_eq!(archived(dir.path()), want);
+    }
+
+    #[test]
+    fn holes_are_not_sent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("lastlog");
+        let file =
+            File::options().read(true).write(true).create_new(true).open(&path).expect("made");
+        let size = (64 << 20) + 5;
+        file.write_all_at(b"begin", 1 << 20).expect("written");
+        file.write_all_at(b"end", size - 3).expect("written");
+        let there = pieces(&file, size).expect("seen");
+        let stored: u64 = there.iter().map(|(_, length)| length).sum();
+        let tells = stored < 1 << 20;
+        let what = "a file system that tells of holes";
+        ves_kit::need!(ves_kit::need::kernel(what, tells, "that of temporary files does not"));
+        let mut archive = tar::Builder::new(Vec::new());
+        let root = File::open(dir.path()).expect("opened");
+        append(&mut archive, &root, Path::new(""), &mut Links::new()).expect("it is readable");
+        let bytes = archive.into_inner().expect("a whole archive");
+        assert!(bytes.len() < 1 << 20, "{} bytes", bytes.len());
+        let mut reader = tar::Archive::new(bytes.as_slice());
+        let mut entry = reader.entries().expect("an archive").next().expect("one").expect("good");
+        let said: Vec<(String, Vec<u8>)> = entry
+            .pax_extensions()
+            .expect("readable")
+            .into_iter()
+            .flatten()
+            .map(|r| r.map(|r| (r.key().expect("text").to_owned(), r.value_bytes().to_vec())))
+            .collect::<Result<_, _>>()
+            .expect("records");
+        let said = |key: &str| said.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_slice());
+        assert_eq!(said("GNU.sparse.realsize"), Some(size.to_string().as_bytes()));
+        assert_eq!(said("GNU.sparse.name"), Some(&b"lastlog"[..]));
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data).expect("whole");
+        let map = map_of(&there);
+        assert_eq!(data.get(..map.len()), Some(map.as_slice()));
+        assert_eq!(data.len() as u64, map.len() as u64 + stored);
+        assert!(data.ends_with(b"end"));
+        let text = String::from_utf8_lossy(&map);
+        let mut numbers = text.lines().filter_map(|n| n.parse::<u64>().ok());
+        assert_eq!(numbers.next(), u64::try_from(there.len()).ok());
+        assert_eq!(numbers.next(), there.first().map(|(offset, _)| *offset));
+        // One that becomes shorter is not made up.
+        file.set_len(1 << 20).expect("cut");
+        let mut reader = PieceReader { file, pieces: vec![(size - 3, 3)] };
+        let cut = reader.read(&mut [0; 8]).expect_err("it is gone");
+        assert_eq!(cut.kind(), ErrorKind::UnexpectedEof);
     }
 
     #[test]
