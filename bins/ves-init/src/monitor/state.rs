@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use ves_host::{Attempt, HostError};
 use ves_init_proto::InitStep;
 use ves_init_proto::frame::{Frame, Tag};
-use ves_init_proto::{memory, process};
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
+use ves_init_proto::{memory, process};
 
 use super::client::{Client, Role};
 use super::files::{Guard, write_record};
