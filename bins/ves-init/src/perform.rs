@@ -5,6 +5,7 @@
 //! is resolved without following symbolic links, since the root's contents belong to the tenant.
 //! Never here: an order of its own; the list is performed as it is.
 
+mod adapt;
 mod dev;
 mod etc;
 mod execute;
@@ -28,7 +29,7 @@ use ves_init_proto::report::{Failure, Performed};
 use ves_init_proto::{InitStep, Side};
 use ves_types::layout::Layout;
 
-pub(crate) use self::etc::names;
+pub(crate) use self::adapt::adapt;
 pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;
 pub(crate) use self::outer::limit;

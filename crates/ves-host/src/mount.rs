@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 use crate::error::{Attempt, HostError};
@@ -182,6 +183,17 @@ impl FsContext {
         }
     }
 
+    /// Begins a change of the file system that is mounted at this place, of which `fs` is the type.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`].
+    pub fn mounted(place: impl AsFd, fs: &str) -> Result<Self, HostError> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let fd = rustix::mount::fspick(place, c"", flags)
+            .attempt(|| format!("take hold of a mounted {fs}"))?;
+        Ok(Self { fd, fs: fs.to_owned() })
+    }
+
     /// What the kernel said about the last failure, for the message.
     fn complain<T>(&self, result: rustix::io::Result<T>, what: &str) -> Result<T, HostError> {
         result.map_err(|e| {
@@ -224,6 +236,15 @@ impl FsContext {
         let result = rustix::mount::fsconfig_set_flag(&self.fd, key);
         self.complain(result, &format!("set the option {key}"))?;
         Ok(self)
+    }
+
+    /// Changes the options of one that is mounted to those that were set.
+    ///
+    /// # Errors
+    /// [`HostError::Sys`] with what the kernel said.
+    pub fn reconfigure(self) -> Result<(), HostError> {
+        let result = rustix::mount::fsconfig_reconfigure(&self.fd);
+        self.complain(result, "change the options")
     }
 
     /// Makes the file system and a detached mount of it with attributes of [`attr`].

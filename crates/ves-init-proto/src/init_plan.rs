@@ -15,7 +15,7 @@ use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
 use ves_types::{CtId, Hostname};
 
 pub use crate::bounds::{DROPPED, dropped, limits, refused};
-pub use crate::launch::{Command, Names, Spec, Work};
+pub use crate::launch::{Command, Memory, Names, Spec, Work};
 use crate::limit::ProcessLimit;
 use crate::memory::{Place, Size};
 use crate::step::{EtcFile, InitStep, RunFile, Side};
@@ -216,7 +216,7 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
     };
     let sized = |mode: &str, place: Place| {
         let mut options = vec![("mode", mode.to_owned())];
-        if let Some(Size { bytes, inodes }) = place.size(spec.ram_bytes, spec.shm_bytes) {
+        if let Some(Size { bytes, inodes }) = place.size(spec.memory()) {
             options.extend([("size", bytes.to_string()), ("nr_inodes", inodes.to_string())]);
         }
         options
@@ -265,6 +265,19 @@ pub fn plan_names(names: &Names) -> Vec<InitStep> {
     steps
 }
 
+/// What makes the memory file systems of what runs fit its memory; those that nothing limits stay as they are.
+fn plan_sizes(memory: Memory) -> Vec<InitStep> {
+    let all = [
+        (Place::Shm, "/dev/shm", vec![]),
+        (Place::Run, "/run", vec![]),
+        (Place::Tmp, "/tmp", systemd::own_tmp()),
+    ];
+    let resize = |(place, at, unless): (Place, &str, _)| {
+        Some(InitStep::Resize { at: at.to_owned(), size: place.size(memory)?, unless })
+    };
+    all.into_iter().filter_map(resize).collect()
+}
+
 /// The environment of commands run inside by `exec`, as a login of root has it.
 pub fn login_env() -> Vec<(String, String)> {
     let env = [
@@ -288,7 +301,7 @@ pub struct ExecPlan {
     /// Where the version 2 hierarchy is mounted, and the container's delegated group below it.
     pub unified: Option<(PathBuf, String)>,
     /// What is done in place of a program.
-    pub steps: Vec<InitStep>,
+    pub steps: Option<Vec<InitStep>>,
     /// The program and its arguments; none: a login shell.
     pub argv: Vec<String>,
     /// The environment.
@@ -306,8 +319,9 @@ pub struct ExecPlan {
 /// How something is done inside.
 pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> ExecPlan {
     let (command, steps) = match work {
-        Work::Run(command) => (command.clone(), Vec::new()),
-        Work::Name(names) => (Command::default(), plan_names(names)),
+        Work::Run(command) => (command.clone(), None),
+        Work::Name(names) => (Command::default(), Some(plan_names(names))),
+        Work::Fit(memory) => (Command::default(), Some(plan_sizes(*memory))),
     };
     let mut env = if command.bare { Vec::new() } else { login_env() };
     for (name, value) in &command.env {

@@ -68,12 +68,27 @@ impl Spec {
         }
     }
 
+    /// How much memory it may have.
+    pub const fn memory(&self) -> Memory {
+        Memory { ram_bytes: self.ram_bytes, shm_bytes: self.shm_bytes }
+    }
+
     /// The same with other names.
     #[must_use]
     pub fn with_names(self, names: Names) -> Self {
         let Names { hostname, nameservers, search } = names;
         Self { hostname, nameservers, search, ..self }
     }
+}
+
+/// What decides how large a container's memory file systems are; see [`crate::memory`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// See [`Spec::ram_bytes`].
+    pub ram_bytes: Option<u64>,
+    /// See [`Spec::shm_bytes`].
+    pub shm_bytes: Option<u64>,
 }
 
 /// All that `ves-init monitor` is told of its container.
@@ -108,6 +123,8 @@ pub enum Work {
     Run(Command),
     /// It gets these names.
     Name(Names),
+    /// Its memory file systems are made to fit this.
+    Fit(Memory),
 }
 
 /// All that `ves-init exec` is told.

@@ -25,6 +25,6 @@ pub mod report;
 mod step;
 mod systemd;
 
-pub use self::launch::{Command, ExecRequest, Launch, Names, Spec, StartRequest, Work};
+pub use self::launch::{Command, ExecRequest, Launch, Memory, Names, Spec, StartRequest, Work};
 pub use self::limit::{Limited, ProcessLimit};
 pub use self::step::{EtcFile, InitStep, RunFile, Side, Unless};

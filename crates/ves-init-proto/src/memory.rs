@@ -7,6 +7,8 @@
 
 use ves_types::Bytes;
 
+use crate::launch::Memory;
+
 /// How much sooner than any process of the node the kernel kills those of a container when memory runs out,
 /// its init excepted, in thousandths of that memory; those that logged-in users' managers start have the
 /// same. systemd itself is killed so much later, where the node may say so. It is no more than that, as
@@ -40,23 +42,27 @@ pub struct Size {
 const INODE: u64 = 1024;
 /// One inode for so many bytes.
 const BYTES_PER_INODE: u64 = 8192;
+/// Of /run systemd wants 16 MiB to be free, or it reloads no unit (`verify_run_space` of its dbus-manager.c).
+const RUN: u64 = 20 << 20;
 /// An init has hundreds of files in /run, however little memory there is.
 const LEAST_INODES: u64 = 1024;
 
 impl Place {
-    /// Its share of the memory, in sixteenths.
-    const fn share(self) -> u64 {
+    /// Its share of so much memory.
+    fn share(self, ram: u64) -> u64 {
+        let sixteenth = ram / 16;
         match self {
-            Self::Shm | Self::Tmp => 4,
-            Self::Run => 2,
-            Self::User => 1,
+            Self::Shm | Self::Tmp => sixteenth * 4,
+            Self::Run => RUN.clamp(sixteenth * 2, sixteenth * 3),
+            Self::User => sixteenth,
         }
     }
 
-    /// Its size where the container may have `ram` bytes of memory, and `shared` of shared memory, which
-    /// those made by Ves count as; `None` where neither is limited, which leaves it to the kernel.
-    pub fn size(self, ram: Option<u64>, shared: Option<u64>) -> Option<Size> {
-        let share = ram.map(|ram| ram / 16 * self.share());
+    /// Its size where the container may have so much memory, and so much of it shared, which those made by Ves
+    /// count as; `None` where neither is limited, which leaves it to the kernel.
+    pub fn size(self, memory: Memory) -> Option<Size> {
+        let Memory { ram_bytes: ram, shm_bytes: shared } = memory;
+        let share = ram.map(|ram| self.share(ram));
         let shared = shared.filter(|_| matches!(self, Self::Run | Self::Shm));
         let bytes = share.into_iter().chain(shared).min()?;
         // To the kernel 0 is no limit.
@@ -70,13 +76,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn memory(ram_bytes: Option<u64>, shm_bytes: Option<u64>) -> Memory {
+        Memory { ram_bytes, shm_bytes }
+    }
+
     /// All that there is once, while one user is logged in.
     const ALL: [Place; 4] = [Place::Run, Place::User, Place::Shm, Place::Tmp];
 
     proptest! {
         #[test]
         fn all_of_them_full_leave_memory_for_programs(ram in 32u64 << 20..1 << 50) {
-            let sizes = || ALL.into_iter().map(|place| place.size(Some(ram), None).expect("a size"));
+            let sizes = || ALL.into_iter().map(|place| place.size(memory(Some(ram), None)).expect("a size"));
             let full: u64 = sizes().map(|size| size.bytes + size.inodes * INODE).sum();
             prop_assert!(full <= ram / 8 * 7, "{full} of {ram}");
             prop_assert!(sizes().all(|size| size.bytes % Bytes::PAGE == 0));
@@ -85,7 +95,7 @@ mod tests {
         #[test]
         fn the_tighter_limit_holds(ram in proptest::option::of(any::<u64>()), shared: u64) {
             for place in ALL {
-                let (size, free) = (place.size(ram, Some(shared)), place.size(ram, None));
+                let (size, free) = (place.size(memory(ram, Some(shared))), place.size(memory(ram, None)));
                 match (size, free, place) {
                     (Some(size), _, Place::Run | Place::Shm) => {
                         prop_assert!(size.bytes > 0 && size.bytes <= shared.max(Bytes::PAGE));
@@ -98,7 +108,15 @@ mod tests {
     }
 
     #[test]
+    fn a_small_container_reloads_its_units() {
+        let run =
+            |mib: u64| Place::Run.size(memory(Some(mib << 20), None)).map(|size| size.bytes >> 20);
+        let sizes = [64, 96, 128, 256, 1024].map(run);
+        assert_eq!(sizes, [12, 18, 20, 32, 128].map(Some));
+    }
+
+    #[test]
     fn what_is_not_limited_is_left_to_the_kernel() {
-        assert!(ALL.iter().all(|place| place.size(None, None).is_none()));
+        assert!(ALL.iter().all(|place| place.size(Memory::default()).is_none()));
     }
 }

@@ -9,6 +9,7 @@ use ves_host::namespace::Namespace;
 use ves_host::seccomp::Refusals;
 
 use crate::limit::ProcessLimit;
+use crate::memory::Size;
 
 /// A file to write below /etc, as root of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +165,15 @@ pub enum InitStep {
     },
     /// Write a file below /etc.
     WriteEtc(EtcFile),
+    /// Give a memory file system that is mounted there another size, but none below what it holds.
+    Resize {
+        /// Where.
+        at: String,
+        /// Its new size.
+        size: Size,
+        /// What makes it needless, as of a file.
+        unless: Vec<Unless>,
+    },
     /// Tell programs inside who manages the container, and how.
     Introduce {
         /// Small files.
@@ -217,6 +227,7 @@ impl InitStep {
             | Self::OwnHostname(_)
             | Self::SetSysctl { .. }
             | Self::WriteEtc(_)
+            | Self::Resize { .. }
             | Self::Introduce { .. }
             | Self::Drop(_)
             | Self::Await
@@ -261,6 +272,7 @@ impl fmt::Display for InitStep {
             Self::SetHostname(name) => write!(f, "set the host name {name}"),
             Self::OwnHostname(name) => write!(f, "set its own host name, else {name}"),
             Self::SetSysctl { name, value } => write!(f, "set {name} to {value}"),
+            Self::Resize { at, size, .. } => write!(f, "let {at} hold {} bytes", size.bytes),
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),
             Self::WriteEtc(EtcFile::Hosts(_)) => write!(f, "write /etc/hosts"),
             Self::WriteEtc(EtcFile::Resolv(_)) => write!(f, "write /etc/resolv.conf"),

@@ -21,10 +21,18 @@ const UNITS: [(&str, &str); 2] = [
     ),
 ];
 
+/// Where the tenant says how large /tmp is.
+pub(crate) fn own_tmp() -> Vec<Unless> {
+    vec![
+        Unless::Mounted("/tmp".to_owned()),
+        Unless::There("/etc/systemd/system/tmp.mount".to_owned()),
+    ]
+}
+
 /// The files, in no order.
 pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
     let file = |path: &str, text: String| RunFile { path: path.to_owned(), text, unless: vec![] };
-    let size = |place: Place| place.size(spec.ram_bytes, spec.shm_bytes);
+    let size = |place: Place| place.size(spec.memory());
     let manager = format!("[Manager]\nDefaultOOMScoreAdjust={OOM_SCORE}\n");
     let mut files = vec![file("systemd/system.conf.d/10-ves.conf", manager)];
     // Of what a unit says itself, the kernel refuses all that would spare it.
@@ -35,12 +43,11 @@ pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
     }));
     if let Some(Size { bytes, inodes }) = size(Place::Tmp) {
         let options = format!("mode=1777,strictatime,nosuid,nodev,size={bytes},nr_inodes={inodes}");
-        let unless = vec![
-            Unless::Mounted("/tmp".to_owned()),
-            Unless::There("/etc/systemd/system/tmp.mount".to_owned()),
-        ];
         let text = format!("[Mount]\nOptions={options}\n");
-        files.push(RunFile { unless, ..file("systemd/system/tmp.mount.d/10-ves.conf", text) });
+        files.push(RunFile {
+            unless: own_tmp(),
+            ..file("systemd/system/tmp.mount.d/10-ves.conf", text)
+        });
     }
     if let Some(Size { bytes, inodes }) = size(Place::User) {
         files.push(file(

@@ -98,7 +98,7 @@ impl Model {
                     self.end(ExitCause::Stopped, Ended::Signal(2));
                 }
             }
-            Step::Name(spec) => {
+            Step::Name(spec) | Step::Fit(spec) => {
                 if let Some(monitor) = &mut self.state.monitor {
                     monitor.spec = Some((**spec).clone());
                 }

@@ -135,6 +135,8 @@ pub enum Step {
     },
     /// Give what runs the names of this, which it is like from then on.
     Name(Box<Spec>),
+    /// Make the memory file systems of what runs fit the memory of this, which it is like from then on.
+    Fit(Box<Spec>),
     /// Kill whatever still lives.
     Kill,
     /// Freeze all processes.
@@ -156,6 +158,7 @@ impl fmt::Display for Step {
             Self::AskInit { ms } => write!(f, "ask init to stop, and wait at most {ms} ms"),
             Self::AwaitEnd { ms } => write!(f, "wait for the end, at most {ms} ms"),
             Self::Name(_) => write!(f, "set its names"),
+            Self::Fit(_) => write!(f, "fit its memory file systems to its memory"),
             Self::Kill => write!(f, "kill what still lives"),
             Self::Freeze => write!(f, "freeze"),
             Self::Thaw => write!(f, "thaw"),
@@ -230,12 +233,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
             if observed.frozen {
                 steps.push(Step::Thaw);
             }
-            let name = named(desired, monitor);
+            let changes = adapt(desired, monitor);
             if monitor.running {
-                steps.extend(name);
+                steps.extend(changes);
             } else {
-                if name.is_some() {
-                    // Nobody has seen it with those it waits with.
+                if !changes.is_empty() {
+                    // Nobody has seen it as it waits.
                     able(observed)?;
                     steps.clear();
                     end(&mut steps, observed, 0, None);
@@ -264,7 +267,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
                 if observed.frozen {
                     steps.push(Step::Thaw);
                 }
-                steps.extend(named(desired, monitor).filter(|_| monitor.running));
+                if monitor.running {
+                    steps.extend(adapt(desired, monitor));
+                }
             }
         }
         (Goal::Frozen, Some(monitor)) if monitor.running => {
@@ -277,10 +282,19 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     Ok(steps)
 }
 
-/// Names that are others than those it has, as far as these are known: all that changes of what runs.
-fn named(desired: &Desired, monitor: &Monitor) -> Option<Step> {
-    let (wanted, has) = (desired.spec.as_ref()?.names(), monitor.spec.as_ref()?);
-    (has.names() != wanted).then(|| Step::Name(Box::new(has.clone().with_names(wanted))))
+/// Names and memory that are others than those it has, as far as these are known: all that changes of what
+/// runs. What loses its limit keeps its sizes until its next start.
+fn adapt(desired: &Desired, monitor: &Monitor) -> Vec<Step> {
+    let (Some(wanted), Some(has)) = (&desired.spec, &monitor.spec) else { return vec![] };
+    let mut steps = Vec::new();
+    let named = has.clone().with_names(wanted.names());
+    if named != *has {
+        steps.push(Step::Name(Box::new(named.clone())));
+    }
+    if wanted.ram_bytes.is_some() && wanted.ram_bytes != has.ram_bytes {
+        steps.push(Step::Fit(Box::new(Spec { ram_bytes: wanted.ram_bytes, ..named })));
+    }
+    steps
 }
 
 /// Lets init go, and stays a moment to see whether it does.

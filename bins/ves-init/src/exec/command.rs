@@ -40,11 +40,13 @@ impl Command<'_> {
             return self.fail(&e);
         }
         match channel::wait(self.status, Duration::ZERO) {
-            Ok(false) if !self.plan.steps.is_empty() => match perform::names(&self.plan.steps) {
-                Ok(()) => 0,
-                Err(failure) => handshake::report(self.status, failure),
+            Ok(false) => match &self.plan.steps {
+                None => handshake::report(self.status, self.execute()),
+                Some(steps) => match perform::adapt(steps) {
+                    Ok(()) => 0,
+                    Err(failure) => handshake::report(self.status, failure),
+                },
             },
-            Ok(false) => handshake::report(self.status, self.execute()),
             // The supervisor has given up; nobody would ever hear of the command.
             Ok(true) => 127,
             Err(e) => self.fail(&e),

@@ -12,11 +12,9 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use ves_host::{Attempt, HostError};
-use ves_init_proto::report::Failure;
 use ves_init_proto::{EtcFile, InitStep, Unless};
 use ves_types::Hostname;
 
-use super::failure;
 use super::outer::no;
 
 /// The longest file that is read so that a line of it can be changed; a longer one is left alone.
@@ -28,12 +26,7 @@ const OWN: [&[u8]; 2] = [
     b"# What follows is the container's own.\n",
 ];
 
-/// Performs steps that give a running container its names; after one that fails no more is done.
-pub(crate) fn names(steps: &[InitStep]) -> Result<(), Failure> {
-    steps.iter().try_for_each(|step| name(step).map_err(|e| failure(&step.to_string(), &e)))
-}
-
-/// Performs one such step, by a process whose root is the container's.
+/// Performs a step that gives a container one of its names, by a process whose root is the container's.
 pub(super) fn name(step: &InitStep) -> Result<(), HostError> {
     let etc = Path::new("/etc");
     let set = |name: &str| {

@@ -21,7 +21,7 @@ use ves_init_proto::{InitStep, RunFile, Side};
 use super::execute::execute;
 use super::outer::{Outer, no};
 use super::place::{directory, existing, place};
-use super::{Word, etc, failure, timed};
+use super::{Word, adapt, etc, failure, timed};
 
 struct Inner<'a> {
     outer: &'a Outer,
@@ -107,9 +107,10 @@ impl Inner<'_> {
             InitStep::Mask(at) => self.mask(at)?,
             InitStep::ShowConsole => self.show_console()?,
             InitStep::EnterRoot => self.enter_root()?,
-            InitStep::SetHostname(_) | InitStep::OwnHostname(_) | InitStep::WriteEtc(_) => {
-                etc::name(step)?;
-            }
+            InitStep::SetHostname(_)
+            | InitStep::OwnHostname(_)
+            | InitStep::WriteEtc(_)
+            | InitStep::Resize { .. } => adapt::perform(step)?,
             InitStep::SetSysctl { name, value } => {
                 let path = Path::new("/proc/sys").join(name);
                 std::fs::write(&path, value).attempt(|| format!("write {}", path.display()))?;

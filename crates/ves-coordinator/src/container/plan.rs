@@ -92,7 +92,7 @@ impl Desired {
                 search_domains: spec.search_domains.clone(),
                 max_ptys: limit(UbcResource::Numpty),
                 shm: spec.limits.limit_bytes(UbcResource::Shmpages),
-                ram: spec.limits.limit_bytes(UbcResource::Physpages),
+                ram: spec.ram(),
             },
             addresses: spec.addresses.iter().copied().collect(),
             maybe_dirty: record.maybe_dirty && record.creating_since.is_none(),

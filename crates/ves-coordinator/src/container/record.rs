@@ -276,7 +276,7 @@ impl Record {
         if now.limits != before.limits {
             self.since.limits = self.generation;
         }
-        if now.names() != before.names() {
+        if now.names() != before.names() || now.ram() != before.ram() {
             self.since.process = self.generation;
         }
         if now.addresses != before.addresses {

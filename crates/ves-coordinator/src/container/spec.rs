@@ -75,6 +75,11 @@ impl Spec {
         (&self.hostname, &self.nameservers, &self.search_domains)
     }
 
+    /// How much memory it may have; none: no limit.
+    pub fn ram(&self) -> Option<Bytes> {
+        self.limits.limit_bytes(UbcResource::Physpages)
+    }
+
     /// How long init may take to stop, in milliseconds.
     pub fn grace_ms(&self) -> u32 {
         self.stop_timeout.unwrap_or(StopTimeout::DEFAULT).millis()

@@ -175,10 +175,11 @@ impl KernelHost {
         start().about(ct, "start a helper inside")
     }
 
-    /// Gives a running container names, which its monitor remembers.
-    fn name(&self, ct: CtId, spec: &Spec) -> Result<(), Error> {
-        let session = self.inside(ct, Work::Name(spec.names()))?;
-        let said = monitor::read_report(&session, ASK).about(ct, "set its names")?;
+    /// Changes a running container, to be like `spec`, which its monitor remembers.
+    fn adapt(&self, ct: CtId, work: Work, spec: &Spec) -> Result<(), Error> {
+        const WHAT: &str = "change what runs";
+        let session = self.inside(ct, work)?;
+        let said = monitor::read_report(&session, ASK).about(ct, WHAT)?;
         let mut decoder = Decoder::default();
         decoder.push(&said);
         while let Ok(Some(frame)) = decoder.next_frame() {
@@ -195,7 +196,7 @@ impl KernelHost {
                 }
                 Tag::Failed => {
                     let failure = frame.parse().unwrap_or_else(|| Failure {
-                        step: "set its names".to_owned(),
+                        step: WHAT.to_owned(),
                         message: "nobody understands why not".to_owned(),
                         errno: 0,
                     });
@@ -204,7 +205,7 @@ impl KernelHost {
                 _ => break,
             }
         }
-        Err(HostError::parse("hear from inside", "the helper was lost")).about(ct, "set its names")
+        Err(HostError::parse("hear from inside", "the helper was lost")).about(ct, WHAT)
     }
 
     /// Asks init to stop until it has ended, for at most `ms`.
@@ -326,7 +327,8 @@ impl Host for KernelHost {
             Step::AwaitEnd { ms } => {
                 monitor::await_end(ct, &dir, Duration::from_millis((*ms).into())).map(drop)
             }
-            Step::Name(spec) => self.name(ct, spec),
+            Step::Name(spec) => self.adapt(ct, Work::Name(spec.names()), spec),
+            Step::Fit(spec) => self.adapt(ct, Work::Fit(spec.memory()), spec),
             Step::Kill => {
                 monitor::kill(ct, &dir, DIE)?;
                 groups::kill(&*self.hierarchies()?, ct, DIE)

@@ -14,7 +14,7 @@ fn spec(slot: u32) -> Spec {
         search: vec![],
         max_ptys: None,
         shm_bytes: None,
-        ram_bytes: None,
+        ram_bytes: Some(64 << 20),
     }
 }
 
@@ -57,6 +57,7 @@ fn answering() -> Vec<Observed> {
         Some(monitor(true, 20)),
         Some(monitor(true, 21)),
         Some(Monitor { spec: Some(Spec { hostname: None, ..spec(20) }), ..monitor(true, 20) }),
+        Some(Monitor { spec: Some(Spec { ram_bytes: None, ..spec(20) }), ..monitor(true, 20) }),
         Some(Monitor { spec: Some(Spec { hostname: None, ..spec(20) }), ..monitor(false, 20) }),
         Some(monitor(true, 0)),
     ];
@@ -119,10 +120,10 @@ fn goals() -> Vec<Desired> {
     all.collect()
 }
 
-/// Whether what runs has the names that are wanted.
-fn named(desired: &Desired, monitor: &Monitor) -> bool {
+/// Whether what runs has the names and the memory that are wanted.
+fn alike(desired: &Desired, monitor: &Monitor) -> bool {
     let (Some(wanted), Some(has)) = (&desired.spec, &monitor.spec) else { return true };
-    has.names() == wanted.names()
+    has.names() == wanted.names() && wanted.ram_bytes.is_none_or(|ram| has.ram_bytes == Some(ram))
 }
 
 /// Written without the planner.
@@ -136,9 +137,9 @@ fn reached(desired: &Desired, state: &Observed) -> bool {
         Goal::Created => {
             monitor.is_some_and(|m| m.running || m.spec == desired.spec) && !state.leftovers
         }
-        Goal::Running => monitor.is_some_and(|m| m.running && named(desired, m)) && !state.frozen,
+        Goal::Running => monitor.is_some_and(|m| m.running && alike(desired, m)) && !state.frozen,
         Goal::StillRunning => {
-            monitor.is_none_or(|m| (!m.running || named(desired, m)) && !state.frozen)
+            monitor.is_none_or(|m| (!m.running || alike(desired, m)) && !state.frozen)
         }
         Goal::Frozen => monitor.is_some_and(|m| m.running) && state.frozen,
     }
@@ -149,7 +150,7 @@ fn what_has_ended_is_not_started_to_keep_it_running() {
     for state in states() {
         for desired in goals().into_iter().filter(|d| d.goal == Goal::StillRunning) {
             let steps = plan(&desired, &state).unwrap_or_default();
-            let harmless = |step: &Step| matches!(step, Step::Thaw | Step::Name(_));
+            let harmless = |step: &Step| matches!(step, Step::Thaw | Step::Name(_) | Step::Fit(_));
             assert!(steps.iter().all(harmless), "{steps:?}: {state:?}");
         }
     }
@@ -264,21 +265,26 @@ fn what_no_monitor_answers_for_is_only_ended() {
 }
 
 #[test]
-fn names_are_given_to_what_runs_and_has_others_and_change_nothing_else_of_it() {
-    let mut given = 0;
+fn names_and_memory_are_given_to_what_runs_and_has_others_and_nothing_else_of_it_changes() {
+    let mut given = [0, 0];
     for state in states() {
         for desired in goals() {
             for step in plan(&desired, &state).unwrap_or_default() {
-                let Step::Name(spec) = step else { continue };
+                let (kind, spec) = match step {
+                    Step::Name(spec) => (0, spec),
+                    Step::Fit(spec) => (1, spec),
+                    _ => continue,
+                };
                 let monitor = state.monitor.as_ref().expect("somebody remembers it");
-                assert!(monitor.running && !named(&desired, monitor));
+                assert!(monitor.running && !alike(&desired, monitor));
                 let before = monitor.spec.clone().expect("it is known");
-                assert_eq!(before.with_names(spec.names()), *spec);
-                given += 1;
+                let ram_bytes = if kind == 1 { spec.ram_bytes } else { before.ram_bytes };
+                assert_eq!(Spec { ram_bytes, ..before.with_names(spec.names()) }, *spec);
+                given[kind] += 1;
             }
         }
     }
-    assert!(given > 0);
+    assert!(given.iter().all(|n| *n > 0));
 }
 
 #[test]

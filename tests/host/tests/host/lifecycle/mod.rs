@@ -1,10 +1,10 @@
 //! Processes of containers: their init, commands inside, what they may try.
 
+mod adapt;
 mod daemon;
 mod distributions;
 mod exec;
 mod hostile;
-mod names;
 mod start;
 mod starter;
 mod strays;

@@ -1,4 +1,5 @@
-//! Host name and name servers: the container's own, or its operator's, which it gets while it runs.
+//! What is changed of a container that runs: its host name and name servers, which are its own or its
+//! operator's, and the sizes of its memory file systems.
 
 use ves_lifecycle::error::Error;
 use ves_lifecycle::host::Host as _;
@@ -63,4 +64,32 @@ fn what_the_tenant_chose_stays_and_what_the_operator_chooses_is_there_at_once() 
     assert_eq!(before, Some(own));
     world.sh("rmdir -p /etc/resolv.conf.ves-new/full 2>/dev/null; true");
     world.host.apply(world.ct, &Step::Name(Box::new(named))).expect("again");
+}
+
+#[test]
+fn memory_file_systems_fit_what_it_may_have_while_it_runs() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9468, |_| {});
+    let with = |mib: u64| Spec { ram_bytes: Some(mib << 20), ..world.script(OBEDIENT) };
+    world.start(with(64));
+    world.sh("mount -t tmpfs none /tmp");
+    let sizes = || {
+        let blocks = world.sh("stat -f -c %b /dev/shm /run /tmp");
+        blocks.lines().map(|n| n.parse::<u64>().expect("a number") >> 8).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes()[..2], [16, 12], "mebibytes");
+    let fit = |mib: u64| {
+        let seen = world.ensure(Goal::StillRunning, Some(with(mib))).expect("fitted");
+        assert_eq!(seen.monitor.expect("it runs").spec, Some(with(mib)));
+    };
+    fit(256);
+    assert_eq!(sizes(), [64, 32, 64]);
+    // What is in use stays; and of /tmp the tenant says himself how large it is.
+    world.sh("dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; echo 'none /tmp tmpfs' > /etc/fstab");
+    fit(64);
+    assert_eq!(sizes(), [40, 12, 64]);
+    let full = world.exec(&["sh", "-c", "echo more > /dev/shm/y"]);
+    assert!(String::from_utf8_lossy(&full.error).contains("No space left"), "{full:?}");
 }

@@ -1,0 +1,54 @@
+//! What changes of a container that runs, done by a process whose root is the container's.
+//!
+//! Owns the sizes of its memory file systems; its names are in [`super::etc`]. Never here: what should change.
+
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use ves_host::mount::{self, FsContext};
+use ves_host::{Attempt, HostError};
+use ves_init_proto::InitStep;
+use ves_init_proto::memory::Size;
+use ves_init_proto::report::Failure;
+
+use super::{etc, failure};
+
+/// The magic number of tmpfs.
+const TMPFS: u64 = 0x0102_1994;
+
+/// Performs steps; after one that fails no more is done.
+pub(crate) fn adapt(steps: &[InitStep]) -> Result<(), Failure> {
+    steps.iter().try_for_each(|step| perform(step).map_err(|e| failure(&step.to_string(), &e)))
+}
+
+/// Performs one.
+pub(super) fn perform(step: &InitStep) -> Result<(), HostError> {
+    match step {
+        InitStep::Resize { unless, .. } if unless.iter().any(etc::stands) => Ok(()),
+        InitStep::Resize { at, size, .. } => resize(Path::new(at), *size),
+        _ => etc::name(step),
+    }
+}
+
+/// Gives the memory file system that is mounted there a size, or the one it has use for, if that is more.
+/// Where none is, there is nothing to do.
+fn resize(at: &Path, size: Size) -> Result<(), HostError> {
+    let what = || format!("look at {}", at.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = match rustix::fs::open(at, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        other => other.attempt(what)?,
+    };
+    let magic = rustix::fs::fstatfs(&place).attempt(what)?.f_type;
+    if u64::try_from(magic).ok() != Some(TMPFS) || !mount::is_mount_point(at)? {
+        return Ok(());
+    }
+    let has = rustix::fs::fstatvfs(&place).attempt(what)?;
+    let bytes = size.bytes.max((has.f_blocks - has.f_bfree) * has.f_frsize);
+    let inodes = size.inodes.max(has.f_files - has.f_ffree);
+    FsContext::mounted(&place, "tmpfs")?
+        .set("size", bytes.to_string())?
+        .set("nr_inodes", inodes.to_string())?
+        .reconfigure()
+}
