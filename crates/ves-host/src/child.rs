@@ -16,6 +16,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, Uid, WaitId, WaitIdOptions, WaitIdStatus};
@@ -104,7 +105,7 @@ pub fn fork(how: How<'_>, work: impl FnOnce() -> i32) -> Result<Child, HostError
         let group = if how.group.is_some() { " in a control group" } else { "" };
         format!("make a child process{place}{group}")
     };
-    if !single_threaded() {
+    if !alone() {
         return Err(io::Error::other("the process has several threads")).attempt(what);
     }
     let work = || {
@@ -238,6 +239,11 @@ fn clone(how: &How<'_>) -> io::Result<Option<Child>> {
     Ok(Some(Child { pid, pidfd }))
 }
 
+/// How long a joined thread may take to end.
+const JOINED: Duration = Duration::from_secs(1);
+/// Between two looks at whether it has.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
+
 /// The flag is above 32 bits, where libc's type does not reach.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -246,6 +252,21 @@ fn single_threaded() -> bool {
     // SAFETY: this asks for nothing that a process with one thread shares with anybody, so it
     // changes nothing; with more threads the kernel refuses.
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+}
+
+/// The same, after a moment for a thread that was joined and has not quite ended: the kernel tells of its end
+/// before it counts it no more.
+fn alone() -> bool {
+    let end = Instant::now() + JOINED;
+    loop {
+        if single_threaded() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        poll(&mut [], Some(&LOOK)).ok();
+    }
 }
 
 /// Ends this process at once, without running what the parent registered for its own end.

@@ -1,9 +1,9 @@
 //! A process with one thread that makes a child, for tests of what the child has and when it ends.
 //!
-//! `parent MODE LOCK`: holds the lock at that path. In the mode `facts` both tell what they have; in
-//! the others the child says `ready` and its number and stays: `bound` and `inside` (in another
-//! process id namespace) to their parent's life, `free` longer; with `-early` behind it, the parent
-//! does not stay at all.
+//! `parent MODE LOCK`: holds the lock at that path. In the mode `facts` both tell what they have, in
+//! `joined` it makes many, each after a thread of its own has ended; in the others the child says `ready`
+//! and its number and stays: `bound` and `inside` (in another process id namespace) to their parent's life,
+//! `free` longer; with `-early` behind it, the parent does not stay at all.
 #![allow(clippy::print_stdout, reason = "it is there to tell")]
 
 use std::fs::File;
@@ -40,6 +40,16 @@ fn run(mode: &str, lock: &str) -> Result<(), Box<dyn std::error::Error>> {
         let child = child::fork(How { keep: &keep, ..how }, || i32::from(facts("child").is_err()))?;
         while child::reap(&child)?.is_none() {
             std::thread::yield_now();
+        }
+        return Ok(());
+    }
+    if name == "joined" {
+        for _ in 0..500 {
+            std::thread::spawn(|| ()).join().map_err(|_| "a thread panicked")?;
+            let child = child::fork(how, || 0)?;
+            while child::reap(&child)?.is_none() {
+                std::thread::yield_now();
+            }
         }
         return Ok(());
     }

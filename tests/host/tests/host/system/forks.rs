@@ -54,6 +54,13 @@ fn parent(mode: &str, lock: &Path) -> Command {
 }
 
 #[test]
+fn threads_that_were_joined_hinder_no_child() {
+    let dir = TestLayout::new();
+    let status = parent("joined", &dir.dir().join("lock")).status().expect("it runs");
+    assert!(status.success(), "a thread that has ended is counted for a moment: {status}");
+}
+
+#[test]
 fn a_child_has_no_descriptor_signal_action_or_mask_of_its_parent() {
     need!(need::program("env", "coreutils"));
     let dir = TestLayout::new();
