@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -39,6 +39,8 @@ pub const POLICY: Policy = &[
 const QUEUE: usize = 16;
 /// How often is looked who was killed, while somebody wants to know: the kernel tells nobody of version 1.
 const KILLS_EVERY: Duration = Duration::from_secs(1);
+/// How many times as long as a look took nobody looks: one at thousands of containers takes a while.
+const REST: u32 = 20;
 
 /// The routes of the service.
 pub fn routes(service: Service) -> tonic::service::Routes {
@@ -125,7 +127,7 @@ impl ResourcesService for Api {
                 "processes killed because memory ran out, of the containers that run",
             );
             loop {
-                let own = service.clone();
+                let (own, begun) = (service.clone(), Instant::now());
                 // What cannot be read now is read the next time.
                 let kills =
                     blocking(move || own.oom_kills()).await.unwrap_or_else(|_| told.clone());
@@ -139,7 +141,7 @@ impl ResourcesService for Api {
                 metric.set(kills.values().sum());
                 told = kills;
                 tokio::select! {
-                    () = tokio::time::sleep(KILLS_EVERY) => {}
+                    () = tokio::time::sleep(KILLS_EVERY.max(begun.elapsed() * REST)) => {}
                     () = to.closed() => return,
                 }
             }
