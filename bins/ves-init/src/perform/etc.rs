@@ -35,7 +35,10 @@ pub(super) fn name(step: &InitStep) -> Result<(), HostError> {
     };
     match step {
         InitStep::SetHostname(name) => set(name),
-        InitStep::OwnHostname(fallback) => set(own_hostname(etc).as_deref().unwrap_or(fallback)),
+        InitStep::OwnHostname(fallback) => {
+            set(own_hostname(etc).as_deref().unwrap_or(fallback))?;
+            write_first(etc, fallback)
+        }
         InitStep::WriteEtc(file) => write(etc, file),
         _ => no("a name: a step of another kind"),
     }
@@ -47,6 +50,16 @@ fn own_hostname(etc: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'))?;
     line.parse::<Hostname>().ok().map(|name| name.to_string())
+}
+
+/// Writes this host name down where there is none yet: programs read it there.
+fn write_first(etc: &Path, name: &str) -> Result<(), HostError> {
+    let there = std::fs::symlink_metadata(etc.join("hostname"));
+    if !there.is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        return Ok(());
+    }
+    write(etc, &EtcFile::Hostname(name.to_owned()))?;
+    write(etc, &EtcFile::Hosts(name.to_owned()))
 }
 
 /// Writes one of the files below `etc`, which is made where it is missing.
@@ -239,6 +252,20 @@ mod tests {
         assert_eq!(with_host(&text, "web.example.org"), text);
         assert_eq!(with_host(b"# end", "a"), b"# end\n127.0.1.1\ta\n");
         assert!(with_host(b"", "a").starts_with(b"127.0.0.1\tlocalhost\n"));
+    }
+
+    #[test]
+    fn a_name_is_written_down_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let etc = dir.path().join("etc");
+        let text = |name: &str| std::fs::read_to_string(etc.join(name)).expect("there");
+        write_first(&etc, "ct101").expect("written");
+        assert_eq!(text("hostname"), "ct101\n");
+        assert!(text("hosts").ends_with("127.0.1.1\tct101\n"));
+        std::fs::write(etc.join("hostname"), "").expect("written");
+        std::fs::write(etc.join("hosts"), "").expect("written");
+        write_first(&etc, "ct101").expect("nothing to do");
+        assert_eq!(text("hostname") + &text("hosts"), "", "the tenant's own");
     }
 
     #[test]

@@ -57,8 +57,7 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         match done {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            // Whatever the tenant put in the way, a full disk, or what this kernel lacks hinders no start.
-            Err(e) if matches!(step, InitStep::WriteEtc(_) | InitStep::SetSysctl { .. }) => {
+            Err(e) if hinders_no_start(step) => {
                 let Failure { step, message, .. } = failure(&step.to_string(), &e);
                 this.warnings.push(format!("{step}: {message}"));
             }
@@ -66,6 +65,11 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
         }
     }
     Ok(())
+}
+
+/// Whatever the tenant put in the way, a full disk, or what this kernel lacks hinders no start.
+fn hinders_no_start(step: &InitStep) -> bool {
+    matches!(step, InitStep::OwnHostname(_) | InitStep::WriteEtc(_) | InitStep::SetSysctl { .. })
 }
 
 impl Inner<'_> {
