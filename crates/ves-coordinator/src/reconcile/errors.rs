@@ -8,17 +8,14 @@ use std::time::Duration;
 use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, storage};
 
-use super::follow::SOON;
+use super::follow::{LATE, SOON};
 use crate::coordinator::Coordinator;
 use crate::services::fault_of;
-
-/// How long to wait at most before storage is asked again.
-const LONGEST: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     /// Follows storage for ever.
     pub(crate) async fn follow_errors(self) {
-        self.follow_for_ever("storage", LONGEST, Self::follow_errors_once).await;
+        self.follow_for_ever("storage", LATE, Self::follow_errors_once).await;
     }
 
     async fn follow_errors_once(&self, pause: &mut Duration) -> Result<(), Fault> {

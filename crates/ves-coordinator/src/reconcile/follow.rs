@@ -12,6 +12,9 @@ use crate::coordinator::Coordinator;
 /// How long to wait at first before the service is asked again.
 pub(super) const SOON: Duration = Duration::from_millis(50);
 
+/// How long to wait at most where what comes by the stream may come late.
+pub(super) const LATE: Duration = Duration::from_secs(10);
+
 impl Coordinator {
     /// Follows `service` by `once`, which sets the pause back to [`SOON`] when the stream has begun. Waits at
     /// most `longest` before it asks again.

@@ -9,17 +9,14 @@ use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, resources};
 use ves_types::CtId;
 
-use super::follow::SOON;
+use super::follow::{LATE, SOON};
 use crate::coordinator::Coordinator;
 use crate::services::fault_of;
-
-/// How long to wait at most before resources is asked again.
-const LONGEST: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     /// Follows resources for ever.
     pub(crate) async fn follow_kills(self) {
-        self.follow_for_ever("resources", LONGEST, Self::follow_kills_once).await;
+        self.follow_for_ever("resources", LATE, Self::follow_kills_once).await;
     }
 
     async fn follow_kills_once(&self, pause: &mut Duration) -> Result<(), Fault> {

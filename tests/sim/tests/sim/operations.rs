@@ -34,17 +34,21 @@ fn ending(sim: &Sim) {
     });
 }
 
+/// Starts a container whose end is being looked after, and does something while that waits.
+fn start_meanwhile(sim: &Sim, act: impl Fn()) -> Result<pb::Operation, Fault> {
+    let start = Command::start("101");
+    let acts = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        act();
+    };
+    sim.block(async { tokio::join!(sim.carry(&start), acts) }).0
+}
+
 #[test]
 fn a_request_waits_for_what_the_node_does_by_itself() {
     let sim = Sim::new();
     ending(&sim);
-    let start = Command::start("101");
-    let (started, ()) = sim.block(async {
-        tokio::join!(sim.carry(&start), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            sim.script().hold(101, false);
-        })
-    });
+    let started = start_meanwhile(&sim, || sim.script().hold(101, false));
     assert_eq!(started.expect("waited for its turn").state(), pb::OperationState::Succeeded);
     assert_eq!(sim.state("101"), pb::ContainerState::Running);
 }
@@ -53,14 +57,7 @@ fn a_request_waits_for_what_the_node_does_by_itself() {
 fn a_request_does_not_wait_for_ever() {
     let sim = Sim::new();
     ending(&sim);
-    let start = Command::start("101");
-    let (fault, ()) = sim.block(async {
-        tokio::join!(sim.carry(&start), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            sim.advance(Duration::from_secs(11));
-        })
-    });
-    let fault = fault.expect_err("busy");
+    let fault = start_meanwhile(&sim, || sim.advance(Duration::from_secs(11))).expect_err("busy");
     assert_eq!((fault.reason, fault.facts["holder"].as_str()), (Reason::Busy, "stop by container"));
     sim.script().hold(101, false);
 }
