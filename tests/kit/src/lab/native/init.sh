@@ -33,6 +33,10 @@ mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount --bind proc/sys/net proc/sys/net
 mount -o remount,bind,rw proc/sys/net
+# A machine forwards nothing when it begins; a new network namespace does what this machine does.
+for setting in ipv4/ip_forward ipv6/conf/all/forwarding; do
+    [ ! -e "proc/sys/net/$setting" ] || echo 0 > "proc/sys/net/$setting"
+done
 
 mount -t tmpfs -o mode=755,size=8m tmpfs dev
 cp -a "$devices/." dev/
