@@ -39,7 +39,7 @@ pub fn frozen(state: &str, frozen: &str) -> bool {
 /// How long an init is looked at that says nothing of its boot. One that shows nothing of it at all has booted
 /// after the first of these; any has after the second, whatever it shows.
 const SHOWS: Duration = Duration::from_secs(1);
-const BOOTS: Duration = Duration::from_secs(180);
+pub(crate) const BOOTS: Duration = Duration::from_secs(180);
 /// The children of an init by which its boot is seen, in the field's inits: scripts that it waits for, and
 /// what it starts after them.
 const BOOTING: [&str; 5] = ["rc", "rcS", "openrc", "openrc-run", "1"];
