@@ -316,9 +316,10 @@ impl Coordinator {
         let span = tracing::info_span!(
             "operation",
             otel.name = format!("operation {kind}"),
-            operation = %id,
-            kind,
-            ct = ct.map(CtId::get),
+            ves.operation.id = %id,
+            ves.operation.kind = kind,
+            container.id = ct.map(CtId::get),
+            otel.status_code = tracing::field::Empty,
         );
         // It outlives the request on purpose; its end is stored.
         tokio::spawn(work.instrument(span));

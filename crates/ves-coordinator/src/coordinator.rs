@@ -17,6 +17,7 @@ use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
 use crate::container::observed::Observed;
 use crate::container::record::Record;
+use crate::operation::metrics::Metrics;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::index::{Change, Index};
@@ -43,6 +44,7 @@ struct Inner {
     ending: Mutex<BTreeSet<CtId>>,
     finishing: Mutex<BTreeSet<CtId>>,
     turns: Turns,
+    metrics: Metrics,
 }
 
 /// How many of each kind of work are done at once; what is more waits, first come, first served.
@@ -97,6 +99,7 @@ impl Coordinator {
         let inner = Inner {
             config,
             turns,
+            metrics: Metrics::new(),
             node,
             clock,
             defaults,
@@ -148,6 +151,12 @@ impl Coordinator {
     pub(crate) fn turns(&self) -> &Turns {
         &self.inner.turns
     }
+
+    /// What dashboards are told of operations.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
     /// Containers whose end somebody works on.
     fn ending(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
         self.inner.ending.lock().unwrap_or_else(PoisonError::into_inner)

@@ -5,20 +5,22 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use opentelemetry::global;
 use tokio::net::UnixStream;
-use tonic::Status;
 use tonic::body::Body;
-use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tower::ServiceExt;
+use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt};
+use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::rpc;
 
 /// How long to try where more want to connect than the daemon has accepted so far.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,17 +30,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The way a call takes: a socket, or the service itself, as [`crate::App::in_process`] gives it.
 pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
-/// A channel that puts the current span's trace context into each call.
-pub type Traced = InterceptedService<Link, Inject>;
-
 /// A lazy channel to the service at `socket`. Must be called inside a tokio runtime.
 pub fn channel(socket: &Path) -> Traced {
     over(Link::new(untraced(socket).map_err(|e| Status::from_error(e.into()))))
 }
 
 /// A channel whose calls go this way.
-pub fn over(link: Link) -> Traced {
-    InterceptedService::new(link, Inject)
+pub const fn over(link: Link) -> Traced {
+    Traced { link }
 }
 
 /// The same without a trace: what reports traces must not be part of one.
@@ -65,26 +64,62 @@ async fn connect(socket: &Path) -> Result<UnixStream, std::io::Error> {
     }
 }
 
-/// Puts the current span's W3C trace context into a call's metadata.
-#[derive(Debug, Clone, Copy)]
-pub struct Inject;
+/// A channel each of whose calls is a span, whose W3C trace context goes with it.
+#[derive(Debug, Clone)]
+pub struct Traced {
+    link: Link,
+}
 
-impl Interceptor for Inject {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        let context = tracing::Span::current().context();
+impl Service<http::Request<Body>> for Traced {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.link.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let method = request.uri().path().trim_start_matches('/');
+        let span = tracing::info_span!(
+            "call",
+            otel.name = method,
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = tracing::field::Empty,
+        );
         global::get_text_map_propagator(|p| {
-            p.inject_context(&context, &mut Metadata(request.metadata_mut()));
+            p.inject_context(&span.context(), &mut Headers(request.headers_mut()));
         });
-        Ok(request)
+        let answer = self.link.call(request);
+        let recorded = span.clone();
+        Box::pin(
+            async move {
+                let answer = answer.await;
+                let code = match &answer {
+                    Ok(answer) => rpc::code(answer.headers()).unwrap_or(Code::Ok),
+                    Err(status) => status.code(),
+                };
+                recorded.record("rpc.response.status_code", rpc::name(code));
+                // To a caller every code but OK is an error.
+                if code != Code::Ok {
+                    recorded.record("otel.status_code", "ERROR");
+                }
+                answer
+            }
+            .instrument(span),
+        )
     }
 }
 
-struct Metadata<'a>(&'a mut MetadataMap);
+struct Headers<'a>(&'a mut http::HeaderMap);
 
-impl opentelemetry::propagation::Injector for Metadata<'_> {
+impl opentelemetry::propagation::Injector for Headers<'_> {
     fn set(&mut self, key: &str, value: String) {
         if let (Ok(key), Ok(value)) =
-            (MetadataKey::from_bytes(key.as_bytes()), MetadataValue::try_from(&value))
+            (http::HeaderName::from_bytes(key.as_bytes()), http::HeaderValue::try_from(value))
         {
             self.0.insert(key, value);
         }

@@ -16,7 +16,7 @@ use std::fmt::{self, Debug, Display, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::Histogram;
 use opentelemetry::{KeyValue, global};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_proto::{Fault, Reason};
@@ -42,6 +42,9 @@ pub fn check_changes(changes: usize) -> Result<(), String> {
 /// How many changes that only wait for a container go on at once. They cost a thread each, of which the
 /// blocking pool has 512, and reads need some too.
 const WAITS: usize = 256;
+/// The bounds of durations of steps, in seconds.
+const BOUNDS: [f64; 13] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// What a change mostly does, and so with which others it shares places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +171,6 @@ struct Inner {
     locks: Locks,
     changes: Arc<Semaphore>,
     waits: Arc<Semaphore>,
-    count: Counter<u64>,
     duration: Histogram<f64>,
 }
 
@@ -188,11 +190,11 @@ impl Shell {
             locks: Locks::default(),
             changes: Arc::new(Semaphore::new(changes.clamp(1, WAITS))),
             waits: Arc::new(Semaphore::new(WAITS)),
-            count: meter.u64_counter("ves.steps").with_description("steps performed").build(),
             duration: meter
                 .f64_histogram("ves.step.duration")
                 .with_description("time until a step was done or had failed")
                 .with_unit("s")
+                .with_boundaries(BOUNDS.to_vec())
                 .build(),
         };
         Self { inner: Arc::new(inner) }
@@ -325,13 +327,12 @@ impl Shell {
         step: &dyn Display,
         apply: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        let Inner { service, count, duration, .. } = &*self.inner;
+        let Inner { service, duration, .. } = &*self.inner;
         let span = tracing::info_span!(
             "step",
-            otel.name = format!("step {step}"),
-            service = service.name(),
-            ct = ct.map(CtId::get),
-            %step,
+            otel.name = format!("step {}.{kind}", service.name()),
+            container.id = ct.map(CtId::get),
+            ves.step = %step,
             otel.status_code = tracing::field::Empty,
         );
         let _inside = span.clone().entered();
@@ -339,11 +340,9 @@ impl Shell {
         let result = apply();
         let outcome = if result.is_ok() { "done" } else { "failed" };
         let labels = [
-            KeyValue::new("service", service.name()),
-            KeyValue::new("step", kind.to_owned()),
-            KeyValue::new("outcome", outcome),
+            KeyValue::new("ves.step.kind", kind.to_owned()),
+            KeyValue::new("ves.step.outcome", outcome),
         ];
-        count.add(1, &labels);
         duration.record(begun.elapsed().as_secs_f64(), &labels);
         match &result {
             Ok(_) => tracing::debug!("done"),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use opentelemetry::metrics::{Counter, Histogram};
-use opentelemetry::{KeyValue, global};
+use opentelemetry::global;
+use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument;
@@ -18,9 +18,8 @@ use ves_proto::{Fault, Reason};
 use crate::accept::Caller;
 use crate::peer::{Policy, Rpcs, refusal};
 use crate::refusals::{Refusals, Whom};
+use crate::rpc::{self, Durations};
 
-/// What stands in metrics and traces for whatever there is no RPC for: its name is the caller's to choose.
-const UNKNOWN: &str = "unknown";
 /// How much of a name we do not know is told to who used it.
 const NAME: usize = 200;
 
@@ -29,30 +28,13 @@ const NAME: usize = 200;
 pub(crate) struct GateLayer {
     rpcs: Arc<Rpcs>,
     refusals: Arc<Refusals>,
-    calls: Counter<u64>,
-    duration: Histogram<f64>,
+    durations: Durations,
 }
 
 impl GateLayer {
     pub(crate) fn new(policy: Policy, refusals: Arc<Refusals>) -> Result<Self, String> {
-        let meter = global::meter("ves");
-        Ok(Self {
-            rpcs: Arc::new(Rpcs::new(policy)?),
-            refusals,
-            calls: meter.u64_counter("ves.rpc.calls").with_description("calls answered").build(),
-            duration: meter
-                .f64_histogram("ves.rpc.duration")
-                .with_description("time until the answer began")
-                .with_unit("s")
-                .build(),
-        })
-    }
-
-    /// Counts an answer.
-    fn count(&self, rpc: String, code: String, begun: Instant) {
-        let labels = [KeyValue::new("rpc", rpc), KeyValue::new("code", code)];
-        self.calls.add(1, &labels);
-        self.duration.record(begun.elapsed().as_secs_f64(), &labels);
+        let rpcs = Arc::new(Rpcs::new(policy)?);
+        Ok(Self { rpcs, refusals, durations: Durations::new() })
     }
 }
 
@@ -95,14 +77,17 @@ where
         let (principal, wait) = (caller.principal, caller.calls());
         let path = request.uri().path();
         let known = layer.rpcs.find(path);
-        let name = known.map_or(UNKNOWN, |rpc| rpc.path).to_owned();
+        let method = known.map_or(rpc::OTHER, |rpc| rpc.path.trim_start_matches('/')).to_owned();
+        let measured = layer.durations.begin(method.clone());
         let span = tracing::info_span!(
             "rpc",
-            otel.name = name.trim_start_matches('/'),
+            otel.name = method,
             otel.kind = "server",
-            rpc.system = "grpc",
-            peer.uid = principal.uid,
             otel.status_code = tracing::field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = tracing::field::Empty,
+            peer.uid = principal.uid,
         );
         let parent = global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
         // Fails where no trace is collected, which is fine.
@@ -120,13 +105,13 @@ where
         if let Some(fault) = fault {
             if let Some(left_out) = layer.refusals.line(Whom::Uid(principal.uid), begun) {
                 let (uid, reason) = (principal.uid, fault.reason.as_str_name());
-                tracing::warn!(parent: &span, uid, rpc = %name, reason, left_out, "refused");
+                tracing::warn!(parent: &span, uid, rpc = method, reason, left_out, "refused");
             }
             return Box::pin(
                 async move {
                     tokio::time::sleep(wait).await;
                     let status = tonic::Status::from(fault);
-                    layer.count(name, i32::from(status.code()).to_string(), begun);
+                    measured.end(status.code());
                     Ok(status.into_http())
                 }
                 .instrument(span),
@@ -145,13 +130,12 @@ where
                 }
                 let response = inner.call(request).await?;
                 // A failed unary call answers with its status in the headers.
-                let code = response.headers().get("grpc-status");
-                let code = code.and_then(|c| c.to_str().ok()).unwrap_or("0").to_owned();
-                if code != "0" {
+                let code = rpc::code(response.headers()).unwrap_or(Code::Ok);
+                recorded.record("rpc.response.status_code", rpc::name(code));
+                if rpc::is_server_error(code) {
                     recorded.record("otel.status_code", "ERROR");
                 }
-                layer.count(name, code, begun);
-                Ok(response)
+                Ok(measured.end_with(response))
             }
             .instrument(span),
         )

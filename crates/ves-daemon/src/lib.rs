@@ -25,6 +25,7 @@ pub mod peer;
 pub mod privilege;
 mod refusals;
 mod relay;
+mod rpc;
 pub mod serve;
 mod socket;
 pub mod telemetry;

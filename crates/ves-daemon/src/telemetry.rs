@@ -6,9 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use opentelemetry::global;
 use opentelemetry::trace::{Span, Tracer, TracerProvider};
-use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry::{KeyValue, global};
+use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
 use opentelemetry_otlp::{
     ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithTonicConfig,
 };
@@ -16,15 +16,23 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tonic::transport::Channel;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+use uuid::Uuid;
 
 use crate::client;
 use crate::config::{LogFormat, Telemetry};
+
+/// The name space that OpenTelemetry gives for ids of instances:
+/// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/service/>.
+const INSTANCES: Uuid = Uuid::from_u128(0x4d63_009a_8d0f_11ee_aad7_4c79_6ed8_e320);
+/// What a line of the log has from the spans it stands in.
+const OF_LOGS: [&str; 2] = ["container.id", "ves.operation.id"];
 
 /// Keeps telemetry going; [`Guard::flush`] sends what is left.
 #[derive(Debug, Default)]
@@ -158,7 +166,12 @@ pub fn init(service: &'static str, settings: &Telemetry) -> Result<Guard, Teleme
     tracing_subscriber::registry()
         .with(stderr)
         .with(spans.with_filter(exported()?))
-        .with(OpenTelemetryTracingBridge::new(&logs).with_filter(exported()?))
+        .with(
+            OpenTelemetryTracingBridge::builder(&logs)
+                .with_tracing_span_attributes(TracingSpanAttributes::allowlist(OF_LOGS))
+                .build()
+                .with_filter(exported()?),
+        )
         .try_init()
         .ok();
     Ok(Guard { providers: Some((traces, metrics, logs)) })
@@ -168,7 +181,7 @@ fn providers(
     service: &'static str,
     channel: &Channel,
 ) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), ExporterBuildError> {
-    let resource = Resource::builder().with_service_name(service).build();
+    let resource = resource(service);
     let span = SpanExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
     let metric = MetricExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
     let log = LogExporter::builder().with_tonic().with_channel(channel.clone()).build()?;
@@ -185,11 +198,40 @@ fn providers(
     ))
 }
 
-/// Tells, below the present span, of work that another process has done.
-pub fn record_span(name: String, begun: SystemTime, took: Duration) {
+/// Which process of which node speaks; what `OTEL_RESOURCE_ATTRIBUTES` says wins.
+fn resource(service: &'static str) -> Resource {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let host = host.map(|name| KeyValue::new("host.name", name));
+    Resource::builder_empty()
+        .with_service_name(service)
+        .with_attributes([
+            KeyValue::new("service.namespace", "ves"),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        ])
+        .with_attributes(host)
+        .with_attributes(of_machine(machine.trim(), service))
+        .with_detector(Box::new(EnvResourceDetector::new()))
+        .build()
+}
+
+/// What tells nodes of one name apart, and is the same after each restart: derived from the id of the
+/// machine, which machine-id(5) asks not to be told as it is.
+fn of_machine(id: &str, service: &str) -> Vec<KeyValue> {
+    if id.is_empty() {
+        return vec![];
+    }
+    let derived = |what: &str| Uuid::new_v5(&INSTANCES, format!("{id}/{what}").as_bytes());
+    let pairs = [("host.id", "host"), ("service.instance.id", service)];
+    pairs.into_iter().map(|(key, what)| KeyValue::new(key, derived(what).to_string())).collect()
+}
+
+/// Tells, below the present span, of work that another process has done: of which kind, and what it was.
+pub fn record_span(kind: &'static str, what: String, begun: SystemTime, took: Duration) {
     let tracer = global::tracer("ves");
     let context = tracing::Span::current().context();
-    let span = tracer.span_builder(name).with_start_time(begun);
+    let span = tracer.span_builder(kind).with_start_time(begun);
+    let span = span.with_attributes([KeyValue::new("ves.step", what)]);
     span.start_with_context(&tracer, &context).end_with_timestamp(begun + took);
 }
 
@@ -212,6 +254,25 @@ impl Gauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_told_from_those_of_other_nodes_and_from_others_of_its_own() {
+        let told = |id, service| {
+            let pairs = of_machine(id, service).into_iter();
+            pairs.map(|kv| (kv.key.to_string(), kv.value.to_string())).collect::<Vec<_>>()
+        };
+        let one = told("0123456789abcdef0123456789abcdef", "ves-storaged");
+        let beside = told("0123456789abcdef0123456789abcdef", "ves-networkd");
+        let elsewhere = told("1123456789abcdef0123456789abcdef", "ves-storaged");
+        assert_eq!(one, told("0123456789abcdef0123456789abcdef", "ves-storaged"));
+        assert!(one[0] == beside[0] && one[1] != beside[1], "{one:?} {beside:?}");
+        assert!(one[0] != elsewhere[0] && one[1] != elsewhere[1], "{one:?} {elsewhere:?}");
+        assert!(told("", "ves-storaged").is_empty());
+        let all = resource("ves-storaged");
+        let named = |key: &'static str| all.get(&key.into()).map(|v| v.to_string());
+        assert_eq!(named("service.name").as_deref(), Some("ves-storaged"));
+        assert!(named("host.name").is_some_and(|name| !name.is_empty()));
+    }
 
     #[test]
     fn endpoints_are_read_and_nonsense_is_not() {

@@ -43,7 +43,7 @@ pub use need::{Lack, check};
 pub use node::TestNode;
 pub use numbers::Numbers;
 #[cfg(feature = "otlp")]
-pub use otlp::Otlp;
+pub use otlp::{Otlp, SpanKind};
 pub use rootfs::Rootfs;
 pub use wait::wait_until;
 #[cfg(feature = "otlp")]

@@ -25,6 +25,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status};
 
@@ -43,6 +44,8 @@ pub struct Span {
     pub id: String,
     /// Its parent's id, in hex; empty for the root.
     pub parent: String,
+    /// Whether it calls, is called, or neither.
+    pub kind: SpanKind,
     /// Attributes, values as text.
     pub attributes: Vec<(String, String)>,
     /// Whether its status is an error.
@@ -195,6 +198,7 @@ impl TraceService for Sink {
                         trace: hex(&span.trace_id),
                         id: hex(&span.span_id),
                         parent: hex(&span.parent_span_id),
+                        kind: span.kind.try_into().unwrap_or(SpanKind::Unspecified),
                         attributes: attributes(span.attributes),
                         failed: span.status.is_some_and(|s| s.code == 2),
                     });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::Instrument;
+use ves_daemon::converge::variant;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, ExitCause, Fence, Phase};
 
@@ -144,10 +145,11 @@ impl Coordinator {
     async fn perform(&self, op: &OpRecord, fence: Fence, step: &Step) -> Result<Applied, Stopped> {
         let span = tracing::info_span!(
             "step",
-            otel.name = format!("step {step}"),
-            %step,
-            ct = fence.ct.get(),
-            generation = fence.generation.0,
+            otel.name = format!("step {}.{}", step.service(), variant(step)),
+            ves.step = %step,
+            container.id = fence.ct.get(),
+            ves.generation = fence.generation.0,
+            otel.status_code = tracing::field::Empty,
         );
         let begun = self.clock().instant();
         let patience = self.config().patience();

@@ -82,12 +82,17 @@ impl Coordinator {
             return;
         };
         tracing::info!(principal = %op.principal, stage = ?op.stage, "operation goes on");
+        let active = self.metrics().begin(op.action.kind().name());
         match op.ct {
             Some(ct) => self.drive_container(&id, ct, look).await,
             None => self.drive_template(&op).await,
         }
         if let Ok(op) = self.state().read().operation(&id) {
+            active.end(op);
             let fault = op.fault.as_ref().map(|f| f.message.as_str());
+            if op.state == OpState::Failed {
+                tracing::Span::current().record("otel.status_code", "ERROR");
+            }
             tracing::info!(state = ?op.state, fault, "operation ended");
         }
     }

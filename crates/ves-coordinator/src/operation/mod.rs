@@ -1,5 +1,6 @@
 //! Operations as data: what is stored of one, and for each kind its admission, its stages and its way
-//! back. Pure: who carries one out is [`crate::driver`].
+//! back, and what dashboards are told of them. Pure but for that: who carries one out is [`crate::driver`].
 
 pub mod kinds;
+pub(crate) mod metrics;
 pub mod record;

@@ -354,7 +354,7 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
         struct Words(String);
         impl Visit for Words {
             fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-                if ["service", "ct", "step"].contains(&field.name()) {
+                if ["otel.name", "container.id", "ves.step"].contains(&field.name()) {
                     write!(self.0, "{}={value:?} ", field.name()).expect("a string");
                 }
             }
@@ -381,10 +381,10 @@ fn every_step_is_a_span() {
     assert_eq!(
         spans,
         [
-            "service=\"storage\" ct=101 step=count to 1 ",
-            "service=\"storage\" ct=101 step=count to 2 ",
-            "service=\"storage\" ct=101 step=count to 3 ",
-            "service=\"storage\" step=prepare ",
+            "otel.name=\"step storage.Count\" container.id=101 ves.step=count to 1 ",
+            "otel.name=\"step storage.Count\" container.id=101 ves.step=count to 2 ",
+            "otel.name=\"step storage.Count\" container.id=101 ves.step=count to 3 ",
+            "otel.name=\"step storage.Prepare\" ves.step=prepare ",
         ]
     );
 }

@@ -97,7 +97,7 @@ impl KernelHost {
                 for Performed { step, begun_unix_us, took_us } in performed {
                     let begun = UNIX_EPOCH + Duration::from_micros(begun_unix_us);
                     let took = Duration::from_micros(took_us);
-                    telemetry::record_span(format!("init step {step}"), begun, took);
+                    telemetry::record_span("init step", step, begun, took);
                 }
                 for warning in warnings {
                     tracing::warn!(%ct, %warning, "started in spite of a failure");

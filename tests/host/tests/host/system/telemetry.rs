@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ves_kit::{Otlp, Rootfs, TestNode, need, node};
+use ves_kit::{Otlp, Rootfs, SpanKind, TestNode, need, node};
 use ves_types::layout::Daemon;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +52,10 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     for daemon in Daemon::ALL.map(Daemon::program) {
         assert!(services.contains(daemon), "{daemon} has a part in the trace: {services:?}");
     }
+    for call in trace.iter().filter(|s| s.kind == SpanKind::Server) {
+        let caller = trace.iter().find(|s| s.id == call.parent).expect("somebody called");
+        assert!(caller.kind == SpanKind::Client && caller.name == call.name, "{call:?} {caller:?}");
+    }
     let ids: BTreeSet<_> = trace.iter().map(|s| s.id.as_str()).collect();
     for span in trace.iter().filter(|s| s.id != root.id) {
         assert!(ids.contains(span.parent.as_str()), "{span:?} hangs in the air");
@@ -66,16 +70,26 @@ async fn an_operation_is_one_trace_and_daemons_report() {
     }
 
     // Those that ves-init performs hang below the daemon's step that had it do so.
-    let inner: Vec<_> = trace.iter().filter(|s| s.name.starts_with("init step ")).collect();
+    let inner: Vec<_> = trace.iter().filter(|s| s.name == "init step").collect();
     let parents: BTreeSet<_> = inner.iter().map(|s| s.parent.as_str()).collect();
     let above: Vec<_> = trace.iter().filter(|s| parents.contains(s.id.as_str())).collect();
     assert!(inner.len() > 20, "{inner:?}");
     assert!(above.len() == 1 && above[0].name.starts_with("step "), "{above:?}");
 
+    // What dashboards group by holds no id.
+    for span in &trace {
+        let id = [ct.to_string(), address.to_string()].iter().any(|id| span.name.contains(id));
+        assert!(!id, "{span:?}");
+    }
+    let ended = otlp.logs().into_iter().find(|l| l.body == "operation ended").expect("it ended");
+    let named = |key: &str| ended.attributes.iter().any(|(k, v)| k == key && !v.is_empty());
+    assert!(named("container.id") && named("ves.operation.id"), "{ended:?}");
+
     let metrics = otlp.metrics();
+    assert!(metrics.iter().any(|(_, m)| m == "ves.operation.duration"), "{metrics:?}");
     for daemon in Daemon::ALL.map(Daemon::program) {
         let has = |name: &str| metrics.iter().any(|(s, m)| s == daemon && m == name);
-        assert!(has("ves.rpc.calls") && has("ves.rpc.duration"), "{daemon} counts its calls");
+        assert!(has("rpc.server.call.duration"), "{daemon} counts its calls");
         assert!(otlp.logs().iter().any(|l| l.service == daemon), "{daemon} sends its log");
     }
 }

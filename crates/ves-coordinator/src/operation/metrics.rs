@@ -1,0 +1,80 @@
+//! What dashboards are told of operations: how many are under way, how long those took that ended, and how
+//! they ended.
+//!
+//! By kind only: an operation's id and its container are in its trace and its log. Never here: what is done.
+
+use std::time::Duration;
+
+use opentelemetry::metrics::{Histogram, UpDownCounter};
+use opentelemetry::{KeyValue, global};
+
+use super::record::{OpRecord, OpState};
+
+/// The bounds of durations, in seconds: from a stop of a small program to a template that is built.
+const BOUNDS: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+
+/// The metrics of operations.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    active: UpDownCounter<i64>,
+    duration: Histogram<f64>,
+}
+
+/// An operation that is under way.
+#[derive(Debug)]
+pub(crate) struct Active<'a> {
+    metrics: &'a Metrics,
+    kind: &'static str,
+}
+
+impl Metrics {
+    /// Those of this process.
+    pub(crate) fn new() -> Self {
+        let meter = global::meter("ves");
+        let active = meter
+            .i64_up_down_counter("ves.operation.active")
+            .with_description("operations under way")
+            .with_unit("{operation}");
+        let duration = meter
+            .f64_histogram("ves.operation.duration")
+            .with_description("time from accepting an operation to its end")
+            .with_unit("s")
+            .with_boundaries(BOUNDS.to_vec());
+        Self { active: active.build(), duration: duration.build() }
+    }
+
+    /// It goes on.
+    pub(crate) fn begin(&self, kind: &'static str) -> Active<'_> {
+        self.active.add(1, &[KeyValue::new(KIND, kind)]);
+        Active { metrics: self, kind }
+    }
+}
+
+const KIND: &str = "ves.operation.kind";
+
+impl Active<'_> {
+    /// It has ended.
+    pub(crate) fn end(&self, op: &OpRecord) {
+        let outcome = match op.state {
+            OpState::Running => return,
+            OpState::Succeeded => "succeeded",
+            OpState::Failed => "failed",
+            OpState::Cancelled => "cancelled",
+        };
+        let mut labels =
+            vec![KeyValue::new(KIND, self.kind), KeyValue::new("ves.operation.outcome", outcome)];
+        if let (OpState::Failed, Some(problem)) = (op.state, &op.fault) {
+            labels.push(KeyValue::new("error.type", problem.fault().reason_name()));
+        }
+        let took_ms = op.ended_unix_ms.unwrap_or_default() - op.started_unix_ms;
+        let took = Duration::from_millis(u64::try_from(took_ms).unwrap_or_default());
+        self.metrics.duration.record(took.as_secs_f64(), &labels);
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.metrics.active.add(-1, &[KeyValue::new(KIND, self.kind)]);
+    }
+}
