@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
 use ves_types::{
-    CpuLimit, CtAddress, CtName, DiskSize, Hostname, InodeLimit, RestartPolicy, SearchDomain,
-    StopTimeout, UbcResource, UbcValue,
+    CpuLimit, CtAddress, CtName, DiskSize, Hostname, IndexList, InodeLimit, RestartPolicy,
+    SearchDomain, StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -107,6 +107,12 @@ pub(crate) struct Params {
     /// Processors it may use at once; 0 is all
     #[arg(long, value_name = "N", value_parser = value::cpus)]
     pub(crate) cpus: Option<Clearable<u32>>,
+    /// Processors it may run on, such as 0-2,5, or "all"; with --cpus, so many of them
+    #[arg(long, value_name = "LIST|all", value_parser = value::or_all::<IndexList>)]
+    pub(crate) cpumask: Option<Clearable<IndexList>>,
+    /// NUMA nodes whose memory it may have, such as 0,1, or "all"
+    #[arg(long, value_name = "LIST|all", value_parser = value::or_all::<IndexList>)]
+    pub(crate) nodemask: Option<Clearable<IndexList>>,
     /// How long its init may take to stop, in seconds; "default" is 120
     #[arg(long, value_name = "S", value_parser = value::or_default::<StopTimeout>)]
     pub(crate) stop_timeout: Option<Clearable<StopTimeout>>,

@@ -68,6 +68,8 @@ impl SpecUpdate {
             cpulimit,
             cpuunits,
             cpus,
+            cpumask,
+            nodemask,
             restart,
             onboot,
             bootorder,
@@ -123,6 +125,14 @@ impl SpecUpdate {
         if let Some(Clearable(cpus)) = cpus {
             self.limits().cpus = *cpus;
             self.mark(SpecField::Cpus);
+        }
+        if let Some(Clearable(mask)) = cpumask {
+            self.limits().cpu_mask = mask.as_ref().map(ToString::to_string);
+            self.mark(SpecField::CpuMask);
+        }
+        if let Some(Clearable(mask)) = nodemask {
+            self.limits().node_mask = mask.as_ref().map(ToString::to_string);
+            self.mark(SpecField::NodeMask);
         }
         if let Some(Clearable(timeout)) = stop_timeout {
             self.spec.stop_timeout_s = timeout.map(u32::from);
@@ -205,6 +215,13 @@ mod tests {
         assert_eq!(cpu("150%"), Some(Some(1500)));
         assert_eq!(cpu("0"), Some(None));
         assert_eq!(cpu("x"), None);
+        let masks = |option: &str, s: &str| {
+            update(&[option, s]).map(|w| w.spec.limits.map(|l| (l.cpu_mask, l.node_mask))).ok()
+        };
+        let text = |s: &str| Some(s.to_owned());
+        assert_eq!(masks("--cpumask", "3,0,1"), Some(Some((text("0-1,3"), None))));
+        assert_eq!(masks("--nodemask", "1"), Some(Some((None, text("1")))));
+        assert_eq!(masks("--cpumask", "all"), Some(Some((None, None))));
     }
 
     #[test]
@@ -224,6 +241,10 @@ mod tests {
             "2",
             "--cpuunits",
             "500",
+            "--cpumask",
+            "0",
+            "--nodemask",
+            "all",
             "--nameserver",
             "192.0.2.1,::1",
             "--nameserver",
@@ -251,6 +272,8 @@ mod tests {
                 "disk_inodes",
                 "limits.cpu_units",
                 "limits.cpus",
+                "limits.cpu_mask",
+                "limits.node_mask",
                 "stop_timeout_s",
                 "restart",
                 "onboot",
@@ -289,6 +312,9 @@ mod tests {
             ["--ram", "-1"],
             ["--cpus", "-1"],
             ["--cpus", "65537"],
+            ["--cpumask", ""],
+            ["--cpumask", "1-0"],
+            ["--nodemask", "0-9999"],
             ["--cpuunits", "7"],
             ["--cpuunits", "500001"],
             ["--onboot", "maybe"],

@@ -194,8 +194,6 @@ options! {
     memguarantee "memguarantee" "auto|PERCENT" "Memory it is guaranteed";
     vm_overcommit "vm_overcommit" "FACTOR" "Address space in proportion to memory and swap";
     meminfo "meminfo" "MODE" "What /proc/meminfo shows";
-    cpumask "cpumask" "LIST" "Processors it may run on";
-    nodemask "nodemask" "LIST" "NUMA nodes it may use";
     cpuguarantee "cpuguarantee" "PERCENT" "Processor time it is guaranteed";
     ioprio "ioprio" "0-7" "Weight of its disk traffic";
     iolimit "iolimit" "BYTES" "Bytes a second it may read and write";

@@ -171,7 +171,8 @@ pub const fn render_exit_cause(cause: Option<ExitCause>) -> lifecycle::EndReason
 /// # Errors
 /// `BAD_VALUE` on the field that is wrong.
 pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
-    let pb::Limits { ubc, cpu_millicpus, cpus, cpu_units } = limits.unwrap_or_default();
+    let pb::Limits { ubc, cpu_millicpus, cpus, cpu_units, cpu_mask, node_mask } =
+        limits.unwrap_or_default();
     let range = |field: &str, ok: bool, why: &str| {
         if ok { Ok(()) } else { Err(Fault::new(Reason::BadValue, why).fact("field", field)) }
     };
@@ -190,6 +191,10 @@ pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
         cpu_units.is_none_or(|u| (8..=500_000).contains(&u)),
         "cpu units go from 8 to 500000",
     )?;
+    let list = |field: &str, list: Option<String>| {
+        let parse = |list: String| list.parse().map_err(|e| Fault::bad_value(field, &e));
+        list.map(parse).transpose()
+    };
     let ubc = ubc
         .into_iter()
         .map(|(name, value)| {
@@ -203,17 +208,26 @@ pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
             ))
         })
         .collect::<Result<_, Fault>>()?;
-    Ok(Limits { ubc, cpu: cpu_millicpus.map(|millicpus| CpuLimit { millicpus }), cpus, cpu_units })
+    Ok(Limits {
+        ubc,
+        cpu: cpu_millicpus.map(|millicpus| CpuLimit { millicpus }),
+        cpus,
+        cpu_units,
+        cpu_mask: list("cpu_mask", cpu_mask)?,
+        node_mask: list("node_mask", node_mask)?,
+    })
 }
 
 /// Writes limits.
 pub fn render_limits(limits: &Limits) -> pb::Limits {
-    let Limits { ubc, cpu, cpus, cpu_units } = limits;
+    let Limits { ubc, cpu, cpus, cpu_units, cpu_mask, node_mask } = limits;
     pb::Limits {
         ubc: ubc.iter().map(|(r, v)| (r.name().to_owned(), render_ubc(*v))).collect(),
         cpu_millicpus: cpu.map(|c| c.millicpus),
         cpus: *cpus,
         cpu_units: *cpu_units,
+        cpu_mask: cpu_mask.as_ref().map(ToString::to_string),
+        node_mask: node_mask.as_ref().map(ToString::to_string),
     }
 }
 
@@ -283,6 +297,8 @@ mod tests {
         let mut limits = Limits {
             cpus: Some(2),
             cpu_units: Some(1000),
+            cpu_mask: "0-2,5".parse().ok(),
+            node_mask: "1".parse().ok(),
             cpu: Some(CpuLimit { millicpus: 500 }),
             ..Limits::default()
         };
@@ -315,6 +331,15 @@ mod tests {
         assert_eq!(field(ubc("numproc", 2, 1)), Err("ubc.numproc".into()));
         assert_eq!(field(ubc("nonsense", 1, 1)), Err("ubc.nonsense".into()));
         assert_eq!(field(pb::Limits { cpus: Some(0), ..Default::default() }), Err("cpus".into()));
+        let mask = |s: &str| Some(s.to_owned());
+        assert_eq!(
+            field(pb::Limits { cpu_mask: mask("all"), ..Default::default() }),
+            Err("cpu_mask".into())
+        );
+        assert_eq!(
+            field(pb::Limits { node_mask: mask(""), ..Default::default() }),
+            Err("node_mask".into())
+        );
         assert_eq!(
             field(pb::Limits { cpu_units: Some(7), ..Default::default() }),
             Err("cpu_units".into())

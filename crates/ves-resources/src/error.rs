@@ -51,6 +51,10 @@ impl From<Error> for Fault {
             Error::Refused(Refusal::Lacks { field, feature, .. }) => {
                 Self::new(Reason::KernelLacks, text).fact("feature", feature).fact("field", field)
             }
+            Error::Refused(Refusal::NotThere { field, asked, there, .. }) => {
+                let fault = Self::new(Reason::BadValue, text).fact("field", field);
+                fault.fact("asked", asked).fact("there", there)
+            }
             Error::Refused(Refusal::InUse { ct, .. }) => {
                 Self::new(Reason::NeedsRestart, text).fact("field", "physpages").fact("ct", ct)
             }

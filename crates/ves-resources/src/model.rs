@@ -188,21 +188,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// The kernel's list notation, `0-2,5`.
-pub fn render_list(set: &BTreeSet<u32>) -> String {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for &n in set {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(n) => *last = n,
-            _ => ranges.push((n, n)),
-        }
-    }
-    let words: Vec<_> = ranges
-        .into_iter()
-        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
-        .collect();
-    words.join(",")
-}
+pub use ves_types::index_list::render as render_list;
 
 /// What a node has, as far as plans depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -381,18 +367,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists() {
-        assert_eq!(render_list(&[0, 1, 2, 5, 7, 8].into()), "0-2,5,7-8");
-        assert_eq!(render_list(&BTreeSet::new()), "");
-    }
-
-    #[test]
     fn records_survive_and_garbage_does_not() {
         let mut limits = Limits { cpus: Some(2), ..Limits::default() };
         let value = UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited };
         limits.ubc.insert(UbcResource::Numproc, value);
         let json = write_record(&limits);
-        assert_eq!(read_record(&json), Some(limits));
+        assert_eq!(read_record(&json), Some(limits.clone()));
+        let mask = Limits { cpu_mask: "0-2".parse().ok(), ..limits };
+        assert_eq!(read_record(&write_record(&mask)), Some(mask));
         let kept = r#"{"version":2,"ubc":{"numproc":{"barrier":{"max":10},"limit":"unlimited"}},"cpu":null,"cpus":2,"cpu_units":null}"#;
         assert_eq!(String::from_utf8_lossy(&json), kept, "as the release before wrote it");
         assert_eq!(read_record(&json[..json.len() - 1]), None);

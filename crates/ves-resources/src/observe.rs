@@ -66,20 +66,7 @@ fn parse_level(text: &str) -> Option<Limit> {
 
 /// The kernel's list notation, `0-2,5`.
 pub fn parse_list(text: &str) -> Option<BTreeSet<u32>> {
-    let text = text.trim();
-    let mut set = BTreeSet::new();
-    if text.is_empty() {
-        return Some(set);
-    }
-    for range in text.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        if first > last || last > MOST_CPUS {
-            return None;
-        }
-        set.extend(first..=last);
-    }
-    Some(set)
+    ves_types::index_list::parse(text, MOST_CPUS)
 }
 
 /// Lines of a name and a number, as `memory.stat` has them.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ves_host::cgroup::Controller;
-use ves_types::{CtId, Limit, Limits, UbcResource};
+use ves_types::{CtId, IndexList, Limit, Limits, UbcResource};
 
 use crate::model::{Hierarchy, Home, Observed, Setting, Shared, Value, render_list};
 use crate::target;
@@ -119,6 +119,18 @@ pub enum Refusal {
         /// What would bring it.
         remedy: &'static str,
     },
+    /// There is nothing of what a mask names.
+    #[error("this node has {what} {there}, and none of {asked}; name some that are there, or all")]
+    NotThere {
+        /// The request's field.
+        field: &'static str,
+        /// What they are.
+        what: &'static str,
+        /// Which were asked for.
+        asked: IndexList,
+        /// Which there are.
+        there: String,
+    },
     /// The kernel would have to kill processes to keep the limit.
     #[error(
         "container {ct} uses {used} bytes that cannot be given back, more than the new limit of \
@@ -213,6 +225,20 @@ fn admit(
     }
     if desired.cpu_units.is_some() && !node.has(Setting::CpuWeight) {
         return lacks("cpu_units", "processor weight", "mount the cpu controller");
+    }
+    let masks = [
+        ("cpu_mask", "processors", &desired.cpu_mask, &node.cpus, Setting::Cpus),
+        ("node_mask", "memory nodes", &desired.node_mask, &node.mems, Setting::Mems),
+    ];
+    for (field, what, mask, there, setting) in masks {
+        let Some(asked) = mask else { continue };
+        if !node.has(setting) {
+            return lacks(field, "choice of processors", "mount the cpuset controller");
+        }
+        if asked.among(there).is_none() {
+            let (asked, there) = (asked.clone(), render_list(there));
+            return Err(Refusal::NotThere { field, what, asked, there });
+        }
     }
     // Version 2 kills processes until a lowered limit is kept, version 1 refuses to lower it.
     if let Some(Value::Level(Limit::Max(limit))) = want.get(&Setting::MemoryMax)

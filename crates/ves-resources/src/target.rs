@@ -10,6 +10,7 @@
 //! | cpu units | `cpu.shares` = units × 1024 / 1000 | `cpu.weight` = units / 10 |
 //! | cpu limit | `cpu.cfs_quota_us` of a 100 ms period | `cpu.max` |
 //! | cpus | `cpuset.cpus`, else quota | `cpuset.cpus`, else quota |
+//! | cpu mask, node mask | `cpuset.cpus`, `cpuset.mems` | `cpuset.cpus`, `cpuset.mems` |
 //! | always | – | `cgroup.max.depth`, `cgroup.max.descendants` |
 //!
 //! vzctl's default of 1000 units becomes the kernel's default share (1024, 100). Version 1 can
@@ -18,10 +19,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ves_types::{Bytes, CpuLimit, CtId, Limit, Limits, UbcResource, UbcValue};
+use ves_types::{Bytes, CpuLimit, CtId, IndexList, Limit, Limits, UbcResource, UbcValue};
 
 use crate::model::{
-    Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes, whole_pages,
+    Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes, render_list,
+    whole_pages,
 };
 
 /// The most processes a Linux kernel has; a greater limit is none.
@@ -34,14 +36,16 @@ pub fn target(ct: CtId, limits: &Limits, node: &Node) -> BTreeMap<Setting, Value
             Limit::Max(n) if n <= PIDS => Limit::Max(n),
             Limit::Max(_) | Limit::Unlimited => Limit::Unlimited,
         }),
-        Setting::Mems => match home {
-            Home::V1 => Value::Set(node.mems.clone()),
-            Home::V2 => s.fresh(home),
-        },
-        Setting::Cpus => match (limits.cpus, home) {
-            (Some(n), _) => Value::Set(spread(ct, n, &node.cpus)),
-            (None, Home::V1) => Value::Set(node.cpus.clone()),
+        Setting::Mems => match (&limits.node_mask, home) {
+            (Some(mask), _) => Value::Set(masked(Some(mask), &node.mems)),
+            (None, Home::V1) => Value::Set(node.mems.clone()),
             (None, Home::V2) => s.fresh(home),
+        },
+        Setting::Cpus => match (limits.cpus, &limits.cpu_mask, home) {
+            (Some(n), mask, _) => Value::Set(spread(ct, n, &masked(mask.as_ref(), &node.cpus))),
+            (None, Some(mask), _) => Value::Set(masked(Some(mask), &node.cpus)),
+            (None, None, Home::V1) => Value::Set(node.cpus.clone()),
+            (None, None, Home::V2) => s.fresh(home),
         },
         Setting::MemoryMax => Value::Level(memory(limits)),
         Setting::MemswMax => Value::Level(match (memory(limits), swap(limits)) {
@@ -111,8 +115,18 @@ pub fn limits_from(
         let home = node.settings.get(&Setting::CpuWeight).copied().unwrap_or(Home::V2);
         limits.cpu_units = Some(units(*n, home));
     }
+    // Of a mask, what is there of it.
+    limits.cpu_mask = limits.cpu_mask.and_then(|mask| mask.among(&node.cpus));
+    limits.node_mask = limits.node_mask.and_then(|mask| mask.among(&node.mems));
+    let list = |set: &BTreeSet<u32>| render_list(set).parse().ok();
     if let Some(Value::Set(cpus)) = differs(&Setting::Cpus) {
         limits.cpus = u32::try_from(cpus.len()).ok().filter(|n| *n > 0);
+        if limits.cpu_mask.is_some() {
+            limits.cpu_mask = list(cpus);
+        }
+    }
+    if let Some(Value::Set(mems)) = differs(&Setting::Mems) {
+        limits.node_mask = list(mems).filter(|_| *mems != node.mems);
     }
     let of = |quota: Limit, period: u64| {
         let millicpus = quota.max()?.saturating_mul(1000).checked_div(period)?;
@@ -139,6 +153,14 @@ pub fn spread(ct: CtId, n: u32, cpus: &BTreeSet<u32>) -> BTreeSet<u32> {
     // Containers with neighbouring ids take neighbouring runs of processors.
     let first = id.wrapping_mul(count).checked_rem(cpus.len()).unwrap_or(0);
     cpus.iter().cycle().skip(first).take(count).copied().collect()
+}
+
+/// Those of a node's processors or memory nodes that a mask names.
+fn masked(mask: Option<&IndexList>, there: &BTreeSet<u32>) -> BTreeSet<u32> {
+    match mask {
+        Some(mask) => mask.numbers().intersection(there).copied().collect(),
+        None => there.clone(),
+    }
 }
 
 fn memory(limits: &Limits) -> Limit {
@@ -270,6 +292,21 @@ mod tests {
         assert_eq!(spread(ct(3), 2, &cpus), spread(ct(3), 2, &cpus));
         assert_eq!(spread(ct(3), 9, &cpus), cpus);
         assert_eq!(spread(ct(3), 9, &BTreeSet::new()), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_mask_is_shown_as_far_as_it_is_there() {
+        for node in [fake::node_v1(), fake::node_v2()] {
+            let mask = |s: &str| Limits { cpu_mask: s.parse().ok(), ..Limits::default() };
+            let wanted = Limits { cpus: Some(2), ..mask("2-9") };
+            let settings = target(ct(1), &wanted, &node);
+            assert_eq!(settings.get(&Setting::Cpus), Some(&Value::Set([2, 3].into())));
+            let have = limits_from(ct(1), Some(&wanted), &settings, &node);
+            assert_eq!((have.cpus, have.cpu_mask), (Some(2), mask("2-3").cpu_mask));
+            let other = [(Setting::Cpus, Value::Set([0].into()))].into();
+            let have = limits_from(ct(1), Some(&mask("2")), &other, &node);
+            assert_eq!(have.cpu_mask, mask("0").cpu_mask, "as somebody else has set it");
+        }
     }
 
     #[test]

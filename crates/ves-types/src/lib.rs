@@ -12,6 +12,7 @@
 pub mod address;
 pub mod fence;
 pub mod id;
+pub mod index_list;
 pub mod layout;
 pub mod limits;
 pub mod phase;
@@ -25,6 +26,7 @@ pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, NodeName, ParseError, SnapshotId,
     SnapshotName, TemplateName,
 };
+pub use index_list::IndexList;
 pub use limits::Limits;
 pub use phase::{ExitCause, Phase};
 pub use quantity::{Bytes, CpuLimit, Limit};

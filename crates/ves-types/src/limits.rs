@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::index_list::IndexList;
 use crate::quantity::{Bytes, CpuLimit, Limit};
 use crate::ubc::{UbcResource, UbcValue};
 
@@ -21,6 +22,12 @@ pub struct Limits {
     pub cpus: Option<u32>,
     /// Weight, 8 to 500000.
     pub cpu_units: Option<u32>,
+    /// Which processors; `cpus` of them. None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_mask: Option<IndexList>,
+    /// Which memory nodes; none: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_mask: Option<IndexList>,
 }
 
 impl Limits {

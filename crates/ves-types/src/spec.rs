@@ -347,6 +347,10 @@ fields! {
     CpuLimit "limits.cpu_millicpus";
     /// Its weight in processor time.
     CpuUnits "limits.cpu_units";
+    /// Which processors it may use.
+    CpuMask "limits.cpu_mask";
+    /// Which memory nodes it may use.
+    NodeMask "limits.node_mask";
     /// Whether it starts with the node.
     Onboot "onboot";
     /// When it starts, among those that start with the node.

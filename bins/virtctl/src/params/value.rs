@@ -130,6 +130,11 @@ pub(super) fn or_default<T: FromStr>(s: &str) -> Result<Clearable<T>, T::Err> {
     if s == "default" { Ok(Clearable(None)) } else { s.parse().map(Some).map(Clearable) }
 }
 
+/// A value by its own rule, or "all", which takes the restriction away.
+pub(super) fn or_all<T: FromStr>(s: &str) -> Result<Clearable<T>, T::Err> {
+    if s == "all" { Ok(Clearable(None)) } else { s.parse().map(Some).map(Clearable) }
+}
+
 pub(super) fn bootorder(s: &str) -> Result<Clearable<i32>, ParseError> {
     match s {
         "none" | "" => Ok(Clearable(None)),

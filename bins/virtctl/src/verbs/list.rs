@@ -289,6 +289,8 @@ fn columns() -> Vec<Column<Row>> {
         right("cpulimit", move |r| Value::maybe(limits(r).cpu_millicpus.map(|m| m / 10))),
         right("cpuunits", move |r| Value::maybe(limits(r).cpu_units)),
         right("cpus", move |r| Value::maybe(limits(r).cpus)),
+        column("cpumask", move |r| Value::text(limits(r).cpu_mask.unwrap_or_default())),
+        column("nodemask", move |r| Value::text(limits(r).node_mask.unwrap_or_default())),
         right("ram", move |r| memory(&limits(r), UbcResource::Physpages)),
         right("swap", move |r| memory(&limits(r), UbcResource::Swappages)),
         right("diskspace", |r| Value::Bytes(r.spec.disk_bytes)),

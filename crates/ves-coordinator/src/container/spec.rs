@@ -103,6 +103,8 @@ pub const fn effect(field: SpecField) -> Effect {
         | F::Cpus
         | F::CpuLimit
         | F::CpuUnits
+        | F::CpuMask
+        | F::NodeMask
         | F::StopTimeout => Effect::Live,
         // Handed to a container's first process and not looked at again.
         F::Ubc(UbcResource::Numpty | UbcResource::Shmpages) => Effect::Restart,
@@ -125,6 +127,8 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::Cpus => into.limits.cpus = from.limits.cpus,
         F::CpuLimit => into.limits.cpu = from.limits.cpu,
         F::CpuUnits => into.limits.cpu_units = from.limits.cpu_units,
+        F::CpuMask => into.limits.cpu_mask.clone_from(&from.limits.cpu_mask),
+        F::NodeMask => into.limits.node_mask.clone_from(&from.limits.node_mask),
         F::Onboot => into.onboot = from.onboot,
         F::BootOrder => into.boot_order = from.boot_order,
         F::Disabled => into.disabled = from.disabled,
@@ -382,6 +386,8 @@ mod tests {
                     cpus: Some(2),
                     cpu_millicpus: Some(500),
                     cpu_units: Some(1000),
+                    cpu_mask: Some("0-1".into()),
+                    node_mask: Some("0".into()),
                     ubc: UbcResource::ALL
                         .map(|r| {
                             let value = ves_proto::common::UbcValue { barrier: 1, limit: 8192 };

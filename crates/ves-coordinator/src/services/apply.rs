@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ves_proto::convert::{render_fence, render_limits, render_phase};
+use ves_proto::convert::{parse_limits, render_fence, render_limits, render_phase};
 use ves_proto::{Fault, lifecycle, network, resources, storage};
-use ves_types::{Fence, Generation, Phase, SnapshotName};
+use ves_types::{Fence, Generation, Limits, Phase, SnapshotName};
 
 use super::clients::{Services, ask};
 use super::wire::{
@@ -83,6 +83,7 @@ impl Answer {
                      put back to it is checked before it is used"
                 ))
             }
+            (Step::EnsureLimits(limits), Self::Group(group)) => not_there(limits, group),
             (Step::CheckVolume { before: Some(id) }, Self::Checked(checked)) => {
                 Some(match checked.snapshot_taken {
                     true => format!(
@@ -110,6 +111,23 @@ impl Answer {
             Self::Gone(steps) => steps,
         }
     }
+}
+
+/// What of masks the node has not.
+fn not_there(asked: &Limits, group: &resources::Group) -> Option<String> {
+    let have = parse_limits(group.limits.clone()).ok()?;
+    let masks = [
+        ("processors", &asked.cpu_mask, &have.cpu_mask),
+        ("memory nodes", &asked.node_mask, &have.node_mask),
+    ];
+    let less = masks.into_iter().filter_map(|(what, asked, have)| match (asked, have) {
+        (Some(asked), Some(have)) if asked != have => {
+            Some(format!("of {what} {asked} it has {have}: the others are not there"))
+        }
+        _ => None,
+    });
+    let less: Vec<_> = less.collect();
+    (!less.is_empty()).then(|| less.join("; "))
 }
 
 impl Services {

@@ -36,12 +36,20 @@ fn limits() -> impl Strategy<Value = Limits> {
     ]
     .map(ubc);
     let cpu = option::of((10u32..5000).prop_map(|millicpus| CpuLimit { millicpus }));
-    (rows, cpu, option::of(1u32..9), option::of(8u32..500_000)).prop_map(
-        |(rows, cpu, cpus, cpu_units)| Limits {
+    let list = |lists: [&'static str; 3]| {
+        option::of(
+            proptest::sample::select(lists.to_vec()).prop_map(|s| s.parse().expect("a list")),
+        )
+    };
+    let masks = (list(["1", "0,2-3", "3-9"]), list(["0", "0-1", "0,7"]));
+    (rows, cpu, option::of(1u32..9), option::of(8u32..500_000), masks).prop_map(
+        |(rows, cpu, cpus, cpu_units, (cpu_mask, node_mask))| Limits {
             ubc: rows.into_iter().flatten().collect(),
             cpu,
             cpus,
             cpu_units,
+            cpu_mask,
+            node_mask,
         },
     )
 }
@@ -70,7 +78,10 @@ fn state() -> impl Strategy<Value = Observed> {
     let meddled = option::of((any::<proptest::sample::Index>(), 1u64..3_000, 1u64..300_000));
     (node(), option::of((limits(), cut)), meddled).prop_map(|(node, reached, meddled)| {
         let mut state = nothing(&node);
-        if let Some((desired, cut)) = reached {
+        if let Some((mut desired, cut)) = reached {
+            if !node.has(Setting::Cpus) {
+                (desired.cpu_mask, desired.node_mask) = (None, None);
+            }
             let steps = plan(ct(), Some(&desired), &state).expect("a fresh state");
             for step in &steps[..=cut.index(steps.len())] {
                 perform(&mut state, step).expect("a plan's step");
@@ -118,14 +129,23 @@ fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
     if o.node.settings.contains_key(&Setting::Cpus) {
         let have = o.settings.get(&Setting::Cpus);
         let Some(Value::Set(cpus)) = have else { return Err(format!("cpus are {have:?}")) };
+        let allowed = |n: &u32| limits.cpu_mask.as_ref().is_none_or(|m| m.numbers().contains(n));
+        let may: BTreeSet<u32> = o.node.cpus.iter().copied().filter(allowed).collect();
         match limits.cpus {
-            Some(n) if cpus.len() != usize::try_from(n.min(4)).expect("small") => {
+            Some(n) if cpus.len() != usize::try_from(n).expect("small").min(may.len()) => {
                 return Err(format!("{n} cpus are {cpus:?}"));
             }
-            None if !(cpus.is_empty() || *cpus == o.node.cpus) => {
-                return Err(format!("all cpus are {cpus:?}"));
+            Some(_) if !cpus.is_subset(&may) => {
+                return Err(format!("of the cpus {may:?} it has {cpus:?}"));
+            }
+            None if *cpus != may && !(cpus.is_empty() && limits.cpu_mask.is_none()) => {
+                return Err(format!("the cpus {may:?} are {cpus:?}"));
             }
             _ => {}
+        }
+        let mems = o.settings.get(&Setting::Mems);
+        if limits.node_mask.is_some() && mems != Some(&Value::Set([0].into())) {
+            return Err(format!("the memory nodes are {mems:?}"));
         }
         let want = quota.map_or(Limit::Unlimited, Limit::Max);
         check(Setting::CpuQuota, Value::Level(want))?;
@@ -377,4 +397,23 @@ fn what_the_node_cannot_keep_is_refused_by_name() {
     assert_eq!(refused(Limits { cpu_units: Some(9), ..Limits::default() }), Some("cpu_units"));
     assert_eq!(refused(Limits { cpus: Some(1), ..Limits::default() }), None);
     assert_eq!(refused(Limits::default()), None);
+    node.settings.remove(&Setting::Cpus);
+    let cpu_mask = "0".parse().ok();
+    let wish = plan(ct(), Some(&Limits { cpu_mask, ..Limits::default() }), &nothing(&node));
+    assert!(matches!(wish, Err(Refusal::Lacks { field: "cpu_mask", .. })), "{wish:?}");
+}
+
+#[test]
+fn a_mask_of_nothing_that_is_there_is_refused() {
+    let wish = |cpu_mask: &str, node_mask: &str| {
+        let (cpu_mask, node_mask) = (cpu_mask.parse().ok(), node_mask.parse().ok());
+        let wish = Limits { cpu_mask, node_mask, ..Limits::default() };
+        let planned = plan(ct(), Some(&wish), &nothing(&node_v1()));
+        planned.map(drop).map_err(|refusal| refusal.to_string())
+    };
+    let said = "this node has processors 0-3, and none of 4-7; name some that are there, or all";
+    assert_eq!(wish("4-7", "0"), Err(said.to_owned()));
+    let said = "this node has memory nodes 0, and none of 1; name some that are there, or all";
+    assert_eq!(wish("0", "1"), Err(said.to_owned()));
+    assert_eq!(wish("3-7", "0-1"), Ok(()));
 }

@@ -401,6 +401,7 @@ fn every_limit() -> Limits {
         cpu_millicpus: Some(2500),
         cpus: Some(2),
         cpu_units: Some(1500),
+        ..Limits::default()
     }
 }
 

@@ -41,6 +41,10 @@ fn bad_values_name_their_field() {
         ("limits.cpu_units", |s| {
             s.limits = Some(common::Limits { cpu_units: Some(1), ..Default::default() });
         }),
+        ("limits.cpu_mask", |s| {
+            let cpu_mask = Some("0-8192".to_owned());
+            s.limits = Some(common::Limits { cpu_mask, ..Default::default() });
+        }),
         ("limits.ubc.numproc", |s| {
             let value = common::UbcValue { barrier: 2, limit: 1 };
             let ubc = [("numproc".to_owned(), value)].into();

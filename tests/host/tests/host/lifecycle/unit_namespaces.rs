@@ -133,6 +133,7 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
             cpu_millicpus: Some(cpu_millicpus),
             cpus: Some(1),
             cpu_units: Some(500),
+            ..common::Limits::default()
         };
         let fence = |generation| Some(common::Fence { ct: id.ct().get(), generation, epoch: 1 });
         for (generation, cpu) in [(1, 500), (2, 250), (2, 250)] {

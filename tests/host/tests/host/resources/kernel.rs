@@ -170,6 +170,28 @@ fn limits_change_under_a_running_process() {
     let allowed = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
     let allowed = allowed.expect("a line of status").trim().to_owned();
     assert!(allowed.parse::<u32>().is_ok(), "one processor, not {allowed}");
+
+    // A mask moves it to the processors it names, as far as they are there, and back.
+    let of_status = |line: &str| {
+        let status = fs::read_to_string(format!("/proc/{}/status", inside.id())).expect("it runs");
+        let found = status.lines().find_map(|l| l.strip_prefix(line)).map(str::trim);
+        found.expect("a line of status").to_owned()
+    };
+    for wanted in ["0", "0,8191"] {
+        let (cpu_mask, node_mask) = (wanted.parse().ok(), "0".parse().ok());
+        let group = rig.ensure(&Limits { cpu_mask, node_mask, ..Limits::default() });
+        assert_eq!(of_status("Cpus_allowed_list:"), "0");
+        assert_eq!(of_status("Mems_allowed_list:"), "0");
+        assert_eq!(group.limits.cpu_mask.map(|m| m.to_string()), Some("0".to_owned()));
+    }
+    let cpu_mask = "8191".parse().ok();
+    let wish = Limits { cpu_mask, ..Limits::default() };
+    let refused = rig.service.ensure(&rig.fence(), &wish).expect_err("it is not there");
+    assert_eq!((refused.reason, refused.facts["field"].as_str()), (Reason::BadValue, "cpu_mask"));
+    rig.ensure(&Limits::default());
+    let online = fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.effective_cpus");
+    let online = online.expect("version 1 tells");
+    assert_eq!(of_status("Cpus_allowed_list:"), online.trim());
     assert_eq!(witness.pids(), MaxValue::Max);
 }
 

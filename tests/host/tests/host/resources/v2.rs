@@ -161,6 +161,7 @@ fn desired() -> Limits {
         cpu: Some(CpuLimit { millicpus: 1500 }),
         cpus: Some(2),
         cpu_units: Some(2000),
+        ..Limits::default()
     }
 }
 

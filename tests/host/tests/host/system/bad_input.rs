@@ -187,7 +187,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         format!("restore file {new}"),
         format!("convert --from / {new}"),
         format!("verify {up}"),
-        format!("{create} --cpumask 0"),
+        format!("{create} --rate eth0:1:100"),
         format!("set {up} --netif_add eth0 --save"),
         "node add elsewhere".to_owned(),
     ] {
