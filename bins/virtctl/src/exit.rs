@@ -41,7 +41,7 @@ const fn status_of(reason: Reason) -> u8 {
     match reason {
         R::BadValue | R::MissingField | R::RequestIdReused => USAGE,
         R::Unspecified | R::HostFailed | R::Bug => 3,
-        R::KernelLacks | R::NotBuilt => 5,
+        R::KernelLacks | R::NotBuilt | R::NotOffered => 5,
         R::IdsExhausted | R::TooMany => 6,
         R::InitExited | R::StartFailed => 7,
         R::Busy => 9,

@@ -18,6 +18,7 @@ mod output;
 mod params;
 mod password;
 mod progress;
+mod refused;
 mod report;
 mod run;
 mod sample;

@@ -171,17 +171,18 @@ macro_rules! options {
     ($($id:ident $name:literal $value:literal $help:literal;)*) => {
         /// Options of `set` and `create` that are not built yet.
         #[derive(Debug, Args)]
-        #[command(next_help_heading = "Parameters that are not built yet")]
+        #[command(next_help_heading = "Parameters of vzctl that are answered with the reason why not, and what instead")]
         pub(crate) struct UnbuiltOptions { $(
             #[arg(long = $name, value_name = $value, help = $help, allow_hyphen_values = true)]
             $id: Vec<String>,
         )* }
 
         impl UnbuiltOptions {
-            /// The first that was given.
-            pub(crate) fn given(&self) -> Option<&'static str> {
-                $(if !self.$id.is_empty() { return Some(concat!("--", $name)); })*
-                None
+            /// Those that were given, with their values.
+            pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+                [$((concat!("--", $name), self.$id.as_slice())),*]
+                    .into_iter()
+                    .filter(|(_, values)| !values.is_empty())
             }
         }
 

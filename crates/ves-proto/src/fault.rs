@@ -215,7 +215,7 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::VolumeTooSmall
         | R::StoreFull => Code::ResourceExhausted,
         R::Busy | R::Starting | R::PeerDown => Code::Unavailable,
-        R::KernelLacks | R::NotBuilt => Code::Unimplemented,
+        R::KernelLacks | R::NotBuilt | R::NotOffered => Code::Unimplemented,
         R::NotAllowed => Code::PermissionDenied,
         R::Unspecified | R::HostFailed | R::Bug => Code::Internal,
         R::RecordCorrupt => Code::DataLoss,

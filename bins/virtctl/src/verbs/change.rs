@@ -15,6 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Format;
 use crate::params::{Params, flattened};
 use crate::password::{Secret, UserPassword};
+use crate::refused;
 use crate::sample::Sample;
 use crate::session::{self, Input};
 use crate::spec_update::SpecUpdate;
@@ -62,7 +63,7 @@ impl Context {
             return Err(not_built("--node").into());
         }
         let params = params.params;
-        refuse_unbuilt(&params)?;
+        let already = judge_unbuilt(&params)?;
         if params.userpasswd.is_some() {
             let message = "a password is set in a running container: create and start it, then use \
                            virtctl set CT --userpasswd";
@@ -92,6 +93,7 @@ impl Context {
         let request =
             api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
+        self.note_already(&already);
         self.note_unenforced(&limited).await;
         Ok(())
     }
@@ -100,7 +102,7 @@ impl Context {
         let SetArgs { ct, save, setmode, applyconfig, dry_run, params } = args;
         let ipdel = flattened(&params.ipdel);
         let params = params.params;
-        refuse_unbuilt(&params)?;
+        let already = judge_unbuilt(&params)?;
         let password = params.userpasswd.as_ref().map(password).transpose()?;
         let mut update = SpecUpdate::default();
         if let Some(sample) = applyconfig {
@@ -109,7 +111,7 @@ impl Context {
         update.params(&params);
         let ipadd = flattened(&params.ipadd);
         let nothing = update.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
-        if nothing && password.is_none() {
+        if nothing && password.is_none() && already.is_empty() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
         let limited = limits_of(&update.mask);
@@ -141,6 +143,7 @@ impl Context {
             }
             self.password(&ct, password).await?;
         }
+        self.note_already(&already);
         self.note_unenforced(&limited).await;
         Ok(())
     }
@@ -169,6 +172,13 @@ impl Context {
                 Err(fault.fact("status", status).into())
             }
             Err(other) => Err(other),
+        }
+    }
+
+    /// Says which of the parameters change nothing.
+    fn note_already(&self, already: &[String]) {
+        for note in already.iter().filter(|_| !self.output.quiet) {
+            self.output.say(&format!("note: {note}"));
         }
     }
 
@@ -274,8 +284,9 @@ impl Context {
     }
 }
 
-fn refuse_unbuilt(params: &Params) -> Outcome {
-    params.unbuilt.given().map_or(Ok(()), |option| Err(not_built(option).into()))
+/// Refuses parameters of vzctl that are not taken; notes on those that change nothing.
+fn judge_unbuilt(params: &Params) -> Result<Vec<String>, Fault> {
+    params.unbuilt.given().map(|(option, values)| refused::judge(option, values)).collect()
 }
 
 /// The UBC parameters among the fields of a mask.

@@ -105,7 +105,7 @@ fn what_is_not_built_says_so_and_changes_nothing() {
         "create 101 --ostemplate t --node n2",
         "create 101 --ostemplate t --ipadd 10.0.0.1 --iolimit 1m",
         "set 101 --ram 1g --netif_add eth0 --save",
-        "set 101 --netfilter full",
+        "set 101 --rate eth0:1:100",
     ] {
         let (status, stdout, stderr) = run(&fake, line);
         assert_eq!((status, stdout.as_str()), (5, ""), "{line}: {stderr}");
@@ -117,4 +117,34 @@ fn what_is_not_built_says_so_and_changes_nothing() {
         assert_eq!(fake.calls(), Vec::<String>::new(), "{line}");
     }
     assert!(run(&fake, "set 101 --netif_add eth0").2.contains("--netif_add"));
+}
+
+#[test]
+fn what_is_never_taken_says_why_and_what_to_do() {
+    let fake = Fake::started();
+    for (line, words) in [
+        ("set 101 --pci_add 0:1.0 --save", "virtual machine"),
+        ("set 101 --ram 1g --root /vz/root/101 --save", "storage"),
+        ("set 101 --diskquota no --save", "hard size"),
+        ("set 101 --netfilter disabled --save", "filter on the node"),
+        ("create 101 --ostemplate t --meminfo pages:100", "--ram"),
+    ] {
+        let (status, stdout, stderr) = run(&fake, line);
+        assert_eq!((status, stdout.as_str()), (5, ""), "{line}: {stderr}");
+        assert!(stderr.contains(words) && stderr.lines().count() == 1, "{line}: {stderr}");
+        let (_, _, stderr) = run(&fake, &format!("{line} -o json"));
+        let told: serde_json::Value = serde_json::from_str(&stderr).expect("a fault as JSON");
+        assert_eq!(told["reason"], "NOT_OFFERED", "{line}");
+        for fact in ["what", "why", "instead"] {
+            assert!(told["facts"][fact].as_str().is_some_and(|f| !f.is_empty()), "{line}: {fact}");
+        }
+        assert_eq!(fake.calls(), Vec::<String>::new(), "{line}");
+    }
+    // What every container has is taken, alone and beside others.
+    let (status, stdout, stderr) = run(&fake, "set 101 --diskquota yes --save");
+    assert_eq!((status, stdout.as_str()), (0, ""), "{stderr}");
+    assert_eq!(stderr, "note: --diskquota yes is so of every container\n");
+    assert_eq!(fake.calls(), Vec::<String>::new());
+    assert_eq!(run(&fake, "set 101 --netfilter full --cpus 2 --save").0, 0);
+    assert!(fake.calls()[0].contains("update_mask: [\"limits.cpus\"]"));
 }
