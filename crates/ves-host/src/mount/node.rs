@@ -12,25 +12,21 @@
 //! the descriptor the daemon's namespace is the node's, and [`require`] says where it is not. Never
 //! here: any other work in the node's namespace.
 
-#![allow(unsafe_code, reason = "an inherited descriptor, and a thread's own root")]
+#![allow(unsafe_code, reason = "a thread's own root")]
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use rustix::io::FdFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::{Change, Propagation};
 use crate::error::{Attempt, HostError};
-use crate::thread;
+use crate::{handed, thread};
 
 /// What the service manager calls the descriptor.
 pub const NAME: &str = "node-mnt";
-
-/// The first descriptor a service manager hands over.
-const FIRST: i32 = 3;
 
 static NODE: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
@@ -41,16 +37,7 @@ pub fn adopt() -> bool {
 }
 
 fn inherited() -> Option<OwnedFd> {
-    let variable = |name| std::env::var(name).ok();
-    if variable("LISTEN_PID")?.parse() != Ok(std::process::id()) {
-        return None;
-    }
-    let number = place(&variable("LISTEN_FDS")?, &variable("LISTEN_FDNAMES")?)?;
-    // SAFETY: the service manager opened it for this process, which takes it here, once, and nowhere
-    // else.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).ok()?;
-    Some(fd)
+    handed::by_name(NAME)
 }
 
 /// [`adopt`] for a daemon whose mounts at `path` must be the node's.
@@ -108,12 +95,6 @@ fn is_slave(table: &str, mount: u64) -> bool {
     table.lines().find_map(optional).unwrap_or(false)
 }
 
-/// The number of the descriptor among those handed over.
-fn place(count: &str, names: &str) -> Option<i32> {
-    let at = i32::try_from(names.split(':').position(|name| name == NAME)?).ok()?;
-    (at < count.parse().ok()?).then_some(FIRST + at)
-}
-
 /// Does `work` in the node's mount namespace, on a thread made for it where that is another one.
 pub(crate) fn within<T: Send>(
     work: impl FnOnce() -> Result<T, HostError> + Send,
@@ -163,15 +144,6 @@ pub fn unmount(path: &Path, lazily: bool) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_descriptor_is_found_by_its_name() {
-        assert_eq!(place("1", "node-mnt"), Some(3));
-        assert_eq!(place("3", "api.socket::node-mnt"), Some(5));
-        assert_eq!(place("1", "other:node-mnt"), None, "named, not there");
-        assert_eq!(place("1", "node-mnt2"), None);
-        assert_eq!(place("", "node-mnt"), None);
-    }
 
     #[test]
     fn a_namespace_apart_shows_in_its_mounts() {
