@@ -5,5 +5,8 @@ use std::process::ExitCode;
 use ves_types::layout::Daemon;
 
 fn main() -> ExitCode {
-    ves_daemon::run(Daemon::Resources, ves_resources::CAPABILITIES, ves_resources::build)
+    let log = ves_resources::kernel_log();
+    ves_daemon::run(Daemon::Resources, ves_resources::CAPABILITIES, |config, layout| {
+        ves_resources::build(config, layout, log)
+    })
 }

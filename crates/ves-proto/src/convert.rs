@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ves_types::{
     CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits,
-    ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue,
+    ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue, Victim,
 };
 
 use crate::common as pb;
@@ -235,6 +235,17 @@ pub fn render_limits(limits: &Limits) -> pb::Limits {
 pub fn render_ubc(value: UbcValue) -> pb::UbcValue {
     let UbcValue { barrier, limit } = value;
     pb::UbcValue { barrier: barrier.to_wire(), limit: limit.to_wire() }
+}
+
+/// Writes who was killed.
+pub fn render_victim(victim: &Victim) -> pb::Victim {
+    pb::Victim { name: victim.name().to_owned(), pid: victim.pid() }
+}
+
+/// Reads who was killed.
+pub fn parse_victim(victim: &pb::Victim) -> Victim {
+    let pb::Victim { name, pid } = victim;
+    Victim::new(name, *pid)
 }
 
 /// Writes a row of accounting.

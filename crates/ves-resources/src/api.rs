@@ -13,7 +13,7 @@ use ves_daemon::{CHANGE, Call, Done, Policy, READ, blocking};
 use ves_host::cgroup::Version;
 use ves_proto::common as pbc;
 use ves_proto::convert::{
-    parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_row,
+    parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_row, render_victim,
 };
 use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
@@ -53,13 +53,14 @@ struct Api {
 }
 
 fn render_group(group: Group) -> pb::Group {
-    let Group { ct, generation, rows, cpu_usec, oom_kills, limits } = group;
+    let Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits } = group;
     pb::Group {
         ct: ct.get(),
         generation: generation.0,
         rows: rows.into_iter().map(render_row).collect(),
         cpu_usec,
         oom_kills,
+        oom_victims: oom_victims.iter().map(render_victim).collect(),
         limits: Some(render_limits(&limits)),
         steps: Vec::new(),
     }
@@ -131,14 +132,16 @@ impl ResourcesService for Api {
                 // What cannot be read now is read the next time.
                 let kills =
                     blocking(move || own.oom_kills()).await.unwrap_or_else(|_| told.clone());
-                for (&ct, &oom_kills) in &kills {
-                    let news = told.get(&ct).copied().unwrap_or(0) != oom_kills;
-                    let kills = pb::Kills { ct: ct.get(), oom_kills };
+                for (ct, (oom_kills, victims)) in &kills {
+                    let before: u64 = told.get(ct).map_or(0, |(kills, _)| *kills);
+                    let news = before != *oom_kills;
+                    let oom_victims = victims.iter().map(render_victim).collect();
+                    let kills = pb::Kills { ct: ct.get(), oom_kills: *oom_kills, oom_victims };
                     if news && to.send(Ok(kills)).await.is_err() {
                         return;
                     }
                 }
-                metric.set(kills.values().sum());
+                metric.set(kills.values().map(|(kills, _)| kills).sum());
                 told = kills;
                 tokio::select! {
                     () = tokio::time::sleep(KILLS_EVERY.max(begun.elapsed() * REST)) => {}

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
-use ves_types::{CtId, Limit, Limits, UbcResource};
+use ves_types::{CtId, Limit, Limits, UbcResource, Victim};
 
 use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;
@@ -245,6 +245,7 @@ struct State {
     locks_read: usize,
     /// Containers whose use cannot be read.
     dark: BTreeSet<CtId>,
+    victims: Vec<(CtId, Victim)>,
     self_test: SelfTest,
     /// Whether the limit of processes is said to be set and is not: a bug that tests have to find.
     loses_limit: bool,
@@ -274,6 +275,7 @@ impl FakeHost {
             fault: None,
             locks_read: 0,
             dark: BTreeSet::new(),
+            victims: Vec::new(),
             self_test: SelfTest::all(),
             loses_limit: false,
         };
@@ -305,6 +307,11 @@ impl FakeHost {
     /// Says what a container uses.
     pub fn set_usage(&self, ct: CtId, usage: Usage) {
         self.with(|s| s.usage.insert(ct, usage));
+    }
+
+    /// Says whom the kernel's log names next.
+    pub fn name_victim(&self, ct: CtId, victim: Victim) {
+        self.with(|s| s.victims.push((ct, victim)));
     }
 
     /// Makes what a container uses unreadable.
@@ -438,6 +445,10 @@ impl Host for FakeHost {
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
         let kills = |(ct, usage): (&CtId, &Usage)| Some((*ct, usage.oom_kills?));
         Ok(self.with(|s| s.usage.iter().filter_map(kills).collect()))
+    }
+
+    fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError> {
+        Ok(self.with(|s| std::mem::take(&mut s.victims)))
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use ves_host::HostError;
-use ves_types::CtId;
+use ves_types::{CtId, Victim};
 
 use crate::enforcement::SelfTest;
 use crate::model::{Observed, Shared};
@@ -33,6 +33,8 @@ pub trait Host: Debug + Send + Sync {
     /// How many processes of each container were killed because memory ran out, where the kernel tells. Read
     /// often: it costs a small file a container.
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError>;
+    /// Whom the kernel's log named since this was last asked, the oldest first; nobody where it cannot be read.
+    fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError>;
     /// Tries on groups of its own what the node really enforces, and leaves nothing.
     fn self_test(&self) -> Result<SelfTest, HostError>;
 }

@@ -41,10 +41,13 @@ pub mod plan;
 pub mod rows;
 pub mod service;
 pub mod target;
+pub mod victims;
 
 use std::sync::Arc;
 
 use ves_daemon::{App, BuildError, Cap, FenceStore, Shell};
+use ves_host::HostError;
+use ves_host::kmsg::KernelLog;
 use ves_types::layout::{Daemon as Name, Layout};
 
 use crate::config::Config;
@@ -56,14 +59,32 @@ use crate::service::Service;
 /// owner locked everybody out.
 pub const CAPABILITIES: &[Cap] = &[Cap::CAP_DAC_OVERRIDE];
 
+/// The kernel's log, which names who was killed. Opening it may need `CAP_SYSLOG`, so it is done before
+/// capabilities are given up, and `DAC_OVERRIDE` alone stays.
+pub fn kernel_log() -> Result<KernelLog, HostError> {
+    KernelLog::open()
+}
+
 /// The daemon's service on this machine.
 ///
 /// # Errors
 /// When the machine has no control groups that can be used, or `/run/ves` cannot be written.
 #[expect(clippy::needless_pass_by_value, reason = "the chassis hands both over")]
-pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
+pub fn build(
+    config: Config,
+    layout: Layout,
+    log: Result<KernelLog, HostError>,
+) -> Result<App, BuildError> {
+    if let Err(e) = &log {
+        let error = ves_proto::fault::chain(e);
+        tracing::warn!(
+            error,
+            "processes killed because memory ran out are counted without their names"
+        );
+    }
     let records = layout.run_dir().join(Name::Resources.name());
-    let host = KernelHost::detect(records, config.patience())?.keeping(config.reserve());
+    let host = KernelHost::detect(records, config.patience())?;
+    let host = host.keeping(config.reserve()).hearing(log.ok());
     let fences = FenceStore::open(layout.run_dir().join("fence").join(Name::Resources.name()))?;
     let shell = Shell::new(Name::Resources, fences, config.max_changes);
     let service = Service::new(Arc::new(host), shell)?;

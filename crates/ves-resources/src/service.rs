@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ves_daemon::Shell;
 use ves_host::cgroup::Version;
 use ves_proto::Fault;
-use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow};
+use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow, Victim};
 
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
@@ -20,6 +20,7 @@ use crate::observe::FileLocks;
 use crate::parent::Parent;
 use crate::plan::{plan, plan_shared};
 use crate::rows::Usage;
+use crate::victims::Victims;
 use crate::{rows, target};
 
 /// A container's groups, as the API shows them.
@@ -35,6 +36,8 @@ pub struct Group {
     pub cpu_usec: u64,
     /// Processes killed because memory ran out, where the kernel tells.
     pub oom_kills: Option<u64>,
+    /// The last of these, the newest last, as far as they are known.
+    pub oom_victims: Vec<Victim>,
     /// The limits as the kernel has them.
     pub limits: Limits,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) settings: BTreeMap<Setting, Home>,
     /// The most that was seen of what the kernel does not remember the most of.
     peaks: Mutex<BTreeMap<CtId, BTreeMap<UbcResource, u64>>>,
+    /// Who was killed because memory ran out.
+    victims: Mutex<Victims>,
 }
 
 /// The service. Clones share everything.
@@ -73,8 +78,9 @@ impl Service {
             Error::Node(ves_host::HostError::parse("the greatest id", &e.to_string()))
         })?;
         let node = host.observe(any).map_err(Error::Node)?.node;
-        let (version, settings, peaks) = (node.version, node.settings, Mutex::default());
-        let inner = Inner { host, shell, parent, self_test, version, settings, peaks };
+        let (version, settings) = (node.version, node.settings);
+        let (peaks, victims) = (Mutex::default(), Mutex::default());
+        let inner = Inner { host, shell, parent, self_test, version, settings, peaks, victims };
         let service = Self { inner: Arc::new(inner) };
         service.compare();
         service.inner.parent.release();
@@ -154,7 +160,11 @@ impl Service {
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.self_test);
         let generation = self.inner.shell.generation(ct);
         let Usage { cpu_usec, oom_kills, counts: _ } = usage;
-        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, limits })
+        let oom_victims = match oom_kills {
+            Some(kills) if kills > 0 => self.with_victims(|victims| victims.count(ct, kills)),
+            _ => Vec::new(),
+        };
+        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits })
     }
 
     /// The accounting of `cts`, or of all where none are named, by id. One that is not there is left out,
@@ -181,12 +191,30 @@ impl Service {
         Ok(groups)
     }
 
-    /// How many processes of each container were killed because memory ran out.
+    /// How many processes of each container were killed because memory ran out, and the last of them.
     ///
     /// # Errors
     /// `HOST_FAILED`.
-    pub fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, Fault> {
-        Ok(self.inner.host.oom_kills().map_err(Error::Node)?)
+    pub fn oom_kills(&self) -> Result<BTreeMap<CtId, (u64, Vec<Victim>)>, Fault> {
+        let counts = self.inner.host.oom_kills().map_err(Error::Node)?;
+        Ok(self.with_victims(|victims| {
+            let all = counts.iter().map(|(ct, n)| (*ct, (*n, victims.count(*ct, *n)))).collect();
+            victims.retain(&counts);
+            all
+        }))
+    }
+
+    /// Matches what was counted with what the log has named by now.
+    fn with_victims<T>(&self, work: impl FnOnce(&mut Victims) -> T) -> T {
+        let mut victims = self.inner.victims.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.inner.host.victims() {
+            Ok(named) => victims.hear(named),
+            // What is counted stands without names.
+            Err(e) => {
+                tracing::warn!(error = ves_proto::fault::chain(&e), "cannot read who was killed")
+            }
+        }
+        work(&mut victims)
     }
 
     /// Which control groups the node has, and what each row promises on it.

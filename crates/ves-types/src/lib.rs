@@ -19,6 +19,7 @@ pub mod phase;
 pub mod quantity;
 pub mod spec;
 pub mod ubc;
+pub mod victim;
 
 pub use address::{CtAddress, MacAddress};
 pub use fence::Fence;
@@ -34,3 +35,4 @@ pub use spec::{
     DiskSize, InitArgv, InodeLimit, RestartPolicy, SearchDomain, SpecField, StopTimeout,
 };
 pub use ubc::{Enforcement, UbcResource, UbcRow, UbcValue};
+pub use victim::Victim;

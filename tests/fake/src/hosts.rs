@@ -21,7 +21,7 @@ use ves_storage::plan::room::Room;
 use ves_storage::plan::snapshot::Snapshot;
 use ves_storage::plan::template::Step as TemplateStep;
 use ves_storage::{error as volume_error, host as volume, plan as volume_plan};
-use ves_types::{CtAddress, CtId, SnapshotId, TemplateName};
+use ves_types::{CtAddress, CtId, SnapshotId, TemplateName, Victim};
 
 use crate::script::Hand;
 
@@ -194,6 +194,9 @@ impl<H: ves_resources::host::Host> ves_resources::host::Host for InHand<H> {
     }
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
         self.look(H::oom_kills)
+    }
+    fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError> {
+        self.look(H::victims)
     }
     fn self_test(&self) -> Result<SelfTest, HostError> {
         self.look(H::self_test)

@@ -7,7 +7,7 @@ use ves_proto::Reason;
 use ves_proto::coordinator::{Container, ContainerEvent, WatchContainersRequest};
 
 use super::Context;
-use super::list::{containers, state_name};
+use super::list::{containers, state_name, victims};
 use crate::cli::EventsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format, Output, Selection};
@@ -140,5 +140,6 @@ fn columns() -> Vec<Column<ContainerEvent>> {
         Column::new("problem", |e| Value::text(container(e).problem)),
         Column::new("next_start", |e| Value::maybe_time(container(e).next_start_unix_ms)),
         Column::new("oom_kills", |e| Value::maybe(container(e).oom_kills)),
+        Column::new("oom_victims", |e| victims(&container(e))),
     ]
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use ves_proto::convert;
+use ves_proto::convert::{self, parse_victim};
 use ves_proto::coordinator::{self as api, Container, ContainerSpec, ContainerState};
 use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
@@ -114,9 +114,11 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
             output.say(&format!("container {id}: {text}"));
         }
         if let Some(kills) = container.and_then(|c| c.oom_kills) {
+            let last = container.and_then(|c| c.oom_victims.last()).map(parse_victim);
+            let last = last.map(|victim| format!(", last {victim}")).unwrap_or_default();
             let raise = "`virtctl set --ram` gives it more";
             output.say(&format!(
-                "container {id}: processes killed because memory ran out: {kills}; {raise}"
+                "container {id}: processes killed because memory ran out: {kills}{last}; {raise}"
             ));
         }
         return Ok(());
@@ -132,7 +134,13 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         ("restarts", Value::Num(container.map_or(0, |c| c.restarts.into()))),
         ("next_start", Value::maybe_time(container.and_then(|c| c.next_start_unix_ms))),
         ("oom_kills", number(container.and_then(|c| c.oom_kills))),
+        ("oom_victims", container.map_or(Value::Null, victims)),
     ]))
+}
+
+/// The last that were killed because memory ran out, the newest last.
+pub(super) fn victims(container: &Container) -> Value {
+    Value::texts(container.oom_victims.iter().map(|v| parse_victim(v).to_string()))
 }
 
 /// When it is started again by its restart policy.
@@ -309,6 +317,7 @@ fn columns() -> Vec<Column<Row>> {
         column("operation", |r| Value::text(&r.container.operation)),
         column("problem", |r| Value::text(&r.container.problem)),
         right("oom_kills", |r| number(r.container.oom_kills)),
+        column("oom_victims", |r| victims(&r.container)),
     ];
     for resource in UbcResource::ALL {
         let row = move |r: &Row| {

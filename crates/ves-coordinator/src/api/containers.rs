@@ -196,8 +196,16 @@ impl ContainerService for Api {
 }
 
 fn render_resources(group: resources::Group) -> pb::ContainerResources {
-    let resources::Group { ct, generation: _, rows, cpu_usec, limits: _, steps: _, oom_kills: _ } =
-        group;
+    let resources::Group {
+        ct,
+        generation: _,
+        rows,
+        cpu_usec,
+        limits: _,
+        steps: _,
+        oom_kills: _,
+        oom_victims: _,
+    } = group;
     pb::ContainerResources { id: ct, rows, cpu_usec }
 }
 

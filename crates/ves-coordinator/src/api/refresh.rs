@@ -16,7 +16,7 @@ impl Coordinator {
         if let Ok(Some(group)) = self.services().group(ct).await {
             let numproc = group.rows.iter().find(|row| row.resource == "numproc");
             self.cache().count(ct, numproc.map(|row| row.held));
-            self.saw_kills(ct, group.oom_kills);
+            self.saw_kills(ct, group.oom_kills, &group.oom_victims);
         }
     }
 
@@ -51,7 +51,7 @@ impl Coordinator {
             self.cache().counts(cts, &counts.collect());
             for group in &groups.groups {
                 if let Ok(ct) = parse_ct(group.ct) {
-                    self.saw_kills(ct, group.oom_kills);
+                    self.saw_kills(ct, group.oom_kills, &group.oom_victims);
                 }
             }
         }

@@ -1,11 +1,10 @@
 //! A container as the public API shows it, from what is kept about it and what was seen last.
 
+use ves_proto::convert::render_victim;
 use ves_proto::coordinator as pb;
-
 use ves_types::Phase;
 
 use crate::container::cache::Cached;
-
 use crate::container::record::{Presence, Record, RunState};
 use crate::container::spec;
 use crate::coordinator::Coordinator;
@@ -77,6 +76,7 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
         init_pid: seen.process.init_pid.filter(|_| running),
         disk_used_bytes: seen.used.map(|b| b.0).filter(|_| seen.mounted),
         oom_kills: seen.oom_kills,
+        oom_victims: seen.oom_victims.iter().map(render_victim).collect(),
         running_spec: record.running.as_ref().map(spec::render),
         next_start_unix_ms: record.next_start().map(|retry| retry.at_unix_ms),
         restarts: record.retry.as_ref().map_or(0, |retry| retry.tries),

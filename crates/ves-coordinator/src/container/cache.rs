@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use ves_types::{Bytes, CtId, Phase};
+use ves_types::{Bytes, CtId, Phase, Victim};
 
 use super::observed::{Observed, ProcessSeen};
 
@@ -18,7 +18,7 @@ use super::observed::{Observed, ProcessSeen};
 const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// What was last seen of one container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cached {
     /// Its processes.
     pub process: ProcessSeen,
@@ -32,6 +32,8 @@ pub struct Cached {
     pub numproc: Option<u64>,
     /// How many of its processes were killed because memory ran out, in its last run.
     pub oom_kills: Option<u64>,
+    /// The last of these, the newest last, as far as they are known.
+    pub oom_victims: Vec<Victim>,
 }
 
 /// What was last seen of all.
@@ -69,7 +71,7 @@ impl ObservedCache {
     /// One container.
     pub fn of(&self, ct: CtId) -> Cached {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&ct).copied().unwrap_or_default()
+        seen.get(&ct).cloned().unwrap_or_default()
     }
 
     /// Takes in what lifecycle tells. True where that is news.
@@ -105,13 +107,16 @@ impl ObservedCache {
         std::mem::replace(&mut old.damage, damage) != damage
     }
 
-    /// Takes in how many of its processes were killed because memory ran out. True where those are more than
-    /// were known: a run begins with none, and what is known of the last one stays until then.
-    pub fn oom_kills(&self, ct: CtId, kills: Option<u64>) -> bool {
+    /// Takes in how many of its processes were killed because memory ran out, and the last of them. True where
+    /// those are more than were known: a run begins with none, and what is known of the last one stays until
+    /// then.
+    pub fn oom_kills(&self, ct: CtId, kills: Option<u64>, victims: Vec<Victim>) -> bool {
         let Some(kills) = kills else { return false };
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        let old = &mut seen.entry(ct).or_default().oom_kills;
-        std::mem::replace(old, (kills > 0).then_some(kills)).unwrap_or(0) < kills
+        let seen = seen.entry(ct).or_default();
+        seen.oom_victims = victims;
+        let kills = (kills > 0).then_some(kills);
+        std::mem::replace(&mut seen.oom_kills, kills) < kills
     }
 
     /// Takes in which of `cts` have mounted volumes.

@@ -226,7 +226,7 @@ impl Coordinator {
         let seen: Observed = self.look(op, record.id).await.unwrap_or_default();
         let cancelled = matches!(stopped, Stopped::Cancelled);
         let fault = match stopped {
-            Stopped::Failed(fault) => fault,
+            Stopped::Failed(fault) => self.explained(record.id, fault).await,
             Stopped::Cancelled | Stopped::Behind(_) => op.cancelled(),
         };
         match op.action.kind().undo(&mut record, &seen) {

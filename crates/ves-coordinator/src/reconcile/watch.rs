@@ -31,9 +31,6 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// does nothing else fills no logs.
 const LEAST_RUN_MS: i64 = 1_000;
 
-/// How an init ended that was killed: 128 and SIGKILL.
-const KILLED: u32 = 128 + 9;
-
 impl Coordinator {
     /// Follows lifecycle for ever.
     pub(crate) async fn follow(self) {
@@ -101,17 +98,6 @@ impl Coordinator {
         }
     }
 
-    /// What an operator should know of a container that was killed and had no memory left.
-    async fn starved(&self, ct: CtId) -> Option<String> {
-        let group = self.services().group(ct).await.ok().flatten()?;
-        self.saw_kills(ct, group.oom_kills);
-        let kills = group.oom_kills.filter(|kills| *kills > 0)?;
-        Some(format!(
-            "memory ran out: {kills} of its processes were killed for that, its init perhaps among \
-             them; give it more by `set --ram`"
-        ))
-    }
-
     async fn handle_exit(&self, ct: CtId) {
         let mut revisions = self.state().revisions();
         let mut pause = SOON;
@@ -170,8 +156,8 @@ impl Coordinator {
                 Retry::after_end(record.spec.restart, end, before, now)
             };
             let starved = match process.end_status {
-                Some(KILLED) => self.starved(ct).await,
-                _ => None,
+                Some(status) => self.starved(ct, status).await,
+                None => None,
             };
             tracing::info!(%ct, end = ?process.end, action = action.kind().name(), "a container ended");
             let generation = record.generation;

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ves_host::cgroup::{self, Controller, Hierarchies};
+use ves_host::kmsg::KernelLog;
 use ves_host::{Attempt, HostError, file};
 use ves_types::layout::{self, CGROUP_DELEGATED, CGROUP_ROOT};
-use ves_types::{CtId, Limit};
+use ves_types::{CtId, Limit, Victim};
 
 use crate::enforcement::SelfTest;
 use crate::host::Host;
@@ -24,7 +25,10 @@ use crate::model::{
 use crate::observe::{self, FileLocks, Files};
 use crate::plan::{SharedStep, Step};
 use crate::rows::Usage;
+use crate::victims::parse_victim;
 
+/// The most of the kernel's log that one look reads.
+const RECORDS: usize = 10_000;
 /// The largest record we wrote.
 const RECORD: u64 = 64 << 10;
 
@@ -43,6 +47,7 @@ pub struct KernelHost {
     proc: PathBuf,
     patience: Duration,
     reserve: Reserve,
+    log: Option<KernelLog>,
 }
 
 impl KernelHost {
@@ -62,7 +67,13 @@ impl KernelHost {
         proc: PathBuf,
         patience: Duration,
     ) -> Self {
-        Self { hierarchies, records, proc, patience, reserve: Reserve::default() }
+        Self { hierarchies, records, proc, patience, reserve: Reserve::default(), log: None }
+    }
+
+    /// Which learns from the kernel's log who was killed.
+    #[must_use]
+    pub fn hearing(self, log: Option<KernelLog>) -> Self {
+        Self { log, ..self }
     }
 
     /// Of which the node keeps so much for itself.
@@ -428,6 +439,14 @@ impl Host for KernelHost {
 
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
         self.all_kills()
+    }
+
+    fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError> {
+        let mut victims = Vec::new();
+        if let Some(log) = &self.log {
+            log.read(RECORDS, |record| victims.extend(parse_victim(record)))?;
+        }
+        Ok(victims)
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

@@ -16,6 +16,7 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
 use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
+use ves_host::kmsg::KernelLog;
 use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
 use ves_resources::fake::FakeHost;
@@ -25,7 +26,7 @@ use ves_resources::model::{Observed, Setting};
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_DELEGATED};
-use ves_types::{CpuLimit, CtId, Enforcement, Limit, Limits, UbcResource, UbcValue};
+use ves_types::{CpuLimit, CtId, Enforcement, Limit, Limits, UbcResource, UbcValue, Victim};
 
 use super::support::{PATIENCE, Rig, row, start};
 
@@ -163,6 +164,14 @@ fn limits_change_under_a_running_process() {
     let kills = rig.group().oom_kills.expect("this kernel tells");
     assert!(kills > 0);
     assert_eq!(rig.host.oom_kills().expect("read").get(&rig.ct()), Some(&kills));
+    // The kernel names at most ten in five seconds, of the whole machine, and not to everybody.
+    if KernelLog::open().is_ok() {
+        wait_until(PATIENCE, "one is named", || {
+            let mut greedy = rig.shell("exec tail /dev/zero");
+            wait_until(PATIENCE, "it is killed", || !greedy.alive());
+            rig.group().oom_victims.last() == Some(&Victim::new("tail", greedy.id()))
+        });
+    }
 
     limits = Limits { cpus: Some(1), ..Limits::default() };
     rig.ensure(&limits);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup;
+use ves_host::kmsg::KernelLog;
 use ves_kit::{Proc, TestId, TestLayout};
 use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
@@ -78,6 +79,7 @@ impl Rig {
 pub(crate) fn start(layout: &TestLayout) -> (Arc<KernelHost>, Blocking) {
     let run = layout.layout().run_dir();
     let host = KernelHost::detect(run.join("resources"), PATIENCE).expect("control groups");
+    let host = host.hearing(KernelLog::open().ok());
     let host = Arc::new(host);
     let fences = FenceStore::open(run.join("fence")).expect("opened");
     let shell = Shell::new(layout::Daemon::Resources, fences, 16);
