@@ -166,6 +166,7 @@ fn prepare(
         input: Vec::new(),
         started_unix_ms: 0,
         booted: false,
+        stopping: false,
         kind: InitKind::Other,
         stop_requested: false,
         killed: false,

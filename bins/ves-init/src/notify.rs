@@ -2,7 +2,7 @@
 //! that up.
 //!
 //! ```text
-//! container ── packet, descriptors ──▶ thread ── READY ──▶ eventfd ──▶ monitor's loop
+//! container ── packet, descriptors ──▶ thread ── it is up, goes down ──▶ eventfd ──▶ monitor's loop
 //!                                      closes what came
 //! ```
 //!
@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, Timespec, eventfd, poll};
@@ -32,40 +33,99 @@ use crate::rate_limit::RateLimit;
 /// Enough for a loop over one buffer of 4 KiB, in a build without optimisation too.
 const STACK: usize = 64 * 1024;
 
-/// The loop's end: readable when init has said that it is ready.
+/// How often what init says of its end may change in a run: each change is work for the whole node.
+const CHANGES: u32 = 16;
+
+/// Targets that systemd reaches on its way down.
+const DOWN: [&[u8]; 9] = [
+    b"shutdown",
+    b"umount",
+    b"final",
+    b"poweroff",
+    b"reboot",
+    b"halt",
+    b"kexec",
+    b"exit",
+    b"soft-reboot",
+];
+
+/// What init has said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Said {
+    /// It has booted, once.
+    pub(crate) ready: bool,
+    /// It goes down.
+    pub(crate) stopping: bool,
+}
+
+impl Said {
+    /// The same after one more message. Since version 257 systemd tells of each target; what it leaves first
+    /// on its way down is multi-user.target, which it also does for another target that it reaches then.
+    fn and(self, message: &[u8]) -> Self {
+        message.split(|b| *b == b'\n').fold(self, |said, line| {
+            let target = |key: &[u8]| line.strip_prefix(key)?.strip_suffix(b".target");
+            match line {
+                b"READY=1" => Self { ready: true, stopping: false },
+                b"STOPPING=1" => Self { stopping: true, ..said },
+                _ if line.starts_with(b"X_SYSTEMD_SHUTDOWN=") => Self { stopping: true, ..said },
+                _ if target(b"X_SYSTEMD_UNIT_INACTIVE=") == Some(b"multi-user") => {
+                    Self { stopping: true, ..said }
+                }
+                _ => match target(b"X_SYSTEMD_UNIT_ACTIVE=") {
+                    Some(target) => Self { stopping: DOWN.contains(&target), ..said },
+                    None => said,
+                },
+            }
+        })
+    }
+}
+
+/// What the thread has heard, and the loop takes.
+#[derive(Debug, Default)]
+struct Heard {
+    ready: AtomicBool,
+    stopping: AtomicBool,
+}
+
+/// The loop's end: readable when init has said something new.
 #[derive(Debug)]
 pub(crate) struct NotifyListener {
-    ready: Arc<OwnedFd>,
+    news: Arc<OwnedFd>,
+    heard: Arc<Heard>,
 }
 
 impl NotifyListener {
     /// Begins to listen.
     pub(crate) fn listen(socket: UnixDatagram) -> io::Result<Self> {
-        let ready = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let news = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let heard = Arc::new(Heard::default());
         // The thread has nothing else to wait for.
         socket.set_nonblocking(false)?;
-        let own = Arc::clone(&ready);
+        let (own, to) = (Arc::clone(&news), Arc::clone(&heard));
         let thread = std::thread::Builder::new().name("ves-notify".to_owned()).stack_size(STACK);
-        thread.spawn(move || receive(&socket, &own))?;
-        Ok(Self { ready })
+        thread.spawn(move || receive(&socket, &own, &to))?;
+        Ok(Self { news, heard })
     }
 
-    /// Whether init has said that it is ready since this was last asked.
-    pub(crate) fn ready(&self) -> bool {
-        rustix::io::read(&*self.ready, &mut [0; 8]).is_ok()
+    /// What init has said by now, where that is more than when this was last asked.
+    pub(crate) fn news(&self) -> Option<Said> {
+        rustix::io::read(&*self.news, &mut [0; 8]).ok()?;
+        let Heard { ready, stopping } = &*self.heard;
+        let load = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        Some(Said { ready: load(ready), stopping: load(stopping) })
     }
 }
 
 impl AsFd for NotifyListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ready.as_fd()
+        self.news.as_fd()
     }
 }
 
-fn receive(socket: &UnixDatagram, ready: &OwnedFd) {
+fn receive(socket: &UnixDatagram, news: &OwnedFd, heard: &Heard) {
     let mut rate_limit = RateLimit::new();
     let mut buffer = [0; 4096];
-    let mut signalled = false;
+    let (mut told, mut changes) = (Said::default(), 0);
     loop {
         if let Some(pause) = rate_limit.pause(Instant::now()) {
             let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
@@ -82,10 +142,14 @@ fn receive(socket: &UnixDatagram, ready: &OwnedFd) {
         };
         // The shortest packet costs as much work as some bytes.
         rate_limit.spend(message.len().max(1024));
-        if !signalled && message.split(|b| *b == b'\n').any(|line| line == b"READY=1") {
+        let said = told.and(message);
+        if said != told && changes < CHANGES {
+            changes += 1;
+            told = said;
+            heard.ready.store(told.ready, Ordering::Release);
+            heard.stopping.store(told.stopping, Ordering::Release);
             // A counter at its most is readable too.
-            rustix::io::write(ready, &1u64.to_ne_bytes()).ok();
-            signalled = true;
+            rustix::io::write(news, &1u64.to_ne_bytes()).ok();
         }
     }
 }
@@ -111,8 +175,46 @@ mod tests {
             far.send(b"STATUS=up\nREADY=1").expect("sent");
         }
         assert!(channel::wait(&listener, Duration::from_secs(10)).expect("waited"));
-        assert!(listener.ready());
+        assert_eq!(listener.news(), Some(Said { ready: true, stopping: false }));
         assert!(!channel::wait(&listener, Duration::from_millis(50)).expect("waited"));
-        assert!(!listener.ready());
+        assert_eq!(listener.news(), None);
+    }
+
+    #[test]
+    fn who_changes_his_mind_is_heard_a_few_times() {
+        let (near, far) = UnixDatagram::pair().expect("sockets");
+        near.set_nonblocking(true).expect("set");
+        let listener = NotifyListener::listen(near).expect("it listens");
+        let mut heard = 0;
+        for text in ["STOPPING=1", "READY=1"].iter().cycle().take(100) {
+            far.send(text.as_bytes()).expect("sent");
+            let more = channel::wait(&listener, Duration::from_millis(20)).expect("waited");
+            assert_eq!(listener.news().is_some(), more);
+            heard += u32::from(more);
+        }
+        assert_eq!(heard, CHANGES);
+    }
+
+    #[test]
+    fn who_goes_down_and_who_only_goes_elsewhere() {
+        let said = |texts: &[&str]| {
+            texts.iter().fold(Said::default(), |said, text| said.and(text.as_bytes()))
+        };
+        let (up, down) =
+            (Said { ready: true, stopping: false }, Said { ready: true, stopping: true });
+        let boot = "X_SYSTEMD_UNIT_ACTIVE=multi-user.target\nREADY=1\nSTATUS=Ready.";
+        let leaves =
+            "X_SYSTEMD_UNIT_INACTIVE=graphical.target\nX_SYSTEMD_UNIT_INACTIVE=multi-user.target";
+        // What systemd 257 says when it is powered off.
+        assert_eq!(said(&[boot]), up);
+        assert_eq!(said(&[boot, leaves]), down);
+        assert_eq!(said(&[boot, leaves, "X_SYSTEMD_UNIT_INACTIVE=basic.target"]), down);
+        assert_eq!(said(&[boot, leaves, "X_SYSTEMD_UNIT_ACTIVE=umount.target"]), down);
+        assert_eq!(said(&[boot, "EXIT_STATUS=0\nX_SYSTEMD_SHUTDOWN=poweroff"]), down);
+        // To another target, and after a restart of its programs alone.
+        assert_eq!(said(&[boot, leaves, "X_SYSTEMD_UNIT_ACTIVE=rescue.target"]), up);
+        assert_eq!(said(&[boot, leaves, "X_SYSTEMD_UNIT_ACTIVE=soft-reboot.target", boot]), up);
+        assert_eq!(said(&[boot, "X_SYSTEMD_UNIT_INACTIVE=timers.target", "STOPPING=0"]), up);
+        assert_eq!(said(&["STOPPING=1"]), Said { ready: false, stopping: true });
     }
 }

@@ -107,6 +107,9 @@ pub struct Status {
     pub started_unix_ms: i64,
     /// Whether it says that it finished booting.
     pub booted: bool,
+    /// Whether it says that it goes down.
+    #[serde(default)]
+    pub stopping: bool,
     /// What it is.
     pub kind: InitKind,
     /// The number of this run.

@@ -116,6 +116,7 @@ fn render(container: &Container) -> pb::Container {
         end,
         incarnation,
         booted,
+        stopping,
         unresponsive,
     } = *container;
     pb::Container {
@@ -129,6 +130,7 @@ fn render(container: &Container) -> pb::Container {
         incarnation,
         booted,
         unresponsive,
+        stopping,
         steps: Vec::new(),
     }
 }

@@ -73,6 +73,7 @@ impl Model {
                         init_pid: 4242,
                         started_unix_ms: 0,
                         booted: false,
+                        stopping: false,
                         kind: InitKind::Other,
                         spec: Some((**spec).clone()),
                         incarnation,
@@ -229,6 +230,15 @@ impl FakeHost {
     /// Ends a container from inside, as reboot(2) or init's death do.
     pub fn end(&self, ct: CtId, cause: ExitCause, ended: Ended) {
         self.change(ct, |model| model.end(cause, ended));
+    }
+
+    /// Lets a container's init go down by itself, slowly.
+    pub fn go_down(&self, ct: CtId) {
+        self.change(ct, |model| {
+            if let Some(monitor) = &mut model.state.monitor {
+                monitor.stopping = true;
+            }
+        });
     }
 
     /// Whether a container has a monitor.

@@ -10,11 +10,19 @@ use crate::plan::{End, Monitor, Run};
 
 /// A live monitor by its answer.
 pub fn monitor(status: Status) -> Monitor {
-    let Status { running, init_pid, started_unix_ms, booted, kind, incarnation, opaque_spec } =
-        status;
+    let Status {
+        running,
+        init_pid,
+        started_unix_ms,
+        booted,
+        stopping,
+        kind,
+        incarnation,
+        opaque_spec,
+    } = status;
     // A spec that another release wrote may be unknown; the container goes on as it is.
     let spec = serde_json::from_str(&opaque_spec).ok();
-    Monitor { running, init_pid, started_unix_ms, booted, kind, spec, incarnation }
+    Monitor { running, init_pid, started_unix_ms, booted, stopping, kind, spec, incarnation }
 }
 
 /// The end of a run by its record.
@@ -62,6 +70,38 @@ pub fn has_booted(title: &str, children: &[String], runs: Duration) -> bool {
     }
     let any = |names: &[&str]| children.iter().any(|name| names.contains(&name.as_str()));
     !any(&BOOTING) && (any(&BOOTED) || runs >= SHOWS)
+}
+
+/// A child of an init: its name, and what it shows as its command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Its name.
+    pub name: String,
+    /// Its command line.
+    pub title: String,
+}
+
+/// Whether an init goes down, as far as that is seen from outside, by its title and its first children. It is
+/// the container that says these, and only its own end is waited for by them.
+pub fn goes_down(title: &str, children: &[Child]) -> bool {
+    let mut words = title.split([' ', '\0']);
+    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    // openrc is told what to do, whoever runs it.
+    let openrc = |child: &Child| {
+        let mut words = child.title.split([' ', '\0']);
+        let down = || words.any(|word| ["shutdown", "reboot"].contains(&word));
+        ["openrc", "rc"].contains(&child.name.as_str()) && { down }()
+    };
+    match program {
+        // systemd's last program, which the older versions show alone.
+        "systemd-shutdown" => true,
+        // System V's runlevels.
+        "init" if ["[0]", "[6]"].contains(&words.next().unwrap_or_default()) => true,
+        "init" | "openrc-init" => children.iter().any(openrc),
+        // runit's third stage.
+        "runit" | "runit-init" => children.iter().any(|child| child.name == "3"),
+        _ => false,
+    }
 }
 
 /// A process that is in a process id namespace below this one.
@@ -130,6 +170,32 @@ mod tests {
                 booted,
                 "{title:?} {children:?} {runs:?}"
             );
+        }
+    }
+
+    #[test]
+    fn who_goes_down() {
+        let child =
+            |(name, title): (&str, &str)| Child { name: name.to_owned(), title: title.to_owned() };
+        let none: &[(&str, &str)] = &[];
+        for (title, children, down) in [
+            ("init [0]\0\0", none, true),
+            ("init [6]\0", &[("rc", "/bin/sh\0/etc/init.d/rc\x006\0")], true),
+            ("init [2]\0", &[("rc", "/bin/sh\0/etc/init.d/rc\x002\0")], false),
+            ("/usr/lib/systemd/systemd-shutdown\0poweroff\0--timeout\x00", none, true),
+            ("/lib/systemd/systemd\0--system\0", none, false),
+            // busybox with openrc, and openrc's own.
+            ("/sbin/init\0", &[("openrc", "/sbin/openrc\0shutdown\0")], true),
+            ("init\0", &[("openrc", "/sbin/openrc\0default\0"), ("sh", "sh\0shutdown\0")], false),
+            ("/sbin/openrc-init\0", &[("openrc", "openrc\0reboot\0")], true),
+            ("runit\0", &[("3", "/bin/sh\0/etc/runit/3\0")], true),
+            ("runit\0", &[("runsvdir", "runsvdir\0-P\0/etc/service\0")], false),
+            // A program that is no init goes as it likes.
+            ("/bin/sh\0init [0]\0", &[("3", "3\0")], false),
+            ("", none, false),
+        ] {
+            let children: Vec<_> = children.iter().copied().map(child).collect();
+            assert_eq!(goes_down(title, &children), down, "{title:?} {children:?}");
         }
     }
 

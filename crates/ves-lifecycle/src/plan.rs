@@ -58,6 +58,8 @@ pub struct Monitor {
     pub started_unix_ms: i64,
     /// Whether it says that it booted.
     pub booted: bool,
+    /// Whether it goes down, as far as it says or shows that.
+    pub stopping: bool,
     /// What it is.
     pub kind: InitKind,
     /// How it was made; `None` where that cannot be understood, by another version say.

@@ -43,6 +43,8 @@ pub struct Container {
     pub incarnation: u64,
     /// Whether init says that it booted.
     pub booted: bool,
+    /// Whether init goes down, as far as it says or shows that.
+    pub stopping: bool,
     /// Whether its monitor does not answer or is lost, so that nothing can be done but to end it. The rest
     /// is then what was known when the run began.
     pub unresponsive: bool,
@@ -223,6 +225,7 @@ impl Inner {
     pub(crate) fn show(&self, ct: CtId, observed: Observed) -> Container {
         let Observed { monitor, unresponsive, stray, run, frozen, last, .. } = observed;
         let booted = monitor.as_ref().is_some_and(|m| m.booted);
+        let stopping = monitor.as_ref().is_some_and(|m| m.stopping);
         let told = monitor.map(|m| Run {
             init_pid: m.init_pid,
             started_unix_ms: m.started_unix_ms,
@@ -253,6 +256,7 @@ impl Inner {
             end,
             incarnation,
             booted,
+            stopping,
             unresponsive: unresponsive || stray,
         }
     }

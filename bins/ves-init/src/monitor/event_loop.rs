@@ -29,7 +29,7 @@ const MAX_INPUT: usize = 64 * 1024;
 struct Events {
     ended: bool,
     console: PollFlags,
-    ready: bool,
+    news: bool,
     connect: bool,
     clients: Vec<PollFlags>,
 }
@@ -50,7 +50,7 @@ impl Monitor {
             if events.console.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
                 self.read_console();
             }
-            if events.ready {
+            if events.news {
                 self.read_notify();
             }
             for (index, flags) in events.clients.iter().enumerate() {
@@ -97,13 +97,15 @@ impl Monitor {
         let mut next = || flags.next().unwrap_or(PollFlags::empty());
         let (ended, console, connect) = (!next().is_empty(), next(), !next().is_empty());
         let clients = self.clients.iter().map(|_| next()).collect();
-        Ok(Events { ended, console, connect, clients, ready: !next().is_empty() })
+        Ok(Events { ended, console, connect, clients, news: !next().is_empty() })
     }
 
-    /// Takes in that init says it is ready.
+    /// Takes in what init says of itself.
     fn read_notify(&mut self) {
-        if self.notify.as_ref().is_some_and(NotifyListener::ready) && !self.booted {
-            self.booted = true;
+        let Some(said) = self.notify.as_ref().and_then(NotifyListener::news) else { return };
+        let now = (self.booted || said.ready, said.stopping);
+        if now != (self.booted, self.stopping) {
+            (self.booted, self.stopping) = now;
             self.publish();
         }
     }

@@ -39,7 +39,7 @@ pub(super) struct Plan {
 pub(super) struct Monitor {
     pub(super) plan: Plan,
     pub(super) waiting: Waiting,
-    /// Says when init is ready.
+    /// Says what init says of itself.
     pub(super) notify: Option<NotifyListener>,
     pub(super) listener: UnixListener,
     /// The users it answers.
@@ -54,6 +54,7 @@ pub(super) struct Monitor {
     /// 0 while init waits.
     pub(super) started_unix_ms: i64,
     pub(super) booted: bool,
+    pub(super) stopping: bool,
     pub(super) kind: InitKind,
     pub(super) stop_requested: bool,
     pub(super) killed: bool,
@@ -73,6 +74,7 @@ impl Monitor {
             init_pid: self.pid(),
             started_unix_ms: self.started_unix_ms,
             booted: self.booted,
+            stopping: self.stopping,
             // A script that was init may have executed another one since.
             kind: if self.started_unix_ms == 0 { self.kind } else { self.kind_now() },
             incarnation: self.plan.incarnation,

@@ -28,6 +28,7 @@ use ves_types::layout::{self, Layout};
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
 use crate::init_plan::Command;
+use crate::observe;
 use crate::plan::asking::{Asking, Heard, Next};
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
@@ -149,7 +150,12 @@ impl KernelHost {
 
     fn look_alone(&self, ct: CtId, found: Found, patience: Patience) -> Result<Observed, Error> {
         let volumes = self.volumes.enter().about(ct, "look at its volume")?;
-        self.look(ct, found, volumes.as_ref(), patience)
+        let mut observed = self.look(ct, found, volumes.as_ref(), patience)?;
+        // Of many at once it would be much to read, and nobody decides by a list.
+        if let Some(monitor) = &mut observed.monitor {
+            monitor.stopping = monitor.stopping || boot::goes_down(monitor);
+        }
+        Ok(observed)
     }
 
     fn start_monitor(&self, ct: CtId, request: &StartRequest) -> Result<Created, HostError> {
@@ -214,6 +220,13 @@ impl KernelHost {
         let mut follower = Follower::begin(ct, &dir)?;
         let begun = Instant::now();
         let (mut asking, mut booted) = (Asking::new(ms), false);
+        let monitor = match monitor::ask(ct, &dir, &Request::Ask(None)) {
+            Err(Error::Gone { .. }) => return Ok(()),
+            other => observe::monitor(other?),
+        };
+        if monitor.stopping || boot::goes_down(&monitor) {
+            asking.goes_down();
+        }
         loop {
             let now_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             let until_ms = match asking.next(now_ms, booted) {

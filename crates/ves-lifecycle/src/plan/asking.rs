@@ -1,6 +1,7 @@
 //! When init is asked to stop, and when it is asked again. Pure.
 //!
 //! ```text
+//!   it goes down already ─▶ HEARD later ─▶ ask
 //!   ask ─┬─ it did not hear ─▶ soon, then ever later, at most PATIENT apart ─▶ ask
 //!        ├─ it heard, and booted since ─▶ at once ───────────────────────────▶ ask
 //!        └─ it heard ─▶ HEARD later, then twice that … ──────────────────────▶ ask
@@ -59,6 +60,13 @@ impl Asking {
     /// One that has so long.
     pub const fn new(grace_ms: u32) -> Self {
         Self { grace_ms: grace_ms as u64, last: None }
+    }
+
+    /// It went down already when this began: as one that was asked then, heard, and may be asked again, in
+    /// case it does not get there.
+    pub const fn goes_down(&mut self) {
+        let heard = Heard { heard: true, again: true };
+        self.last = Some(Last { at_ms: 0, gap_ms: HEARD_MS, booted: true, heard });
     }
 
     /// What to do at `now_ms`, of an init that has `booted` by then or not.
@@ -212,6 +220,15 @@ mod laws {
             prop_assert!(heard <= 2 + 20, "{:?}", run);
             prop_assert!(run.asked.len() - heard <= young + 8, "{:?}", run);
         }
+    }
+
+    #[test]
+    fn one_that_goes_down_is_given_time_before_it_is_asked() {
+        let mut asking = Asking::new(60_000);
+        asking.goes_down();
+        assert_eq!(asking.next(0, true), Next::Until(HEARD_MS));
+        assert_eq!(asking.next(HEARD_MS, true), Next::Ask);
+        assert_eq!(asking.next(60_000, true), Next::Over);
     }
 
     #[test]

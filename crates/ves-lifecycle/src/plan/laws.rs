@@ -45,6 +45,7 @@ fn answering() -> Vec<Observed> {
         init_pid: 7,
         started_unix_ms: i64::from(running),
         booted: false,
+        stopping: false,
         kind: InitKind::Systemd,
         spec: (slot > 0).then(|| spec(slot)),
         incarnation: 3,

@@ -157,7 +157,10 @@ fn boots(number: u32, suite: &str) {
                 world.observe().monitor.is_some_and(|m| m.booted)
             });
         }
+        assert!(world.observe().monitor.is_some_and(|m| !m.stopping));
         world.exec(&["sh", "-c", command]);
+        // Older ones say it at the last moment, if at all.
+        assert!(is_seen_going_down(&world) || suite == "bookworm", "{command}");
         assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
     }
     world.start(world.spec());
@@ -167,6 +170,17 @@ fn boots(number: u32, suite: &str) {
     assert_eq!(world.ended().last.map(|l| l.cause), Some(ExitCause::Stopped));
     eprintln!("{suite}: stopped after {:?}", begun.elapsed());
     stops_as_young(&world);
+}
+
+/// Waits for the end of one that goes down by itself; whether that was seen before.
+fn is_seen_going_down(world: &World) -> bool {
+    let mut seen = false;
+    wait_until(Duration::from_secs(120), "it ends", || {
+        let monitor = world.observe().monitor;
+        seen = seen || monitor.as_ref().is_some_and(|m| m.stopping);
+        monitor.is_none()
+    });
+    seen
 }
 
 /// Stopped as soon as it was started, it takes no longer than it needs, and is not killed.
@@ -205,7 +219,9 @@ fn bookworm_sysvinit() {
     };
     for (command, cause) in [("reboot", ExitCause::Rebooted), ("poweroff", ExitCause::Halted)] {
         up();
+        assert!(world.observe().monitor.is_some_and(|m| !m.stopping));
         world.exec(&["sh", "-c", command]);
+        assert!(is_seen_going_down(&world), "{command}");
         assert_eq!(world.ended().last.map(|l| l.cause), Some(cause), "{command}");
     }
     up();
