@@ -35,6 +35,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How long a request waits for an operation that the coordinator began, before it is refused as busy.
 const OWN_WORK: Duration = Duration::from_secs(10);
 
+/// How often it is looked meanwhile whether a look at an end was followed by none.
+const NOTHING_FOLLOWED: Duration = Duration::from_millis(100);
+
 impl Coordinator {
     /// Begins an action on a container that is there.
     ///
@@ -64,16 +67,39 @@ impl Coordinator {
         let own_work = || {
             let index = self.state().read();
             let record = index.resolve(ct).ok()?;
-            let op = index.operation(index.at_work(record.id)?).ok()?;
-            op.is_own().then_some(())
+            let own = match index.at_work(record.id) {
+                Some(op) => index.operation(op).ok()?.is_own(),
+                // What follows from its end is about to begin.
+                None => self.is_ending(record.id),
+            };
+            own.then_some(())
         };
         let mut ticks = self.state().operation_ticks();
         let mut over = self.clock().sleep(OWN_WORK);
         while own_work().is_some() {
             tokio::select! {
                 changed = ticks.changed() => if changed.is_err() { return },
+                // Nothing may follow from it.
+                () = self.clock().sleep(NOTHING_FOLLOWED) => {}
                 () = &mut over => return,
             }
+        }
+    }
+
+    /// Looks anew at a container that should run, for who asks for what needs it to be down: it may have ended
+    /// just now, or be going down.
+    pub(crate) async fn look_whether_it_ends(&self, ct: &str) {
+        let Ok(record) = self.resolve(ct) else { return };
+        if record.run != RunState::Running {
+            return;
+        }
+        // A service that is away says nothing new.
+        let Ok(process) = self.services().process(record.id).await else { return };
+        if self.cache().process(record.id, process) {
+            self.state().touch(record.id);
+        }
+        if process.phase == Phase::Absent {
+            self.look_at_end(record.id);
         }
     }
 
@@ -192,7 +218,12 @@ impl Coordinator {
         ct: String,
         dry_run: bool,
     ) -> Result<pb::Operation, Fault> {
-        let begun = self.begin(caller.clone(), ct.clone(), dry_run, kinds::destroy::admit).await;
+        self.look_whether_it_ends(&ct).await;
+        let own = self.clone();
+        let admit = move |record: &Record, phase| {
+            kinds::destroy::admit(record, phase, own.cache().of(record.id).process.stopping)
+        };
+        let begun = self.begin(caller.clone(), ct.clone(), dry_run, admit).await;
         let unknown = match begun {
             Err(fault) if fault.reason == Reason::ContainerUnknown => fault,
             begun => return begun,

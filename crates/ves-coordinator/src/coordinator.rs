@@ -199,6 +199,11 @@ impl Coordinator {
         self.ending().insert(ct)
     }
 
+    /// Whether somebody works on it.
+    pub(crate) fn is_ending(&self, ct: CtId) -> bool {
+        self.ending().contains(&ct)
+    }
+
     /// Gives the turn back.
     pub(crate) fn end_ending(&self, ct: CtId) {
         self.ending().remove(&ct);

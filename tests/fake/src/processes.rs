@@ -52,6 +52,11 @@ impl Processes {
         self.change(ct, |model| model.end(cause, ended));
     }
 
+    /// Lets a container's init go down by itself, slowly.
+    pub fn go_down(&self, ct: CtId) {
+        self.own.go_down(ct);
+    }
+
     /// Whether a container has a monitor.
     pub fn monitored(&self, ct: CtId) -> bool {
         self.own.monitored(ct)

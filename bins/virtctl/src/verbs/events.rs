@@ -137,6 +137,10 @@ fn columns() -> Vec<Column<ContainerEvent>> {
         }),
         Column::right("generation", |e| Value::Num(container(e).generation)),
         Column::new("operation", |e| Value::text(container(e).operation)),
+        Column::new("stopping", |e| match container(e).stopping {
+            true => Value::Bool(true),
+            false => Value::Null,
+        }),
         Column::new("problem", |e| Value::text(container(e).problem)),
         Column::new("next_start", |e| Value::maybe_time(container(e).next_start_unix_ms)),
         Column::new("oom_kills", |e| Value::maybe(container(e).oom_kills)),

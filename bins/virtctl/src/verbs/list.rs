@@ -110,6 +110,9 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         if let Some(problem) = container.map(|c| &c.problem).filter(|p| !p.is_empty()) {
             output.say(&format!("container {id}: {problem}"));
         }
+        if container.is_some_and(|c| c.stopping) {
+            output.say(&format!("container {id}: it is going down by itself"));
+        }
         if let Some(text) = container.and_then(started_again) {
             output.say(&format!("container {id}: {text}"));
         }
@@ -129,6 +132,7 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         ("mounted", Value::Bool(mounted)),
         ("running", Value::Bool(running)),
         ("status", Value::text(container.map_or("deleted", |c| state_name(c.state())))),
+        ("stopping", Value::Bool(container.is_some_and(|c| c.stopping))),
         ("problem", Value::text(container.map_or("", |c| &c.problem))),
         ("operation", Value::text(container.map_or("", |c| &c.operation))),
         ("restarts", Value::Num(container.map_or(0, |c| c.restarts.into()))),
@@ -315,6 +319,7 @@ fn columns() -> Vec<Column<Row>> {
         right("generation", |r| Value::Num(r.container.generation)),
         column("unsaved", |r| Value::Bool(r.container.running_spec.is_some())),
         column("operation", |r| Value::text(&r.container.operation)),
+        column("stopping", |r| Value::Bool(r.container.stopping)),
         column("problem", |r| Value::text(&r.container.problem)),
         right("oom_kills", |r| number(r.container.oom_kills)),
         column("oom_victims", |r| victims(&r.container)),

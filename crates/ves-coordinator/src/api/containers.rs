@@ -12,7 +12,7 @@ use ves_proto::{coordinator as pb, lifecycle, resources};
 use ves_types::{CtId, SnapshotId};
 
 use super::{Answers, Api, bad_token, caller, page_size, sessions};
-use crate::container::record::RunState;
+use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
 use crate::operation::kinds;
@@ -106,7 +106,11 @@ impl ContainerService for Api {
         let caller = caller("StartContainer", &request, |r| &mut r.request_id)?;
         let request = request.into_inner();
         let (ct, dry_run) = (request.ct.clone(), request.dry_run);
-        let admit = move |record: &_, _| kinds::start::admit(record, &request);
+        self.0.look_whether_it_ends(&ct).await;
+        let own = self.0.clone();
+        let admit = move |record: &Record, _| {
+            kinds::start::admit(record, own.cache().of(record.id).process.stopping, &request)
+        };
         Ok(Response::new(self.0.begin(caller, ct, dry_run, admit).await?))
     }
 

@@ -77,6 +77,7 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
         disk_used_bytes: seen.used.map(|b| b.0).filter(|_| seen.mounted),
         oom_kills: seen.oom_kills,
         oom_victims: seen.oom_victims.iter().map(render_victim).collect(),
+        stopping: running && seen.process.stopping,
         running_spec: record.running.as_ref().map(spec::render),
         next_start_unix_ms: record.next_start().map(|retry| retry.at_unix_ms),
         restarts: record.retry.as_ref().map_or(0, |retry| retry.tries),

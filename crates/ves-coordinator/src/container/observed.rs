@@ -60,6 +60,8 @@ pub struct ProcessSeen {
     pub started_unix_ms: Option<i64>,
     /// Whether init says that it booted.
     pub booted: bool,
+    /// Whether init goes down by itself.
+    pub stopping: bool,
     /// Whether nothing can be done with them but to end them.
     pub unresponsive: bool,
 }

@@ -88,7 +88,7 @@ impl Coordinator {
     }
 
     /// Begins to look whether a container that should run has ended; one look at a time.
-    pub(super) fn look_at_end(&self, ct: CtId) {
+    pub(crate) fn look_at_end(&self, ct: CtId) {
         if self.begin_ending(ct) {
             let own = self.clone();
             tokio::spawn(async move {

@@ -81,6 +81,7 @@ pub(crate) fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
         init_pid: container.init_pid,
         started_unix_ms: (container.started_unix_ms > 0).then_some(container.started_unix_ms),
         booted: container.booted,
+        stopping: container.stopping,
         unresponsive: container.unresponsive,
     }
 }

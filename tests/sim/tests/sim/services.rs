@@ -136,6 +136,45 @@ fn reboot_and_halt_inside() {
     assert!(sim.kernel().groups.is_clean());
 }
 
+#[test]
+fn what_goes_down_by_itself_is_waited_for() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let refused = |command| sim.run(&command).expect_err("it runs");
+    for command in [Command::start("101"), Command::delete("101")] {
+        let fault = refused(command);
+        assert_eq!(fault.reason, Reason::Running);
+        assert!(!fault.message.contains("going down"), "{fault}");
+    }
+    // Powered off inside, and its services take a while.
+    sim.kernel().processes.go_down(ct());
+    let fault = refused(Command::delete("101"));
+    assert!(fault.reason == Reason::Running && fault.message.contains("going down"), "{fault}");
+    assert!(sim.get("101").expect("there").stopping);
+    sim.run(&Command::start("101")).expect("it ends, and is started");
+    let done = sim.kernel().processes.done();
+    let done: Vec<_> = done.iter().map(|(_, step)| step.as_str()).collect();
+    let last = done.iter().rposition(|step| *step == "let init go").expect("started again");
+    assert!(done[..last].iter().any(|step| step.starts_with("ask init to stop")), "{done:?}");
+    assert_eq!(sim.kernel().ct(101).process.starts, 2);
+    let ct = sim.get("101").expect("there");
+    assert!(ct.state() == pb::ContainerState::Running && !ct.stopping);
+}
+
+#[test]
+fn what_has_just_ended_is_started() {
+    for _ in 0..20 {
+        let sim = Sim::new();
+        sim.run(&Command::create(101, |_| {})).expect("created");
+        sim.run(&Command::start("101")).expect("started");
+        sim.kernel().processes.end(ct(), ExitCause::Halted, Ended::Signal(2));
+        sim.run(&Command::start("101")).expect("started, whoever hears first of the end");
+        sim.until("it runs", || sim.state("101") == pb::ContainerState::Running);
+        assert_eq!(sim.kernel().ct(101).process.starts, 2);
+    }
+}
+
 /// A life in which every command may fail, and is repeated then.
 fn tolerant_life(sim: &Sim, what: &str) -> usize {
     let grown = || {

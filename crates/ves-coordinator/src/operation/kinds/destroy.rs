@@ -1,11 +1,10 @@
 //! destroy: a container and all that is its own go. There is no way back; it is repeated. Pure.
 
 use serde::{Deserialize, Serialize};
-use ves_proto::Fault;
-
+use ves_proto::{Fault, Reason};
 use ves_types::Phase;
 
-use super::{Action, Kind, Stage, Undo, must_be_stopped, must_exist};
+use super::{Action, Kind, Stage, Undo, must_be_stopped, must_exist, refuse};
 use crate::container::observed::Observed;
 use crate::container::record::{Presence, Record};
 
@@ -18,13 +17,17 @@ pub const fn action() -> Action {
     Action::Destroy(Destroy {})
 }
 
-/// destroy; of one whose destroy failed, the rest of it.
+/// destroy; of one whose destroy failed, the rest of it. What goes down is not taken away on its own word.
 ///
 /// # Errors
 /// `RUNNING`, `MOUNTED`.
-pub fn admit(record: &Record, phase: Phase) -> Result<Action, Fault> {
+pub fn admit(record: &Record, phase: Phase, stopping: bool) -> Result<Action, Fault> {
     if record.presence != Presence::Deleting {
         must_exist(record)?;
+        if stopping && phase != Phase::Absent {
+            let message = "is going down by itself; stop it, which waits for that, then destroy it";
+            return Err(refuse(Reason::Running, record, message));
+        }
         must_be_stopped(record, phase)?;
     }
     Ok(action())

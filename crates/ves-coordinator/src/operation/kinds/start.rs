@@ -28,12 +28,21 @@ pub struct Restart {
     pub wait: bool,
 }
 
-/// start, or mount.
+/// start, or mount; of one that goes down by itself, the rest of that and a start.
 ///
 /// # Errors
 /// `RUNNING`, `MOUNTED`, `DISABLED`.
-pub fn admit(record: &Record, request: &pb::StartContainerRequest) -> Result<Action, Fault> {
+pub fn admit(
+    record: &Record,
+    stopping: bool,
+    request: &pb::StartContainerRequest,
+) -> Result<Action, Fault> {
     must_exist(record)?;
+    if record.run == RunState::Running && stopping && !request.mount_only {
+        may_start(record, request.force)?;
+        let grace_ms = record.effective().grace_ms();
+        return Ok(Action::Restart(Restart { grace_ms, wait: request.wait }));
+    }
     if record.run == RunState::Running {
         return Err(refuse(Reason::Running, record, "is running already"));
     }
