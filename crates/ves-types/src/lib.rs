@@ -10,6 +10,8 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod capability;
+pub mod device;
 pub mod fence;
 pub mod id;
 pub mod index_list;
@@ -22,6 +24,8 @@ pub mod ubc;
 pub mod victim;
 
 pub use address::{CtAddress, MacAddress};
+pub use capability::{Capability, CapabilityChange};
+pub use device::{Access, Device, DeviceChange, DeviceId, DeviceName, DevicePattern};
 pub use fence::Fence;
 pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, NodeName, ParseError, SnapshotId,
