@@ -81,10 +81,11 @@ fn plan(ct: &str, layout: &Layout, request: &[u8]) -> Result<Plan, Failure> {
     let ct: CtId = ct.parse().map_err(|_| failed(format!("{ct:?} is no container")))?;
     let request: StartRequest =
         serde_json::from_slice(request).map_err(|e| failed(e.to_string()))?;
-    let StartRequest { incarnation, spec } = request;
+    let StartRequest { incarnation, spec, allow_devices } = request;
     let hierarchies =
         Hierarchies::detect().map_err(|e| perform::failure("find control groups", &e))?;
-    let steps = init_plan::plan_init(ct, layout, &spec, &Groups::of(&hierarchies, ct));
+    let groups = Groups::of(&hierarchies, ct);
+    let steps = init_plan::plan_init(ct, layout, &spec, &allow_devices, &groups);
     if let Some(why) = init_plan::disorder(&steps) {
         return Err(failed(why));
     }

@@ -7,6 +7,7 @@
 
 mod adapt;
 mod dev;
+mod devices;
 mod etc;
 mod execute;
 mod inner;
@@ -116,7 +117,11 @@ pub(crate) fn failure(step: &str, error: &HostError) -> Failure {
         message.push_str(&source.to_string());
         next = source.source();
     }
-    Failure { step: step.to_owned(), message, errno: error.errno().unwrap_or_default() }
+    let errno = match error {
+        HostError::Lacks { .. } => rustix::io::Errno::NODEV.raw_os_error(),
+        _ => error.errno().unwrap_or_default(),
+    };
+    Failure { step: step.to_owned(), message, errno }
 }
 
 /// Where things of containers are; of durable ones these programs need none.

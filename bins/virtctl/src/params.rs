@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
 use ves_types::{
-    CpuLimit, CtAddress, CtName, DiskSize, Hostname, IndexList, InodeLimit, RestartPolicy,
-    SearchDomain, StopTimeout, UbcResource, UbcValue,
+    CapabilityChange, CpuLimit, CtAddress, CtName, DeviceChange, DiskSize, Hostname, IndexList,
+    InodeLimit, RestartPolicy, SearchDomain, StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -120,6 +120,17 @@ pub(crate) struct Params {
     /// inside, or always; never after a stop
     #[arg(long, value_name = "no|on-failure|always")]
     pub(crate) restart: Option<RestartPolicy>,
+    /// A device of the node, by its name below /dev, and what may be done with it: net/tun:rw; none takes it
+    /// away; may be repeated, and hold several with commas; taken at the next start
+    #[arg(long, value_name = "NAME:[r][w]|none", value_parser = value::devnodes, action = ArgAction::Append)]
+    pub(crate) devnodes: Vec<List<DeviceChange>>,
+    /// The same by number, of which the node is asked for the name: c:10:200:rw
+    #[arg(long, value_name = "c:MAJOR:MINOR|all:[r][w]|none", value_parser = value::devices, action = ArgAction::Append)]
+    pub(crate) devices: Vec<List<DeviceChange>>,
+    /// A capability that it has or has not, with or without CAP_: net_raw:off; may be repeated, and hold
+    /// several with commas; taken at the next start
+    #[arg(long, value_name = "NAME:on|off", value_parser = value::capabilities, action = ArgAction::Append)]
+    pub(crate) capability: Vec<List<CapabilityChange>>,
     /// Start it when the node starts
     #[arg(long, value_name = "yes|no", value_parser = value::yes_no)]
     pub(crate) onboot: Option<bool>,
@@ -136,6 +147,18 @@ pub(crate) struct Params {
     pub(crate) ubc: Ubc,
     #[command(flatten)]
     pub(crate) unbuilt: UnbuiltOptions,
+}
+
+impl Params {
+    /// `--devnodes` and `--devices`, in the order of each.
+    pub(crate) fn device_changes(&self) -> Vec<DeviceChange> {
+        self.devnodes.iter().chain(&self.devices).flat_map(|list| list.0.clone()).collect()
+    }
+
+    /// `--capability`, in the order given.
+    pub(crate) fn capability_changes(&self) -> Vec<CapabilityChange> {
+        self.capability.iter().flat_map(|list| list.0.clone()).collect()
+    }
 }
 
 /// What `create` takes.

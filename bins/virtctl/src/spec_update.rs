@@ -52,7 +52,7 @@ impl SpecUpdate {
         }
     }
 
-    /// What was given on the command line; `--ipadd` is left to the caller.
+    /// What was given on the command line; what changes entries of lists is left to the caller.
     pub(crate) fn params(&mut self, params: &Params) {
         let Params {
             name,
@@ -74,6 +74,9 @@ impl SpecUpdate {
             onboot,
             bootorder,
             stop_timeout,
+            devnodes: _,
+            devices: _,
+            capability: _,
             disabled,
             userpasswd: _,
             ubc,
@@ -321,9 +324,20 @@ mod tests {
             ["--bootorder", "first"],
             ["--disabled", "1"],
             ["--restart", "yes"],
+            ["--devnodes", "mem:rw"],
+            ["--devnodes", "net/tun:rwq"],
+            ["--devnodes", "c:10:200:rw"],
+            ["--devices", "net/tun:rw"],
+            ["--devices", "b:8:0:rw"],
+            ["--capability", "sys_time:on"],
+            ["--capability", "net_raw"],
         ] {
             assert!(update(&bad).is_err(), "{bad:?}");
         }
         assert!(update(&["--ram", "1g", "--physpages", "1"]).is_err());
+        let all = update(&["--devnodes", "mem:rw,fuse:rw,../x:r,fuse:q"]).expect_err("bad");
+        for mistake in ["\"mem\"", "\"../x\"", "quotas"] {
+            assert!(all.to_string().contains(mistake), "{mistake}: {all}");
+        }
     }
 }

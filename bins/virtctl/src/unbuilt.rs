@@ -219,9 +219,6 @@ options! {
     rate "rate" "DEV:CLASS:KBIT" "Bandwidth it is guaranteed";
     ratebound "ratebound" "yes|no" "Whether that is also its limit";
     features "features" "NAME:on|off" "Functions of the kernel it may use";
-    capability "capability" "NAME:on|off" "Capabilities it has";
-    devices "devices" "b|c:MAJOR:MINOR:[rwq]" "Devices it may use, by number";
-    devnodes "devnodes" "NAME:[r][w][q]|none" "Devices it may use, by name";
     netfilter "netfilter" "disabled|stateless|stateful|full" "Which packet filters it may have";
     iptables "iptables" "LIST" "Which packet filters it may have, in the old words";
     bindmount_add "bindmount_add" "[SRC:]DST[,FLAGS]" "Show a directory of the node inside";

@@ -182,11 +182,12 @@ pub fn inherit(number: i32) -> Result<OwnedFd, HostError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives up every capability not in `keep`, for this process and all it will ever execute.
+/// Gives up every capability not in `keep`, for all that this process will ever execute, and for itself but
+/// for those in `until_exec`.
 ///
 /// # Errors
 /// [`HostError::Sys`].
-pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
+pub fn keep_capabilities(keep: CapabilitySet, until_exec: CapabilitySet) -> Result<(), HostError> {
     let what = || "drop capabilities".to_owned();
     rustix::thread::clear_ambient_capability_set().attempt(what)?;
     for bit in 0..64 {
@@ -202,7 +203,7 @@ pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
         }
     }
     let now = rustix::thread::capabilities(None).attempt(what)?;
-    let kept = now.permitted & keep;
+    let kept = now.permitted & (keep | until_exec);
     let sets =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).attempt(what)

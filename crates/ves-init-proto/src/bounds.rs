@@ -1,30 +1,23 @@
 //! What no process of a container may do or have: capabilities, limits, system calls. Pure.
 
+use std::collections::BTreeSet;
+
 use ves_host::seccomp::{Refusals, Refuse, When};
+use ves_types::Capability;
 
 use crate::limit::{Limited, ProcessLimit};
+use crate::step::InitStep;
 
-/// Capabilities no container has, not even in its own user namespace, by number: their use is
-/// either impossible there or reaches for what is the node's.
-pub const DROPPED: [(u32, &str); 13] = [
-    (16, "SYS_MODULE"),
-    (17, "SYS_RAWIO"),
-    (20, "SYS_PACCT"),
-    (25, "SYS_TIME"),
-    (30, "AUDIT_CONTROL"),
-    (32, "MAC_OVERRIDE"),
-    (33, "MAC_ADMIN"),
-    (34, "SYSLOG"),
-    (35, "WAKE_ALARM"),
-    (36, "BLOCK_SUSPEND"),
-    (37, "AUDIT_READ"),
-    (38, "PERFMON"),
-    (39, "BPF"),
-];
+/// The capabilities no process of a container may have, as bits: those that no container has, and those
+/// that are switched off for this one.
+pub fn dropped(off: &BTreeSet<Capability>) -> u64 {
+    Capability::never() | Capability::bits_of(off)
+}
 
-/// [`DROPPED`] as bits.
-pub fn dropped() -> u64 {
-    DROPPED.iter().fold(0, |bits, (n, _)| bits | 1 << n)
+/// The capabilities that init may not have by these steps, as bits.
+pub fn init_drops(steps: &[InitStep]) -> u64 {
+    let drops = steps.iter().map(|step| if let InitStep::Drop(bits) = step { *bits } else { 0 });
+    drops.fold(0, |all, bits| all | bits)
 }
 
 /// Limits of init and of commands run inside: those a booted Debian has, whatever the daemon's are.
@@ -215,6 +208,10 @@ mod tests {
 
     use std::collections::BTreeMap;
     use ves_host::seccomp::Filter;
+    use ves_types::layout::Layout;
+
+    use crate::init_plan::{Groups, plan_exec, plan_init};
+    use crate::launch::{Command, Spec, Work};
 
     fn flag(flag: i32) -> u64 {
         u64::from(flag.cast_unsigned())
@@ -240,6 +237,29 @@ mod tests {
         assert_eq!(ask(libc::SYS_socket, flag(libc::AF_ALG)), Some(97));
         assert_eq!(ask(libc::SYS_bpf, 0), Some(1));
         assert_eq!(ask(libc::SYS_clone3, 0), Some(38));
+    }
+
+    #[test]
+    fn a_command_may_no_more_than_init() {
+        let (layout, groups) = (Layout::default(), Groups::default());
+        let ct = 9401.try_into().expect("an id");
+        let plain: Spec = serde_json::from_str(
+            r#"{"slot":20,"hostname":null,"init":[],"nameservers":[],"search":[],"max_ptys":null,"shm_bytes":null}"#,
+        )
+        .expect("as an older release wrote it");
+        let plan = |work: Work| plan_exec(ct, &layout, &groups, &work);
+        let exec = plan(Work::Run(Command::default()));
+        let own = plan(Work::Name(plain.names()));
+        let off = ["net_raw", "CAP_SYS_ADMIN"].map(|name| name.parse().expect("a capability"));
+        for capabilities_off in [BTreeSet::new(), off.into()] {
+            let spec = Spec { capabilities_off, ..plain.clone() };
+            let steps = plan_init(ct, &layout, &spec, &[], &groups);
+            assert_eq!(exec.dropped(init_drops(&steps)), init_drops(&steps));
+            assert_eq!(init_drops(&steps), dropped(&spec.capabilities_off));
+            assert_eq!(own.dropped(init_drops(&steps)), Capability::never());
+        }
+        // As a monitor of an older release tells it.
+        assert_eq!(exec.dropped(0), Capability::never());
     }
 
     /// A program's numbers, as the kernel's headers for programs have them.

@@ -5,6 +5,7 @@
 //! needs it, the filter comes last before init, and nothing comes after init. [`disorder`] says so
 //! independently and is what the tests and the monitor check each list with.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ves_host::cgroup::{Controller, Hierarchies};
@@ -12,9 +13,9 @@ use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
 use ves_host::seccomp::Refusals;
 use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
-use ves_types::{CtId, Hostname};
+use ves_types::{CtId, DevicePattern, Hostname};
 
-pub use crate::bounds::{DROPPED, dropped, limits, refused};
+pub use crate::bounds::{dropped, init_drops, limits, refused};
 pub use crate::launch::{Command, Memory, Names, Spec, Work};
 use crate::limit::ProcessLimit;
 use crate::memory::{Place, Size};
@@ -51,8 +52,8 @@ impl Groups {
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The devices every container may open, where version 1 controls it: null zero full random urandom,
-/// tty console ptmx and pseudo-terminals, fuse, tun.
-pub const DEVICES: [&str; 11] = [
+/// tty console ptmx and pseudo-terminals.
+pub const DEVICES: [&str; 9] = [
     "c 1:3 rwm",
     "c 1:5 rwm",
     "c 1:7 rwm",
@@ -62,8 +63,6 @@ pub const DEVICES: [&str; 11] = [
     "c 5:1 rwm",
     "c 5:2 rwm",
     "c 136:* rwm",
-    "c 10:229 rwm",
-    "c 10:200 rwm",
 ];
 
 /// The group of terminals inside.
@@ -127,8 +126,14 @@ const READ_ONLY: [(&str, &[&str]); 4] = [
     ("proc/irq", &[]),
 ];
 
-/// The list of steps that make the container.
-pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec<InitStep> {
+/// The list of steps that make the container on a node that gives `allow` besides the usual devices.
+pub fn plan_init(
+    ct: CtId,
+    layout: &Layout,
+    spec: &Spec,
+    allow: &[DevicePattern],
+    groups: &Groups,
+) -> Vec<InitStep> {
     let base = spec.slot.base();
     let mut steps = vec![
         InitStep::Limit(limits()),
@@ -144,6 +149,12 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     steps.extend(groups.devices.clone().map(|group| InitStep::FilterDevices {
         group,
         allow: DEVICES.map(str::to_owned).to_vec(),
+    }));
+    steps.extend((!spec.devices.is_empty()).then(|| InitStep::GiveDevices {
+        owner: base,
+        devices: spec.devices.clone(),
+        allow: allow.to_vec(),
+        group: groups.devices.clone(),
     }));
     steps.extend(groups.v2.is_some().then_some(InitStep::GiveGroup { owner: base }));
     steps.extend([
@@ -189,7 +200,7 @@ pub fn plan_init(ct: CtId, layout: &Layout, spec: &Spec, groups: &Groups) -> Vec
     }];
     files.extend(systemd::files(spec));
     steps.push(InitStep::Introduce { files, notify: true });
-    steps.push(InitStep::Drop(dropped()));
+    steps.push(InitStep::Drop(dropped(&spec.capabilities_off)));
     steps.push(InitStep::Await);
     steps.push(InitStep::Filter(refused()));
     let argv = spec.init.command();
@@ -310,10 +321,17 @@ pub struct ExecPlan {
     pub terminal: Option<(u16, u16)>,
     /// The limits it gets.
     pub limits: Vec<ProcessLimit>,
-    /// Capabilities it may not have, by bit.
-    pub drop: u64,
     /// The system calls it may not make.
     pub refuse: Refusals,
+}
+
+impl ExecPlan {
+    /// The capabilities it may not have, as bits, where init may not have `init`. What is done in place of a
+    /// program is no program's of the container and may need what they have not.
+    pub fn dropped(&self, init: u64) -> u64 {
+        let always = dropped(&BTreeSet::new());
+        if self.steps.is_some() { always } else { always | init }
+    }
 }
 
 /// How something is done inside.
@@ -337,7 +355,6 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         env,
         terminal: command.terminal,
         limits: limits(),
-        drop: dropped(),
         refuse: refused(),
     }
 }
@@ -372,6 +389,8 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
     let ns = place(&|s| matches!(s, InitStep::NewGroupNamespace));
     let clone = place(&|s| matches!(s, InitStep::Clone { .. }));
     let devices = place(&|s| matches!(s, InitStep::FilterDevices { .. }));
+    let made = place(&|s| matches!(s, InitStep::MakeDev { .. }));
+    let given = place(&|s| matches!(s, InitStep::GiveDevices { .. }));
     let cgroup2 = place(&|s| matches!(s, InitStep::Mount { fs, .. } if fs == "cgroup2"));
     let privileged = last(&|s| {
         is_mount(s)
@@ -404,6 +423,13 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
                 before(devices, clone, "devices are filtered after the first process")
             })
         })
+        .or_else(|| {
+            given.and_then(|_| {
+                let first = devices.max(made);
+                before(first, given, "devices are given before there is a place for them")
+                    .or_else(|| before(given, clone, "devices are given to what runs already"))
+            })
+        })
         .or_else(|| before(last(&is_mount), enter, "every mount must be made before the root"))
         .or_else(|| before(isolate, place(&is_mount), "mounts must be isolated before the first"))
         .or_else(|| before(privileged, drop, "capabilities are given up too early"))
@@ -427,6 +453,8 @@ mod tests {
             max_ptys: None,
             shm_bytes: None,
             ram_bytes: None,
+            devices: vec![],
+            capabilities_off: BTreeSet::new(),
         }
     }
 
@@ -438,7 +466,8 @@ mod tests {
     fn a_swapped_pair_that_matters_is_noticed() {
         let groups =
             Groups { devices: Some("/sys/fs/cgroup/devices/x".into()), ..Groups::default() };
-        let steps = plan_init(ct(), &Layout::default(), &spec(), &groups);
+        let spec = Spec { devices: vec!["fuse:rw".parse().expect("valid")], ..spec() };
+        let steps = plan_init(ct(), &Layout::default(), &spec, &[], &groups);
         assert_eq!(disorder(&steps), None);
         let at = |what: fn(&InitStep) -> bool| steps.iter().position(what).expect("there");
         let pairs = [
@@ -449,6 +478,14 @@ mod tests {
             (
                 at(|s| matches!(s, InitStep::FilterDevices { .. })),
                 at(|s| matches!(s, InitStep::Clone { .. })),
+            ),
+            (
+                at(|s| matches!(s, InitStep::FilterDevices { .. })),
+                at(|s| matches!(s, InitStep::GiveDevices { .. })),
+            ),
+            (
+                at(|s| matches!(s, InitStep::MakeDev { .. })),
+                at(|s| matches!(s, InitStep::GiveDevices { .. })),
             ),
             (at(|s| matches!(s, InitStep::ShowConsole)), at(|s| matches!(s, InitStep::EnterRoot))),
             (at(|s| matches!(s, InitStep::SetHostname(_))), at(|s| matches!(s, InitStep::Drop(_)))),
@@ -471,7 +508,7 @@ mod tests {
         let own = Spec { hostname: None, ..spec() };
         let none = [InitStep::WriteEtc(EtcFile::Resolv(String::new()))];
         assert_eq!(plan_names(&own.names()), none);
-        let steps = plan_init(ct(), &Layout::default(), &own, &Groups::default());
+        let steps = plan_init(ct(), &Layout::default(), &own, &[], &Groups::default());
         assert!(steps.contains(&InitStep::OwnHostname("ct9401".into())));
         assert!(!steps.iter().any(|step| matches!(step, InitStep::SetHostname(_))));
         let set =
@@ -508,12 +545,14 @@ mod tests {
             controlled: bool,
             unified: bool,
             servers in 0usize..3,
+            given in 0usize..3,
         ) {
             let spec = Spec {
                 slot: slot.try_into().expect("in range"),
                 max_ptys: ptys,
                 shm_bytes: shm,
                 nameservers: vec!["192.0.2.1".parse().expect("valid"); servers],
+                devices: vec!["net/tun:rw".parse().expect("valid"); given],
                 ..spec()
             };
             let groups = Groups {
@@ -521,14 +560,20 @@ mod tests {
                 devices: controlled.then(|| "/sys/fs/cgroup/x/ves/ct-1".into()),
                 v2: unified.then(|| ("/sys/fs/cgroup".into(), "ves/ct-1/payload".into())),
             };
-            let steps = plan_init(ct(), &Layout::default(), &spec, &groups);
+            let steps = plan_init(ct(), &Layout::default(), &spec, &[], &groups);
             prop_assert_eq!(disorder(&steps), None);
-            prop_assert_eq!(&steps, &plan_init(ct(), &Layout::default(), &spec, &groups));
+            prop_assert_eq!(&steps, &plan_init(ct(), &Layout::default(), &spec, &[], &groups));
             // A tenant that shares a group's view with the node would see the node.
             let cgroup2 = steps.iter().any(|s| matches!(s, InitStep::Mount { fs, .. } if fs == "cgroup2"));
             prop_assert_eq!(cgroup2, unified);
             let filtered = steps.iter().any(|s| matches!(s, InitStep::FilterDevices { .. }));
             prop_assert_eq!(filtered, controlled);
+            // Where devices are controlled, those that are given can be opened.
+            let told = steps.iter().find_map(|s| match s {
+                InitStep::GiveDevices { devices, group, .. } => Some((devices.len(), group.is_some())),
+                _ => None,
+            });
+            prop_assert_eq!(told, (given > 0).then_some((given, controlled)));
             // Where terminals are limited, the kernel is told a limit that it takes for one.
             let told = steps.iter().find_map(|s| match s {
                 InitStep::Mount { fs, options, .. } if fs == "devpts" => Some(options),

@@ -3,10 +3,13 @@
 //! Never here: how that is done, which they plan themselves, so that nobody who can ask them can ask for
 //! anything else; what they tell.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use ves_types::{CtId, Hostname, IdSlot, InitArgv, SearchDomain};
+use ves_types::{
+    Capability, CtId, Device, DevicePattern, Hostname, IdSlot, InitArgv, SearchDomain,
+};
 
 /// What the starter is asked to start; the descriptors it gets come with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,12 @@ pub struct Spec {
     /// release wrote.
     #[serde(default)]
     pub ram_bytes: Option<u64>,
+    /// Devices of the node that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Capabilities that it has not, of those that containers have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub capabilities_off: BTreeSet<Capability>,
 }
 
 /// What a container is called and whom it asks for names, as far as the operator says so. Alone of a
@@ -99,6 +108,9 @@ pub struct StartRequest {
     pub incarnation: u64,
     /// What it should be.
     pub spec: Spec,
+    /// Devices that whoever runs the node lets containers have, besides the usual ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_devices: Vec<DevicePattern>,
 }
 
 /// What a command inside is to be.

@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 mod bounds;
+pub mod devices;
 pub mod frame;
 pub mod init_plan;
 mod launch;

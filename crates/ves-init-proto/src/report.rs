@@ -117,6 +117,9 @@ pub struct Status {
     /// What it was asked to be, word by word: another release may not understand it.
     #[serde(rename = "memo")]
     pub opaque_spec: String,
+    /// Capabilities that it may not have, as bits. Absent in what an older release tells.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// The answer to a request.

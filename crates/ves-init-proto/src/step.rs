@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ves_host::namespace::Namespace;
 use ves_host::seccomp::Refusals;
+use ves_types::{Device, DevicePattern};
 
 use crate::limit::ProcessLimit;
 use crate::memory::Size;
@@ -90,6 +91,17 @@ pub enum InitStep {
         group: PathBuf,
         /// The devices, as the kernel writes them: `c 1:3 rwm`.
         allow: Vec<String>,
+    },
+    /// Make nodes of the node's devices in the prepared /dev, and let the version 1 group open them.
+    GiveDevices {
+        /// The container's root on the node.
+        owner: u32,
+        /// Which, and what may be done with them.
+        devices: Vec<Device>,
+        /// Those that this node gives besides the usual ones.
+        allow: Vec<DevicePattern>,
+        /// Its directory in the hierarchy of the devices controller, if there is one.
+        group: Option<PathBuf>,
     },
     /// Give the opened version 2 group to the container's root.
     GiveGroup {
@@ -206,6 +218,7 @@ impl InitStep {
             | Self::MakeConsole { .. }
             | Self::OpenGroups { .. }
             | Self::FilterDevices { .. }
+            | Self::GiveDevices { .. }
             | Self::GiveGroup { .. }
             | Self::Clone { .. }
             | Self::MapIds { .. }
@@ -249,6 +262,10 @@ impl fmt::Display for InitStep {
             }
             Self::FilterDevices { allow, .. } => {
                 write!(f, "let the control group open {} kinds of devices only", allow.len())
+            }
+            Self::GiveDevices { devices, .. } => {
+                let all: Vec<_> = devices.iter().map(ToString::to_string).collect();
+                write!(f, "give devices {}", all.join(", "))
             }
             Self::GiveGroup { owner } => write!(f, "give the control group to user {owner}"),
             Self::Clone { namespaces, creator } => {

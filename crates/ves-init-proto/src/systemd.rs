@@ -73,6 +73,8 @@ mod tests {
             max_ptys: None,
             shm_bytes: None,
             ram_bytes,
+            devices: vec![],
+            capabilities_off: std::collections::BTreeSet::new(),
         };
         let sizes = |ram| {
             let texts = files(&spec(ram)).into_iter().map(|file| file.text);

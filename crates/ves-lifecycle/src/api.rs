@@ -11,10 +11,12 @@ use ves_init_proto::frame::{Frame, LONGEST, Tag};
 use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
 use ves_proto::convert::{
-    parse_ct, parse_fence, parse_list, parse_phase, parse_slot, render_exit_cause, render_phase,
+    parse_ct, parse_fence, parse_grants, parse_list, parse_phase, parse_slot, render_exit_cause,
+    render_phase,
 };
 use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
 use ves_proto::{Fault, Reason, lifecycle as pb};
+use ves_types::capability::MAX_CAPABILITIES;
 use ves_types::spec::{MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{CtId, Phase};
 
@@ -62,6 +64,8 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         max_ptys,
         shm_bytes,
         ram_bytes,
+        grants,
+        capabilities_off,
     } = spec;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
@@ -85,6 +89,15 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         max_ptys,
         shm_bytes,
         ram_bytes,
+        devices: parse_grants("spec.grants", &grants)?,
+        capabilities_off: parse_list(
+            "spec.capabilities_off",
+            &capabilities_off,
+            MAX_CAPABILITIES,
+            str::parse,
+        )?
+        .into_iter()
+        .collect(),
     })
 }
 

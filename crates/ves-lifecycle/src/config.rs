@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use ves_types::DevicePattern;
 
 /// The `[service]` table of its configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +19,9 @@ pub struct Config {
     pub max_sessions: usize,
     /// The most changes made at once; others wait. Those that only wait for a container do not count.
     pub max_changes: usize,
+    /// Devices below /dev that containers may have when asked for, besides the usual ones; with `*` at its end
+    /// a name means all that begin so.
+    pub allow_devices: Vec<DevicePattern>,
 }
 
 impl Default for Config {
@@ -27,6 +31,7 @@ impl Default for Config {
             early_exit_grace_ms: 20,
             max_sessions: 512,
             max_changes: ves_daemon::converge::CHANGES,
+            allow_devices: Vec::new(),
         }
     }
 }

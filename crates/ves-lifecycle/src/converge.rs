@@ -10,8 +10,8 @@ use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Phase};
 
 use crate::config::Config;
-use crate::error::refused;
-use crate::plan::{Desired, Goal, Observed, Spec, Step, plan};
+use crate::error::{device_refused, refused};
+use crate::plan::{Desired, Goal, Observed, Spec, Step, not_given, plan};
 use crate::service::{Container, Service};
 
 /// Makes a container be in a phase.
@@ -52,7 +52,11 @@ impl Planned for EnsureContainer {
     }
 
     fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
-        plan(&self.desired, observed).map_err(|r| refused(self.ct, r))
+        let steps = plan(&self.desired, observed).map_err(|r| refused(self.ct, r))?;
+        match not_given(&steps, &self.service.inner.config.allow_devices) {
+            Some(device) => Err(device_refused(self.ct, device)),
+            None => Ok(steps),
+        }
     }
 
     fn removes(&self, _: &Observed) -> bool {

@@ -1,9 +1,10 @@
 //! What can fail on the node while a container's processes are handled, and what callers hear of it.
 
+use rustix::io::Errno;
 use ves_host::HostError;
 use ves_init_proto::report::Failure;
 use ves_proto::{Fault, Reason};
-use ves_types::CtId;
+use ves_types::{CtId, DeviceName};
 
 use crate::plan::Refusal;
 
@@ -85,6 +86,11 @@ impl<T> About<T> for Result<T, HostError> {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match &error {
+            Error::Start { ct, failure } if failure.errno == Errno::NODEV.raw_os_error() => {
+                Self::new(Reason::KernelLacks, format!("start {error}"))
+                    .fact("ct", ct)
+                    .fact("feature", &failure.step)
+            }
             Error::Start { ct, failure } => {
                 Self::new(Reason::StartFailed, format!("start {error}"))
                     .fact("ct", ct)
@@ -117,6 +123,15 @@ impl From<Error> for Fault {
             Error::Injected { ct, step } => Self::host(&error).fact("ct", ct).fact("step", step),
         }
     }
+}
+
+/// That a device is none the node gives.
+pub(crate) fn device_refused(ct: CtId, device: &DeviceName) -> Fault {
+    let message = format!("container {ct}: {}", ves_init_proto::devices::refusal(device));
+    Fault::new(Reason::BadValue, message)
+        .fact("ct", ct)
+        .fact("field", "spec.grants")
+        .fact("device", device)
 }
 
 /// A refusal as callers hear it.

@@ -19,6 +19,7 @@ pub fn monitor(status: Status) -> Monitor {
         kind,
         incarnation,
         opaque_spec,
+        dropped: _,
     } = status;
     // A spec that another release wrote may be unknown; the container goes on as it is.
     let spec = serde_json::from_str(&opaque_spec).ok();

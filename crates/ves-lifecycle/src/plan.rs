@@ -15,8 +15,9 @@ pub mod asking;
 use std::fmt;
 
 pub use ves_init_proto::Spec;
+use ves_init_proto::devices;
 use ves_init_proto::report::{Ended, InitKind};
-use ves_types::ExitCause;
+use ves_types::{DeviceId, DeviceName, DevicePattern, ExitCause};
 
 /// The phase that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +283,20 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         (Goal::Frozen, _) => return Err(Refusal::NotRunning),
     }
     Ok(steps)
+}
+
+/// The first device by name of what these steps make that the node does not give, where `allow` is what it
+/// gives besides the usual ones. What is asked for by number is known only where it is made.
+pub fn not_given<'a>(steps: &'a [Step], allow: &[DevicePattern]) -> Option<&'a DeviceName> {
+    let made = steps.iter().filter_map(|step| match step {
+        Step::SpawnMonitor(spec) => Some(&spec.devices),
+        _ => None,
+    });
+    let names = made.flatten().filter_map(|device| match &device.id {
+        DeviceId::Name(name) => Some(name),
+        DeviceId::Number { .. } => None,
+    });
+    names.into_iter().find(|name| !devices::given(name, allow))
 }
 
 /// Names and memory that are others than those it has, as far as these are known: all that changes of what

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use ves_types::device::MAX_DEVICES;
 use ves_types::{
-    CpuLimit, CtId, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot, Limit, Limits,
-    ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue, Victim,
+    Access, CpuLimit, CtId, Device, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot,
+    Limit, Limits, ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue,
+    Victim,
 };
 
 use crate::common as pb;
@@ -73,6 +75,30 @@ pub fn parse_list<T>(
         return Err(Fault::new(Reason::BadValue, message).fact("field", field));
     }
     words.iter().map(|word| parse(word).map_err(|e| Fault::bad_value(field, &e))).collect()
+}
+
+/// Reads what a container has of the node's devices.
+///
+/// # Errors
+/// `BAD_VALUE` on `field`.
+pub fn parse_grants(field: &str, grants: &[lifecycle::DeviceGrant]) -> Result<Vec<Device>, Fault> {
+    if grants.len() > MAX_DEVICES {
+        let message = format!("{field} has {} entries; {MAX_DEVICES} are the most", grants.len());
+        return Err(Fault::new(Reason::BadValue, message).fact("field", field));
+    }
+    let parse = |grant: &lifecycle::DeviceGrant| {
+        let lifecycle::DeviceGrant { id, read, write } = grant;
+        let none = || ParseError::new("device", id, "nothing may be done with it");
+        let access = Access::new(*read, *write).ok_or_else(none)?;
+        Ok(Device { id: id.parse()?, access })
+    };
+    grants.iter().map(|grant| parse(grant).map_err(|e| Fault::bad_value(field, &e))).collect()
+}
+
+/// Writes one of them.
+pub fn render_grant(device: &Device) -> lifecycle::DeviceGrant {
+    let Device { id, access } = device;
+    lifecycle::DeviceGrant { id: id.to_string(), read: access.read(), write: access.write() }
 }
 
 /// Reads a fence.

@@ -365,6 +365,10 @@ fields! {
     StopTimeout "stop_timeout_s";
     /// Whether it is started again when it ended by itself.
     Restart "restart";
+    /// Devices of the node that it has.
+    Devices "devices";
+    /// Capabilities that it has not.
+    CapabilitiesOff "capabilities_off";
 }
 
 #[cfg(test)]

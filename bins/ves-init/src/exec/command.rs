@@ -22,6 +22,8 @@ use crate::perform;
 /// A command that does not execute yet.
 pub(super) struct Command<'a> {
     pub(super) plan: &'a ExecPlan,
+    /// Capabilities it may not have, as bits.
+    pub(super) drop: u64,
     /// Where it reports to; executing closes it.
     pub(super) status: &'a OwnedFd,
     /// Input, output and error output where it has no terminal.
@@ -81,7 +83,8 @@ impl Command<'_> {
         if rustix::process::chdir(home).is_err() {
             rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
         }
-        namespace::keep_capabilities(CapabilitySet::from_bits_retain(!self.plan.drop))?;
+        let keep = CapabilitySet::from_bits_retain(!self.drop);
+        namespace::keep_capabilities(keep, CapabilitySet::SYS_ADMIN)?;
         Filter::compile(&self.plan.refuse).install()
     }
 

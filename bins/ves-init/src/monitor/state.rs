@@ -12,7 +12,7 @@ use ves_host::{Attempt, HostError};
 use ves_init_proto::InitStep;
 use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
-use ves_init_proto::{memory, process};
+use ves_init_proto::{init_plan, memory, process};
 
 use super::client::{Client, Role};
 use super::files::{Guard, write_record};
@@ -79,6 +79,7 @@ impl Monitor {
             kind: if self.started_unix_ms == 0 { self.kind } else { self.kind_now() },
             incarnation: self.plan.incarnation,
             opaque_spec: self.plan.opaque_spec.clone(),
+            dropped: init_plan::init_drops(&self.plan.steps),
         }
     }
 

@@ -121,7 +121,8 @@ impl Inner<'_> {
             }
             InitStep::Introduce { files, notify } => self.introduce(files, *notify)?,
             InitStep::Drop(bits) => {
-                namespace::keep_capabilities(CapabilitySet::from_bits_retain(!*bits))?;
+                let keep = CapabilitySet::from_bits_retain(!*bits);
+                namespace::keep_capabilities(keep, CapabilitySet::SYS_ADMIN)?;
             }
             InitStep::Await => return self.await_release(),
             InitStep::Filter(refuse) => Filter::compile(refuse).install()?,
@@ -132,6 +133,7 @@ impl Inner<'_> {
             | InitStep::MakeConsole { .. }
             | InitStep::OpenGroups { .. }
             | InitStep::FilterDevices { .. }
+            | InitStep::GiveDevices { .. }
             | InitStep::GiveGroup { .. }
             | InitStep::Clone { .. }
             | InitStep::MapIds { .. }

@@ -14,7 +14,7 @@ use ves_host::pty::{self, Pty};
 use ves_host::{Attempt, HostError, cgroup, id_map, namespace};
 use ves_init_proto::{InitStep, Limited, ProcessLimit};
 
-use super::dev;
+use super::{dev, devices};
 
 /// What was taken and made for the process.
 #[derive(Debug, Default)]
@@ -113,6 +113,13 @@ pub(super) fn perform_outer(
             cgroup::write(&group.join("devices.deny"), "a")?;
             allow.iter().try_for_each(|rule| cgroup::write(&group.join("devices.allow"), rule))
         }
+        (InitStep::GiveDevices { owner, devices: list, allow, group }, _) => match &outer.dev {
+            Some(dev) => {
+                let node = devices::Node::own();
+                devices::give(&node, dev, *owner, (list, allow), group.as_deref())
+            }
+            None => no("a /dev"),
+        },
         (InitStep::GiveGroup { owner }, _) => match &outer.unified {
             Some(group) => cgroup::delegate(group, *owner),
             None => no("a version 2 group"),

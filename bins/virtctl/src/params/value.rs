@@ -10,7 +10,8 @@ use std::str::FromStr;
 use ves_types::quantity::parse_size;
 use ves_types::spec::parse_nameserver;
 use ves_types::{
-    CpuLimit, CtAddress, DiskSize, InodeLimit, Limit, ParseError, SearchDomain, UbcValue,
+    CapabilityChange, CpuLimit, CtAddress, DeviceChange, DeviceId, DiskSize, InodeLimit, Limit,
+    ParseError, SearchDomain, UbcValue,
 };
 
 /// The values of one option, separated by commas or spaces.
@@ -43,6 +44,51 @@ fn list<T>(
         .map(parse)
         .collect::<Result<_, _>>()?;
     if words.is_empty() { Err(ParseError::new(what, s, "it is empty")) } else { Ok(List(words)) }
+}
+
+/// A list of which all mistakes are told at once.
+fn all_of<T>(
+    what: &'static str,
+    s: &str,
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<List<T>, String> {
+    let words = s.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty());
+    let mistakes: Vec<_> =
+        words.filter_map(|word| parse(word).err()).map(|e| e.to_string()).collect();
+    match mistakes.as_slice() {
+        [_, _, ..] => Err(mistakes.join("; ")),
+        _ => list(what, s, parse).map_err(|e| e.to_string()),
+    }
+}
+
+pub(super) fn devnodes(s: &str) -> Result<List<DeviceChange>, String> {
+    all_of("device", s, |word| {
+        let change: DeviceChange = word.parse()?;
+        match change.id {
+            DeviceId::Name(_) => Ok(change),
+            DeviceId::Number { .. } => {
+                let why = "it must be a name below /dev; --devices takes numbers";
+                Err(ParseError::new("device", word, why))
+            }
+        }
+    })
+}
+
+pub(super) fn devices(s: &str) -> Result<List<DeviceChange>, String> {
+    all_of("device", s, |word| {
+        let change: DeviceChange = word.parse()?;
+        match change.id {
+            DeviceId::Number { .. } => Ok(change),
+            DeviceId::Name(_) => {
+                let why = "it must be c:MAJOR:MINOR or c:MAJOR:all; --devnodes takes names";
+                Err(ParseError::new("device", word, why))
+            }
+        }
+    })
+}
+
+pub(super) fn capabilities(s: &str) -> Result<List<CapabilityChange>, String> {
+    all_of("capability", s, str::parse)
 }
 
 pub(super) fn addresses(s: &str) -> Result<List<CtAddress>, ParseError> {

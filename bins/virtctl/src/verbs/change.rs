@@ -2,10 +2,13 @@
 //!
 //! Never here: a decision about a container.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use ves_proto::coordinator::{self as api, Operation, SetMode};
 use ves_proto::{Fault, Reason, convert};
+use ves_types::capability::change_capabilities;
+use ves_types::device::change_devices;
 use ves_types::{Enforcement, SpecField, UbcResource};
 
 use super::Context;
@@ -77,6 +80,11 @@ impl Context {
         let mut spec = update.spec;
         spec.template = ostemplate.to_string();
         spec.addresses = flattened(&params.ipadd);
+        let (mut devices, mut off) = (Vec::new(), BTreeSet::new());
+        change_devices(&mut devices, &params.device_changes());
+        change_capabilities(&mut off, &params.capability_changes());
+        spec.devices = devices.iter().map(ToString::to_string).collect();
+        spec.capabilities_off = off.iter().map(ToString::to_string).collect();
         let id = match &ct {
             Ct::Id(id) => id.get(),
             Ct::Name(name) if spec.name.is_empty() || spec.name == name.as_str() => {
@@ -110,7 +118,11 @@ impl Context {
         }
         update.params(&params);
         let ipadd = flattened(&params.ipadd);
-        let nothing = update.mask.is_empty() && ipadd.is_empty() && ipdel.is_empty();
+        let devices: Vec<_> = params.device_changes().iter().map(ToString::to_string).collect();
+        let capabilities: Vec<_> =
+            params.capability_changes().iter().map(ToString::to_string).collect();
+        let lists = [&ipadd, &ipdel, &devices, &capabilities];
+        let nothing = update.mask.is_empty() && lists.iter().all(|list| list.is_empty());
         if nothing && password.is_none() && already.is_empty() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
@@ -132,6 +144,8 @@ impl Context {
                 set_mode: set_mode.into(),
                 add_addresses: ipadd,
                 remove_addresses: ipdel,
+                change_devices: devices,
+                change_capabilities: capabilities,
             };
             let what = if save { "changed and saved" } else { "changed until it stops" };
             change!(self, dry_run, update_container, request, done(ct.clone(), what))?;

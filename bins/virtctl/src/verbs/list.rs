@@ -293,6 +293,10 @@ fn columns() -> Vec<Column<Row>> {
         column("restart", |r| {
             Value::text(convert::parse_restart(r.spec.restart).unwrap_or_default().to_string())
         }),
+        column("devices", |r| Value::texts(&r.spec.devices)),
+        column("capability", |r| {
+            Value::texts(r.spec.capabilities_off.iter().map(|name| format!("{name}:off")))
+        }),
         right("restarts", |r| Value::Num(r.container.restarts.into())),
         column("next_start", |r| Value::maybe_time(r.container.next_start_unix_ms)),
         right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),

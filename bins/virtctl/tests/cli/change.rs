@@ -97,6 +97,24 @@ fn what_is_asked_for_is_what_was_said() {
     ] {
         assert!(set.contains(part), "{part}: {set}");
     }
+    let set = call(
+        "set 101 --devnodes net/tun:rw,fuse:none --devnodes kvm:r --devices c:10:232:rw --capability \
+         net_raw:off,CAP_KILL:on --save",
+    );
+    for part in [
+        "change_devices: [\"net/tun:rw\", \"fuse:none\", \"kvm:r\", \"c:10:232:rw\"]",
+        "change_capabilities: [\"NET_RAW:off\", \"KILL:on\"]",
+        "update_mask: []",
+    ] {
+        assert!(set.contains(part), "{part}: {set}");
+    }
+    let create = call(
+        "create 101 --ostemplate t --devnodes net/tun:rw,fuse:rw --devices c:10:232:r --devnodes fuse:none \
+         --capability net_raw:off,kill:on",
+    );
+    for part in ["devices: [\"net/tun:rw\", \"c:10:232:r\"]", "capabilities_off: [\"NET_RAW\"]"] {
+        assert!(create.contains(part), "{part}: {create}");
+    }
     let stop = call("stop 101 --fast --timeout 7 --skip-umount");
     for part in ["fast: true", "grace_ms: 7000", "skip_unmount: true", "unmount_only: false"] {
         assert!(stop.contains(part), "{part}: {stop}");

@@ -93,6 +93,8 @@ impl Desired {
                 max_ptys: limit(UbcResource::Numpty),
                 shm: spec.limits.limit_bytes(UbcResource::Shmpages),
                 ram: spec.ram(),
+                devices: spec.devices.clone(),
+                capabilities_off: spec.capabilities_off.clone(),
             },
             addresses: spec.addresses.iter().copied().collect(),
             maybe_dirty: record.maybe_dirty && record.creating_since.is_none(),

@@ -3,16 +3,20 @@
 //! Pure. Each mistake names its field. Which change can be made while a container runs says
 //! [`effect`]; what is then done about it is decided in [`crate::operation`].
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use ves_proto::convert::{parse_limits, parse_list, parse_restart, render_limits, render_restart};
-use ves_proto::{Fault, coordinator as pb};
+use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_types::capability::MAX_CAPABILITIES;
+use ves_types::device::MAX_DEVICES;
 use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{
-    Bytes, CtAddress, CtId, CtName, DiskSize, Hostname, InitArgv, InodeLimit, Limits, ParseError,
-    RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName, UbcResource,
+    Bytes, Capability, CtAddress, CtId, CtName, Device, DiskSize, Hostname, InitArgv, InodeLimit,
+    Limits, ParseError, RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName,
+    UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -51,6 +55,12 @@ pub struct Spec {
     /// Whether it is started again when it ended by itself.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// Devices of the node that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Capabilities that it has not, of those that containers have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub capabilities_off: BTreeSet<Capability>,
 }
 
 /// The least memory that a container may have.
@@ -91,7 +101,7 @@ pub const fn effect(field: SpecField) -> Effect {
     use SpecField as F;
     match field {
         F::Template | F::Inodes => Effect::Fixed,
-        F::Init => Effect::Restart,
+        F::Init | F::Devices | F::CapabilitiesOff => Effect::Restart,
         F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description | F::Restart => {
             Effect::Saved
         }
@@ -136,6 +146,8 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::Init => into.init.clone_from(&from.init),
         F::StopTimeout => into.stop_timeout = from.stop_timeout,
         F::Restart => into.restart = from.restart,
+        F::Devices => into.devices.clone_from(&from.devices),
+        F::CapabilitiesOff => into.capabilities_off.clone_from(&from.capabilities_off),
         F::Ubc(resource) => match from.limits.ubc.get(&resource) {
             Some(value) => {
                 into.limits.ubc.insert(resource, *value);
@@ -169,6 +181,8 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         init,
         stop_timeout_s,
         restart,
+        devices,
+        capabilities_off,
     } = spec.ok_or_else(|| Fault::missing("spec"))?;
     if template.is_empty() {
         return Err(Fault::missing("template"));
@@ -218,6 +232,15 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
             .map(|s| s.try_into().map_err(|e| Fault::bad_value("stop_timeout_s", &e)))
             .transpose()?,
         restart: parse_restart(restart)?,
+        devices: parse_devices(&devices)?,
+        capabilities_off: parse_all(
+            "capabilities_off",
+            &capabilities_off,
+            MAX_CAPABILITIES,
+            str::parse,
+        )?
+        .into_iter()
+        .collect(),
     })
 }
 
@@ -240,6 +263,8 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         init,
         stop_timeout,
         restart,
+        devices,
+        capabilities_off,
     } = spec;
     pb::ContainerSpec {
         name: name.as_ref().map(|n| n.as_str().to_owned()).unwrap_or_default(),
@@ -258,6 +283,8 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         init: init.words().to_vec(),
         stop_timeout_s: stop_timeout.map(u32::from),
         restart: render_restart(*restart).into(),
+        devices: devices.iter().map(ToString::to_string).collect(),
+        capabilities_off: capabilities_off.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -291,6 +318,37 @@ pub fn parse_addresses(field: &str, addresses: &[String]) -> Result<Vec<CtAddres
         }
     }
     Ok(all)
+}
+
+/// The most mistakes that are told at once.
+const MISTAKES: usize = 16;
+
+/// Reads a list of which all mistakes are told at once.
+///
+/// # Errors
+/// `BAD_VALUE` on `field`.
+pub fn parse_all<T>(
+    field: &str,
+    words: &[String],
+    most: usize,
+    parse: impl Fn(&str) -> Result<T, ParseError>,
+) -> Result<Vec<T>, Fault> {
+    let mistakes: Vec<_> = words.iter().filter_map(|word| parse(word).err()).collect();
+    if words.len() > most || mistakes.len() < 2 {
+        return parse_list(field, words, most, parse);
+    }
+    let mut all: Vec<_> = mistakes.iter().take(MISTAKES).map(ToString::to_string).collect();
+    if let more @ 1.. = mistakes.len() - all.len() {
+        all.push(format!("and {more} more"));
+    }
+    Err(Fault::new(Reason::BadValue, all.join("; ")).fact("field", field))
+}
+
+fn parse_devices(words: &[String]) -> Result<Vec<Device>, Fault> {
+    let mut devices: Vec<Device> = parse_all("devices", words, MAX_DEVICES, str::parse)?;
+    devices.sort();
+    devices.dedup_by(|a, b| a.id == b.id);
+    Ok(devices)
 }
 
 fn parse_description(text: String) -> Result<String, Fault> {
@@ -338,6 +396,11 @@ mod tests {
             ("init", pb::ContainerSpec { init: strings("init"), ..given() }),
             ("stop_timeout_s", pb::ContainerSpec { stop_timeout_s: Some(0), ..given() }),
             ("restart", pb::ContainerSpec { restart: 99, ..given() }),
+            ("devices", pb::ContainerSpec { devices: strings("mem:rw"), ..given() }),
+            (
+                "capabilities_off",
+                pb::ContainerSpec { capabilities_off: strings("SYS_TIME"), ..given() },
+            ),
             (
                 "limits.cpus",
                 pb::ContainerSpec {
@@ -402,6 +465,8 @@ mod tests {
                 init: vec!["/bin/true".into()],
                 stop_timeout_s: Some(7),
                 restart: pb::RestartPolicy::Always.into(),
+                devices: vec!["net/tun:rw".into()],
+                capabilities_off: vec!["NET_RAW".into()],
                 ..given()
             }),
         )

@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ves_types::{
-    Bytes, CtAddress, DiskSize, Hostname, IdSlot, InitArgv, InodeLimit, Limits, SearchDomain,
-    SnapshotId, SnapshotName, TemplateName,
+    Bytes, Capability, CtAddress, Device, DiskSize, Hostname, IdSlot, InitArgv, InodeLimit, Limits,
+    SearchDomain, SnapshotId, SnapshotName, TemplateName,
 };
 
 /// A volume as it should be.
@@ -44,6 +44,10 @@ pub struct ProcessWish {
     pub shm: Option<Bytes>,
     /// Most memory.
     pub ram: Option<Bytes>,
+    /// Devices of the node.
+    pub devices: Vec<Device>,
+    /// Capabilities they have not.
+    pub capabilities_off: BTreeSet<Capability>,
 }
 
 /// One RPC of one service. Asking twice is harmless.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ves_proto::convert::{parse_exit_cause, parse_phase, parse_snapshot_id};
+use ves_proto::convert::{parse_exit_cause, parse_phase, parse_snapshot_id, render_grant};
 use ves_proto::{Fault, common, lifecycle, network, storage};
 use ves_types::{Bytes, Generation, SnapshotId};
 
@@ -21,8 +21,18 @@ pub(super) fn render_volume(wish: &VolumeWish, mounted: bool) -> storage::Volume
 }
 
 pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
-    let ProcessWish { slot, hostname, init, nameservers, search_domains, max_ptys, shm, ram } =
-        wish;
+    let ProcessWish {
+        slot,
+        hostname,
+        init,
+        nameservers,
+        search_domains,
+        max_ptys,
+        shm,
+        ram,
+        devices,
+        capabilities_off,
+    } = wish;
     lifecycle::ContainerSpec {
         id_slot: slot.get(),
         hostname: hostname.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -32,6 +42,8 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
         max_ptys: max_ptys.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         shm_bytes: shm.map(|b| b.0),
         ram_bytes: ram.map(|b| b.0),
+        grants: devices.iter().map(render_grant).collect(),
+        capabilities_off: capabilities_off.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -22,8 +22,8 @@ use ves_init_proto::frame::{Decoder, Frame, Tag};
 use ves_init_proto::process;
 use ves_init_proto::report::{self, Created, Ended, Failure, InitKind, Performed, Request};
 use ves_init_proto::{ExecRequest, Launch, StartRequest, Work};
-use ves_types::CtId;
 use ves_types::layout::{self, Layout};
+use ves_types::{CtId, DevicePattern};
 
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
@@ -49,6 +49,7 @@ pub struct KernelHost {
     layout: Layout,
     volumes: Volumes,
     ves_init: PathBuf,
+    allow_devices: Vec<DevicePattern>,
     changes: Arc<Changes>,
     /// Those found last: the table they are found in has a line for each mount of each container.
     hierarchies: Mutex<Option<Arc<Hierarchies>>>,
@@ -59,7 +60,14 @@ impl KernelHost {
     pub fn new(layout: Layout, ves_init: PathBuf) -> Result<Self, HostError> {
         let volumes = Volumes::new(layout.volumes_dir());
         let changes = Changes::new()?;
-        Ok(Self { layout, volumes, ves_init, changes, hierarchies: Mutex::default() })
+        let (allow_devices, hierarchies) = (Vec::new(), Mutex::default());
+        Ok(Self { layout, volumes, ves_init, allow_devices, changes, hierarchies })
+    }
+
+    /// The same, where containers may have these devices besides the usual ones.
+    #[must_use]
+    pub fn allowing(self, allow_devices: Vec<DevicePattern>) -> Self {
+        Self { allow_devices, ..self }
     }
 
     /// The control group hierarchies, looked for anew.
@@ -92,7 +100,11 @@ impl KernelHost {
         // Grows even where the record of the last end was removed.
         let incarnation =
             u64::try_from(now).unwrap_or_default().max(last.map_or(0, |l| l.incarnation + 1));
-        let request = StartRequest { incarnation, spec: spec.clone() };
+        let request = StartRequest {
+            incarnation,
+            spec: spec.clone(),
+            allow_devices: self.allow_devices.clone(),
+        };
         match self.start_monitor(ct, &request).about(ct, "start its monitor")? {
             Created::Waiting { warnings, performed, .. } => {
                 for Performed { step, begun_unix_us, took_us } in performed {

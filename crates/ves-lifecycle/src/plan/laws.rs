@@ -15,6 +15,8 @@ fn spec(slot: u32) -> Spec {
         max_ptys: None,
         shm_bytes: None,
         ram_bytes: Some(64 << 20),
+        devices: vec![],
+        capabilities_off: std::collections::BTreeSet::new(),
     }
 }
 

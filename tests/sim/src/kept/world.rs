@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use ves_daemon::client::Traced;
 use ves_fake::{End, Ended, FakeNode, id};
-use ves_proto::convert::{parse_exit_cause, render_exit_cause, render_limits, render_phase};
+use ves_proto::convert::{
+    parse_exit_cause, render_exit_cause, render_grant, render_limits, render_phase,
+};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::network::network_service_client::NetworkServiceClient;
 use ves_proto::resources::resources_service_client::ResourcesServiceClient;
@@ -337,6 +339,12 @@ impl Ct {
                         max_ptys: s.max_ptys,
                         shm_bytes: s.shm_bytes,
                         ram_bytes: s.ram_bytes,
+                        grants: s.devices.iter().map(render_grant).collect(),
+                        capabilities_off: s
+                            .capabilities_off
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect(),
                     })
                     .unwrap_or_default(),
                 starts: there.process.starts,

@@ -4,6 +4,7 @@ mod api;
 mod crash;
 mod damage;
 mod defaults;
+mod devices;
 mod histories;
 mod kills;
 mod life;

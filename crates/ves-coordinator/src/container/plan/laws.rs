@@ -1,6 +1,6 @@
 //! The planner's laws over every combination of wishes and sights, without root or services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ves_types::{Bytes, IdSlot, InitArgv, SnapshotId};
 
@@ -38,6 +38,8 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
             nameservers: vec![],
             search_domains: vec![],
             max_ptys: None,
+            devices: vec![],
+            capabilities_off: BTreeSet::new(),
             shm: None,
             ram: None,
         },

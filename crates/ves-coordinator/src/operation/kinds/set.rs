@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{CtAddress, DiskSize, ParseError, SpecField};
+use ves_types::capability::{MAX_CAPABILITIES, change_capabilities};
+use ves_types::device::{MAX_DEVICES, change_devices};
+use ves_types::{CapabilityChange, CtAddress, DeviceChange, DiskSize, ParseError, SpecField};
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::Observed;
@@ -66,12 +68,15 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
     }
     let fields =
         request.update_mask.iter().map(|path| path.parse()).collect::<Result<Vec<SpecField>, _>>();
-    let fields = fields.map_err(|e| Fault::bad_value("update_mask", &e))?;
+    let mut fields = fields.map_err(|e| Fault::bad_value("update_mask", &e))?;
     let list = Addresses::parse(request)?;
+    let entries = Entries::parse(request)?;
+    fields.extend(entries.fields().filter(|f| !fields.contains(f)).collect::<Vec<_>>());
     if fields.is_empty() && list.is_empty() {
         return Err(Fault::missing("update_mask"));
     }
-    let wanted = values(record, request)?;
+    let mut wanted = values(record, request)?;
+    entries.apply(&record.spec, &request.update_mask, &mut wanted)?;
     let old_spec = record.spec.clone();
     let old_running = record.effective().clone();
     let mut spec = old_spec.clone();
@@ -209,6 +214,47 @@ impl Addresses {
                 spec.addresses.push(*address);
             }
         }
+    }
+}
+
+/// `--devnodes`, `--devices` and `--capability`: single entries of lists of what is saved, or of what is given
+/// in place of that.
+struct Entries {
+    devices: Vec<DeviceChange>,
+    capabilities: Vec<CapabilityChange>,
+}
+
+impl Entries {
+    fn parse(request: &pb::UpdateContainerRequest) -> Result<Self, Fault> {
+        let pb::UpdateContainerRequest { change_devices, change_capabilities, .. } = request;
+        let field = "change_devices";
+        let devices = spec::parse_all(field, change_devices, MAX_DEVICES, str::parse)?;
+        let field = "change_capabilities";
+        let most = 2 * MAX_CAPABILITIES;
+        let capabilities = spec::parse_all(field, change_capabilities, most, str::parse)?;
+        Ok(Self { devices, capabilities })
+    }
+
+    fn fields(&self) -> impl Iterator<Item = SpecField> {
+        let devices = (!self.devices.is_empty()).then_some(SpecField::Devices);
+        let capabilities = (!self.capabilities.is_empty()).then_some(SpecField::CapabilitiesOff);
+        devices.into_iter().chain(capabilities)
+    }
+
+    fn apply(&self, saved: &Spec, mask: &[String], wanted: &mut Spec) -> Result<(), Fault> {
+        for field in self.fields().filter(|field| !mask.contains(&field.to_string())) {
+            spec::copy(field, saved, wanted);
+        }
+        change_devices(&mut wanted.devices, &self.devices);
+        change_capabilities(&mut wanted.capabilities_off, &self.capabilities);
+        if wanted.devices.len() > MAX_DEVICES {
+            let message = format!(
+                "it would have {} devices; {MAX_DEVICES} are the most",
+                wanted.devices.len()
+            );
+            return Err(Fault::new(Reason::BadValue, message).fact("field", "change_devices"));
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod daemon;
+mod devices;
 mod distributions;
 mod exec;
 mod hostile;

@@ -49,7 +49,8 @@ fn only_the_lifecycle_daemon_is_served_and_only_containers_are_made() {
     let world = World::new(9484, |_| {});
     let unit = namespace_of_a_unit();
     let _starter = starter(world.layout(), &unit, true);
-    let request = StartRequest { incarnation: 1, spec: world.script(STUBBORN) };
+    let request =
+        StartRequest { incarnation: 1, spec: world.script(STUBBORN), allow_devices: vec![] };
     let request = serde_json::to_vec(&request).expect("it can be said");
     let with = |powers: &str| format!("--bounding-set=-all,{powers}");
     // Another daemon of the same user: as networkd, and as storaged is.

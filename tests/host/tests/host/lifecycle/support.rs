@@ -1,6 +1,6 @@
 //! A container's surroundings for lifecycle tests: volume, groups, directories; all gone with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -206,6 +206,8 @@ impl World {
             max_ptys: None,
             shm_bytes: None,
             ram_bytes: None,
+            devices: vec![],
+            capabilities_off: BTreeSet::new(),
         }
     }
 

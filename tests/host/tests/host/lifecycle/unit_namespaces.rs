@@ -224,7 +224,7 @@ fn no_container_starts_whose_devices_cannot_be_filtered() {
     fs::create_dir(&hindrance).expect("made");
     match world.ensure(Goal::Running, Some(world.script("sleep 1000"))) {
         Err(Error::Start { failure, .. }) => {
-            assert_eq!(failure.step, "let the control group open 11 kinds of devices only");
+            assert_eq!(failure.step, "let the control group open 9 kinds of devices only");
             assert_eq!(failure.errno, rustix::io::Errno::INVAL.raw_os_error());
             assert!(failure.message.contains("devices.deny"), "{failure:?}");
         }
