@@ -90,7 +90,8 @@ fn plan(ct: &str, layout: &Layout, request: &[u8]) -> Result<Plan, Failure> {
         return Err(failed(why));
     }
     let opaque_spec = serde_json::to_string(&spec).unwrap_or_default();
-    Ok(Plan { dir: layout.ct_dir(ct), incarnation, opaque_spec, steps })
+    let features = spec.features;
+    Ok(Plan { dir: layout.ct_dir(ct), incarnation, features, opaque_spec, steps })
 }
 
 /// Tells the starter what came of it. It may be gone; then the next one asks.

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use clap::{ArgAction, Args};
 use ves_types::{
-    CapabilityChange, CpuLimit, CtAddress, CtName, DeviceChange, DiskSize, Hostname, IndexList,
-    InodeLimit, RestartPolicy, SearchDomain, StopTimeout, UbcResource, UbcValue,
+    CapabilityChange, CpuLimit, CtAddress, CtName, DeviceChange, DiskSize, FeatureSwitch, Hostname,
+    IndexList, InodeLimit, RestartPolicy, SearchDomain, StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -131,6 +131,10 @@ pub(crate) struct Params {
     /// several with commas; taken at the next start
     #[arg(long, value_name = "NAME:on|off", value_parser = value::capabilities, action = ArgAction::Append)]
     pub(crate) capability: Vec<List<CapabilityChange>>,
+    /// What of the kernel it may use: nesting (Docker, Podman and the like inside; it is not migratable then),
+    /// migratable (nothing that hinders a checkpoint), abi32 (32-bit programs)
+    #[arg(long, value_name = "NAME:on|off[,…]", value_parser = value::features, action = ArgAction::Append)]
+    pub(crate) features: Vec<List<FeatureSwitch>>,
     /// Start it when the node starts
     #[arg(long, value_name = "yes|no", value_parser = value::yes_no)]
     pub(crate) onboot: Option<bool>,

@@ -4,7 +4,7 @@
 
 use ves_proto::coordinator::ContainerSpec;
 use ves_proto::{common, convert};
-use ves_types::{DiskSize, SpecField, UbcResource, UbcValue};
+use ves_types::{DiskSize, Feature, FeatureSwitch, SpecField, UbcResource, UbcValue};
 
 use crate::params::{Clearable, Params, flattened};
 use crate::sample::Sample;
@@ -41,6 +41,17 @@ impl SpecUpdate {
         self.mark(SpecField::Disk);
     }
 
+    fn feature(&mut self, switch: FeatureSwitch) {
+        let FeatureSwitch { feature, on } = switch;
+        let features = self.spec.features.get_or_insert_default();
+        match feature {
+            Feature::Nesting => features.nesting = Some(on),
+            Feature::Migratable => features.migratable = Some(on),
+            Feature::Abi32 => features.abi32 = Some(on),
+        }
+        self.mark(feature.into());
+    }
+
     /// All of a sample but its disk, which only a new container takes.
     pub(crate) fn sample(&mut self, sample: &Sample, disk: bool) {
         for (resource, value) in sample.ubc() {
@@ -71,6 +82,7 @@ impl SpecUpdate {
             cpumask,
             nodemask,
             restart,
+            features,
             onboot,
             bootorder,
             stop_timeout,
@@ -144,6 +156,9 @@ impl SpecUpdate {
         if let Some(policy) = restart {
             self.spec.restart = convert::render_restart(*policy).into();
             self.mark(SpecField::Restart);
+        }
+        for switch in features.iter().flat_map(|list| &list.0) {
+            self.feature(*switch);
         }
         if let Some(onboot) = onboot {
             self.spec.onboot = *onboot;
@@ -260,6 +275,8 @@ mod tests {
             "30",
             "--restart",
             "on-failure",
+            "--features",
+            "nesting:on,abi32:off",
             "--description",
             "d",
         ])
@@ -279,6 +296,8 @@ mod tests {
                 "limits.node_mask",
                 "stop_timeout_s",
                 "restart",
+                "features.nesting",
+                "features.abi32",
                 "onboot",
                 "boot_order",
                 "disabled"
@@ -287,6 +306,9 @@ mod tests {
         assert_eq!(w.spec.nameservers, ["192.0.2.1", "::1"]);
         assert_eq!(w.spec.search_domains, ["example.org"]);
         assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9000)));
+        let features = w.spec.features.expect("some were given");
+        assert_eq!((features.nesting, features.abi32), (Some(true), Some(false)));
+        assert_eq!(features.migratable, None);
         assert_eq!(update(&[]).expect("valid"), SpecUpdate::default());
         let w =
             update(&["--hostname", "", "--nameserver", "", "--searchdomain="]).expect("cleared");
@@ -331,6 +353,8 @@ mod tests {
             ["--devices", "b:8:0:rw"],
             ["--capability", "sys_time:on"],
             ["--capability", "net_raw"],
+            ["--features", "fuse:on"],
+            ["--features", ""],
         ] {
             assert!(update(&bad).is_err(), "{bad:?}");
         }

@@ -218,7 +218,6 @@ options! {
     ext_ipdel "ext_ipdel" "A|all" "Take such an address away";
     rate "rate" "DEV:CLASS:KBIT" "Bandwidth it is guaranteed";
     ratebound "ratebound" "yes|no" "Whether that is also its limit";
-    features "features" "NAME:on|off" "Functions of the kernel it may use";
     netfilter "netfilter" "disabled|stateless|stateful|full" "Which packet filters it may have";
     iptables "iptables" "LIST" "Which packet filters it may have, in the old words";
     bindmount_add "bindmount_add" "[SRC:]DST[,FLAGS]" "Show a directory of the node inside";

@@ -1,9 +1,26 @@
 //! What no process of a container may do or have: capabilities, limits, system calls. Pure.
+//!
+//! A system call is refused for one of two reasons. For the wall: past holes of the kernel came through it, it
+//! reaches the node, or it goes around what else is refused; no feature opens these. For checkpoints: what it
+//! makes cannot be written down; a container that is not migratable may have it where it is no door.
+//!
+//! | call | for | why |
+//! |---|---|---|
+//! | `bpf`, `perf_event_open`, `userfaultfd` | the wall | holes; what makes the kernel wait in the middle of one |
+//! | `io_uring_*` | the wall | holes, and it makes sockets and opens files past any filter |
+//! | `request_key` | the wall | the kernel starts a program on the node to look for the key |
+//! | modules, `kexec_*`, clock, swap, `acct`, `syslog`, ports | the wall | they are the node's |
+//! | `open_by_handle_at` | the wall | reaches files that are not below the root |
+//! | `keyctl`, `add_key` | checkpoints | keys are not dumped; containers inside want session keyrings |
+//! | `pidfd_open` | checkpoints | systemd compares inodes of pidfs, which are others after a restore |
+//! | namespaces but mount and network; `clone3` | nesting | not dumped; all of the kernel for every user inside |
 
 use std::collections::BTreeSet;
 
 use ves_host::seccomp::{Refusals, Refuse, When};
 use ves_types::Capability;
+
+use ves_types::Features;
 
 use crate::limit::{Limited, ProcessLimit};
 use crate::step::InitStep;
@@ -33,21 +50,26 @@ pub fn limits() -> Vec<ProcessLimit> {
     ]
 }
 
-/// The system calls a system container is refused, whatever numbers a program uses.
-pub fn refused() -> Refusals {
+/// The system calls a container with these features is refused, whatever numbers a program uses.
+pub fn refused(features: Features) -> Refusals {
+    let features = features.effective();
     #[cfg(target_arch = "x86_64")]
-    let compat = Some(list(&i386()));
+    let compat = features.abi32.then(|| list(&i386(), features));
     #[cfg(not(target_arch = "x86_64"))]
     let compat = None;
-    Refusals { native: list(&native()), compat }
+    Refusals { native: list(&native(), features), compat }
 }
 
-/// One numbering's system calls that are doors to the kernel that past holes came through, that reach the
-/// node, or that checkpointing cannot follow.
+/// One numbering's system calls that are refused to some.
 struct Doors {
-    /// Refused always.
+    /// Refused always, for the wall.
     always: Vec<u32>,
-    /// Its flags are behind a pointer where no filter sees them; without it libraries use `clone`.
+    /// Refused to what is migratable.
+    keys: [u32; 2],
+    /// Not there for what is migratable.
+    pidfd_open: u32,
+    /// Not there without nesting: its flags are behind a pointer where no filter sees them, and libraries use
+    /// `clone` then.
     clone3: u32,
     unshare: u32,
     clone: u32,
@@ -72,8 +94,6 @@ fn native() -> Doors {
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
         libc::SYS_request_key,
         libc::SYS_swapon,
         libc::SYS_swapoff,
@@ -89,6 +109,8 @@ fn native() -> Doors {
     let ports: [libc::c_long; 0] = [];
     Doors {
         always: always.into_iter().chain(ports).map(number).collect(),
+        keys: [libc::SYS_keyctl, libc::SYS_add_key].map(number),
+        pidfd_open: number(libc::SYS_pidfd_open),
         clone3: number(libc::SYS_clone3),
         unshare: number(libc::SYS_unshare),
         clone: number(libc::SYS_clone),
@@ -112,8 +134,6 @@ fn i386() -> Doors {
         425, // io_uring_setup
         426, // io_uring_enter
         427, // io_uring_register
-        288, // keyctl
-        286, // add_key
         287, // request_key
         87,  // swapon
         115, // swapoff
@@ -129,27 +149,34 @@ fn i386() -> Doors {
         86,  // uselib
     ];
     let (clone3, unshare, clone, sockets) = (435, 310, 120, [359, 360]);
-    Doors { always, clone3, unshare, clone, sockets, socketcall: Some(102) }
+    let (keys, pidfd_open) = ([288, 286], 434);
+    Doors { always, keys, pidfd_open, clone3, unshare, clone, sockets, socketcall: Some(102) }
 }
 
-fn list(doors: &Doors) -> Vec<Refuse> {
+fn list(doors: &Doors, features: Features) -> Vec<Refuse> {
     let errno = |e: i32| u16::try_from(e).unwrap_or_default();
     let (eperm, enosys) = (errno(libc::EPERM), errno(libc::ENOSYS));
-    let Doors { always, clone3, unshare, clone, sockets, socketcall } = doors;
-    let always = always.iter().map(|&call| Refuse { call, when: When::Always, errno: eperm });
-    let mut list: Vec<_> = always.collect();
-    list.push(Refuse { call: *clone3, when: When::Always, errno: enosys });
-    let nested = [
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWCGROUP,
-    ];
-    let bits = nested.into_iter().fold(0, |bits, flag| bits | flag.cast_unsigned());
-    let new_time = libc::CLONE_NEWTIME.cast_unsigned();
-    for (call, bits) in [(*unshare, bits | new_time), (*clone, bits)] {
-        list.push(Refuse { call, when: When::AnyBit { arg: 0, bits }, errno: eperm });
+    let Doors { always, keys, pidfd_open, clone3, unshare, clone, sockets, socketcall } = doors;
+    let whole = |errno| move |&call: &u32| Refuse { call, when: When::Always, errno };
+    let mut list: Vec<_> = always.iter().map(whole(eperm)).collect();
+    if features.migratable {
+        list.extend(keys.iter().map(whole(eperm)));
+        list.extend([pidfd_open].map(whole(enosys)));
+    }
+    if !features.nesting {
+        list.extend([clone3].map(whole(enosys)));
+        let nested = [
+            libc::CLONE_NEWUSER,
+            libc::CLONE_NEWPID,
+            libc::CLONE_NEWUTS,
+            libc::CLONE_NEWIPC,
+            libc::CLONE_NEWCGROUP,
+        ];
+        let bits = nested.into_iter().fold(0, |bits, flag| bits | flag.cast_unsigned());
+        let new_time = libc::CLONE_NEWTIME.cast_unsigned();
+        for (call, bits) in [(*unshare, bits | new_time), (*clone, bits)] {
+            list.push(Refuse { call, when: When::AnyBit { arg: 0, bits }, errno: eperm });
+        }
     }
     for family in FAMILIES {
         for &call in sockets {
@@ -219,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_filter_is_small_and_lets_programs_live() {
-        let filter = Filter::compile(&refused());
+        let filter = Filter::compile(&refused(Features::default()));
         assert!(filter.len() < 1000, "{}", filter.len());
         let arch = Filter::native_arch();
         let ask = |call: libc::c_long, arg| {
@@ -237,6 +264,56 @@ mod tests {
         assert_eq!(ask(libc::SYS_socket, flag(libc::AF_ALG)), Some(97));
         assert_eq!(ask(libc::SYS_bpf, 0), Some(1));
         assert_eq!(ask(libc::SYS_clone3, 0), Some(38));
+        assert_eq!(ask(libc::SYS_pidfd_open, 0), Some(38));
+        assert_eq!(ask(libc::SYS_keyctl, 0), Some(1));
+    }
+
+    /// All combinations.
+    fn all() -> impl Iterator<Item = Features> {
+        (0..8).map(|n| Features { nesting: n & 1 > 0, migratable: n & 2 > 0, abi32: n & 4 > 0 })
+    }
+
+    #[test]
+    fn features_open_what_they_say_and_never_the_wall() {
+        for features in all() {
+            let filter = Filter::compile(&refused(features));
+            let ask = |call: libc::c_long, arg| {
+                let call = u32::try_from(call).expect("a call");
+                filter.action(Filter::native_arch(), call, [arg, 0, 0, 0, 0, 0])
+            };
+            let (nests, dumped) = (features.nesting, features.effective().migratable);
+            for kind in [
+                libc::CLONE_NEWUSER,
+                libc::CLONE_NEWPID,
+                libc::CLONE_NEWUTS,
+                libc::CLONE_NEWIPC,
+                libc::CLONE_NEWCGROUP,
+                libc::CLONE_NEWTIME,
+            ] {
+                assert_eq!(ask(libc::SYS_unshare, flag(kind)).is_none(), nests, "{features}");
+            }
+            assert_eq!(ask(libc::SYS_clone, flag(libc::CLONE_NEWUSER)).is_none(), nests);
+            assert_eq!(ask(libc::SYS_clone3, 0).is_none(), nests, "{features}");
+            for call in [libc::SYS_pidfd_open, libc::SYS_keyctl, libc::SYS_add_key] {
+                assert_eq!(ask(call, 0).is_none(), !dumped, "{features}: {call}");
+            }
+            for call in native().always {
+                assert_eq!(ask(call.into(), 0), Some(1), "{features}: {call}");
+            }
+            for call in [libc::SYS_bpf, libc::SYS_io_uring_setup, libc::SYS_request_key] {
+                assert_eq!(ask(call, 0), Some(1), "{features}: {call}");
+            }
+            assert_eq!(ask(libc::SYS_socket, flag(libc::AF_ALG)), Some(97), "{features}");
+        }
+    }
+
+    #[test]
+    fn without_their_abi_32_bit_programs_call_nothing() {
+        for features in all().filter(|features| !features.abi32) {
+            let filter = Filter::compile(&refused(features));
+            let called = (0..1000).map(|call| filter.action(Filter::compat_arch(), call, [0; 6]));
+            assert!(called.into_iter().all(|answer| answer == Some(38)), "{features}");
+        }
     }
 
     #[test]
@@ -282,7 +359,17 @@ mod tests {
         let (Some(long), Some(short)) = names else {
             panic!("the kernel's headers for programs are needed: apt-get install linux-libc-dev")
         };
-        let filter = Filter::compile(&refused());
+        for features in all().filter(|features| features.abi32) {
+            is_refused_the_same(&Filter::compile(&refused(features)), &long, &short);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_refused_the_same(
+        filter: &Filter,
+        long: &BTreeMap<String, u32>,
+        short: &BTreeMap<String, u32>,
+    ) {
         let interesting = [0, 1, 8, 16]
             .into_iter()
             .chain(FAMILIES.map(flag))
@@ -291,7 +378,7 @@ mod tests {
             .chain([libc::CLONE_NEWUTS, libc::CLONE_NEWIPC, libc::CLONE_NEWTIME].map(flag));
         for arg in interesting {
             let ask = |arch, call| filter.action(arch, call, [arg, 0, 0, 0, 0, 0]);
-            for (name, &call) in &short {
+            for (name, &call) in short {
                 let got = ask(Filter::compat_arch(), call);
                 let wanted = match (name.as_str(), arg) {
                     // These have no namesake.

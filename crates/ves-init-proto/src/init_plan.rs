@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use ves_host::cgroup::{Controller, Hierarchies};
 use ves_host::mount::attr;
 use ves_host::namespace::Namespace;
-use ves_host::seccomp::Refusals;
 use ves_types::layout::{self, CGROUP_DELEGATED, Layout};
 use ves_types::{CtId, DevicePattern, Hostname};
 
@@ -202,7 +201,7 @@ pub fn plan_init(
     steps.push(InitStep::Introduce { files, notify: true });
     steps.push(InitStep::Drop(dropped(&spec.capabilities_off)));
     steps.push(InitStep::Await);
-    steps.push(InitStep::Filter(refused()));
+    steps.push(InitStep::Filter(refused(spec.features)));
     let argv = spec.init.command();
     let env = [
         ("PATH", PATH),
@@ -210,11 +209,12 @@ pub fn plan_init(
         ("HOME", "/"),
         ("container", "ves"),
         ("NOTIFY_SOCKET", "/run/host/notify"),
-        // A trigger of the kernel's would not outlive a checkpoint, and systemd not its loss.
-        ("MEMORY_PRESSURE_WATCH", "/dev/null"),
     ];
-    let env = env.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-    steps.push(InitStep::Exec { argv, env });
+    // A trigger of the kernel's would not outlive a checkpoint, and systemd not its loss.
+    let watch = ("MEMORY_PRESSURE_WATCH", "/dev/null");
+    let env = env.into_iter().chain(spec.features.effective().migratable.then_some(watch));
+    let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    steps.push(InitStep::Exec { argv, env, abi32: spec.features.abi32 });
     steps
 }
 
@@ -251,6 +251,12 @@ fn mounts(spec: &Spec, unified: bool) -> Vec<InitStep> {
     }
     if unified {
         list.push(mount("cgroup2", "sys/fs/cgroup", PLAIN, &[]));
+    }
+    if spec.features.nesting {
+        // Who is in a user namespace inside gets these of his own only where the kernel finds one that
+        // nothing lies over, and /proc and /sys have masks.
+        list.push(mount("proc", "run/host/proc", PLAIN, &[]));
+        list.push(mount("sysfs", "run/host/sys", PLAIN, &[]));
     }
     list
 }
@@ -302,7 +308,8 @@ pub fn login_env() -> Vec<(String, String)> {
     env.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
-/// What is done for a command inside.
+/// What is done for a command inside. Which system calls it may not make follows from the features that the
+/// container runs with, by [`refused`]; its monitor knows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecPlan {
     /// The container's volatile directory.
@@ -321,8 +328,6 @@ pub struct ExecPlan {
     pub terminal: Option<(u16, u16)>,
     /// The limits it gets.
     pub limits: Vec<ProcessLimit>,
-    /// The system calls it may not make.
-    pub refuse: Refusals,
 }
 
 impl ExecPlan {
@@ -355,7 +360,6 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         env,
         terminal: command.terminal,
         limits: limits(),
-        refuse: refused(),
     }
 }
 
@@ -455,6 +459,7 @@ mod tests {
             ram_bytes: None,
             devices: vec![],
             capabilities_off: BTreeSet::new(),
+            features: ves_types::Features::default(),
         }
     }
 
@@ -546,6 +551,7 @@ mod tests {
             unified: bool,
             servers in 0usize..3,
             given in 0usize..3,
+            nesting: bool,
         ) {
             let spec = Spec {
                 slot: slot.try_into().expect("in range"),
@@ -553,6 +559,7 @@ mod tests {
                 shm_bytes: shm,
                 nameservers: vec!["192.0.2.1".parse().expect("valid"); servers],
                 devices: vec!["net/tun:rw".parse().expect("valid"); given],
+                features: ves_types::Features { nesting, ..spec().features },
                 ..spec()
             };
             let groups = Groups {
@@ -574,6 +581,18 @@ mod tests {
                 _ => None,
             });
             prop_assert_eq!(told, (given > 0).then_some((given, controlled)));
+            // One of each that nothing lies over, where somebody inside may want his own.
+            for of in ["proc", "sysfs"] {
+                let places = steps.iter().filter_map(|s| match s {
+                    InitStep::Mount { fs, at, .. } if fs == of => Some(at),
+                    _ => None,
+                });
+                let bare = places.filter(|at| !steps.iter().any(|s| match s {
+                    InitStep::Mask(over) | InitStep::ReadOnly { at: over, .. } => over.starts_with(*at),
+                    _ => false,
+                }));
+                prop_assert_eq!(bare.count(), usize::from(nesting));
+            }
             // Where terminals are limited, the kernel is told a limit that it takes for one.
             let told = steps.iter().find_map(|s| match s {
                 InitStep::Mount { fs, options, .. } if fs == "devpts" => Some(options),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use ves_types::{
-    Capability, CtId, Device, DevicePattern, Hostname, IdSlot, InitArgv, SearchDomain,
+    Capability, CtId, Device, DevicePattern, Features, Hostname, IdSlot, InitArgv, SearchDomain,
 };
 
 /// What the starter is asked to start; the descriptors it gets come with it.
@@ -52,6 +52,9 @@ pub struct Spec {
     /// Capabilities that it has not, of those that containers have.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub capabilities_off: BTreeSet<Capability>,
+    /// What of the kernel it may use. Absent in what an older release wrote.
+    #[serde(default)]
+    pub features: Features,
 }
 
 /// What a container is called and whom it asks for names, as far as the operator says so. Alone of a

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use ves_host::child::Ended;
-use ves_types::ExitCause;
+use ves_types::{ExitCause, Features};
 
 /// The monitor's socket.
 pub fn socket(dir: &Path) -> PathBuf {
@@ -114,6 +114,9 @@ pub struct Status {
     pub kind: InitKind,
     /// The number of this run.
     pub incarnation: u64,
+    /// What of the kernel all that runs inside may use. Absent in what an older release tells.
+    #[serde(default)]
+    pub features: Features,
     /// What it was asked to be, word by word: another release may not understand it.
     #[serde(rename = "memo")]
     pub opaque_spec: String,

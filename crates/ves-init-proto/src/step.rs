@@ -205,6 +205,8 @@ pub enum InitStep {
         argv: Vec<String>,
         /// Its environment.
         env: Vec<(String, String)>,
+        /// Whether it may be a 32-bit program.
+        abi32: bool,
     },
 }
 

@@ -7,8 +7,8 @@ use crate::launch::Spec;
 use crate::memory::{OOM_SCORE, Place, Size};
 use crate::step::{RunFile, Unless};
 
-/// What units are told, each after its own file: what cannot be had inside and without which they fail, and
-/// what a container could not be written down with later.
+/// What units of a container that is migratable are told, each after its own file: it could not be written down
+/// with what they have else.
 const UNITS: [(&str, &str); 2] = [
     // A /tmp of its own, and not one that hangs nowhere.
     ("systemd-resolved.service", "PrivateTmp=yes\n"),
@@ -36,8 +36,10 @@ pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
     let manager = format!("[Manager]\nDefaultOOMScoreAdjust={OOM_SCORE}\n");
     let mut files = vec![file("systemd/system.conf.d/10-ves.conf", manager)];
     // Of what a unit says itself, the kernel refuses all that would spare it.
-    let every = format!("PrivateUsers=no\nOOMScoreAdjust={OOM_SCORE}\n");
-    let units = [("service", every.as_str())].into_iter().chain(UNITS);
+    let users = if spec.features.nesting { "" } else { "PrivateUsers=no\n" };
+    let every = format!("{users}OOMScoreAdjust={OOM_SCORE}\n");
+    let dumped = UNITS.into_iter().filter(|_| spec.features.effective().migratable);
+    let units = [("service", every.as_str())].into_iter().chain(dumped);
     files.extend(units.map(|(unit, text)| {
         file(&format!("systemd/system/{unit}.d/10-ves.conf"), format!("[Service]\n{text}"))
     }));
@@ -62,9 +64,8 @@ pub(crate) fn files(spec: &Spec) -> Vec<RunFile> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_is_limited_is_said() {
-        let spec = |ram_bytes| Spec {
+    fn spec(ram_bytes: Option<u64>) -> Spec {
+        Spec {
             slot: 20.try_into().expect("a slot"),
             hostname: None,
             init: ves_types::InitArgv::default(),
@@ -75,7 +76,12 @@ mod tests {
             ram_bytes,
             devices: vec![],
             capabilities_off: std::collections::BTreeSet::new(),
-        };
+            features: ves_types::Features::default(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_limited_is_said() {
         let sizes = |ram| {
             let texts = files(&spec(ram)).into_iter().map(|file| file.text);
             texts.filter(|text| text.to_lowercase().contains("size=")).collect::<Vec<_>>()
@@ -84,5 +90,20 @@ mod tests {
         let [tmp, user] = sizes(Some(256 << 20)).try_into().expect("two");
         assert!(tmp.contains(&format!("size={}", 64 << 20)), "{tmp}");
         assert!(user.contains(&format!("RuntimeDirectorySize={}", 16 << 20)), "{user}");
+    }
+
+    #[test]
+    fn units_have_what_the_features_let_them_have() {
+        use ves_types::Feature::{Migratable, Nesting};
+        let said = |feature, on| {
+            let mut spec = spec(None);
+            spec.features = spec.features.with(feature, on);
+            files(&spec).into_iter().map(|file| file.path + ": " + &file.text).collect::<String>()
+        };
+        let (nests, nests_not) = (said(Nesting, true), said(Nesting, false));
+        assert!(nests_not.contains("PrivateUsers=no") && nests_not.contains("systemd-logind"));
+        assert!(!nests.contains("PrivateUsers") && !nests.contains("systemd-logind"), "{nests}");
+        let stays = said(Migratable, false);
+        assert!(stays.contains("PrivateUsers=no") && !stays.contains("systemd-logind"), "{stays}");
     }
 }

@@ -11,8 +11,8 @@ use ves_init_proto::frame::{Frame, LONGEST, Tag};
 use ves_init_proto::report::Ended;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
 use ves_proto::convert::{
-    parse_ct, parse_fence, parse_grants, parse_list, parse_phase, parse_slot, render_exit_cause,
-    render_phase,
+    parse_ct, parse_features, parse_fence, parse_grants, parse_list, parse_phase, parse_slot,
+    render_exit_cause, render_phase,
 };
 use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
 use ves_proto::{Fault, Reason, lifecycle as pb};
@@ -66,6 +66,7 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         ram_bytes,
         grants,
         capabilities_off,
+        features,
     } = spec;
     Ok(Spec {
         slot: parse_slot(id_slot)?,
@@ -98,6 +99,7 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         )?
         .into_iter()
         .collect(),
+        features: parse_features(features)?.effective(),
     })
 }
 

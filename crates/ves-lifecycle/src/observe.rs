@@ -18,6 +18,7 @@ pub fn monitor(status: Status) -> Monitor {
         stopping,
         kind,
         incarnation,
+        features: _,
         opaque_spec,
         dropped: _,
     } = status;

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use ves_types::device::MAX_DEVICES;
 use ves_types::{
-    Access, CpuLimit, CtId, Device, Enforcement, Epoch, ExitCause, Fence, Generation, IdSlot,
-    Limit, Limits, ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow, UbcValue,
-    Victim,
+    Access, CpuLimit, CtId, Device, Enforcement, Epoch, ExitCause, Features, Fence, Generation,
+    IdSlot, Limit, Limits, ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow,
+    UbcValue, Victim,
 };
 
 use crate::common as pb;
@@ -58,6 +58,36 @@ pub const fn render_restart(policy: RestartPolicy) -> coordinator::RestartPolicy
         RestartPolicy::OnFailure => coordinator::RestartPolicy::OnFailure,
         RestartPolicy::Always => coordinator::RestartPolicy::Always,
     }
+}
+
+/// Reads features; what is absent has its default.
+///
+/// # Errors
+/// `BAD_VALUE` on "features" where two exclude each other.
+pub fn parse_features(features: Option<pb::Features>) -> Result<Features, Fault> {
+    let pb::Features { nesting, migratable, abi32 } = features.unwrap_or_default();
+    if (nesting, migratable) == (Some(true), Some(true)) {
+        return Err(features_exclude());
+    }
+    let default = Features::default();
+    Ok(Features {
+        nesting: nesting.unwrap_or(default.nesting),
+        migratable: migratable.unwrap_or(default.migratable),
+        abi32: abi32.unwrap_or(default.abi32),
+    })
+}
+
+/// nesting and migratable were asked for together.
+pub fn features_exclude() -> Fault {
+    let why = "namespaces within namespaces cannot be written to a checkpoint: with nesting:on it is not \
+               migratable; turn one of them off";
+    Fault::bad_value("features", &ParseError::new("features", "nesting:on,migratable:on", why))
+}
+
+/// Writes features as they come to be.
+pub const fn render_features(features: Features) -> pb::Features {
+    let Features { nesting, migratable, abi32 } = features.effective();
+    pb::Features { nesting: Some(nesting), migratable: Some(migratable), abi32: Some(abi32) }
 }
 
 /// Reads a list of at most `most` words, each by its rule.
@@ -344,6 +374,24 @@ mod tests {
             UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited },
         );
         assert_eq!(parse_limits(Some(render_limits(&limits))), Ok(limits));
+    }
+
+    #[test]
+    fn features_exclude_each_other_only_where_both_were_asked_for() {
+        let ask = |nesting, migratable| {
+            let asked = pb::Features { nesting, migratable, ..pb::Features::default() };
+            parse_features(Some(asked)).map(|f| f.effective().to_string())
+        };
+        assert_eq!(parse_features(None), Ok(Features::default()));
+        assert_eq!(ask(Some(true), None).expect("so"), "nesting:on,migratable:off,abi32:on");
+        assert_eq!(ask(None, Some(false)).expect("so"), "nesting:off,migratable:off,abi32:on");
+        assert_eq!(ask(Some(true), Some(true)).expect_err("not both").facts["field"], "features");
+        for nesting in [false, true] {
+            for abi32 in [false, true] {
+                let features = Features { nesting, migratable: !nesting, abi32 };
+                assert_eq!(parse_features(Some(render_features(features))), Ok(features));
+            }
+        }
     }
 
     #[test]

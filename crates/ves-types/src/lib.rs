@@ -12,6 +12,7 @@
 pub mod address;
 pub mod capability;
 pub mod device;
+pub mod feature;
 pub mod fence;
 pub mod id;
 pub mod index_list;
@@ -26,6 +27,7 @@ pub mod victim;
 pub use address::{CtAddress, MacAddress};
 pub use capability::{Capability, CapabilityChange};
 pub use device::{Access, Device, DeviceChange, DeviceId, DeviceName, DevicePattern};
+pub use feature::{Feature, FeatureSwitch, Features};
 pub use fence::Fence;
 pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, NodeName, ParseError, SnapshotId,

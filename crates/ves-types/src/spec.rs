@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feature::Feature;
 use crate::id::{ParseError, word};
 use crate::quantity::{Bytes, parse_size};
 use crate::ubc::UbcResource;
@@ -281,6 +282,16 @@ impl fmt::Display for RestartPolicy {
     }
 }
 
+impl From<Feature> for SpecField {
+    fn from(feature: Feature) -> Self {
+        match feature {
+            Feature::Nesting => Self::Nesting,
+            Feature::Migratable => Self::Migratable,
+            Feature::Abi32 => Self::Abi32,
+        }
+    }
+}
+
 macro_rules! fields {
     ($($(#[$doc:meta])* $variant:ident $path:literal;)*) => {
         /// A field of a specification, as an update mask names it.
@@ -369,6 +380,12 @@ fields! {
     Devices "devices";
     /// Capabilities that it has not.
     CapabilitiesOff "capabilities_off";
+    /// Whether it may have namespaces of its own inside.
+    Nesting "features.nesting";
+    /// Whether nothing in it hinders a checkpoint.
+    Migratable "features.migratable";
+    /// Whether 32-bit programs run in it.
+    Abi32 "features.abi32";
 }
 
 #[cfg(test)]

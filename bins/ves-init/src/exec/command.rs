@@ -13,8 +13,9 @@ use rustix::thread::CapabilitySet;
 use ves_host::channel;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, namespace, pty};
-use ves_init_proto::init_plan::ExecPlan;
+use ves_init_proto::init_plan::{ExecPlan, refused};
 use ves_init_proto::report::Failure;
+use ves_types::Features;
 
 use super::handshake::{self, Message};
 use crate::perform;
@@ -24,6 +25,8 @@ pub(super) struct Command<'a> {
     pub(super) plan: &'a ExecPlan,
     /// Capabilities it may not have, as bits.
     pub(super) drop: u64,
+    /// What of the kernel it may use.
+    pub(super) features: Features,
     /// Where it reports to; executing closes it.
     pub(super) status: &'a OwnedFd,
     /// Input, output and error output where it has no terminal.
@@ -85,21 +88,21 @@ impl Command<'_> {
         }
         let keep = CapabilitySet::from_bits_retain(!self.drop);
         namespace::keep_capabilities(keep, CapabilitySet::SYS_ADMIN)?;
-        Filter::compile(&self.plan.refuse).install()
+        Filter::compile(&refused(self.features)).install()
     }
 
     /// Executes the command, and returns only why that failed.
     fn execute(&self) -> Failure {
-        let ExecPlan { argv, env, .. } = self.plan;
+        let (ExecPlan { argv, env, .. }, abi32) = (self.plan, self.features.abi32);
         let Some(name) = argv.first() else { return self.shell() };
         if name.contains('/') {
-            return failure(name, &perform::execute(name, argv, env));
+            return failure(name, &perform::execute(name, argv, env, abi32));
         }
         let path = env.iter().find(|(n, _)| n == "PATH").map_or("/usr/bin:/bin", |(_, v)| v);
         let mut best = None;
         for dir in std::env::split_paths(OsStr::new(path)) {
             let program = dir.join(name);
-            let error = perform::execute(&program.to_string_lossy(), argv, env);
+            let error = perform::execute(&program.to_string_lossy(), argv, env, abi32);
             if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) {
                 best = best.or(Some(error));
             } else if error.is(Errno::ACCESS) {
@@ -125,7 +128,10 @@ impl Command<'_> {
             let mut env = self.plan.env.clone();
             env.retain(|(n, _)| n != "SHELL");
             env.push(("SHELL".to_owned(), path.to_owned()));
-            last = Some(failure(path, &perform::execute(path, &[name.to_owned()], &env)));
+            last = Some(failure(
+                path,
+                &perform::execute(path, &[name.to_owned()], &env, self.features.abi32),
+            ));
         }
         last.unwrap_or_else(|| Failure {
             step: "execute a shell".to_owned(),

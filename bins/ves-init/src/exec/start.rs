@@ -153,8 +153,13 @@ fn start_in(
     }
     let (status_rx, status_tx) = channel::pair().map_err(failed)?;
     let (report, report_tx) = channel::pair().map_err(failed)?;
-    let command =
-        Command { plan, drop: plan.dropped(status.dropped), status: &status_tx, io: &theirs };
+    let command = Command {
+        plan,
+        drop: plan.dropped(status.dropped),
+        features: status.features,
+        status: &status_tx,
+        io: &theirs,
+    };
     let reaper = Reaper { command, report: &report_tx };
     let helper = Helper { reaper, groups: &groups, init: pidfd };
     let keep = helper.fds();

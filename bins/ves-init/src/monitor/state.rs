@@ -14,6 +14,8 @@ use ves_init_proto::frame::{Frame, Tag};
 use ves_init_proto::report::{self, Answer, InitKind, StateRecord, Status};
 use ves_init_proto::{init_plan, memory, process};
 
+use ves_types::Features;
+
 use super::client::{Client, Role};
 use super::files::{Guard, write_record};
 use crate::console::Ring;
@@ -28,6 +30,8 @@ pub(super) struct Plan {
     pub(super) dir: PathBuf,
     /// The number of this run of the container.
     pub(super) incarnation: u64,
+    /// What of the kernel all that runs inside may use.
+    pub(super) features: Features,
     /// What the daemon wanted it to be, word by word.
     pub(super) opaque_spec: String,
     /// How it is made.
@@ -78,6 +82,7 @@ impl Monitor {
             // A script that was init may have executed another one since.
             kind: if self.started_unix_ms == 0 { self.kind } else { self.kind_now() },
             incarnation: self.plan.incarnation,
+            features: self.plan.features,
             opaque_spec: self.plan.opaque_spec.clone(),
             dropped: init_plan::init_drops(&self.plan.steps),
         }

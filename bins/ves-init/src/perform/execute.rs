@@ -3,8 +3,12 @@
 //! Never here: a look for the program in `PATH`, which is who executes it to do.
 
 use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
 
+use rustix::fs::OFlags;
 use ves_host::{HostError, child, namespace};
 
 /// The file this program is, by device and inode.
@@ -24,9 +28,33 @@ fn leads_here(path: &str) -> bool {
     rustix::fs::stat(path).is_ok_and(|s| OWN.get() == Some(&(s.st_dev, s.st_ino)))
 }
 
+/// Whether a path leads to a 32-bit program, as far as whoever executes it may read it.
+fn is_32_bit(path: &str) -> bool {
+    let mut head = [0; 5];
+    // A pipe or device is no program, and would be waited for.
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path);
+    let read = open.and_then(|mut file| match file.metadata()?.is_file() {
+        true => file.read_exact(&mut head),
+        false => Ok(()),
+    });
+    read.is_ok() && head == *b"\x7fELF\x01"
+}
+
 /// Executes a program by its path, with default signal actions. Returns only the reason why it
-/// could not.
-pub(crate) fn execute(path: &str, argv: &[String], env: &[(String, String)]) -> HostError {
+/// could not; without its ABI, a 32-bit program would begin and could not even end.
+pub(crate) fn execute(
+    path: &str,
+    argv: &[String],
+    env: &[(String, String)],
+    abi32: bool,
+) -> HostError {
+    if !abi32 && is_32_bit(path) {
+        let what = format!("execute {path}, a 32-bit program, where the feature abi32 is off");
+        return HostError::Sys { what, source: rustix::io::Errno::NOEXEC.into() };
+    }
     let text = |s: &str| CString::new(s).map_err(std::io::Error::from);
     let strings = || -> std::io::Result<_> {
         let argv: Vec<_> = argv.iter().map(|a| text(a)).collect::<Result<_, _>>()?;

@@ -126,7 +126,9 @@ impl Inner<'_> {
             }
             InitStep::Await => return self.await_release(),
             InitStep::Filter(refuse) => Filter::compile(refuse).install()?,
-            InitStep::Exec { argv, env } => return self.exec(argv, env).map(|()| false),
+            InitStep::Exec { argv, env, abi32 } => {
+                return self.exec(argv, env, *abi32).map(|()| false);
+            }
             InitStep::Limit(_)
             | InitStep::TakeRoot { .. }
             | InitStep::MakeDev { .. }
@@ -238,7 +240,12 @@ impl Inner<'_> {
         Ok(channel::receive(self.channel)?.bytes == b"go")
     }
 
-    fn exec(&self, argv: &[String], env: &[(String, String)]) -> Result<(), HostError> {
+    fn exec(
+        &self,
+        argv: &[String],
+        env: &[(String, String)],
+        abi32: bool,
+    ) -> Result<(), HostError> {
         // By its name inside, which programs ask for.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let console = rustix::fs::open("/dev/console", flags, Mode::empty())
@@ -247,6 +254,6 @@ impl Inner<'_> {
             namespace::place(&console, number)?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        Err(execute(argv.first().map_or("", String::as_str), argv, env))
+        Err(execute(argv.first().map_or("", String::as_str), argv, env, abi32))
     }
 }

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use ves_types::quantity::parse_size;
 use ves_types::spec::parse_nameserver;
 use ves_types::{
-    CapabilityChange, CpuLimit, CtAddress, DeviceChange, DeviceId, DiskSize, InodeLimit, Limit,
-    ParseError, SearchDomain, UbcValue,
+    CapabilityChange, CpuLimit, CtAddress, DeviceChange, DeviceId, DiskSize, FeatureSwitch,
+    InodeLimit, Limit, ParseError, SearchDomain, UbcValue,
 };
 
 /// The values of one option, separated by commas or spaces.
@@ -117,6 +117,10 @@ pub(super) fn nameservers(s: &str) -> Result<List<IpAddr>, ParseError> {
 
 pub(super) fn domains(s: &str) -> Result<List<SearchDomain>, ParseError> {
     clearable_list("search domain", s, |word| word.trim_end_matches('.').parse())
+}
+
+pub(super) fn features(s: &str) -> Result<List<FeatureSwitch>, ParseError> {
+    list("feature", s, str::parse)
 }
 
 pub(super) fn or_empty<T>(s: &str) -> Result<String, ParseError>

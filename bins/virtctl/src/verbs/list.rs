@@ -297,6 +297,10 @@ fn columns() -> Vec<Column<Row>> {
         column("capability", |r| {
             Value::texts(r.spec.capabilities_off.iter().map(|name| format!("{name}:off")))
         }),
+        column("features", |r| {
+            let features = convert::parse_features(r.spec.features).unwrap_or_default();
+            Value::text(features.effective().to_string())
+        }),
         right("restarts", |r| Value::Num(r.container.restarts.into())),
         column("next_start", |r| Value::maybe_time(r.container.next_start_unix_ms)),
         right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),

@@ -95,6 +95,7 @@ impl Desired {
                 ram: spec.ram(),
                 devices: spec.devices.clone(),
                 capabilities_off: spec.capabilities_off.clone(),
+                features: spec.features.effective(),
             },
             addresses: spec.addresses.iter().copied().collect(),
             maybe_dirty: record.maybe_dirty && record.creating_since.is_none(),

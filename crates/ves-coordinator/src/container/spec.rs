@@ -8,15 +8,18 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use ves_proto::convert::{parse_limits, parse_list, parse_restart, render_limits, render_restart};
+use ves_proto::convert::{
+    parse_features, parse_limits, parse_list, parse_restart, render_features, render_limits,
+    render_restart,
+};
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::capability::MAX_CAPABILITIES;
 use ves_types::device::MAX_DEVICES;
 use ves_types::spec::{MAX_ADDRESSES, MAX_RESOLVER_ENTRIES, parse_nameserver};
 use ves_types::{
-    Bytes, Capability, CtAddress, CtId, CtName, Device, DiskSize, Hostname, InitArgv, InodeLimit,
-    Limits, ParseError, RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName,
-    UbcResource,
+    Bytes, Capability, CtAddress, CtId, CtName, Device, DiskSize, Features, Hostname, InitArgv,
+    InodeLimit, Limits, ParseError, RestartPolicy, SearchDomain, SpecField, StopTimeout,
+    TemplateName, UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -61,6 +64,9 @@ pub struct Spec {
     /// Capabilities that it has not, of those that containers have.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub capabilities_off: BTreeSet<Capability>,
+    /// What of the kernel it may use.
+    #[serde(default)]
+    pub features: Features,
 }
 
 /// The least memory that a container may have.
@@ -101,7 +107,10 @@ pub const fn effect(field: SpecField) -> Effect {
     use SpecField as F;
     match field {
         F::Template | F::Inodes => Effect::Fixed,
-        F::Init | F::Devices | F::CapabilitiesOff => Effect::Restart,
+        // As all that a container's first process is given: what it may do has no way back.
+        F::Init | F::Devices | F::CapabilitiesOff | F::Nesting | F::Migratable | F::Abi32 => {
+            Effect::Restart
+        }
         F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description | F::Restart => {
             Effect::Saved
         }
@@ -148,6 +157,9 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::Restart => into.restart = from.restart,
         F::Devices => into.devices.clone_from(&from.devices),
         F::CapabilitiesOff => into.capabilities_off.clone_from(&from.capabilities_off),
+        F::Nesting => into.features.nesting = from.features.nesting,
+        F::Migratable => into.features.migratable = from.features.migratable,
+        F::Abi32 => into.features.abi32 = from.features.abi32,
         F::Ubc(resource) => match from.limits.ubc.get(&resource) {
             Some(value) => {
                 into.limits.ubc.insert(resource, *value);
@@ -183,6 +195,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         restart,
         devices,
         capabilities_off,
+        features,
     } = spec.ok_or_else(|| Fault::missing("spec"))?;
     if template.is_empty() {
         return Err(Fault::missing("template"));
@@ -241,6 +254,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         )?
         .into_iter()
         .collect(),
+        features: parse_features(features)?,
     })
 }
 
@@ -265,6 +279,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         restart,
         devices,
         capabilities_off,
+        features,
     } = spec;
     pb::ContainerSpec {
         name: name.as_ref().map(|n| n.as_str().to_owned()).unwrap_or_default(),
@@ -285,6 +300,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         restart: render_restart(*restart).into(),
         devices: devices.iter().map(ToString::to_string).collect(),
         capabilities_off: capabilities_off.iter().map(ToString::to_string).collect(),
+        features: Some(render_features(*features)),
     }
 }
 
@@ -371,6 +387,11 @@ mod tests {
         pb::ContainerSpec { template: "trixie".to_owned(), ..Default::default() }
     }
 
+    fn features(nesting: bool, migratable: bool) -> Option<ves_proto::common::Features> {
+        let (nesting, migratable) = (Some(nesting), Some(migratable));
+        Some(ves_proto::common::Features { nesting, migratable, abi32: Some(false) })
+    }
+
     #[test]
     fn defaults() {
         let spec = parse(ct(), Some(given())).expect("valid");
@@ -401,6 +422,7 @@ mod tests {
                 "capabilities_off",
                 pb::ContainerSpec { capabilities_off: strings("SYS_TIME"), ..given() },
             ),
+            ("features", pb::ContainerSpec { features: features(true, true), ..given() }),
             (
                 "limits.cpus",
                 pb::ContainerSpec {
@@ -467,6 +489,7 @@ mod tests {
                 restart: pb::RestartPolicy::Always.into(),
                 devices: vec!["net/tun:rw".into()],
                 capabilities_off: vec!["NET_RAW".into()],
+                features: features(true, false),
                 ..given()
             }),
         )

@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ves_types::{
-    Bytes, Capability, CtAddress, Device, DiskSize, Hostname, IdSlot, InitArgv, InodeLimit, Limits,
-    SearchDomain, SnapshotId, SnapshotName, TemplateName,
+    Bytes, Capability, CtAddress, Device, DiskSize, Features, Hostname, IdSlot, InitArgv,
+    InodeLimit, Limits, SearchDomain, SnapshotId, SnapshotName, TemplateName,
 };
 
 /// A volume as it should be.
@@ -48,6 +48,8 @@ pub struct ProcessWish {
     pub devices: Vec<Device>,
     /// Capabilities they have not.
     pub capabilities_off: BTreeSet<Capability>,
+    /// What of the kernel they may use.
+    pub features: Features,
 }
 
 /// One RPC of one service. Asking twice is harmless.

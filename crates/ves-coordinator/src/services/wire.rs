@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ves_proto::convert::{parse_exit_cause, parse_phase, parse_snapshot_id, render_grant};
+use ves_proto::convert::{
+    parse_exit_cause, parse_phase, parse_snapshot_id, render_features, render_grant,
+};
 use ves_proto::{Fault, common, lifecycle, network, storage};
 use ves_types::{Bytes, Generation, SnapshotId};
 
@@ -32,6 +34,7 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
         ram,
         devices,
         capabilities_off,
+        features,
     } = wish;
     lifecycle::ContainerSpec {
         id_slot: slot.get(),
@@ -44,6 +47,7 @@ pub(super) fn render_process(wish: &ProcessWish) -> lifecycle::ContainerSpec {
         ram_bytes: ram.map(|b| b.0),
         grants: devices.iter().map(render_grant).collect(),
         capabilities_off: capabilities_off.iter().map(ToString::to_string).collect(),
+        features: Some(render_features(*features)),
     }
 }
 

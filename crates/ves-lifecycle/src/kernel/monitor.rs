@@ -223,7 +223,7 @@ pub(super) fn ask(ct: CtId, dir: &Path, request: &Request) -> Result<Status, Err
 #[derive(Debug)]
 pub(super) enum Found {
     Nothing,
-    Answers(Monitor),
+    Answers(Box<Monitor>),
     /// One lives and does not answer.
     Unresponsive,
 }
@@ -292,7 +292,7 @@ pub(super) fn conclude(
         match asked {
             Asked::Unresponsive => return Ok(Found::Unresponsive),
             Asked::Told(mut stream) => match answer(ct, &mut stream, end) {
-                Ok(status) => return Ok(Found::Answers(observe::monitor(status))),
+                Ok(status) => return Ok(Found::Answers(Box::new(observe::monitor(status)))),
                 Err(Error::Unresponsive { .. }) => return Ok(Found::Unresponsive),
                 // It ends.
                 Err(Error::Gone { .. }) => {}

@@ -17,6 +17,7 @@ fn spec(slot: u32) -> Spec {
         ram_bytes: Some(64 << 20),
         devices: vec![],
         capabilities_off: std::collections::BTreeSet::new(),
+        features: ves_types::Features::default(),
     }
 }
 

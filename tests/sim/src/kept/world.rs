@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use ves_daemon::client::Traced;
 use ves_fake::{End, Ended, FakeNode, id};
 use ves_proto::convert::{
-    parse_exit_cause, render_exit_cause, render_grant, render_limits, render_phase,
+    parse_exit_cause, render_exit_cause, render_features, render_grant, render_limits, render_phase,
 };
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::network::network_service_client::NetworkServiceClient;
@@ -345,6 +345,7 @@ impl Ct {
                             .iter()
                             .map(ToString::to_string)
                             .collect(),
+                        features: Some(render_features(s.features)),
                     })
                     .unwrap_or_default(),
                 starts: there.process.starts,

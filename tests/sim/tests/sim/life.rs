@@ -159,6 +159,41 @@ fn what_needs_a_restart() {
 }
 
 #[test]
+fn features_are_given_at_a_start_and_two_exclude_each_other() {
+    let sim = Sim::new();
+    let features = |nesting, migratable, abi32| {
+        let features = Some(ves_proto::common::Features { nesting, migratable, abi32 });
+        pb::ContainerSpec { features, ..Sim::spec("trixie") }
+    };
+    let set = |fields: &[&str], spec| {
+        sim.run(&Command::update("101", |r| {
+            r.update_mask = fields.iter().map(|field| format!("features.{field}")).collect();
+            r.spec = Some(spec);
+            r.save = true;
+            r.set_mode = pb::SetMode::Restart.into();
+        }))
+    };
+    let runs_with = || {
+        let spec = sim.kernel().ct(101).process.spec.expect("it runs");
+        spec.features.to_string()
+    };
+    let both = features(Some(true), Some(true), None);
+    let fault = sim.run(&Command::create(101, |s| *s = both.clone())).expect_err("not both");
+    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::BadValue, "features"));
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    assert_eq!(runs_with(), "nesting:off,migratable:on,abi32:on");
+    set(&["nesting", "abi32"], features(Some(true), None, Some(false))).expect("restarted");
+    assert_eq!(runs_with(), "nesting:on,migratable:off,abi32:off");
+    let fault = set(&["migratable"], features(None, Some(true), None)).expect_err("it nests");
+    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::BadValue, "features"));
+    set(&["migratable", "nesting"], both).expect_err("not both");
+    set(&["nesting"], features(Some(false), None, None)).expect("restarted");
+    assert_eq!(runs_with(), "nesting:off,migratable:on,abi32:off");
+    assert_eq!(sim.kernel().ct(101).process.starts, 3, "no start but those asked for");
+}
+
+#[test]
 fn volumes_grow_and_stay_grown() {
     let sim = Sim::new();
     let size = |gib: u64| pb::ContainerSpec { disk_bytes: gib << 30, ..Default::default() };

@@ -42,6 +42,7 @@ fn desired(presence: Presence, run: RunState, maybe_dirty: bool) -> Desired {
             capabilities_off: BTreeSet::new(),
             shm: None,
             ram: None,
+            features: ves_types::Features::default(),
         },
         addresses: [address(1), address(2)].into(),
         maybe_dirty,

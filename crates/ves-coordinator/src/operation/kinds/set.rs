@@ -1,10 +1,12 @@
 //! set: a container gets new values. Failure puts back what was. Pure.
 
 use serde::{Deserialize, Serialize};
-use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_proto::{Fault, Reason, convert, coordinator as pb};
 use ves_types::capability::{MAX_CAPABILITIES, change_capabilities};
 use ves_types::device::{MAX_DEVICES, change_devices};
-use ves_types::{CapabilityChange, CtAddress, DeviceChange, DiskSize, ParseError, SpecField};
+use ves_types::{
+    CapabilityChange, CtAddress, DeviceChange, DiskSize, Features, ParseError, SpecField,
+};
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::Observed;
@@ -117,6 +119,9 @@ pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Ac
             }
         }
     }
+    if features_exclude(request, &running) || features_exclude(request, &spec) {
+        return Err(convert::features_exclude());
+    }
     list.apply(&mut running);
     if request.save {
         list.apply(&mut spec);
@@ -153,6 +158,13 @@ fn values(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Spec,
     }
     let parsed = spec::parse(record.id, Some(given))?;
     Ok(parsed)
+}
+
+/// Whether it was asked to become migratable, which what nests is not.
+fn features_exclude(request: &pb::UpdateContainerRequest, becomes: &Spec) -> bool {
+    let asked = request.update_mask.contains(&SpecField::Migratable.to_string());
+    let Features { nesting, migratable, .. } = becomes.features;
+    asked && nesting && migratable
 }
 
 fn fixed_is_same(field: SpecField, record: &Record, request: &pb::UpdateContainerRequest) -> bool {

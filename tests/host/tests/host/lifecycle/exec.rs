@@ -11,7 +11,7 @@ use ves_lifecycle::init_plan::Command;
 use ves_lifecycle::plan::Step;
 use ves_types::Capability;
 
-use super::support::{Session, World, alive, needs};
+use super::support::{Session, World, alive, install, needs};
 
 const IDLE: &str = "while :; do sleep 0.2; done";
 
@@ -303,13 +303,7 @@ fn what_is_masked_and_denied_is() {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).ok();
         }
         // That of busybox, which its shell prefers to a program, does not know all kinds.
-        std::fs::copy("/usr/bin/unshare", root.join("bin/unshare")).expect("copied");
-        let libraries = ves_kit::run("ldd", &["/usr/bin/unshare"]);
-        for path in libraries.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
-            let to = root.join(path);
-            std::fs::create_dir_all(to.parent().expect("it has one")).expect("made");
-            std::fs::copy(format!("/{path}"), to).expect("copied");
-        }
+        install(root, "unshare");
     });
     world.start(world.script(IDLE));
     for file in ["kcore", "keys", "kallsyms", "timer_list", "sysrq-trigger", "sched_debug"] {
@@ -390,7 +384,7 @@ fn hostile_terminals_and_directories_do_not_confuse_a_command() {
 
 /// A 32-bit program that makes one system call and ends with its error as status, or 256 less what it
 /// answered.
-fn one_call_32(call: u32, arguments: [u32; 3]) -> Vec<u8> {
+pub(super) fn one_call_32(call: u32, arguments: [u32; 3]) -> Vec<u8> {
     const BASE: u32 = 0x0804_8000;
     const HEADERS: u32 = 52 + 32;
     let le = u32::to_le_bytes;

@@ -5,6 +5,7 @@ mod daemon;
 mod devices;
 mod distributions;
 mod exec;
+mod features;
 mod hostile;
 mod start;
 mod starter;

@@ -51,6 +51,17 @@ pub(crate) fn plain(mut seen: Observed) -> Observed {
     seen
 }
 
+/// Puts a program of this machine into a root, with the libraries it wants.
+pub(crate) fn install(root: &Path, program: &str) {
+    std::fs::copy(format!("/usr/bin/{program}"), root.join("bin").join(program)).expect("copied");
+    let libraries = ves_kit::run("ldd", &[&format!("/usr/bin/{program}")]);
+    for path in libraries.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
+        let to = root.join(path);
+        std::fs::create_dir_all(to.parent().expect("it has one")).expect("made");
+        std::fs::copy(format!("/{path}"), to).expect("copied");
+    }
+}
+
 /// The parent of a process that lives.
 pub(crate) fn parent(pid: u32) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
@@ -208,6 +219,7 @@ impl World {
             ram_bytes: None,
             devices: vec![],
             capabilities_off: BTreeSet::new(),
+            features: ves_types::Features::default(),
         }
     }
 
