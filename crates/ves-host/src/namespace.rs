@@ -84,13 +84,17 @@ pub fn unshare_cgroup() -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Sys`].
 pub fn enter(pidfd: impl AsFd) -> Result<(), HostError> {
-    let all = ThreadNameSpaceType::USER
+    let mut all = ThreadNameSpaceType::USER
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
+    // One that was restored has its own time. A kernel without them refuses the kind.
+    if Path::new("/proc/self/ns/time").exists() {
+        all |= ThreadNameSpaceType::TIME;
+    }
     rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), all)
         .attempt(|| "enter the namespaces of the container".to_owned())
 }

@@ -66,6 +66,23 @@ fn nesting_gives_namespaces_of_every_kind_and_what_is_mounted_in_them() {
     world.sh("! test -e /run/host/proc && ! test -e /run/host/sys");
 }
 
+#[test]
+fn commands_join_the_time_of_their_init() {
+    if !needs() {
+        return;
+    }
+    let world = World::new(9452, |root| install(root, "unshare"));
+    // Nothing but a restored one has another time in earnest; one that nests can give itself one.
+    let script = format!("exec /bin/unshare -T sh -c '{IDLE}'");
+    let init = world.restart(&script, with(Feature::Nesting, true));
+    let time = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/time")).expect("a namespace");
+    ves_kit::wait_until(std::time::Duration::from_secs(60), "init has another time", || {
+        time(&init.to_string()) != time("self")
+    });
+    let command = world.sh("readlink /proc/self/ns/time");
+    assert_eq!(command.trim(), time(&init.to_string()).to_str().expect("text"));
+}
+
 /// What is refused to each, by calls of 32-bit programs, which a test can write; those of 64-bit programs are
 /// refused the same, as a law says.
 #[test]
