@@ -140,7 +140,7 @@ impl KernelHost {
             Found::Answers(mut monitor) => {
                 // A monitor knows of no init but systemd more than that it executes.
                 monitor.booted = monitor.booted && boot::seen(&monitor);
-                (Some(monitor), false, false)
+                (Some(*monitor), false, false)
             }
             Found::Unresponsive => (None, true, false),
         };
