@@ -2,7 +2,8 @@
 //!
 //! Started by the lifecycle daemon only, with one thread and no state of its own: `monitor CTID DIR` makes
 //! a container and stays its parent (what it should be comes by stdin; once it is made, a second thread
-//! listens to it), `exec DIR` runs a command inside one; DIR is where the daemons have their sockets.
+//! listens to it), `exec DIR` runs a command inside one, `views DIR` looks after what containers see in place
+//! of the node's; DIR is where the daemons have their sockets.
 //! `starter` starts both where the daemon is in a sandbox. What is asked for is a container and a
 //! specification; the steps are planned here, from these.
 //!
@@ -16,6 +17,7 @@ mod notify;
 mod perform;
 mod rate_limit;
 mod starter;
+mod views;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["monitor", ct, dir] => monitor::main(ct, Path::new(dir)),
         ["exec", dir] => exec::main(Path::new(dir)),
+        ["views", dir] => views::main(Path::new(dir)),
         ["starter"] => starter::main(),
         _ => ExitCode::from(64),
     }

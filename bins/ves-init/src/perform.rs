@@ -13,6 +13,7 @@ mod execute;
 mod inner;
 mod outer;
 mod place;
+mod views;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -35,6 +36,7 @@ pub(crate) use self::execute::{execute, remember_program};
 use self::inner::inner;
 pub(crate) use self::outer::limit;
 use self::outer::{Console, Outer, perform_outer};
+pub(crate) use self::views::{Views, mounted};
 
 /// How long the process may take from its birth to waiting for release.
 const PREPARE: Duration = Duration::from_secs(30);

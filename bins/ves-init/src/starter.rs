@@ -200,6 +200,7 @@ fn execute(launch: &Launch, dir: &Path, fds: &[OwnedFd]) -> Result<(), HostError
     let words = match launch {
         Launch::Monitor { ct } => vec!["monitor".to_owned(), ct.to_string()],
         Launch::Exec => vec!["exec".to_owned()],
+        Launch::Views => vec!["views".to_owned()],
     };
     let c = |text: String| CString::new(text).ok();
     let argv = std::iter::once("ves-init".to_owned()).chain(words).filter_map(c);

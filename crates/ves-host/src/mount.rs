@@ -380,6 +380,37 @@ pub fn mounted_at(path: &Path) -> Result<Option<MountEntry>, HostError> {
     Ok(mounts()?.into_iter().rev().find(|m| m.point == path))
 }
 
+/// The longest table of another process's mounts that is read.
+const TABLE: u64 = 8 << 20;
+
+/// The mounts of a process, as seen from its root. A table that is too long to be read is not understood.
+///
+/// # Errors
+/// [`HostError::Sys`] or [`HostError::Parse`].
+pub fn mounts_of(pid: u32) -> Result<Vec<MountEntry>, HostError> {
+    let path = format!("/proc/{pid}/mountinfo");
+    let (what, mut text) = (|| format!("read {path}"), Vec::new());
+    File::open(&path).and_then(|f| f.take(TABLE).read_to_end(&mut text)).attempt(what)?;
+    parse_mountinfo(&String::from_utf8_lossy(&text))
+}
+
+/// The device number of what is mounted at exactly this path, if anything is. Whoever provides the file system
+/// is not asked, and may be dead.
+///
+/// # Errors
+/// [`HostError::Sys`].
+pub fn device_at(path: &Path) -> Result<Option<(u32, u32)>, HostError> {
+    use rustix::fs::{StatxAttributes, StatxFlags, statx};
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let seen = match statx(CWD, path, flags, StatxFlags::empty()) {
+        Ok(seen) => seen,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(e).attempt(|| format!("look at {}", path.display())),
+    };
+    let root = seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(root.then_some((seen.stx_dev_major, seen.stx_dev_minor)))
+}
+
 /// Whether a path is a mount point, without reading the whole table; a path that does not exist
 /// is none.
 ///
@@ -460,5 +491,10 @@ mod tests {
         assert!(mounted_at(Path::new("/")).expect("a table").is_some());
         assert!(is_mount_point(Path::new("/")).expect("a root"));
         assert!(!is_mount_point(Path::new("/nowhere/at/all")).expect("no such path"));
+        let proc = mounted_at(Path::new("/proc")).expect("a table").map(|entry| entry.device);
+        assert_eq!(device_at(Path::new("/proc")).expect("looked at"), proc);
+        assert_eq!(device_at(Path::new("/proc/self")).expect("looked at"), None);
+        let mounts = mounts_of(std::process::id()).expect("a table");
+        assert!(mounts.iter().any(|entry| entry.point == Path::new("/")));
     }
 }

@@ -144,6 +144,7 @@ pub fn plan_init(
             v2: groups.v2.as_ref().map(|(mount, group)| mount.join(group)),
         },
     ];
+    steps.push(InitStep::TakeViews { dir: layout.views_dir() });
     // By the monitor, since the kernel asks for CAP_SYS_ADMIN, which the resources daemon has not.
     steps.extend(groups.devices.clone().map(|group| InitStep::FilterDevices {
         group,
@@ -179,6 +180,7 @@ pub fn plan_init(
         except: except.iter().map(|&e| e.to_owned()).collect(),
     }));
     steps.extend(MASKED.map(|at| InitStep::Mask(at.to_owned())));
+    steps.push(InitStep::ShowViews);
     steps.push(InitStep::EnterRoot);
     if spec.hostname.is_none() {
         steps.push(InitStep::OwnHostname(Hostname::of_container(ct).to_string()));
@@ -320,6 +322,8 @@ pub struct ExecPlan {
     pub unified: Option<(PathBuf, String)>,
     /// What is done in place of a program.
     pub steps: Option<Vec<InitStep>>,
+    /// Where the views are that are taken inside for that.
+    pub views: Option<PathBuf>,
     /// The program and its arguments; none: a login shell.
     pub argv: Vec<String>,
     /// The environment.
@@ -345,6 +349,7 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         Work::Run(command) => (command.clone(), None),
         Work::Name(names) => (Command::default(), Some(plan_names(names))),
         Work::Fit(memory) => (Command::default(), Some(plan_sizes(*memory))),
+        Work::Views => (Command::default(), Some(vec![InitStep::ShowViews])),
     };
     let mut env = if command.bare { Vec::new() } else { login_env() };
     for (name, value) in &command.env {
@@ -356,6 +361,7 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         groups: groups.v1.clone(),
         unified: groups.v2.clone(),
         steps,
+        views: matches!(work, Work::Views).then(|| layout.views_dir()),
         argv: command.argv,
         env,
         terminal: command.terminal,
@@ -377,6 +383,7 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
                 | InitStep::ReadOnly { .. }
                 | InitStep::Mask(_)
                 | InitStep::ShowConsole
+                | InitStep::ShowViews
         )
     };
     let before = |a: Option<usize>, b: Option<usize>, rule: &str| match (a, b) {
@@ -396,6 +403,9 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
     let made = place(&|s| matches!(s, InitStep::MakeDev { .. }));
     let given = place(&|s| matches!(s, InitStep::GiveDevices { .. }));
     let cgroup2 = place(&|s| matches!(s, InitStep::Mount { fs, .. } if fs == "cgroup2"));
+    let kernels =
+        last(&|s| matches!(s, InitStep::Mount { fs, .. } if fs == "proc" || fs == "sysfs"));
+    let views = place(&|s| matches!(s, InitStep::ShowViews));
     let privileged = last(&|s| {
         is_mount(s)
             || matches!(
@@ -435,6 +445,9 @@ pub fn disorder(steps: &[InitStep]) -> Option<String> {
             })
         })
         .or_else(|| before(last(&is_mount), enter, "every mount must be made before the root"))
+        .or_else(|| {
+            views.and_then(|_| before(kernels, views, "what is mounted later would hide the views"))
+        })
         .or_else(|| before(isolate, place(&is_mount), "mounts must be isolated before the first"))
         .or_else(|| before(privileged, drop, "capabilities are given up too early"))
         .or_else(|| before(drop, filter, "the filter must come after giving up capabilities"))
@@ -493,6 +506,11 @@ mod tests {
                 at(|s| matches!(s, InitStep::GiveDevices { .. })),
             ),
             (at(|s| matches!(s, InitStep::ShowConsole)), at(|s| matches!(s, InitStep::EnterRoot))),
+            (
+                at(|s| matches!(s, InitStep::Mount { fs, .. } if fs == "sysfs")),
+                at(|s| matches!(s, InitStep::ShowViews)),
+            ),
+            (at(|s| matches!(s, InitStep::ShowViews)), at(|s| matches!(s, InitStep::EnterRoot))),
             (at(|s| matches!(s, InitStep::SetHostname(_))), at(|s| matches!(s, InitStep::Drop(_)))),
             (at(|s| matches!(s, InitStep::Filter(_))), at(|s| matches!(s, InitStep::Exec { .. }))),
             (

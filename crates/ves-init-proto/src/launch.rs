@@ -22,6 +22,8 @@ pub enum Launch {
     },
     /// `ves-init exec`: its session, which begins with an [`ExecRequest`].
     Exec,
+    /// `ves-init views`: a channel of [`crate::views`]' words.
+    Views,
 }
 
 /// What a container's processes should be.
@@ -140,6 +142,8 @@ pub enum Work {
     Name(Names),
     /// Its memory file systems are made to fit this.
     Fit(Memory),
+    /// What is laid over files of its /proc and /sys becomes what the node has for that.
+    Views,
 }
 
 /// All that `ves-init exec` is told.

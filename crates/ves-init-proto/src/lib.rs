@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            ── Launch, StartRequest ─▶ monitor    plans and performs InitSteps, answers Requests
-//! lifecycled
+//! lifecycled ── Launch, views::Look ───▶ views      what there is, each time it is asked
 //!            ── Launch, ExecRequest ──▶ exec       frames of a session, both ways
 //! ```
 //!
@@ -25,6 +25,7 @@ pub mod process;
 pub mod report;
 mod step;
 mod systemd;
+pub mod views;
 
 pub use self::launch::{Command, ExecRequest, Launch, Memory, Names, Spec, StartRequest, Work};
 pub use self::limit::{Limited, ProcessLimit};

@@ -85,6 +85,11 @@ pub enum InitStep {
         /// The directory in the version 2 hierarchy.
         v2: Option<PathBuf>,
     },
+    /// Take a copy of each view of the node's that is there; see [`crate::views`].
+    TakeViews {
+        /// Where they are mounted.
+        dir: PathBuf,
+    },
     /// Let the version 1 group open these devices and no others, whatever it could before.
     FilterDevices {
         /// Its directory in the hierarchy of the devices controller.
@@ -162,6 +167,9 @@ pub enum InitStep {
     Mask(String),
     /// Show the console as /dev/console.
     ShowConsole,
+    /// Lay the views that were taken over the files of the kernel's that they stand for, in place of those of
+    /// a provider that lie there.
+    ShowViews,
     /// Make the mounted copy the root and let go of the node's mounts.
     EnterRoot,
     /// Set the host name.
@@ -219,6 +227,7 @@ impl InitStep {
             | Self::MakeDev { .. }
             | Self::MakeConsole { .. }
             | Self::OpenGroups { .. }
+            | Self::TakeViews { .. }
             | Self::FilterDevices { .. }
             | Self::GiveDevices { .. }
             | Self::GiveGroup { .. }
@@ -237,6 +246,7 @@ impl InitStep {
             | Self::ReadOnly { .. }
             | Self::Mask(_)
             | Self::ShowConsole
+            | Self::ShowViews
             | Self::EnterRoot
             | Self::SetHostname(_)
             | Self::OwnHostname(_)
@@ -262,6 +272,7 @@ impl fmt::Display for InitStep {
             Self::OpenGroups { v1, v2 } => {
                 write!(f, "open {} control groups", v1.len() + usize::from(v2.is_some()))
             }
+            Self::TakeViews { .. } => write!(f, "take views"),
             Self::FilterDevices { allow, .. } => {
                 write!(f, "let the control group open {} kinds of devices only", allow.len())
             }
@@ -287,6 +298,7 @@ impl fmt::Display for InitStep {
             Self::ReadOnly { at, .. } => write!(f, "make /{at} read-only"),
             Self::Mask(at) => write!(f, "mask /{at}"),
             Self::ShowConsole => write!(f, "show the console"),
+            Self::ShowViews => write!(f, "lay views over /proc and /sys"),
             Self::EnterRoot => write!(f, "enter the root"),
             Self::SetHostname(name) => write!(f, "set the host name {name}"),
             Self::OwnHostname(name) => write!(f, "set its own host name, else {name}"),

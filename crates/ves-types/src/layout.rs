@@ -9,6 +9,8 @@
 //! /run/ves/api/telemetry.sock     what daemons without a network report by     (coordinator)
 //! /run/ves/volumes            the mount namespace in which volumes are mounted, pinned (storage);
 //!                             in it, at /101, the container's volume, idmapped
+//! /run/ves/lxcfs              who provides views, mounted                  (ves-lxcfs)
+//! /run/ves/views              what containers see in place of the node's   (lifecycle)
 //! /run/ves/ct/101/netns       the container's network namespace, pinned    (lifecycle)
 //! /run/ves/ct/101/...         monitor socket, state                        (lifecycle)
 //! /var/lib/ves/storage        pool: templates/, volumes/                   (storage)
@@ -148,6 +150,15 @@ impl Layout {
     /// Where storage keeps the mount namespace in which volumes are mounted.
     pub fn volumes_dir(&self) -> PathBuf {
         self.run.join("volumes")
+    }
+    /// Where lifecycle has mounted, each on a file of its own, what is laid over files of each container's
+    /// /proc and /sys.
+    pub fn views_dir(&self) -> PathBuf {
+        self.run.join("views")
+    }
+    /// Where the file system of their provider is mounted, which the node's unit starts.
+    pub fn views_provider(&self) -> PathBuf {
+        self.run.join("lxcfs")
     }
     /// Where the container's volume was mounted in the node's own mount namespace by releases up to 0.1.
     pub fn ct_old_root(&self, ct: CtId) -> PathBuf {

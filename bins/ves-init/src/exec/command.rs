@@ -31,12 +31,15 @@ pub(super) struct Command<'a> {
     pub(super) status: &'a OwnedFd,
     /// Input, output and error output where it has no terminal.
     pub(super) io: &'a [OwnedFd],
+    /// The views that were taken for it.
+    pub(super) views: &'a perform::Views,
 }
 
 impl Command<'_> {
     /// The descriptors it needs.
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.io.iter().map(AsFd::as_fd).chain([self.status.as_fd()]).collect()
+        let io = self.io.iter().map(AsFd::as_fd).chain([self.status.as_fd()]);
+        io.chain(self.views.fds()).collect()
     }
 
     /// Prepares its process and executes it; answers the status to exit with where that failed.
@@ -47,7 +50,7 @@ impl Command<'_> {
         match channel::wait(self.status, Duration::ZERO) {
             Ok(false) => match &self.plan.steps {
                 None => handshake::report(self.status, self.execute()),
-                Some(steps) => match perform::adapt(steps) {
+                Some(steps) => match perform::adapt(steps, self.views) {
                     Ok(()) => 0,
                     Err(failure) => handshake::report(self.status, failure),
                 },

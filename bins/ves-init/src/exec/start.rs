@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Signal, Uid};
 use ves_host::channel;
 use ves_host::child::{self, Child, How};
-use ves_host::{Attempt, HostError};
+use ves_host::{Attempt, HostError, mount};
 use ves_init_proto::frame::{Decoder, Frame, Tag};
 use ves_init_proto::init_plan::ExecPlan;
 use ves_init_proto::report::{self, Answer, Failure, Request, Status};
@@ -134,6 +134,11 @@ fn start_in(
     let unified =
         plan.unified.as_ref().map(|(mount, group)| unified(mount, group, status.init_pid));
     let unified = unified.transpose().map_err(failed)?;
+    let views = plan
+        .views
+        .as_ref()
+        .map(|dir| perform::Views::take_for(dir, &mount::mounts_of(status.init_pid)?));
+    let views = views.transpose().map_err(failed)?.unwrap_or_default();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     if plan.terminal.is_none() {
         let owner = owner(status.init_pid).map_err(failed)?;
@@ -159,6 +164,7 @@ fn start_in(
         features: status.features,
         status: &status_tx,
         io: &theirs,
+        views: &views,
     };
     let reaper = Reaper { command, report: &report_tx };
     let helper = Helper { reaper, groups: &groups, init: pidfd };
@@ -166,7 +172,7 @@ fn start_in(
     let group = unified.as_ref().map(AsFd::as_fd);
     let helper = child::fork(How { group, keep: &keep, ..How::default() }, || helper.run());
     let helper = helper.map_err(failed)?;
-    drop((status_tx, report_tx, theirs, groups));
+    drop((status_tx, report_tx, theirs, groups, views));
     let mut handshake = Handshake::default();
     if !handshake.receive(&status_rx, Some(peer), START_TIMEOUT).map_err(failed)? {
         kill(&helper);

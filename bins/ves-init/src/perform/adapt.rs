@@ -12,13 +12,18 @@ use ves_init_proto::InitStep;
 use ves_init_proto::memory::Size;
 use ves_init_proto::report::Failure;
 
+use super::views::{Views, show_here};
 use super::{etc, failure};
 
 /// The magic number of tmpfs.
 const TMPFS: u64 = 0x0102_1994;
 
-/// Performs steps; after one that fails no more is done.
-pub(crate) fn adapt(steps: &[InitStep]) -> Result<(), Failure> {
+/// Performs steps, with the views that were taken for it; after one that fails no more is done.
+pub(crate) fn adapt(steps: &[InitStep], views: &Views) -> Result<(), Failure> {
+    let perform = |step: &InitStep| match step {
+        InitStep::ShowViews => show_here(views),
+        _ => perform(step),
+    };
     steps.iter().try_for_each(|step| perform(step).map_err(|e| failure(&step.to_string(), &e)))
 }
 

@@ -69,7 +69,13 @@ pub(super) fn inner(outer: &Outer, channel: &OwnedFd, steps: &[InitStep]) -> Res
 
 /// Whatever the tenant put in the way, a full disk, or what this kernel lacks hinders no start.
 fn hinders_no_start(step: &InitStep) -> bool {
-    matches!(step, InitStep::OwnHostname(_) | InitStep::WriteEtc(_) | InitStep::SetSysctl { .. })
+    matches!(
+        step,
+        InitStep::OwnHostname(_)
+            | InitStep::WriteEtc(_)
+            | InitStep::SetSysctl { .. }
+            | InitStep::ShowViews
+    )
 }
 
 impl Inner<'_> {
@@ -110,6 +116,7 @@ impl Inner<'_> {
             InitStep::ReadOnly { at, except } => self.read_only(at, except)?,
             InitStep::Mask(at) => self.mask(at)?,
             InitStep::ShowConsole => self.show_console()?,
+            InitStep::ShowViews => self.show_views()?,
             InitStep::EnterRoot => self.enter_root()?,
             InitStep::SetHostname(_)
             | InitStep::OwnHostname(_)
@@ -134,6 +141,7 @@ impl Inner<'_> {
             | InitStep::MakeDev { .. }
             | InitStep::MakeConsole { .. }
             | InitStep::OpenGroups { .. }
+            | InitStep::TakeViews { .. }
             | InitStep::FilterDevices { .. }
             | InitStep::GiveDevices { .. }
             | InitStep::GiveGroup { .. }
@@ -199,6 +207,15 @@ impl Inner<'_> {
         mount::attach_at(&cover, part, Path::new(""))?;
         self.cover = Some(cover);
         Ok(())
+    }
+
+    fn show_views(&self) -> Result<(), HostError> {
+        match &self.outer.views {
+            Some(Ok(views)) => views.show(self.root()?),
+            Some(Err(e)) => Err(std::io::Error::other(failure("", e).message))
+                .attempt(|| "take views".to_owned()),
+            None => no("views"),
+        }
     }
 
     fn enter_root(&self) -> Result<(), HostError> {

@@ -14,7 +14,7 @@ use ves_host::pty::{self, Pty};
 use ves_host::{Attempt, HostError, cgroup, id_map, namespace};
 use ves_init_proto::{InitStep, Limited, ProcessLimit};
 
-use super::{dev, devices};
+use super::{Views, dev, devices};
 
 /// What was taken and made for the process.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Outer {
     pub(super) root: Option<OwnedFd>,
     /// The file system of /dev.
     pub(super) dev: Option<OwnedFd>,
+    /// Its views, or why it has none.
+    pub(super) views: Option<Result<Views, HostError>>,
     /// The console.
     pub(super) console: Option<Console>,
     /// The `tasks` files of the version 1 groups.
@@ -36,7 +38,8 @@ impl Outer {
     pub(super) fn held(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let places = self.root.iter().chain(&self.dev).map(AsFd::as_fd);
         let console = self.console.iter().flat_map(|c| [c.instance.as_fd(), c.pty.slave.as_fd()]);
-        places.chain(console).chain(self.groups.iter().map(AsFd::as_fd))
+        let views = self.views.iter().flatten().flat_map(Views::fds);
+        places.chain(views).chain(console).chain(self.groups.iter().map(AsFd::as_fd))
     }
 }
 
@@ -106,6 +109,11 @@ pub(super) fn perform_outer(
                 let file = File::open(dir).attempt(|| format!("open {}", dir.display()))?;
                 outer.unified = Some(file.into());
             }
+            Ok(())
+        }
+        (InitStep::TakeViews { dir }, _) => {
+            // Without them it shows what the kernel does; the step that lays them tells.
+            outer.views = Some(Views::take(dir));
             Ok(())
         }
         (InitStep::FilterDevices { group, allow }, _) => {

@@ -154,7 +154,7 @@ impl KernelHost {
             last: clean::last_end(&dir).about(ct, "read how it last ended")?,
             mounted: volume.is_some_and(|place| place.mounted),
             grouped: groups::exist(groups, ct),
-            monitor: monitor.map(|monitor| *monitor),
+            monitor,
             unresponsive,
             stray,
         })

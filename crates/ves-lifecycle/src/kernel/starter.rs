@@ -39,6 +39,7 @@ pub(super) fn launch(
     let cmd = match launch {
         Launch::Monitor { ct } => Cmd::new(ves_init).arg("monitor").arg(ct.to_string()),
         Launch::Exec => Cmd::new(ves_init).arg("exec"),
+        Launch::Views => Cmd::new(ves_init).arg("views"),
     };
     let cmd = cmd.arg(layout.run_dir());
     let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
