@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use ves_init_proto::views::Provider;
 use ves_types::DevicePattern;
 
 /// The `[service]` table of its configuration file.
@@ -22,6 +23,25 @@ pub struct Config {
     /// Devices below /dev that containers may have when asked for, besides the usual ones; with `*` at its end
     /// a name means all that begin so.
     pub allow_devices: Vec<DevicePattern>,
+    /// Who provides what containers see in place of the node's in files of /proc and /sys.
+    pub views: Views,
+}
+
+/// The `[service.views]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Views {
+    /// Which program.
+    pub provider: Provider,
+    /// Where its file system is mounted; without this, `lxcfs` beside the daemons' sockets, where `ves-lxcfs`
+    /// mounts it.
+    pub dir: Option<PathBuf>,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { provider: Provider::Lxcfs, dir: None }
+    }
 }
 
 impl Default for Config {
@@ -32,6 +52,7 @@ impl Default for Config {
             max_sessions: 512,
             max_changes: ves_daemon::converge::CHANGES,
             allow_devices: Vec::new(),
+            views: Views::default(),
         }
     }
 }
@@ -47,6 +68,9 @@ impl ves_daemon::ServiceConfig for Config {
         }
         if self.ves_init.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err("service.ves_init is no absolute path".to_owned());
+        }
+        if self.views.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            return Err("service.views.dir is no absolute path".to_owned());
         }
         Ok(())
     }

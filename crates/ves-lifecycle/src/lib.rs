@@ -101,6 +101,7 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
     let fences = FenceStore::open(layout.run_dir().join("fence").join(KIND.name()))?;
     let host = kernel::KernelHost::new(layout, ves_init)?;
     let host = Arc::new(host.allowing(config.allow_devices.clone()));
+    host.look_after_views(&config.views)?;
     let shell = Shell::new(KIND, fences, config.max_changes);
     let service = service::Service::new(host, shell, config);
     service.resume()?;

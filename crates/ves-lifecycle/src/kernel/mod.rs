@@ -6,6 +6,7 @@ mod clean;
 mod groups;
 mod monitor;
 mod starter;
+mod views;
 
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
@@ -33,6 +34,7 @@ use crate::plan::asking::{Asking, Heard, Next};
 use crate::plan::{Observed, Spec, Step};
 use changes::Changes;
 use monitor::{Change, Follower, Found, Patience};
+use views::Views;
 
 /// How long a monitor may take to make a container.
 const MAKE: Duration = Duration::from_secs(40);
@@ -51,6 +53,7 @@ pub struct KernelHost {
     ves_init: PathBuf,
     allow_devices: Vec<DevicePattern>,
     changes: Arc<Changes>,
+    views: Arc<Views>,
     /// Those found last: the table they are found in has a line for each mount of each container.
     hierarchies: Mutex<Option<Arc<Hierarchies>>>,
 }
@@ -60,8 +63,9 @@ impl KernelHost {
     pub fn new(layout: Layout, ves_init: PathBuf) -> Result<Self, HostError> {
         let volumes = Volumes::new(layout.volumes_dir());
         let changes = Changes::new()?;
-        let (allow_devices, hierarchies) = (Vec::new(), Mutex::default());
-        Ok(Self { layout, volumes, ves_init, allow_devices, changes, hierarchies })
+        let (views, hierarchies) = (Arc::default(), Mutex::default());
+        let allow_devices = Vec::new();
+        Ok(Self { layout, volumes, ves_init, allow_devices, changes, views, hierarchies })
     }
 
     /// The same, where containers may have these devices besides the usual ones.
@@ -195,6 +199,17 @@ impl KernelHost {
 
     /// Changes a running container, to be like `spec`, which its monitor remembers.
     fn adapt(&self, ct: CtId, work: Work, spec: &Spec) -> Result<(), Error> {
+        self.change_inside(ct, work)?;
+        let spec = serde_json::to_string(spec).unwrap_or_default();
+        match monitor::ask(ct, &self.layout.ct_dir(ct), &Request::Remember(spec)) {
+            // It ended, or is of a release that remembers nothing: then it is told again.
+            Err(Error::Gone { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Has a running container changed, and waits until it is.
+    fn change_inside(&self, ct: CtId, work: Work) -> Result<(), Error> {
         const WHAT: &str = "change what runs";
         let session = self.inside(ct, work)?;
         let said = monitor::read_report(&session, ASK).about(ct, WHAT)?;
@@ -203,15 +218,7 @@ impl KernelHost {
         while let Ok(Some(frame)) = decoder.next_frame() {
             match frame.tag {
                 Tag::Started => {}
-                Tag::Ended if frame.parse() == Some(Ended::Code(0)) => {
-                    let spec = serde_json::to_string(spec).unwrap_or_default();
-                    let told = monitor::ask(ct, &self.layout.ct_dir(ct), &Request::Remember(spec));
-                    return match told {
-                        // It ended, or is of a release that remembers nothing: then it is told again.
-                        Err(Error::Gone { .. }) => Ok(()),
-                        other => other.map(drop),
-                    };
-                }
+                Tag::Ended if frame.parse() == Some(Ended::Code(0)) => return Ok(()),
                 Tag::Failed => {
                     let failure = frame.parse().unwrap_or_else(|| Failure {
                         step: WHAT.to_owned(),
@@ -344,6 +351,7 @@ impl Host for KernelHost {
                     // take it for one that still waits.
                     monitor::await_end(ct, &dir, DIE)?;
                 }
+                self.views.changed(ct);
                 released
             }
             // They are the service's, which has ended them.
@@ -359,8 +367,15 @@ impl Host for KernelHost {
                 groups::kill(&*self.hierarchies()?, ct, DIE)
             }
             Step::Freeze => groups::freeze(&*self.hierarchies()?, ct, true),
-            Step::Thaw => groups::freeze(&*self.hierarchies()?, ct, false),
-            Step::Cleanup => clean::clean(ct, &dir, &self.layout.ct_netns(ct)),
+            Step::Thaw => {
+                groups::freeze(&*self.hierarchies()?, ct, false)?;
+                self.views.changed(ct);
+                Ok(())
+            }
+            Step::Cleanup => {
+                self.views.gone(ct);
+                clean::clean(ct, &dir, &self.layout.ct_netns(ct))
+            }
             Step::Forget => clean::forget(ct, &dir),
         }
     }

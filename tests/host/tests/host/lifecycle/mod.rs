@@ -12,3 +12,4 @@ mod starter;
 mod strays;
 mod support;
 mod unit_namespaces;
+mod views;

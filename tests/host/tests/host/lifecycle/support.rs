@@ -314,6 +314,15 @@ impl World {
         cgroup::write(file, &most.to_string()).expect("limited");
     }
 
+    /// Lets it have so many processors' time.
+    pub(crate) fn limit_cpus(&self, most: u32) {
+        let dir = self.group_of(Controller::Cpu);
+        let (v1, v2) = (dir.join("cpu.cfs_quota_us"), dir.join("cpu.max"));
+        let quota = (most * 100_000).to_string();
+        let (file, value) = if v1.exists() { (v1, quota) } else { (v2, format!("{quota} 100000")) };
+        cgroup::write(&file, &value).expect("limited");
+    }
+
     pub(crate) fn limit_pids(&self, most: u32) {
         cgroup::write(&self.group_of(Controller::Pids).join("pids.max"), &most.to_string())
             .expect("limited");
