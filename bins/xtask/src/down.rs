@@ -44,6 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             line.says(&format!("ending {}", service.name()));
             ended += usize::from(stack.stop(service)?);
         }
+        up::views::end(&layout)?;
         Ok(((), format!("{ended} ended")))
     })?;
     steps.step("sweep", remedy, |_| {

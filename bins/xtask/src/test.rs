@@ -55,6 +55,7 @@ const PACKAGES: &[&str] = &[
     "gpgv",
     "iproute2",
     "iputils-ping",
+    "lxcfs",
     "mmdebstrap",
     "mount",
     "nftables",

@@ -7,6 +7,7 @@
 
 mod machine;
 mod progress;
+pub(crate) mod views;
 mod virtctl;
 mod web;
 
@@ -132,7 +133,8 @@ fn daemons(steps: &mut Steps) -> anyhow::Result<()> {
     steps.step("daemons", remedy, |line| {
         let mut stack = node_stack();
         stack.prepare()?;
-        line.says("starting storage, network, resources, lifecycle, coordinator");
+        line.says("starting lxcfs, storage, network, resources, lifecycle, coordinator");
+        views::provide(stack.layout(), &target_dir().join("up/lxcfs.log"))?;
         let all = stack.start_all()?;
         let count = |what| all.values().filter(|started| **started == what).count();
         let mut notes = Vec::new();

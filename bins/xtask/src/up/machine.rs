@@ -14,12 +14,13 @@ use super::progress::Line;
 use crate::tool;
 
 /// The Debian packages Ves needs on a node, with a program of each: no program, no package.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("mmdebstrap", "mmdebstrap"),
     ("e2fsprogs", "mke2fs"),
     ("xfsprogs", "mkfs.xfs"),
     ("nftables", "nft"),
     ("iproute2", "ip"),
+    ("lxcfs", "lxcfs"),
     ("passwd", "useradd"),
 ];
 
