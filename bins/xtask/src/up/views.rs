@@ -1,14 +1,14 @@
 //! The provider of what containers see in place of the node's, as the unit `ves-lxcfs` starts it.
 //!
-//! It is told to end by unmounting. Never here: the node's views, which the lifecycle daemon looks after.
+//! Never here: the node's views, which the lifecycle daemon looks after.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use ves_types::layout::Layout;
 
 use crate::tool;
@@ -43,9 +43,9 @@ pub(crate) fn provide(layout: &Layout, log: &Path) -> anyhow::Result<bool> {
     let out = File::create(log).with_context(|| format!("make {}", log.display()))?;
     let mut lxcfs = Command::new("/usr/bin/setsid");
     lxcfs.args(["lxcfs", "-f", "--enable-loadavg", "--enable-cfs", "--enable-pidfd", "-p"]);
-    lxcfs.arg(dir.with_extension("pid")).arg(&dir);
+    lxcfs.arg(pid_file(layout)).arg(&dir);
     lxcfs.stdin(Stdio::null()).stdout(out.try_clone().context("duplicate the log")?).stderr(out);
-    let mut child = lxcfs.current_dir("/").process_group(0).spawn().context("start lxcfs")?;
+    let mut child = lxcfs.current_dir("/").spawn().context("start lxcfs")?;
     let end = Instant::now() + READY;
     while !mounted(&dir)? {
         let ended = child.try_wait().context("look after lxcfs")?;
@@ -59,8 +59,23 @@ pub(crate) fn provide(layout: &Layout, log: &Path) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Takes away all that is mounted of it, by which it ends.
+fn pid_file(layout: &Layout) -> PathBuf {
+    layout.views_provider().with_extension("pid")
+}
+
+/// Ends it, and takes away all that is mounted of it. Others' copies of the node's mounts would keep it.
 pub(crate) fn end(layout: &Layout) -> anyhow::Result<()> {
+    let number = fs::read_to_string(pid_file(layout)).unwrap_or_default();
+    if let Some(pid) = number.trim().parse().ok().and_then(Pid::from_raw)
+        && let Ok(held) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        let words = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+        let dir = layout.views_provider();
+        if words.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_encoded_bytes()) {
+            // It may end in this moment.
+            pidfd_send_signal(&held, Signal::TERM).ok();
+        }
+    }
     for entry in fs::read_dir(layout.views_dir()).into_iter().flatten().flatten() {
         unmount(&entry.path())?;
     }

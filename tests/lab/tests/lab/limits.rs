@@ -1,5 +1,6 @@
 //! Limits really bite, through cgroup v2 and a file system of one's own.
 
+use ves_cluster::PATIENCE;
 use ves_kit::lab::{Machine, Need, story};
 
 /// One number of `virtctl resources 101 -o json`.
@@ -76,6 +77,18 @@ fn limits_of_units_inside_bite_too() {
         node.exec_in(101, "systemctl start hog; while systemctl is-active -q hog; do :; done")?;
         let end = node.exec_in(101, "systemctl show -P Result hog")?;
         assert_eq!(end.stdout.trim(), "oom-kill");
+
+        // Its limits are those of a group above that of its init.
+        let sees =
+            |kib: u64| format!("virtctl exec 101 -- grep -q '^MemTotal: *{kib} kB' /proc/meminfo");
+        node.sh(&sees(256 << 10))?;
+        node.sh("virtctl set 101 --cpus 1 --ram 128M")?;
+        node.sh(&sees(128 << 10))?;
+        let online = node.exec_in(101, "cat /sys/devices/system/cpu/online")?;
+        assert_eq!(online.stdout.trim(), "0");
+        node.sh("virtctl set 101 --ram 256M && systemctl kill -s KILL ves-lxcfs")?;
+        let again = "test $(systemctl show --value -p NRestarts ves-lxcfs) -gt 0";
+        node.until(&format!("{again} && {}", sees(256 << 10)), PATIENCE)?;
         assert_eq!(node.sh("virtctl list -H -o csv --fields status")?, "running");
 
         // A threaded group, which has no list of processes to read, hides nothing from the node.

@@ -11,6 +11,7 @@ use ves_lifecycle::plan::{Spec, Step};
 use ves_types::ExitCause;
 
 use super::support::{World, needs};
+use super::views::Lxcfs;
 
 /// The template's archive; `None` where it cannot be built.
 fn template(suite: &str, packages: &str) -> Option<PathBuf> {
@@ -47,6 +48,7 @@ fn ready() -> bool {
         && ves_kit::check(&[
             need::program("mmdebstrap", "mmdebstrap"),
             need::program("mke2fs", "e2fsprogs"),
+            need::program("lxcfs", "lxcfs"),
         ])
 }
 
@@ -109,12 +111,31 @@ fn init_outlives_full_memory(world: &World) {
     world.sh("! mountpoint -q /mnt || umount /mnt; systemd-run --wait --quiet /bin/true");
 }
 
-fn boots(number: u32, suite: &str) {
+/// Of a container that may have 256 MiB and runs a server: it sees as much, and whoever fills its /tmp gets told
+/// so and hurts nobody.
+fn serves_with_full_tmp(world: &World) {
+    let total = world.sh("free -m | grep ^Mem: | tr -s ' ' | cut -d' ' -f2");
+    assert_eq!(total.trim(), "256");
+    let top = world.sh("TERM=dumb top -b -n 1 | head -n 5");
+    assert!(top.contains("MiB Mem :    256.0 total"), "{top}");
+    let banner = || world.sh("bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; head -n 1 <&3'");
+    assert!(banner().starts_with("SSH-2.0-"), "{}", banner());
+    let full = world.exec(&["dd", "if=/dev/zero", "of=/tmp/big", "bs=1M"]);
+    let said = String::from_utf8_lossy(&full.error);
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(banner().starts_with("SSH-2.0-"), "{}", banner());
+    assert_eq!(world.killed_for_memory(), 0);
+    world.sh("rm /tmp/big");
+}
+
+fn boots(number: u32, suite: &str, more: &str) {
     if !ready() {
         return;
     }
-    let Some(tar) = template(suite, "systemd-sysv,dbus,procps") else { return };
+    let Some(tar) = template(suite, &format!("{more}systemd-sysv,dbus,procps")) else { return };
     let world = World::from_tar(number, &tar, |_| {});
+    world.limit_memory(256 << 20);
+    let views = Lxcfs::provide(&world);
     let begun = std::time::Instant::now();
     world.start(Spec { ram_bytes: Some(256 << 20), ..world.spec() });
     let monitor = world.observe().monitor.expect("it runs");
@@ -147,6 +168,10 @@ fn boots(number: u32, suite: &str) {
     let group = world.sh("systemd-run --wait --pipe --quiet /bin/cat /proc/self/cgroup");
     assert!(group.contains("0::/system.slice/run-"), "{group}");
     is_fitted(&world);
+    if more.contains("openssh-server") {
+        serves_with_full_tmp(&world);
+    }
+    drop(views);
     init_outlives_full_memory(&world);
     for (command, cause) in
         [("systemctl reboot", ExitCause::Rebooted), ("systemctl poweroff", ExitCause::Halted)]
@@ -193,12 +218,12 @@ fn stops_as_young(world: &World) {
 
 #[test]
 fn trixie_systemd() {
-    boots(9420, "trixie");
+    boots(9420, "trixie", "openssh-server,");
 }
 
 #[test]
 fn bookworm_systemd() {
-    boots(9421, "bookworm");
+    boots(9421, "bookworm", "");
 }
 
 #[test]

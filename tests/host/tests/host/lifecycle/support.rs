@@ -314,6 +314,17 @@ impl World {
         cgroup::write(file, &most.to_string()).expect("limited");
     }
 
+    /// How many were killed since it may have no more memory.
+    pub(crate) fn killed_for_memory(&self) -> u64 {
+        let dir = self.group_of(Controller::Memory);
+        let mut texts = ["memory.oom_control", "memory.events"]
+            .into_iter()
+            .filter_map(|name| std::fs::read_to_string(dir.join(name)).ok());
+        let text = texts.next().expect("kills are counted");
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.parse().ok()).expect("a number")
+    }
+
     /// Lets it have so many processors' time.
     pub(crate) fn limit_cpus(&self, most: u32) {
         let dir = self.group_of(Controller::Cpu);

@@ -10,13 +10,14 @@ use ves_init_proto::views::VIEWS;
 use ves_kit::need;
 use ves_lifecycle::config::Views;
 use ves_lifecycle::host::Host as _;
+use ves_lifecycle::kernel::KernelHost;
 use ves_lifecycle::plan::Goal;
 
 use super::start::OBEDIENT;
 use super::support::{World, needs};
 
 /// An lxcfs of the test's own.
-struct Lxcfs {
+pub(super) struct Lxcfs {
     child: Child,
     dir: PathBuf,
 }
@@ -31,6 +32,16 @@ impl Lxcfs {
         let this = Self { child, dir: dir.to_owned() };
         until("it is mounted", || dir.join("proc/uptime").exists());
         this
+    }
+
+    /// One for a container's node, whose views that has then; they are looked after as long as the answer lives.
+    pub(super) fn provide(world: &World) -> (Self, Arc<KernelHost>) {
+        let lxcfs = Self::start(&world.layout().views_provider());
+        let host = Arc::new(world.another_host());
+        host.look_after_views(&Views::default()).expect("begun");
+        let last = world.layout().views_dir().join(VIEWS[VIEWS.len() - 1].name);
+        until("the node has views", || ves_host::mount::is_mount_point(&last).unwrap_or(false));
+        (lxcfs, host)
     }
 
     fn signal(&self, signal: Signal) {
@@ -71,11 +82,7 @@ fn a_container_sees_its_own_while_lxcfs_dies_comes_back_and_hangs() {
     world.limit_memory(256 << 20);
     world.limit_cpus(1);
     let dir = world.layout().views_provider();
-    let mut lxcfs = Lxcfs::start(&dir);
-    let host = Arc::new(world.another_host());
-    host.look_after_views(&Views::default()).expect("begun");
-    let last = world.layout().views_dir().join(VIEWS[VIEWS.len() - 1].name);
-    until("the node has views", || ves_host::mount::is_mount_point(&last).unwrap_or(false));
+    let (mut lxcfs, host) = Lxcfs::provide(&world);
 
     let start = || {
         let init = world.start(world.script(OBEDIENT));
