@@ -294,7 +294,8 @@ fn plan_sizes(memory: Memory) -> Vec<InitStep> {
     let resize = |(place, at, unless): (Place, &str, _)| {
         Some(InitStep::Resize { at: at.to_owned(), size: place.size(memory)?, unless })
     };
-    all.into_iter().filter_map(resize).collect()
+    let users = Place::User.size(memory).map(InitStep::ResizeUsers);
+    all.into_iter().filter_map(resize).chain(users).collect()
 }
 
 /// The environment of commands run inside by `exec`, as a login of root has it.

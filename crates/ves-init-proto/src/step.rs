@@ -194,6 +194,8 @@ pub enum InitStep {
         /// What makes it needless, as of a file.
         unless: Vec<Unless>,
     },
+    /// The same for what each user has who is logged in, in /run/user.
+    ResizeUsers(Size),
     /// Tell programs inside who manages the container, and how.
     Introduce {
         /// Small files.
@@ -253,6 +255,7 @@ impl InitStep {
             | Self::SetSysctl { .. }
             | Self::WriteEtc(_)
             | Self::Resize { .. }
+            | Self::ResizeUsers(_)
             | Self::Introduce { .. }
             | Self::Drop(_)
             | Self::Await
@@ -304,6 +307,7 @@ impl fmt::Display for InitStep {
             Self::OwnHostname(name) => write!(f, "set its own host name, else {name}"),
             Self::SetSysctl { name, value } => write!(f, "set {name} to {value}"),
             Self::Resize { at, size, .. } => write!(f, "let {at} hold {} bytes", size.bytes),
+            Self::ResizeUsers(size) => write!(f, "let each of /run/user hold {} bytes", size.bytes),
             Self::WriteEtc(EtcFile::Hostname(_)) => write!(f, "write /etc/hostname"),
             Self::WriteEtc(EtcFile::Hosts(_)) => write!(f, "write /etc/hosts"),
             Self::WriteEtc(EtcFile::Resolv(_)) => write!(f, "write /etc/resolv.conf"),

@@ -2,9 +2,11 @@
 //!
 //! Owns the sizes of its memory file systems; its names are in [`super::etc`]. Never here: what should change.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 use ves_host::mount::{self, FsContext};
 use ves_host::{Attempt, HostError};
@@ -17,6 +19,11 @@ use super::{etc, failure};
 
 /// The magic number of tmpfs.
 const TMPFS: u64 = 0x0102_1994;
+
+/// Where systemd mounts what a user has in memory who is logged in, by his number.
+const USERS: &str = "/run/user";
+/// The most entries there that are looked at: whoever is root inside makes any number.
+const MOST_USERS: usize = 4096;
 
 /// Performs steps, with the views that were taken for it; after one that fails no more is done.
 pub(crate) fn adapt(steps: &[InitStep], views: &Views) -> Result<(), Failure> {
@@ -32,8 +39,27 @@ pub(super) fn perform(step: &InitStep) -> Result<(), HostError> {
     match step {
         InitStep::Resize { unless, .. } if unless.iter().any(etc::stands) => Ok(()),
         InitStep::Resize { at, size, .. } => resize(Path::new(at), *size),
+        InitStep::ResizeUsers(size) => resize_below(Path::new(USERS), *size),
         _ => etc::name(step),
     }
+}
+
+/// Gives a size to what is mounted below, at numbers.
+fn resize_below(at: &Path, size: Size) -> Result<(), HostError> {
+    let what = || format!("look into {}", at.display());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(at, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        other => other.attempt(what)?,
+    };
+    for entry in Dir::new(directory).attempt(what)?.take(MOST_USERS) {
+        let entry = entry.attempt(what)?;
+        let name = entry.file_name().to_bytes();
+        if name.iter().all(u8::is_ascii_digit) {
+            resize(&at.join(OsStr::from_bytes(name)), size)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the memory file system that is mounted there a size, or the one it has use for, if that is more.

@@ -121,7 +121,8 @@ impl Inner<'_> {
             InitStep::SetHostname(_)
             | InitStep::OwnHostname(_)
             | InitStep::WriteEtc(_)
-            | InitStep::Resize { .. } => adapt::perform(step)?,
+            | InitStep::Resize { .. }
+            | InitStep::ResizeUsers(_) => adapt::perform(step)?,
             InitStep::SetSysctl { name, value } => {
                 let path = Path::new("/proc/sys").join(name);
                 std::fs::write(&path, value).attempt(|| format!("write {}", path.display()))?;

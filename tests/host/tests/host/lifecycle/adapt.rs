@@ -75,6 +75,13 @@ fn memory_file_systems_fit_what_it_may_have_while_it_runs() {
     let with = |mib: u64| Spec { ram_bytes: Some(mib << 20), ..world.script(OBEDIENT) };
     world.start(with(64));
     world.sh("mount -t tmpfs none /tmp");
+    // What systemd mounts for who is logged in, and what it does not.
+    world.sh(
+        "cd /run && mkdir -p user/1000 user/1001 user/own && touch user/1002 && ln -s ../../tmp user/1003 && \
+         for at in 1000 own; do mount -t tmpfs -o size=5m none user/$at; done",
+    );
+    let users =
+        || world.sh("for at in 1000 own; do stat -f -c %b /run/user/$at; done").replace('\n', " ");
     let sizes = || {
         let blocks = world.sh("stat -f -c %b /dev/shm /run /tmp");
         blocks.lines().map(|n| n.parse::<u64>().expect("a number") >> 8).collect::<Vec<_>>()
@@ -86,6 +93,11 @@ fn memory_file_systems_fit_what_it_may_have_while_it_runs() {
     };
     fit(256);
     assert_eq!(sizes(), [64, 32, 64]);
+    assert_eq!(
+        users(),
+        "4096 1280 ",
+        "pages: a sixteenth of the memory, and what somebody else chose"
+    );
     // What is in use stays; and of /tmp the tenant says himself how large it is.
     world.sh("dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; echo 'none /tmp tmpfs' > /etc/fstab");
     fit(64);
