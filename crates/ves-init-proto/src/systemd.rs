@@ -80,6 +80,44 @@ mod tests {
         }
     }
 
+    /// What each file is there for; a line that is lost shows inside only where somebody looks for it.
+    #[test]
+    fn all_is_said_where_a_later_file_of_the_tenant_wins() {
+        let all = files(&spec(Some(256 << 20)));
+        let said = |path: &str| {
+            let path = format!("systemd/{path}/10-ves.conf");
+            let file = all.iter().find(|file| file.path == path);
+            let file = file.unwrap_or_else(|| panic!("{path} is not there"));
+            file.text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(said("system.conf.d"), ["[Manager]", "DefaultOOMScoreAdjust=200"]);
+        let every = ["[Service]", "PrivateUsers=no", "OOMScoreAdjust=200"];
+        assert_eq!(said("system/service.d"), every);
+        let resolved = said("system/systemd-resolved.service.d");
+        assert_eq!(resolved, ["[Service]", "PrivateTmp=yes"]);
+        let logind = said("system/systemd-logind.service.d");
+        assert_eq!(logind[0], "[Service]");
+        // All that makes systemd give a unit mounts of its own, in Debian's file of it.
+        for mounts in [
+            "PrivateTmp=no",
+            "ProtectControlGroups=no",
+            "ProtectHome=no",
+            "ProtectHostname=no",
+            "ProtectKernelLogs=no",
+            "ProtectKernelModules=no",
+            "ProtectKernelTunables=no",
+            "ProtectSystem=no",
+            "ReadWritePaths=",
+        ] {
+            assert!(logind.iter().any(|line| line == mounts), "{mounts}");
+        }
+        for file in &all {
+            assert!(file.path.ends_with("/10-ves.conf") && file.text.ends_with('\n'), "{file:?}");
+            assert_eq!(!file.unless.is_empty(), file.path.contains("tmp.mount"), "{file:?}");
+        }
+        assert_eq!(own_tmp().len(), 2, "a line of fstab, and a unit");
+    }
+
     #[test]
     fn only_what_is_limited_is_said() {
         let sizes = |ram| {
