@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args};
 use ves_types::{
     CapabilityChange, CpuLimit, CtAddress, CtName, DeviceChange, DiskSize, FeatureSwitch, Hostname,
-    IndexList, InodeLimit, RestartPolicy, SearchDomain, StopTimeout, UbcResource, UbcValue,
+    IndexList, InodeLimit, IoBandwidth, IoPriority, IoRate, RestartPolicy, SearchDomain,
+    StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -113,6 +114,15 @@ pub(crate) struct Params {
     /// NUMA nodes whose memory it may have, such as 0,1, or "all"
     #[arg(long, value_name = "LIST|all", value_parser = value::or_all::<IndexList>)]
     pub(crate) nodemask: Option<Clearable<IndexList>>,
+    /// Weight of its disk traffic, 0 to 7; 4 is usual
+    #[arg(long, value_name = "0-7", value_parser = value::ioprio)]
+    pub(crate) ioprio: Option<IoPriority>,
+    /// Bytes a second it may read from its disk, and as many it may write; a bare number is bytes; 0 is unlimited
+    #[arg(long, value_name = "BYTES", value_parser = value::iolimit)]
+    pub(crate) iolimit: Option<Clearable<IoBandwidth>>,
+    /// Requests a second it may make of its disk, of reads and as many of writes; 0 is unlimited
+    #[arg(long, value_name = "N", value_parser = value::iopslimit)]
+    pub(crate) iopslimit: Option<Clearable<IoRate>>,
     /// How long its init may take to stop, in seconds; "default" is 120
     #[arg(long, value_name = "S", value_parser = value::or_default::<StopTimeout>)]
     pub(crate) stop_timeout: Option<Clearable<StopTimeout>>,

@@ -81,6 +81,9 @@ impl SpecUpdate {
             cpus,
             cpumask,
             nodemask,
+            ioprio,
+            iolimit,
+            iopslimit,
             restart,
             features,
             onboot,
@@ -148,6 +151,18 @@ impl SpecUpdate {
         if let Some(Clearable(mask)) = nodemask {
             self.limits().node_mask = mask.as_ref().map(ToString::to_string);
             self.mark(SpecField::NodeMask);
+        }
+        if let Some(priority) = ioprio {
+            self.limits().io_priority = u64::from(*priority).try_into().ok();
+            self.mark(SpecField::IoPriority);
+        }
+        if let Some(Clearable(bytes)) = iolimit {
+            self.limits().io_bps = bytes.map(u64::from);
+            self.mark(SpecField::IoBps);
+        }
+        if let Some(Clearable(requests)) = iopslimit {
+            self.limits().io_iops = requests.map(u64::from);
+            self.mark(SpecField::IoIops);
         }
         if let Some(Clearable(timeout)) = stop_timeout {
             self.spec.stop_timeout_s = timeout.map(u32::from);
@@ -233,6 +248,18 @@ mod tests {
         assert_eq!(cpu("150%"), Some(Some(1500)));
         assert_eq!(cpu("0"), Some(None));
         assert_eq!(cpu("x"), None);
+        let io = |option: &str, s: &str| {
+            let limits = update(&[option, s]).ok()?.spec.limits?;
+            Some((limits.io_bps, limits.io_iops, limits.io_priority))
+        };
+        assert_eq!(io("--iolimit", "4m"), Some((Some(4 << 20), None, None)));
+        assert_eq!(io("--iolimit", "5000"), Some((Some(5000), None, None)), "bytes, as vzctl 7");
+        assert_eq!(io("--iopslimit", "500"), Some((None, Some(500), None)));
+        for none in ["0", "unlimited"] {
+            assert_eq!(io("--iolimit", none), Some((None, None, None)));
+            assert_eq!(io("--iopslimit", none), Some((None, None, None)));
+        }
+        assert_eq!(io("--ioprio", "0"), Some((None, None, Some(0))));
         let masks = |option: &str, s: &str| {
             update(&[option, s]).map(|w| w.spec.limits.map(|l| (l.cpu_mask, l.node_mask))).ok()
         };
@@ -263,6 +290,12 @@ mod tests {
             "0",
             "--nodemask",
             "all",
+            "--ioprio",
+            "7",
+            "--iolimit",
+            "1g",
+            "--iopslimit",
+            "9",
             "--nameserver",
             "192.0.2.1,::1",
             "--nameserver",
@@ -294,6 +327,9 @@ mod tests {
                 "limits.cpus",
                 "limits.cpu_mask",
                 "limits.node_mask",
+                "limits.io_priority",
+                "limits.io_bps",
+                "limits.io_iops",
                 "stop_timeout_s",
                 "restart",
                 "features.nesting",
@@ -337,6 +373,12 @@ mod tests {
             ["--ram", "-1"],
             ["--cpus", "-1"],
             ["--cpus", "65537"],
+            ["--ioprio", "8"],
+            ["--ioprio", ""],
+            ["--iolimit", "100"],
+            ["--iolimit", "fast"],
+            ["--iopslimit", "-1"],
+            ["--iopslimit", "1k"],
             ["--cpumask", ""],
             ["--cpumask", "1-0"],
             ["--nodemask", "0-9999"],

@@ -196,9 +196,6 @@ options! {
     vm_overcommit "vm_overcommit" "FACTOR" "Address space in proportion to memory and swap";
     meminfo "meminfo" "MODE" "What /proc/meminfo shows";
     cpuguarantee "cpuguarantee" "PERCENT" "Processor time it is guaranteed";
-    ioprio "ioprio" "0-7" "Weight of its disk traffic";
-    iolimit "iolimit" "BYTES" "Bytes a second it may read and write";
-    iopslimit "iopslimit" "N" "Requests a second it may make of disks";
     diskquota "diskquota" "yes|no" "Whether its volume has a limit";
     quotatime "quotatime" "SECONDS" "Grace period of the soft disk limits";
     quotaugidlimit "quotaugidlimit" "N" "User and group quotas inside";

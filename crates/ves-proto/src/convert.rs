@@ -222,13 +222,30 @@ pub const fn render_exit_cause(cause: Option<ExitCause>) -> lifecycle::EndReason
     }
 }
 
+/// A number by its own rule.
+fn number<T: TryFrom<u64, Error = ParseError>>(
+    field: &str,
+    n: Option<u64>,
+) -> Result<Option<T>, Fault> {
+    n.map(|n| n.try_into().map_err(|e| Fault::bad_value(field, &e))).transpose()
+}
+
 /// Reads limits.
 ///
 /// # Errors
 /// `BAD_VALUE` on the field that is wrong.
 pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
-    let pb::Limits { ubc, cpu_millicpus, cpus, cpu_units, cpu_mask, node_mask } =
-        limits.unwrap_or_default();
+    let pb::Limits {
+        ubc,
+        cpu_millicpus,
+        cpus,
+        cpu_units,
+        cpu_mask,
+        node_mask,
+        io_bps,
+        io_iops,
+        io_priority,
+    } = limits.unwrap_or_default();
     let range = |field: &str, ok: bool, why: &str| {
         if ok { Ok(()) } else { Err(Fault::new(Reason::BadValue, why).fact("field", field)) }
     };
@@ -271,12 +288,16 @@ pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
         cpu_units,
         cpu_mask: list("cpu_mask", cpu_mask)?,
         node_mask: list("node_mask", node_mask)?,
+        io_bps: number("io_bps", io_bps)?,
+        io_iops: number("io_iops", io_iops)?,
+        io_priority: number("io_priority", io_priority.map(u64::from))?,
     })
 }
 
 /// Writes limits.
 pub fn render_limits(limits: &Limits) -> pb::Limits {
-    let Limits { ubc, cpu, cpus, cpu_units, cpu_mask, node_mask } = limits;
+    let Limits { ubc, cpu, cpus, cpu_units, cpu_mask, node_mask, io_bps, io_iops, io_priority } =
+        limits;
     pb::Limits {
         ubc: ubc.iter().map(|(r, v)| (r.name().to_owned(), render_ubc(*v))).collect(),
         cpu_millicpus: cpu.map(|c| c.millicpus),
@@ -284,6 +305,9 @@ pub fn render_limits(limits: &Limits) -> pb::Limits {
         cpu_units: *cpu_units,
         cpu_mask: cpu_mask.as_ref().map(ToString::to_string),
         node_mask: node_mask.as_ref().map(ToString::to_string),
+        io_bps: io_bps.map(u64::from),
+        io_iops: io_iops.map(u64::from),
+        io_priority: io_priority.and_then(|p| u64::from(p).try_into().ok()),
     }
 }
 
@@ -302,6 +326,17 @@ pub fn render_victim(victim: &Victim) -> pb::Victim {
 pub fn parse_victim(victim: &pb::Victim) -> Victim {
     let pb::Victim { name, pid } = victim;
     Victim::new(name, *pid)
+}
+
+/// Writes how far a limit is kept: its field, that, and what cannot be.
+pub fn render_promise((field, enforcement, why): (&str, Enforcement, String)) -> pb::LimitPromise {
+    let enforcement = match enforcement {
+        Enforcement::Hard => pb::Enforcement::Hard,
+        Enforcement::Bounded => pb::Enforcement::Bounded,
+        Enforcement::Accounted => pb::Enforcement::Accounted,
+        Enforcement::Unavailable(_) => pb::Enforcement::Unavailable,
+    };
+    pb::LimitPromise { field: field.to_owned(), enforcement: enforcement.into(), why }
 }
 
 /// Writes a row of accounting.
@@ -366,6 +401,9 @@ mod tests {
             cpu_units: Some(1000),
             cpu_mask: "0-2,5".parse().ok(),
             node_mask: "1".parse().ok(),
+            io_bps: 4096.try_into().ok(),
+            io_iops: 1.try_into().ok(),
+            io_priority: 7.try_into().ok(),
             cpu: Some(CpuLimit { millicpus: 500 }),
             ..Limits::default()
         };
@@ -424,6 +462,14 @@ mod tests {
         assert_eq!(
             field(pb::Limits { node_mask: mask(""), ..Default::default() }),
             Err("node_mask".into())
+        );
+        assert_eq!(
+            field(pb::Limits { io_bps: Some(1), ..Default::default() }),
+            Err("io_bps".into())
+        );
+        assert_eq!(
+            field(pb::Limits { io_priority: Some(8), ..Default::default() }),
+            Err("io_priority".into())
         );
         assert_eq!(
             field(pb::Limits { cpu_units: Some(7), ..Default::default() }),

@@ -13,13 +13,14 @@ use ves_daemon::{CHANGE, Call, Done, Policy, READ, blocking};
 use ves_host::cgroup::Version;
 use ves_proto::common as pbc;
 use ves_proto::convert::{
-    parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_row, render_victim,
+    parse_ct, parse_cts, parse_fence, parse_limits, render_limits, render_promise, render_row,
+    render_victim,
 };
 use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
 use ves_types::UbcRow;
 
-use crate::model::Setting;
+use crate::model::{Device, Setting};
 use crate::service::{Group, Service};
 
 /// The service's full name.
@@ -52,8 +53,17 @@ struct Api {
     service: Service,
 }
 
+/// From the one number that the kernel tells programs.
+fn parse_device(number: u64) -> Device {
+    Device { major: rustix::fs::major(number), minor: rustix::fs::minor(number) }
+}
+
+fn render_device(Device { major, minor }: Device) -> u64 {
+    rustix::fs::makedev(major, minor)
+}
+
 fn render_group(group: Group) -> pb::Group {
-    let Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits } = group;
+    let Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device } = group;
     pb::Group {
         ct: ct.get(),
         generation: generation.0,
@@ -62,6 +72,7 @@ fn render_group(group: Group) -> pb::Group {
         oom_kills,
         oom_victims: oom_victims.iter().map(render_victim).collect(),
         limits: Some(render_limits(&limits)),
+        device: device.map(render_device),
         steps: Vec::new(),
     }
 }
@@ -72,9 +83,10 @@ impl ResourcesService for Api {
         &self,
         request: Request<pb::EnsureLimitsRequest>,
     ) -> Result<Response<pb::Group>, Status> {
-        let pb::EnsureLimitsRequest { fence, limits, dry_run } = request.into_inner();
+        let pb::EnsureLimitsRequest { fence, limits, dry_run, device } = request.into_inner();
+        let device = device.map(parse_device);
         let (call, limits) = (Call { fence: parse_fence(fence)?, dry_run }, parse_limits(limits)?);
-        let Done { answer, steps } = self.service.ensure(call, limits).await?;
+        let Done { answer, steps } = self.service.ensure(call, limits, device).await?;
         let planned = || pb::Group { ct: call.fence.ct.get(), ..pb::Group::default() };
         Ok(Response::new(pb::Group { steps, ..answer.map_or_else(planned, render_group) }))
     }
@@ -159,7 +171,7 @@ impl ResourcesService for Api {
         let pb::GetCapabilitiesRequest {} = request.into_inner();
         let (cgroup, promises) = self.service.capabilities();
         let service = self.service.clone();
-        let bounds = blocking(move || service.bounds()).await?;
+        let (bounds, kept) = blocking(move || Ok((service.bounds()?, service.promises()?))).await?;
         let bound = |setting| {
             let &(total, limit) = bounds.get(&setting)?;
             Some(pb::NodeBound { total, limit })
@@ -185,6 +197,7 @@ impl ResourcesService for Api {
             rows: promises.into_iter().map(row).collect(),
             ram: bound(Setting::MemoryMax),
             pids: bound(Setting::PidsMax),
+            limits: kept.into_iter().map(render_promise).collect(),
         }))
     }
 }
@@ -215,6 +228,7 @@ mod tests {
                 ..pbc::Limits::default()
             }),
             dry_run: false,
+            device: None,
         }
     }
 

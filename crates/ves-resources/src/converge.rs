@@ -14,7 +14,7 @@ use ves_proto::Fault;
 use ves_types::{CtId, Limits};
 
 use crate::error::Error;
-use crate::model::{Observed, Setting, Shared};
+use crate::model::{Device, Observed, Setting, Shared};
 use crate::parent::Relies;
 use crate::plan::{self, SharedStep, plan, plan_shared};
 use crate::service::{Group, Service};
@@ -62,6 +62,8 @@ pub(crate) struct EnsureLimits {
     pub(crate) service: Service,
     pub(crate) ct: CtId,
     pub(crate) limits: Limits,
+    /// The device of its volume, where it was told.
+    pub(crate) device: Option<Device>,
     /// From the first look on.
     pub(crate) relies: Option<Relies>,
     /// Whether the parent group could not be changed, which trying again does not help.
@@ -78,7 +80,9 @@ impl Planned for EnsureLimits {
     fn observe(&mut self) -> Result<Self::Observed, Fault> {
         let parent = &self.service.inner.parent;
         self.relies.get_or_insert_with(|| parent.rely());
-        Ok((parent.observe()?, self.service.observe(self.ct)?))
+        let mut own = self.service.observe(self.ct)?;
+        own.device = self.device.or(own.device);
+        Ok((parent.observe()?, own))
     }
 
     fn plan(&mut self, (shared, own): &Self::Observed) -> Result<Vec<Step>, Fault> {
@@ -167,25 +171,38 @@ const fn field(step: &plan::Step) -> Option<&'static str> {
         Setting::CpuWeight => "cpu_units",
         Setting::CpuPeriod | Setting::CpuQuota | Setting::CpuMax => "cpu_millicpus",
         Setting::Cpus | Setting::Mems => "cpus",
+        Setting::IoReadBps | Setting::IoWriteBps => "io_bps",
+        Setting::IoReadIops | Setting::IoWriteIops => "io_iops",
+        Setting::BfqWeight | Setting::CostWeight => "io_priority",
         Setting::MaxDepth | Setting::MaxDescendants => return None,
     })
 }
 
 impl Service {
-    pub(crate) fn ensuring(&self, ct: CtId, limits: Limits) -> EnsureLimits {
-        EnsureLimits { service: self.clone(), ct, limits, relies: None, stuck: false }
+    pub(crate) fn ensuring(
+        &self,
+        ct: CtId,
+        limits: Limits,
+        device: Option<Device>,
+    ) -> EnsureLimits {
+        EnsureLimits { service: self.clone(), ct, limits, device, relies: None, stuck: false }
     }
 
     pub(crate) fn removing(&self, ct: CtId) -> RemoveLimits {
         RemoveLimits { service: self.clone(), ct }
     }
 
-    /// Makes the container's groups exist and hold these limits.
+    /// Makes the container's groups exist and hold these limits; of disk traffic, those with this device.
     ///
     /// # Errors
     /// `STALE_…`, `BUSY`, `KERNEL_LACKS`, `NEEDS_RESTART`, `HOST_FAILED`.
-    pub async fn ensure(&self, call: Call, limits: Limits) -> Result<Done<Group>, Fault> {
-        self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits)).await
+    pub async fn ensure(
+        &self,
+        call: Call,
+        limits: Limits,
+        device: Option<Device>,
+    ) -> Result<Done<Group>, Fault> {
+        self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits, device)).await
     }
 
     /// Makes the container's groups not exist.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use ves_types::{Enforcement, UbcResource};
 
+use crate::model::{Home, Setting};
+
 /// Whether something was seen to work on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proven {
@@ -102,6 +104,46 @@ pub fn enforcement(resource: UbcResource, self_test: &SelfTest) -> Enforcement {
         }
         (None, None) => Enforcement::Unavailable("the self-test did not ask".to_owned()),
     }
+}
+
+/// How far limits of disk traffic are kept on a node with these settings: field, enforcement, and what cannot
+/// be. `shares`: whether a disk is shared out by weight.
+pub fn promises(
+    settings: &BTreeMap<Setting, Home>,
+    shares: bool,
+) -> Vec<(&'static str, Enforcement, String)> {
+    let throttle = |setting| match settings.get(&setting) {
+        Some(Home::V1) => (
+            Enforcement::Bounded,
+            "what is written through the page cache is not held back: version 1 of control groups does \
+             not tell whose it was",
+        ),
+        Some(Home::V2) => (Enforcement::Bounded, ""),
+        None => {
+            let why = "the kernel has no throttling of block devices";
+            (Enforcement::Unavailable(why.to_owned()), why)
+        }
+    };
+    let weighed =
+        [Setting::BfqWeight, Setting::CostWeight].iter().any(|s| settings.contains_key(s));
+    let priority = match (weighed, shares) {
+        (true, true) => (Enforcement::Bounded, ""),
+        (true, false) => {
+            let why = "no disk of this node has a scheduler that goes by weight; `echo bfq > \
+                       /sys/block/DISK/queue/scheduler` chooses one";
+            (Enforcement::Unavailable(why.to_owned()), why)
+        }
+        (false, _) => {
+            let why = "the kernel has no scheduler of disks that goes by weight";
+            (Enforcement::Unavailable(why.to_owned()), why)
+        }
+    };
+    let all = [
+        ("io_bps", throttle(Setting::IoReadBps)),
+        ("io_iops", throttle(Setting::IoReadIops)),
+        ("io_priority", priority),
+    ];
+    all.into_iter().map(|(field, (how, why))| (field, how, why.to_owned())).collect()
 }
 
 #[cfg(test)]

@@ -102,6 +102,8 @@ pub fn nothing(node: &Node) -> Observed {
         settings: BTreeMap::new(),
         populated: false,
         unreclaimable: 0,
+        device: None,
+        recorded_device: None,
         record: None,
     }
 }
@@ -192,7 +194,10 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
             let Some(slot) = observed.settings.get_mut(setting) else { return fail(Errno::NOENT) };
             slot.clone_from(value);
         }
-        Step::Record(limits) => observed.record = Some(Limits::clone(limits)),
+        Step::Record(limits, device) => {
+            observed.record = Some(Limits::clone(limits));
+            (observed.device, observed.recorded_device) = (*device, *device);
+        }
         Step::RemoveDelegated => {
             if observed.populated {
                 return fail(Errno::BUSY);
@@ -210,7 +215,9 @@ pub fn perform(observed: &mut Observed, step: &Step) -> Result<(), HostError> {
                 observed.hands_on.clear();
             }
         }
-        Step::Forget => observed.record = None,
+        Step::Forget => {
+            (observed.record, observed.device, observed.recorded_device) = (None, None, None);
+        }
     }
     Ok(())
 }
@@ -449,6 +456,10 @@ impl Host for FakeHost {
 
     fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError> {
         Ok(self.with(|s| std::mem::take(&mut s.victims)))
+    }
+
+    fn shares_disks(&self) -> Result<bool, HostError> {
+        Ok(false)
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

@@ -35,6 +35,8 @@ pub trait Host: Debug + Send + Sync {
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError>;
     /// Whom the kernel's log named since this was last asked, the oldest first; nobody where it cannot be read.
     fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError>;
+    /// Whether a disk of the node is shared out by weight.
+    fn shares_disks(&self) -> Result<bool, HostError>;
     /// Tries on groups of its own what the node really enforces, and leaves nothing.
     fn self_test(&self) -> Result<SelfTest, HostError>;
 }

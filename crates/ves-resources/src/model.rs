@@ -64,6 +64,18 @@ pub enum Setting {
     CpuQuota,
     /// Version 2: quota and period.
     CpuMax,
+    /// Bytes a second that may be read, by device.
+    IoReadBps,
+    /// Bytes a second that may be written, by device.
+    IoWriteBps,
+    /// Requests to read a second, by device.
+    IoReadIops,
+    /// Requests to write a second, by device.
+    IoWriteIops,
+    /// Weight in disk traffic where the BFQ scheduler shares it out.
+    BfqWeight,
+    /// Version 2: the same where the kernel's cost model does.
+    CostWeight,
     /// Version 2: how deep groups may be nested, counted from the container's.
     MaxDepth,
     /// Version 2: the most groups below the container's.
@@ -72,7 +84,7 @@ pub enum Setting {
 
 impl Setting {
     /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::PidsMax,
         Self::Mems,
         Self::Cpus,
@@ -85,6 +97,12 @@ impl Setting {
         Self::CpuPeriod,
         Self::CpuQuota,
         Self::CpuMax,
+        Self::IoReadBps,
+        Self::IoWriteBps,
+        Self::IoReadIops,
+        Self::IoWriteIops,
+        Self::BfqWeight,
+        Self::CostWeight,
         Self::MaxDepth,
         Self::MaxDescendants,
     ];
@@ -98,6 +116,12 @@ impl Setting {
                 Controller::Memory
             }
             Self::CpuWeight | Self::CpuPeriod | Self::CpuQuota | Self::CpuMax => Controller::Cpu,
+            Self::IoReadBps
+            | Self::IoWriteBps
+            | Self::IoReadIops
+            | Self::IoWriteIops
+            | Self::BfqWeight
+            | Self::CostWeight => Controller::Blkio,
             Self::MaxDepth | Self::MaxDescendants => return None,
         })
     }
@@ -120,12 +144,36 @@ impl Setting {
             (Self::CpuPeriod, Home::V1) => "cpu.cfs_period_us",
             (Self::CpuQuota, Home::V1) => "cpu.cfs_quota_us",
             (Self::CpuMax, Home::V2) => "cpu.max",
+            (Self::IoReadBps, Home::V1) => "blkio.throttle.read_bps_device",
+            (Self::IoWriteBps, Home::V1) => "blkio.throttle.write_bps_device",
+            (Self::IoReadIops, Home::V1) => "blkio.throttle.read_iops_device",
+            (Self::IoWriteIops, Home::V1) => "blkio.throttle.write_iops_device",
+            (s, Home::V2) if s.throttle_key().is_some() => "io.max",
+            (Self::BfqWeight, Home::V1) => "blkio.bfq.weight",
+            (Self::BfqWeight, Home::V2) => "io.bfq.weight",
+            (Self::CostWeight, Home::V2) => "io.weight",
             (Self::MaxDepth, Home::V2) => "cgroup.max.depth",
             (Self::MaxDescendants, Home::V2) => "cgroup.max.descendants",
             (Self::MemswMax | Self::TcpMax | Self::CpuPeriod | Self::CpuQuota, Home::V2)
-            | (Self::SwapMax | Self::CpuMax | Self::MaxDepth | Self::MaxDescendants, Home::V1) => {
+            | (Self::SwapMax | Self::CpuMax | Self::MaxDepth | Self::MaxDescendants, Home::V1)
+            | (Self::CostWeight, Home::V1)
+            | (
+                Self::IoReadBps | Self::IoWriteBps | Self::IoReadIops | Self::IoWriteIops,
+                Home::V2,
+            ) => {
                 return None;
             }
+        })
+    }
+
+    /// What version 2 calls it among the bounds of a device.
+    pub const fn throttle_key(self) -> Option<&'static str> {
+        Some(match self {
+            Self::IoReadBps => "rbps",
+            Self::IoWriteBps => "wbps",
+            Self::IoReadIops => "riops",
+            Self::IoWriteIops => "wiops",
+            _ => return None,
         })
     }
 
@@ -148,6 +196,10 @@ impl Setting {
             }),
             Self::CpuPeriod => Value::Number(PERIOD),
             Self::CpuMax => Value::Quota(Limit::Unlimited, PERIOD),
+            Self::IoReadBps | Self::IoWriteBps | Self::IoReadIops | Self::IoWriteIops => {
+                Value::Throttle(BTreeMap::new())
+            }
+            Self::BfqWeight | Self::CostWeight => Value::Number(100),
         }
     }
 }
@@ -163,6 +215,21 @@ pub const MAX_DEPTH: u64 = 32;
 /// some kilobytes, and those who look at the container a read.
 pub const MAX_DESCENDANTS: u64 = 4096;
 
+/// A block device, by its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Device {
+    /// Of its driver.
+    pub major: u32,
+    /// Of it.
+    pub minor: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
 /// What a setting is set to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
@@ -174,6 +241,8 @@ pub enum Value {
     Quota(Limit, u64),
     /// Processors or memory nodes; empty: those of the parent (version 2), or none yet (version 1).
     Set(BTreeSet<u32>),
+    /// So much a second, of each of these devices; of others any.
+    Throttle(BTreeMap<Device, u64>),
 }
 
 impl fmt::Display for Value {
@@ -184,6 +253,11 @@ impl fmt::Display for Value {
             Self::Quota(quota, period) => write!(f, "{quota} of {period}"),
             Self::Set(set) if set.is_empty() => f.pad("the parent's"),
             Self::Set(set) => f.pad(&render_list(set)),
+            Self::Throttle(devices) if devices.is_empty() => f.pad("unlimited"),
+            Self::Throttle(devices) => {
+                let each: Vec<_> = devices.iter().map(|(d, n)| format!("{n} of {d}")).collect();
+                f.pad(&each.join(", "))
+            }
         }
     }
 }
@@ -308,6 +382,10 @@ pub struct Observed {
     pub populated: bool,
     /// Memory that cannot be given back without swap: anonymous, shared and the kernel's, in bytes.
     pub unreclaimable: u64,
+    /// The device its volume is on, which throttles are about, as it was last told.
+    pub device: Option<Device>,
+    /// The device that was last kept with the limits.
+    pub recorded_device: Option<Device>,
     /// The limits that were last reached. Kept by the service, because the kernel has no place for
     /// most of them.
     pub record: Option<Limits>,
@@ -324,24 +402,27 @@ impl Observed {
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    /// The device of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<Device>,
     #[serde(flatten)]
     limits: Limits,
 }
 
 const VERSION: u32 = 2;
 
-/// Limits as a record.
-pub fn write_record(limits: &Limits) -> Vec<u8> {
-    let stored = Stored { version: VERSION, limits: limits.clone() };
+/// Limits as a record, and the device they are about.
+pub fn write_record(limits: &Limits, device: Option<Device>) -> Vec<u8> {
+    let stored = Stored { version: VERSION, device, limits: limits.clone() };
     // Maps with string keys, numbers and options always have a JSON form.
     serde_json::to_vec(&stored).unwrap_or_default()
 }
 
-/// Limits from a record; `None` where it is damaged or of another version. What is lost then is
-/// only what was wanted, and the next `EnsureLimits` says it again.
-pub fn read_record(bytes: &[u8]) -> Option<Limits> {
-    let Stored { version, limits } = serde_json::from_slice(bytes).ok()?;
-    (version == VERSION).then_some(limits)
+/// Limits and their device from a record; `None` where it is damaged or of another version. What is lost
+/// then is only what was wanted, and the next `EnsureLimits` says it again.
+pub fn read_record(bytes: &[u8]) -> Option<(Limits, Option<Device>)> {
+    let Stored { version, device, limits } = serde_json::from_slice(bytes).ok()?;
+    (version == VERSION).then_some((limits, device))
 }
 
 /// Pages as bytes, "unlimited" where that is more than a kernel counts.
@@ -371,10 +452,11 @@ mod tests {
         let mut limits = Limits { cpus: Some(2), ..Limits::default() };
         let value = UbcValue { barrier: Limit::Max(10), limit: Limit::Unlimited };
         limits.ubc.insert(UbcResource::Numproc, value);
-        let json = write_record(&limits);
-        assert_eq!(read_record(&json), Some(limits.clone()));
-        let mask = Limits { cpu_mask: "0-2".parse().ok(), ..limits };
-        assert_eq!(read_record(&write_record(&mask)), Some(mask));
+        let json = write_record(&limits, None);
+        assert_eq!(read_record(&json), Some((limits.clone(), None)));
+        let io = Limits { cpu_mask: "0-2".parse().ok(), io_bps: 4096.try_into().ok(), ..limits };
+        let device = Some(Device { major: 7, minor: 300 });
+        assert_eq!(read_record(&write_record(&io, device)), Some((io, device)));
         let kept = r#"{"version":2,"ubc":{"numproc":{"barrier":{"max":10},"limit":"unlimited"}},"cpu":null,"cpus":2,"cpu_units":null}"#;
         assert_eq!(String::from_utf8_lossy(&json), kept, "as the release before wrote it");
         assert_eq!(read_record(&json[..json.len() - 1]), None);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ves_types::{Bytes, Limit, UbcResource};
 
-use crate::model::{Home, Setting, Value, render_list, whole_pages};
+use crate::model::{Device, Home, Setting, Value, render_list, whole_pages};
 use crate::rows::Count;
 
 /// The greatest processor or memory node number we believe in.
@@ -19,6 +19,13 @@ pub fn parse_value(setting: Setting, home: Home, text: &str) -> Option<Value> {
     Some(match setting {
         Setting::Mems | Setting::Cpus => Value::Set(parse_list(text)?),
         Setting::CpuWeight | Setting::CpuPeriod => Value::Number(text.parse().ok()?),
+        Setting::BfqWeight | Setting::CostWeight => {
+            let usual = text.lines().next().unwrap_or_default();
+            Value::Number(usual.strip_prefix("default ").unwrap_or(usual).trim().parse().ok()?)
+        }
+        Setting::IoReadBps | Setting::IoWriteBps | Setting::IoReadIops | Setting::IoWriteIops => {
+            Value::Throttle(parse_throttle(setting.throttle_key()?, home, text)?)
+        }
         Setting::CpuMax => {
             let (quota, period) = text.split_once(' ')?;
             Value::Quota(parse_level(quota)?, period.parse().ok()?)
@@ -54,7 +61,45 @@ pub fn render_value(home: Home, setting: Setting, value: &Value) -> String {
         // An empty write is none at all.
         Value::Set(set) if set.is_empty() => "\n".to_owned(),
         Value::Set(set) => render_list(set),
+        Value::Throttle(_) => String::new(),
     }
+}
+
+/// Lines of a device and its bound: version 1 has one kind of bound a file, version 2 all kinds in a line.
+fn parse_throttle(key: &str, home: Home, text: &str) -> Option<BTreeMap<Device, u64>> {
+    let mut devices = BTreeMap::new();
+    for line in text.lines().filter(|l| !l.trim().is_empty()) {
+        let (device, bounds) = line.trim().split_once(' ')?;
+        let (major, minor) = device.split_once(':')?;
+        let device = Device { major: major.parse().ok()?, minor: minor.parse().ok()? };
+        let bound = match home {
+            Home::V1 => bounds.trim(),
+            Home::V2 => bounds.split(' ').find_map(|b| b.strip_prefix(key)?.strip_prefix('='))?,
+        };
+        if let Limit::Max(bound) = parse_level(bound)? {
+            devices.insert(device, bound);
+        }
+    }
+    Some(devices)
+}
+
+/// The writes that lead from bounds to others, one a device.
+pub fn render_throttle(
+    setting: Setting,
+    home: Home,
+    from: &BTreeMap<Device, u64>,
+    to: &BTreeMap<Device, u64>,
+) -> Vec<String> {
+    let line = |device: &Device, bound: Option<u64>| match (home, bound) {
+        (Home::V1, bound) => format!("{device} {}", bound.unwrap_or(0)),
+        (Home::V2, bound) => {
+            let key = setting.throttle_key().unwrap_or_default();
+            format!("{device} {key}={}", bound.map_or_else(|| "max".to_owned(), |n| n.to_string()))
+        }
+    };
+    let gone = from.keys().filter(|d| !to.contains_key(d)).map(|d| line(d, None));
+    let new = to.iter().filter(|(d, n)| from.get(d) != Some(n)).map(|(d, n)| line(d, Some(*n)));
+    new.chain(gone).collect()
 }
 
 fn parse_level(text: &str) -> Option<Limit> {

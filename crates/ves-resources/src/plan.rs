@@ -10,7 +10,7 @@ use std::fmt;
 use ves_host::cgroup::Controller;
 use ves_types::{CtId, IndexList, Limit, Limits, UbcResource};
 
-use crate::model::{Hierarchy, Home, Observed, Setting, Shared, Value, render_list};
+use crate::model::{Device, Hierarchy, Home, Observed, Setting, Shared, Value, render_list};
 use crate::target;
 
 /// One change to a container's groups. Idempotent.
@@ -31,8 +31,8 @@ pub enum Step {
         /// To what.
         value: Value,
     },
-    /// Keeps what was reached.
-    Record(Box<Limits>),
+    /// Keeps what was reached, and the device it is about.
+    Record(Box<Limits>, Option<Device>),
     /// Removes the delegated group and what the container made below it.
     RemoveDelegated,
     /// Removes the group from a hierarchy.
@@ -74,7 +74,7 @@ impl fmt::Display for Step {
             Self::Set { setting, home, value } => {
                 write!(f, "set {} to {value}", setting.file(*home).unwrap_or("nothing"))
             }
-            Self::Record(_) => f.pad("keep the limits that were reached"),
+            Self::Record(..) => f.pad("keep the limits that were reached"),
             Self::RemoveDelegated => f.pad("remove the delegated group"),
             Self::Remove(h) => write!(f, "remove the group from {h}"),
             Self::Forget => f.pad("forget the limits"),
@@ -189,7 +189,7 @@ pub fn plan(ct: CtId, desired: Option<&Limits>, observed: &Observed) -> Result<V
 
 fn plan_ensure(ct: CtId, desired: &Limits, observed: &Observed) -> Result<Vec<Step>, Refusal> {
     let node = &observed.node;
-    let want = target::target(ct, desired, node);
+    let want = target::target(ct, desired, node, observed.device);
     admit(ct, desired, observed, &want)?;
     let mut steps: Vec<_> =
         node.hierarchies.difference(&observed.made).map(|h| Step::Make(*h)).collect();
@@ -201,8 +201,8 @@ fn plan_ensure(ct: CtId, desired: &Limits, observed: &Observed) -> Result<Vec<St
         steps.push(Step::MakeDelegated);
     }
     steps.extend(plan_settings(observed, &want));
-    if observed.record.as_ref() != Some(desired) {
-        steps.push(Step::Record(Box::new(desired.clone())));
+    if observed.record.as_ref() != Some(desired) || observed.recorded_device != observed.device {
+        steps.push(Step::Record(Box::new(desired.clone()), observed.device));
     }
     Ok(steps)
 }
@@ -225,6 +225,17 @@ fn admit(
     }
     if desired.cpu_units.is_some() && !node.has(Setting::CpuWeight) {
         return lacks("cpu_units", "processor weight", "mount the cpu controller");
+    }
+    let throttles = [
+        ("io_bps", desired.io_bps.is_some(), Setting::IoReadBps),
+        ("io_iops", desired.io_iops.is_some(), Setting::IoReadIops),
+    ];
+    for (field, wanted, setting) in throttles {
+        if wanted && !node.has(setting) {
+            let kernel =
+                "run a kernel with CONFIG_BLK_DEV_THROTTLING and the blkio or io controller";
+            return lacks(field, "limit of disk traffic", kernel);
+        }
     }
     let masks = [
         ("cpu_mask", "processors", &desired.cpu_mask, &node.cpus, Setting::Cpus),

@@ -15,7 +15,7 @@ use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRo
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
-use crate::model::{Cap, Home, Observed, Setting};
+use crate::model::{Cap, Device, Home, Observed, Setting};
 use crate::observe::FileLocks;
 use crate::parent::Parent;
 use crate::plan::{plan, plan_shared};
@@ -40,6 +40,8 @@ pub struct Group {
     pub oom_victims: Vec<Victim>,
     /// The limits as the kernel has them.
     pub limits: Limits,
+    /// The device they are about, as far as they bound disk traffic.
+    pub device: Option<Device>,
 }
 
 /// What all clones of a service share.
@@ -156,7 +158,8 @@ impl Service {
             usage.remember(peaks.entry(ct).or_default());
         }
         let wanted = observed.record.as_ref();
-        let limits = target::limits_from(ct, wanted, &observed.settings, &observed.node);
+        let limits =
+            target::limits_from(ct, wanted, &observed.settings, &observed.node, observed.device);
         let rows = rows::rows(&usage, wanted.unwrap_or(&limits), &self.inner.self_test);
         let generation = self.inner.shell.generation(ct);
         let Usage { cpu_usec, oom_kills, counts: _ } = usage;
@@ -164,7 +167,8 @@ impl Service {
             Some(kills) if kills > 0 => self.with_victims(|victims| victims.count(ct, kills)),
             _ => Vec::new(),
         };
-        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits })
+        let device = observed.device;
+        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device })
     }
 
     /// The accounting of `cts`, or of all where none are named, by id. One that is not there is left out,
@@ -221,6 +225,15 @@ impl Service {
     pub fn capabilities(&self) -> (Version, Vec<(UbcResource, Enforcement)>) {
         let promise = |r| (r, enforcement::enforcement(r, &self.inner.self_test));
         (self.inner.version, UbcResource::ALL.map(promise).into())
+    }
+
+    /// How far limits that are no parameters are kept: field, enforcement, and what cannot be.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn promises(&self) -> Result<Vec<(&'static str, Enforcement, String)>, Fault> {
+        let shares = self.inner.host.shares_disks().map_err(Error::Node)?;
+        Ok(enforcement::promises(&self.inner.settings, shares))
     }
 
     /// What bounds all containers together: how much the node has, and the most that they get, by

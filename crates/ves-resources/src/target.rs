@@ -11,6 +11,8 @@
 //! | cpu limit | `cpu.cfs_quota_us` of a 100 ms period | `cpu.max` |
 //! | cpus | `cpuset.cpus`, else quota | `cpuset.cpus`, else quota |
 //! | cpu mask, node mask | `cpuset.cpus`, `cpuset.mems` | `cpuset.cpus`, `cpuset.mems` |
+//! | io bandwidth and requests, of the volume's device | `blkio.throttle.*` | `io.max` |
+//! | io priority | `blkio.bfq.weight` | `io.bfq.weight`, `io.weight` |
 //! | always | – | `cgroup.max.depth`, `cgroup.max.descendants` |
 //!
 //! vzctl's default of 1000 units becomes the kernel's default share (1024, 100). Version 1 can
@@ -19,18 +21,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ves_types::{Bytes, CpuLimit, CtId, IndexList, Limit, Limits, UbcResource, UbcValue};
+use ves_types::{
+    Bytes, CpuLimit, CtId, IndexList, IoPriority, Limit, Limits, UbcResource, UbcValue,
+};
 
 use crate::model::{
-    Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes, render_list,
-    whole_pages,
+    Device, Home, MAX_DEPTH, MAX_DESCENDANTS, Node, PERIOD, Setting, Value, pages_to_bytes,
+    render_list, whole_pages,
 };
 
 /// The most processes a Linux kernel has; a greater limit is none.
 const PIDS: u64 = 4_194_304;
 
 /// What each setting of the node is to be for these limits.
-pub fn target(ct: CtId, limits: &Limits, node: &Node) -> BTreeMap<Setting, Value> {
+pub fn target(
+    ct: CtId,
+    limits: &Limits,
+    node: &Node,
+    device: Option<Device>,
+) -> BTreeMap<Setting, Value> {
+    let throttle = |most: Option<u64>| Value::Throttle(device.zip(most).into_iter().collect());
     let wanted = |s, home| match s {
         Setting::PidsMax => Value::Level(match limits.limit(UbcResource::Numproc) {
             Limit::Max(n) if n <= PIDS => Limit::Max(n),
@@ -59,6 +69,11 @@ pub fn target(ct: CtId, limits: &Limits, node: &Node) -> BTreeMap<Setting, Value
         Setting::CpuPeriod => Value::Number(PERIOD),
         Setting::CpuQuota => Value::Level(quota(limits, node)),
         Setting::CpuMax => Value::Quota(quota(limits, node), PERIOD),
+        Setting::IoReadBps | Setting::IoWriteBps => throttle(limits.io_bps.map(u64::from)),
+        Setting::IoReadIops | Setting::IoWriteIops => throttle(limits.io_iops.map(u64::from)),
+        Setting::BfqWeight | Setting::CostWeight => {
+            Value::Number(limits.io_priority.unwrap_or(IoPriority::DEFAULT).weight())
+        }
         Setting::MaxDepth => Value::Level(Limit::Max(MAX_DEPTH)),
         Setting::MaxDescendants => Value::Level(Limit::Max(MAX_DESCENDANTS)),
     };
@@ -72,15 +87,16 @@ pub fn limits_from(
     wanted: Option<&Limits>,
     settings: &BTreeMap<Setting, Value>,
     node: &Node,
+    device: Option<Device>,
 ) -> Limits {
     let mut limits = wanted.cloned().unwrap_or_default();
-    let expected = target(ct, &limits, node);
+    let expected = target(ct, &limits, node, device);
     let differs = |s: &Setting| settings.get(s).filter(|have| expected.get(s) != Some(have));
     let level = |value: &Value| match value {
         Value::Level(limit) => *limit,
         Value::Quota(quota, _) => *quota,
         Value::Number(n) => Limit::Max(*n),
-        Value::Set(_) => Limit::Unlimited,
+        Value::Set(_) | Value::Throttle(_) => Limit::Unlimited,
     };
     let pages = |value: &Value| {
         level(value).max().map_or(Limit::Unlimited, |b| Limit::Max(b / Bytes::PAGE))
@@ -128,6 +144,13 @@ pub fn limits_from(
     if let Some(Value::Set(mems)) = differs(&Setting::Mems) {
         limits.node_mask = list(mems).filter(|_| *mems != node.mems);
     }
+    // Of the two directions, what is read stands for both.
+    let throttled = |s: Setting| match (settings.get(&s), device) {
+        (Some(Value::Throttle(devices)), Some(device)) => devices.get(&device).copied(),
+        _ => None,
+    };
+    limits.io_bps = throttled(Setting::IoReadBps).and_then(|n| n.try_into().ok());
+    limits.io_iops = throttled(Setting::IoReadIops).and_then(|n| n.try_into().ok());
     let of = |quota: Limit, period: u64| {
         let millicpus = quota.max()?.saturating_mul(1000).checked_div(period)?;
         Some(CpuLimit { millicpus: u32::try_from(millicpus).unwrap_or(u32::MAX) })
@@ -245,7 +268,7 @@ mod tests {
         limits.cpu_units = Some(500);
         limits.cpu = Some(CpuLimit { millicpus: 1500 });
         limits.cpus = Some(2);
-        let t = target(ct(1), &limits, &fake::node_v1());
+        let t = target(ct(1), &limits, &fake::node_v1(), None);
         let level = |n| Some(Value::Level(Limit::Max(n)));
         assert_eq!(t.get(&Setting::MemoryMax).cloned(), level(1 << 20));
         assert_eq!(t.get(&Setting::MemswMax).cloned(), level(320 * 4096));
@@ -262,7 +285,7 @@ mod tests {
     fn version_2() {
         let mut limits = ubc(&[(UbcResource::Physpages, 0, 256), (UbcResource::Swappages, 0, 0)]);
         limits.cpu = Some(CpuLimit { millicpus: 250 });
-        let t = target(ct(1), &limits, &fake::node_v2());
+        let t = target(ct(1), &limits, &fake::node_v2(), None);
         assert_eq!(t.get(&Setting::MemoryMax), Some(&Value::Level(Limit::Max(1 << 20))));
         assert_eq!(t.get(&Setting::SwapMax), Some(&Value::Level(Limit::Max(0))));
         assert_eq!(t.get(&Setting::MemoryHigh), Some(&Value::Level(Limit::Unlimited)));
@@ -276,10 +299,10 @@ mod tests {
         let mut node = fake::node_v2();
         node.settings.remove(&Setting::Cpus);
         let limits = Limits { cpus: Some(2), ..Limits::default() };
-        let t = target(ct(1), &limits, &node);
+        let t = target(ct(1), &limits, &node, None);
         assert_eq!(t.get(&Setting::CpuMax), Some(&Value::Quota(Limit::Max(200_000), PERIOD)));
         let limits = Limits { cpu: Some(CpuLimit { millicpus: 500 }), ..limits };
-        let t = target(ct(1), &limits, &node);
+        let t = target(ct(1), &limits, &node, None);
         assert_eq!(t.get(&Setting::CpuMax), Some(&Value::Quota(Limit::Max(50_000), PERIOD)));
     }
 
@@ -299,12 +322,12 @@ mod tests {
         for node in [fake::node_v1(), fake::node_v2()] {
             let mask = |s: &str| Limits { cpu_mask: s.parse().ok(), ..Limits::default() };
             let wanted = Limits { cpus: Some(2), ..mask("2-9") };
-            let settings = target(ct(1), &wanted, &node);
+            let settings = target(ct(1), &wanted, &node, None);
             assert_eq!(settings.get(&Setting::Cpus), Some(&Value::Set([2, 3].into())));
-            let have = limits_from(ct(1), Some(&wanted), &settings, &node);
+            let have = limits_from(ct(1), Some(&wanted), &settings, &node, None);
             assert_eq!((have.cpus, have.cpu_mask), (Some(2), mask("2-3").cpu_mask));
             let other = [(Setting::Cpus, Value::Set([0].into()))].into();
-            let have = limits_from(ct(1), Some(&mask("2")), &other, &node);
+            let have = limits_from(ct(1), Some(&mask("2")), &other, &node, None);
             assert_eq!(have.cpu_mask, mask("0").cpu_mask, "as somebody else has set it");
         }
     }
@@ -325,15 +348,15 @@ mod tests {
                 ubc(&[(UbcResource::Physpages, 256, 256), (UbcResource::Numproc, 80, 80)]);
             wanted.cpu = Some(CpuLimit { millicpus: 500 });
             wanted.cpu_units = Some(777);
-            let mut settings = target(ct(1), &wanted, &node);
-            assert_eq!(limits_from(ct(1), Some(&wanted), &settings, &node), wanted);
+            let mut settings = target(ct(1), &wanted, &node, None);
+            assert_eq!(limits_from(ct(1), Some(&wanted), &settings, &node, None), wanted);
             settings.insert(Setting::PidsMax, Value::Level(Limit::Max(7)));
             settings.insert(Setting::MemoryMax, Value::Level(Limit::Max(128 * 4096)));
-            let have = limits_from(ct(1), Some(&wanted), &settings, &node);
+            let have = limits_from(ct(1), Some(&wanted), &settings, &node, None);
             assert_eq!(have.limit(UbcResource::Numproc), Limit::Max(7));
             assert_eq!(have.limit(UbcResource::Physpages), Limit::Max(128));
             assert_eq!((have.cpu, have.cpu_units), (wanted.cpu, wanted.cpu_units));
-            let unasked = limits_from(ct(1), None, &settings, &node);
+            let unasked = limits_from(ct(1), None, &settings, &node, None);
             assert_eq!(unasked.limit(UbcResource::Numproc), Limit::Max(7));
             assert_eq!(unasked.cpu, wanted.cpu);
         }

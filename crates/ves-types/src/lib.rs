@@ -16,6 +16,7 @@ pub mod feature;
 pub mod fence;
 pub mod id;
 pub mod index_list;
+pub mod io;
 pub mod layout;
 pub mod limits;
 pub mod phase;
@@ -34,6 +35,7 @@ pub use id::{
     SnapshotName, TemplateName,
 };
 pub use index_list::IndexList;
+pub use io::{IoBandwidth, IoPriority, IoRate};
 pub use limits::Limits;
 pub use phase::{ExitCause, Phase};
 pub use quantity::{Bytes, CpuLimit, Limit};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::index_list::IndexList;
+use crate::io::{IoBandwidth, IoPriority, IoRate};
 use crate::quantity::{Bytes, CpuLimit, Limit};
 use crate::ubc::{UbcResource, UbcValue};
 
@@ -28,9 +29,23 @@ pub struct Limits {
     /// Which memory nodes; none: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_mask: Option<IndexList>,
+    /// Bytes a second it may read from its disk, and write to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_bps: Option<IoBandwidth>,
+    /// Requests a second, of either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_iops: Option<IoRate>,
+    /// Weight of its disk traffic; none: [`IoPriority::DEFAULT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<IoPriority>,
 }
 
 impl Limits {
+    /// Whether it bounds traffic with the disk, which takes knowing the device.
+    pub const fn bound_io(&self) -> bool {
+        self.io_bps.is_some() || self.io_iops.is_some()
+    }
+
     /// The limit of `resource`, unlimited where it is not set.
     pub fn limit(&self, resource: UbcResource) -> Limit {
         self.ubc.get(&resource).map_or(Limit::Unlimited, |v| v.limit)

@@ -362,6 +362,12 @@ fields! {
     CpuMask "limits.cpu_mask";
     /// Which memory nodes it may use.
     NodeMask "limits.node_mask";
+    /// How many bytes a second it may read and write.
+    IoBps "limits.io_bps";
+    /// How many requests a second it may make of its disk.
+    IoIops "limits.io_iops";
+    /// The weight of its disk traffic.
+    IoPriority "limits.io_priority";
     /// Whether it starts with the node.
     Onboot "onboot";
     /// When it starts, among those that start with the node.

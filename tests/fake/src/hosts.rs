@@ -198,6 +198,10 @@ impl<H: ves_resources::host::Host> ves_resources::host::Host for InHand<H> {
     fn victims(&self) -> Result<Vec<(CtId, Victim)>, HostError> {
         self.look(H::victims)
     }
+
+    fn shares_disks(&self) -> Result<bool, HostError> {
+        self.look(H::shares_disks)
+    }
     fn self_test(&self) -> Result<SelfTest, HostError> {
         self.look(H::self_test)
     }

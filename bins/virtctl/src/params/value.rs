@@ -11,7 +11,7 @@ use ves_types::quantity::parse_size;
 use ves_types::spec::parse_nameserver;
 use ves_types::{
     CapabilityChange, CpuLimit, CtAddress, DeviceChange, DeviceId, DiskSize, FeatureSwitch,
-    InodeLimit, Limit, ParseError, SearchDomain, UbcValue,
+    InodeLimit, IoBandwidth, IoPriority, IoRate, Limit, ParseError, SearchDomain, UbcValue,
 };
 
 /// The values of one option, separated by commas or spaces.
@@ -178,6 +178,32 @@ pub(super) fn cpus(s: &str) -> Result<Clearable<u32>, ParseError> {
 /// A value by its own rule, or "default", which takes it away.
 pub(super) fn or_default<T: FromStr>(s: &str) -> Result<Clearable<T>, T::Err> {
     if s == "default" { Ok(Clearable(None)) } else { s.parse().map(Some).map(Clearable) }
+}
+
+pub(super) fn iolimit(s: &str) -> Result<Clearable<IoBandwidth>, ParseError> {
+    match s {
+        "unlimited" => Ok(Clearable(None)),
+        s => match parse_size("disk bandwidth", s, 1)?.0 {
+            0 => Ok(Clearable(None)),
+            bytes => bytes.try_into().map(Some).map(Clearable),
+        },
+    }
+}
+
+/// A number in plain digits.
+fn plain(what: &'static str, s: &str) -> Result<u64, ParseError> {
+    s.parse().map_err(|_| ParseError::new(what, s, "it must be a whole number"))
+}
+
+pub(super) fn iopslimit(s: &str) -> Result<Clearable<IoRate>, ParseError> {
+    match s {
+        "0" | "unlimited" => Ok(Clearable(None)),
+        s => plain("number of disk requests", s)?.try_into().map(Some).map(Clearable),
+    }
+}
+
+pub(super) fn ioprio(s: &str) -> Result<IoPriority, ParseError> {
+    plain("disk priority", s)?.try_into()
 }
 
 /// A value by its own rule, or "all", which takes the restriction away.

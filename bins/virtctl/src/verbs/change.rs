@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 
+use ves_proto::common::LimitPromise;
 use ves_proto::coordinator::{self as api, Operation, SetMode};
 use ves_proto::{Fault, Reason, convert};
 use ves_types::capability::change_capabilities;
 use ves_types::device::change_devices;
-use ves_types::{Enforcement, SpecField, UbcResource};
+use ves_types::{Enforcement, SpecField};
 
 use super::Context;
 use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
@@ -97,7 +98,7 @@ impl Context {
                 return Err(Failure::usage(message));
             }
         };
-        let limited = limits_of(&update.mask);
+        let limited = update.mask.clone();
         let request =
             api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
@@ -126,7 +127,7 @@ impl Context {
         if nothing && password.is_none() && already.is_empty() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
-        let limited = limits_of(&update.mask);
+        let limited = update.mask.clone();
         if !nothing {
             let set_mode = match setmode.as_deref() {
                 Some("restart") => SetMode::Restart,
@@ -197,8 +198,12 @@ impl Context {
     }
 
     /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
-    async fn note_unenforced(&self, limited: &[UbcResource]) {
-        if limited.is_empty() || self.output.quiet || self.output.format != Format::Table {
+    async fn note_unenforced(&self, limited: &[SpecField]) {
+        let parameter = |f: &SpecField| option_of(*f).is_some() || matches!(f, SpecField::Ubc(_));
+        if !limited.iter().any(parameter)
+            || self.output.quiet
+            || self.output.format != Format::Table
+        {
             return;
         }
         let mut client = self.coordinator.node();
@@ -209,10 +214,13 @@ impl Context {
         for row in node.enforcement {
             let Ok(row) = convert::parse_row(row) else { continue };
             let kept = matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
-            if !kept && limited.contains(&row.resource) {
+            if !kept && limited.contains(&SpecField::Ubc(row.resource)) {
                 let (name, how) = (row.resource, row.enforcement);
                 self.output.say(&format!("note: this node does not limit {name}: {how}"));
             }
+        }
+        for (option, why) in unkept(&node.limits, limited) {
+            self.output.say(&format!("note: {option}: {why}"));
         }
     }
 
@@ -303,13 +311,27 @@ fn judge_unbuilt(params: &Params) -> Result<Vec<String>, Fault> {
     params.unbuilt.given().map(|(option, values)| refused::judge(option, values)).collect()
 }
 
-/// The UBC parameters among the fields of a mask.
-fn limits_of(mask: &[SpecField]) -> Vec<UbcResource> {
-    let ubc = |field: &SpecField| match field {
-        SpecField::Ubc(resource) => Some(*resource),
-        _ => None,
+/// The option of a limit of disk traffic.
+const fn option_of(field: SpecField) -> Option<&'static str> {
+    Some(match field {
+        SpecField::IoBps => "--iolimit",
+        SpecField::IoIops => "--iopslimit",
+        SpecField::IoPriority => "--ioprio",
+        _ => return None,
+    })
+}
+
+/// The options of `limited` that a node does not wholly keep, and why.
+pub(super) fn unkept(
+    promises: &[LimitPromise],
+    limited: &[SpecField],
+) -> impl Iterator<Item = (&'static str, String)> {
+    let one = |promise: &LimitPromise| {
+        let field: SpecField = format!("limits.{}", promise.field).parse().ok()?;
+        let said = limited.contains(&field) && !promise.why.is_empty();
+        option_of(field).filter(|_| said).map(|option| (option, promise.why.clone()))
     };
-    mask.iter().filter_map(ubc).collect()
+    promises.iter().filter_map(one)
 }
 
 /// The password itself; "-" is a line of stdin.

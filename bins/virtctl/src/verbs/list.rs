@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use ves_proto::common::LimitPromise;
 use ves_proto::convert::{self, parse_victim};
 use ves_proto::coordinator::{self as api, Container, ContainerSpec, ContainerState};
 use ves_proto::{Fault, Reason};
-use ves_types::{Bytes, Limit, UbcResource, UbcRow};
+use ves_types::{Bytes, Limit, SpecField, UbcResource, UbcRow};
 
 use super::Context;
+use super::change::unkept;
 use crate::cli::ListVerb;
 use crate::connect::Coordinator;
 use crate::ct::Ct;
@@ -22,6 +24,8 @@ struct Row {
     container: Container,
     spec: ContainerSpec,
     ubc: Option<Vec<UbcRow>>,
+    /// What the node does not wholly keep of its limits, where that was asked for.
+    notes: Vec<String>,
 }
 
 impl Context {
@@ -50,8 +54,14 @@ impl Context {
         if !cts.is_empty() {
             containers.retain(|c| cts.iter().any(|ct| is(c, ct)));
         }
-        let mut wanted = selection.fields.iter().chain(selection.sort.iter().map(|(name, _)| name));
-        let usage = if wanted.any(|name| accounted(name)) {
+        let wanted = || selection.fields.iter().chain(selection.sort.iter().map(|(name, _)| name));
+        let promises = if wanted().any(|name| name == "notes") {
+            let mut client = self.coordinator.node();
+            self.coordinator.call_once(client.get_node(api::GetNodeRequest {})).await?.limits
+        } else {
+            Vec::new()
+        };
+        let usage = if wanted().any(|name| accounted(name)) {
             usage(&self.coordinator).await?
         } else {
             BTreeMap::new()
@@ -61,6 +71,7 @@ impl Context {
             .map(|container| Row {
                 spec: container.spec.clone().unwrap_or_default(),
                 ubc: usage.get(&container.id).cloned(),
+                notes: notes(&promises, container.spec.as_ref()),
                 container,
             })
             .collect();
@@ -69,7 +80,7 @@ impl Context {
         let mut columns = columns();
         if selection.fields.is_empty() && usage.is_empty() {
             // Accounting is only shown where it was asked for by name.
-            columns.retain(|c| !accounted(&c.name));
+            columns.retain(|c| !accounted(&c.name) && c.name != "notes");
         }
         // Those that there are first: one that is gone hides none.
         if !rows.is_empty() || unknown.is_empty() {
@@ -311,6 +322,9 @@ fn columns() -> Vec<Column<Row>> {
         right("cpus", move |r| Value::maybe(limits(r).cpus)),
         column("cpumask", move |r| Value::text(limits(r).cpu_mask.unwrap_or_default())),
         column("nodemask", move |r| Value::text(limits(r).node_mask.unwrap_or_default())),
+        right("ioprio", move |r| Value::Num(limits(r).io_priority.unwrap_or(4).into())),
+        right("iolimit", move |r| limits(r).io_bps.map_or(Value::Null, Value::Bytes)),
+        right("iopslimit", move |r| number(limits(r).io_iops)),
         right("ram", move |r| memory(&limits(r), UbcResource::Physpages)),
         right("swap", move |r| memory(&limits(r), UbcResource::Swappages)),
         right("diskspace", |r| Value::Bytes(r.spec.disk_bytes)),
@@ -331,6 +345,7 @@ fn columns() -> Vec<Column<Row>> {
         column("problem", |r| Value::text(&r.container.problem)),
         right("oom_kills", |r| number(r.container.oom_kills)),
         column("oom_victims", |r| victims(&r.container)),
+        column("notes", |r| Value::texts(&r.notes)),
     ];
     for resource in UbcResource::ALL {
         let row = move |r: &Row| {
@@ -347,6 +362,18 @@ fn columns() -> Vec<Column<Row>> {
         columns.push(right(&name("f"), move |r| number(row(r).map(|u| u.failcnt))));
     }
     columns
+}
+
+/// What a node does not wholly keep of a container's limits.
+fn notes(promises: &[LimitPromise], spec: Option<&ContainerSpec>) -> Vec<String> {
+    let Some(limits) = spec.and_then(|s| s.limits.as_ref()) else { return Vec::new() };
+    let set = [
+        limits.io_bps.map(|_| SpecField::IoBps),
+        limits.io_iops.map(|_| SpecField::IoIops),
+        limits.io_priority.map(|_| SpecField::IoPriority),
+    ];
+    let set: Vec<_> = set.into_iter().flatten().collect();
+    unkept(promises, &set).map(|(option, why)| format!("{option}: {why}")).collect()
 }
 
 fn memory(limits: &ves_proto::common::Limits, resource: UbcResource) -> Value {

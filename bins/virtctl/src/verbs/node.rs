@@ -2,6 +2,7 @@
 //!
 //! Never here: a change of it.
 
+use ves_proto::common::{Enforcement, LimitPromise};
 use ves_proto::convert;
 use ves_proto::coordinator::{GetNodeRequest, Node, UnknownContainer};
 use ves_proto::network::{Guard, Room, RoomKind};
@@ -46,11 +47,26 @@ impl Context {
             .map(|r| (r.resource.name().to_owned(), Value::text(r.enforcement.to_string())));
         if output.format == Format::Table {
             entries.extend(enforced);
+            entries.extend(node.limits.iter().map(|p| (p.field.clone(), Value::Text(how_kept(p)))));
         } else {
             entries.push(("enforcement".to_owned(), Value::Map(enforced.collect())));
+            let kept = node.limits.iter().map(|p| (p.field.clone(), Value::Text(how_kept(p))));
+            entries.push(("limits".to_owned(), Value::Map(kept.collect())));
         }
         output.value(&Value::Map(entries))
     }
+}
+
+/// How far a limit is kept, as for parameters, and what of it is not.
+fn how_kept(promise: &LimitPromise) -> String {
+    let word = match promise.enforcement() {
+        Enforcement::Unspecified => "unknown",
+        Enforcement::Hard => "hard",
+        Enforcement::Bounded => "bounded",
+        Enforcement::Accounted => "accounted",
+        Enforcement::Unavailable => "unavailable",
+    };
+    if promise.why.is_empty() { word.to_owned() } else { format!("{word} ({})", promise.why) }
 }
 
 /// The word by which operators configure it.

@@ -214,4 +214,7 @@ fn limits_that_are_not_kept_are_remarked_on() {
         "note: this node does not limit kmemsize: unavailable (not counted yet)\n\
          note: this node does not limit numfile: accounted\n"
     );
+    let (status, _, stderr) = run(&fake, "set 101 --iolimit 1m --iopslimit 10 --save");
+    assert_eq!((status, stderr.as_str()), (0, "note: --iolimit: not what is written late\n"));
+    assert_eq!(run(&fake, "set 101 --iolimit 1m --save --quiet").2, "");
 }

@@ -103,7 +103,7 @@ fn what_is_not_built_says_so_and_changes_nothing() {
         "node undrain n2",
         "node remove n2",
         "create 101 --ostemplate t --node n2",
-        "create 101 --ostemplate t --ipadd 10.0.0.1 --iolimit 1m",
+        "create 101 --ostemplate t --ipadd 10.0.0.1 --memguarantee auto",
         "set 101 --ram 1g --netif_add eth0 --save",
         "set 101 --rate eth0:1:100",
     ] {

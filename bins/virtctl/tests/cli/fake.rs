@@ -155,6 +155,8 @@ pub(crate) fn container(id: u32, state: ContainerState, name: &str) -> Container
             disk_bytes: 10 << 30,
             limits: Some(Limits {
                 cpu_millicpus: Some(1500),
+                cpu_mask: Some("0-1".into()),
+                io_bps: Some(1 << 20),
                 ubc: [("physpages".to_owned(), UbcValue { barrier: 0, limit: 65_536 })].into(),
                 ..Limits::default()
             }),

@@ -62,6 +62,13 @@ fn lists_in_every_form() {
     assert_eq!(rows[0]["ip"][1], "2001:db8::65");
     assert_eq!(rows[0]["init_pid"], 4242);
     assert_eq!(rows[0]["cpulimit"], 150);
+    assert_eq!((&rows[0]["cpumask"], &rows[0]["iolimit"]), (&"0-1".into(), &(1 << 20).into()));
+    assert_eq!(rows[0].get("notes"), None, "only where they were asked for");
+    let notes = "--iolimit: not what is written late";
+    assert_eq!(
+        run(&fake, "list -a -H --fields notes").1.lines().next().map(str::trim),
+        Some(notes)
+    );
     assert_eq!(rows[1]["status"], "stopped");
     assert_eq!(run(&fake, "list -j --fields ctid").1, run(&fake, "list -o json --fields ctid").1);
     assert!(run(&fake, "list -o yaml").1.starts_with("- ctid: 101\n"));

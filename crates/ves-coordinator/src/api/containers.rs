@@ -209,6 +209,7 @@ fn render_resources(group: resources::Group) -> pb::ContainerResources {
         steps: _,
         oom_kills: _,
         oom_victims: _,
+        device: _,
     } = group;
     pb::ContainerResources { id: ct, rows, cpu_usec }
 }

@@ -63,7 +63,8 @@ impl NodeService for Api {
         };
         let capabilities = capabilities.unwrap_or_default();
         let cgroup = capabilities.cgroup();
-        let resources::GetCapabilitiesResponse { cgroup: _, rows, ram, pids } = capabilities;
+        let resources::GetCapabilitiesResponse { cgroup: _, rows, ram, pids, limits } =
+            capabilities;
         let network::GetNodeResponse { rooms, guard } = network;
         Ok(Response::new(pb::Node {
             name: self.0.node().to_string(),
@@ -78,6 +79,7 @@ impl NodeService for Api {
             pids,
             rooms,
             guard,
+            limits,
         }))
     }
 }

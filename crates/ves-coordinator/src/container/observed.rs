@@ -23,6 +23,8 @@ pub struct VolumeSeen {
     pub damage: Option<u32>,
     /// The generation that last wanted it to be checked.
     pub checked: Option<Generation>,
+    /// The kernel's number of the device it is on, where that is known.
+    pub device: Option<u64>,
 }
 
 /// Control groups as resources shows them.
@@ -30,6 +32,8 @@ pub struct VolumeSeen {
 pub struct GroupSeen {
     /// Last accepted.
     pub generation: Generation,
+    /// The device that bounds of disk traffic are about, where it was told.
+    pub device: Option<u64>,
 }
 
 /// A link as network shows it.
@@ -113,6 +117,11 @@ impl Observed {
         old.map(|(what, _)| what).collect()
     }
 
+    /// The device of its volume, where that is mounted and its device known.
+    pub fn device(&self) -> Option<u64> {
+        self.volume.filter(|v| v.mounted)?.device
+    }
+
     /// All that is there.
     pub fn everything(&self) -> Vec<&'static str> {
         self.before(Generation(u64::MAX))
@@ -174,6 +183,7 @@ impl Observed {
                 let checked = self.volume.and_then(|v| v.checked);
                 // It is checked when it is mounted.
                 let kept = |v: &VolumeSeen| v.mounted || !*mounted;
+                let device = self.volume.filter(|v| v.mounted && *mounted).and_then(|v| v.device);
                 let damage = self.volume.filter(kept).and_then(|v| v.damage);
                 self.volume = Some(VolumeSeen {
                     generation,
@@ -183,6 +193,7 @@ impl Observed {
                     reverted,
                     damage,
                     checked,
+                    device,
                 });
             }
             Step::RemoveVolume => {
@@ -205,7 +216,10 @@ impl Observed {
                     volume.reverted = Some((*id, generation));
                 }
             }
-            Step::EnsureLimits(_) => self.group = Some(GroupSeen { generation }),
+            Step::EnsureLimits(_) => {
+                let device = self.device().or_else(|| self.group.and_then(|g| g.device));
+                self.group = Some(GroupSeen { generation, device });
+            }
             Step::RemoveLimits => self.group = None,
             Step::CreateProcess(_) => {
                 self.process.generation = generation;

@@ -186,13 +186,24 @@ fn bring_up(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
         }
         steps.push(ensure_volume(desired, observed, false));
     }
-    if observed.group.is_none_or(|g| g.generation < desired.since.limits) {
-        steps.push(Step::EnsureLimits(desired.limits.clone()));
-    }
+    let mut mount = Vec::new();
     if process.phase == Phase::Absent && desired.starts && is_damaged(observed) {
-        steps.extend(mounted_anew(desired, observed));
+        mount = mounted_anew(desired, observed);
     } else if !volume_is_right(desired, observed, true) {
-        steps.push(ensure_volume(desired, observed, true));
+        mount.push(ensure_volume(desired, observed, true));
+    }
+    // Bounds of disk traffic are about the device, which is there when the volume is mounted.
+    let bound_io = desired.limits.bound_io();
+    let remounts = mount.iter().any(|s| matches!(s, Step::EnsureVolume { mounted: false, .. }));
+    let device = observed.device();
+    let moved = device.is_some() && observed.group.is_some_and(|g| g.device != device);
+    let another = bound_io && (remounts || moved);
+    let ensures = another || observed.group.is_none_or(|g| g.generation < desired.since.limits);
+    let limits = ensures.then(|| Step::EnsureLimits(desired.limits.clone()));
+    if bound_io {
+        steps.extend(mount.into_iter().chain(limits));
+    } else {
+        steps.extend(limits.into_iter().chain(mount));
     }
     let process_is_new = process.generation >= desired.since.process;
     if !desired.starts && matches!(process.phase, Phase::Absent | Phase::Created) {

@@ -124,6 +124,9 @@ pub const fn effect(field: SpecField) -> Effect {
         | F::CpuUnits
         | F::CpuMask
         | F::NodeMask
+        | F::IoBps
+        | F::IoIops
+        | F::IoPriority
         | F::StopTimeout => Effect::Live,
         // Handed to a container's first process and not looked at again.
         F::Ubc(UbcResource::Numpty | UbcResource::Shmpages) => Effect::Restart,
@@ -148,6 +151,9 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::CpuUnits => into.limits.cpu_units = from.limits.cpu_units,
         F::CpuMask => into.limits.cpu_mask.clone_from(&from.limits.cpu_mask),
         F::NodeMask => into.limits.node_mask.clone_from(&from.limits.node_mask),
+        F::IoBps => into.limits.io_bps = from.limits.io_bps,
+        F::IoIops => into.limits.io_iops = from.limits.io_iops,
+        F::IoPriority => into.limits.io_priority = from.limits.io_priority,
         F::Onboot => into.onboot = from.onboot,
         F::BootOrder => into.boot_order = from.boot_order,
         F::Disabled => into.disabled = from.disabled,
@@ -473,6 +479,9 @@ mod tests {
                     cpu_units: Some(1000),
                     cpu_mask: Some("0-1".into()),
                     node_mask: Some("0".into()),
+                    io_bps: Some(1 << 20),
+                    io_iops: Some(100),
+                    io_priority: Some(2),
                     ubc: UbcResource::ALL
                         .map(|r| {
                             let value = ves_proto::common::UbcValue { barrier: 1, limit: 8192 };

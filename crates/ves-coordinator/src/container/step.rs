@@ -189,7 +189,9 @@ pub fn together(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
             if asked.is_empty() {
                 asked.push(one.service());
             }
-            let waits = [one, next].iter().any(|step| step.service() == "lifecycle");
+            let about_device = |step: &&Step| matches!(step, Step::EnsureLimits(l) if l.bound_io());
+            let waits =
+                about_device(&next) || [one, next].iter().any(|s| s.service() == "lifecycle");
             let alone = waits || asked.contains(&next.service());
             if alone {
                 asked.clear();
@@ -216,6 +218,11 @@ mod tests {
         let down = [stop(), Step::RemoveLink, Step::RemoveVolume, Step::RemoveLimits];
         let counts: Vec<_> = together(&down).map(<[Step]>::len).collect();
         assert_eq!(counts, [1, 3]);
+        let io_bps = 4096.try_into().ok();
+        let bound = Step::EnsureLimits(Limits { io_bps, ..Limits::default() });
+        let counts: Vec<_> =
+            together(&[link(), Step::RemoveVolume, bound]).map(<[Step]>::len).collect();
+        assert_eq!(counts, [2, 1], "what is about a device waits for it");
         assert_eq!(together(&[]).count(), 0);
     }
 }

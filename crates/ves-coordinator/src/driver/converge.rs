@@ -77,7 +77,9 @@ impl Coordinator {
                 self.state().progress(&op.id, |op| {
                     op.progress = Progress { what: lines.join("; "), done, total };
                 });
-                let calls = at_once.iter().map(|step| self.perform(op, record.fence(), step));
+                let device = seen.device();
+                let calls =
+                    at_once.iter().map(|step| self.perform(op, record.fence(), step, device));
                 // Also where one fails the others end: what a service does is never cut.
                 let mut failed = None;
                 for (step, applied) in at_once.iter().zip(join_all(calls).await) {
@@ -142,7 +144,13 @@ impl Coordinator {
     }
 
     /// Performs a step, waiting for a service that is away or still busy with an earlier call.
-    async fn perform(&self, op: &OpRecord, fence: Fence, step: &Step) -> Result<Applied, Stopped> {
+    async fn perform(
+        &self,
+        op: &OpRecord,
+        fence: Fence,
+        step: &Step,
+        device: Option<u64>,
+    ) -> Result<Applied, Stopped> {
         let span = tracing::info_span!(
             "step",
             otel.name = format!("step {}.{}", step.service(), variant(step)),
@@ -156,7 +164,7 @@ impl Coordinator {
         let mut pause = PAUSE.0;
         let mut away_since = None;
         loop {
-            let call = self.services().apply(fence, step).instrument(span.clone());
+            let call = self.services().apply(fence, step, device).instrument(span.clone());
             let fault = match call.await {
                 Ok(applied) => return Ok(applied),
                 Err(fault) => fault,

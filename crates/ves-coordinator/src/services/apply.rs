@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use ves_proto::convert::{parse_limits, render_fence, render_limits, render_phase};
 use ves_proto::{Fault, lifecycle, network, resources, storage};
-use ves_types::{Fence, Generation, Limits, Phase, SnapshotName};
+use ves_types::{Fence, Limits, Phase, SnapshotName};
 
 use super::clients::{Services, ask};
 use super::wire::{
-    render_process, render_volume, seen_link, seen_process, seen_snapshot, seen_volume,
+    render_process, render_volume, seen_group, seen_link, seen_process, seen_snapshot, seen_volume,
 };
-use crate::container::observed::{GroupSeen, Share};
+use crate::container::observed::Share;
 use crate::container::step::{ProcessWish, Step};
 
 /// How long a small change may take.
@@ -55,9 +55,7 @@ impl Answer {
                 let (id, generation) = seen_snapshot(taken)?;
                 Share::Snapshot(id, generation)
             }
-            Self::Group(group) => {
-                Share::Group(GroupSeen { generation: Generation(group.generation) })
-            }
+            Self::Group(group) => Share::Group(seen_group(group)),
             Self::Process(container) => Share::Process(seen_process(container)),
             Self::Link(link) => Share::Link(seen_link(link)?),
             Self::Gone(_) => Share::Gone,
@@ -126,17 +124,25 @@ fn not_there(asked: &Limits, group: &resources::Group) -> Option<String> {
         }
         _ => None,
     });
-    let less: Vec<_> = less.collect();
+    let unmet = asked.bound_io() && group.device.is_none();
+    let unmet =
+        unmet.then(|| "its disk traffic is not limited: storage tells no device of it".to_owned());
+    let less: Vec<_> = less.chain(unmet).collect();
     (!less.is_empty()).then(|| less.join("; "))
 }
 
 impl Services {
-    /// Performs one step.
+    /// Performs one step; `device` is that of the volume, where it is known.
     ///
     /// # Errors
     /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
-    pub async fn apply(&self, fence: Fence, step: &Step) -> Result<Applied, Fault> {
-        let answer = self.call(fence, step, false).await?;
+    pub async fn apply(
+        &self,
+        fence: Fence,
+        step: &Step,
+        device: Option<u64>,
+    ) -> Result<Applied, Fault> {
+        let answer = self.call(fence, step, device, false).await?;
         let warning = answer.warning(step);
         Ok(Applied { share: answer.share()?, warning })
     }
@@ -146,10 +152,16 @@ impl Services {
     /// # Errors
     /// The service's fault, `PEER_DOWN`, or `TIMEOUT`.
     pub async fn dry_run(&self, fence: Fence, step: &Step) -> Result<Vec<String>, Fault> {
-        self.call(fence, step, true).await.map(Answer::steps)
+        self.call(fence, step, None, true).await.map(Answer::steps)
     }
 
-    async fn call(&self, fence: Fence, step: &Step, dry_run: bool) -> Result<Answer, Fault> {
+    async fn call(
+        &self,
+        fence: Fence,
+        step: &Step,
+        device: Option<u64>,
+        dry_run: bool,
+    ) -> Result<Answer, Fault> {
         let service = step.service();
         let within = deadline(step);
         let fence = Some(render_fence(fence));
@@ -202,7 +214,7 @@ impl Services {
             }
             Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
-                let request = resources::EnsureLimitsRequest { fence, limits, dry_run };
+                let request = resources::EnsureLimitsRequest { fence, limits, dry_run, device };
                 Answer::Group(ask(service, within, resources.ensure_limits(request)).await?)
             }
             Step::RemoveLimits => {

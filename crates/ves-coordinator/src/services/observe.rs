@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ves_proto::convert::parse_ct;
 use ves_proto::{Fault, lifecycle, network, resources, storage};
-use ves_types::{CtId, Generation};
+use ves_types::CtId;
 
 use super::clients::{Services, ask, found};
-use super::wire::{seen_link, seen_process, seen_snapshot, seen_volume};
-use crate::container::observed::{GroupSeen, LinkSeen, Observed, ProcessSeen};
+use super::wire::{seen_group, seen_link, seen_process, seen_snapshot, seen_volume};
+use crate::container::observed::{LinkSeen, Observed, ProcessSeen};
 
 /// How long a question may take.
 const QUESTION: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ impl Services {
         Ok(Observed {
             volume: volume?.map(|v| seen_volume(&v)).transpose()?,
             snapshots: snapshots?.iter().map(seen_snapshot).collect::<Result<_, _>>()?,
-            group: group?.map(|g| GroupSeen { generation: Generation(g.generation) }),
+            group: group?.as_ref().map(seen_group),
             process: process?,
             link: link?,
         })
@@ -95,8 +95,7 @@ impl Services {
             all.entry(parse_ct(v.ct)?).or_default().volume = Some(seen_volume(&v)?);
         }
         for g in groups?.groups {
-            let group = GroupSeen { generation: Generation(g.generation) };
-            all.entry(parse_ct(g.ct)?).or_default().group = Some(group);
+            all.entry(parse_ct(g.ct)?).or_default().group = Some(seen_group(&g));
         }
         for c in processes?.containers {
             all.entry(parse_ct(c.ct)?).or_default().process = seen_process(&c);

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use ves_proto::convert::{
     parse_exit_cause, parse_phase, parse_snapshot_id, render_features, render_grant,
 };
-use ves_proto::{Fault, common, lifecycle, network, storage};
+use ves_proto::{Fault, common, lifecycle, network, resources, storage};
 use ves_types::{Bytes, Generation, SnapshotId};
 
-use crate::container::observed::{LinkSeen, ProcessSeen, VolumeSeen};
+use crate::container::observed::{GroupSeen, LinkSeen, ProcessSeen, VolumeSeen};
 use crate::container::step::{ProcessWish, VolumeWish};
 
 pub(super) fn render_volume(wish: &VolumeWish, mounted: bool) -> storage::VolumeSpec {
@@ -63,6 +63,11 @@ pub(super) fn seen_link(link: &network::Interface) -> Result<LinkSeen, Fault> {
     Ok(LinkSeen { generation: Generation(link.generation), addresses })
 }
 
+/// What resources shows of control groups.
+pub(super) const fn seen_group(group: &resources::Group) -> GroupSeen {
+    GroupSeen { generation: Generation(group.generation), device: group.device }
+}
+
 /// What storage shows of a volume.
 pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault> {
     let reverted = |r: &storage::Reverted| {
@@ -77,6 +82,7 @@ pub(super) fn seen_volume(volume: &storage::Volume) -> Result<VolumeSeen, Fault>
         reverted: volume.reverted.as_ref().map(reverted).transpose()?,
         damage: volume.damage.as_ref().map(|damage| damage.errors),
         checked: volume.checked_generation.map(Generation),
+        device: volume.device,
     })
 }
 

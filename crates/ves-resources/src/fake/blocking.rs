@@ -5,6 +5,7 @@ use std::ops::Deref;
 use ves_proto::Fault;
 use ves_types::{Fence, Limits};
 
+use crate::model::Device;
 use crate::service::{Group, Service};
 
 /// A service whose changes are made on the calling thread.
@@ -21,7 +22,16 @@ impl Deref for Blocking {
 impl Blocking {
     /// See [`Service::ensure`].
     pub fn ensure(&self, fence: &Fence, limits: &Limits) -> Result<Group, Fault> {
-        let planned = self.ensuring(fence.ct, limits.clone());
+        self.ensure_on(fence, limits, None)
+    }
+    /// The same, of a container whose volume is on this device.
+    pub fn ensure_on(
+        &self,
+        fence: &Fence,
+        limits: &Limits,
+        device: Option<Device>,
+    ) -> Result<Group, Fault> {
+        let planned = self.ensuring(fence.ct, limits.clone(), device);
         self.shell().make(*fence, planned)
     }
     /// See [`Service::remove`].

@@ -1,10 +1,13 @@
 //! One limit of a group, written by cgroups-rs' typed controllers: one write each.
 //!
-//! Not by them: `cpu.max`, which their setter reads before it writes, and the bounds on groups below
+//! Not by them: `cpu.max`, which their setter reads before it writes, throttles of devices, of which theirs
+//! takes none away on version 2, weights of disk traffic, which theirs looks for where kernels since 5.0 have
+//! none, and the bounds on groups below
 //! one, which are no controller's. Never here: in which order limits are set (the plan's: the version 1
 //! memory pair needs it), where groups are (theirs finds a version 2 hierarchy at `/sys/fs/cgroup` only
 //! and none beside version 1), and reading (theirs takes what it cannot read for zero).
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
 use std::path::Path;
@@ -18,8 +21,8 @@ use cgroups_rs::fs::pid::PidController;
 use ves_host::{Attempt, HostError, cgroup};
 use ves_types::Limit;
 
-use crate::model::{Home, Setting, Value};
-use crate::observe::render_value;
+use crate::model::{Device, Home, Setting, Value};
+use crate::observe::{parse_value, render_throttle, render_value};
 
 /// Sets a group at `dir`.
 pub(super) fn write(
@@ -52,6 +55,7 @@ pub(super) fn write(
         (Setting::CpuWeight, Value::Number(weight)) => cpu().set_shares(*weight),
         (Setting::CpuPeriod, Value::Number(period)) if !v2 => cpu().set_cfs_period(*period),
         (Setting::CpuQuota, Value::Level(quota)) if !v2 => cpu().set_cfs_quota(number(*quota)),
+        (_, Value::Throttle(to)) => return throttle(dir, home, setting, to),
         _ => {
             let file = setting.file(home).ok_or_else(|| HostError::Lacks {
                 feature: format!("{setting:?}"),
@@ -63,6 +67,32 @@ pub(super) fn write(
     told(written, || {
         format!("set {} of {} to {value}", setting.file(home).unwrap_or_default(), dir.display())
     })
+}
+
+/// Sets what is throttled of each device; one that has gone meanwhile is not throttled.
+fn throttle(
+    dir: &Path,
+    home: Home,
+    setting: Setting,
+    to: &BTreeMap<Device, u64>,
+) -> Result<(), HostError> {
+    let file = dir.join(setting.file(home).unwrap_or_default());
+    let text = cgroup::read(&file)?;
+    let Some(Value::Throttle(from)) = parse_value(setting, home, &text) else {
+        return Err(HostError::parse(format!("read {}", file.display()), &text));
+    };
+    for line in render_throttle(setting, home, &from, to) {
+        match cgroup::write(&file, &line) {
+            Err(e) if e.is(rustix::io::Errno::NODEV) && !stays(&line, to) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a line is about a device that shall be throttled.
+fn stays(line: &str, to: &BTreeMap<Device, u64>) -> bool {
+    to.keys().any(|device| line.starts_with(&format!("{device} ")))
 }
 
 /// A bound as version 1 counts it; none is -1.
@@ -108,6 +138,8 @@ mod tests {
                     Value::Number(_) => Value::Number(77),
                     Value::Quota(..) => Value::Quota(Limit::Max(2000), 100_000),
                     Value::Set(_) => Value::Set([0, 1, 3].into()),
+                    // It reads what there is first, which an empty file of this kind does not tell.
+                    Value::Throttle(_) => continue,
                 };
                 for value in [other, setting.fresh(home)] {
                     write(dir.path(), home, setting, &value).expect("written");
@@ -116,8 +148,31 @@ mod tests {
                 }
             }
             let files = std::fs::read_dir(dir.path()).expect("listed").count();
-            let ours = Setting::ALL.into_iter().filter(|s| s.file(home).is_some()).count();
+            let files_of = Setting::ALL.into_iter().filter_map(|s| s.file(home));
+            let ours = files_of.collect::<std::collections::BTreeSet<_>>().len();
             assert_eq!(files, ours, "no other file was written");
+        }
+    }
+
+    #[test]
+    fn only_the_device_that_is_meant_is_throttled() {
+        let [one, two] = [1, 2].map(|minor| Device { major: 7, minor });
+        for (home, was, set) in [
+            (Home::V1, "7:1 4096\n", "7:2 8192"),
+            (Home::V2, "7:1 rbps=4096 wbps=max riops=max wiops=9\n", "7:2 rbps=8192"),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join(Setting::IoReadBps.file(home).expect("it has one"));
+            let write = |to: &[(Device, u64)]| {
+                let value = Value::Throttle(to.iter().copied().collect());
+                std::fs::write(&file, was).expect("made");
+                write(dir.path(), home, Setting::IoReadBps, &value).expect("written");
+                std::fs::read_to_string(&file).expect("readable")
+            };
+            assert_eq!(write(&[(one, 4096)]), was, "it is so already");
+            assert_eq!(write(&[(one, 4096), (two, 8192)]), set);
+            let gone = if home == Home::V1 { "7:1 0" } else { "7:1 rbps=max" };
+            assert_eq!(write(&[]), gone);
         }
     }
 

@@ -366,13 +366,14 @@ impl Host for KernelHost {
             None => 0,
         };
         let path = self.record(ct);
-        let record = file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
+        let kept = file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
             let record = model::read_record(&bytes);
             if record.is_none() {
                 tracing::warn!(record = %path.display(), "cannot understand the record, ignoring");
             }
             record
         });
+        let (record, device) = kept.map_or((None, None), |(limits, device)| (Some(limits), device));
         Ok(Observed {
             node,
             made,
@@ -381,6 +382,8 @@ impl Host for KernelHost {
             settings,
             populated: self.populated(&group)?,
             unreclaimable,
+            device,
+            recorded_device: device,
             record,
         })
     }
@@ -399,10 +402,10 @@ impl Host for KernelHost {
                     })?;
                 limits::write(file.parent().unwrap_or(&file), home, *setting, value)
             }
-            Step::Record(limits) => {
+            Step::Record(limits, device) => {
                 let dir = &self.records;
                 std::fs::create_dir_all(dir).attempt(|| format!("make {}", dir.display()))?;
-                file::write_atomic(&self.record(ct), &model::write_record(limits))
+                file::write_atomic(&self.record(ct), &model::write_record(limits, *device))
             }
             Step::RemoveDelegated => cgroup::remove(&self.need_delegated(ct)?),
             Step::Remove(h) => cgroup::remove(&self.mount(*h)?.join(&group)),
@@ -447,6 +450,24 @@ impl Host for KernelHost {
             log.read(RECORDS, |record| victims.extend(parse_victim(record)))?;
         }
         Ok(victims)
+    }
+
+    fn shares_disks(&self) -> Result<bool, HostError> {
+        let says = |file: &Path, word: &str| {
+            Ok(cgroup::read_if_exists(file)?.is_some_and(|text| text.contains(word)))
+        };
+        if let Some(h) = self.hierarchies.v2_with(Controller::Blkio)
+            && says(&h.mount.join("io.cost.qos"), "enable=1")?
+        {
+            return Ok(true);
+        }
+        // What the machine has of disks is no matter of a container: one that goes meanwhile is none.
+        for disk in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            if says(&disk.path().join("queue/scheduler"), "[bfq]")? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn self_test(&self) -> Result<SelfTest, HostError> {

@@ -152,14 +152,15 @@ fn settings() {
 #[test]
 fn settings_survive_the_kernel() {
     for home in [Home::V1, Home::V2] {
-        for setting in Setting::ALL.into_iter().filter(|s| s.file(home).is_some()) {
+        let whole = |s: &Setting| s.file(home).is_some() && s.throttle_key().is_none();
+        for setting in Setting::ALL.into_iter().filter(whole) {
             for value in [
                 setting.fresh(home),
                 match setting.fresh(home) {
                     Value::Level(_) => Value::Level(Limit::Max(8192)),
                     Value::Number(_) => Value::Number(77),
                     Value::Quota(..) => Value::Quota(Limit::Max(2000), 100_000),
-                    Value::Set(_) => Value::Set([0, 1, 3].into()),
+                    Value::Set(_) | Value::Throttle(_) => Value::Set([0, 1, 3].into()),
                 },
             ] {
                 let text = render_value(home, setting, &value);
@@ -168,6 +169,29 @@ fn settings_survive_the_kernel() {
             }
         }
     }
+}
+
+#[test]
+fn throttles() {
+    let device = |minor| Device { major: 7, minor };
+    let parse = |home, text| match parse_value(Setting::IoWriteIops, home, text) {
+        Some(Value::Throttle(devices)) => Some(devices.into_iter().collect::<Vec<_>>()),
+        _ => None,
+    };
+    assert_eq!(
+        parse(Home::V1, "7:0 100\n7:300 20\n"),
+        Some(vec![(device(0), 100), (device(300), 20)])
+    );
+    let text =
+        "7:0 rbps=4096 wbps=max riops=max wiops=max\n7:1 rbps=max wbps=max riops=9 wiops=5\n";
+    assert_eq!(parse(Home::V2, text), Some(vec![(device(1), 5)]));
+    assert_eq!(parse(Home::V2, ""), Some(vec![]));
+    for (home, bad) in [(Home::V1, "7:0"), (Home::V1, "x:0 1"), (Home::V2, "7:0 rbps=max")] {
+        assert_eq!(parse(home, bad), None, "{bad}");
+    }
+    let weight = |text| parse_value(Setting::BfqWeight, Home::V2, text);
+    assert_eq!(weight("default 150\n8:0 20\n"), Some(Value::Number(150)));
+    assert_eq!(weight("100\n"), Some(Value::Number(100)));
 }
 
 #[test]

@@ -7,9 +7,11 @@ use ves_types::{CpuLimit, Limits, UbcValue};
 
 use super::*;
 use crate::fake::{node_hybrid, node_v1, node_v2, nothing, perform, perform_shared, shared_fresh};
-use crate::model::{Cap, Node, PERIOD};
+use crate::model::{Cap, Device, Node, PERIOD};
 
 const PAGE: u64 = 4096;
+
+const DEVICES: [Device; 2] = [Device { major: 7, minor: 1 }, Device { major: 7, minor: 300 }];
 
 fn ct() -> CtId {
     CtId::try_from(101).expect("valid")
@@ -42,14 +44,18 @@ fn limits() -> impl Strategy<Value = Limits> {
         )
     };
     let masks = (list(["1", "0,2-3", "3-9"]), list(["0", "0-1", "0,7"]));
-    (rows, cpu, option::of(1u32..9), option::of(8u32..500_000), masks).prop_map(
-        |(rows, cpu, cpus, cpu_units, (cpu_mask, node_mask))| Limits {
+    let io = (option::of(4096u64..9_000_000), option::of(1u64..9000), option::of(0u64..8));
+    (rows, cpu, option::of(1u32..9), option::of(8u32..500_000), masks, io).prop_map(
+        |(rows, cpu, cpus, cpu_units, (cpu_mask, node_mask), (bps, iops, priority))| Limits {
             ubc: rows.into_iter().flatten().collect(),
             cpu,
             cpus,
             cpu_units,
             cpu_mask,
             node_mask,
+            io_bps: bps.and_then(|n| n.try_into().ok()),
+            io_iops: iops.and_then(|n| n.try_into().ok()),
+            io_priority: priority.and_then(|n| n.try_into().ok()),
         },
     )
 }
@@ -78,6 +84,7 @@ fn state() -> impl Strategy<Value = Observed> {
     let meddled = option::of((any::<proptest::sample::Index>(), 1u64..3_000, 1u64..300_000));
     (node(), option::of((limits(), cut)), meddled).prop_map(|(node, reached, meddled)| {
         let mut state = nothing(&node);
+        state.device = reached.as_ref().map(|_| DEVICES[0]);
         if let Some((mut desired, cut)) = reached {
             if !node.has(Setting::Cpus) {
                 (desired.cpu_mask, desired.node_mask) = (None, None);
@@ -100,6 +107,7 @@ fn state() -> impl Strategy<Value = Observed> {
                 Value::Number(_) => Value::Number(number.max(1000)),
                 Value::Quota(_, _) => Value::Quota(Limit::Max(number.max(1000)), PERIOD),
                 Value::Set(_) => Value::Set([1].into()),
+                Value::Throttle(_) => Value::Throttle([(DEVICES[1], pages * PAGE)].into()),
             };
         }
         state
@@ -152,6 +160,16 @@ fn holds(limits: &Limits, o: &Observed) -> Result<(), String> {
         check(Setting::CpuMax, Value::Quota(want, PERIOD))?;
     }
     check(Setting::CpuPeriod, Value::Number(PERIOD))?;
+    for (settings, most) in [
+        ([Setting::IoReadBps, Setting::IoWriteBps], limits.io_bps.map(u64::from)),
+        ([Setting::IoReadIops, Setting::IoWriteIops], limits.io_iops.map(u64::from)),
+    ] {
+        // Of no other device, whatever it was before.
+        let want: BTreeMap<_, _> = o.device.zip(most).into_iter().collect();
+        for setting in settings {
+            check(setting, Value::Throttle(want.clone()))?;
+        }
+    }
     if o.made != o.node.hierarchies {
         return Err(format!("only made in {:?}", o.made));
     }
@@ -202,7 +220,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn goal_fixed_point_and_determinism(state in state(), desired in limits()) {
+    fn goal_fixed_point_and_determinism(mut state in state(), desired in limits(), moved: bool) {
+        if moved {
+            state.device = Some(DEVICES[1]);
+        }
         let Ok(steps) = plan(ct(), Some(&desired), &state) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -259,12 +280,13 @@ proptest! {
             prop_assert!(share(&now) <= share(&state).max(share(&last)), "share after {}", step);
         }
         // The record is what was reached, so it comes last.
-        let record = steps.iter().position(|s| matches!(s, Step::Record(_)));
+        let record = steps.iter().position(|s| matches!(s, Step::Record(..)));
         prop_assert!(record.is_none_or(|at| at == steps.len() - 1));
     }
 
     #[test]
-    fn removal_ends_with_nothing(state in state()) {
+    fn removal_ends_with_nothing(mut state in state()) {
+        state.device = state.recorded_device;
         let steps = plan(ct(), None, &state).expect("nobody is inside");
         for cut in 0..=steps.len() {
             let mut after = state.clone();

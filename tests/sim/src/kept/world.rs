@@ -208,7 +208,8 @@ impl World {
             let mut groups = ResourcesServiceClient::new(sim.channel_to(Daemon::Resources));
             let (fence, limits) = (Some(fence), there.group.clone());
             if limits.is_some() {
-                let request = resources::EnsureLimitsRequest { fence, limits, dry_run };
+                let request =
+                    resources::EnsureLimitsRequest { fence, limits, dry_run, device: None };
                 groups.ensure_limits(request).await.expect(known);
             } else {
                 let request = resources::RemoveLimitsRequest { fence, dry_run };

@@ -3,6 +3,7 @@
 //! Never here: a node that changes.
 
 use tonic::{Request, Response, Status};
+use ves_proto::common::{Enforcement, LimitPromise};
 use ves_proto::coordinator::node_service_server::NodeService;
 use ves_proto::coordinator::*;
 use ves_proto::network::{Guard, Room, RoomKind};
@@ -40,6 +41,11 @@ impl NodeService for Api {
                 used: Some(7),
             }],
             guard: Guard::Owned.into(),
+            limits: vec![LimitPromise {
+                field: "io_bps".into(),
+                enforcement: Enforcement::Bounded.into(),
+                why: "not what is written late".into(),
+            }],
             unknown_containers: vec![UnknownContainer {
                 id: 820,
                 what: vec!["volume".into(), "link".into()],

@@ -108,6 +108,7 @@ const VOLUME: VolumeSeen = VolumeSeen {
     reverted: None,
     damage: None,
     checked: None,
+    device: None,
 };
 
 fn sights() -> Vec<Observed> {
@@ -129,7 +130,8 @@ fn sights() -> Vec<Observed> {
     volumes.extend([reverted(OLD), reverted(NOW), damaged(false), damaged(true)]);
     volumes.extend([checked(OLD), checked(NOW)]);
     let snapshots = [BTreeMap::new(), [(id(1), OLD)].into(), [(id(1), NOW), (id(3), NOW)].into()];
-    let groups = [None, Some(GroupSeen { generation: OLD }), Some(GroupSeen { generation: NOW })];
+    let group = |generation| Some(GroupSeen { generation, device: None });
+    let groups = [None, group(OLD), group(NOW)];
     let mut links = vec![None];
     for generation in [OLD, NOW] {
         for addresses in [vec![], vec![address(1)], vec![address(2), address(1)]] {
@@ -442,6 +444,29 @@ fn what_is_damaged_is_mounted_anew_by_whoever_brings_it_up_and_never_under_proce
         mended += usize::from(anew);
     });
     assert!(mended > 100, "{mended}");
+}
+
+#[test]
+fn bounds_of_disk_traffic_follow_the_device() {
+    let mut wish = desired(Presence::Present, RunState::Running, false);
+    wish.limits.io_bps = 4096.try_into().ok();
+    let made = Observed { volume: Some(VOLUME), ..Observed::default() };
+    let steps = plan(&wish, &made).expect("planned");
+    let kinds: Vec<_> = steps.iter().map(Step::service).collect();
+    assert_eq!(kinds, ["storage", "resources", "lifecycle", "network", "lifecycle"]);
+    let mut up = run(&steps, &made);
+    assert_eq!(plan(&wish, &up), Ok(vec![]));
+    // What was mounted tells its device after that, or has another one.
+    for device in [Some(1), Some(2)] {
+        up.volume = up.volume.map(|v| VolumeSeen { device, ..v });
+        let steps = plan(&wish, &up).expect("planned");
+        assert_eq!(steps, [Step::EnsureLimits(wish.limits.clone())]);
+        up = run(&steps, &up);
+        assert_eq!(plan(&wish, &up), Ok(vec![]));
+    }
+    wish.limits.io_bps = None;
+    up.volume = up.volume.map(|v| VolumeSeen { device: Some(3), ..v });
+    assert_eq!(plan(&wish, &up), Ok(vec![]), "to others it does not matter");
 }
 
 #[test]

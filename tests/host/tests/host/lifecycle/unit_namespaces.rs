@@ -142,6 +142,7 @@ fn the_resources_daemon_needs_one_capability_whatever_is_mounted() {
                 fence: fence(generation),
                 limits: Some(limits),
                 dry_run: false,
+                device: None,
             };
             let group = client.ensure_limits(ask).await.expect("limited").into_inner();
             let got = group.limits.expect("told");

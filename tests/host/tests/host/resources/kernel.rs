@@ -4,10 +4,11 @@
 //! cgroups-rs is the independent witness of what the kernel was told.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies::{V1, auto};
@@ -17,12 +18,12 @@ use cgroups_rs::fs::{Cgroup, MaxValue};
 use ves_daemon::{FenceStore, Shell};
 use ves_host::cgroup::{self, Controller, Hierarchies, Version};
 use ves_host::kmsg::KernelLog;
-use ves_kit::{MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
+use ves_kit::{LoopFile, MountGuard, Proc, TestId, TestLayout, Undo, need, wait_until};
 use ves_proto::Reason;
 use ves_resources::fake::FakeHost;
 use ves_resources::fake::blocking::Blocking;
 use ves_resources::host::Host;
-use ves_resources::model::{Observed, Setting};
+use ves_resources::model::{Device, Observed, Setting};
 use ves_resources::plan::{plan, plan_shared};
 use ves_resources::service::Service;
 use ves_types::layout::{self, CGROUP_DELEGATED};
@@ -202,6 +203,54 @@ fn limits_change_under_a_running_process() {
     let online = online.expect("version 1 tells");
     assert_eq!(of_status("Cpus_allowed_list:"), online.trim());
     assert_eq!(witness.pids(), MaxValue::Max);
+}
+
+#[test]
+fn disk_traffic_is_held_to_its_bounds_on_its_device_only() {
+    need!(need::root(), need::disposable());
+    let rig = Rig::new();
+    let files = ["own", "other"].map(|name| rig.layout.dir().join(name));
+    let [own, other] = files.map(|file| LoopFile::create(&file, 8 << 20));
+    let number = |disk: &LoopFile| fs::metadata(disk.device()).expect("a device").rdev();
+    let device = |disk: &LoopFile| Device {
+        major: rustix::fs::major(number(disk)),
+        minor: rustix::fs::minor(number(disk)),
+    };
+    let ensure = |limits: &Limits, disk: &LoopFile| {
+        let group = rig.service.ensure_on(&rig.fence(), limits, Some(device(disk)));
+        let group = group.expect("limits hold");
+        assert_eq!((&group.limits, group.device), (limits, Some(device(disk))));
+    };
+    let dd = |words: String| {
+        let begun = Instant::now();
+        assert!(rig.shell(&format!("exec dd status=none {words}")).wait().success(), "{words}");
+        begun.elapsed()
+    };
+    let read = |disk: &LoopFile| {
+        let from = disk.device().display();
+        dd(format!("if={from} of=/dev/null bs=256k count=8 iflag=direct"))
+    };
+    // 2 MiB at 1 MiB a second; what is free takes milliseconds, here and on a busy machine.
+    let second = Duration::from_secs(1);
+    let megabyte = Limits { io_bps: (1 << 20).try_into().ok(), ..Limits::default() };
+    ensure(&megabyte, &own);
+    let (bound, free) = (read(&own), read(&other));
+    assert!(bound > second && free < bound, "bound {bound:?}, free {free:?}");
+    // The volume has another device, and requests are bounded too, of writes as of reads.
+    let few = Limits { io_iops: 20.try_into().ok(), ..Limits::default() };
+    ensure(&few, &other);
+    let free = read(&own);
+    let to = other.device().display();
+    let bound = dd(format!("if=/dev/zero of={to} bs=4k count=40 oflag=direct"));
+    assert!(bound > second && free < bound, "bound {bound:?}, free {free:?}");
+    // A service that begins anew knows the device.
+    let group = start(&rig.layout).1.group(rig.ct()).expect("it is there");
+    assert_eq!((&group.limits, group.device), (&few, Some(device(&other))));
+    ensure(&Limits::default(), &other);
+    let files = ["blkio.throttle.write_iops_device", "io.max"];
+    let left = rig.dirs().into_iter().flat_map(|dir| files.map(|file| dir.join(file)));
+    let left: Vec<_> = left.filter_map(|file| fs::read_to_string(file).ok()).collect();
+    assert!(!left.is_empty() && left.iter().all(String::is_empty), "{left:?}");
 }
 
 #[test]

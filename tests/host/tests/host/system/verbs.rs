@@ -11,8 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
+use ves_host::cgroup::Hierarchies;
 use ves_kit::{Proc, Rootfs, TestNode, http, need, node, wait_until};
 use ves_types::CtId;
+use ves_types::layout;
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,7 +104,20 @@ fn a_running_container_is_changed_without_disturbing_it() {
     node.ok(&format!("set {ct} --ram 96M --name n{ct} --save"));
     let pages = (96_u64 << 20) / 4096;
     assert_eq!(limit(&node, ct, "physpages"), pages);
+    // Of its disk: the device it is on now, and the one it is on after a restart.
+    node.ok(&format!("set {ct} --iolimit 1M --ioprio 6 --cpumask 0 --save"));
+    assert_eq!(field(&node, ct, "iolimit"), 1 << 20);
+    let throttled = || {
+        let dirs = Hierarchies::detect().expect("there are some").dirs(&layout::cgroup(ct));
+        let files = ["blkio.throttle.read_bps_device", "io.max"];
+        let texts = dirs.iter().flat_map(|dir| files.map(|f| std::fs::read_to_string(dir.join(f))));
+        texts.filter_map(Result::ok).collect::<String>()
+    };
+    assert!(throttled().contains("1048576"), "{}", throttled());
     node.ok(&format!("restart n{ct} --fast"));
+    assert!(throttled().contains("1048576"), "{}", throttled());
+    node.ok(&format!("set {ct} --iolimit 0 --save"));
+    assert_eq!(throttled(), "");
     assert_eq!(limit(&node, ct, "numproc"), 60);
     assert_eq!(limit(&node, ct, "physpages"), pages);
     assert_ne!(field(&node, ct, "init_pid"), init);
