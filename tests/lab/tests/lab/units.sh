@@ -21,6 +21,7 @@ ves-storaged 23
 ves-lifecycled 16
 ves-builder@1 38
 ves-starter 84
+ves-lxcfs 60
 SCORES
 
 # (b) what runs: exact capabilities, filter, no new privileges, namespaces of its own
