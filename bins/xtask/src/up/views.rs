@@ -72,8 +72,8 @@ pub(crate) fn end(layout: &Layout) -> anyhow::Result<()> {
         let words = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
         let dir = layout.views_provider();
         if words.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_encoded_bytes()) {
-            // It may end in this moment.
-            pidfd_send_signal(&held, Signal::TERM).ok();
+            // Asked to end it would first sleep for some seconds. It may have ended in this moment.
+            pidfd_send_signal(&held, Signal::KILL).ok();
         }
     }
     for entry in fs::read_dir(layout.views_dir()).into_iter().flatten().flatten() {
