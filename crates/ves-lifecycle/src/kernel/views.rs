@@ -56,6 +56,9 @@ struct State {
     have: BTreeSet<CtId>,
     /// Whether there was ever a provider.
     ever: bool,
+    /// How many are being changed now, and how many were since that was told.
+    busy: u32,
+    changed: u32,
 }
 
 /// Who has which views.
@@ -120,7 +123,18 @@ impl Views {
         let wait = |state: &mut State| state.due.is_empty();
         let (mut state, _) =
             self.more.wait_timeout_while(state, IDLE, wait).unwrap_or_else(PoisonError::into_inner);
-        state.due.pop_first()
+        let next = state.due.pop_first();
+        state.busy += u32::from(next.is_some());
+        next
+    }
+
+    /// One that was taken is over with; answers how many were changed where it was the last of all.
+    fn over(&self, changed: bool) -> Option<u32> {
+        let mut state = self.state();
+        state.busy = state.busy.saturating_sub(1);
+        state.changed += u32::from(changed);
+        let last = state.busy == 0 && state.due.is_empty() && state.changed > 0;
+        last.then(|| std::mem::take(&mut state.changed))
     }
 }
 
@@ -258,13 +272,13 @@ impl KernelHost {
         let config::Views { provider, dir } = config.clone();
         let dir = dir.unwrap_or_else(|| self.layout.views_provider());
         let host = Arc::downgrade(self);
-        let (own, count) = (Weak::clone(&host), Arc::new(gauge()));
+        let own = Weak::clone(&host);
         let look = std::thread::Builder::new().name("views".to_owned());
         look.spawn(move || look_on(&own, provider, &dir)).attempt(what)?;
         for _ in 0..AT_ONCE {
-            let (own, count) = (Weak::clone(&host), Arc::clone(&count));
+            let own = Weak::clone(&host);
             let fit = std::thread::Builder::new().name("views-fit".to_owned());
-            fit.spawn(move || fit_on(&own, &count)).attempt(what)?;
+            fit.spawn(move || fit_on(&own)).attempt(what)?;
         }
         Ok(())
     }
@@ -304,7 +318,7 @@ fn gauge() -> Gauge {
 
 /// Looks at the provider again and again.
 fn look_on(host: &Weak<KernelHost>, provider: Provider, dir: &Path) {
-    let mut looker = Looker::default();
+    let (mut looker, count) = (Looker::default(), gauge());
     while let Some(host) = host.upgrade() {
         if let Some(target) = looker.look(&host, provider, dir) {
             match (host.views.aim(&target, || host.list()), target) {
@@ -321,6 +335,7 @@ fn look_on(host: &Weak<KernelHost>, provider: Provider, dir: &Path) {
                 }
             }
         }
+        count.set(u64::try_from(host.views.state().have.len()).unwrap_or(u64::MAX));
         drop(host);
         pause();
     }
@@ -332,15 +347,17 @@ fn pause() {
 }
 
 /// Changes containers that are due, one after another.
-fn fit_on(host: &Weak<KernelHost>, count: &Gauge) {
+fn fit_on(host: &Weak<KernelHost>) {
     let Some(views) = host.upgrade().map(|host| Arc::clone(&host.views)) else { return };
     loop {
         let due = views.next();
         let Some(host) = host.upgrade() else { return };
         let Some((ct, tried)) = due else { continue };
-        match host.fit(ct) {
+        let fitted = host.fit(ct);
+        let changed = matches!(fitted, Ok(Fitted::Changed));
+        match fitted {
             Ok(Fitted::Had | Fitted::Later) => {}
-            Ok(Fitted::Changed) => tracing::info!(%ct, "sees what there is to see now"),
+            Ok(Fitted::Changed) => tracing::debug!(%ct, "sees what there is to see now"),
             Err(error) => {
                 let error = ves_proto::fault::chain(&error);
                 tracing::warn!(%ct, "what it sees of the node could not be changed: {error}");
@@ -349,7 +366,9 @@ fn fit_on(host: &Weak<KernelHost>, count: &Gauge) {
                 }
             }
         }
-        count.set(u64::try_from(views.state().have.len()).unwrap_or(u64::MAX));
+        if let Some(containers) = views.over(changed) {
+            tracing::info!(containers, "see what there is to see now");
+        }
     }
 }
 
@@ -412,5 +431,19 @@ mod tests {
         fails();
         aim(&None);
         assert_eq!(due(&views), [], "for another provider it begins anew");
+    }
+
+    #[test]
+    fn who_was_changed_is_told_once_when_all_are() {
+        let views = Views::default();
+        views.state().due.extend([(ct(101), 0), (ct(102), 0), (ct(103), 0)]);
+        assert!(views.next().is_some() && views.next().is_some());
+        assert_eq!(views.over(true), None, "one is being changed, one is due");
+        assert!(views.next().is_some());
+        assert_eq!(views.over(false), None);
+        assert_eq!(views.over(true), Some(2));
+        views.state().due.insert(ct(101), 0);
+        assert!(views.next().is_some());
+        assert_eq!(views.over(false), None, "nothing changed");
     }
 }
