@@ -52,10 +52,10 @@ impl Planned for EnsureContainer {
     }
 
     fn plan(&mut self, observed: &Observed) -> Result<Vec<Step>, Fault> {
-        let steps = plan(&self.desired, observed).map_err(|r| refused(self.ct, r))?;
-        match not_given(&steps, &self.service.inner.config.allow_devices) {
+        // Before what a dry run would find missing, its volume say.
+        match not_given(&self.desired, observed, &self.service.inner.config.allow_devices) {
             Some(device) => Err(device_refused(self.ct, device)),
-            None => Ok(steps),
+            None => plan(&self.desired, observed).map_err(|r| refused(self.ct, r)),
         }
     }
 

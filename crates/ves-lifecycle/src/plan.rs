@@ -285,18 +285,21 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Refusal
     Ok(steps)
 }
 
-/// The first device by name of what these steps make that the node does not give, where `allow` is what it
+/// The first device by name of what may have to be made that the node does not give, where `allow` is what it
 /// gives besides the usual ones. What is asked for by number is known only where it is made.
-pub fn not_given<'a>(steps: &'a [Step], allow: &[DevicePattern]) -> Option<&'a DeviceName> {
-    let made = steps.iter().filter_map(|step| match step {
-        Step::SpawnMonitor(spec) => Some(&spec.devices),
-        _ => None,
-    });
-    let names = made.flatten().filter_map(|device| match &device.id {
+pub fn not_given<'a>(
+    desired: &'a Desired,
+    observed: &Observed,
+    allow: &[DevicePattern],
+) -> Option<&'a DeviceName> {
+    let runs = observed.monitor.as_ref().is_some_and(|monitor| monitor.running);
+    let starts = matches!(desired.goal, Goal::Created | Goal::Running) && !runs;
+    let devices = desired.spec.iter().filter(|_| starts).flat_map(|spec| &spec.devices);
+    let mut names = devices.filter_map(|device| match &device.id {
         DeviceId::Name(name) => Some(name),
         DeviceId::Number { .. } => None,
     });
-    names.into_iter().find(|name| !devices::given(name, allow))
+    names.find(|name| !devices::given(name, allow))
 }
 
 /// Names and memory that are others than those it has, as far as these are known: all that changes of what

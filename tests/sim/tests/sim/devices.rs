@@ -87,6 +87,8 @@ fn what_hands_over_the_node_is_refused_at_once_and_what_it_does_not_give_at_the_
     assert_eq!(saved(&sim), (vec![], vec![]));
 
     sim.run(&change(&["ttyS0:rw"], &[], pb::SetMode::Unspecified)).expect("saved");
+    let dry = pb::StartContainerRequest { ct: "101".into(), dry_run: true, ..Default::default() };
+    assert_eq!(sim.run(&Command::Start(dry)).expect_err("refused").facts["device"], "ttyS0");
     let fault = sim.run(&Command::start("101")).expect_err("refused");
     assert_eq!((fault.reason, fault.facts["device"].as_str()), (Reason::BadValue, "ttyS0"));
     assert!(fault.message.contains("allow_devices = [\"ttyS0\"]"), "{fault}");
