@@ -13,6 +13,7 @@ mod destination;
 mod exit;
 mod failure;
 mod hint;
+mod man;
 mod operation;
 mod output;
 mod params;

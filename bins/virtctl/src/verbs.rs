@@ -81,7 +81,7 @@ pub(crate) fn complete(shell: clap_complete::Shell, output: Output) -> Outcome {
 pub(crate) fn man(dir: &std::path::Path) -> Outcome {
     let wrong = |e: std::io::Error| Failure::local(&format!("cannot write {}", dir.display()), &e);
     std::fs::create_dir_all(dir).map_err(wrong)?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(wrong)?;
+    crate::man::write(Cli::command(), dir).map_err(wrong)?;
     writeln!(std::io::stderr(), "man pages are in {}", dir.display()).ok(); // only to be friendly
     Ok(())
 }
