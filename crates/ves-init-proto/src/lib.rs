@@ -16,6 +16,7 @@
 
 mod bounds;
 pub mod devices;
+mod disorder;
 pub mod frame;
 pub mod init_plan;
 mod launch;
