@@ -14,7 +14,7 @@ use super::support::{World, needs};
 use super::views::Lxcfs;
 
 /// The template's archive; `None` where it cannot be built.
-fn template(suite: &str, packages: &str) -> Option<PathBuf> {
+pub(super) fn template(suite: &str, packages: &str) -> Option<PathBuf> {
     let name = format!("ves-lifecycle-{suite}-{}.tar", packages.split(',').next().unwrap_or(""));
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if path.is_file() {
@@ -43,7 +43,7 @@ fn template(suite: &str, packages: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn ready() -> bool {
+pub(super) fn ready() -> bool {
     needs()
         && ves_kit::check(&[
             need::program("mmdebstrap", "mmdebstrap"),

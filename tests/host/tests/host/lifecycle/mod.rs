@@ -7,6 +7,7 @@ mod distributions;
 mod exec;
 mod features;
 mod hostile;
+mod nested;
 mod start;
 mod starter;
 mod strays;
