@@ -282,10 +282,14 @@ impl KernelHost {
             InitKind::Busybox => (SIGUSR2, true),
             InitKind::Other => (SIGTERM, false),
             InitKind::Sysvinit | InitKind::Runit => {
+                // runit drops what it is told in its first stage, and its command knows nothing of it.
+                let runit = status.kind == InitKind::Runit;
+                let ready = !runit || boot::seen(&observe::monitor(status));
                 let argv = ["/sbin/init", "0"].map(str::to_owned).to_vec();
                 let session = self.exec(ct, &Command { argv, ..Command::default() })?;
                 let ended = monitor::await_command(&session, left.min(ASK));
-                return Ok(Heard { heard: ended == Some(Ended::Code(0)), again: true });
+                let heard = ended == Some(Ended::Code(0)) && ready;
+                return Ok(Heard { heard, again: true });
             }
         };
         let proc = std::fs::read_to_string(format!("/proc/{}/status", status.init_pid));
