@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use ves_host::{child, peer};
-use ves_init_proto::report::{self, Ended, ExitRecord};
+use ves_init_proto::report::{self, Ended, ExitRecord, InitKind};
 
 use super::client::{Client, Role};
 use super::files::{now_ms, write_record};
@@ -103,7 +103,9 @@ impl Monitor {
     /// Takes in what init says of itself.
     fn read_notify(&mut self) {
         let Some(said) = self.notify.as_ref().and_then(NotifyListener::news) else { return };
-        let now = (self.booted || said.ready, said.stopping);
+        // Others than systemd leave the socket to all that they start; what they do is seen from outside.
+        let stopping = said.stopping && self.kind_now() == InitKind::Systemd;
+        let now = (self.booted || said.ready, stopping);
         if now != (self.booted, self.stopping) {
             (self.booted, self.stopping) = now;
             self.publish();

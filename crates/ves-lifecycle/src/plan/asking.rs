@@ -63,10 +63,12 @@ impl Asking {
     }
 
     /// It went down already when this began: as one that was asked then, heard, and may be asked again, in
-    /// case it does not get there.
+    /// case it does not get there. Who has no time for that is asked all the same.
     pub const fn goes_down(&mut self) {
-        let heard = Heard { heard: true, again: true };
-        self.last = Some(Last { at_ms: 0, gap_ms: HEARD_MS, booted: true, heard });
+        if self.grace_ms > 2 * HEARD_MS {
+            let heard = Heard { heard: true, again: true };
+            self.last = Some(Last { at_ms: 0, gap_ms: HEARD_MS, booted: true, heard });
+        }
     }
 
     /// What to do at `now_ms`, of an init that has `booted` by then or not.
