@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Code;
 use tracing::Instrument;
+use ves_proto::convert::check_features;
 use ves_proto::{Fault, Reason, coordinator as pb};
 use ves_types::{CtId, Epoch, Phase};
 
@@ -408,6 +409,9 @@ impl Coordinator {
             0 => index.free_id(except)?,
             n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
         };
+        if let Some(features) = given.as_ref().and_then(|given| given.features.as_ref()) {
+            check_features(features)?;
+        }
         let mut spec = spec::parse(id, given)?;
         self.defaults().fill(&mut spec.limits);
         index.vacant(id)?;

@@ -99,7 +99,7 @@ fn parse_spec(spec: pb::ContainerSpec) -> Result<Spec, Fault> {
         )?
         .into_iter()
         .collect(),
-        features: parse_features(features)?.effective(),
+        features: parse_features(features).effective(),
     })
 }
 

@@ -61,20 +61,25 @@ pub const fn render_restart(policy: RestartPolicy) -> coordinator::RestartPolicy
 }
 
 /// Reads features; what is absent has its default.
-///
-/// # Errors
-/// `BAD_VALUE` on "features" where two exclude each other.
-pub fn parse_features(features: Option<pb::Features>) -> Result<Features, Fault> {
+pub fn parse_features(features: Option<pb::Features>) -> Features {
     let pb::Features { nesting, migratable, abi32 } = features.unwrap_or_default();
-    if (nesting, migratable) == (Some(true), Some(true)) {
-        return Err(features_exclude());
-    }
     let default = Features::default();
-    Ok(Features {
+    Features {
         nesting: nesting.unwrap_or(default.nesting),
         migratable: migratable.unwrap_or(default.migratable),
         abi32: abi32.unwrap_or(default.abi32),
-    })
+    }
+}
+
+/// The fault where these ask for two that exclude each other.
+///
+/// # Errors
+/// `BAD_VALUE` on "features".
+pub fn check_features(features: &pb::Features) -> Result<(), Fault> {
+    match (features.nesting, features.migratable) {
+        (Some(true), Some(true)) => Err(features_exclude()),
+        _ => Ok(()),
+    }
 }
 
 /// nesting and migratable were asked for together.
@@ -418,16 +423,16 @@ mod tests {
     fn features_exclude_each_other_only_where_both_were_asked_for() {
         let ask = |nesting, migratable| {
             let asked = pb::Features { nesting, migratable, ..pb::Features::default() };
-            parse_features(Some(asked)).map(|f| f.effective().to_string())
+            check_features(&asked).map(|()| parse_features(Some(asked)).effective().to_string())
         };
-        assert_eq!(parse_features(None), Ok(Features::default()));
+        assert_eq!(parse_features(None), Features::default());
         assert_eq!(ask(Some(true), None).expect("so"), "nesting:on,migratable:off,abi32:on");
         assert_eq!(ask(None, Some(false)).expect("so"), "nesting:off,migratable:off,abi32:on");
         assert_eq!(ask(Some(true), Some(true)).expect_err("not both").facts["field"], "features");
         for nesting in [false, true] {
             for abi32 in [false, true] {
                 let features = Features { nesting, migratable: !nesting, abi32 };
-                assert_eq!(parse_features(Some(render_features(features))), Ok(features));
+                assert_eq!(parse_features(Some(render_features(features))), features);
             }
         }
     }

@@ -309,7 +309,7 @@ fn columns() -> Vec<Column<Row>> {
             Value::texts(r.spec.capabilities_off.iter().map(|name| format!("{name}:off")))
         }),
         column("features", |r| {
-            let features = convert::parse_features(r.spec.features).unwrap_or_default();
+            let features = convert::parse_features(r.spec.features);
             Value::text(features.effective().to_string())
         }),
         right("restarts", |r| Value::Num(r.container.restarts.into())),

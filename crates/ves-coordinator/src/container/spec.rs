@@ -260,7 +260,7 @@ pub fn parse(ct: CtId, spec: Option<pb::ContainerSpec>) -> Result<Spec, Fault> {
         )?
         .into_iter()
         .collect(),
-        features: parse_features(features)?,
+        features: parse_features(features),
     })
 }
 
@@ -428,7 +428,6 @@ mod tests {
                 "capabilities_off",
                 pb::ContainerSpec { capabilities_off: strings("SYS_TIME"), ..given() },
             ),
-            ("features", pb::ContainerSpec { features: features(true, true), ..given() }),
             (
                 "limits.cpus",
                 pb::ContainerSpec {
