@@ -94,6 +94,14 @@ impl Capability {
         capabilities.into_iter().fold(0, |bits, capability| bits | 1 << capability.0)
     }
 
+    /// One of any that Linux has, by its name, and why no container has it, where none has.
+    fn find(s: &str) -> Option<(Self, Option<&'static str>)> {
+        let upper = s.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        let found = (0..).zip(ALL).find(|(_, (known, _))| *known == name);
+        found.map(|(n, (_, why))| (Self(n), why))
+    }
+
     fn name(self) -> &'static str {
         ALL.get(usize::from(self.0)).map_or("", |(name, _)| name)
     }
@@ -105,17 +113,12 @@ impl FromStr for Capability {
     /// With or without `CAP_`, in letters of any case.
     fn from_str(s: &str) -> Result<Self, ParseError> {
         let bad = |why| Err(ParseError::new("capability", s, why));
-        let upper = s.to_ascii_uppercase();
-        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        if name == "VE_ADMIN" {
-            return bad(
+        match Self::find(s) {
+            Some((_, Some(why))) => bad(why),
+            Some((capability, None)) => Ok(capability),
+            None if s.to_ascii_uppercase().ends_with("VE_ADMIN") => bad(
                 "it is of OpenVZ's own kernel; SYS_ADMIN and NET_ADMIN are what it was, and are there",
-            );
-        }
-        let found = (0..).zip(ALL).find(|(_, (known, _))| *known == name);
-        match found {
-            Some((_, (_, Some(why)))) => bad(why),
-            Some((n, (_, None))) => Ok(Self(n)),
+            ),
             None => bad("it is none that Linux has; capabilities(7) lists them"),
         }
     }
@@ -144,7 +147,7 @@ impl From<Capability> for String {
 /// A capability that is switched on or off: `net_raw:off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CapabilityChange {
-    /// Which.
+    /// Which; one that no container has only where it is switched off.
     pub capability: Capability,
     /// Whether it is on then.
     pub on: bool,
@@ -157,7 +160,13 @@ impl FromStr for CapabilityChange {
         let why = "it must be a capability's name and on or off, such as net_raw:off";
         match s.split_once(':') {
             Some((name, choice @ ("on" | "off"))) => {
-                Ok(Self { capability: name.parse()?, on: choice == "on" })
+                let on = choice == "on";
+                let capability = match Capability::find(name) {
+                    // It is off already of one that no container has.
+                    Some((capability, _)) if !on => capability,
+                    _ => name.parse()?,
+                };
+                Ok(Self { capability, on })
             }
             _ => Err(ParseError::new("choice of a capability", s, why)),
         }
@@ -175,7 +184,7 @@ pub fn change_capabilities(off: &mut BTreeSet<Capability>, changes: &[Capability
     for CapabilityChange { capability, on } in changes {
         if *on {
             off.remove(capability);
-        } else {
+        } else if Capability::usual() & Capability::bits_of([capability]) != 0 {
             off.insert(*capability);
         }
     }
@@ -184,6 +193,16 @@ pub fn change_capabilities(off: &mut BTreeSet<Capability>, changes: &[Capability
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_container_has_is_off_already() {
+        let change: CapabilityChange = "cap_sys_module:off".parse().expect("so it is");
+        let mut off = BTreeSet::new();
+        change_capabilities(&mut off, &[change, "net_raw:off".parse().expect("valid")]);
+        assert_eq!(off, ["NET_RAW".parse().expect("valid")].into());
+        assert!("sys_module:on".parse::<CapabilityChange>().is_err());
+        assert!("nonsense:off".parse::<CapabilityChange>().is_err());
+    }
 
     #[test]
     fn names_are_linuxs_in_any_case() {
