@@ -117,7 +117,7 @@ pub(crate) struct Params {
     /// Weight of its disk traffic, 0 to 7; 4 is usual
     #[arg(long, value_name = "0-7", value_parser = value::ioprio)]
     pub(crate) ioprio: Option<IoPriority>,
-    /// Bytes a second it may read from its disk, and as many it may write; a bare number is bytes; 0 is unlimited
+    /// Bytes a second it may read from its disk, and as many it may write, such as 20M; 0 is unlimited
     #[arg(long, value_name = "BYTES", value_parser = value::iolimit)]
     pub(crate) iolimit: Option<Clearable<IoBandwidth>>,
     /// Requests a second it may make of its disk, of reads and as many of writes; 0 is unlimited

@@ -253,7 +253,7 @@ mod tests {
             Some((limits.io_bps, limits.io_iops, limits.io_priority))
         };
         assert_eq!(io("--iolimit", "4m"), Some((Some(4 << 20), None, None)));
-        assert_eq!(io("--iolimit", "5000"), Some((Some(5000), None, None)), "bytes, as vzctl 7");
+        assert_eq!(io("--iolimit", "5000b"), Some((Some(5000), None, None)));
         assert_eq!(io("--iopslimit", "500"), Some((None, Some(500), None)));
         for none in ["0", "unlimited"] {
             assert_eq!(io("--iolimit", none), Some((None, None, None)));
@@ -375,7 +375,8 @@ mod tests {
             ["--cpus", "65537"],
             ["--ioprio", "8"],
             ["--ioprio", ""],
-            ["--iolimit", "100"],
+            ["--iolimit", "100b"],
+            ["--iolimit", "5000"],
             ["--iolimit", "fast"],
             ["--iopslimit", "-1"],
             ["--iopslimit", "1k"],

@@ -183,6 +183,11 @@ pub(super) fn or_default<T: FromStr>(s: &str) -> Result<Clearable<T>, T::Err> {
 pub(super) fn iolimit(s: &str) -> Result<Clearable<IoBandwidth>, ParseError> {
     match s {
         "unlimited" => Ok(Clearable(None)),
+        "0" => Ok(Clearable(None)),
+        s if s.bytes().all(|b| b.is_ascii_digit()) => {
+            let why = "say of what: 20M or 20000000b; without that some vzctl took bytes and others megabytes";
+            Err(ParseError::new("disk bandwidth", s, why))
+        }
         s => match parse_size("disk bandwidth", s, 1)?.0 {
             0 => Ok(Clearable(None)),
             bytes => bytes.try_into().map(Some).map(Clearable),
