@@ -80,24 +80,38 @@ impl Durations {
 
     /// A call that has begun.
     pub(crate) fn begin(&self, method: String) -> Call {
-        Call { durations: self.clone(), method, begun: Instant::now() }
+        Call { durations: self.clone(), method, begun: Instant::now(), ended: false }
     }
 }
 
-/// A call that is served.
+/// A call that is served. One that nobody ends was given up.
 #[derive(Debug)]
 pub(crate) struct Call {
     durations: Durations,
     method: String,
     begun: Instant,
+    ended: bool,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.tell(Code::Cancelled);
+        }
+    }
 }
 
 impl Call {
     /// It has ended.
-    pub(crate) fn end(self, code: Code) {
+    pub(crate) fn end(mut self, code: Code) {
+        self.ended = true;
+        self.tell(code);
+    }
+
+    fn tell(&self, code: Code) {
         let mut labels = vec![
             KeyValue::new("rpc.system.name", "grpc"),
-            KeyValue::new("rpc.method", self.method),
+            KeyValue::new("rpc.method", self.method.clone()),
             KeyValue::new("rpc.response.status_code", name(code)),
         ];
         if is_server_error(code) {
@@ -106,8 +120,7 @@ impl Call {
         self.durations.0.record(self.begun.elapsed().as_secs_f64(), &labels);
     }
 
-    /// It ends when its answer has: with the code in its headers or trailers, or, where whoever called
-    /// does not wait for that, given up.
+    /// It ends when its answer has: with the code in its headers or trailers.
     pub(crate) fn end_with(self, answer: http::Response<Body>) -> http::Response<Body> {
         if let Some(code) = code(answer.headers()) {
             self.end(code);
@@ -158,12 +171,6 @@ impl http_body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.end(Code::Cancelled);
     }
 }
 
@@ -223,9 +230,11 @@ mod tests {
             drop(durations.begin("ves.Test/Get".to_owned()).end_with(failed));
             let left = durations.begin("ves.Test/Get".to_owned());
             drop(left.end_with(http::Response::new(body(Some("0")))));
+            drop(durations.begin("ves.Test/Wait".to_owned()));
         });
         let counts = counts.await;
         let told = [
+            ("CANCELLED", false),
             ("CANCELLED", false),
             ("INTERNAL", true),
             ("NOT_FOUND", false),
