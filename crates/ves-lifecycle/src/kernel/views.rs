@@ -287,6 +287,9 @@ impl KernelHost {
     fn fit(&self, ct: CtId) -> Result<Fitted, Error> {
         const WHAT: &str = "see what it sees";
         let observed = self.observe(ct)?;
+        if observed.unresponsive {
+            return Err(Error::Unresponsive { ct, what: "have its views changed" });
+        }
         let Some(monitor) = observed.monitor.filter(|m| m.running && !observed.frozen) else {
             return Ok(Fitted::Later);
         };
