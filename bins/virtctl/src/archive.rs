@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
-use ves_proto::storage::{ImportTemplateRequest, import_template_request};
+use ves_proto::api::{ImportTemplateRequest, import_template_request};
 
 use crate::failure::Failure;
 

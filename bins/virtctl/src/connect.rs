@@ -12,11 +12,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Response, Status};
 use ves_daemon::client::{self, Traced};
-use ves_proto::coordinator::container_service_client::ContainerServiceClient;
-use ves_proto::coordinator::node_service_client::NodeServiceClient;
-use ves_proto::coordinator::operation_service_client::OperationServiceClient;
-use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
-use ves_proto::coordinator::template_service_client::TemplateServiceClient;
+use ves_proto::api::container_service_client::ContainerServiceClient;
+use ves_proto::api::node_service_client::NodeServiceClient;
+use ves_proto::api::operation_service_client::OperationServiceClient;
+use ves_proto::api::session_service_client::SessionServiceClient;
+use ves_proto::api::snapshot_service_client::SnapshotServiceClient;
+use ves_proto::api::template_service_client::TemplateServiceClient;
+use ves_proto::api::usage_service_client::UsageServiceClient;
 use ves_proto::{Fault, Reason};
 
 /// How long one answer may take; long work answers with an operation at once.
@@ -49,6 +51,14 @@ impl Coordinator {
     /// Templates.
     pub(crate) fn templates(&self) -> TemplateServiceClient<Traced> {
         TemplateServiceClient::new(self.channel.clone())
+    }
+    /// Sessions.
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Traced> {
+        SessionServiceClient::new(self.channel.clone())
+    }
+    /// Usage.
+    pub(crate) fn usage(&self) -> UsageServiceClient<Traced> {
+        UsageServiceClient::new(self.channel.clone())
     }
     /// Operations.
     pub(crate) fn operations(&self) -> OperationServiceClient<Traced> {

@@ -24,7 +24,8 @@ Exit status:
   105 disabled, 126 the command inside cannot be executed, 127 no such command, 131 name in use,
   154 would shrink. Our own: 200 coordinator or service out of reach, 201 not in time,
   202 cancelled, 203 decided on old facts, 204 takes a restart, 205 not ours, 206 template exists,
-  207 template in use, 208 no such operation, 209 no such snapshot, 210 volume damaged.";
+  207 template in use, 208 no such operation, 209 no such snapshot, 210 volume damaged,
+  211 protected against deletion.";
 
 /// The exit status of a command that failed with this.
 pub(crate) fn status(fault: &Fault) -> u8 {
@@ -45,7 +46,7 @@ const fn status_of(reason: Reason) -> u8 {
         R::IdsExhausted | R::TooMany => 6,
         R::InitExited | R::StartFailed => 7,
         R::Busy => 9,
-        R::NotAllowed => 12,
+        R::NotAllowed | R::Unauthenticated | R::TokenExpired => 12,
         R::ContainerUnknown => 14,
         R::BadArchive => 21,
         R::NotRunning => 31,
@@ -66,7 +67,7 @@ const fn status_of(reason: Reason) -> u8 {
         R::Starting | R::PeerDown => 200,
         R::Timeout => 201,
         R::Cancelled => 202,
-        R::StaleGeneration | R::StaleEpoch => 203,
+        R::StaleGeneration | R::StaleEpoch | R::EtagMismatch => 203,
         R::NeedsRestart => 204,
         R::ForeignContents => 205,
         R::TemplateExists => 206,
@@ -74,6 +75,7 @@ const fn status_of(reason: Reason) -> u8 {
         R::OperationUnknown => 208,
         R::SnapshotUnknown => 209,
         R::VolumeDamaged => 210,
+        R::DeleteProtected => 211,
     }
 }
 

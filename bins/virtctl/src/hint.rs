@@ -5,9 +5,12 @@
 
 use ves_proto::{Fault, Reason};
 
+use crate::names::bare;
+
 /// What may be typed next, where the reason tells.
 pub(crate) fn of(fault: &Fault) -> Option<String> {
-    let fact = |name: &str| fault.facts.get(name).map(String::as_str);
+    // Facts may be names of resources, of which the last word is typed.
+    let fact = |name: &str| fault.facts.get(name).map(|fact| bare(fact));
     Some(match (fault.reason, fact("ct")) {
         (Reason::ContainerUnknown, _) => "`virtctl list -a` shows those there are".to_owned(),
         (Reason::TemplateUnknown, _) => "`virtctl template list` shows those there are".to_owned(),
@@ -32,8 +35,11 @@ pub(crate) fn of(fault: &Fault) -> Option<String> {
         (Reason::Running, Some(ct)) if fact("lost").is_some() => {
             format!("`virtctl stop {ct} --fast` ends it")
         }
+        (Reason::DeleteProtected, Some(ct)) => {
+            format!("`virtctl set {ct} --delete-protection no --save` lifts that")
+        }
         (Reason::NeedsRestart, _) => "add --setmode restart or --setmode ignore".to_owned(),
-        (Reason::BadValue | Reason::NotRunning, _) if fact("field") == Some("save") => {
+        (Reason::BadValue | Reason::NotRunning, _) if fact("field") == Some("until_stop") => {
             "add --save".to_owned()
         }
         (Reason::TooMany, Some(ct)) if fact("errno").is_some() => {
@@ -64,11 +70,12 @@ mod tests {
             (Reason::ForeignContents, vec![ct], "virtctl destroy 101"),
             (Reason::SnapshotUnknown, vec![ct], "virtctl snapshot-list 101"),
             (Reason::NeedsRestart, vec![ct, ("field", "init")], "--setmode restart"),
-            (Reason::NotRunning, vec![ct, ("field", "save")], "--save"),
+            (Reason::NotRunning, vec![ct, ("field", "until_stop")], "--save"),
             (Reason::Running, vec![ct, ("lost", "monitor")], "virtctl stop 101 --fast"),
-            (Reason::BadValue, vec![("field", "save")], "--save"),
+            (Reason::BadValue, vec![("field", "until_stop")], "--save"),
             (Reason::TooMany, vec![ct, ("errno", "11")], "--numproc"),
-            (Reason::Busy, vec![ct, ("operation", "x")], "virtctl operation show x"),
+            (Reason::Busy, vec![ct, ("operation", "operations/x")], "virtctl operation show x"),
+            (Reason::DeleteProtected, vec![ct], "virtctl set 101 --delete-protection no"),
             (Reason::VolumeDamaged, vec![ct], "virtctl fsck 101"),
             (Reason::VolumeDamaged, vec![ct, ("mounted", "true")], "virtctl restart 101"),
             (Reason::VolumeDamaged, vec![ct, ("mend", "all")], "virtctl snapshot-list 101"),

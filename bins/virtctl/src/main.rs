@@ -14,8 +14,10 @@ mod exit;
 mod failure;
 mod hint;
 mod man;
+mod names;
 mod operation;
 mod output;
+mod pages;
 mod params;
 mod password;
 mod progress;
@@ -27,6 +29,7 @@ mod session;
 mod spec_update;
 mod terminal;
 mod unbuilt;
+mod usage;
 mod value;
 mod verbs;
 

@@ -8,12 +8,17 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use ves_proto::coordinator::{Operation, OperationState, WatchOperationRequest};
+use ves_proto::api::actor::Type as ActorType;
+use ves_proto::api::operation::{Kind, State};
+use ves_proto::api::watch_operations_response::Event;
+use ves_proto::api::{Operation, Step, WatchOperationsRequest};
+use ves_proto::public::unix_ms;
 use ves_proto::{Fault, Reason};
 
 use crate::connect::Coordinator;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
+use crate::names::{bare, ct_id};
 use crate::output::{Column, Format, Output};
 use crate::progress::ProgressDisplay;
 use crate::report;
@@ -33,19 +38,18 @@ pub(crate) async fn wait(
     let last = follow(coordinator, &mut display, first).await;
     display.end();
     let operation = last?;
+    let id = bare(&operation.name).to_owned();
     match operation.state() {
-        OperationState::Succeeded => {}
-        OperationState::Cancelled => {
-            let message = format!(
-                "operation {} ({}) was cancelled and its effects were taken back",
-                operation.id, operation.kind
-            );
-            let fault = Fault::new(Reason::Cancelled, message);
-            return Err(fault.fact("operation", operation.id).into());
+        State::Succeeded => {}
+        State::Cancelled => {
+            let kind = kind_name(operation.kind());
+            let message =
+                format!("operation {id} ({kind}) was cancelled and its effects were taken back");
+            return Err(Fault::new(Reason::Cancelled, message).fact("operation", id).into());
         }
-        OperationState::Failed | OperationState::Running | OperationState::Unspecified => {
-            let fault = operation.fault.clone().map(Fault::from_message).unwrap_or_else(|| {
-                let message = format!("operation {} failed and did not say why", operation.id);
+        State::Failed | State::Running | State::Cancelling | State::Unspecified => {
+            let fault = operation.error.as_ref().map(Fault::from_message).unwrap_or_else(|| {
+                let message = format!("operation {id} failed and did not say why");
                 Fault::new(Reason::Bug, message)
             });
             return Err(fault.into());
@@ -55,13 +59,13 @@ pub(crate) async fn wait(
         return output.value(&render(&operation));
     }
     if dry_run {
-        let steps = operation.steps.iter().map(|s| s.clone() + "\n").collect::<String>();
+        let steps = operation.steps.iter().map(|s| step_line(s) + "\n").collect::<String>();
         let nothing = "nothing to do\n".to_owned();
         return output.print(if steps.is_empty() { &nothing } else { &steps });
     }
     if output.verbose {
         for step in &operation.steps {
-            output.say(&format!("  {step}"));
+            output.say(&format!("  {}", step_line(step)));
         }
     }
     for warning in &operation.warnings {
@@ -76,9 +80,14 @@ pub(crate) async fn wait(
 
 /// How long it took, if it is done.
 fn duration(operation: &Operation) -> Option<Duration> {
-    let ms = operation.ended_unix_ms.checked_sub(operation.started_unix_ms)?;
-    let known = operation.ended_unix_ms > 0 && operation.started_unix_ms > 0;
-    u64::try_from(ms).ok().filter(|_| known).map(Duration::from_millis)
+    let began = unix_ms(operation.create_time.as_ref()?);
+    let ms = unix_ms(operation.end_time.as_ref()?).checked_sub(began)?;
+    u64::try_from(ms).ok().map(Duration::from_millis)
+}
+
+/// Whether it has not ended.
+fn goes_on(operation: &Operation) -> bool {
+    matches!(operation.state(), State::Running | State::Cancelling)
 }
 
 async fn follow(
@@ -87,22 +96,25 @@ async fn follow(
     first: Operation,
 ) -> Result<Operation, Failure> {
     let mut operation = first;
-    if operation.state() != OperationState::Running {
+    if !goes_on(&operation) {
         return Ok(operation);
     }
-    let id = operation.id.clone();
+    let name = operation.name.clone();
+    let id = bare(&name).to_owned();
     let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut asked = false;
     display.show(&operation);
     loop {
-        let request = || WatchOperationRequest { id: id.clone() };
+        // Without a token: begun anew, the watch tells first what it is now.
+        let request =
+            WatchOperationsRequest { name: name.clone(), ..WatchOperationsRequest::default() };
         let mut stream = coordinator
             .call(|| {
                 let mut client = coordinator.operations();
-                let request = request();
-                async move { client.watch_operation(request).await }
+                let request = request.clone();
+                async move { client.watch_operations(request).await }
             })
             .await?;
         // The stream ends early where the coordinator restarts: then it is watched again.
@@ -111,14 +123,18 @@ async fn follow(
             tokio::select! {
                 // Cancel-safe: a message is taken whole or left in the stream.
                 message = stream.message() => match message {
-                    Ok(Some(next)) => {
-                        idle = false;
-                        operation = next;
-                        if operation.state() != OperationState::Running {
-                            return Ok(operation);
+                    Ok(Some(told)) => match told.event {
+                        Some(Event::Changed(next)) => {
+                            idle = false;
+                            operation = next;
+                            if !goes_on(&operation) {
+                                return Ok(operation);
+                            }
+                            display.show(&operation);
                         }
-                        display.show(&operation);
-                    }
+                        Some(Event::Gone(_)) => return Err(forgotten(&id).into()),
+                        Some(Event::Reset(_) | Event::Synced(_) | Event::Heartbeat(_)) | None => {}
+                    },
                     Ok(None) => break,
                     Err(status) => {
                         let fault = coordinator.fault(status);
@@ -153,53 +169,106 @@ fn detached(id: &str, status: u8) -> Failure {
     Failure::Detached { hint, status }
 }
 
-/// The word for a state.
-pub(crate) const fn state_name(state: OperationState) -> &'static str {
+fn forgotten(id: &str) -> Fault {
+    let message = format!("operation {id} is not known any more; what became of it is not known");
+    Fault::new(Reason::OperationUnknown, message).fact("operation", id)
+}
+
+/// The word for a state. One that was asked to stop still runs.
+pub(crate) const fn state_name(state: State) -> &'static str {
     match state {
-        OperationState::Unspecified => "unknown",
-        OperationState::Running => "running",
-        OperationState::Succeeded => "succeeded",
-        OperationState::Failed => "failed",
-        OperationState::Cancelled => "cancelled",
+        State::Unspecified => "unknown",
+        State::Running | State::Cancelling => "running",
+        State::Succeeded => "succeeded",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
     }
 }
 
-fn time(ms: i64) -> Value {
-    if ms == 0 { Value::Null } else { Value::Time(ms) }
+/// The word for what an operation does.
+pub(crate) const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unspecified => "unknown",
+        Kind::Create => "create",
+        Kind::Update => "set",
+        Kind::Delete => "destroy",
+        Kind::Start => "start",
+        Kind::Stop => "stop",
+        Kind::Restart => "restart",
+        Kind::Mount => "mount",
+        Kind::Unmount => "umount",
+        Kind::Snapshot => "snapshot",
+        Kind::SnapshotSwitch => "snapshot-switch",
+        Kind::SnapshotDelete => "snapshot-delete",
+        Kind::TemplateBuild => "template build",
+        Kind::Repair => "repair",
+        Kind::CheckVolume => "fsck",
+    }
+}
+
+/// The container an operation works on.
+pub(crate) fn ct_of(operation: &Operation) -> Option<u32> {
+    operation.targets.iter().find_map(|target| ct_id(target))
+}
+
+/// A step in one line.
+fn step_line(step: &Step) -> String {
+    let Step { service, message, remark } = step;
+    match (remark, service.as_str()) {
+        (true, _) => format!("note: {message}"),
+        (false, "") => message.clone(),
+        (false, service) => format!("{service}: {message}"),
+    }
+}
+
+/// Who asked.
+fn principal(operation: &Operation) -> Value {
+    match &operation.actor {
+        // The container is named beside it.
+        Some(actor) if actor.r#type() == ActorType::Guest => Value::text("container"),
+        Some(actor) => Value::text(&actor.id),
+        None => Value::Null,
+    }
+}
+
+fn progress(operation: &Operation) -> Value {
+    match &operation.progress {
+        Some(p) if goes_on(operation) && p.total > 0 => {
+            let percent = u128::from(p.done) * 100 / u128::from(p.total);
+            Value::text(format!("{} {percent}%", p.message))
+        }
+        Some(p) if goes_on(operation) => Value::text(&p.message),
+        _ => Value::Null,
+    }
 }
 
 /// What an operation has to show.
 pub(crate) fn columns() -> Vec<Column<Operation>> {
+    let time =
+        |time: &Option<prost_types::Timestamp>| Value::maybe_time(time.as_ref().map(unix_ms));
+    let fault = |o: &Operation| o.error.as_ref().map(Fault::from_message);
     vec![
-        Column::new("id", |o: &Operation| Value::text(&o.id)),
-        Column::new("kind", |o: &Operation| Value::text(&o.kind)),
-        Column::right("ctid", |o: &Operation| match o.ct {
-            0 => Value::Null,
-            ct => Value::Num(u64::from(ct)),
-        }),
+        Column::new("id", |o: &Operation| Value::text(bare(&o.name))),
+        Column::new("kind", |o: &Operation| Value::text(kind_name(o.kind()))),
+        Column::right("ctid", |o: &Operation| Value::maybe(ct_of(o))),
         Column::new("state", |o: &Operation| Value::text(state_name(o.state()))),
-        Column::new("progress", |o: &Operation| match (&o.progress, o.state()) {
-            (Some(p), OperationState::Running) if p.total > 0 => Value::text(format!(
-                "{} {}%",
-                p.what,
-                u128::from(p.done) * 100 / u128::from(p.total)
-            )),
-            (Some(p), OperationState::Running) => Value::text(&p.what),
-            _ => Value::Null,
-        }),
-        Column::new("started", |o: &Operation| time(o.started_unix_ms)),
-        Column::new("ended", |o: &Operation| time(o.ended_unix_ms)),
+        Column::new("progress", progress),
+        Column::new("started", move |o: &Operation| time(&o.create_time)),
+        Column::new("ended", move |o: &Operation| time(&o.end_time)),
         Column::right("took", |o: &Operation| duration(o).map_or(Value::Null, Value::millis)),
-        Column::new("snapshot", |o: &Operation| Value::text(&o.snapshot)),
-        Column::new("principal", |o: &Operation| Value::text(&o.principal)),
-        Column::new("steps", |o: &Operation| Value::texts(&o.steps)),
+        Column::new("snapshot", |o: &Operation| Value::text(bare(&o.result))),
+        Column::new("principal", principal),
+        Column::new("steps", |o: &Operation| Value::texts(o.steps.iter().map(step_line))),
         Column::new("warnings", |o: &Operation| Value::texts(&o.warnings)),
-        Column::new("fault", |o: &Operation| match o.fault.clone() {
-            Some(fault) => report::render(&Fault::from_message(fault)),
-            None => Value::Null,
+        Column::new("fault", move |o: &Operation| {
+            fault(o).map_or(Value::Null, |fault| report::render(&fault))
         }),
-        Column::new("problem", |o: &Operation| {
-            o.fault.as_ref().map_or(Value::Null, |f| Value::text(&f.message))
+        Column::new("problem", move |o: &Operation| {
+            fault(o).map_or(Value::Null, |fault| Value::text(&fault.message))
+        }),
+        Column::new("cancelling", |o: &Operation| Value::Bool(o.state() == State::Cancelling)),
+        Column::new("on_behalf_of", |o: &Operation| {
+            o.actor.as_ref().map_or(Value::Null, |actor| Value::text(&actor.on_behalf_of))
         }),
     ]
 }

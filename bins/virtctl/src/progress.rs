@@ -6,9 +6,9 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ves_proto::common::Progress;
-use ves_proto::coordinator::Operation;
+use ves_proto::api::{Operation, Progress};
 
+use crate::operation;
 use crate::output::{Format, Output};
 
 /// Where progress is shown.
@@ -29,15 +29,18 @@ impl ProgressDisplay {
     /// Shows how far it is.
     pub(crate) fn show(&mut self, operation: &Operation) {
         let fresh = operation.progress.clone().unwrap_or_default();
-        let what = if fresh.what.is_empty() { operation.kind.clone() } else { fresh.what.clone() };
-        let subject =
-            if operation.ct == 0 { String::new() } else { format!("container {}: ", operation.ct) };
-        self.progress(&Progress { what: format!("{subject}{what}"), ..fresh });
+        let message = match fresh.message.as_str() {
+            "" => operation::kind_name(operation.kind()).to_owned(),
+            message => message.to_owned(),
+        };
+        let subject = operation::ct_of(operation).map(|ct| format!("container {ct}: "));
+        let message = subject.unwrap_or_default() + &message;
+        self.progress(&Progress { message, ..fresh });
     }
 
     /// Shows how far something is.
     pub(crate) fn progress(&mut self, progress: &Progress) {
-        let Progress { what, done, total } = progress;
+        let Progress { message: what, done, total } = progress;
         // Only now: what is done at once needs no bar.
         if self.terminal && self.bar.is_none() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use ves_proto::fault::Violation;
 use ves_proto::{Fault, Reason};
 
 use crate::exit;
@@ -36,7 +37,10 @@ pub(crate) fn report(failure: Failure, format: Format) -> ExitCode {
 
 /// The fault as programs read it.
 pub(crate) fn render(fault: &Fault) -> Value {
-    let Fault { reason: _, message, facts, retry_after } = fault;
+    let Fault { reason: _, message, facts, retry_after, violations } = fault;
+    let violation = |v: &Violation| {
+        Value::map([("field", Value::text(&v.field)), ("message", Value::text(&v.message))])
+    };
     Value::map([
         ("reason", Value::text(fault.reason_name())),
         ("code", Value::Int(i64::from(fault.code() as i32))),
@@ -45,6 +49,7 @@ pub(crate) fn render(fault: &Fault) -> Value {
         ("hint", hint::of(fault).map_or(Value::Null, Value::text)),
         ("retry_after", retry_after.map_or(Value::Null, Value::millis)),
         ("exit_status", Value::Num(u64::from(exit::status(fault)))),
+        ("violations", Value::List(violations.iter().map(violation).collect())),
     ])
 }
 
@@ -55,8 +60,16 @@ fn print(fault: &Fault, format: Format, hint: Option<&str>) {
         Format::Table | Format::Csv => {
             // Two services may have joined their sentences by a newline; here it is one line.
             let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            format!("virtctl: {}{hint}", fault.message.lines().collect::<Vec<_>>().join(" "))
+            let mut text = format!("virtctl: {}{hint}", one_line(&fault.message));
+            for Violation { field, message } in &fault.violations {
+                text.push_str(&format!("\n  {}: {}", one_line(field), one_line(message)));
+            }
+            text
         }
     };
     writeln!(std::io::stderr(), "{}", text.trim_end()).ok(); // nowhere else to say it
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" ")
 }

@@ -18,16 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use ves_proto::common::{ExitStatus, exit_status};
-use ves_proto::coordinator::{ConsoleRequest, ExecRequest};
-use ves_proto::lifecycle::{
-    self, ConsoleStart, ExecStart, console_request, exec_request, exec_response,
+use ves_proto::api::{
+    ConsoleRequest, ConsoleStart, ExecRequest, ExecStart, ExitStatus, StdinEnd, console_request,
+    exec_request, exec_response, exit_status,
 };
 
 use crate::connect::Coordinator;
 use crate::ct::Ct;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
+use crate::names;
 use crate::output::Output;
 use crate::terminal::{self, Escape, Raw};
 
@@ -69,10 +69,10 @@ pub(crate) struct Command {
 pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -> Outcome {
     let Command { argv, env, bare_env, tty, input } = command;
     let (requests, rest) = mpsc::channel::<ExecRequest>(QUEUE);
-    let start = ExecStart { ct: 0, argv, env, tty: tty.then(terminal::size), bare_env };
-    let first = ExecRequest { ct: ct.to_string(), ..part(exec_request::Part::Start(start)) };
-    requests.try_send(first).ok(); // the queue is empty and `rest` is here
-    let mut client = coordinator.containers();
+    let (container, tty_size) = (names::container(ct), tty.then(terminal::size));
+    let start = ExecStart { container, argv, env, bare_env, tty: tty_size };
+    requests.try_send(part(exec_request::Part::Start(start))).ok(); // the queue is empty and `rest` is here
+    let mut client = coordinator.sessions();
     let mut answers = coordinator.call_once(client.exec(ReceiverStream::new(rest))).await?;
     let mut signals = Signals::listen(&requests, tty)?;
     let mut reading = Some((input, requests));
@@ -128,10 +128,10 @@ pub(crate) async fn console(
 ) -> Outcome {
     let (requests, rest) = mpsc::channel::<ConsoleRequest>(QUEUE);
     let size = Some(terminal::size());
-    let start = console_request::Part::Start(ConsoleStart { ct: 0, size, scrollback_only });
-    let first = ConsoleRequest { ct: ct.to_string(), ..console_part(start) };
+    let start = ConsoleStart { container: names::container(ct), size, scrollback_only };
+    let first = console_part(console_request::Part::Start(start));
     requests.try_send(first).ok(); // the queue is empty and `rest` is here
-    let mut client = coordinator.containers();
+    let mut client = coordinator.sessions();
     let mut answers = coordinator.call_once(client.console(ReceiverStream::new(rest))).await?;
     let interactive = !scrollback_only && std::io::stdin().is_terminal();
     if interactive {
@@ -177,14 +177,12 @@ pub(crate) async fn console(
     Ok(())
 }
 
-fn part(part: exec_request::Part) -> ExecRequest {
-    let request = lifecycle::ExecRequest { part: Some(part) };
-    ExecRequest { ct: String::new(), request: Some(request) }
+const fn part(part: exec_request::Part) -> ExecRequest {
+    ExecRequest { part: Some(part) }
 }
 
-fn console_part(part: console_request::Part) -> ConsoleRequest {
-    let request = lifecycle::ConsoleRequest { part: Some(part) };
-    ConsoleRequest { ct: String::new(), request: Some(request) }
+const fn console_part(part: console_request::Part) -> ConsoleRequest {
+    ConsoleRequest { part: Some(part) }
 }
 
 /// The exit status a shell would have.
@@ -226,7 +224,7 @@ fn send_input(input: Input, requests: mpsc::Sender<ExecRequest>) {
                 }
             }
         }
-        requests.blocking_send(part(exec_request::Part::StdinClosed(true))).ok(); // it has ended
+        requests.blocking_send(part(exec_request::Part::StdinEnd(StdinEnd {}))).ok(); // it has ended
     });
 }
 

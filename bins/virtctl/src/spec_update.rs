@@ -1,55 +1,84 @@
-//! A specification and its update mask, from samples and parameters.
+//! A container's values and their update mask, from samples and parameters.
 //!
 //! Owns which field of the API each parameter is. Never here: the options, or what a value does.
 
-use ves_proto::coordinator::ContainerSpec;
-use ves_proto::{common, convert};
-use ves_types::{DiskSize, Feature, FeatureSwitch, SpecField, UbcResource, UbcValue};
+use std::time::Duration;
+
+use ves_proto::api::{Container, ContainerSpec, Limits, Volume};
+use ves_proto::public;
+use ves_types::{DiskSize, Feature, FeatureSwitch, UbcResource, UbcValue};
 
 use crate::params::{Clearable, Params, flattened};
 use crate::sample::Sample;
 
-/// A specification and which of its fields are meant.
+/// The values of a container and which of its fields are meant.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct SpecUpdate {
     /// The values.
-    pub(crate) spec: ContainerSpec,
-    /// Which fields.
-    pub(crate) mask: Vec<SpecField>,
+    pub(crate) container: Container,
+    /// Which fields, by their paths.
+    pub(crate) mask: Vec<String>,
+}
+
+/// The path of a UBC parameter.
+pub(crate) fn ubc_path(resource: UbcResource) -> String {
+    format!("spec.limits.ubc.{resource}")
 }
 
 impl SpecUpdate {
-    fn limits(&mut self) -> &mut common::Limits {
-        self.spec.limits.get_or_insert_default()
+    /// What it should be.
+    pub(crate) fn spec(&mut self) -> &mut ContainerSpec {
+        self.container.spec.get_or_insert_default()
     }
-    fn mark(&mut self, field: SpecField) {
-        if !self.mask.contains(&field) {
-            self.mask.push(field);
+    fn limits(&mut self) -> &mut Limits {
+        self.spec().limits.get_or_insert_default()
+    }
+    fn mark(&mut self, field: &str) {
+        if !self.mask.iter().any(|marked| marked == field) {
+            self.mask.push(field.to_owned());
         }
     }
     fn ubc(&mut self, resource: UbcResource, value: UbcValue) {
-        let value = convert::render_ubc(value);
-        self.limits().ubc.insert(resource.name().to_owned(), value);
-        self.mark(SpecField::Ubc(resource));
+        let bounds = Some(public::render_bounds(value));
+        let limits = self.limits().ubc.get_or_insert_default();
+        public::set_bounds(limits, resource, bounds);
+        self.mark(&ubc_path(resource));
     }
     fn cpu_units(&mut self, units: u32) {
         self.limits().cpu_units = Some(units);
-        self.mark(SpecField::CpuUnits);
+        self.mark("spec.limits.cpu_units");
+    }
+    /// Changes the volume that is mounted at /.
+    fn root(&mut self, change: impl FnOnce(&mut Volume)) {
+        let volumes = &mut self.spec().volumes;
+        let new = || Volume { id: "root".to_owned(), ..Volume::default() };
+        let mut root = volumes.pop().unwrap_or_else(new);
+        change(&mut root);
+        volumes.push(root);
+        self.mark("spec.volumes");
     }
     fn disk(&mut self, size: DiskSize) {
-        self.spec.disk_bytes = size.into();
-        self.mark(SpecField::Disk);
+        self.root(|root| root.size_bytes = size.into());
     }
 
     fn feature(&mut self, switch: FeatureSwitch) {
         let FeatureSwitch { feature, on } = switch;
-        let features = self.spec.features.get_or_insert_default();
-        match feature {
-            Feature::Nesting => features.nesting = Some(on),
-            Feature::Migratable => features.migratable = Some(on),
-            Feature::Abi32 => features.abi32 = Some(on),
-        }
-        self.mark(feature.into());
+        let features = self.spec().features.get_or_insert_default();
+        let path = match feature {
+            Feature::Nesting => {
+                features.nesting = Some(on);
+                "spec.features.nesting"
+            }
+            Feature::Migratable => {
+                features.migratable = Some(on);
+                "spec.features.migratable"
+            }
+            Feature::Abi32 => {
+                features.abi32 = Some(on);
+                "spec.features.abi32"
+            }
+        };
+        self.mark(path);
     }
 
     /// All of a sample but its disk, which only a new container takes.
@@ -98,31 +127,30 @@ impl SpecUpdate {
             unbuilt: _,
         } = params;
         if let Some(name) = name {
-            self.spec.name.clone_from(name);
-            self.mark(SpecField::Name);
+            self.container.alias.clone_from(name);
+            self.mark("alias");
         }
         if let Some(hostname) = hostname {
-            self.spec.hostname.clone_from(hostname);
-            self.mark(SpecField::Hostname);
+            self.spec().hostname.clone_from(hostname);
+            self.mark("spec.hostname");
         }
         if let Some(description) = description {
-            self.spec.description.clone_from(description);
-            self.mark(SpecField::Description);
+            self.container.description.clone_from(description);
+            self.mark("description");
         }
         if !nameserver.is_empty() {
-            self.spec.nameservers = flattened(nameserver);
-            self.mark(SpecField::Nameservers);
+            self.spec().nameservers = flattened(nameserver);
+            self.mark("spec.nameservers");
         }
         if !searchdomain.is_empty() {
-            self.spec.search_domains = flattened(searchdomain);
-            self.mark(SpecField::SearchDomains);
+            self.spec().search_domains = flattened(searchdomain);
+            self.mark("spec.search_domains");
         }
         if let Some(size) = diskspace {
             self.disk(*size);
         }
         if let Some(inodes) = diskinodes {
-            self.spec.disk_inodes = Some((*inodes).into());
-            self.mark(SpecField::Inodes);
+            self.root(|root| root.inodes = Some((*inodes).into()));
         }
         for (resource, value) in ubc.given() {
             self.ubc(resource, value);
@@ -135,57 +163,59 @@ impl SpecUpdate {
         }
         if let Some(Clearable(limit)) = cpulimit {
             self.limits().cpu_millicpus = limit.map(|l| l.millicpus);
-            self.mark(SpecField::CpuLimit);
+            self.mark("spec.limits.cpu_millicpus");
         }
         if let Some(units) = cpuunits {
             self.cpu_units(*units);
         }
         if let Some(Clearable(cpus)) = cpus {
             self.limits().cpus = *cpus;
-            self.mark(SpecField::Cpus);
+            self.mark("spec.limits.cpus");
         }
         if let Some(Clearable(mask)) = cpumask {
-            self.limits().cpu_mask = mask.as_ref().map(ToString::to_string);
-            self.mark(SpecField::CpuMask);
+            self.limits().cpu_mask = mask.as_ref().map(ToString::to_string).unwrap_or_default();
+            self.mark("spec.limits.cpu_mask");
         }
         if let Some(Clearable(mask)) = nodemask {
-            self.limits().node_mask = mask.as_ref().map(ToString::to_string);
-            self.mark(SpecField::NodeMask);
+            self.limits().node_mask = mask.as_ref().map(ToString::to_string).unwrap_or_default();
+            self.mark("spec.limits.node_mask");
         }
         if let Some(priority) = ioprio {
             self.limits().io_priority = u64::from(*priority).try_into().ok();
-            self.mark(SpecField::IoPriority);
+            self.mark("spec.limits.io_priority");
         }
         if let Some(Clearable(bytes)) = iolimit {
-            self.limits().io_bps = bytes.map(u64::from);
-            self.mark(SpecField::IoBps);
+            self.limits().io_bytes_per_second = bytes.map(u64::from);
+            self.mark("spec.limits.io_bytes_per_second");
         }
         if let Some(Clearable(requests)) = iopslimit {
-            self.limits().io_iops = requests.map(u64::from);
-            self.mark(SpecField::IoIops);
+            self.limits().io_operations_per_second = requests.map(u64::from);
+            self.mark("spec.limits.io_operations_per_second");
         }
         if let Some(Clearable(timeout)) = stop_timeout {
-            self.spec.stop_timeout_s = timeout.map(u32::from);
-            self.mark(SpecField::StopTimeout);
+            self.spec().stop_timeout = timeout.map(|timeout| {
+                public::render_duration(Duration::from_secs(u32::from(timeout).into()))
+            });
+            self.mark("spec.stop_timeout");
         }
         if let Some(policy) = restart {
-            self.spec.restart = convert::render_restart(*policy).into();
-            self.mark(SpecField::Restart);
+            self.spec().restart_policy = public::render_restart(*policy).into();
+            self.mark("spec.restart_policy");
         }
         for switch in features.iter().flat_map(|list| &list.0) {
             self.feature(*switch);
         }
         if let Some(onboot) = onboot {
-            self.spec.onboot = *onboot;
-            self.mark(SpecField::Onboot);
+            self.spec().start_on_boot = *onboot;
+            self.mark("spec.start_on_boot");
         }
         if let Some(Clearable(order)) = bootorder {
-            self.spec.boot_order = *order;
-            self.mark(SpecField::BootOrder);
+            self.spec().boot_order = *order;
+            self.mark("spec.boot_order");
         }
         if let Some(disabled) = disabled {
-            self.spec.disabled = *disabled;
-            self.mark(SpecField::Disabled);
+            self.spec().disabled = *disabled;
+            self.mark("spec.disabled");
         }
     }
 }
@@ -195,7 +225,7 @@ mod tests {
     use super::*;
     use crate::params::SetParams;
     use clap::Parser;
-    use ves_types::Limit;
+    use ves_proto::api::Bounds;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -210,19 +240,30 @@ mod tests {
         Ok(update)
     }
 
-    fn ubc(options: &[&str], name: &str) -> (u64, u64) {
+    /// The levels that an option sets; none is unlimited.
+    fn ubc(options: &[&str], name: &str) -> (Option<u64>, Option<u64>) {
         let update = update(options).expect("the options are valid");
-        let value = update.spec.limits.expect("a limit was given").ubc[name];
-        assert_eq!(update.mask, [SpecField::Ubc(name.parse().expect("a parameter"))]);
-        (value.barrier, value.limit)
+        let limits = limits(&update).ubc.expect("a parameter was given");
+        let resource = name.parse().expect("a parameter");
+        assert_eq!(update.mask, [ubc_path(resource)]);
+        let Bounds { barrier, limit } = public::bounds(&limits, resource).expect("it was given");
+        (barrier, limit)
+    }
+
+    fn spec(update: &SpecUpdate) -> ContainerSpec {
+        update.container.spec.clone().expect("something of the spec was given")
+    }
+
+    fn limits(update: &SpecUpdate) -> Limits {
+        spec(update).limits.expect("a limit was given")
     }
 
     #[test]
     fn all_21_parameters_are_there() {
         for resource in UbcResource::ALL {
             let option = format!("--{resource}");
-            assert_eq!(ubc(&[&option, "8192:16384"], resource.name()), (8192, 16384));
-            assert_eq!(ubc(&[&option, "1:unlimited"], resource.name()), (1, Limit::UNLIMITED_TEXT));
+            assert_eq!(ubc(&[&option, "8192:16384"], resource.name()), (Some(8192), Some(16384)));
+            assert_eq!(ubc(&[&option, "1:unlimited"], resource.name()), (Some(1), None));
             for bad in ["", "x", "2:1", "1:2:3", "-1"] {
                 assert!(update(&[&format!("{option}={bad}")]).is_err(), "{option} {bad:?}");
             }
@@ -231,26 +272,26 @@ mod tests {
 
     #[test]
     fn units_are_those_of_vzctl() {
-        assert_eq!(ubc(&["--ram", "512M"], "physpages"), (0, 131_072));
-        assert_eq!(ubc(&["--ram", "4097"], "physpages"), (0, 2));
-        assert_eq!(ubc(&["--swap", "0"], "swappages"), (0, 0));
-        assert_eq!(ubc(&["--swap", "unlimited"], "swappages"), (0, Limit::UNLIMITED_TEXT));
-        assert_eq!(ubc(&["-p", "100"], "numproc"), (100, 100));
-        assert_eq!(ubc(&["--privvmpages", "1g"], "privvmpages"), (262_144, 262_144));
-        let disk = |s: &str| update(&["--diskspace", s]).map(|w| w.spec.disk_bytes).ok();
+        assert_eq!(ubc(&["--ram", "512M"], "physpages"), (Some(0), Some(131_072)));
+        assert_eq!(ubc(&["--ram", "4097"], "physpages"), (Some(0), Some(2)));
+        assert_eq!(ubc(&["--swap", "0"], "swappages"), (Some(0), Some(0)));
+        assert_eq!(ubc(&["--swap", "unlimited"], "swappages"), (Some(0), None));
+        assert_eq!(ubc(&["-p", "100"], "numproc"), (Some(100), Some(100)));
+        assert_eq!(ubc(&["--privvmpages", "1g"], "privvmpages"), (Some(262_144), Some(262_144)));
+        let disk =
+            |s: &str| update(&["--diskspace", s]).map(|w| spec(&w).volumes[0].size_bytes).ok();
         assert_eq!(disk("1048576"), Some(1 << 30));
         assert_eq!(disk("10G:11G"), Some(11 << 30));
         assert_eq!(disk("2G:1G"), None);
         assert_eq!(disk("0"), None);
-        let cpu = |s: &str| {
-            update(&["--cpulimit", s]).map(|w| w.spec.limits.expect("set").cpu_millicpus).ok()
-        };
+        let cpu = |s: &str| update(&["--cpulimit", s]).map(|w| limits(&w).cpu_millicpus).ok();
         assert_eq!(cpu("150%"), Some(Some(1500)));
         assert_eq!(cpu("0"), Some(None));
         assert_eq!(cpu("x"), None);
         let io = |option: &str, s: &str| {
-            let limits = update(&[option, s]).ok()?.spec.limits?;
-            Some((limits.io_bps, limits.io_iops, limits.io_priority))
+            let limits = limits(&update(&[option, s]).ok()?);
+            let Limits { io_bytes_per_second, io_operations_per_second, io_priority, .. } = limits;
+            Some((io_bytes_per_second, io_operations_per_second, io_priority))
         };
         assert_eq!(io("--iolimit", "4m"), Some((Some(4 << 20), None, None)));
         assert_eq!(io("--iolimit", "5000b"), Some((Some(5000), None, None)));
@@ -261,12 +302,12 @@ mod tests {
         }
         assert_eq!(io("--ioprio", "0"), Some((None, None, Some(0))));
         let masks = |option: &str, s: &str| {
-            update(&[option, s]).map(|w| w.spec.limits.map(|l| (l.cpu_mask, l.node_mask))).ok()
+            let limits = limits(&update(&[option, s]).expect("valid"));
+            format!("{}/{}", limits.cpu_mask, limits.node_mask)
         };
-        let text = |s: &str| Some(s.to_owned());
-        assert_eq!(masks("--cpumask", "3,0,1"), Some(Some((text("0-1,3"), None))));
-        assert_eq!(masks("--nodemask", "1"), Some(Some((None, text("1")))));
-        assert_eq!(masks("--cpumask", "all"), Some(Some((None, None))));
+        assert_eq!(masks("--cpumask", "3,0,1"), "0-1,3/");
+        assert_eq!(masks("--nodemask", "1"), "/1");
+        assert_eq!(masks("--cpumask", "all"), "/");
     }
 
     #[test]
@@ -315,41 +356,44 @@ mod tests {
         ])
         .expect("valid");
         assert_eq!(
-            w.mask.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            w.mask,
             [
-                "name",
-                "hostname",
+                "alias",
+                "spec.hostname",
                 "description",
-                "nameservers",
-                "search_domains",
-                "disk_inodes",
-                "limits.cpu_units",
-                "limits.cpus",
-                "limits.cpu_mask",
-                "limits.node_mask",
-                "limits.io_priority",
-                "limits.io_bps",
-                "limits.io_iops",
-                "stop_timeout_s",
-                "restart",
-                "features.nesting",
-                "features.abi32",
-                "onboot",
-                "boot_order",
-                "disabled"
+                "spec.nameservers",
+                "spec.search_domains",
+                "spec.volumes",
+                "spec.limits.cpu_units",
+                "spec.limits.cpus",
+                "spec.limits.cpu_mask",
+                "spec.limits.node_mask",
+                "spec.limits.io_priority",
+                "spec.limits.io_bytes_per_second",
+                "spec.limits.io_operations_per_second",
+                "spec.stop_timeout",
+                "spec.restart_policy",
+                "spec.features.nesting",
+                "spec.features.abi32",
+                "spec.start_on_boot",
+                "spec.boot_order",
+                "spec.disabled"
             ]
         );
-        assert_eq!(w.spec.nameservers, ["192.0.2.1", "::1"]);
-        assert_eq!(w.spec.search_domains, ["example.org"]);
-        assert_eq!((w.spec.boot_order, w.spec.disk_inodes), (Some(-3), Some(9000)));
-        let features = w.spec.features.expect("some were given");
+        assert_eq!((w.container.alias.as_str(), w.container.description.as_str()), ("web", "d"));
+        let spec = spec(&w);
+        assert_eq!(spec.nameservers, ["192.0.2.1", "::1"]);
+        assert_eq!(spec.search_domains, ["example.org"]);
+        assert_eq!((spec.boot_order, spec.volumes[0].inodes), (Some(-3), Some(9000)));
+        assert_eq!(spec.stop_timeout.map(|timeout| timeout.seconds), Some(30));
+        let features = spec.features.expect("some were given");
         assert_eq!((features.nesting, features.abi32), (Some(true), Some(false)));
         assert_eq!(features.migratable, None);
         assert_eq!(update(&[]).expect("valid"), SpecUpdate::default());
         let w =
             update(&["--hostname", "", "--nameserver", "", "--searchdomain="]).expect("cleared");
-        assert_eq!(w.mask, [SpecField::Hostname, SpecField::Nameservers, SpecField::SearchDomains]);
-        assert_eq!(w.spec, ContainerSpec::default());
+        assert_eq!(w.mask, ["spec.hostname", "spec.nameservers", "spec.search_domains"]);
+        assert_eq!(w.container.spec, Some(ContainerSpec::default()));
     }
 
     #[test]

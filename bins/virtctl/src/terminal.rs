@@ -6,7 +6,7 @@
 use std::io::IsTerminal as _;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use ves_proto::common::WindowSize;
+use ves_proto::api::WindowSize;
 
 use crate::failure::Failure;
 

@@ -62,6 +62,11 @@ impl Value {
         number.map_or(Self::Null, |n| Self::Num(n.into()))
     }
 
+    /// A moment where there is one, to the second.
+    pub(crate) fn whole_seconds(time: Option<&prost_types::Timestamp>) -> Self {
+        time.map_or(Self::Null, |time| Self::Time(time.seconds.saturating_mul(1000)))
+    }
+
     /// A moment where there is one, in milliseconds since 1970.
     pub(crate) fn maybe_time(unix_ms: Option<i64>) -> Self {
         unix_ms.map_or(Self::Null, Self::Time)

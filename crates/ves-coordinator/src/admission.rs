@@ -14,20 +14,22 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Code;
 use tracing::Instrument;
-use ves_proto::convert::check_features;
-use ves_proto::{Fault, Reason, coordinator as pb};
-use ves_types::{CtId, Epoch, Phase};
+use ves_proto::{Fault, Reason, storage};
+use ves_types::{CtId, Epoch, Hostname, Phase, TemplateName};
 
 use crate::clock::{Clock, rfc3339};
-use crate::container::observed::Observed;
+use crate::container::meta::Meta;
+use crate::container::observed::{Observed, ProcessSeen};
 use crate::container::plan::plan;
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
-use crate::container::spec;
+use crate::container::spec::Spec;
 use crate::coordinator::{Coordinator, Turns};
 use crate::driver::FirstLook;
 use crate::operation::kinds::{self, Action};
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
+use crate::queue::{Conflict, LONGEST_WAIT};
+use crate::services::ask;
 use crate::store::index::{Change, Index};
 
 /// How long a look for leftovers may take before a create goes on without.
@@ -39,39 +41,136 @@ const OWN_WORK: Duration = Duration::from_secs(10);
 /// How often it is looked meanwhile whether a look at an end was followed by none.
 const NOTHING_FOLLOWED: Duration = Duration::from_millis(100);
 
+/// A call that is to change a container, beside what it is to do.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Whose it is.
+    pub caller: Caller,
+    /// The container.
+    pub ct: CtId,
+    /// What the caller has read of it last, where it matters.
+    pub etag: Option<String>,
+    /// Only plan.
+    pub validate_only: bool,
+    /// What becomes of it while somebody else works on the container.
+    pub conflict: Conflict,
+    /// Whether it depends on a container that goes down by itself just now.
+    pub look: bool,
+}
+
+impl Ask {
+    /// What was read last must still be so.
+    ///
+    /// # Errors
+    /// `ETAG_MISMATCH`.
+    fn check_etag(&self, record: &Record) -> Result<(), Fault> {
+        let have = record.etag();
+        match &self.etag {
+            Some(got) if *got != have => {
+                let message =
+                    format!("container {} has changed meanwhile; read it again", record.id);
+                Err(Fault::new(Reason::EtagMismatch, message)
+                    .fact("ct", record.id)
+                    .fact("have", have)
+                    .fact("got", got))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A container that is to be made.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Its id; none: the lowest that is free.
+    pub ct: Option<CtId>,
+    /// What it should be.
+    pub spec: Spec,
+    /// What of it is no matter of any service.
+    pub meta: Meta,
+    /// Whether somebody gave it a host name.
+    pub is_named: bool,
+}
+
 impl Coordinator {
     /// Begins an action on a container that is there.
     ///
     /// # Errors
-    /// `BUSY`, or what `admit` says.
+    /// `BUSY`, `TOO_MANY`, `ETAG_MISMATCH`, or what `admit` says.
     pub async fn begin(
         &self,
-        caller: Caller,
-        ct: String,
-        dry_run: bool,
-        admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
-    ) -> Result<pb::Operation, Fault> {
+        ask: Ask,
+        admit: impl Fn(&Record, &ProcessSeen) -> Result<Action, Fault> + Clone + Send + 'static,
+    ) -> Result<OpRecord, Fault> {
         self.cache().await_list().await;
-        self.await_own_work(&ct).await;
-        if !dry_run {
-            return self.begin_now(caller, ct, admit).await;
+        let Conflict::Queue(longest) = ask.conflict else {
+            return self.try_to_begin(ask, admit).await;
+        };
+        let mut over = self.clock().sleep(longest.min(LONGEST_WAIT));
+        let place = self.queues().join(ask.ct)?;
+        let turn = tokio::select! {
+            turn = place.first() => turn,
+            () = &mut over => None,
+        };
+        loop {
+            let ct = ask.ct;
+            match self.try_to_begin(ask.clone(), admit.clone()).await {
+                // Who works on it will end, and is waited for.
+                Err(fault) if is_at_work(&fault) && turn.is_some() => {
+                    tokio::select! {
+                        () = self.await_idle(ct) => {}
+                        () = &mut over => return Err(fault),
+                    }
+                }
+                begun => return begun,
+            }
         }
-        let record = self.resolve(&ct)?;
+    }
+
+    /// Waits until no operation works on a container.
+    async fn await_idle(&self, ct: CtId) {
+        let mut ticks = self.state().operation_ticks();
+        while self.state().read().at_work(ct).is_some() {
+            if ticks.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Begins it now, or not.
+    async fn try_to_begin(
+        &self,
+        ask: Ask,
+        admit: impl FnOnce(&Record, &ProcessSeen) -> Result<Action, Fault> + Send + 'static,
+    ) -> Result<OpRecord, Fault> {
+        let looked = if ask.look { self.look_whether_it_ends(ask.ct).await } else { None };
+        self.await_own_work(ask.ct).await;
+        let own = self.clone();
+        // That it goes down is what was seen last only where it was looked at just now.
+        let stopping = looked.is_some_and(|process| process.stopping);
+        let admit = move |record: &Record| {
+            let process = ProcessSeen { stopping, ..own.cache().of(record.id).process };
+            admit(record, &process)
+        };
+        if !ask.validate_only {
+            return self.begin_now(ask, admit).await;
+        }
+        let record = self.state().read().container(ask.ct).map(Arc::clone)?;
+        ask.check_etag(&record)?;
         idle(&self.state().read(), record.id)?;
-        let action = admit(&record, self.cache().of(record.id).process.phase)?;
-        self.dry_run(caller, (*record).clone(), action).await
+        let action = admit(&record)?;
+        self.dry_run(ask.caller, (*record).clone(), action).await
     }
 
     /// Waits for what the coordinator does to a container by itself, after it ended or the node booted:
     /// whoever asks for something meanwhile could not know, and is not sent away for it.
-    async fn await_own_work(&self, ct: &str) {
+    async fn await_own_work(&self, ct: CtId) {
         let own_work = || {
             let index = self.state().read();
-            let record = index.resolve(ct).ok()?;
-            let own = match index.at_work(record.id) {
+            let own = match index.at_work(ct) {
                 Some(op) => index.operation(op).ok()?.is_own(),
                 // What follows from its end is about to begin.
-                None => self.is_ending(record.id),
+                None => self.is_ending(ct),
             };
             own.then_some(())
         };
@@ -88,112 +187,130 @@ impl Coordinator {
     }
 
     /// Looks anew at a container that should run, for who asks for what needs it to be down: it may have ended
-    /// just now, or be going down.
-    pub(crate) async fn look_whether_it_ends(&self, ct: &str) {
-        let Ok(record) = self.resolve(ct) else { return };
-        if record.run != RunState::Running {
-            return;
+    /// just now, or be going down. None: it should not run, or nobody can tell.
+    async fn look_whether_it_ends(&self, ct: CtId) -> Option<ProcessSeen> {
+        let run = self.state().read().container(ct).ok()?.run;
+        if run != RunState::Running {
+            return None;
         }
         // A service that is away says nothing new.
-        let Ok(process) = self.services().process(record.id).await else { return };
-        if self.cache().process(record.id, process) {
-            self.state().touch(record.id);
+        let process = self.services().process(ct).await.ok()?;
+        if self.cache().process(ct, process) {
+            self.state().touch(ct);
         }
         if process.phase == Phase::Absent {
-            self.look_at_end(record.id);
+            self.look_at_end(ct);
         }
+        Some(process)
     }
 
     /// The same, not as a dry run. The container is looked at while the operation is stored, where it
     /// is one that nobody works on.
     async fn begin_now(
         &self,
-        caller: Caller,
-        ct: String,
-        admit: impl FnOnce(&Record, Phase) -> Result<Action, Fault> + Send + 'static,
-    ) -> Result<pb::Operation, Fault> {
+        ask: Ask,
+        admit: impl FnOnce(&Record) -> Result<Action, Fault> + Send + 'static,
+    ) -> Result<OpRecord, Fault> {
         let idle_now = {
             let index = self.state().read();
-            index.resolve(&ct).ok().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone)
+            index.container(ask.ct).ok().filter(|r| index.at_work(r.id).is_none()).map(Arc::clone)
         };
         let look =
             idle_now.as_ref().map(|record| FirstLook::begin(self.services().clone(), record.id));
         let own = self.clone();
         let (op, new, same) = self
             .transact(move |index, change| {
-                if let Some(op) = index.repeated(&caller)? {
-                    return Ok((op.render(), None, false));
+                if let Some(op) = index.repeated(&ask.caller)? {
+                    return Ok((OpRecord::clone(op), false, false));
                 }
-                let record = index.resolve(&ct)?;
+                let record = index.container(ask.ct)?;
+                ask.check_etag(record)?;
                 idle(index, record.id)?;
-                let action = admit(record, own.cache().of(record.id).process.phase)?;
+                let action = admit(record)?;
                 // Whoever worked on it since would have changed its record.
                 let same = idle_now.is_some_and(|before| Arc::ptr_eq(&before, record));
                 let record = (**record).clone();
-                let op = begin_operation(record, action, caller, own.clock(), change);
-                Ok((op.render(), Some(op.id), same))
+                let op = begin_operation(record, action, ask.caller, own.clock(), change);
+                Ok((op, true, same))
             })
             .await?;
-        self.carry_out(new, look.filter(|_| same));
+        self.carry_out(begun(&op, new), look.filter(|_| same));
         Ok(op)
     }
 
     /// Begins the making of a container.
     ///
     /// # Errors
-    /// `CONTAINER_EXISTS`, `NAME_TAKEN`, `ADDRESS_TAKEN`, `IDS_EXHAUSTED`, `BAD_VALUE`, and
+    /// `CONTAINER_EXISTS`, `NAME_TAKEN`, `ADDRESS_TAKEN`, `IDS_EXHAUSTED`, `TEMPLATE_UNKNOWN`, and
     /// `FOREIGN_CONTENTS` where something of an earlier container with this id is there.
     pub async fn create(
         &self,
         caller: Caller,
-        request: pb::CreateContainerRequest,
-    ) -> Result<pb::Operation, Fault> {
-        let pb::CreateContainerRequest { id, spec, request_id: _, dry_run } = request;
+        wish: Wish,
+        validate_only: bool,
+    ) -> Result<OpRecord, Fault> {
         let mut full = BTreeSet::new();
         let (op, new, seen) = loop {
-            if !dry_run && let Some(op) = self.state().read().repeated(&caller)? {
-                return Ok(op.render());
+            if !validate_only && let Some(op) = self.state().read().repeated(&caller)? {
+                return Ok(OpRecord::clone(op));
             }
             let mut record = {
                 let index = self.state().read();
-                let record = self.new_record(&index, id, &full, spec.clone())?;
-                if dry_run {
+                let record = self.new_record(&index, &wish, &full)?;
+                if validate_only {
                     index.claimable(&record)?;
                 }
                 record
             };
-            let seen = match self.nothing_left(record.id).await {
+            let left = self.nothing_left(record.id);
+            let (left, known) = tokio::join!(left, self.knows_template(&wish.spec.template));
+            let seen = match left {
                 Ok(seen) => seen,
-                Err(fault) if id == 0 && fault.reason == Reason::ForeignContents => {
+                Err(fault) if wish.ct.is_none() && fault.reason == Reason::ForeignContents => {
                     full.insert(record.id);
                     continue;
                 }
                 Err(fault) => return Err(fault),
             };
+            known?;
             record.begin_after(seen.as_ref().map(Observed::newest).unwrap_or_default());
-            if dry_run {
+            if validate_only {
                 return self.dry_run(caller, record, kinds::create::action()).await;
             }
-            let (caller, own) = (caller.clone(), self.clone());
+            let (caller, own, any) = (caller.clone(), self.clone(), wish.ct.is_none());
             let begun = self
                 .transact(move |index, change| {
                     if let Some(op) = index.repeated(&caller)? {
-                        return Ok(Some((op.render(), None)));
+                        return Ok(Some((OpRecord::clone(op), false)));
                     }
-                    if id == 0 && index.vacant(record.id).is_err() {
+                    if any && index.vacant(record.id).is_err() {
                         return Ok(None);
                     }
                     let action = kinds::create::action();
                     let op = begin_new(index, record, action, caller, own.clock(), change)?;
-                    Ok(Some((op.render(), Some(op.id))))
+                    Ok(Some((op, true)))
                 })
                 .await?;
             if let Some((op, new)) = begun {
                 break (op, new, seen);
             }
         };
-        self.carry_out(new, seen.map(|seen| FirstLook::Seen(Box::new(seen))));
+        let look = seen.map(|seen| FirstLook::Seen(Box::new(seen)));
+        self.carry_out(begun(&op, new), look);
         Ok(op)
+    }
+
+    /// Refuses a template that storage has not. Where storage does not answer, the operation waits for it and
+    /// sees.
+    async fn knows_template(&self, template: &TemplateName) -> Result<(), Fault> {
+        let mut client = self.services().storage.clone();
+        let call = client.list_templates(storage::ListTemplatesRequest {});
+        let Ok(list) = ask("storage", FIRST_LOOK, call).await else { return Ok(()) };
+        if list.templates.iter().any(|t| t.name == template.as_str()) {
+            return Ok(());
+        }
+        let message = format!("there is no template {template}; build or import it first");
+        Err(Fault::new(Reason::TemplateUnknown, message).fact("template", template))
     }
 
     /// Refuses an id of which a service shows something; otherwise what they show, which is nothing.
@@ -209,60 +326,63 @@ impl Coordinator {
         }
     }
 
-    /// Begins to take a container away; of an id nobody knows, what the services show of it.
+    /// Begins to take a container away.
     ///
     /// # Errors
-    /// `CONTAINER_UNKNOWN` where there is nothing at all, `RUNNING`, `MOUNTED`, `BUSY`.
-    pub async fn destroy(
-        &self,
-        caller: Caller,
-        ct: String,
-        dry_run: bool,
-    ) -> Result<pb::Operation, Fault> {
-        self.look_whether_it_ends(&ct).await;
-        let own = self.clone();
-        let admit = move |record: &Record, phase| {
-            kinds::destroy::admit(record, phase, own.cache().of(record.id).process.stopping)
+    /// `RUNNING`, `MOUNTED`, `DELETE_PROTECTED`, or as [`Self::begin`].
+    pub async fn destroy(&self, ask: Ask) -> Result<OpRecord, Fault> {
+        let admit = |record: &Record, process: &ProcessSeen| {
+            kinds::destroy::admit(record, process.phase, process.stopping)
         };
-        let begun = self.begin(caller.clone(), ct.clone(), dry_run, admit).await;
-        let unknown = match begun {
-            Err(fault) if fault.reason == Reason::ContainerUnknown => fault,
-            begun => return begun,
-        };
-        let id = ct.parse::<CtId>().ok();
-        let Some(id) = id.filter(|id| self.state().read().vacant(*id).is_ok()) else {
+        self.begin(Ask { look: true, ..ask }, admit).await
+    }
+
+    /// Begins to take away what the services show of a container that no record knows; `unknown` where that is
+    /// nothing.
+    ///
+    /// # Errors
+    /// `unknown`, or when a service does not answer.
+    pub async fn destroy_leftovers(&self, ask: Ask, unknown: Fault) -> Result<OpRecord, Fault> {
+        let id = ask.ct;
+        if self.state().read().vacant(id).is_err() {
             return Err(unknown);
-        };
+        }
         let volume = self.services().volume(id).await?;
         let seen = self.services().observe(id).await?;
         if seen.everything().is_empty() {
             return Err(unknown);
         }
-        let template = volume.map_or_else(|| "unknown".to_owned(), |v| v.template);
-        let given = pb::ContainerSpec { template, ..pb::ContainerSpec::default() };
+        let template = volume.and_then(|v| v.template.parse::<TemplateName>().ok());
+        let template = match template {
+            Some(template) => template,
+            None => "unknown".parse().map_err(|e| Fault::bad_value("template", &e))?,
+        };
+        let spec = Spec::of_template(id, template);
+        let wish = Wish { ct: Some(id), spec, meta: Meta::default(), is_named: false };
         let mut record = {
             let index = self.state().read();
-            self.new_record(&index, id.get(), &BTreeSet::new(), Some(given))?
+            self.new_record(&index, &wish, &BTreeSet::new())?
         };
         record.begin_after(seen.newest());
         // Whatever it is, it is what shall go.
         record.creating_since = None;
         record.maybe_dirty = true;
-        if dry_run {
+        let caller = ask.caller;
+        if ask.validate_only {
             return self.dry_run(caller, record, kinds::destroy::action()).await;
         }
         let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
                 if let Some(op) = index.repeated(&caller)? {
-                    return Ok((op.render(), None));
+                    return Ok((OpRecord::clone(op), false));
                 }
                 let action = kinds::destroy::action();
                 let op = begin_new(index, record, action, caller, own.clock(), change)?;
-                Ok((op.render(), Some(op.id)))
+                Ok((op, true))
             })
             .await?;
-        self.carry_out(new, None);
+        self.carry_out(begun(&op, new), None);
         Ok(op)
     }
 
@@ -270,16 +390,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// `BUSY` where the same is being built already.
-    pub async fn build_template(
-        &self,
-        caller: Caller,
-        action: Action,
-    ) -> Result<pb::Operation, Fault> {
+    pub async fn build_template(&self, caller: Caller, action: Action) -> Result<OpRecord, Fault> {
         let own = self.clone();
         let (op, new) = self
             .transact(move |index, change| {
                 if let Some(op) = index.repeated(&caller)? {
-                    return Ok((op.render(), None));
+                    return Ok((OpRecord::clone(op), false));
                 }
                 if let Some(other) = index
                     .operations()
@@ -290,10 +406,10 @@ impl Coordinator {
                 let node = own.node().clone();
                 let op = OpRecord::new(node, None, action, caller, own.clock());
                 change.operations.push(op.clone());
-                Ok((op.render(), Some(op.id)))
+                Ok((op, true))
             })
             .await?;
-        self.carry_out(new, None);
+        self.carry_out(begun(&op, new), None);
         Ok(op)
     }
 
@@ -301,14 +417,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// `OPERATION_UNKNOWN`.
-    pub async fn cancel(&self, id: OpId) -> Result<pb::Operation, Fault> {
+    pub async fn cancel(&self, id: OpId) -> Result<OpRecord, Fault> {
         self.transact(move |index, change| {
             let mut op = (**index.operation(&id)?).clone();
             if op.state == OpState::Running && !op.cancel {
                 op.cancel = true;
                 change.operations.push(op.clone());
             }
-            Ok(op.render())
+            Ok(op)
         })
         .await
     }
@@ -366,10 +482,12 @@ impl Coordinator {
         caller: Caller,
         mut record: Record,
         action: Action,
-    ) -> Result<pb::Operation, Fault> {
+    ) -> Result<OpRecord, Fault> {
         let mut seen = self.services().observe(record.id).await?;
         let (node, ct) = (record.node.clone(), Some(record.id));
         let mut op = OpRecord::new(node, ct, action, caller, self.clock());
+        op.project.clone_from(&record.meta.project);
+        op.validate_only = true;
         let mut asked = BTreeSet::new();
         while let Some(stage) = op.action.stage_after(op.stage) {
             op.action.enter(stage, &mut record);
@@ -394,25 +512,23 @@ impl Coordinator {
         }
         op.state = OpState::Succeeded;
         op.ended_unix_ms = Some(op.started_unix_ms);
-        Ok(op.render())
+        Ok(op)
     }
 
     /// A container that is to be made, stored nowhere yet.
     fn new_record(
         &self,
         index: &Index,
-        id: u32,
+        wish: &Wish,
         except: &BTreeSet<CtId>,
-        given: Option<pb::ContainerSpec>,
     ) -> Result<Record, Fault> {
-        let id = match id {
-            0 => index.free_id(except)?,
-            n => CtId::try_from(n).map_err(|e| Fault::bad_value("id", &e))?,
+        let Wish { ct, spec, meta, is_named } = wish.clone();
+        let id = match ct {
+            None => index.free_id(except)?,
+            Some(id) => id,
         };
-        if let Some(features) = given.as_ref().and_then(|given| given.features.as_ref()) {
-            check_features(features)?;
-        }
-        let mut spec = spec::parse(id, given)?;
+        let hostname = if is_named { spec.hostname.clone() } else { Hostname::of_container(id) };
+        let mut spec = Spec { hostname, ..spec };
         self.defaults().fill(&mut spec.limits);
         index.vacant(id)?;
         let now_ms = self.clock().now_ms();
@@ -436,6 +552,7 @@ impl Coordinator {
             problem: None,
             reserved: Reserved::default(),
             snapshot: None,
+            meta,
             retry: None,
         })
     }
@@ -450,6 +567,16 @@ pub fn idle(index: &Index, ct: CtId) -> Result<(), Fault> {
         Some(op) => Err(busy(&format!("container {ct}"), op).fact("ct", ct)),
         None => Ok(()),
     }
+}
+
+/// Whether a refusal says that an operation works on what is asked for.
+fn is_at_work(fault: &Fault) -> bool {
+    fault.reason == Reason::Busy && fault.facts.contains_key("operation")
+}
+
+/// A new operation that is yet to be carried out.
+fn begun(op: &OpRecord, new: bool) -> Option<OpId> {
+    (new && op.state == OpState::Running).then(|| op.id.clone())
 }
 
 fn busy(what: &str, op: &OpRecord) -> Fault {
@@ -479,6 +606,7 @@ pub(crate) fn begin_operation(
 ) -> OpRecord {
     let (node, ct) = (record.node.clone(), Some(record.id));
     let mut op = OpRecord::new(node, ct, action, caller, clock);
+    op.project.clone_from(&record.meta.project);
     if let Some(stage) = op.action.stage_after(None) {
         if !op.is_own() && stage.says_how_far_up() {
             // Somebody has said what it should be.
@@ -486,6 +614,10 @@ pub(crate) fn begin_operation(
         }
         op.action.enter(stage, &mut record);
         op.stage = Some(stage);
+    }
+    if op.action.kind().is_done_at_once() {
+        record.release();
+        op.end(clock.now_ms(), None);
     }
     change.containers.push(record);
     change.operations.push(op.clone());

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
 use ves_proto::Fault;
-use ves_types::{Bytes, CtId, NodeName};
+use ves_types::{Bytes, CtId, NodeName, Phase};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -18,6 +18,7 @@ use crate::container::defaults::DefaultLimits;
 use crate::container::observed::Observed;
 use crate::container::record::Record;
 use crate::operation::metrics::Metrics;
+use crate::queue::Queues;
 use crate::services::Services;
 use crate::store::Store;
 use crate::store::index::{Change, Index};
@@ -36,6 +37,7 @@ pub struct Coordinator {
 struct Inner {
     config: Config,
     node: NodeName,
+    life: String,
     clock: Box<dyn Clock>,
     defaults: DefaultLimits,
     state: State,
@@ -44,6 +46,7 @@ struct Inner {
     ending: Mutex<BTreeSet<CtId>>,
     finishing: Mutex<BTreeSet<CtId>>,
     turns: Turns,
+    queues: Queues,
     metrics: Metrics,
 }
 
@@ -99,8 +102,10 @@ impl Coordinator {
         let inner = Inner {
             config,
             turns,
+            queues: Queues::default(),
             metrics: Metrics::new(),
             node,
+            life: clock.new_id().simple().to_string(),
             clock,
             defaults,
             state,
@@ -120,6 +125,12 @@ impl Coordinator {
     /// The node's name.
     pub fn node(&self) -> &NodeName {
         &self.inner.node
+    }
+
+    /// What stands for this life of the coordinator: what watchers were told in another one is no ground to go on
+    /// from.
+    pub fn life(&self) -> &str {
+        &self.inner.life
     }
 
     /// The time, and new ids.
@@ -150,6 +161,11 @@ impl Coordinator {
     /// How many of each kind of work are done at once.
     pub(crate) fn turns(&self) -> &Turns {
         &self.inner.turns
+    }
+
+    /// Who waits for a turn at a container.
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.inner.queues
     }
 
     /// What dashboards are told of operations.
@@ -185,6 +201,11 @@ impl Coordinator {
     /// `CONTAINER_UNKNOWN`, `BAD_VALUE`, `RECORD_CORRUPT`.
     pub fn resolve(&self, ct: &str) -> Result<Arc<Record>, Fault> {
         self.state().read().resolve(ct).map(Arc::clone)
+    }
+
+    /// Whether a container was seen running last.
+    pub fn is_running(&self, ct: CtId) -> bool {
+        matches!(self.cache().of(ct).process.phase, Phase::Running | Phase::Frozen)
     }
 
     /// Takes in a look at all four services; watchers hear of damage.

@@ -30,11 +30,14 @@ pub mod config;
 pub mod container;
 pub mod coordinator;
 pub mod driver;
+pub mod filter;
 pub mod operation;
 pub mod problem;
+pub mod queue;
 mod reconcile;
 pub mod services;
 pub mod store;
+pub mod wrong;
 
 use ves_daemon::{App, BuildError, Cap};
 use ves_types::layout::{Daemon, Layout};

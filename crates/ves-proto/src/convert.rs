@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use ves_types::device::MAX_DEVICES;
 use ves_types::{
     Access, CpuLimit, CtId, Device, Enforcement, Epoch, ExitCause, Features, Fence, Generation,
-    IdSlot, Limit, Limits, ParseError, Phase, RestartPolicy, SnapshotId, SnapshotName, UbcRow,
-    UbcValue, Victim,
+    IdSlot, Limit, Limits, ParseError, Phase, SnapshotId, SnapshotName, UbcRow, UbcValue, Victim,
 };
 
 use crate::common as pb;
 use crate::fault::{Fault, Reason};
-use crate::{coordinator, lifecycle};
+use crate::lifecycle;
 
 /// Reads a container id.
 ///
@@ -34,32 +33,6 @@ pub fn parse_cts(cts: &[u32]) -> Result<Vec<CtId>, Fault> {
     Ok(cts.into_iter().collect())
 }
 
-/// Reads a restart policy.
-///
-/// # Errors
-/// `BAD_VALUE` on "restart".
-pub fn parse_restart(policy: i32) -> Result<RestartPolicy, Fault> {
-    use coordinator::RestartPolicy as P;
-    match P::try_from(policy) {
-        Ok(P::Unspecified | P::No) => Ok(RestartPolicy::No),
-        Ok(P::OnFailure) => Ok(RestartPolicy::OnFailure),
-        Ok(P::Always) => Ok(RestartPolicy::Always),
-        Err(_) => {
-            let why = "it is none that this version knows";
-            Err(Fault::bad_value("restart", &ParseError::new("restart policy", policy, why)))
-        }
-    }
-}
-
-/// Writes a restart policy.
-pub const fn render_restart(policy: RestartPolicy) -> coordinator::RestartPolicy {
-    match policy {
-        RestartPolicy::No => coordinator::RestartPolicy::No,
-        RestartPolicy::OnFailure => coordinator::RestartPolicy::OnFailure,
-        RestartPolicy::Always => coordinator::RestartPolicy::Always,
-    }
-}
-
 /// Reads features; what is absent has its default.
 pub fn parse_features(features: Option<pb::Features>) -> Features {
     let pb::Features { nesting, migratable, abi32 } = features.unwrap_or_default();
@@ -68,17 +41,6 @@ pub fn parse_features(features: Option<pb::Features>) -> Features {
         nesting: nesting.unwrap_or(default.nesting),
         migratable: migratable.unwrap_or(default.migratable),
         abi32: abi32.unwrap_or(default.abi32),
-    }
-}
-
-/// The fault where these ask for two that exclude each other.
-///
-/// # Errors
-/// `BAD_VALUE` on "features".
-pub fn check_features(features: &pb::Features) -> Result<(), Fault> {
-    match (features.nesting, features.migratable) {
-        (Some(true), Some(true)) => Err(features_exclude()),
-        _ => Ok(()),
     }
 }
 
@@ -420,15 +382,8 @@ mod tests {
     }
 
     #[test]
-    fn features_exclude_each_other_only_where_both_were_asked_for() {
-        let ask = |nesting, migratable| {
-            let asked = pb::Features { nesting, migratable, ..pb::Features::default() };
-            check_features(&asked).map(|()| parse_features(Some(asked)).effective().to_string())
-        };
+    fn features_survive_the_wire() {
         assert_eq!(parse_features(None), Features::default());
-        assert_eq!(ask(Some(true), None).expect("so"), "nesting:on,migratable:off,abi32:on");
-        assert_eq!(ask(None, Some(false)).expect("so"), "nesting:off,migratable:off,abi32:on");
-        assert_eq!(ask(Some(true), Some(true)).expect_err("not both").facts["field"], "features");
         for nesting in [false, true] {
             for abi32 in [false, true] {
                 let features = Features { nesting, migratable: !nesting, abi32 };

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use ves_types::ParseError;
 
-pub use crate::common::Reason;
+pub use crate::api::Reason;
 
 /// `ErrorInfo.domain` of every fault of ours.
 pub const DOMAIN: &str = "ves";
@@ -28,6 +28,17 @@ pub struct Fault {
     pub facts: BTreeMap<String, String>,
     /// When the same call is worth repeating.
     pub retry_after: Option<Duration>,
+    /// Where more than one field of the request is wrong: each of them.
+    pub violations: Vec<Violation>,
+}
+
+/// A field of a request that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Its whole path, as in an update mask: `container.spec.hostname`.
+    pub field: String,
+    /// For people: what is wrong with it.
+    pub message: String,
 }
 
 impl Fault {
@@ -35,7 +46,31 @@ impl Fault {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let retry_after = matches!(reason, Reason::Busy | Reason::Starting | Reason::PeerDown)
             .then_some(Duration::from_millis(500));
-        Self { reason, message: message.into(), facts: BTreeMap::new(), retry_after }
+        let violations = Vec::new();
+        Self { reason, message: message.into(), facts: BTreeMap::new(), retry_after, violations }
+    }
+
+    /// All that is wrong with a request at once: of one fault itself; of more, the first one's reason and
+    /// facts, with a violation for each of them. None: nothing is wrong.
+    pub fn all(faults: Vec<Self>) -> Option<Self> {
+        if faults.len() < 2 {
+            return faults.into_iter().next();
+        }
+        let violations: Vec<Violation> = faults.iter().flat_map(Self::violations).collect();
+        let said: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+        let message = said.join("; ");
+        let first = faults.into_iter().next()?;
+        Some(Self { message, violations, ..first })
+    }
+
+    /// The fields that are wrong.
+    fn violations(&self) -> Vec<Violation> {
+        match self.facts.get("field") {
+            Some(field) if self.violations.is_empty() => {
+                vec![Violation { field: field.clone(), message: self.message.clone() }]
+            }
+            _ => self.violations.clone(),
+        }
     }
 
     /// The same with one more fact.
@@ -84,12 +119,19 @@ impl Fault {
         let details = status.get_error_details();
         let ours = details.error_info().filter(|i| i.domain == DOMAIN);
         let retry_after = details.retry_info().and_then(|r| r.retry_delay);
+        let fields = details.bad_request().map(|b| b.field_violations.as_slice());
+        // One field alone is told by the facts.
+        let violations = fields.filter(|fields| fields.len() > 1).unwrap_or_default().iter();
+        let violations = violations
+            .map(|v| Violation { field: v.field.clone(), message: v.description.clone() })
+            .collect();
         match ours.and_then(|i| Some((reason_from_name(&i.reason)?, i))) {
             Some((reason, info)) => Self {
                 reason,
                 message: status.message().to_owned(),
                 facts: info.metadata.clone().into_iter().collect(),
                 retry_after,
+                violations,
             },
             None => {
                 let reason = match status.code() {
@@ -101,7 +143,8 @@ impl Fault {
                     Code::Unimplemented => Reason::NotBuilt,
                     Code::DeadlineExceeded => Reason::Timeout,
                     Code::Cancelled | Code::Aborted => Reason::Cancelled,
-                    Code::PermissionDenied | Code::Unauthenticated => Reason::NotAllowed,
+                    Code::PermissionDenied => Reason::NotAllowed,
+                    Code::Unauthenticated => Reason::Unauthenticated,
                     Code::InvalidArgument | Code::OutOfRange => Reason::BadValue,
                     Code::ResourceExhausted => Reason::TooMany,
                     Code::Ok
@@ -116,30 +159,24 @@ impl Fault {
                     message: status.message().to_owned(),
                     facts: BTreeMap::new(),
                     retry_after,
+                    violations,
                 }
             }
         }
     }
 
-    /// The stored and public form inside an operation.
-    pub fn to_message(&self) -> crate::coordinator::Fault {
-        crate::coordinator::Fault {
-            code: self.code() as i32,
-            reason: self.reason_name().to_owned(),
-            message: self.message.clone(),
-            facts: self.facts.clone().into_iter().collect(),
-        }
+    /// The status that a call would fail with, as a message: what operations and containers show.
+    pub fn to_message(self) -> tonic_types::Status {
+        let status = Status::from(self);
+        // It was encoded a moment ago.
+        prost::Message::decode(status.details()).unwrap_or_default()
     }
 
     /// The reverse of [`Self::to_message`].
-    pub fn from_message(message: crate::coordinator::Fault) -> Self {
-        let crate::coordinator::Fault { code: _, reason, message, facts } = message;
-        Self {
-            reason: reason_from_name(&reason).unwrap_or(Reason::Bug),
-            message,
-            facts: facts.into_iter().collect(),
-            retry_after: None,
-        }
+    pub fn from_message(message: &tonic_types::Status) -> Self {
+        let details = prost::Message::encode_to_vec(message).into();
+        let code = Code::from_i32(message.code);
+        Self::from_status(&Status::with_details(code, message.message.clone(), details))
     }
 }
 
@@ -189,7 +226,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::OperationUnknown
         | R::VolumeUnknown
         | R::CommandUnknown
-        | R::SnapshotUnknown => Code::NotFound,
+        | R::SnapshotUnknown
+        | R::NodeUnknown => Code::NotFound,
         R::ContainerExists | R::NameTaken | R::AddressTaken | R::TemplateExists => {
             Code::AlreadyExists
         }
@@ -205,8 +243,11 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::WillNotStop
         | R::NeedsRestart
         | R::StartFailed
-        | R::VolumeDamaged => Code::FailedPrecondition,
-        R::StaleGeneration | R::StaleEpoch | R::Cancelled => Code::Aborted,
+        | R::VolumeDamaged
+        | R::DeleteProtected => Code::FailedPrecondition,
+        R::StaleGeneration | R::StaleEpoch | R::Cancelled | R::EtagMismatch | R::Busy => {
+            Code::Aborted
+        }
         R::PoolFull
         | R::NoInodes
         | R::ArchiveTooLarge
@@ -214,9 +255,10 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::TooMany
         | R::VolumeTooSmall
         | R::StoreFull => Code::ResourceExhausted,
-        R::Busy | R::Starting | R::PeerDown => Code::Unavailable,
+        R::Starting | R::PeerDown => Code::Unavailable,
         R::KernelLacks | R::NotBuilt | R::NotOffered => Code::Unimplemented,
         R::NotAllowed => Code::PermissionDenied,
+        R::Unauthenticated | R::TokenExpired => Code::Unauthenticated,
         R::Unspecified | R::HostFailed | R::Bug => Code::Internal,
         R::RecordCorrupt => Code::DataLoss,
         R::Timeout => Code::DeadlineExceeded,
@@ -242,8 +284,10 @@ impl From<Fault> for Status {
         if let Some(after) = fault.retry_after {
             details.set_retry_info(Some(after));
         }
-        if let (Code::InvalidArgument, Some(field)) = (fault.code(), fault.facts.get("field")) {
-            details.add_bad_request_violation(field, &fault.message);
+        if fault.code() == Code::InvalidArgument {
+            for Violation { field, message } in fault.violations() {
+                details.add_bad_request_violation(field, message);
+            }
         }
         Self::with_error_details(fault.code(), fault.message, details)
     }
@@ -270,11 +314,21 @@ mod tests {
             let fault = Fault::new(reason, "do a thing: it cannot be").fact("ct", 101);
             let back = Fault::from(Status::from(fault.clone()));
             assert_eq!(back, fault);
-            assert_eq!(
-                Fault { retry_after: None, ..fault.clone() },
-                Fault::from_message(fault.to_message())
-            );
+            assert_eq!(Fault::from_message(&fault.clone().to_message()), fault);
         }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let one = Fault::missing("request_id");
+        assert_eq!(Fault::all(vec![]), None);
+        assert_eq!(Fault::all(vec![one.clone()]), Some(one.clone()));
+        let two = Fault::new(Reason::BadValue, "is no name").fact("field", "container.alias");
+        let both = Fault::all(vec![one, two]).expect("two are wrong");
+        let fields: Vec<&str> = both.violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["request_id", "container.alias"]);
+        assert!(both.message.contains("lacks request_id; is no name"), "{both}");
+        assert_eq!(Fault::from(Status::from(both.clone())), both);
     }
 
     #[test]

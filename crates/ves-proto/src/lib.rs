@@ -8,6 +8,7 @@
 
 pub mod convert;
 pub mod fault;
+pub mod public;
 
 pub use fault::{Fault, Reason};
 
@@ -43,6 +44,10 @@ macro_rules! package {
 /// The generated packages, named as the protobuf packages are.
 pub mod ves {
     package!(
+        /// The public API.
+        api
+    );
+    package!(
         /// Values several services speak of.
         common
     );
@@ -62,10 +67,6 @@ pub mod ves {
         /// Processes.
         lifecycle
     );
-    package!(
-        /// The public API.
-        coordinator
-    );
 }
 
-pub use ves::{common, coordinator, lifecycle, network, resources, storage};
+pub use ves::{api, common, lifecycle, network, resources, storage};

@@ -1,9 +1,12 @@
 //! Calls that change containers, as values that can be repeated.
 
+use tonic::{Response, Status};
 use ves_daemon::client::Traced;
-use ves_proto::coordinator as pb;
-use ves_proto::coordinator::container_service_client::ContainerServiceClient;
-use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
+use ves_proto::api;
+use ves_proto::api::container_service_client::ContainerServiceClient;
+use ves_proto::api::snapshot_service_client::SnapshotServiceClient;
+
+use crate::words::{self as pb, container_name};
 
 /// What a create asks for, of a template and nothing else.
 pub fn spec(template: &str) -> pb::ContainerSpec {
@@ -35,32 +38,140 @@ pub enum Command {
     SnapshotDelete(pb::DeleteSnapshotRequest),
 }
 
+fn snapshot_name(ct: &str, snapshot: &str) -> String {
+    format!("containers/{ct}/snapshots/{snapshot}")
+}
+
 impl Command {
-    /// Makes the call.
-    pub async fn send(
-        self,
-        channel: Traced,
-    ) -> Result<tonic::Response<pb::Operation>, tonic::Status> {
+    /// Makes the call; one without an id of its request as a new one.
+    pub async fn send(mut self, channel: Traced) -> Result<Response<api::Operation>, Status> {
+        use api::start_container_request::Until;
+        use api::stop_container_request::Mode;
         let mut client = ContainerServiceClient::new(channel.clone());
         let mut snapshots = SnapshotServiceClient::new(channel);
+        let id = self.request_id_mut();
+        if id.is_empty() {
+            *id = Self::fresh();
+        }
+        let until = |wait| if wait { Until::Booted } else { Until::Unspecified }.into();
+        let mode = |fast| if fast { Mode::Kill } else { Mode::Unspecified }.into();
         match self {
-            Self::Create(r) => client.create_container(*r).await,
-            Self::Start(r) => client.start_container(r).await,
-            Self::Stop(r) => client.stop_container(r).await,
-            Self::Restart(r) => client.restart_container(r).await,
-            Self::Update(r) => client.update_container(*r).await,
-            Self::Delete(r) => client.delete_container(r).await,
-            Self::Fsck(r) => client.check_volume(r).await,
-            Self::Snapshot(r) => snapshots.create_snapshot(r).await,
-            Self::SnapshotSwitch(r) => snapshots.switch_snapshot(r).await,
-            Self::SnapshotDelete(r) => snapshots.delete_snapshot(r).await,
+            Self::Create(r) => {
+                let container = r.spec.map(pb::ContainerSpec::container);
+                let pb::CreateContainerRequest { id: ct_id, request_id, dry_run, .. } = *r;
+                let request = api::CreateContainerRequest {
+                    container,
+                    ct_id,
+                    request_id,
+                    validate_only: dry_run,
+                };
+                client.create_container(request).await
+            }
+            Self::Start(r) if r.mount_only => {
+                let request = api::MountContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    ..Default::default()
+                };
+                client.mount_container(request).await
+            }
+            Self::Start(r) => {
+                let request = api::StartContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    until: until(r.wait),
+                    override_disabled: r.force,
+                    ..Default::default()
+                };
+                client.start_container(request).await
+            }
+            Self::Stop(r) if r.unmount_only => {
+                let request = api::UnmountContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    ..Default::default()
+                };
+                client.unmount_container(request).await
+            }
+            Self::Stop(r) => {
+                let grace = std::time::Duration::from_millis(r.grace_ms.into());
+                let request = api::StopContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    mode: mode(r.fast),
+                    grace: (r.grace_ms != 0).then(|| ves_proto::public::render_duration(grace)),
+                    keep_mounted: r.skip_unmount,
+                    ..Default::default()
+                };
+                client.stop_container(request).await
+            }
+            Self::Restart(r) => {
+                let request = api::RestartContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    mode: mode(r.fast),
+                    until: until(r.wait),
+                    ..Default::default()
+                };
+                client.restart_container(request).await
+            }
+            Self::Update(r) => client.update_container(api::UpdateContainerRequest::from(*r)).await,
+            Self::Delete(r) => {
+                let request = api::DeleteContainerRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    ..Default::default()
+                };
+                client.delete_container(request).await
+            }
+            Self::Fsck(r) => {
+                let request = api::CheckVolumeRequest {
+                    name: container_name(&r.ct),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    ..Default::default()
+                };
+                client.check_volume(request).await
+            }
+            Self::Snapshot(r) => {
+                let request = api::CreateSnapshotRequest {
+                    parent: container_name(&r.ct),
+                    title: r.name,
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    conflict: 0,
+                };
+                snapshots.create_snapshot(request).await
+            }
+            Self::SnapshotSwitch(r) => {
+                let request = api::SwitchSnapshotRequest {
+                    name: snapshot_name(&r.ct, &r.snapshot),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    conflict: 0,
+                };
+                snapshots.switch_snapshot(request).await
+            }
+            Self::SnapshotDelete(r) => {
+                let request = api::DeleteSnapshotRequest {
+                    name: snapshot_name(&r.ct, &r.snapshot),
+                    request_id: r.request_id,
+                    validate_only: r.dry_run,
+                    conflict: 0,
+                };
+                snapshots.delete_snapshot(request).await
+            }
         }
     }
 
-    /// The same with this id of the request.
-    #[must_use]
-    pub fn with_request_id(mut self, id: &str) -> Self {
-        let place = match &mut self {
+    const fn request_id_mut(&mut self) -> &mut String {
+        match self {
             Self::Create(r) => &mut r.request_id,
             Self::Start(r) => &mut r.request_id,
             Self::Stop(r) => &mut r.request_id,
@@ -71,8 +182,13 @@ impl Command {
             Self::Snapshot(r) => &mut r.request_id,
             Self::SnapshotSwitch(r) => &mut r.request_id,
             Self::SnapshotDelete(r) => &mut r.request_id,
-        };
-        id.clone_into(place);
+        }
+    }
+
+    /// The same with this id of the request.
+    #[must_use]
+    pub fn with_request_id(mut self, id: &str) -> Self {
+        id.clone_into(self.request_id_mut());
         self
     }
 

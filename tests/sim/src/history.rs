@@ -11,12 +11,13 @@ use std::sync::{Mutex, PoisonError};
 use futures::future::join_all;
 use ves_fake::{Mishap, Victim};
 use ves_kit::Numbers;
+use ves_proto::Reason;
 use ves_proto::common::{Limits, UbcValue};
-use ves_proto::{Reason, coordinator as pb};
 
 use crate::command::Command;
 use crate::settled;
 use crate::sim::Sim;
+use crate::words as pb;
 
 /// The containers there may be.
 const CTS: [u32; 3] = [101, 102, 103];

@@ -167,7 +167,7 @@ pub fn keep(name: &str) -> PathBuf {
         world,
     };
     let mut kept = Kept { store, known };
-    kept.known.stored = answers::stored(&kept.resume(true)).0;
+    kept.known.stored = answers::stored(&kept.resume(true));
     kept.known.resumed = last(&kept.resume(false), &kept.known.stored);
     kept.known.booted = last(&kept.boot(), &kept.known.stored);
     let store = zstd::encode_all(kept.store.as_slice(), 19).expect("compressed");

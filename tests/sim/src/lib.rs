@@ -13,6 +13,7 @@ pub mod history;
 pub mod kept;
 pub mod settled;
 pub mod sim;
+pub mod words;
 
 pub use sim::{Sim, each_step, each_step_on_the_node};
 pub use ves_fake::{HOLDER, Mishap, Victim, id};

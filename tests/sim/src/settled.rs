@@ -8,11 +8,12 @@ use ves_coordinator::store::{Kind, all_rows};
 use ves_fake::ct::Ct;
 use ves_proto::resources::GetGroupRequest;
 use ves_proto::resources::resources_service_client::ResourcesServiceClient;
-use ves_proto::{Fault, Reason, common, coordinator as pb};
+use ves_proto::{Fault, Reason, api, common};
 use ves_types::layout::Daemon;
 
 use crate::command::Command;
 use crate::sim::{PATIENCE, Sim};
+use crate::words as pb;
 
 /// Checks all of it, with containers of no other ids than these; fails with what does not hold.
 pub fn check(sim: &Sim, ids: &[u32]) -> Result<(), String> {
@@ -57,14 +58,15 @@ fn idle(sim: &Sim) -> Result<Vec<pb::Container>, String> {
     let until = Instant::now() + PATIENCE;
     loop {
         let asked = sim.within(async {
-            let request = pb::ListContainersRequest::default();
+            let request = api::ListContainersRequest::default();
             let list = sim.containers().list_containers(request).await?.into_inner().containers;
-            let request = pb::ListOperationsRequest::default();
+            let list: Vec<_> = list.into_iter().map(pb::Container::from).collect();
+            let request = api::ListOperationsRequest::default();
             let all = sim.operations().list_operations(request).await?.into_inner().operations;
             Ok::<_, tonic::Status>((list, all))
         });
         if let Ok(Ok((containers, operations))) = &asked
-            && operations.iter().all(|op| op.state() != pb::OperationState::Running)
+            && operations.iter().all(|op| op.end_time.is_some())
         {
             return Ok(containers.clone());
         }

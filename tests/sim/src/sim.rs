@@ -14,12 +14,14 @@ use ves_coordinator::{Config, Coordinator};
 use ves_daemon::client::{Traced, over};
 use ves_daemon::{App, BuildError, serve_on};
 use ves_fake::{FakeNode, Hand, Life, Mishap, Script};
-use ves_proto::coordinator as pb;
-use ves_proto::coordinator::container_service_client::ContainerServiceClient;
-use ves_proto::coordinator::node_service_client::NodeServiceClient;
-use ves_proto::coordinator::operation_service_client::OperationServiceClient;
-use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
-use ves_proto::coordinator::template_service_client::TemplateServiceClient;
+use ves_proto::api;
+use ves_proto::api::container_service_client::ContainerServiceClient;
+use ves_proto::api::node_service_client::NodeServiceClient;
+use ves_proto::api::operation_service_client::OperationServiceClient;
+use ves_proto::api::session_service_client::SessionServiceClient;
+use ves_proto::api::snapshot_service_client::SnapshotServiceClient;
+use ves_proto::api::template_service_client::TemplateServiceClient;
+use ves_proto::api::usage_service_client::UsageServiceClient;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::{Daemon, Layout};
 
@@ -27,6 +29,7 @@ use crate::clock::SimClock;
 pub use crate::command::Command;
 use crate::command::spec;
 use crate::exchange::Exchange;
+use crate::words::{self, self as pb};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -463,6 +466,14 @@ impl Sim {
     pub fn templates(&self) -> TemplateServiceClient<Traced> {
         TemplateServiceClient::new(self.channel())
     }
+    /// A client of sessions.
+    pub fn sessions(&self) -> SessionServiceClient<Traced> {
+        SessionServiceClient::new(self.channel())
+    }
+    /// A client of usage.
+    pub fn usage(&self) -> UsageServiceClient<Traced> {
+        UsageServiceClient::new(self.channel())
+    }
     /// A client of the node.
     pub fn node(&self) -> NodeServiceClient<Traced> {
         NodeServiceClient::new(self.channel())
@@ -477,16 +488,59 @@ impl Sim {
         }
     }
 
+    /// An operation as it is.
+    pub fn operation(&self, id: &str) -> Result<pb::Operation, Fault> {
+        let request = api::GetOperationRequest { name: format!("operations/{id}") };
+        let answer = self.block(self.operations().get_operation(request));
+        answer.map(|op| op.into_inner().into()).map_err(Fault::from)
+    }
+
+    /// All operations there are, newest first.
+    pub fn all_operations(&self) -> Vec<pb::Operation> {
+        let request = api::ListOperationsRequest { page_size: 1000, ..Default::default() };
+        let answer = self.block(self.operations().list_operations(request)).expect("listed");
+        answer.into_inner().operations.into_iter().map(pb::Operation::from).collect()
+    }
+
+    /// Asks an operation to stop.
+    pub fn cancel(&self, id: &str) -> Result<pb::Operation, Fault> {
+        let request = api::CancelOperationRequest { name: format!("operations/{id}") };
+        let answer = self.block(self.operations().cancel_operation(request));
+        answer.map(|op| op.into_inner().into()).map_err(Fault::from)
+    }
+
+    /// The snapshots of a container, oldest first.
+    pub fn snapshots_of(&self, ct: &str) -> Result<Vec<api::Snapshot>, Fault> {
+        let parent = words::container_name(ct);
+        let request = api::ListSnapshotsRequest { parent, ..Default::default() };
+        let answer = self.block(self.snapshots().list_snapshots(request));
+        answer.map(|list| list.into_inner().snapshots).map_err(Fault::from)
+    }
+
+    /// What a watch of containers begins with.
+    pub fn first_told(&self) -> Vec<pb::Container> {
+        use api::watch_containers_response::Event;
+        let request = api::WatchContainersRequest::default();
+        self.block(async {
+            let mut stream = self.containers().watch_containers(request).await.ok()?.into_inner();
+            let mut all = Vec::new();
+            loop {
+                match stream.message().await.ok()??.event? {
+                    Event::Changed(container) => all.push(pb::Container::from(container)),
+                    Event::Synced(_) => return Some(all),
+                    Event::Reset(_) | Event::Gone(_) | Event::Heartbeat(_) => {}
+                }
+            }
+        })
+        .unwrap_or_default()
+    }
+
     /// Waits for an operation's end, over deaths of the coordinator.
     pub fn end_of(&self, id: &str) -> pb::Operation {
         let until = Instant::now() + PATIENCE;
         loop {
-            let request = pb::GetOperationRequest { id: id.to_owned() };
-            let answer = self.block(self.operations().get_operation(request));
-            match answer.map_err(Fault::from) {
-                Ok(op) if op.get_ref().state() != pb::OperationState::Running => {
-                    return op.into_inner();
-                }
+            match self.operation(id) {
+                Ok(op) if op.ended_unix_ms != 0 => return op,
                 Ok(op) => assert!(Instant::now() < until, "never ended: {op:?}"),
                 Err(fault) => {
                     assert!(is_cut(&fault), "{fault}");
@@ -500,12 +554,12 @@ impl Sim {
     /// Makes a call until somebody answers it; the same call, by its request id.
     pub fn ask<F>(&self, mut call: impl FnMut() -> F) -> Result<pb::Operation, Fault>
     where
-        F: Future<Output = Result<tonic::Response<pb::Operation>, tonic::Status>>,
+        F: Future<Output = Result<tonic::Response<api::Operation>, tonic::Status>>,
     {
         let until = Instant::now() + PATIENCE;
         loop {
             match self.block(call()).map_err(Fault::from) {
-                Ok(op) => return Ok(op.into_inner()),
+                Ok(op) => return Ok(op.into_inner().into()),
                 Err(f) if is_cut(&f) => {
                     assert!(Instant::now() < until, "nobody answers: {f}");
                 }
@@ -521,26 +575,29 @@ impl Sim {
         const PAUSE: Duration = Duration::from_millis(2);
         let begun = loop {
             match command.clone().send(self.channel()).await.map_err(Fault::from) {
-                Ok(op) => break op.into_inner(),
+                Ok(op) => break pb::Operation::from(op.into_inner()),
                 Err(fault) if is_cut(&fault) => tokio::time::sleep(PAUSE).await,
                 Err(fault) => return Err(fault),
             }
         };
         let mut op = begun;
-        while op.state() == pb::OperationState::Running {
-            let request = pb::WatchOperationRequest { id: op.id.clone() };
-            if let Ok(stream) = self.operations().watch_operation(request).await {
+        while op.ended_unix_ms == 0 {
+            let name = format!("operations/{}", op.id);
+            let request = api::WatchOperationsRequest { name, ..Default::default() };
+            if let Ok(stream) = self.operations().watch_operations(request).await {
                 let mut told = stream.into_inner();
                 while let Ok(Some(now)) = told.message().await {
-                    op = now;
+                    if let Some(api::watch_operations_response::Event::Changed(now)) = now.event {
+                        op = now.into();
+                    }
                 }
             }
-            if op.state() == pb::OperationState::Running {
+            if op.ended_unix_ms == 0 {
                 tokio::time::sleep(PAUSE).await;
             }
         }
         match op.fault.clone() {
-            Some(fault) => Err(Fault::from_message(fault)),
+            Some(fault) => Err(fault),
             None => Ok(op),
         }
     }
@@ -552,9 +609,9 @@ impl Sim {
 
     /// A container as it is.
     pub fn get(&self, ct: &str) -> Result<pb::Container, Fault> {
-        let request = pb::GetContainerRequest { ct: ct.to_owned() };
+        let request = api::GetContainerRequest { name: words::container_name(ct) };
         let answer = self.block(self.containers().get_container(request));
-        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+        answer.map(|ct| ct.into_inner().into()).map_err(Fault::from)
     }
 
     /// A container's state.

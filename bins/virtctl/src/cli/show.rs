@@ -81,8 +81,8 @@ pub(crate) struct EventsArgs {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Begin after this revision
-    #[arg(long, value_name = "REVISION", default_value_t = 0, requires = "follow")]
-    pub(crate) since: u64,
+    #[arg(long, value_name = "REVISION", default_value = "0", requires = "follow")]
+    pub(crate) since: String,
     /// Leave the header out
     #[arg(short = 'H', long)]
     pub(crate) no_header: bool,

@@ -4,26 +4,34 @@
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::time::Duration;
 
-use ves_proto::common::LimitPromise;
-use ves_proto::coordinator::{self as api, Operation, SetMode};
-use ves_proto::{Fault, Reason, convert};
+use ves_proto::api::interface::Type as InterfaceType;
+use ves_proto::api::start_container_request::Until;
+use ves_proto::api::stop_container_request::Mode;
+use ves_proto::api::update_container_request::Apply;
+use ves_proto::api::{self, Device, Interface, LimitCapability, ListChanges, Operation};
+use ves_proto::public::{parse_resource, render_device, render_duration};
+use ves_proto::{Fault, Reason};
 use ves_types::capability::change_capabilities;
 use ves_types::device::change_devices;
-use ves_types::{Enforcement, SpecField};
+use ves_types::{CapabilityChange, DeviceChange, Enforcement};
 
 use super::Context;
 use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
+use crate::names;
+use crate::operation::ct_of;
 use crate::output::Format;
 use crate::params::{Params, flattened};
 use crate::password::{Secret, UserPassword};
 use crate::refused;
 use crate::sample::Sample;
 use crate::session::{self, Input};
-use crate::spec_update::SpecUpdate;
+use crate::spec_update::{SpecUpdate, ubc_path};
 use crate::unbuilt::not_built;
+use crate::usage;
 use crate::value::format_duration;
 
 /// A new request id: a call repeated with it is the same call.
@@ -55,7 +63,7 @@ pub(super) use change;
 /// "container 101 started".
 fn done(ct: Ct, what: &str) -> impl Fn(&Operation) -> String {
     move |operation| {
-        let id = if operation.ct == 0 { ct.to_string() } else { operation.ct.to_string() };
+        let id = ct_of(operation).map_or_else(|| ct.to_string(), |id| id.to_string());
         format!("container {id} {what}")
     }
 }
@@ -78,29 +86,37 @@ impl Context {
             update.sample(Sample::named(&config)?, true);
         }
         update.params(&params);
-        let mut spec = update.spec;
-        spec.template = ostemplate.to_string();
-        spec.addresses = flattened(&params.ipadd);
+        let spec = update.spec();
+        spec.template = names::template(&ostemplate);
+        let addresses = flattened(&params.ipadd);
+        if !addresses.is_empty() {
+            let (id, r#type) = ("venet0".to_owned(), InterfaceType::Venet.into());
+            spec.interfaces = vec![Interface { id, r#type, addresses }];
+        }
         let (mut devices, mut off) = (Vec::new(), BTreeSet::new());
         change_devices(&mut devices, &params.device_changes());
         change_capabilities(&mut off, &params.capability_changes());
-        spec.devices = devices.iter().map(ToString::to_string).collect();
-        spec.capabilities_off = off.iter().map(ToString::to_string).collect();
-        let id = match &ct {
+        spec.devices = devices.iter().map(render_device).collect();
+        spec.dropped_capabilities = off.iter().map(ToString::to_string).collect();
+        let alias = &mut update.container.alias;
+        let ct_id = match &ct {
             Ct::Id(id) => id.get(),
-            Ct::Name(name) if spec.name.is_empty() || spec.name == name.as_str() => {
-                spec.name = name.to_string();
+            Ct::Name(name) if alias.is_empty() || alias == name.as_str() => {
+                *alias = name.to_string();
                 0
             }
             Ct::Name(name) => {
-                let other = &spec.name;
-                let message = format!("the container cannot be called {name} and {other} both");
+                let message = format!("the container cannot be called {name} and {alias} both");
                 return Err(Failure::usage(message));
             }
         };
-        let limited = update.mask.clone();
-        let request =
-            api::CreateContainerRequest { id, spec: Some(spec), request_id: request_id(), dry_run };
+        let limited = update.mask;
+        let request = api::CreateContainerRequest {
+            container: Some(update.container),
+            ct_id,
+            request_id: request_id(),
+            validate_only: dry_run,
+        };
         change!(self, dry_run, create_container, request, done(ct, "created"))?;
         self.note_already(&already);
         self.note_unenforced(&limited).await;
@@ -118,35 +134,33 @@ impl Context {
             update.sample(Sample::named(&sample)?, false);
         }
         update.params(&params);
-        let ipadd = flattened(&params.ipadd);
-        let devices: Vec<_> = params.device_changes().iter().map(ToString::to_string).collect();
-        let capabilities: Vec<_> =
-            params.capability_changes().iter().map(ToString::to_string).collect();
-        let lists = [&ipadd, &ipdel, &devices, &capabilities];
-        let nothing = update.mask.is_empty() && lists.iter().all(|list| list.is_empty());
+        let changes = list_changes(
+            flattened(&params.ipadd),
+            ipdel,
+            &params.device_changes(),
+            &params.capability_changes(),
+        );
+        let nothing = update.mask.is_empty() && changes == ListChanges::default();
         if nothing && password.is_none() && already.is_empty() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
         let limited = update.mask.clone();
         if !nothing {
-            let set_mode = match setmode.as_deref() {
-                Some("restart") => SetMode::Restart,
-                Some("ignore") => SetMode::Ignore,
-                _ => SetMode::Unspecified,
+            let apply = match setmode.as_deref() {
+                Some("restart") => Apply::Restart,
+                Some("ignore") => Apply::NextStart,
+                _ => Apply::Unspecified,
             };
+            update.container.name = names::container(&ct);
             let request = api::UpdateContainerRequest {
-                ct: ct.to_string(),
-                spec: Some(update.spec),
-                update_mask: update.mask.iter().map(ToString::to_string).collect(),
-                save,
-                generation: 0,
+                container: Some(update.container),
+                update_mask: Some(prost_types::FieldMask { paths: update.mask }),
                 request_id: request_id(),
-                dry_run,
-                set_mode: set_mode.into(),
-                add_addresses: ipadd,
-                remove_addresses: ipdel,
-                change_devices: devices,
-                change_capabilities: capabilities,
+                validate_only: dry_run,
+                apply: apply.into(),
+                conflict: api::Conflict::Unspecified.into(),
+                until_stop: !save,
+                changes: Some(changes),
             };
             let what = if save { "changed and saved" } else { "changed until it stops" };
             change!(self, dry_run, update_container, request, done(ct.clone(), what))?;
@@ -198,25 +212,21 @@ impl Context {
     }
 
     /// Says which of the parameters the node does not keep. Only a remark: it fails silently.
-    async fn note_unenforced(&self, limited: &[SpecField]) {
-        let parameter = |f: &SpecField| option_of(*f).is_some() || matches!(f, SpecField::Ubc(_));
+    async fn note_unenforced(&self, limited: &[String]) {
+        let parameter = |f: &String| f.starts_with("spec.limits.ubc.") || option_of(f).is_some();
         if !limited.iter().any(parameter)
             || self.output.quiet
             || self.output.format != Format::Table
         {
             return;
         }
-        let mut client = self.coordinator.node();
-        let Ok(node) = self.coordinator.call_once(client.get_node(api::GetNodeRequest {})).await
-        else {
-            return;
-        };
-        for row in node.enforcement {
-            let Ok(row) = convert::parse_row(row) else { continue };
-            let kept = matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
-            if !kept && limited.contains(&SpecField::Ubc(row.resource)) {
-                let (name, how) = (row.resource, row.enforcement);
-                self.output.say(&format!("note: this node does not limit {name}: {how}"));
+        let Ok(node) = super::node::this_node(&self.coordinator).await else { return };
+        for c in &node.capabilities {
+            let Some(resource) = parse_resource(c.resource()) else { continue };
+            let Some(how) = usage::enforcement(c.enforcement(), &c.why) else { continue };
+            let kept = matches!(how, Enforcement::Hard | Enforcement::Bounded);
+            if !kept && limited.contains(&ubc_path(resource)) {
+                self.output.say(&format!("note: this node does not limit {resource}: {how}"));
             }
         }
         for (option, why) in unkept(&node.limits, limited) {
@@ -227,12 +237,12 @@ impl Context {
     pub(super) async fn start(self, args: StartArgs) -> Outcome {
         let StartArgs { change: Change { ct, dry_run }, wait, force } = args;
         let request = api::StartContainerRequest {
-            ct: ct.to_string(),
+            name: names::container(&ct),
             request_id: request_id(),
-            dry_run,
-            wait,
-            force,
-            mount_only: false,
+            validate_only: dry_run,
+            until: until(wait).into(),
+            override_disabled: force,
+            ..api::StartContainerRequest::default()
         };
         let what = if wait { "started and booted" } else { "started" };
         change!(self, dry_run, start_container, request, done(ct, what))
@@ -240,70 +250,123 @@ impl Context {
 
     pub(super) async fn mount(self, change: Change) -> Outcome {
         let Change { ct, dry_run } = change;
-        let request = api::StartContainerRequest {
-            ct: ct.to_string(),
+        let request = api::MountContainerRequest {
+            name: names::container(&ct),
             request_id: request_id(),
-            dry_run,
-            wait: false,
-            force: false,
-            mount_only: true,
+            validate_only: dry_run,
+            ..api::MountContainerRequest::default()
         };
-        change!(self, dry_run, start_container, request, done(ct, "mounted"))
+        change!(self, dry_run, mount_container, request, done(ct, "mounted"))
     }
 
     pub(super) async fn stop(self, args: StopArgs) -> Outcome {
         let StopArgs { change: Change { ct, dry_run }, fast, timeout, skip_umount } = args;
+        let seconds = |seconds: u32| render_duration(Duration::from_secs(seconds.into()));
         let request = api::StopContainerRequest {
-            ct: ct.to_string(),
+            name: names::container(&ct),
             request_id: request_id(),
-            dry_run,
-            fast,
-            grace_ms: timeout.unwrap_or(0).saturating_mul(1000),
-            skip_unmount: skip_umount,
-            unmount_only: false,
+            validate_only: dry_run,
+            mode: mode(fast).into(),
+            grace: timeout.map(seconds),
+            keep_mounted: skip_umount,
+            ..api::StopContainerRequest::default()
         };
         change!(self, dry_run, stop_container, request, done(ct, "stopped"))
     }
 
     pub(super) async fn umount(self, change: Change) -> Outcome {
         let Change { ct, dry_run } = change;
-        let request = api::StopContainerRequest {
-            ct: ct.to_string(),
+        let request = api::UnmountContainerRequest {
+            name: names::container(&ct),
             request_id: request_id(),
-            dry_run,
-            fast: false,
-            grace_ms: 0,
-            skip_unmount: false,
-            unmount_only: true,
+            validate_only: dry_run,
+            ..api::UnmountContainerRequest::default()
         };
-        change!(self, dry_run, stop_container, request, done(ct, "unmounted"))
+        change!(self, dry_run, unmount_container, request, done(ct, "unmounted"))
     }
 
     pub(super) async fn fsck(self, change: Change) -> Outcome {
         let Change { ct, dry_run } = change;
-        let request =
-            api::CheckVolumeRequest { ct: ct.to_string(), request_id: request_id(), dry_run };
+        let request = api::CheckVolumeRequest {
+            name: names::container(&ct),
+            request_id: request_id(),
+            validate_only: dry_run,
+            ..api::CheckVolumeRequest::default()
+        };
         change!(self, dry_run, check_volume, request, done(ct, "checked"))
     }
 
     pub(super) async fn restart(self, args: RestartArgs) -> Outcome {
         let RestartArgs { change: Change { ct, dry_run }, fast, wait } = args;
         let request = api::RestartContainerRequest {
-            ct: ct.to_string(),
+            name: names::container(&ct),
             request_id: request_id(),
-            dry_run,
-            fast,
-            wait,
+            validate_only: dry_run,
+            mode: mode(fast).into(),
+            until: until(wait).into(),
+            ..api::RestartContainerRequest::default()
         };
         change!(self, dry_run, restart_container, request, done(ct, "restarted"))
     }
 
     pub(super) async fn destroy(self, change: Change) -> Outcome {
         let Change { ct, dry_run } = change;
-        let request =
-            api::DeleteContainerRequest { ct: ct.to_string(), request_id: request_id(), dry_run };
+        let request = api::DeleteContainerRequest {
+            name: names::container(&ct),
+            request_id: request_id(),
+            validate_only: dry_run,
+            ..api::DeleteContainerRequest::default()
+        };
         change!(self, dry_run, delete_container, request, done(ct, "destroyed"))
     }
+}
+
+/// When a start has succeeded.
+const fn until(wait: bool) -> Until {
+    if wait { Until::Booted } else { Until::Running }
+}
+
+/// How a container is stopped.
+const fn mode(fast: bool) -> Mode {
+    if fast { Mode::Kill } else { Mode::Graceful }
+}
+
+/// What is added to lists, changed in them and taken away; of several changes of one entry the last counts.
+fn list_changes(
+    add_addresses: Vec<String>,
+    mut remove_addresses: Vec<String>,
+    devices: &[DeviceChange],
+    capabilities: &[CapabilityChange],
+) -> ListChanges {
+    let remove_all_addresses = remove_addresses.iter().any(|address| address == "all");
+    remove_addresses.retain(|address| address != "all");
+    let mut changes = ListChanges {
+        add_addresses,
+        remove_addresses,
+        remove_all_addresses,
+        ..ListChanges::default()
+    };
+    for DeviceChange { id, access } in devices {
+        let id = id.to_string();
+        changes.set_devices.retain(|device| device.id != id);
+        changes.remove_devices.retain(|removed| *removed != id);
+        match access {
+            Some(access) => {
+                let (read, write) = (access.read(), access.write());
+                changes.set_devices.push(Device { id, read, write });
+            }
+            None => changes.remove_devices.push(id),
+        }
+    }
+    for CapabilityChange { capability, on } in capabilities {
+        let name = capability.to_string();
+        changes.drop_capabilities.retain(|dropped| *dropped != name);
+        changes.restore_capabilities.retain(|restored| *restored != name);
+        let list =
+            if *on { &mut changes.restore_capabilities } else { &mut changes.drop_capabilities };
+        list.push(name);
+    }
+    changes
 }
 
 /// Refuses parameters of vzctl that are not taken; notes on those that change nothing.
@@ -311,27 +374,27 @@ fn judge_unbuilt(params: &Params) -> Result<Vec<String>, Fault> {
     params.unbuilt.given().map(|(option, values)| refused::judge(option, values)).collect()
 }
 
-/// The option of a limit of disk traffic.
-const fn option_of(field: SpecField) -> Option<&'static str> {
+/// The option of a limit of disk traffic, by the path of its field.
+fn option_of(field: &str) -> Option<&'static str> {
     Some(match field {
-        SpecField::IoBps => "--iolimit",
-        SpecField::IoIops => "--iopslimit",
-        SpecField::IoPriority => "--ioprio",
+        "spec.limits.io_bytes_per_second" => "--iolimit",
+        "spec.limits.io_operations_per_second" => "--iopslimit",
+        "spec.limits.io_priority" => "--ioprio",
         _ => return None,
     })
 }
 
 /// The options of `limited` that a node does not wholly keep, and why.
 pub(super) fn unkept(
-    promises: &[LimitPromise],
-    limited: &[SpecField],
+    kept: &[LimitCapability],
+    limited: &[String],
 ) -> impl Iterator<Item = (&'static str, String)> {
-    let one = |promise: &LimitPromise| {
-        let field: SpecField = format!("limits.{}", promise.field).parse().ok()?;
-        let said = limited.contains(&field) && !promise.why.is_empty();
-        option_of(field).filter(|_| said).map(|option| (option, promise.why.clone()))
+    let one = |limit: &LimitCapability| {
+        let field = format!("spec.limits.{}", limit.field);
+        let said = limited.contains(&field) && !limit.why.is_empty();
+        option_of(&field).filter(|_| said).map(|option| (option, limit.why.clone()))
     };
-    promises.iter().filter_map(one)
+    kept.iter().filter_map(one)
 }
 
 /// The password itself; "-" is a line of stdin.

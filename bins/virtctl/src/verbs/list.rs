@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use ves_proto::common::LimitPromise;
-use ves_proto::convert::{self, parse_victim};
-use ves_proto::coordinator::{self as api, Container, ContainerSpec, ContainerState};
+use ves_proto::api::container_status::State;
+use ves_proto::api::{
+    self, Container, ContainerSpec, ContainerStatus, Device, LimitCapability, Limits, OomVictim,
+    Volume,
+};
+use ves_proto::public::{self, unix_ms};
 use ves_proto::{Fault, Reason};
-use ves_types::{Bytes, Limit, SpecField, UbcResource, UbcRow};
+use ves_types::{Bytes, Limit, UbcResource, UbcRow, Victim};
 
 use super::Context;
 use super::change::unkept;
@@ -16,13 +19,23 @@ use crate::cli::ListVerb;
 use crate::connect::Coordinator;
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
+use crate::names::{self, bare};
 use crate::output::{Column, Format, Output};
+use crate::pages;
+use crate::usage::{self, Whys};
 use crate::value::Value;
+
+/// Containers that run, as vzlist shows them without -a.
+pub(super) const RUNNING: &str =
+    "status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED";
+/// All that do not.
+const STOPPED: &str = "NOT (status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED)";
 
 /// A container and its accounting, where that was asked for and it runs.
 struct Row {
     container: Container,
     spec: ContainerSpec,
+    status: ContainerStatus,
     ubc: Option<Vec<UbcRow>>,
     /// What the node does not wholly keep of its limits, where that was asked for.
     notes: Vec<String>,
@@ -44,25 +57,26 @@ impl Context {
             selection.fields = vec!["ctid".to_owned()];
             selection.no_header = true;
         }
-        let running_only = !all && !stopped && cts.is_empty();
-        let mut containers = containers(&self.coordinator, running_only).await?;
-        if stopped {
-            containers.retain(|c| !running(c.state()));
-        }
+        let filter = match () {
+            () if stopped => STOPPED,
+            () if all || !cts.is_empty() => "",
+            () => RUNNING,
+        };
+        let mut containers = containers(&self.coordinator, filter).await?;
         let unknown: Vec<&Ct> =
             cts.iter().filter(|ct| !containers.iter().any(|c| is(c, ct))).collect();
         if !cts.is_empty() {
             containers.retain(|c| cts.iter().any(|ct| is(c, ct)));
         }
         let wanted = || selection.fields.iter().chain(selection.sort.iter().map(|(name, _)| name));
-        let promises = if wanted().any(|name| name == "notes") {
-            let mut client = self.coordinator.node();
-            self.coordinator.call_once(client.get_node(api::GetNodeRequest {})).await?.limits
+        let limits = if wanted().any(|name| name == "notes") {
+            super::node::this_node(&self.coordinator).await?.limits
         } else {
             Vec::new()
         };
         let usage = if wanted().any(|name| accounted(name)) {
-            usage(&self.coordinator).await?
+            let usage = usage::of(&self.coordinator, None, &Whys::new()).await?;
+            usage.into_iter().map(|usage| (usage.ct, usage.rows)).collect()
         } else {
             BTreeMap::new()
         };
@@ -70,8 +84,9 @@ impl Context {
             .into_iter()
             .map(|container| Row {
                 spec: container.spec.clone().unwrap_or_default(),
-                ubc: usage.get(&container.id).cloned(),
-                notes: notes(&promises, container.spec.as_ref()),
+                status: container.status.clone().unwrap_or_default(),
+                ubc: usage.get(&container.ct_id).cloned(),
+                notes: notes(&limits, container.spec.as_ref()),
                 container,
             })
             .collect();
@@ -94,7 +109,7 @@ impl Context {
         let answer = coordinator
             .call(|| {
                 let mut client = coordinator.containers();
-                let request = api::GetContainerRequest { ct: ct.to_string() };
+                let request = api::GetContainerRequest { name: names::container(ct) };
                 async move { client.get_container(request).await }
             })
             .await;
@@ -110,7 +125,8 @@ impl Context {
 
 fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outcome {
     let Status { exist, mounted, running } = Status::of(container);
-    let id = container.map_or_else(|| ct.to_string(), |c| c.id.to_string());
+    let id = container.map_or_else(|| ct.to_string(), |c| c.ct_id.to_string());
+    let status = container.and_then(|c| c.status.clone()).unwrap_or_default();
     if output.format == Format::Table {
         let words = [
             if exist { "exist" } else { "deleted" },
@@ -118,17 +134,17 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
             if running { "running" } else { "down" },
         ];
         output.print(&format!("CTID {id} {}\n", words.join(" ")))?;
-        if let Some(problem) = container.map(|c| &c.problem).filter(|p| !p.is_empty()) {
+        if let Some(problem) = problem(&status) {
             output.say(&format!("container {id}: {problem}"));
         }
-        if container.is_some_and(|c| c.stopping) {
+        if status.state() == State::Stopping {
             output.say(&format!("container {id}: it is going down by itself"));
         }
-        if let Some(text) = container.and_then(started_again) {
+        if let Some(text) = started_again(&id, &status) {
             output.say(&format!("container {id}: {text}"));
         }
-        if let Some(kills) = container.and_then(|c| c.oom_kills) {
-            let last = container.and_then(|c| c.oom_victims.last()).map(parse_victim);
+        if let Some(kills) = status.oom_kills {
+            let last = status.oom_victims.last().map(parse_victim);
             let last = last.map(|victim| format!(", last {victim}")).unwrap_or_default();
             let raise = "`virtctl set --ram` gives it more";
             output.say(&format!(
@@ -137,31 +153,45 @@ fn print_status(output: Output, ct: &Ct, container: Option<&Container>) -> Outco
         }
         return Ok(());
     }
+    let state = status.state();
     output.value(&Value::map([
         ("ctid", id.parse().map_or(Value::Null, Value::Num)),
         ("exist", Value::Bool(exist)),
         ("mounted", Value::Bool(mounted)),
         ("running", Value::Bool(running)),
-        ("status", Value::text(container.map_or("deleted", |c| state_name(c.state())))),
-        ("stopping", Value::Bool(container.is_some_and(|c| c.stopping))),
-        ("problem", Value::text(container.map_or("", |c| &c.problem))),
-        ("operation", Value::text(container.map_or("", |c| &c.operation))),
-        ("restarts", Value::Num(container.map_or(0, |c| c.restarts.into()))),
-        ("next_start", Value::maybe_time(container.and_then(|c| c.next_start_unix_ms))),
-        ("oom_kills", number(container.and_then(|c| c.oom_kills))),
-        ("oom_victims", container.map_or(Value::Null, victims)),
+        ("status", Value::text(container.map_or("deleted", |_| state_name(state)))),
+        ("stopping", Value::Bool(state == State::Stopping)),
+        ("problem", problem(&status).map_or(Value::Null, Value::text)),
+        ("operation", Value::text(bare(&status.operation))),
+        ("restarts", Value::Num(status.restarts.into())),
+        ("next_start", time(status.next_start_time.as_ref())),
+        ("oom_kills", number(status.oom_kills)),
+        ("oom_victims", container.map_or(Value::Null, |_| victims(&status))),
     ]))
 }
 
+/// What keeps a container from being what it should be.
+pub(super) fn problem(status: &ContainerStatus) -> Option<&str> {
+    status.problem.as_ref().map(|problem| problem.message.as_str())
+}
+
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> Value {
+    Value::maybe_time(time.map(unix_ms))
+}
+
+fn parse_victim(victim: &OomVictim) -> Victim {
+    Victim::new(&victim.name, victim.pid)
+}
+
 /// The last that were killed because memory ran out, the newest last.
-pub(super) fn victims(container: &Container) -> Value {
-    Value::texts(container.oom_victims.iter().map(|v| parse_victim(v).to_string()))
+pub(super) fn victims(status: &ContainerStatus) -> Value {
+    Value::texts(status.oom_victims.iter().map(|v| parse_victim(v).to_string()))
 }
 
 /// When it is started again by its restart policy.
-fn started_again(container: &Container) -> Option<String> {
-    let at = Value::Time(container.next_start_unix_ms?).human();
-    let (tries, id) = (container.restarts, container.id);
+fn started_again(id: &str, status: &ContainerStatus) -> Option<String> {
+    let at = time(Some(status.next_start_time.as_ref()?)).human();
+    let tries = status.restarts;
     Some(format!(
         "it ended by itself and is started again at {at}, the {tries}. time in a row; virtctl stop {id} \
          keeps it down"
@@ -181,44 +211,46 @@ impl Status {
         let Some(container) = container else {
             return Self { exist: false, mounted: false, running: false };
         };
-        let (mounted, running) = match container.state() {
-            ContainerState::Unspecified
-            | ContainerState::Creating
-            | ContainerState::Stopped
-            | ContainerState::Deleting => (false, false),
-            ContainerState::Mounted => (true, false),
-            ContainerState::Running | ContainerState::Paused => (true, true),
-            ContainerState::Broken => {
-                let running = container.init_pid.is_some();
-                (running || container.disk_used_bytes.is_some(), running)
+        let init = |status: &ContainerStatus| status.init_pid.is_some();
+        let disk = |status: &ContainerStatus| status.disk_used_bytes.is_some();
+        let (mounted, running) = match state_of(container) {
+            State::Unspecified | State::Creating | State::Stopped | State::Deleting => {
+                (false, false)
+            }
+            State::Mounted => (true, false),
+            State::Running | State::Stopping | State::Paused => (true, true),
+            State::Broken => {
+                let running = container.status.as_ref().is_some_and(init);
+                (running || container.status.as_ref().is_some_and(disk), running)
             }
         };
         Self { exist: true, mounted, running }
     }
 }
 
-/// The word for a state.
-pub(super) const fn state_name(state: ContainerState) -> &'static str {
-    match state {
-        ContainerState::Unspecified => "unknown",
-        ContainerState::Creating => "creating",
-        ContainerState::Stopped => "stopped",
-        ContainerState::Mounted => "mounted",
-        ContainerState::Running => "running",
-        ContainerState::Deleting => "deleting",
-        ContainerState::Paused => "paused",
-        ContainerState::Broken => "broken",
-    }
+/// How far a container is up.
+pub(super) fn state_of(container: &Container) -> State {
+    container.status.as_ref().map_or(State::Unspecified, ContainerStatus::state)
 }
 
-const fn running(state: ContainerState) -> bool {
-    matches!(state, ContainerState::Running | ContainerState::Paused)
+/// The word for a state. One that goes down by itself still runs; that it does is told beside it.
+pub(super) const fn state_name(state: State) -> &'static str {
+    match state {
+        State::Unspecified => "unknown",
+        State::Creating => "creating",
+        State::Stopped => "stopped",
+        State::Mounted => "mounted",
+        State::Running | State::Stopping => "running",
+        State::Deleting => "deleting",
+        State::Paused => "paused",
+        State::Broken => "broken",
+    }
 }
 
 fn is(container: &Container, ct: &Ct) -> bool {
     match ct {
-        Ct::Id(id) => container.id == id.get(),
-        Ct::Name(name) => container.spec.as_ref().is_some_and(|s| s.name == name.as_str()),
+        Ct::Id(id) => container.ct_id == id.get(),
+        Ct::Name(name) => container.alias == name.as_str(),
     }
 }
 
@@ -233,44 +265,28 @@ fn none_of(cts: &[&Ct]) -> Outcome {
     Err(Fault::new(Reason::ContainerUnknown, message).fact("ct", names).into())
 }
 
-/// All containers, a page at a time.
+/// The containers that a filter finds, by id.
 pub(super) async fn containers(
     coordinator: &Coordinator,
-    running_only: bool,
+    filter: &str,
 ) -> Result<Vec<Container>, Failure> {
-    let mut containers = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page = coordinator
-            .call(|| {
-                let mut client = coordinator.containers();
-                let page_token = page_token.clone();
-                let request = api::ListContainersRequest { page_size: 0, page_token, running_only };
-                async move { client.list_containers(request).await }
-            })
-            .await?;
-        containers.extend(page.containers);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(containers);
-        }
-    }
+    let list = |page_token| {
+        let mut client = coordinator.containers();
+        let filter = filter.to_owned();
+        let request = api::ListContainersRequest {
+            page_token,
+            filter,
+            ..api::ListContainersRequest::default()
+        };
+        async move { client.list_containers(request).await }
+    };
+    Ok(pages::all(coordinator, list).await?)
 }
 
 /// Whether a field comes from accounting, which takes a call of its own.
 fn accounted(name: &str) -> bool {
     let base = name.split('.').next().unwrap_or_default();
     name != "numproc" && base.parse::<UbcResource>().is_ok()
-}
-
-/// The accounting of all running containers, by id.
-async fn usage(coordinator: &Coordinator) -> Result<BTreeMap<u32, Vec<UbcRow>>, Failure> {
-    let answer = super::resources::fetch(coordinator, String::new()).await?;
-    let parse = |c: api::ContainerResources| {
-        let rows = c.rows.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
-        Ok((c.id, rows))
-    };
-    answer.into_iter().map(parse).collect()
 }
 
 fn number(n: Option<u64>) -> Value {
@@ -287,64 +303,65 @@ fn columns() -> Vec<Column<Row>> {
     }
     let limits = |r: &Row| r.spec.limits.clone().unwrap_or_default();
     let mut columns = vec![
-        right("ctid", |r| Value::Num(u64::from(r.container.id))),
-        right("numproc", |r| number(r.container.numproc)).headed("NPROC"),
-        column("status", |r| Value::text(state_name(r.container.state()))),
-        column("ip", |r| Value::texts(&r.spec.addresses)).headed("IP_ADDR"),
+        right("ctid", |r| Value::Num(u64::from(r.container.ct_id))),
+        right("numproc", |r| number(r.status.numproc)).headed("NPROC"),
+        column("status", |r| Value::text(state_name(r.status.state()))),
+        column("ip", |r| Value::texts(addresses(&r.spec))).headed("IP_ADDR"),
         column("hostname", |r| match r.spec.hostname.as_str() {
-            "" => Value::Text(format!("ct{}", r.container.id)),
+            "" => Value::Text(format!("ct{}", r.container.ct_id)),
             name => Value::text(name),
         }),
-        column("name", |r| Value::text(&r.spec.name)),
-        column("description", |r| Value::text(&r.spec.description)),
-        column("ostemplate", |r| Value::text(&r.spec.template)),
+        column("name", |r| Value::text(&r.container.alias)),
+        column("description", |r| Value::text(&r.container.description)),
+        column("ostemplate", |r| Value::text(bare(&r.spec.template))),
         column("nameserver", |r| Value::texts(&r.spec.nameservers)),
         column("searchdomain", |r| Value::texts(&r.spec.search_domains)),
-        column("onboot", |r| Value::Bool(r.spec.onboot)),
+        column("onboot", |r| Value::Bool(r.spec.start_on_boot)),
         column("restart", |r| {
-            Value::text(convert::parse_restart(r.spec.restart).unwrap_or_default().to_string())
+            Value::text(
+                public::parse_restart(r.spec.restart_policy).unwrap_or_default().to_string(),
+            )
         }),
-        column("devices", |r| Value::texts(&r.spec.devices)),
+        column("devices", |r| Value::texts(r.spec.devices.iter().map(device))),
         column("capability", |r| {
-            Value::texts(r.spec.capabilities_off.iter().map(|name| format!("{name}:off")))
+            Value::texts(r.spec.dropped_capabilities.iter().map(|name| format!("{name}:off")))
         }),
         column("features", |r| {
-            let features = convert::parse_features(r.spec.features);
+            let features = public::parse_features(r.spec.features).unwrap_or_default();
             Value::text(features.effective().to_string())
         }),
-        right("restarts", |r| Value::Num(r.container.restarts.into())),
-        column("next_start", |r| Value::maybe_time(r.container.next_start_unix_ms)),
+        right("restarts", |r| Value::Num(r.status.restarts.into())),
+        column("next_start", |r| time(r.status.next_start_time.as_ref())),
         right("bootorder", |r| r.spec.boot_order.map_or(Value::Null, |n| Value::Int(n.into()))),
-        right("stop_timeout", |r| Value::maybe(r.spec.stop_timeout_s.map(u64::from))),
+        right("stop_timeout", |r| {
+            r.spec.stop_timeout.map_or(Value::Null, |t| Value::Int(t.seconds))
+        }),
         column("disabled", |r| Value::Bool(r.spec.disabled)),
         right("cpulimit", move |r| Value::maybe(limits(r).cpu_millicpus.map(|m| m / 10))),
         right("cpuunits", move |r| Value::maybe(limits(r).cpu_units)),
         right("cpus", move |r| Value::maybe(limits(r).cpus)),
-        column("cpumask", move |r| Value::text(limits(r).cpu_mask.unwrap_or_default())),
-        column("nodemask", move |r| Value::text(limits(r).node_mask.unwrap_or_default())),
+        column("cpumask", move |r| Value::text(limits(r).cpu_mask)),
+        column("nodemask", move |r| Value::text(limits(r).node_mask)),
         right("ioprio", move |r| Value::Num(limits(r).io_priority.unwrap_or(4).into())),
-        right("iolimit", move |r| limits(r).io_bps.map_or(Value::Null, Value::Bytes)),
-        right("iopslimit", move |r| number(limits(r).io_iops)),
+        right("iolimit", move |r| limits(r).io_bytes_per_second.map_or(Value::Null, Value::Bytes)),
+        right("iopslimit", move |r| number(limits(r).io_operations_per_second)),
         right("ram", move |r| memory(&limits(r), UbcResource::Physpages)),
         right("swap", move |r| memory(&limits(r), UbcResource::Swappages)),
-        right("diskspace", |r| Value::Bytes(r.spec.disk_bytes)),
-        right("diskspace.used", |r| r.container.disk_used_bytes.map_or(Value::Null, Value::Bytes)),
-        right("diskinodes", |r| number(r.spec.disk_inodes)),
-        column("created", |r| match r.container.created_unix {
-            0 => Value::Null,
-            s => Value::Time(s.saturating_mul(1000)),
-        }),
-        column("started", |r| r.container.started_unix_ms.map_or(Value::Null, Value::Time)),
-        right("uptime", |r| uptime(r.container.started_unix_ms)),
-        right("init_pid", |r| Value::maybe(r.container.init_pid)),
-        column("node", |r| Value::text(&r.container.node)),
+        right("diskspace", |r| Value::Bytes(root(&r.spec).size_bytes)),
+        right("diskspace.used", |r| r.status.disk_used_bytes.map_or(Value::Null, Value::Bytes)),
+        right("diskinodes", |r| number(root(&r.spec).inodes)),
+        column("created", |r| Value::whole_seconds(r.container.create_time.as_ref())),
+        column("started", |r| time(r.status.start_time.as_ref())),
+        right("uptime", |r| uptime(r.status.start_time.as_ref())),
+        right("init_pid", |r| Value::maybe(r.status.init_pid)),
+        column("node", |r| Value::text(bare(&r.container.node))),
         right("generation", |r| Value::Num(r.container.generation)),
-        column("unsaved", |r| Value::Bool(r.container.running_spec.is_some())),
-        column("operation", |r| Value::text(&r.container.operation)),
-        column("stopping", |r| Value::Bool(r.container.stopping)),
-        column("problem", |r| Value::text(&r.container.problem)),
-        right("oom_kills", |r| number(r.container.oom_kills)),
-        column("oom_victims", |r| victims(&r.container)),
+        column("unsaved", |r| Value::Bool(r.status.running_spec.is_some())),
+        column("operation", |r| Value::text(bare(&r.status.operation))),
+        column("stopping", |r| Value::Bool(r.status.state() == State::Stopping)),
+        column("problem", |r| problem(&r.status).map_or(Value::Null, Value::text)),
+        right("oom_kills", |r| number(r.status.oom_kills)),
+        column("oom_victims", |r| victims(&r.status)),
         column("notes", |r| Value::texts(&r.notes)),
     ];
     for resource in UbcResource::ALL {
@@ -364,28 +381,45 @@ fn columns() -> Vec<Column<Row>> {
     columns
 }
 
-/// What a node does not wholly keep of a container's limits.
-fn notes(promises: &[LimitPromise], spec: Option<&ContainerSpec>) -> Vec<String> {
-    let Some(limits) = spec.and_then(|s| s.limits.as_ref()) else { return Vec::new() };
-    let set = [
-        limits.io_bps.map(|_| SpecField::IoBps),
-        limits.io_iops.map(|_| SpecField::IoIops),
-        limits.io_priority.map(|_| SpecField::IoPriority),
-    ];
-    let set: Vec<_> = set.into_iter().flatten().collect();
-    unkept(promises, &set).map(|(option, why)| format!("{option}: {why}")).collect()
+/// The addresses of all its interfaces.
+fn addresses(spec: &ContainerSpec) -> impl Iterator<Item = &String> {
+    spec.interfaces.iter().flat_map(|interface| &interface.addresses)
 }
 
-fn memory(limits: &ves_proto::common::Limits, resource: UbcResource) -> Value {
-    match limits.ubc.get(resource.name()).map(|v| Limit::from_wire(v.limit)) {
+/// The volume that is mounted at /.
+fn root(spec: &ContainerSpec) -> Volume {
+    spec.volumes.iter().find(|volume| volume.id == "root").cloned().unwrap_or_default()
+}
+
+/// A device as vzctl writes it: `net/tun:rw`.
+fn device(device: &Device) -> String {
+    let Device { id, read, write } = device;
+    format!("{id}:{}{}", if *read { "r" } else { "" }, if *write { "w" } else { "" })
+}
+
+/// What a node does not wholly keep of a container's limits.
+fn notes(kept: &[LimitCapability], spec: Option<&ContainerSpec>) -> Vec<String> {
+    let Some(limits) = spec.and_then(|s| s.limits.as_ref()) else { return Vec::new() };
+    let set = [
+        limits.io_bytes_per_second.map(|_| "spec.limits.io_bytes_per_second"),
+        limits.io_operations_per_second.map(|_| "spec.limits.io_operations_per_second"),
+        limits.io_priority.map(|_| "spec.limits.io_priority"),
+    ];
+    let set: Vec<_> = set.into_iter().flatten().map(str::to_owned).collect();
+    unkept(kept, &set).map(|(option, why)| format!("{option}: {why}")).collect()
+}
+
+fn memory(limits: &Limits, resource: UbcResource) -> Value {
+    let bounds = limits.ubc.as_ref().and_then(|ubc| public::bounds(ubc, resource));
+    match bounds.map(|bounds| public::parse_bounds(bounds).limit) {
         Some(Limit::Max(pages)) => Value::Bytes(pages.saturating_mul(Bytes::PAGE)),
         Some(Limit::Unlimited) | None => Value::Null,
     }
 }
 
-fn uptime(started_unix_ms: Option<i64>) -> Value {
+fn uptime(start: Option<&prost_types::Timestamp>) -> Value {
     let now = jiff::Timestamp::now().as_millisecond();
-    let ms = started_unix_ms.and_then(|start| u64::try_from(now.saturating_sub(start)).ok());
+    let ms = start.and_then(|start| u64::try_from(now.saturating_sub(unix_ms(start))).ok());
     ms.map_or(Value::Null, Value::Millis)
 }
 
@@ -395,25 +429,28 @@ mod tests {
 
     #[test]
     fn three_words_for_each_state() {
-        let status = |state: ContainerState| {
-            let container = Container { id: 1, state: state.into(), ..Container::default() };
+        let status = |state: State| {
+            let status = ContainerStatus { state: state.into(), ..ContainerStatus::default() };
+            let container = Container { status: Some(status), ..Container::default() };
             let Status { exist, mounted, running } = Status::of(Some(&container));
             (exist, mounted, running)
         };
-        assert_eq!(status(ContainerState::Stopped), (true, false, false));
-        assert_eq!(status(ContainerState::Mounted), (true, true, false));
-        assert_eq!(status(ContainerState::Running), (true, true, true));
-        assert_eq!(status(ContainerState::Paused), (true, true, true));
-        assert_eq!(status(ContainerState::Broken), (true, false, false));
+        assert_eq!(status(State::Stopped), (true, false, false));
+        assert_eq!(status(State::Mounted), (true, true, false));
+        assert_eq!(status(State::Running), (true, true, true));
+        assert_eq!(status(State::Stopping), (true, true, true));
+        assert_eq!(status(State::Paused), (true, true, true));
+        assert_eq!(status(State::Broken), (true, false, false));
         assert_eq!(Status::of(None), Status { exist: false, mounted: false, running: false });
     }
 
     #[test]
     fn what_is_started_again_says_when_and_how_to_keep_it_down() {
-        let waits = Container { id: 101, restarts: 3, ..Container::default() };
-        assert_eq!(started_again(&waits), None);
-        let waits = Container { next_start_unix_ms: Some(1_700_000_000_000), ..waits };
-        let text = started_again(&waits).expect("it says so");
+        let waits = ContainerStatus { restarts: 3, ..ContainerStatus::default() };
+        assert_eq!(started_again("101", &waits), None);
+        let at = public::timestamp(1_700_000_000_000);
+        let waits = ContainerStatus { next_start_time: Some(at), ..waits };
+        let text = started_again("101", &waits).expect("it says so");
         assert!(text.contains("the 3. time") && text.contains("virtctl stop 101"), "{text}");
     }
 

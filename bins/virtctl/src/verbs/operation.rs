@@ -2,13 +2,18 @@
 //!
 //! Never here: following one, which [`crate::operation`] does.
 
-use ves_proto::coordinator as api;
+use ves_proto::api;
 
 use super::Context;
 use crate::cli::OperationVerb;
 use crate::failure::Outcome;
+use crate::names;
 use crate::operation;
 use crate::output::Format;
+use crate::pages;
+
+/// Operations in one page; the API's greatest.
+const PAGE: i32 = 1000;
 
 impl Context {
     pub(super) async fn operation(self, verb: OperationVerb) -> Outcome {
@@ -17,32 +22,20 @@ impl Context {
             coordinator
                 .call(|| {
                     let mut client = coordinator.operations();
-                    let request = api::GetOperationRequest { id: id.to_owned() };
+                    let request = api::GetOperationRequest { name: names::operation(id) };
                     async move { client.get_operation(request).await }
                 })
                 .await
         };
         match verb {
             OperationVerb::List(list) => {
-                let mut operations = Vec::new();
-                let mut page_token = String::new();
-                loop {
-                    let page = coordinator
-                        .call(|| {
-                            let mut client = coordinator.operations();
-                            let request = api::ListOperationsRequest {
-                                page_size: 0,
-                                page_token: page_token.clone(),
-                            };
-                            async move { client.list_operations(request).await }
-                        })
-                        .await?;
-                    operations.extend(page.operations);
-                    page_token = page.next_page_token;
-                    if page_token.is_empty() {
-                        break;
-                    }
-                }
+                let page = |page_token| {
+                    let mut client = coordinator.operations();
+                    let (page_size, filter) = (PAGE, String::new());
+                    let request = api::ListOperationsRequest { page_size, page_token, filter };
+                    async move { client.list_operations(request).await }
+                };
+                let operations = pages::all(&coordinator, page).await?;
                 let default_columns = ["id", "kind", "ctid", "state", "started", "took", "problem"];
                 output.list(
                     &operation::columns(),
@@ -57,14 +50,16 @@ impl Context {
             }
             OperationVerb::Wait { id } => {
                 let first = get(&id).await?;
-                let done = |o: &api::Operation| format!("operation {} ({}) done", o.id, o.kind);
+                let done = |o: &api::Operation| {
+                    format!("operation {id} ({}) done", operation::kind_name(o.kind()))
+                };
                 operation::wait(&coordinator, output, first, false, done).await
             }
             OperationVerb::Cancel { id } => {
                 let operation = coordinator
                     .call(|| {
                         let mut client = coordinator.operations();
-                        let request = api::CancelOperationRequest { id: id.clone() };
+                        let request = api::CancelOperationRequest { name: names::operation(&id) };
                         async move { client.cancel_operation(request).await }
                     })
                     .await?;

@@ -4,15 +4,13 @@
 
 use std::fmt::Write as _;
 
-use ves_proto::convert;
-use ves_proto::coordinator::{ContainerResources, GetResourcesRequest};
 use ves_types::UbcRow;
 
 use super::Context;
 use crate::cli::ResourcesArgs;
-use crate::connect::Coordinator;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::output::Column;
+use crate::usage::{self, Whys};
 use crate::value::Value;
 
 type Row = (u32, UbcRow);
@@ -20,14 +18,17 @@ type Row = (u32, UbcRow);
 impl Context {
     pub(super) async fn resources(self, args: ResourcesArgs) -> Outcome {
         let ResourcesArgs { ct, all: _, raw, list } = args;
-        let which = ct.as_ref().map_or_else(String::new, ToString::to_string);
-        let containers = fetch(&self.coordinator, which).await?;
-        let mut rows: Vec<Row> = Vec::new();
-        for container in containers {
-            for row in container.rows {
-                rows.push((container.id, convert::parse_row(row)?));
-            }
-        }
+        // Why something is not kept is no part of the raw form.
+        let whys = if raw {
+            Whys::new()
+        } else {
+            usage::whys(&super::node::this_node(&self.coordinator).await?.capabilities)
+        };
+        let containers = usage::of(&self.coordinator, ct.as_ref(), &whys).await?;
+        let rows: Vec<Row> = containers
+            .into_iter()
+            .flat_map(|c| c.rows.into_iter().map(move |r| (c.ct, r)))
+            .collect();
         if raw {
             let text = if ct.is_some() { raw_one(&rows) } else { raw_all(&rows) };
             return self.output.print(&text);
@@ -58,21 +59,6 @@ fn columns() -> Vec<Column<Row>> {
             column.headed(&name)
         })
         .collect()
-}
-
-/// The accounting of one container, or of all running ones.
-pub(super) async fn fetch(
-    coordinator: &Coordinator,
-    ct: String,
-) -> Result<Vec<ContainerResources>, Failure> {
-    let answer = coordinator
-        .call(|| {
-            let mut client = coordinator.containers();
-            let request = GetResourcesRequest { ct: ct.clone() };
-            async move { client.get_resources(request).await }
-        })
-        .await?;
-    Ok(answer.containers)
 }
 
 /// One line as OpenVZ's kernel printed it.

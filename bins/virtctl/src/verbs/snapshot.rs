@@ -2,21 +2,33 @@
 //!
 //! Never here: where a snapshot is kept, or how large it may become.
 
-use ves_proto::coordinator::{self as api, Operation};
-use ves_proto::storage::Snapshot;
+use ves_proto::api::{self, Operation, Snapshot};
+use ves_proto::public::unix_ms;
 use ves_proto::{Fault, Reason};
 
 use super::Context;
 use super::change::{change, request_id};
 use crate::cli::{Change, SnapshotArgs, SnapshotListArgs, SnapshotOne, SnapshotSwitchArgs};
-use crate::failure::Outcome;
+use crate::ct::Ct;
+use crate::failure::{Failure, Outcome};
+use crate::names::{self, bare};
+use crate::operation::ct_of;
 use crate::output::Column;
+use crate::pages;
 use crate::unbuilt::not_built;
 use crate::value::Value;
 
+/// The container and the snapshot an operation is about.
+fn about(o: &Operation) -> (u32, &str) {
+    (ct_of(o).unwrap_or_default(), bare(&o.result))
+}
+
 /// "container 101: snapshot 019ab4a0-… taken".
 fn done(what: &str) -> impl Fn(&Operation) -> String {
-    move |o| format!("container {}: snapshot {} {what}", o.ct, o.snapshot)
+    move |o| {
+        let (ct, snapshot) = about(o);
+        format!("container {ct}: snapshot {snapshot} {what}")
+    }
 }
 
 impl Context {
@@ -33,10 +45,11 @@ impl Context {
             }
         }
         let request = api::CreateSnapshotRequest {
-            ct: ct.to_string(),
-            name: name.map(String::from).unwrap_or_default(),
+            parent: names::container(&ct),
+            title: name.map(String::from).unwrap_or_default(),
             request_id: request_id(),
-            dry_run,
+            validate_only: dry_run,
+            ..api::CreateSnapshotRequest::default()
         };
         change!(self, dry_run, snapshots.create_snapshot, request, done("taken"))
     }
@@ -48,23 +61,25 @@ impl Context {
             return Err(not_built("snapshot-switch --must-resume").into());
         }
         let request = api::SwitchSnapshotRequest {
-            ct: ct.to_string(),
-            snapshot: id.to_string(),
+            name: names::snapshot(&ct, id),
             request_id: request_id(),
-            dry_run,
+            validate_only: dry_run,
+            ..api::SwitchSnapshotRequest::default()
         };
-        let done =
-            |o: &Operation| format!("container {} switched to snapshot {}", o.ct, o.snapshot);
+        let done = |o: &Operation| {
+            let (ct, snapshot) = about(o);
+            format!("container {ct} switched to snapshot {snapshot}")
+        };
         change!(self, dry_run, snapshots.switch_snapshot, request, done)
     }
 
     pub(super) async fn snapshot_delete(self, args: SnapshotOne) -> Outcome {
         let SnapshotOne { change: Change { ct, dry_run }, id } = args;
         let request = api::DeleteSnapshotRequest {
-            ct: ct.to_string(),
-            snapshot: id.to_string(),
+            name: names::snapshot(&ct, id),
             request_id: request_id(),
-            dry_run,
+            validate_only: dry_run,
+            ..api::DeleteSnapshotRequest::default()
         };
         change!(self, dry_run, snapshots.delete_snapshot, request, done("deleted"))
     }
@@ -75,17 +90,9 @@ impl Context {
             let names: String = columns().iter().map(|c| c.name.clone() + "\n").collect();
             return self.output.print(&names);
         }
-        let answer = self
-            .coordinator
-            .call(|| {
-                let mut client = self.coordinator.snapshots();
-                let request = api::ListSnapshotsRequest { ct: ct.to_string() };
-                async move { client.list_snapshots(request).await }
-            })
-            .await?;
-        let mut snapshots = answer.snapshots;
+        let mut snapshots = self.snapshots(&ct).await?;
         if let Some(id) = id {
-            snapshots.retain(|s| s.id == id.to_string());
+            snapshots.retain(|s| bare(&s.name) == id.to_string());
             if snapshots.is_empty() {
                 let message =
                     format!("container {ct} has no snapshot {id}; leave --id out to see all");
@@ -95,25 +102,41 @@ impl Context {
         }
         for snapshot in snapshots.iter().filter(|s| s.damaged && !self.output.quiet) {
             let said = "was taken of a damaged file system, which is checked when a disk is put back to it";
-            self.output.say(&format!("note: snapshot {} {said}", snapshot.id));
+            self.output.say(&format!("note: snapshot {} {said}", bare(&snapshot.name)));
         }
         let default_columns = ["id", "name", "created", "size", "current", "parent"];
         self.output.list(&columns(), &default_columns, &list.selection(self.fields), &snapshots)
+    }
+
+    /// All snapshots of a container.
+    async fn snapshots(&self, ct: &Ct) -> Result<Vec<Snapshot>, Failure> {
+        let list = |page_token| {
+            let mut client = self.coordinator.snapshots();
+            let request = api::ListSnapshotsRequest {
+                parent: names::container(ct),
+                page_size: 0,
+                page_token,
+            };
+            async move { client.list_snapshots(request).await }
+        };
+        Ok(pages::all(&self.coordinator, list).await?)
     }
 }
 
 fn columns() -> Vec<Column<Snapshot>> {
     vec![
-        Column::new("id", |s: &Snapshot| Value::text(&s.id)),
-        Column::new("name", |s: &Snapshot| Value::text(&s.name)),
-        Column::new("created", |s: &Snapshot| Value::Time(s.created_unix_ms)),
+        Column::new("id", |s: &Snapshot| Value::text(bare(&s.name))),
+        Column::new("name", |s: &Snapshot| Value::text(&s.title)),
+        Column::new("created", |s: &Snapshot| {
+            Value::maybe_time(s.create_time.as_ref().map(unix_ms))
+        }),
         // What deleting it gives back.
         Column::right("size", |s: &Snapshot| s.own_bytes.map_or(Value::Null, Value::Bytes)),
         // What it can come to take when the container rewrites its disk.
         Column::right("reserved", |s: &Snapshot| Value::Bytes(s.allocated_bytes)),
         Column::right("diskspace", |s: &Snapshot| Value::Bytes(s.size_bytes)),
         Column::new("current", |s: &Snapshot| Value::Bool(s.current)),
-        Column::new("parent", |s: &Snapshot| Value::text(&s.parent)),
+        Column::new("parent", |s: &Snapshot| Value::text(bare(&s.parent))),
         Column::new("damaged", |s: &Snapshot| Value::Bool(s.damaged)),
     ]
 }

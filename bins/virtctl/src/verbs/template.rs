@@ -9,10 +9,9 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use ves_proto::coordinator as api;
-use ves_proto::storage::{
-    self, ImportTemplateHeader, ImportTemplateRequest, InitSystem, OwnerMap, Template,
-    import_template_request, template_progress,
+use ves_proto::api::{
+    self, ImportTemplateHeader, ImportTemplateRequest, InitSystem, OwnerMapping, Template,
+    import_template_request, import_template_response,
 };
 use ves_proto::{Fault, Reason};
 use ves_types::{Bytes, ParseError, TemplateName};
@@ -23,8 +22,10 @@ use crate::cli::TemplateVerb;
 use crate::destination::Destination;
 use crate::exit;
 use crate::failure::{Failure, Outcome};
+use crate::names::{self, bare};
 use crate::operation;
 use crate::output::{Column, Format};
+use crate::pages;
 use crate::progress::ProgressDisplay;
 use crate::unbuilt::not_built;
 use crate::value::{Value, format_duration};
@@ -48,8 +49,14 @@ impl Context {
                     Some("sysvinit") => InitSystem::Sysvinit,
                     _ => InitSystem::Unspecified,
                 };
-                let (name, init) = (name.to_string(), init.into());
-                self.build(storage::BuildTemplateRequest { name, suite, init, packages }).await
+                let request = api::BuildTemplateRequest {
+                    name: names::template(&name),
+                    suite,
+                    init: init.into(),
+                    packages,
+                    request_id: super::change::request_id(),
+                };
+                self.build(request).await
             }
             TemplateVerb::Import { source, name, dry_run: true, .. } => {
                 let name = name.map_or_else(|| name_of(&source), Ok)?;
@@ -69,11 +76,11 @@ impl Context {
                     return Err(not_built("template import oci:").into());
                 }
                 let header = ImportTemplateHeader {
-                    name: name.map_or_else(|| name_of(&source), Ok)?.to_string(),
+                    name: names::template(&name.map_or_else(|| name_of(&source), Ok)?),
                     sha256: sha256.unwrap_or_default().to_ascii_lowercase(),
-                    map_owners: map_owners
+                    owner_mappings: map_owners
                         .into_iter()
-                        .map(|(from, to)| OwnerMap { from, to })
+                        .map(|(from, to)| OwnerMapping { from, to })
                         .collect(),
                     squash_owners: squash_owner,
                 };
@@ -81,7 +88,7 @@ impl Context {
             }
             TemplateVerb::Export { name, file } => self.export(&name, file).await,
             TemplateVerb::Delete { name, dry_run: true } => {
-                if !self.templates().await?.iter().any(|t| t.name == name.as_str()) {
+                if !self.is_there(&name).await? {
                     let message = format!("there is no template {name}");
                     let fault = Fault::new(Reason::TemplateUnknown, message);
                     return Err(fault.fact("template", name).into());
@@ -92,7 +99,7 @@ impl Context {
                 self.coordinator
                     .call(|| {
                         let mut client = self.coordinator.templates();
-                        let request = api::DeleteTemplateRequest { name: name.to_string() };
+                        let request = api::DeleteTemplateRequest { name: names::template(&name) };
                         async move { client.delete_template(request).await }
                     })
                     .await?;
@@ -102,14 +109,29 @@ impl Context {
     }
 
     async fn templates(&self) -> Result<Vec<Template>, Failure> {
+        let list = |page_token| {
+            let mut client = self.coordinator.templates();
+            let request = api::ListTemplatesRequest { page_size: 0, page_token };
+            async move { client.list_templates(request).await }
+        };
+        Ok(pages::all(&self.coordinator, list).await?)
+    }
+
+    /// Whether there is a template of this name.
+    async fn is_there(&self, name: &TemplateName) -> Result<bool, Failure> {
         let answer = self
             .coordinator
             .call(|| {
                 let mut client = self.coordinator.templates();
-                async move { client.list_templates(api::ListTemplatesRequest {}).await }
+                let request = api::GetTemplateRequest { name: names::template(name) };
+                async move { client.get_template(request).await }
             })
-            .await?;
-        Ok(answer.templates)
+            .await;
+        match answer {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.reason == Reason::TemplateUnknown => Ok(false),
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     /// The one step of a dry run. The API plans containers only; of templates there is little to
@@ -122,7 +144,7 @@ impl Context {
     }
 
     async fn plan_creation(&self, name: &TemplateName, step: &str) -> Outcome {
-        if self.templates().await?.iter().any(|t| t.name == name.as_str()) {
+        if self.is_there(name).await? {
             let message = format!("there is a template {name} already; delete it first");
             let fault = Fault::new(Reason::TemplateExists, message);
             return Err(fault.fact("template", name).into());
@@ -141,13 +163,9 @@ impl Context {
         self.output.print(&format!("{what} in {}\n", format_duration(began.elapsed())))
     }
 
-    async fn build(self, build: storage::BuildTemplateRequest) -> Outcome {
+    async fn build(self, request: api::BuildTemplateRequest) -> Outcome {
         let Self { coordinator, output, .. } = self;
-        let name = build.name.clone();
-        let request = api::BuildTemplateRequest {
-            build: Some(build),
-            request_id: super::change::request_id(),
-        };
+        let name = bare(&request.name).to_owned();
         let operation = coordinator
             .call(|| {
                 let mut client = coordinator.templates();
@@ -161,7 +179,7 @@ impl Context {
 
     async fn import(self, path: PathBuf, header: ImportTemplateHeader) -> Outcome {
         let began = Instant::now();
-        let (name, sha256) = (header.name.clone(), &header.sha256);
+        let (name, sha256) = (bare(&header.name).to_owned(), &header.sha256);
         let hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
         if !sha256.is_empty() && !hex {
             return Err(Failure::usage("a SHA-256 has 64 hexadecimal digits"));
@@ -189,8 +207,10 @@ impl Context {
                 error = &mut breaks => return Err(unreadable(error)),
             };
             match answer.map_err(|s| self.coordinator.fault(s))?.and_then(|a| a.is) {
-                Some(template_progress::Is::Progress(progress)) => display.progress(&progress),
-                Some(template_progress::Is::Template(template)) => break template,
+                Some(import_template_response::Is::Progress(progress)) => {
+                    display.progress(&progress)
+                }
+                Some(import_template_response::Is::Template(template)) => break template,
                 None => {
                     let why = "the import ended without a template";
                     return Err(self.coordinator.connection_lost(why).into());
@@ -211,7 +231,7 @@ impl Context {
     async fn export(self, name: &TemplateName, file: Option<PathBuf>) -> Outcome {
         let began = Instant::now();
         let mut client = self.coordinator.templates();
-        let request = storage::ExportTemplateRequest { name: name.to_string() };
+        let request = api::ExportTemplateRequest { name: names::template(name) };
         let mut chunks = self.coordinator.call_once(client.export_template(request)).await?;
         let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.zst")));
         let stdout = file.as_os_str() == "-";
@@ -269,7 +289,7 @@ fn name_of(source: &Path) -> Result<TemplateName, Failure> {
 
 fn columns() -> Vec<Column<Template>> {
     vec![
-        Column::new("name", |t: &Template| Value::text(&t.name)),
+        Column::new("name", |t: &Template| Value::text(bare(&t.name))),
         Column::new("os", |t: &Template| Value::text(&t.os)),
         Column::new("init", |t: &Template| {
             Value::text(match t.init() {
@@ -282,10 +302,7 @@ fn columns() -> Vec<Column<Template>> {
         Column::right("content", |t: &Template| Value::Bytes(t.content_bytes)),
         Column::right("inodes", |t: &Template| Value::Num(t.content_inodes)),
         Column::right("allocated", |t: &Template| Value::Bytes(t.allocated_bytes)),
-        Column::new("created", |t: &Template| match t.created_unix {
-            0 => Value::Null,
-            s => Value::Time(s.saturating_mul(1000)),
-        }),
+        Column::new("created", |t: &Template| Value::whole_seconds(t.create_time.as_ref())),
         Column::new("sha256", |t: &Template| Value::text(&t.sha256)),
         Column::new("notes", |t: &Template| Value::texts(&t.notes)),
     ]

@@ -7,22 +7,22 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use ves_proto::convert;
-use ves_proto::coordinator::{Container, ContainerResources};
+use ves_proto::api::Container;
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
 
 use super::Context;
-use super::list::containers;
+use super::list::{RUNNING, containers, state_of};
 use crate::cli::TopArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format};
+use crate::usage::{self, ContainerUsage, Whys};
 use crate::value::Value;
 
 /// One container between two samples.
 struct Row {
     container: Container,
     rows: Vec<UbcRow>,
-    cpu_usec: u64,
+    cpu_time: Duration,
     /// Thousandths of one processor; unknown in the first sample.
     millicpus: Option<u64>,
 }
@@ -41,7 +41,7 @@ impl Row {
 }
 
 /// Processor time each container had used, by id.
-type CpuTimes = BTreeMap<u32, u64>;
+type CpuTimes = BTreeMap<u32, Duration>;
 
 impl Context {
     pub(super) async fn top(self, args: TopArgs) -> Outcome {
@@ -86,22 +86,21 @@ impl Context {
         &self,
         before: Option<(&CpuTimes, Duration)>,
     ) -> Result<(Vec<Row>, CpuTimes), Failure> {
-        let usage = super::resources::fetch(&self.coordinator, String::new()).await?;
-        let running = containers(&self.coordinator, true).await?;
+        let usage = usage::of(&self.coordinator, None, &Whys::new()).await?;
+        let running = containers(&self.coordinator, RUNNING).await?;
         let mut running: BTreeMap<u32, Container> =
-            running.into_iter().map(|c| (c.id, c)).collect();
+            running.into_iter().map(|c| (c.ct_id, c)).collect();
         let mut rows = Vec::new();
         let mut times = CpuTimes::new();
-        for ContainerResources { id, rows: ubc, cpu_usec } in usage {
-            let ubc = ubc.into_iter().map(convert::parse_row).collect::<Result<_, _>>()?;
+        for ContainerUsage { ct, rows: ubc, cpu_time } in usage {
             let millicpus = before.and_then(|(times, elapsed)| {
-                let used = u128::from(cpu_usec.checked_sub(*times.get(&id)?)?);
+                let used = cpu_time.checked_sub(*times.get(&ct)?)?.as_micros();
                 u64::try_from((used * 1000).checked_div(elapsed.as_micros())?).ok()
             });
-            times.insert(id, cpu_usec);
-            let container =
-                running.remove(&id).unwrap_or_else(|| Container { id, ..Container::default() });
-            rows.push(Row { container, rows: ubc, cpu_usec, millicpus });
+            times.insert(ct, cpu_time);
+            let unknown = || Container { ct_id: ct, ..Container::default() };
+            let container = running.remove(&ct).unwrap_or_else(unknown);
+            rows.push(Row { container, rows: ubc, cpu_time, millicpus });
         }
         Ok((rows, times))
     }
@@ -109,17 +108,20 @@ impl Context {
 
 fn columns() -> Vec<Column<Row>> {
     vec![
-        Column::right("ctid", |r: &Row| Value::Num(u64::from(r.container.id))),
-        Column::new("name", |r: &Row| {
-            let spec = r.container.spec.as_ref();
-            let name = spec.map(|s| if s.name.is_empty() { &s.hostname } else { &s.name });
-            name.map_or(Value::Null, Value::text)
+        Column::right("ctid", |r: &Row| Value::Num(u64::from(r.container.ct_id))),
+        Column::new("name", |r: &Row| match (r.container.alias.as_str(), &r.container.spec) {
+            ("", Some(spec)) => Value::text(&spec.hostname),
+            (alias, _) => Value::text(alias),
         }),
-        Column::new("status", |r: &Row| Value::text(super::list::state_name(r.container.state()))),
+        Column::new("status", |r: &Row| {
+            Value::text(super::list::state_name(state_of(&r.container)))
+        }),
         Column::right("numproc", |r: &Row| r.held(UbcResource::Numproc)).headed("NPROC"),
         Column::right("cpu", |r: &Row| r.millicpus.map_or(Value::Null, Value::Tenths))
             .headed("CPU%"),
-        Column::right("cpu_usec", |r: &Row| Value::Num(r.cpu_usec)),
+        Column::right("cpu_usec", |r: &Row| {
+            Value::Num(u64::try_from(r.cpu_time.as_micros()).unwrap_or(u64::MAX))
+        }),
         Column::right("ram", |r: &Row| r.held_bytes(UbcResource::Physpages)),
         Column::right("ram.limit", |r: &Row| {
             match r.ubc(UbcResource::Physpages).map(|u| u.value.limit) {

@@ -60,25 +60,25 @@ fn what_is_asked_for_is_what_was_said() {
          --bootorder 5 --description d --searchdomain example.org --disabled no",
     );
     for part in [
-        "id: 101",
-        "name: \"web\"",
+        "ct_id: 101",
+        "alias: \"web\"",
         "hostname: \"w.example\"",
-        "template: \"debian-13\"",
+        "template: \"templates/debian-13\"",
         "addresses: [\"10.0.0.1\", \"2001:db8::1\", \"10.0.0.2\"]",
         "nameservers: [\"10.0.0.53\"]",
         "search_domains: [\"example.org\"]",
-        "disk_bytes: 2147483648",
-        "disk_inodes: Some(2000)",
-        "\"physpages\": UbcValue { barrier: 0, limit: 131072 }",
-        "\"swappages\": UbcValue { barrier: 0, limit: 262144 }",
-        "\"numproc\": UbcValue { barrier: 100, limit: 200 }",
+        "id: \"venet0\", r#type: Venet",
+        "Volume { id: \"root\", size_bytes: 2147483648, inodes: Some(2000) }",
+        "physpages: Some(Bounds { barrier: Some(0), limit: Some(131072) })",
+        "swappages: Some(Bounds { barrier: Some(0), limit: Some(262144) })",
+        "numproc: Some(Bounds { barrier: Some(100), limit: Some(200) })",
         "cpu_millicpus: Some(1500)",
         "cpus: Some(2)",
         "cpu_units: Some(500)",
-        "onboot: true",
+        "start_on_boot: true",
         "boot_order: Some(5)",
         "disabled: false",
-        "dry_run: false",
+        "validate_only: false",
     ] {
         assert!(create.contains(part), "{part}: {create}");
     }
@@ -86,14 +86,15 @@ fn what_is_asked_for_is_what_was_said() {
         "set web --ipadd 10.0.0.9 --ipdel all --kmemsize 1m:2m --save --setmode restart --cpulimit 0",
     );
     for part in [
-        "ct: \"web\"",
-        "update_mask: [\"limits.ubc.kmemsize\", \"limits.cpu_millicpus\"]",
-        "UbcValue { barrier: 1048576, limit: 2097152 }",
+        "name: \"containers/web\"",
+        "paths: [\"spec.limits.ubc.kmemsize\", \"spec.limits.cpu_millicpus\"]",
+        "kmemsize: Some(Bounds { barrier: Some(1048576), limit: Some(2097152) })",
         "cpu_millicpus: None",
-        "save: true",
-        "set_mode: Restart",
+        "until_stop: false",
+        "apply: Restart",
         "add_addresses: [\"10.0.0.9\"]",
-        "remove_addresses: [\"all\"]",
+        "remove_addresses: []",
+        "remove_all_addresses: true",
     ] {
         assert!(set.contains(part), "{part}: {set}");
     }
@@ -102,9 +103,11 @@ fn what_is_asked_for_is_what_was_said() {
          net_raw:off,CAP_KILL:on --save",
     );
     for part in [
-        "change_devices: [\"net/tun:rw\", \"fuse:none\", \"kvm:r\", \"c:10:232:rw\"]",
-        "change_capabilities: [\"NET_RAW:off\", \"KILL:on\"]",
-        "update_mask: []",
+        "set_devices: [Device { id: \"net/tun\", read: true, write: true }, Device { id: \"kvm\", read: true, \
+         write: false }, Device { id: \"c:10:232\", read: true, write: true }]",
+        "remove_devices: [\"fuse\"]",
+        "drop_capabilities: [\"NET_RAW\"], restore_capabilities: [\"KILL\"]",
+        "paths: []",
     ] {
         assert!(set.contains(part), "{part}: {set}");
     }
@@ -112,20 +115,26 @@ fn what_is_asked_for_is_what_was_said() {
         "create 101 --ostemplate t --devnodes net/tun:rw,fuse:rw --devices c:10:232:r --devnodes fuse:none \
          --capability net_raw:off,kill:on",
     );
-    for part in ["devices: [\"net/tun:rw\", \"c:10:232:r\"]", "capabilities_off: [\"NET_RAW\"]"] {
+    for part in [
+        "devices: [Device { id: \"net/tun\", read: true, write: true }, Device { id: \"c:10:232\", read: true, \
+         write: false }]",
+        "dropped_capabilities: [\"NET_RAW\"]",
+    ] {
         assert!(create.contains(part), "{part}: {create}");
     }
     let stop = call("stop 101 --fast --timeout 7 --skip-umount");
-    for part in ["fast: true", "grace_ms: 7000", "skip_unmount: true", "unmount_only: false"] {
+    let stop_parts =
+        ["mode: Kill", "grace: Some(Duration { seconds: 7, nanos: 0 })", "keep_mounted: true"];
+    for part in stop_parts {
         assert!(stop.contains(part), "{part}: {stop}");
     }
     let start = call("start 101 --force --wait");
-    assert!(start.contains("wait: true, force: true, mount_only: false"), "{start}");
+    assert!(start.contains("until: Booted, override_disabled: true"), "{start}");
     let sample = call("create 101 --ostemplate t --config vswap-256m --ram 1g");
-    for part in ["limit: 262144", "limit: 131072", "disk_bytes: 2147483648"] {
+    for part in ["limit: Some(262144)", "limit: Some(131072)", "size_bytes: 2147483648"] {
         assert!(sample.contains(part), "{part}: {sample}");
     }
-    assert!(!call("set 101 --applyconfig basic").contains("disk_bytes\""));
+    assert!(!call("set 101 --applyconfig basic").contains("volumes\""));
     let build = call("template build t --suite trixie --init sysvinit --package a,b --package c");
     assert!(build.contains("init: Sysvinit, packages: [\"a\", \"b\", \"c\"]"), "{build}");
 }
@@ -146,10 +155,13 @@ fn dry_run_prints_the_plan() {
         fake.calls();
         let (status, stdout, stderr) = run(&fake, &format!("{line} --dry-run"));
         assert_eq!((status, stderr.as_str()), (0, ""), "{line}");
-        assert!(stdout.contains("step one\n") && stdout.contains("step two\n"), "{line}: {stdout}");
-        assert!(fake.calls()[0].contains("dry_run: true"), "{line}");
+        let lines: Vec<&str> = stdout.lines().collect();
+        let steps =
+            lines.len() == 2 && lines[0].starts_with("storage: ") && lines[1].starts_with("note: ");
+        assert!(steps && lines[0].ends_with(" step one"), "{line}: {stdout}");
+        assert!(fake.calls()[0].contains("validate_only: true"), "{line}");
     }
-    assert_eq!(json(&fake, "start 102 --dry-run")["steps"][1], "start step two");
+    assert_eq!(json(&fake, "start 102 --dry-run")["steps"][1], "note: start step two");
     assert_eq!(
         run(&fake, "template build t --suite trixie --dry-run").1,
         "build template t from trixie\n"
@@ -160,11 +172,11 @@ fn dry_run_prints_the_plan() {
     );
     assert_eq!(run(&fake, "template delete t --dry-run").0, 91);
     fake.state().templates =
-        vec![ves_proto::storage::Template { name: "t".into(), ..Default::default() }];
+        vec![ves_proto::api::Template { name: "templates/t".into(), ..Default::default() }];
     assert_eq!(run(&fake, "template build t --suite trixie --dry-run").0, 206);
     assert_eq!(json(&fake, "template delete t --dry-run")["steps"][0], "delete template t");
     let verbose = run(&fake, "start 102 --verbose");
-    assert_eq!(verbose.2, "  start step one\n  start step two\n");
+    assert_eq!(verbose.2, "  storage: start step one\n  note: start step two\n");
 }
 
 #[test]

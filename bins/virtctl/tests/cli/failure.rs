@@ -24,9 +24,23 @@ fn faults_become_a_sentence_and_a_status() {
     let told: serde_json::Value = serde_json::from_str(&stderr).expect("a fault as JSON");
     assert_eq!(told["reason"], "BUSY");
     assert_eq!(told["facts"]["holder"], "start");
-    assert_eq!(told["retry_after"], 0.5);
+    assert_eq!((&told["retry_after"], &told["violations"]), (&0.5.into(), &serde_json::json!([])));
     fake.state().faults.push_back(fault);
     assert!(run(&fake, "stop 101 -o yaml").2.starts_with("reason: BUSY\n"));
+    // All that is wrong at once.
+    let wrong = |field: &str, why: &str| Fault::new(Reason::BadValue, why).fact("field", field);
+    let both = [
+        wrong("container.spec.hostname", "bad host name \"-\""),
+        wrong("request_id", "is too long"),
+    ];
+    fake.state().faults.push_back(Fault::all(both.into()).expect("two are wrong"));
+    let (status, _, stderr) = run(&fake, "stop 101");
+    assert_eq!(status, 2);
+    assert_eq!(
+        stderr,
+        "virtctl: bad host name \"-\"; is too long\n  container.spec.hostname: bad host name \"-\"\n  \
+         request_id: is too long\n"
+    );
     // The same failure inside an operation.
     fake.state().pace = Pace::Fails(Reason::Running);
     assert_eq!(run(&fake, "destroy 101").0, 32);
@@ -146,5 +160,5 @@ fn what_is_never_taken_says_why_and_what_to_do() {
     assert_eq!(stderr, "note: --diskquota yes is so of every container\n");
     assert_eq!(fake.calls(), Vec::<String>::new());
     assert_eq!(run(&fake, "set 101 --netfilter full --cpus 2 --save").0, 0);
-    assert!(fake.calls()[0].contains("update_mask: [\"limits.cpus\"]"));
+    assert!(fake.calls()[0].contains("paths: [\"spec.limits.cpus\"]"));
 }

@@ -9,6 +9,7 @@ mod operations;
 mod session;
 mod snapshots;
 mod templates;
+mod usage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -19,16 +20,19 @@ use std::time::Duration;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Response, Status};
-use ves_proto::common::{Enforcement, Limits, Progress, UbcRow, UbcValue};
-use ves_proto::coordinator::container_service_server::ContainerServiceServer;
-use ves_proto::coordinator::node_service_server::NodeServiceServer;
-use ves_proto::coordinator::operation_service_server::OperationServiceServer;
-use ves_proto::coordinator::snapshot_service_server::SnapshotServiceServer;
-use ves_proto::coordinator::template_service_server::TemplateServiceServer;
-use ves_proto::coordinator::{Container, ContainerSpec, ContainerState, Operation, OperationState};
-use ves_proto::storage::Template;
+use ves_proto::api::container_service_server::ContainerServiceServer;
+use ves_proto::api::container_status::State as ContainerState;
+use ves_proto::api::node_service_server::NodeServiceServer;
+use ves_proto::api::operation::{Kind, State as OperationState};
+use ves_proto::api::operation_service_server::OperationServiceServer;
+use ves_proto::api::session_service_server::SessionServiceServer;
+use ves_proto::api::snapshot_service_server::SnapshotServiceServer;
+use ves_proto::api::template_service_server::TemplateServiceServer;
+use ves_proto::api::usage_service_server::UsageServiceServer;
+use ves_proto::api::*;
+use ves_proto::public::{render_resource, timestamp};
 use ves_proto::{Fault, Reason};
-use ves_types::{Limit, UbcResource};
+use ves_types::UbcResource;
 
 /// How operations go.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +70,7 @@ pub(crate) struct State {
     pub(crate) input: Vec<u8>,
     pub(crate) imported: Vec<u8>,
     /// What was said of an import, and what is noted of it.
-    pub(crate) header: ves_proto::storage::ImportTemplateHeader,
+    pub(crate) header: ImportTemplateHeader,
     pub(crate) notes: Vec<String>,
     /// The trace contexts of calls that start a container.
     pub(crate) parents: Vec<String>,
@@ -97,103 +101,126 @@ impl Api {
         }
         state.faults.pop_front().map_or(Ok(()), |fault| Err(fault.into()))
     }
-    fn find(&self, ct: &str) -> Result<Container, Status> {
+    /// The container of this name, by id or alias.
+    fn find(&self, name: &str) -> Result<Container, Status> {
         let state = self.state();
-        let is = |c: &&Container| {
-            c.id.to_string() == ct || c.spec.as_ref().is_some_and(|s| s.name == ct)
-        };
+        let ct = name.strip_prefix("containers/").expect("a name of a container");
+        let is = |c: &&Container| c.ct_id.to_string() == ct || c.alias == ct;
         state.containers.values().find(is).cloned().ok_or_else(|| {
             Fault::new(Reason::ContainerUnknown, format!("there is no container {ct}"))
                 .fact("ct", ct)
                 .into()
         })
     }
-    fn operation(&self, kind: &str, ct: u32, dry_run: bool) -> Response<Operation> {
+    fn operation(&self, kind: Kind, targets: &str, validate_only: bool) -> Response<Operation> {
         let mut state = self.state();
-        let id = format!("op-{}", state.operations.len() + 1);
-        let pace = if dry_run { Pace::AtOnce } else { state.pace };
+        let name = format!("operations/op-{}", state.operations.len() + 1);
+        let pace = if validate_only { Pace::AtOnce } else { state.pace };
+        let word = kind.as_str_name().trim_start_matches("KIND_").to_lowercase();
         let mut operation = Operation {
-            id: id.clone(),
+            name: name.clone(),
             kind: kind.into(),
-            ct,
+            targets: vec![targets.to_owned()],
             state: OperationState::Succeeded.into(),
-            steps: vec![format!("{kind} step one"), format!("{kind} step two")],
-            started_unix_ms: 1_000_000,
-            ended_unix_ms: 1_001_250,
-            principal: "root".into(),
+            steps: vec![
+                Step {
+                    service: "storage".into(),
+                    message: format!("{word} step one"),
+                    remark: false,
+                },
+                Step { service: String::new(), message: format!("{word} step two"), remark: true },
+            ],
+            create_time: Some(timestamp(1_000_000)),
+            end_time: Some(timestamp(1_001_250)),
+            actor: Some(Actor {
+                r#type: actor::Type::Unix.into(),
+                id: "root".into(),
+                on_behalf_of: String::new(),
+            }),
+            validate_only,
             ..Operation::default()
         };
         match pace {
             Pace::AtOnce => {}
             Pace::Slow | Pace::Cut | Pace::Dies | Pace::Never => {
                 operation.state = OperationState::Running.into();
-                operation.ended_unix_ms = 0;
-                operation.progress = Some(Progress { what: "begin".into(), done: 0, total: 0 });
+                operation.end_time = None;
+                operation.progress = Some(Progress { message: "begin".into(), done: 0, total: 0 });
             }
             Pace::Fails(reason) => {
                 operation.state = OperationState::Failed.into();
-                let fault = Fault::new(reason, format!("{kind} {ct}: it cannot be")).fact("ct", ct);
-                operation.fault = Some(fault.to_message());
+                let fault = Fault::new(reason, format!("{word} {targets}: it cannot be"));
+                operation.error = Some(fault.fact("ct", targets).to_message());
             }
         }
-        state.operations.insert(id, operation.clone());
+        state.operations.insert(name, operation.clone());
         Response::new(operation)
     }
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-pub(crate) fn container(id: u32, state: ContainerState, name: &str) -> Container {
+pub(crate) fn container(ct_id: u32, state: ContainerState, alias: &str) -> Container {
     let running = state == ContainerState::Running;
+    let addresses = vec![format!("192.0.2.{}", ct_id % 200), format!("2001:db8::{ct_id:x}")];
+    let bounds = Bounds { barrier: Some(0), limit: Some(65_536) };
     Container {
-        id,
+        name: format!("containers/{ct_id}"),
+        ct_id,
+        alias: alias.into(),
         spec: Some(ContainerSpec {
-            name: name.into(),
-            hostname: format!("host{id}.example"),
-            template: "debian-13".into(),
-            addresses: vec![format!("192.0.2.{}", id % 200), format!("2001:db8::{id:x}")],
-            disk_bytes: 10 << 30,
+            hostname: format!("host{ct_id}.example"),
+            template: "templates/debian-13".into(),
+            interfaces: vec![Interface { id: "venet0".into(), addresses, ..Interface::default() }],
+            volumes: vec![Volume { id: "root".into(), size_bytes: 10 << 30, inodes: None }],
             limits: Some(Limits {
                 cpu_millicpus: Some(1500),
-                cpu_mask: Some("0-1".into()),
-                io_bps: Some(1 << 20),
-                ubc: [("physpages".to_owned(), UbcValue { barrier: 0, limit: 65_536 })].into(),
+                cpu_mask: "0-1".into(),
+                io_bytes_per_second: Some(1 << 20),
+                ubc: Some(UbcLimits { physpages: Some(bounds), ..UbcLimits::default() }),
                 ..Limits::default()
             }),
+            devices: vec![Device { id: "net/tun".into(), read: true, write: true }],
+            dropped_capabilities: vec!["NET_RAW".into()],
             ..ContainerSpec::default()
         }),
-        state: state.into(),
+        status: Some(ContainerStatus {
+            state: state.into(),
+            start_time: running.then(|| timestamp(1_700_000_100_000)),
+            numproc: running.then_some(7),
+            init_pid: running.then_some(4242),
+            ..ContainerStatus::default()
+        }),
         generation: 3,
-        node: "n1".into(),
-        created_unix: 1_700_000_000,
-        started_unix_ms: running.then_some(1_700_000_100_000),
-        numproc: running.then_some(7),
-        init_pid: running.then_some(4242),
+        node: "nodes/n1".into(),
+        create_time: Some(timestamp(1_700_000_000_123)),
         ..Container::default()
     }
 }
 
+/// How far each parameter is kept, and why not further.
+fn enforcement(resource: UbcResource) -> (Enforcement, &'static str) {
+    match resource {
+        UbcResource::Numproc => (Enforcement::Hard, ""),
+        UbcResource::Physpages => (Enforcement::Bounded, ""),
+        UbcResource::Numfile => (Enforcement::Accounted, ""),
+        _ => (Enforcement::Unavailable, "not counted yet"),
+    }
+}
+
 fn rows() -> Vec<UbcRow> {
-    UbcResource::ALL
-        .iter()
-        .enumerate()
-        .map(|(n, r)| {
-            let n = n as u64;
-            let enforcement = match r {
-                UbcResource::Numproc => Enforcement::Hard,
-                UbcResource::Physpages => Enforcement::Bounded,
-                UbcResource::Numfile => Enforcement::Accounted,
-                _ => Enforcement::Unavailable,
-            };
-            let why = if enforcement == Enforcement::Unavailable { "not counted yet" } else { "" };
+    (0u64..)
+        .zip(UbcResource::ALL)
+        .map(|(n, resource)| {
+            let enforcement = enforcement(resource).0;
+            let counted = enforcement != Enforcement::Unavailable;
             UbcRow {
-                resource: r.name().into(),
-                held: 10 + n,
-                maxheld: 20 + n,
-                value: Some(UbcValue { barrier: 30 + n, limit: Limit::UNLIMITED_TEXT }),
-                failcnt: n,
+                resource: render_resource(resource).into(),
+                held: counted.then_some(10 + n),
+                max_held: counted.then_some(20 + n),
+                bounds: Some(Bounds { barrier: Some(30 + n), limit: None }),
+                fail_count: n,
                 enforcement: enforcement.into(),
-                why: why.into(),
             }
         })
         .collect()
@@ -234,7 +261,7 @@ impl Fake {
             container(102, ContainerState::Stopped, ""),
             container(103, ContainerState::Mounted, "db"),
         ]
-        .map(|c| (c.id, c))
+        .map(|c| (c.ct_id, c))
         .into();
         fake
     }
@@ -258,8 +285,10 @@ impl Fake {
             tonic::transport::Server::builder()
                 .add_service(ContainerServiceServer::new(api.clone()))
                 .add_service(OperationServiceServer::new(api.clone()))
+                .add_service(SessionServiceServer::new(api.clone()))
                 .add_service(SnapshotServiceServer::new(api.clone()))
                 .add_service(TemplateServiceServer::new(api.clone()))
+                .add_service(UsageServiceServer::new(api.clone()))
                 .add_service(NodeServiceServer::new(api))
                 .serve_with_incoming(incoming),
         );

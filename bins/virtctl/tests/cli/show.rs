@@ -2,7 +2,8 @@
 //!
 //! Never here: a change.
 
-use ves_proto::Reason;
+use ves_proto::api::{Template, container_status::State};
+use ves_proto::{Fault, Reason};
 
 use crate::fake::{Fake, Pace};
 use crate::program::{json, run};
@@ -116,7 +117,44 @@ fn resources_have_21_rows() {
     let rows = json(&fake, "resources web");
     assert_eq!(rows[4]["enforcement"], "hard");
     assert_eq!(rows[4]["limit"], "unlimited");
+    assert_eq!((&rows[0]["held"], &rows[4]["held"]), (&0.into(), &14.into()), "{rows}");
     assert_eq!(run(&fake, "resources 999").0, 14);
+}
+
+#[test]
+fn what_a_container_is_is_told_in_the_words_there_always_were() {
+    let fake = Fake::started();
+    let problem = Fault::new(Reason::WillNotStop, "it does not stop").to_message();
+    if let Some(status) = fake.state().containers.get_mut(&101).and_then(|c| c.status.as_mut()) {
+        status.state = State::Stopping.into();
+        status.problem = Some(problem);
+        status.operation = "operations/op-7".to_owned();
+    }
+    let rows = json(&fake, "list");
+    for (field, value) in [
+        ("status", "running".into()),
+        ("stopping", true.into()),
+        ("problem", "it does not stop".into()),
+        ("operation", "op-7".into()),
+        ("node", "n1".into()),
+        ("ostemplate", "debian-13".into()),
+        ("devices", serde_json::json!(["net/tun:rw"])),
+        ("capability", serde_json::json!(["NET_RAW:off"])),
+        ("started", "2023-11-14T22:15:00Z".into()),
+        ("restart", "no".into()),
+    ] {
+        assert_eq!(rows[0][field], value, "{field}: {rows}");
+    }
+    let (status, line, said) = run(&fake, "status 101");
+    assert_eq!((status, line.as_str()), (0, "CTID 101 exist mounted running\n"));
+    assert_eq!(
+        said,
+        "container 101: it does not stop\ncontainer 101: it is going down by itself\n"
+    );
+    let events = run(&fake, "events -o json").1;
+    let first = events.lines().next().expect("one of three");
+    let event: serde_json::Value = serde_json::from_str(first).expect("an object");
+    assert_eq!((&event["stopping"], &event["revision"]), (&true.into(), &5.into()), "{event}");
 }
 
 #[test]
@@ -155,6 +193,7 @@ fn node_top_events_operations_templates() {
     assert_eq!(run(&fake, "top -b --iterations 2 -d 1 -H").1.lines().count(), 2);
     let events = run(&fake, "events").1;
     assert_eq!(events.lines().count(), 4, "{events}");
+    assert_eq!(run(&fake, "events -H").1.lines().count(), 3, "not what comes afterwards");
     assert!(events.contains("5  present         101  running"), "{events}");
     let events = run(&fake, "events -o json").1;
     for line in events.lines() {
@@ -174,12 +213,15 @@ fn node_top_events_operations_templates() {
         "operation op-1 was asked to stop; it is cancelled now\n"
     );
     assert_eq!(run(&fake, "operation wait op-1").0, 202);
-    fake.state().templates = vec![ves_proto::storage::Template {
-        name: "debian-13".into(),
+    fake.state().pace = Pace::Never;
+    fake.state().faults.push_back(Fault::new(Reason::Busy, "another works on it"));
+    assert_eq!(run(&fake, "start 101").0, 9, "and not repeated");
+    fake.state().templates = vec![Template {
+        name: "templates/debian-13".into(),
         os: "Debian GNU/Linux 13 (trixie)".into(),
-        init: ves_proto::storage::InitSystem::Systemd.into(),
+        init: ves_proto::api::InitSystem::Systemd.into(),
         content_bytes: 300 << 20,
-        created_unix: 1_700_000_000,
+        create_time: Some(ves_proto::public::timestamp(1_700_000_000_999)),
         ..Default::default()
     }];
     assert_eq!(
@@ -213,7 +255,13 @@ fn snapshots_in_every_form() {
     assert!(run(&fake, "snapshot-list 101 -L").1.contains("reserved\n"));
     fake.calls();
     let (status, steps, _) = run(&fake, "snapshot 101 --name x --dry-run");
-    assert_eq!((status, steps.as_str()), (0, "snapshot step one\nsnapshot step two\n"));
+    assert_eq!(
+        (status, steps.as_str()),
+        (0, "storage: snapshot step one\nnote: snapshot step two\n")
+    );
     let calls = fake.calls();
-    assert!(calls[0].contains("name: \"x\"") && calls[0].contains("dry_run: true"), "{calls:?}");
+    assert!(
+        calls[0].contains("title: \"x\"") && calls[0].contains("validate_only: true"),
+        "{calls:?}"
+    );
 }

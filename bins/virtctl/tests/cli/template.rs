@@ -36,7 +36,7 @@ fn templates_come_and_go() {
     let import = format!("template import {} {owners}", archive.display());
     assert_eq!(run(&fake, &import).0, 0);
     let header = fake.state().header.clone();
-    let pairs: Vec<_> = header.map_owners.iter().map(|o| (o.from, o.to)).collect();
+    let pairs: Vec<_> = header.owner_mappings.iter().map(|o| (o.from, o.to)).collect();
     assert_eq!((pairs, header.squash_owners), (vec![(903_700_503, 1000), (7, 8)], true));
     for bad in ["7", "7:", "x:7", "7:-1", "7:8:9"] {
         let import = format!("template import {} --map-owner {bad}", archive.display());

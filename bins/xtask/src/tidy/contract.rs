@@ -77,7 +77,7 @@ pub(super) fn no_paths(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-const ERRORS: &str = "proto/ves/common/v1/errors.proto";
+const ERRORS: &str = "proto/ves/api/v1/errors.proto";
 
 /// Whoever gets a reason can read what to do.
 pub(super) fn reasons(tree: &Tree) -> Vec<Problem> {

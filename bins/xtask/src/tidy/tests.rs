@@ -342,7 +342,7 @@ fn calls_carry_no_paths() {
 
 #[test]
 fn reasons_are_documented() {
-    let proto = |text: &str| tree(&[("proto/ves/common/v1/errors.proto", text)]);
+    let proto = |text: &str| tree(&[("proto/ves/api/v1/errors.proto", text)]);
     good(contract::reasons, &proto("enum Reason {\n  // Never.\n  REASON_A = 0;\n}\n"));
     bad(
         contract::reasons,

@@ -1,16 +1,17 @@
-//! Exec and console: two streams piped through, in both directions.
+//! `SessionService`: exec and console, two streams piped through in both directions.
 //!
 //! Nothing is buffered here: a message is taken from one side when the other asks for it, so that a
 //! slow reader slows the writer. A caller that goes away takes its session with it, as does the
 //! coordinator; the container and its console stay.
 
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Response, Status, Streaming};
-use ves_proto::{Fault, Reason, coordinator as pb, lifecycle};
+use tonic::{Request, Response, Status, Streaming};
+use ves_proto::api as pb;
+use ves_proto::api::session_service_server::SessionService;
+use ves_proto::{Fault, Reason, common, lifecycle};
 use ves_types::{CtId, Phase};
 
-use super::Answers;
-
+use super::{Answers, Api};
 use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
@@ -18,7 +19,12 @@ use crate::services::fault_of;
 
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
     let message = stream.message().await.map_err(|s| Fault::from_status(&s))?;
-    message.ok_or_else(|| Fault::missing("the first message"))
+    message.ok_or_else(no_start)
+}
+
+fn no_start() -> Fault {
+    let message = "the first message of a session says what to start";
+    Fault::new(Reason::MissingField, message).fact("field", "start")
 }
 
 fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
@@ -29,64 +35,124 @@ fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
     Ok(record.id)
 }
 
-/// What lifecycle is told, in a session that a caller has begun with one request and goes on with
-/// `rest`. `id` finds the container's id in a request to start, and in no other: whatever is there,
-/// the session is about `ct`. A caller that breaks off ends its side of the session.
-fn requests<T: Send + 'static>(
-    ct: CtId,
-    begin: Option<T>,
-    rest: impl Stream<Item = T> + Send + 'static,
-    id: impl Fn(&mut T) -> Option<&mut u32> + Send + 'static,
-) -> Result<impl Stream<Item = T> + Send + 'static, Fault> {
-    let for_ct = move |request: &mut T| id(request).map(|id| *id = ct.get()).is_some();
-    let start = begin.and_then(|mut request| for_ct(&mut request).then_some(request));
-    let start = start.ok_or_else(|| {
-        let message = "the first message of a session says what to start";
-        Fault::new(Reason::MissingField, message).fact("field", "start")
-    })?;
-    let rest = rest.map(move |mut request| {
-        for_ct(&mut request);
-        request
+fn size(size: pb::WindowSize) -> common::WindowSize {
+    let pb::WindowSize { rows, cols } = size;
+    common::WindowSize { rows, cols }
+}
+
+/// What lifecycle is told after the start of a command. A caller that breaks off, or says nothing, ends its side of
+/// the session.
+fn exec_input(message: pb::ExecRequest) -> Option<lifecycle::ExecRequest> {
+    use lifecycle::exec_request::Part as To;
+    use pb::exec_request::Part;
+    let part = match message.part? {
+        // Whatever is there, the session has begun.
+        Part::Start(_) => return None,
+        Part::Stdin(data) => To::Stdin(data),
+        Part::StdinEnd(_) => To::StdinClosed(true),
+        Part::Resize(window) => To::Resize(size(window)),
+        Part::Signal(signal) => To::Signal(signal),
+    };
+    Some(lifecycle::ExecRequest { part: Some(part) })
+}
+
+fn exec_output(message: lifecycle::ExecResponse) -> pb::ExecResponse {
+    use common::exit_status::How;
+    use lifecycle::exec_response::Part as From;
+    use pb::exec_response::Part;
+    let part = message.part.map(|part| match part {
+        From::Started(_) => Part::Started(pb::ExecStarted {}),
+        From::Stdout(data) => Part::Stdout(data),
+        From::Stderr(data) => Part::Stderr(data),
+        From::Exit(status) => {
+            let how = status.how.map(|how| match how {
+                How::Code(code) => pb::exit_status::How::Code(code),
+                How::Signal(signal) => pb::exit_status::How::Signal(signal),
+            });
+            Part::Exit(pb::ExitStatus { how })
+        }
     });
-    Ok(tokio_stream::once(start).chain(rest))
+    pb::ExecResponse { part }
+}
+
+fn console_input(message: pb::ConsoleRequest) -> Option<lifecycle::ConsoleRequest> {
+    use lifecycle::console_request::Part as To;
+    use pb::console_request::Part;
+    let part = match message.part? {
+        Part::Start(_) => return None,
+        Part::Stdin(data) => To::Stdin(data),
+        Part::Resize(window) => To::Resize(size(window)),
+    };
+    Some(lifecycle::ConsoleRequest { part: Some(part) })
+}
+
+fn console_output(message: lifecycle::ConsoleResponse) -> pb::ConsoleResponse {
+    pb::ConsoleResponse { output: message.output }
+}
+
+/// A session's input: its start, and what the caller says after that.
+fn input<T: Send + 'static, U: Send + 'static>(
+    start: U,
+    rest: Streaming<T>,
+    parse: fn(T) -> Option<U>,
+) -> impl Stream<Item = U> + Send + 'static {
+    tokio_stream::once(start).chain(rest.map_while(Result::ok).filter_map(parse))
 }
 
 /// What lifecycle answers, as the caller hears it.
-fn answers<T: Send + 'static>(
+fn answers<T: Send + 'static, U: Send + 'static>(
     opened: Result<Response<Streaming<T>>, Status>,
-) -> Result<Answers<T>, Fault> {
+    render: fn(T) -> U,
+) -> Result<Response<Answers<U>>, Status> {
     let fault = |status| fault_of("lifecycle", &status);
     let answers = opened.map_err(fault)?.into_inner();
-    Ok(Box::pin(answers.map(move |message| message.map_err(|s| fault(s).into()))))
+    let answers = answers.map(move |message| message.map(render).map_err(|s| fault(s).into()));
+    Ok(Response::new(Box::pin(answers)))
 }
 
-pub(super) async fn exec(
-    coordinator: &Coordinator,
-    mut stream: Streaming<pb::ExecRequest>,
-) -> Result<Answers<lifecycle::ExecResponse>, Fault> {
-    use lifecycle::exec_request::Part;
-    let begin = first(&mut stream).await?;
-    let ct = must_run(coordinator, &*coordinator.resolve(&begin.ct)?)?;
-    let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
-    let requests = requests(ct, begin.request, rest, |request| match &mut request.part {
-        Some(Part::Start(start)) => Some(&mut start.ct),
-        _ => None,
-    })?;
-    answers(coordinator.services().lifecycle.clone().exec(requests).await)
-}
+#[tonic::async_trait]
+impl SessionService for Api {
+    type ExecStream = Answers<pb::ExecResponse>;
 
-pub(super) async fn console(
-    coordinator: &Coordinator,
-    mut stream: Streaming<pb::ConsoleRequest>,
-) -> Result<Answers<lifecycle::ConsoleResponse>, Fault> {
-    use lifecycle::console_request::Part;
-    let begin = first(&mut stream).await?;
-    // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
-    let ct = coordinator.resolve(&begin.ct)?.id;
-    let rest = stream.map_while(Result::ok).filter_map(|message| message.request);
-    let requests = requests(ct, begin.request, rest, |request| match &mut request.part {
-        Some(Part::Start(start)) => Some(&mut start.ct),
-        _ => None,
-    })?;
-    answers(coordinator.services().lifecycle.clone().console(requests).await)
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        use lifecycle::exec_request::Part;
+        let principal = ves_daemon::principal(&request);
+        let mut stream = request.into_inner();
+        let Some(pb::exec_request::Part::Start(start)) = first(&mut stream).await?.part else {
+            return Err(no_start().into());
+        };
+        let pb::ExecStart { container, argv, env, bare_env, tty } = start;
+        let record = self.container(&principal, "start.container", &container)?;
+        let ct = must_run(&self.0, &record)?.get();
+        let tty = tty.map(size);
+        let start = Part::Start(lifecycle::ExecStart { ct, argv, env, tty, bare_env });
+        let start = lifecycle::ExecRequest { part: Some(start) };
+        let requests = input(start, stream, exec_input);
+        answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)
+    }
+
+    type ConsoleStream = Answers<pb::ConsoleResponse>;
+
+    async fn console(
+        &self,
+        request: Request<Streaming<pb::ConsoleRequest>>,
+    ) -> Result<Response<Self::ConsoleStream>, Status> {
+        use lifecycle::console_request::Part;
+        let principal = ves_daemon::principal(&request);
+        let mut stream = request.into_inner();
+        let Some(pb::console_request::Part::Start(start)) = first(&mut stream).await?.part else {
+            return Err(no_start().into());
+        };
+        let pb::ConsoleStart { container, size: window, scrollback_only } = start;
+        // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
+        let ct = self.container(&principal, "start.container", &container)?.id.get();
+        let size = window.map(size);
+        let start = Part::Start(lifecycle::ConsoleStart { ct, size, scrollback_only });
+        let start = lifecycle::ConsoleRequest { part: Some(start) };
+        let requests = input(start, stream, console_input);
+        answers(self.0.services().lifecycle.clone().console(requests).await, console_output)
+    }
 }

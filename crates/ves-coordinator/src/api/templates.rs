@@ -4,85 +4,218 @@ use std::time::Duration;
 
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
-use ves_proto::coordinator::template_service_server::TemplateService;
-use ves_proto::{Fault, coordinator as pb, storage};
+use ves_proto::api as pb;
+use ves_proto::api::template_service_server::TemplateService;
+use ves_proto::public::timestamp;
+use ves_proto::{Fault, Reason, storage};
 use ves_types::TemplateName;
 
-use super::{Answers, Api, caller};
-use crate::operation::kinds;
+use super::page::Page;
+use super::reach::caller;
+use super::{Answers, Api};
+use crate::container::given::read_template;
+use crate::operation::kinds::Action;
+use crate::operation::kinds::template_build::{TemplateBuild, parse_suite};
 use crate::services::{ask, fault_of};
+use crate::wrong::{Wrong, known};
 
 /// How long a list or a removal may take.
 const SHORT: Duration = Duration::from_secs(60);
+
+/// The greatest page of templates.
+const PAGE: usize = 1000;
 
 fn failed(status: &Status) -> Status {
     fault_of("storage", status).into()
 }
 
-fn parse_name(name: &str) -> Result<TemplateName, Fault> {
-    if name.is_empty() {
-        return Err(Fault::missing("name"));
+const fn render_init(init: storage::InitSystem) -> pb::InitSystem {
+    match init {
+        storage::InitSystem::Unspecified => pb::InitSystem::Unspecified,
+        storage::InitSystem::Systemd => pb::InitSystem::Systemd,
+        storage::InitSystem::Sysvinit => pb::InitSystem::Sysvinit,
+        storage::InitSystem::Other => pb::InitSystem::Other,
     }
-    name.parse().map_err(|e| Fault::bad_value("name", &e))
+}
+
+const fn parse_init(init: pb::InitSystem) -> storage::InitSystem {
+    match init {
+        pb::InitSystem::Unspecified => storage::InitSystem::Unspecified,
+        pb::InitSystem::Systemd => storage::InitSystem::Systemd,
+        pb::InitSystem::Sysvinit => storage::InitSystem::Sysvinit,
+        pb::InitSystem::Other => storage::InitSystem::Other,
+    }
+}
+
+fn render(template: storage::Template) -> pb::Template {
+    let init = render_init(template.init());
+    let storage::Template {
+        name,
+        content_bytes,
+        content_inodes,
+        allocated_bytes,
+        init: _,
+        sha256,
+        os,
+        created_unix,
+        notes,
+    } = template;
+    pb::Template {
+        name: format!("templates/{name}"),
+        os,
+        init: init.into(),
+        sha256,
+        content_bytes,
+        content_inodes,
+        create_time: Some(timestamp(created_unix.saturating_mul(1000))),
+        allocated_bytes,
+        notes,
+    }
+}
+
+/// A piece of what is imported, as storage takes it; `None` ends it there, where storage says what is wrong.
+fn piece(message: pb::ImportTemplateRequest) -> storage::ImportTemplateRequest {
+    use pb::import_template_request::Part;
+    use storage::import_template_request::Part as To;
+    let part = message.part.map(|part| match part {
+        Part::Data(data) => To::Data(data),
+        Part::Header(header) => {
+            let pb::ImportTemplateHeader { name, sha256, owner_mappings, squash_owners } = header;
+            let name = name.strip_prefix("templates/").unwrap_or(&name).to_owned();
+            let map = |m: pb::OwnerMapping| storage::OwnerMap { from: m.from, to: m.to };
+            let map_owners = owner_mappings.into_iter().map(map).collect();
+            To::Header(storage::ImportTemplateHeader { name, sha256, map_owners, squash_owners })
+        }
+    });
+    storage::ImportTemplateRequest { part }
+}
+
+fn progress(message: storage::TemplateProgress) -> pb::ImportTemplateResponse {
+    use pb::import_template_response::Is;
+    use storage::template_progress::Is as From;
+    let is = message.is.map(|is| match is {
+        From::Progress(p) => {
+            Is::Progress(pb::Progress { message: p.what, done: p.done, total: p.total })
+        }
+        From::Template(template) => Is::Template(render(template)),
+    });
+    pb::ImportTemplateResponse { is }
+}
+
+impl Api {
+    async fn templates(&self) -> Result<Vec<storage::Template>, Fault> {
+        let mut client = self.0.services().storage.clone();
+        let call = client.list_templates(storage::ListTemplatesRequest {});
+        let mut templates = ask("storage", SHORT, call).await?.templates;
+        templates.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(templates)
+    }
 }
 
 #[tonic::async_trait]
 impl TemplateService for Api {
+    async fn get_template(
+        &self,
+        request: Request<pb::GetTemplateRequest>,
+    ) -> Result<Response<pb::Template>, Status> {
+        let name = read_template("name", &request.get_ref().name)?;
+        let all = self.templates().await?;
+        let found = all.into_iter().find(|template| template.name == name.as_str());
+        let unknown = || {
+            let message = format!("there is no template {name}");
+            Fault::new(Reason::TemplateUnknown, message).fact("template", &name)
+        };
+        Ok(Response::new(render(found.ok_or_else(unknown)?)))
+    }
+
+    async fn list_templates(
+        &self,
+        request: Request<pb::ListTemplatesRequest>,
+    ) -> Result<Response<pb::ListTemplatesResponse>, Status> {
+        let pb::ListTemplatesRequest { page_size, page_token } = request.into_inner();
+        let mut wrong = Wrong::default();
+        let page = Page::read(page_size, &page_token, (PAGE, PAGE), &["templates"], &mut wrong);
+        wrong.end()?;
+        let Some(page) = page else { return Err(Fault::missing("page_size").into()) };
+        let mut all = self.templates().await?;
+        all.retain(|template| page.after.as_ref().is_none_or(|after| template.name > *after));
+        let more = all.len() > page.size;
+        all.truncate(page.size);
+        let next_page_token = match all.last() {
+            Some(last) if more => page.token(&last.name),
+            _ => String::new(),
+        };
+        let templates = all.into_iter().map(render).collect();
+        Ok(Response::new(pb::ListTemplatesResponse { templates, next_page_token }))
+    }
+
     async fn build_template(
         &self,
         request: Request<pb::BuildTemplateRequest>,
     ) -> Result<Response<pb::Operation>, Status> {
-        let caller = caller("BuildTemplate", &request, |r| &mut r.request_id)?;
-        let build = request.into_inner().build.ok_or_else(|| Fault::missing("build"))?;
-        let action = kinds::template_build::admit(build)?;
-        Ok(Response::new(self.0.build_template(caller, action).await?))
+        let mut wrong = Wrong::default();
+        let caller = wrong.take(caller(&request));
+        let pb::BuildTemplateRequest { name, suite, init, packages, request_id: _ } =
+            request.into_inner();
+        let name: Option<TemplateName> = wrong.take(read_template("name", &name));
+        let suite = wrong.take(parse_suite(&suite));
+        let init = wrong.take(known("init", init)).map(parse_init).unwrap_or_default();
+        wrong.end()?;
+        let (Some(caller), Some(name), Some(suite)) = (caller, name, suite) else {
+            return Err(Fault::missing("name").into());
+        };
+        let action =
+            Action::TemplateBuild(TemplateBuild { name, suite, init: init.into(), packages });
+        Ok(self.shown(&self.0.build_template(caller, action).await?))
     }
 
-    type ImportTemplateStream = Answers<storage::TemplateProgress>;
+    type ImportTemplateStream = Answers<pb::ImportTemplateResponse>;
 
     async fn import_template(
         &self,
-        request: Request<Streaming<storage::ImportTemplateRequest>>,
+        request: Request<Streaming<pb::ImportTemplateRequest>>,
     ) -> Result<Response<Self::ImportTemplateStream>, Status> {
+        use pb::import_template_request::Part;
+        let mut archive = request.into_inner();
+        let first = archive.message().await?.unwrap_or_default();
+        let Some(Part::Header(header)) = &first.part else {
+            let message = "the first message of an import is its header";
+            return Err(Fault::new(Reason::MissingField, message).fact("field", "header").into());
+        };
+        read_template("header.name", &header.name)?;
         // A caller that breaks off ends the archive, whose header or own end then says that it is
         // not whole.
-        let archive = request.into_inner().map_while(Result::ok);
+        let archive = tokio_stream::once(first).chain(archive.map_while(Result::ok)).map(piece);
         let answer = self.0.services().storage.clone().import_template(archive).await;
-        let progress = answer.map_err(|s| failed(&s))?.into_inner();
-        Ok(Response::new(Box::pin(progress.map(|m| m.map_err(|s| failed(&s))))))
+        let told = answer.map_err(|s| failed(&s))?.into_inner();
+        let told = told.map(|message| message.map(progress).map_err(|s| failed(&s)));
+        Ok(Response::new(Box::pin(told)))
     }
 
-    type ExportTemplateStream = Answers<storage::ExportTemplateResponse>;
+    type ExportTemplateStream = Answers<pb::ExportTemplateResponse>;
 
     async fn export_template(
         &self,
-        request: Request<storage::ExportTemplateRequest>,
+        request: Request<pb::ExportTemplateRequest>,
     ) -> Result<Response<Self::ExportTemplateStream>, Status> {
-        let request = request.into_inner();
-        parse_name(&request.name)?;
+        let name = read_template("name", &request.get_ref().name)?.as_str().to_owned();
+        let request = storage::ExportTemplateRequest { name };
         let answer = self.0.services().storage.clone().export_template(request).await;
         let archive = answer.map_err(|s| failed(&s))?.into_inner();
-        Ok(Response::new(Box::pin(archive.map(|m| m.map_err(|s| failed(&s))))))
+        let piece =
+            |m: storage::ExportTemplateResponse| pb::ExportTemplateResponse { data: m.data };
+        let archive = archive.map(move |m| m.map(piece).map_err(|s| failed(&s)));
+        Ok(Response::new(Box::pin(archive)))
     }
 
     async fn delete_template(
         &self,
         request: Request<pb::DeleteTemplateRequest>,
     ) -> Result<Response<pb::DeleteTemplateResponse>, Status> {
-        let name = parse_name(&request.into_inner().name)?.as_str().to_owned();
+        let name = read_template("name", &request.get_ref().name)?.as_str().to_owned();
         let mut client = self.0.services().storage.clone();
         let call = client.remove_template(storage::RemoveTemplateRequest { name });
         ask("storage", SHORT, call).await?;
         Ok(Response::new(pb::DeleteTemplateResponse {}))
-    }
-
-    async fn list_templates(
-        &self,
-        _request: Request<pb::ListTemplatesRequest>,
-    ) -> Result<Response<pb::ListTemplatesResponse>, Status> {
-        let mut client = self.0.services().storage.clone();
-        let call = client.list_templates(storage::ListTemplatesRequest {});
-        let templates = ask("storage", SHORT, call).await?.templates;
-        Ok(Response::new(pb::ListTemplatesResponse { templates }))
     }
 }

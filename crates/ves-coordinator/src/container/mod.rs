@@ -3,6 +3,8 @@
 
 pub mod cache;
 pub mod defaults;
+pub mod given;
+pub mod meta;
 pub mod observed;
 pub mod plan;
 pub mod record;

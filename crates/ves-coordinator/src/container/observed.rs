@@ -56,6 +56,8 @@ pub struct ProcessSeen {
     pub end: Option<ExitCause>,
     /// The exit status, or 128 and the signal, of the last init.
     pub end_status: Option<u32>,
+    /// The signal that ended the last init, where one did.
+    pub end_signal: Option<u32>,
     /// How often they ended.
     pub incarnation: u64,
     /// The node's pid of init.

@@ -11,6 +11,7 @@ use ves_types::{
     RestartPolicy, SnapshotId, SnapshotName,
 };
 
+use super::meta::Meta;
 use super::observed::ProcessSeen;
 use super::retry::Retry;
 use super::spec::Spec;
@@ -104,6 +105,9 @@ pub struct Record {
     pub reserved: Reserved,
     /// What the change under way wants of its snapshots; storage knows which there are.
     pub snapshot: Option<SnapshotWish>,
+    /// What of it is no matter of any service.
+    #[serde(default)]
+    pub meta: Meta,
     /// That it is started again, or was, after it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
@@ -121,12 +125,21 @@ pub struct Reserved {
     pub spec: Option<Box<Spec>>,
     /// What it ran with, where that differed from what was saved.
     pub running: Option<Box<Spec>>,
+    /// What of it was no matter of any service, where the change is one of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Box<Meta>>,
 }
 
 impl Record {
     /// What it runs with.
     pub fn effective(&self) -> &Spec {
         self.running.as_ref().unwrap_or(&self.spec)
+    }
+
+    /// What stands for what it should be now: another one is of before or after a change.
+    pub fn etag(&self) -> String {
+        let uid = self.uid.simple().to_string();
+        format!("{:x}-{}", self.generation.0, uid.get(20..).unwrap_or(&uid))
     }
 
     /// The host name that somebody gave it; none: it has the one it would have anyhow, unless it gives
@@ -204,6 +217,16 @@ impl Record {
         }
     }
 
+    /// Gives it this, from the next generation on.
+    pub fn set_meta(&mut self, meta: Meta) {
+        if self.meta == meta {
+            return;
+        }
+        self.generation = self.generation.next();
+        let before = std::mem::replace(&mut self.meta, meta);
+        self.reserved.meta.get_or_insert(Box::new(before));
+    }
+
     /// Makes it want this of its snapshots from the next generation on.
     pub fn want_snapshot(&mut self, wish: Option<SnapshotWish>) {
         self.generation = self.generation.next();
@@ -220,6 +243,7 @@ impl Record {
     pub fn forget_before(&mut self) {
         self.reserved.spec = None;
         self.reserved.running = None;
+        self.reserved.meta = None;
     }
 
     /// What was saved and what it ran with before the change under way.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_proto::{Fault, Reason};
 use ves_types::{CtId, NodeName};
 
 use super::kinds::{Action, Stage};
@@ -35,6 +35,8 @@ pub struct RequestKey {
 pub struct Caller {
     /// The user's name or id.
     pub principal: String,
+    /// For whom that one asks, as far as it said.
+    pub on_behalf_of: Option<String>,
     /// Where the request has an id.
     pub request: Option<RequestKey>,
 }
@@ -65,7 +67,7 @@ impl Cause {
 impl Caller {
     /// The coordinator itself.
     pub fn own(cause: Cause) -> Self {
-        Self { principal: cause.principal().to_owned(), request: None }
+        Self { principal: cause.principal().to_owned(), on_behalf_of: None, request: None }
     }
 }
 
@@ -122,6 +124,15 @@ pub struct OpRecord {
     pub ended_unix_ms: Option<i64>,
     /// Who asked.
     pub principal: String,
+    /// For whom that one asked, as far as it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+    /// The project of the container worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// It only plans; such a one is not kept.
+    #[serde(skip)]
+    pub validate_only: bool,
     /// The request it came by, where that had an id.
     pub request: Option<RequestKey>,
     /// What it is doing now; not kept.
@@ -141,9 +152,15 @@ pub struct Progress {
 }
 
 impl OpRecord {
+    /// Why the coordinator began it, where it did.
+    pub fn cause(&self) -> Option<Cause> {
+        let own = Cause::ALL.into_iter().find(|c| c.principal() == self.principal);
+        own.filter(|_| self.request.is_none())
+    }
+
     /// Whether the coordinator began it, so that nobody knows of it who did not look.
     pub fn is_own(&self) -> bool {
-        self.request.is_none() && Cause::ALL.iter().any(|c| c.principal() == self.principal)
+        self.cause().is_some()
     }
 
     /// A new operation of a node, not stored yet.
@@ -154,7 +171,7 @@ impl OpRecord {
         caller: Caller,
         clock: &dyn Clock,
     ) -> Self {
-        let Caller { principal, request } = caller;
+        let Caller { principal, on_behalf_of, request } = caller;
         Self {
             id: OpId(clock.new_id().to_string()),
             action,
@@ -170,6 +187,9 @@ impl OpRecord {
             started_unix_ms: clock.now_ms(),
             ended_unix_ms: None,
             principal,
+            on_behalf_of,
+            project: None,
+            validate_only: false,
             request,
             progress: Progress::default(),
         }
@@ -192,48 +212,5 @@ impl OpRecord {
         let kind = self.action.kind().name();
         let message = format!("{kind} was cancelled and what it did was taken back");
         Fault::new(Reason::Cancelled, message).fact("operation", &self.id)
-    }
-
-    /// As the public API shows it.
-    pub fn render(&self) -> pb::Operation {
-        let Self {
-            id,
-            action,
-            node: _,
-            ct,
-            state,
-            stage: _,
-            undoing: _,
-            cancel: _,
-            steps,
-            warnings,
-            fault,
-            started_unix_ms,
-            ended_unix_ms,
-            principal,
-            request: _,
-            progress,
-        } = self;
-        let state = match state {
-            OpState::Running => pb::OperationState::Running,
-            OpState::Succeeded => pb::OperationState::Succeeded,
-            OpState::Failed => pb::OperationState::Failed,
-            OpState::Cancelled => pb::OperationState::Cancelled,
-        };
-        let Progress { what, done, total } = progress.clone();
-        pb::Operation {
-            id: id.0.clone(),
-            kind: action.kind().name().to_owned(),
-            ct: ct.map_or(0, CtId::get),
-            state: state.into(),
-            progress: Some(ves_proto::common::Progress { what, done, total }),
-            steps: steps.clone(),
-            warnings: warnings.clone(),
-            fault: fault.as_ref().map(|p| p.fault().to_message()),
-            started_unix_ms: *started_unix_ms,
-            ended_unix_ms: ended_unix_ms.unwrap_or(0),
-            principal: principal.clone(),
-            snapshot: action.kind().snapshot().map(String::from).unwrap_or_default(),
-        }
     }
 }

@@ -94,11 +94,16 @@ pub(crate) fn seen_process(container: &lifecycle::Container) -> ProcessSeen {
             How::Code(code) => *code,
             How::Signal(signal) => signal.saturating_add(128),
         });
+    let end_signal = match container.end_status.as_ref().and_then(|s| s.how.as_ref()) {
+        Some(How::Signal(signal)) => Some(*signal),
+        Some(How::Code(_)) | None => None,
+    };
     ProcessSeen {
         generation: Generation(container.generation),
         phase: parse_phase(container.phase()).unwrap_or_default(),
         end: parse_exit_cause(container.end()),
         end_status,
+        end_signal,
         incarnation: container.incarnation,
         init_pid: container.init_pid,
         started_unix_ms: (container.started_unix_ms > 0).then_some(container.started_unix_ms),

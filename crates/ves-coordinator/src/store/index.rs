@@ -2,18 +2,16 @@
 //!
 //! Never here: when a change is stored ([`super::state`]), or what it should be.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ves_proto::{Fault, Reason};
 use ves_types::{CtAddress, CtId, CtName, Generation, IdSlot};
 
+use super::changes::Changes;
 use super::{Compare, Key, Kind, Transaction, record};
 use crate::container::record::{Record, RunState};
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
-
-/// How many events a watcher may be behind before it is told everything anew.
-const EVENTS: usize = 8192;
 
 /// The fact that says which generations were used by containers that are gone.
 pub(super) const FLOOR: &str = "generation_floor";
@@ -89,8 +87,10 @@ pub struct Index {
     requests: HashMap<String, OpId>,
     at_work: HashMap<CtId, OpId>,
     facts: HashMap<String, String>,
-    events: VecDeque<(u64, CtId)>,
-    pub(super) revision: u64,
+    /// Changes of containers.
+    pub(super) changes: Changes<CtId>,
+    /// Changes of operations.
+    pub(super) operation_changes: Changes<OpId>,
 }
 
 impl Index {
@@ -110,13 +110,10 @@ impl Index {
     /// # Errors
     /// As [`Self::container`], or `BAD_VALUE`.
     pub fn resolve(&self, text: &str) -> Result<&Arc<Record>, Fault> {
-        if text.is_empty() {
-            return Err(Fault::missing("ct"));
-        }
         if text.bytes().all(|b| b.is_ascii_digit()) {
-            return self.container(text.parse().map_err(|e| Fault::bad_value("ct", &e))?);
+            return self.container(text.parse().map_err(|e| Fault::bad_value("name", &e))?);
         }
-        let name: CtName = text.parse().map_err(|e| Fault::bad_value("ct", &e))?;
+        let name: CtName = text.parse().map_err(|e| Fault::bad_value("name", &e))?;
         let ct = self.claims.get(&Claim::Name(name.clone())).ok_or_else(|| unknown(&name))?;
         self.container(*ct)
     }
@@ -277,30 +274,14 @@ impl Index {
         self.facts.get(name).map(String::as_str)
     }
 
-    /// The newest event's revision.
-    pub const fn revision(&self) -> u64 {
-        self.revision
+    /// The last changes of containers.
+    pub const fn changes(&self) -> &Changes<CtId> {
+        &self.changes
     }
 
-    /// Containers that changed after `revision`, each once, and the revision that leads to; `None`
-    /// where that is not known any more.
-    pub fn changed_since(&self, revision: u64) -> Option<(Vec<CtId>, u64)> {
-        // What is before the oldest event in memory is known only up to that event.
-        let known_from = self.events.front().map_or(self.revision, |(r, _)| r.saturating_sub(1));
-        if revision < known_from || revision > self.revision {
-            return None;
-        }
-        let later = self.events.partition_point(|(r, _)| *r <= revision);
-        let changed: BTreeSet<CtId> = self.events.range(later..).map(|(_, ct)| *ct).collect();
-        Some((changed.into_iter().collect(), self.revision))
-    }
-
-    pub(super) fn event(&mut self, ct: CtId) {
-        self.revision = self.revision.saturating_add(1);
-        self.events.push_back((self.revision, ct));
-        if self.events.len() > EVENTS {
-            self.events.pop_front();
-        }
+    /// The last changes of operations.
+    pub const fn operation_changes(&self) -> &Changes<OpId> {
+        &self.operation_changes
     }
 
     /// What a change makes of it, but for the events.

@@ -38,9 +38,11 @@ pub fn migrate(
             (Kind::Operation, 1) => before.extend(operation_2(fields)),
             _ => {}
         }
-        match key.kind {
-            Kind::Container => container_3(fields, node, new_uid()),
-            Kind::Operation => operation_3(fields, node),
+        match (key.kind, *version) {
+            (Kind::Container, 1 | 2) => container_3(fields, node, new_uid()),
+            (Kind::Operation, 1 | 2) => operation_3(fields, node),
+            (Kind::Operation, 3) => operation_4(fields),
+            // Version 4 has more of a container, which an earlier release would drop; what is not there is empty.
             _ => {}
         }
     }
@@ -139,6 +141,13 @@ fn operation_3(fields: &mut Map<String, Value>, node: &NodeName) {
     fields.insert("request".to_owned(), json!(request));
 }
 
+/// The digest of version 3 was of a call that cannot be made any more.
+fn operation_4(fields: &mut Map<String, Value>) {
+    if let Some(request) = fields.get_mut("request").and_then(Value::as_object_mut) {
+        request.insert("digest".to_owned(), Value::Null);
+    }
+}
+
 /// The stages that version 1 counted, by the names of version 2.
 fn stages_1(action: &Value) -> &'static [&'static str] {
     let is = |field: &str| action.get(field) == Some(&json!(true));
@@ -213,6 +222,18 @@ mod tests {
         let request = json!({ "id": "root/order-1", "digest": null });
         assert_eq!(record_of(&rows[1]), json!({ "ct": 101, "node": "n1", "request": request }));
         assert_eq!(record_of(&rows[2]), json!({ "ct": 101, "node": "n1", "request": null }));
+    }
+
+    #[test]
+    fn a_request_of_the_earlier_api_is_known_by_its_id() {
+        let request = json!({ "id": "root/order-1", "digest": "ab" });
+        let (rows, _) = migrated(vec![
+            row(Kind::Operation, "x", 3, json!({ "ct": 101, "request": request })),
+            row(Kind::Operation, "y", 3, json!({ "ct": 101, "request": null })),
+        ]);
+        let request = json!({ "id": "root/order-1", "digest": null });
+        assert_eq!(record_of(&rows[0]), json!({ "ct": 101, "request": request }));
+        assert_eq!(record_of(&rows[1]), json!({ "ct": 101, "request": null }));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! all, and only where what it compares is as expected; several are synced together. It does not know
 //! what is in the rows; [`record`] does. Never here: decisions.
 
+pub mod changes;
 pub mod embedded;
 pub mod index;
 pub mod memory;

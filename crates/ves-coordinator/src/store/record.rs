@@ -9,7 +9,7 @@ use ves_proto::{Fault, Reason};
 use super::Key;
 
 /// The version this build writes, and the only one it reads; [`super::migrate`] makes it of earlier ones.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,9 +75,9 @@ mod tests {
             &b""[..],
             b"{",
             b"\xff\xfe",
-            b"{\"version\":4,\"record\":\"x\"}",
-            b"{\"version\":3,\"record\":7}",
-            b"{\"version\":3}",
+            b"{\"version\":5,\"record\":\"x\"}",
+            b"{\"version\":4,\"record\":7}",
+            b"{\"version\":4}",
         ] {
             let fault = read::<String>(&key, bad).expect_err("corrupt");
             assert_eq!(fault.reason, Reason::RecordCorrupt);

@@ -6,7 +6,7 @@
 //! again what is shown. Every change of a container is an event with a revision. Never here: calls to
 //! services, or what a change should be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use ves_proto::fault::chain;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Generation, NodeName};
 
+use super::changes::Departed;
 use super::index::{Change, Decided, FLOOR, Index, LAST_SLOT, load_row, transaction_of};
 use super::migrate::migrate;
 use super::{Store, StoreError, Transaction, all_rows};
@@ -74,15 +75,16 @@ impl State {
         // A store of the first release does not say which came last.
         let last_slot = index.fact(LAST_SLOT).and_then(|s| s.parse().ok());
         index.last_slot = last_slot.or_else(|| index.greatest_slot()).unwrap_or(0);
-        index.revision = starts.saturating_add(1) << 32;
-        let revision = index.revision;
+        let revision = starts.saturating_add(1) << 32;
+        index.changes.begin_after(revision);
+        index.operation_changes.begin_after(revision);
         let state = Self {
             store,
             ahead: Mutex::new(Ahead { index: index.clone(), pending: vec![] }),
             committing: Mutex::new(()),
             index: RwLock::new(index),
             revision: watch::Sender::new(revision),
-            operations: watch::Sender::new(0),
+            operations: watch::Sender::new(revision),
         };
         state.transact(|index, change| {
             change.facts.push((STARTS, starts.saturating_add(1).to_string()));
@@ -189,27 +191,45 @@ impl State {
 
     fn show(&self, change: &Decided) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.apply(change);
         let Decided { containers, gone, operations, expired, facts: _ } = change;
+        let ended = |ct: CtId| operations.iter().find(|op| op.ct == Some(ct))?.ended_unix_ms;
+        let departed = |ct: &CtId| {
+            let record = index.container(*ct).ok();
+            let uid = record.map(|record| record.uid);
+            let project = record.and_then(|record| record.meta.project.clone());
+            (*ct, Departed { uid, project, unix_ms: ended(*ct) })
+        };
+        let mut departed: BTreeMap<CtId, Departed> = gone.iter().map(departed).collect();
+        let forgotten = |id: &OpId| {
+            let project = index.operation(id).ok().and_then(|op| op.project.clone());
+            (id.clone(), Departed { project, ..Departed::default() })
+        };
+        let forgotten: Vec<_> = expired.iter().map(forgotten).collect();
+        index.apply(change);
         let touched = containers.iter().map(|record| record.id).chain(gone.iter().copied());
         let touched = touched.chain(operations.iter().filter_map(|op| op.ct));
         for ct in touched.collect::<BTreeSet<CtId>>() {
-            index.event(ct);
+            index.changes.push(ct, departed.remove(&ct));
         }
-        let revision = index.revision;
+        for op in operations {
+            index.operation_changes.push(op.id.clone(), None);
+        }
+        for (id, departed) in forgotten {
+            index.operation_changes.push(id, Some(departed));
+        }
+        let revision = index.changes.revision();
+        let operation_revision = index.operation_changes.revision();
         drop(index);
         self.revision.send_replace(revision);
-        if !operations.is_empty() || !expired.is_empty() {
-            self.operations.send_modify(|n| *n = n.wrapping_add(1));
-        }
+        self.operations.send_replace(operation_revision);
     }
 
     /// Tells watchers that what is seen of a container changed.
     pub fn touch(&self, ct: CtId) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if index.container(ct).is_ok() {
-            index.event(ct);
-            let revision = index.revision;
+            index.changes.push(ct, None);
+            let revision = index.changes.revision();
             drop(index);
             self.revision.send_replace(revision);
         }
@@ -223,8 +243,10 @@ impl State {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(op) = index.operations.get_mut(id) {
             update(Arc::make_mut(op));
+            index.operation_changes.push(id.clone(), None);
+            let revision = index.operation_changes.revision();
             drop(index);
-            self.operations.send_modify(|n| *n = n.wrapping_add(1));
+            self.operations.send_replace(revision);
         }
     }
 }

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use ves_proto::{common, coordinator as pb};
+use ves_proto::{api, common};
 
 use super::world::Ct;
 use crate::Sim;
+use crate::words as pb;
 
 fn usual<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -161,9 +161,9 @@ answer!(
     }
 );
 
-/// `STOPPED` of `CONTAINER_STATE_STOPPED`.
+/// `STOPPED` of `STATE_STOPPED`.
 fn short(name: &str) -> String {
-    name.rsplit_once("_STATE_").map_or(name, |(_, short)| short).to_owned()
+    name.trim_start_matches("STATE_").to_owned()
 }
 
 impl From<common::Limits> for Limits {
@@ -216,11 +216,11 @@ impl From<pb::Container> for Container {
 
 impl From<pb::Operation> for Operation {
     fn from(op: pb::Operation) -> Self {
-        let fault = |f: pb::Fault| Fault {
-            code: f.code,
-            reason: f.reason,
+        let fault = |f: ves_proto::Fault| Fault {
+            code: f.code().into(),
+            reason: f.reason_name().to_owned(),
             message: f.message,
-            facts: f.facts.into_iter().collect(),
+            facts: f.facts,
         };
         Self {
             state: short(op.state().as_str_name()),
@@ -292,10 +292,12 @@ pub fn operations(sim: &Sim) -> Vec<Operation> {
     let mut all = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = pb::ListOperationsRequest { page_size: 0, page_token };
+        let filter = String::new();
+        let request = api::ListOperationsRequest { page_size: 0, page_token, filter };
         let page = sim.block(sim.operations().list_operations(request)).expect("a page");
         let page = page.into_inner();
-        all.extend(page.operations.into_iter().map(Operation::from));
+        let page_operations = page.operations.into_iter().map(pb::Operation::from);
+        all.extend(page_operations.map(Operation::from));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             all.reverse();
@@ -304,27 +306,18 @@ pub fn operations(sim: &Sim) -> Vec<Operation> {
     }
 }
 
-/// What is stored, and the revision it has; without a look at the services.
-pub fn stored(sim: &Sim) -> (Answers, u64) {
-    let request = pb::WatchContainersRequest { resume_revision: 0 };
-    let stream = sim.block(sim.containers().watch_containers(request)).expect("watched");
-    let mut events = stream.into_inner();
-    let mut containers = Vec::new();
-    loop {
-        let event = sim.block(events.next()).expect("told").expect("an event");
-        assert!(event.initial && !event.deleted, "nothing changes meanwhile: {event:?}");
-        containers.push(Container::from(event.container.unwrap_or_default()));
-        if event.revision != 0 {
-            return (Answers { containers, operations: operations(sim) }, event.revision);
-        }
-    }
+/// What is stored; without a look at the services.
+pub fn stored(sim: &Sim) -> Answers {
+    let containers = sim.first_told().into_iter().map(Container::from).collect();
+    Answers { containers, operations: operations(sim) }
 }
 
 /// What the coordinator has led to so far; `kept`: what was stored when it began.
 pub fn outcome(sim: &Sim, kept: &Answers) -> Outcome {
-    let request = pb::ListContainersRequest::default();
+    let request = api::ListContainersRequest::default();
     let list = sim.block(sim.containers().list_containers(request)).expect("listed").into_inner();
-    let mut containers: Vec<_> = list.containers.into_iter().map(Container::from).collect();
+    let mut containers: Vec<_> =
+        list.containers.into_iter().map(|c| Container::from(pb::Container::from(c))).collect();
     for now in &mut containers {
         // How often something was tried is nobody's business.
         now.generation = 0;
@@ -412,9 +405,7 @@ impl Outcome {
 }
 
 fn snapshots(sim: &Sim, ct: u32) -> Vec<(String, String)> {
-    let request = pb::ListSnapshotsRequest { ct: ct.to_string() };
     // One that went meanwhile has none.
-    let answer = sim.block(sim.snapshots().list_snapshots(request));
-    let list = answer.map(|a| a.into_inner().snapshots).unwrap_or_default();
-    list.into_iter().map(|s| (s.id, s.name)).collect()
+    let list = sim.snapshots_of(&ct.to_string()).unwrap_or_default();
+    list.into_iter().map(|s| (pb::last(&s.name), s.title)).collect()
 }

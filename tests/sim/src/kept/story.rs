@@ -13,12 +13,13 @@ use ves_fake::id;
 use ves_proto::common::{Fence, Limits, UbcValue};
 use ves_proto::lifecycle::lifecycle_service_client::LifecycleServiceClient;
 use ves_proto::lifecycle::{EndReason, EnsureContainerRequest, Phase};
-use ves_proto::{Fault, Reason, coordinator as pb, storage};
+use ves_proto::{Fault, Reason, api};
 use ves_types::ExitCause;
 use ves_types::layout::Daemon;
 
 use crate::kept::world::{Volume, World};
 use crate::sim::Command;
+use crate::words as pb;
 use crate::{Mishap, Sim};
 
 pub(super) use check::check;
@@ -133,8 +134,7 @@ impl Story {
     }
 
     fn cancel(&self, op: &pb::Operation) {
-        let request = pb::CancelOperationRequest { id: op.id.clone() };
-        self.sim.block(self.sim.operations().cancel_operation(request)).expect("asked");
+        self.sim.cancel(&op.id).expect("asked");
     }
 
     fn idle(&self, ct: u32, state: pb::ContainerState) {
@@ -332,20 +332,17 @@ impl Story {
 
     fn templates(&self) {
         let begin = |name: &str, suite: &str| {
-            let build = storage::BuildTemplateRequest {
-                name: name.to_owned(),
-                suite: suite.to_owned(),
-                init: storage::InitSystem::Sysvinit.into(),
-                packages: words(&["openssh-server", "less"]),
-            };
             let n = self.requests.get();
             self.requests.set(n + 1);
-            let request_id = format!("kept-{n}");
-            let request = pb::BuildTemplateRequest { build: Some(build), request_id };
-            self.sim
-                .block(self.sim.templates().build_template(request))
-                .expect("begun")
-                .into_inner()
+            let request = api::BuildTemplateRequest {
+                name: format!("templates/{name}"),
+                suite: suite.to_owned(),
+                init: api::InitSystem::Sysvinit.into(),
+                packages: words(&["openssh-server", "less"]),
+                request_id: format!("kept-{n}"),
+            };
+            let begun = self.sim.block(self.sim.templates().build_template(request));
+            pb::Operation::from(begun.expect("begun").into_inner())
         };
         let ends = |op: &pb::Operation| self.sim.end_of(&op.id).state();
         assert_eq!(ends(&begin("bookworm", "bookworm")), pb::OperationState::Succeeded);

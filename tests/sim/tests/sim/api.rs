@@ -1,47 +1,105 @@
-//! The rest of the public API: lists and pages, watches, sessions, templates, accounting, the node;
-//! and that every RPC is named by a test.
+//! The rest of the public API: lists and pages, watches, usage, the node; and that every RPC is named by a test.
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
 use ves_fake::id;
-use ves_proto::coordinator as pb;
-use ves_proto::{Fault, Reason, common, lifecycle, storage};
+use ves_proto::api as pb;
+use ves_proto::{Fault, Reason};
 use ves_resources::rows::Usage;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::layout::Daemon;
 
-fn pages(sim: &Sim, size: u32, running_only: bool) -> Vec<Vec<u32>> {
+/// All pages of a list.
+fn pages(sim: &Sim, asked: &pb::ListContainersRequest) -> Vec<Vec<u32>> {
     let mut pages = Vec::new();
-    let mut page_token = String::new();
+    let mut request = asked.clone();
     loop {
-        let request = pb::ListContainersRequest { page_size: size, page_token, running_only };
-        let answer = sim.block(sim.containers().list_containers(request)).expect("a page");
-        let answer = answer.into_inner();
-        pages.push(answer.containers.iter().map(|c| c.id).collect());
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
+        let answer = sim.block(sim.containers().list_containers(request.clone()));
+        let answer = answer.expect("a page").into_inner();
+        pages.push(answer.containers.iter().map(|c| c.ct_id).collect());
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
             return pages;
         }
     }
 }
 
+fn list(page_size: i32, filter: &str, order_by: &str) -> pb::ListContainersRequest {
+    let (filter, order_by) = (filter.to_owned(), order_by.to_owned());
+    pb::ListContainersRequest { page_size, filter, order_by, ..Default::default() }
+}
+
+fn bad_list(sim: &Sim, request: pb::ListContainersRequest) -> Fault {
+    Fault::from(sim.block(sim.containers().list_containers(request)).expect_err("bad"))
+}
+
+fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
+    Some(prost_types::FieldMask { paths: paths.iter().map(|p| (*p).to_owned()).collect() })
+}
+
 #[test]
 fn lists_and_pages() {
     let sim = Sim::new();
-    assert_eq!(pages(&sim, 0, false), [Vec::<u32>::new()]);
-    for id in [300, 101, 205] {
-        sim.run(&Command::create(id, |_| {})).expect("created");
+    assert_eq!(pages(&sim, &list(0, "", "")), [Vec::<u32>::new()]);
+    for (id, name) in [(300, "b"), (101, "c"), (205, "a")] {
+        sim.run(&Command::create(id, |s| s.name = name.into())).expect("created");
     }
-    assert_eq!(pages(&sim, 0, false), [[101, 205, 300]]);
-    assert_eq!(pages(&sim, 2, false), [vec![101, 205], vec![300]]);
-    assert_eq!(pages(&sim, 1, true), [Vec::<u32>::new()]);
+    assert_eq!(pages(&sim, &list(0, "", "")), [[101, 205, 300]]);
+    assert_eq!(pages(&sim, &list(2, "", "")), [vec![101, 205], vec![300]]);
+    assert_eq!(pages(&sim, &list(2, "", "ct_id desc")), [vec![300, 205], vec![101]]);
+    assert_eq!(pages(&sim, &list(1, "", "alias")), [[205], [300], [101]]);
+    assert_eq!(pages(&sim, &list(1, "", "alias desc")), [[101], [300], [205]]);
+    assert_eq!(pages(&sim, &list(1, "status.state=RUNNING", "")), [Vec::<u32>::new()]);
     sim.run(&Command::start("205")).expect("started");
-    assert_eq!(pages(&sim, 0, true), [[205]]);
-    let bad = pb::ListContainersRequest { page_token: "x".into(), ..Default::default() };
-    let fault = Fault::from(sim.block(sim.containers().list_containers(bad)).expect_err("bad"));
-    assert_eq!(fault.facts["field"], "page_token");
+    assert_eq!(pages(&sim, &list(0, "status.state=RUNNING", "")), [[205]]);
+    assert_eq!(pages(&sim, &list(1, "alias=b OR alias=c", "create_time")).concat().len(), 2);
+
+    let request = list(1, "NOT alias=a", "");
+    let first = sim.block(sim.containers().list_containers(request.clone())).expect("a page");
+    let first = first.into_inner();
+    assert_eq!((first.total_size, first.containers.len()), (2, 1));
+    let page_token = first.next_page_token;
+    let other = pb::ListContainersRequest { page_token: page_token.clone(), ..list(1, "", "") };
+    assert_eq!(bad_list(&sim, other).facts["field"], "page_token", "of another filter");
+    let other = pb::ListContainersRequest { order_by: "alias".into(), page_token, ..request };
+    assert_eq!(bad_list(&sim, other).facts["field"], "page_token", "of another order");
+
+    let wrong = pb::ListContainersRequest {
+        page_token: "x".into(),
+        read_mask: mask(&["nonsense"]),
+        ..list(-1, "nonsense=1", "nonsense")
+    };
+    let fields: Vec<_> = bad_list(&sim, wrong).violations.into_iter().map(|v| v.field).collect();
+    assert_eq!(fields, ["page_size", "page_token", "filter", "order_by", "read_mask"]);
+
+    let read_mask = mask(&["name", "status.state", "spec.limits.ubc.numproc"]);
+    let request = pb::ListContainersRequest { read_mask, ..list(1, "alias=a", "") };
+    let some = sim.block(sim.containers().list_containers(request)).expect("a page").into_inner();
+    let some = some.containers.into_iter().next().expect("one");
+    let (spec, status) = (some.spec.expect("some of it"), some.status.expect("some of it"));
+    assert_eq!((some.name.as_str(), some.ct_id, spec.hostname.as_str()), ("containers/205", 0, ""));
+    assert!(status.state() == pb::container_status::State::Running && status.init_pid.is_none());
+    assert!(spec.limits.and_then(|l| l.ubc).is_some_and(|ubc| ubc.numproc.is_some()));
+}
+
+#[test]
+fn several_by_name() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |s| s.name = "web".into())).expect("created");
+    sim.run(&Command::create(102, |_| {})).expect("created");
+    let get = |names: &[&str]| {
+        let names = names.iter().map(|n| (*n).to_owned()).collect();
+        let request = pb::BatchGetContainersRequest { names };
+        let answer = sim.block(sim.containers().batch_get_containers(request));
+        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+    };
+    let some = get(&["containers/102", "containers/7", "containers/web"]).expect("told");
+    let ids: Vec<_> = some.containers.iter().map(|c| c.ct_id).collect();
+    assert_eq!((ids, some.missing), (vec![102, 101], vec!["containers/7".to_owned()]));
+    assert_eq!(get(&["containers/101", "101"]).expect_err("no name").facts["field"], "names[1]");
+    assert_eq!(get(&[]).expect_err("none").reason, Reason::MissingField);
+    assert_eq!(get(&["containers/1"; 1001]).expect_err("many").facts["field"], "names");
 }
 
 #[test]
@@ -55,13 +113,15 @@ fn ten_thousand_containers() {
     let mut rows = Transaction::default();
     for n in 0..10_000_u32 {
         let id = CtId::try_from(101 + n).expect("valid");
-        let spec = pb::ContainerSpec { name: format!("c{n}"), ..Sim::spec("trixie") };
+        let spec = ves_sim::words::ContainerSpec { name: format!("c{n}"), ..Sim::spec("trixie") };
+        let given = ves_coordinator::container::given::parse(id, Some(spec.container()));
+        let (spec, meta) = given.expect("valid");
         let record = Record {
             id,
             uid: ves_coordinator::clock::Clock::new_id(&ves_coordinator::clock::SystemClock),
             node: "sim".parse().expect("a name"),
             slot: IdSlot::try_from(16 + n).expect("valid"),
-            spec: ves_coordinator::container::spec::parse(id, Some(spec)).expect("valid"),
+            spec,
             running: None,
             presence: Presence::Present,
             run: RunState::Stopped,
@@ -75,6 +135,7 @@ fn ten_thousand_containers() {
             problem: None,
             reserved: Reserved::default(),
             snapshot: None,
+            meta,
             retry: None,
         };
         let key = Key::container(id);
@@ -87,292 +148,233 @@ fn ten_thousand_containers() {
     sim.store().transact(&[rows]).expect("written");
     sim.start_daemon(Daemon::Coordinator);
     sim.until("it is back", || sim.get("c9999").is_ok());
-    let all = pages(&sim, 0, false);
-    assert_eq!(
-        all.iter().map(Vec::len).collect::<Vec<_>>(),
-        [[1000; 10].to_vec(), vec![0]].concat()
-    );
+    let all = pages(&sim, &list(0, "", ""));
+    assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [1000; 10]);
     let flat = all.concat();
     assert!(flat.is_sorted() && flat.len() == 10_000);
-    let request =
-        pb::ListContainersRequest { page_size: 50, page_token: "9000".into(), running_only: false };
-    let page = sim.block(sim.containers().list_containers(request)).expect("a page").into_inner();
-    assert_eq!(page.containers.len(), 50);
+    assert_eq!(pages(&sim, &list(2, "alias=\"c777*\"", "")).concat().len(), 11);
     assert_eq!(sim.run(&Command::create(0, |_| {})).expect("created").ct, 10_101);
 }
 
-async fn next(stream: &mut tonic::Streaming<pb::ContainerEvent>) -> pb::ContainerEvent {
-    stream.message().await.expect("told").expect("it goes on")
+type Told = pb::watch_containers_response::Event;
+
+/// A watch of containers.
+struct Watch<'a> {
+    sim: &'a Sim,
+    stream: tonic::Streaming<pb::WatchContainersResponse>,
+    token: String,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(sim: &'a Sim, resume_token: &str, filter: &str) -> Self {
+        let (resume_token, filter) = (resume_token.to_owned(), filter.to_owned());
+        let request = pb::WatchContainersRequest { resume_token, filter, ..Default::default() };
+        let stream = sim.block(sim.containers().watch_containers(request)).expect("watched");
+        Self { sim, stream: stream.into_inner(), token: String::new() }
+    }
+
+    fn next(&mut self) -> Told {
+        let told = self.sim.block(self.stream.message()).expect("told").expect("it goes on");
+        self.token = told.resume_token;
+        told.event.expect("something")
+    }
+
+    /// The next, in short.
+    fn said(&mut self) -> String {
+        match self.next() {
+            Told::Changed(container) => format!("{} changed", container.ct_id),
+            Told::Gone(gone) => format!("{} gone", gone.name),
+            Told::Reset(_) => "reset".to_owned(),
+            Told::Synced(_) => "synced".to_owned(),
+            Told::Heartbeat(_) => "heartbeat".to_owned(),
+        }
+    }
+
+    /// Until a container is told that is at rest in this state.
+    fn until(&mut self, state: pb::container_status::State) {
+        loop {
+            if let Told::Changed(container) = self.next() {
+                let status = container.status.expect("told");
+                if status.state() == state && status.operation.is_empty() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 #[test]
 fn watches_resume() {
+    use pb::container_status::State;
     let sim = Sim::new();
+    let mut watch = Watch::begin(&sim, "", "");
+    assert_eq!([watch.said(), watch.said()], ["reset", "synced"], "where nothing is");
     sim.run(&Command::create(101, |_| {})).expect("created");
-    let watch = |resume_revision| {
-        let request = pb::WatchContainersRequest { resume_revision };
-        let stream = sim.block(sim.containers().watch_containers(request)).expect("watched");
-        stream.into_inner()
-    };
-    let mut stream = watch(0);
-    let first = sim.block(next(&mut stream));
-    assert!(first.initial && !first.deleted);
-    assert_eq!(first.container.expect("it").id, 101);
+    let mut watch = Watch::begin(&sim, "", "");
+    assert_eq!([watch.said(), watch.said(), watch.said()], ["reset", "101 changed", "synced"]);
     sim.run(&Command::start("101")).expect("started");
-    let mut last = first.revision;
-    loop {
-        let event = sim.block(next(&mut stream));
-        assert!(event.revision > last && !event.initial);
-        last = event.revision;
-        let ct = event.container.expect("it");
-        if ct.state() == pb::ContainerState::Running && ct.operation.is_empty() {
-            break;
-        }
-    }
-    drop(stream);
+    watch.until(State::Running);
+    let token = watch.token.clone();
+    let uid = sim.get("101").expect("there").uid;
+    drop(watch);
     sim.run(&Command::create(102, |_| {})).expect("created");
     sim.run(&Command::stop("101")).expect("stopped");
     sim.run(&Command::delete("101")).expect("destroyed");
-    let mut stream = watch(last);
-    let events = [sim.block(next(&mut stream)), sim.block(next(&mut stream))];
-    let told: Vec<_> = events
-        .iter()
-        .map(|e| (e.container.as_ref().map_or(0, |c| c.id), e.deleted, e.initial))
-        .collect();
-    assert_eq!(told, [(101, true, false), (102, false, false)], "each once, as it is now");
-    assert_eq!(events[0].revision, last, "a break between the two loses neither");
-    assert!(events[1].revision > last);
+    let mut watch = Watch::begin(&sim, &token, "");
+    let Told::Gone(gone) = watch.next() else { unreachable!("it was destroyed") };
+    assert_eq!((gone.name.as_str(), gone.uid, gone.time.is_some()), ("containers/101", uid, true));
+    assert_eq!(watch.token, token, "a break between the two loses neither");
+    assert_eq!(watch.said(), "102 changed", "once, as it is now");
+    assert_ne!(watch.token, token);
+    let last = watch.token.clone();
+    // An id that is another's now: first that the one before is gone.
+    sim.run(&Command::delete("102")).expect("destroyed");
+    sim.run(&Command::create(102, |_| {})).expect("created");
+    let mut watch = Watch::begin(&sim, &last, "");
+    assert_eq!([watch.said(), watch.said()], ["containers/102 gone", "102 changed"]);
     // Of another life of the coordinator nothing is known: everything anew.
     sim.restart(Daemon::Coordinator);
     sim.until("it is back", || sim.get("102").is_ok());
-    let event = sim.block(async { next(&mut watch_again(&sim, events[1].revision).await).await });
-    assert!(event.initial && event.revision > events[1].revision);
-    assert_eq!(event.container.expect("it").id, 102);
-}
-
-async fn watch_again(sim: &Sim, resume_revision: u64) -> tonic::Streaming<pb::ContainerEvent> {
-    let request = pb::WatchContainersRequest { resume_revision };
-    sim.containers().watch_containers(request).await.expect("watched").into_inner()
-}
-
-fn exec_part(part: lifecycle::exec_request::Part) -> pb::ExecRequest {
-    let request = Some(lifecycle::ExecRequest { part: Some(part) });
-    pb::ExecRequest { ct: String::new(), request }
-}
-
-fn exec_start(ct: &str, argv: &[&str]) -> pb::ExecRequest {
-    let argv = argv.iter().map(|a| (*a).to_owned()).collect();
-    // The id inside is the coordinator's to fill in; another container's is not believed.
-    let start = lifecycle::ExecStart { ct: 999, argv, ..Default::default() };
-    pb::ExecRequest { ct: ct.to_owned(), ..exec_part(lifecycle::exec_request::Part::Start(start)) }
-}
-
-#[test]
-fn exec_is_piped_both_ways() {
-    use lifecycle::{exec_request as ask, exec_response as tell};
-    let sim = Sim::new();
-    sim.run(&Command::create(101, |s| s.name = "web".into())).expect("created");
-    let exec = |messages: Vec<pb::ExecRequest>| {
-        let stream = tokio_stream::iter(messages);
-        sim.block(async {
-            let answer = sim.containers().exec(stream).await.map_err(Fault::from)?;
-            let parts = answer.into_inner().map(|m| m.map_err(Fault::from)).collect::<Vec<_>>();
-            parts.await.into_iter().collect::<Result<Vec<_>, Fault>>()
-        })
-    };
-    let stopped = exec(vec![exec_start("web", &["cat"])]).expect_err("stopped");
-    assert_eq!(stopped.reason, Reason::NotRunning);
-    sim.run(&Command::start("101")).expect("started");
-    let chunk = vec![b'x'; 60_000];
-    let mut messages = vec![exec_start("web", &["cat", "-"])];
-    messages.extend((0..50).map(|_| exec_part(ask::Part::Stdin(chunk.clone().into()))));
-    messages.push(exec_part(ask::Part::StdinClosed(true)));
-    let parts = exec(messages).expect("run");
-    let mut bytes = 0;
-    let mut said = String::new();
-    for part in &parts {
-        match part.part.as_ref().expect("set") {
-            tell::Part::Stdout(data) => bytes += data.len(),
-            tell::Part::Stderr(data) => said = String::from_utf8_lossy(data).into_owned(),
-            tell::Part::Started(_) | tell::Part::Exit(_) => {}
-        }
+    for token in [last.as_str(), "nonsense"] {
+        let mut watch = Watch::begin(&sim, token, "");
+        assert_eq!([watch.said(), watch.said(), watch.said()], ["reset", "102 changed", "synced"]);
     }
-    assert_eq!((bytes, said.as_str()), (3_000_000, r#"101 ["cat", "-"]"#));
-    let exit = common::ExitStatus { how: Some(common::exit_status::How::Code(0)) };
-    assert_eq!(parts.last().and_then(|p| p.part.clone()), Some(tell::Part::Exit(exit)));
-    let unknown = exec(vec![exec_start("101", &["/no/such"])]).expect_err("unknown");
-    assert_eq!(unknown.reason, Reason::CommandUnknown);
-    let none = exec(vec![exec_start("7", &[])]).expect_err("unknown");
-    assert_eq!(none.reason, Reason::ContainerUnknown);
-    assert_eq!(exec(vec![]).expect_err("empty").reason, Reason::MissingField);
-    let no_start = pb::ExecRequest { ct: "101".into(), request: None };
-    assert_eq!(exec(vec![no_start]).expect_err("nothing").facts["field"], "start");
 }
 
 #[test]
-fn the_console_is_piped_both_ways() {
-    use lifecycle::console_request::Part;
+fn who_ceases_to_match_is_told_as_gone() {
     let sim = Sim::new();
-    sim.run(&Command::create(101, |_| {})).expect("created");
-    let part = |ct: &str, part| pb::ConsoleRequest {
-        ct: ct.to_owned(),
-        request: Some(lifecycle::ConsoleRequest { part: Some(part) }),
+    for id in [101, 102] {
+        sim.run(&Command::create(id, |_| {})).expect("created");
+    }
+    let describe = |ct: &str, text: &str| {
+        let spec = ves_sim::words::ContainerSpec { description: text.into(), ..Default::default() };
+        sim.run(&Command::set(ct, &["description"], spec)).expect("set");
     };
-    let start = |scrollback_only| {
-        Part::Start(lifecycle::ConsoleStart { ct: 0, size: None, scrollback_only })
-    };
-    // Until it has said this, or ends.
-    let console = |messages: Vec<pb::ConsoleRequest>, until: &str| {
-        let messages = tokio_stream::iter(messages).chain(futures::stream::pending());
-        sim.block(async {
-            let answer = sim.containers().console(messages).await;
-            let mut stream = answer.map_err(Fault::from)?.into_inner();
-            let mut said = String::new();
-            while said != until {
-                let Some(message) = stream.next().await else { break };
-                said.push_str(&String::from_utf8_lossy(&message.map_err(Fault::from)?.output));
-            }
-            Ok::<_, Fault>(said)
-        })
-    };
-    let stopped = console(vec![part("101", start(true))], "").expect_err("it is stopped");
-    assert_eq!(stopped.reason, Reason::NotRunning);
-    sim.run(&Command::start("101")).expect("started");
-    let messages = vec![part("101", start(false)), part("", Part::Stdin("hello".into()))];
-    let said = console(messages, "booted\r\nhello");
-    assert_eq!(said.expect("attached"), "booted\r\nhello");
-    let said = console(vec![part("101", start(true))], "and more than is there");
-    assert_eq!(said.expect("printed, and ended"), "booted\r\n");
-    let none = console(vec![part("9", start(true))], "").expect_err("unknown");
-    assert_eq!(none.reason, Reason::ContainerUnknown);
-    let early = console(vec![part("101", Part::Stdin("x".into()))], "").expect_err("no start");
-    assert_eq!(early.reason, Reason::MissingField);
-}
-
-/// A template's archive, with a file of 2000 bytes.
-fn archive() -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(2000);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    archive.append_data(&mut header, "etc/motd", [b'x'; 2000].as_slice()).expect("added");
-    archive.into_inner().expect("written")
+    describe("101", "mine");
+    let mut watch = Watch::begin(&sim, "", "description=mine");
+    assert_eq!([watch.said(), watch.said(), watch.said()], ["reset", "101 changed", "synced"]);
+    describe("102", "other");
+    describe("102", "mine");
+    assert_eq!(watch.said(), "102 changed", "what does not match is not told");
+    let token = watch.token.clone();
+    describe("102", "other");
+    assert_eq!(watch.said(), "containers/102 gone");
+    describe("102", "another");
+    describe("101", "other");
+    assert_eq!(watch.said(), "containers/101 gone");
+    // Who resumes is told of all that may have matched.
+    let mut watch = Watch::begin(&sim, &token, "description=mine");
+    assert_eq!([watch.said(), watch.said()], ["containers/101 gone", "containers/102 gone"]);
+    sim.run(&Command::delete("101")).expect("destroyed");
+    describe("102", "mine");
+    assert_eq!(watch.said(), "102 changed");
 }
 
 #[test]
-fn templates_are_passed_through() {
-    use storage::import_template_request::Part;
+fn a_watch_is_never_silent() {
     let sim = Sim::new();
-    let import = |parts: Vec<Part>| {
-        let messages: Vec<_> =
-            parts.into_iter().map(|p| storage::ImportTemplateRequest { part: Some(p) }).collect();
-        sim.block(async {
-            let stream = tokio_stream::iter(messages);
-            let answer = sim.templates().import_template(stream).await.map_err(Fault::from)?;
-            let told = answer.into_inner().collect::<Vec<_>>().await;
-            told.into_iter().last().expect("an answer").map_err(Fault::from)
-        })
-    };
-    let named = |name: &str| {
-        Part::Header(storage::ImportTemplateHeader { name: name.into(), ..Default::default() })
-    };
-    let data =
-        archive().chunks(700).map(|piece| Part::Data(piece.to_vec().into())).collect::<Vec<_>>();
-    let made = import([vec![named("alpine")], data].concat()).expect("imported");
-    let Some(storage::template_progress::Is::Template(template)) = made.is else {
-        unreachable!("the last that is told is the template")
-    };
-    assert_eq!(template.name, "alpine");
-    assert!(template.content_bytes >= 2000, "{template:?}");
-    let empty = import(vec![named("empty")]).expect_err("empty");
-    assert_eq!(empty.reason, Reason::BadArchive, "{empty}");
-
-    let list = sim.block(sim.templates().list_templates(pb::ListTemplatesRequest {}));
-    let names: Vec<_> =
-        list.expect("listed").into_inner().templates.into_iter().map(|t| t.name).collect();
-    assert_eq!(names, ["alpine", "trixie"]);
-
-    let export = |name: &str| {
-        let name = name.to_owned();
-        sim.block(async {
-            let request = storage::ExportTemplateRequest { name };
-            let answer = sim.templates().export_template(request).await.map_err(Fault::from)?;
-            answer.into_inner().next().await.expect("an answer").map_err(Fault::from)
-        })
-    };
-    assert_eq!(export("trixie").expect("exported").data.len(), 4096);
-    assert_eq!(export("woody").expect_err("unknown").reason, Reason::TemplateUnknown);
-    assert_eq!(export("/etc").expect_err("bad").facts["field"], "name");
-
-    let delete = |name: &str| {
-        let request = pb::DeleteTemplateRequest { name: name.to_owned() };
-        sim.block(sim.templates().delete_template(request)).map_err(Fault::from)
-    };
-    assert_eq!(delete("").expect_err("none").reason, Reason::MissingField);
-    assert_eq!(delete("woody").expect_err("none").reason, Reason::TemplateUnknown);
-    delete("alpine").expect("deleted");
-    assert_eq!(delete("alpine").expect_err("gone").reason, Reason::TemplateUnknown);
-    // One that is being made is in use.
-    let build = storage::BuildTemplateRequest {
-        name: "slow".into(),
-        suite: "slow".into(),
-        ..Default::default()
-    };
-    let build = pb::BuildTemplateRequest { build: Some(build), ..Default::default() };
-    sim.block(sim.templates().build_template(build)).expect("begun");
-    sim.until("it is being made", || {
-        delete("slow").is_err_and(|f| f.reason == Reason::TemplateInUse)
+    let mut watch = Watch::begin(&sim, "", "");
+    assert_eq!([watch.said(), watch.said()], ["reset", "synced"]);
+    let token = watch.token.clone();
+    std::thread::scope(|scope| {
+        let advance = scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            sim.advance(std::time::Duration::from_secs(31));
+        });
+        assert_eq!(watch.said(), "heartbeat");
+        advance.join().expect("done");
     });
-    // A volume stays when its template goes.
-    sim.run(&Command::create(101, |_| {})).expect("created");
-    delete("trixie").expect("deleted");
-    sim.run(&Command::start("101")).expect("started");
-    let another = sim.run(&Command::create(102, |_| {})).expect_err("there is none");
-    assert_eq!(another.reason, Reason::TemplateUnknown);
+    assert_eq!(watch.token, token);
+    let heartbeat = Some(prost_types::Duration { seconds: 0, nanos: 1 });
+    let request = pb::WatchContainersRequest { heartbeat, ..Default::default() };
+    let fault = sim.block(sim.containers().watch_containers(request)).expect_err("too often");
+    assert_eq!(Fault::from(fault).facts["field"], "heartbeat");
 }
 
 #[test]
-fn accounting() {
+fn usage() {
     let sim = Sim::new();
     for id in [101, 102, 103] {
         sim.run(&Command::create(id, |_| {})).expect("created");
     }
     sim.run(&Command::start("101")).expect("started");
     sim.run(&Command::start("103")).expect("started");
-    let usage = Usage { cpu_usec: 7, ..Usage::default() };
-    sim.kernel().groups.set_usage(id(101), usage);
-    let resources = |ct: &str| {
-        let request = pb::GetResourcesRequest { ct: ct.to_owned() };
-        let answer = sim.block(sim.containers().get_resources(request));
-        answer.map(|a| a.into_inner().containers).map_err(Fault::from)
+    let used = Usage { cpu_usec: 7, ..Usage::default() };
+    sim.kernel().groups.set_usage(id(101), used);
+    let get = |name: &str| {
+        let request = pb::GetUsageRequest { container: name.to_owned() };
+        let answer = sim.block(sim.usage().get_usage(request));
+        answer.map(tonic::Response::into_inner).map_err(Fault::from)
     };
-    let one = resources("101").expect("told");
-    assert_eq!((one.len(), one[0].rows.len(), one[0].cpu_usec), (1, 21, 7));
-    let all: Vec<u32> = resources("").expect("told").iter().map(|c| c.id).collect();
-    assert_eq!(all, [101, 103]);
-    assert_eq!(resources("102").expect_err("stopped").reason, Reason::NotRunning);
-    assert_eq!(resources("7").expect_err("unknown").reason, Reason::ContainerUnknown);
+    let one = get("containers/101").expect("told");
+    assert_eq!((one.container.as_str(), one.ubc.len()), ("containers/101", 21));
+    let cpu_time = Some(prost_types::Duration { seconds: 0, nanos: 7000 });
+    assert_eq!((one.cpu_time, one.disk_used_bytes), (cpu_time, Some(200 << 20)));
+    assert!(one.start_time.is_some() && one.sample_time.is_some() && !one.uid.is_empty());
+    for row in &one.ubc {
+        let known = row.enforcement() != pb::Enforcement::Unavailable;
+        assert_eq!((row.held.is_some(), row.max_held.is_some()), (known, known), "{row:?}");
+    }
+    assert!(one.ubc.iter().any(|row| row.held.is_none()), "some cannot be counted");
+    let list = |page_size: i32, page_token: &str, filter: &str| {
+        let (page_token, filter) = (page_token.to_owned(), filter.to_owned());
+        let read_mask = mask(&["container"]);
+        let request = pb::ListUsageRequest { page_size, page_token, filter, read_mask };
+        let answer = sim.block(sim.usage().list_usage(request)).expect("told").into_inner();
+        assert!(answer.usage.iter().all(|usage| usage.ubc.is_empty()));
+        let names: Vec<_> = answer.usage.into_iter().map(|usage| usage.container).collect();
+        (names.join(" "), answer.next_page_token)
+    };
+    assert_eq!(list(0, "", ""), ("containers/101 containers/103".to_owned(), String::new()));
+    let (first, token) = list(1, "", "");
+    assert_eq!(first, "containers/101");
+    assert_eq!(list(1, &token, ""), ("containers/103".to_owned(), String::new()));
+    assert_eq!(list(0, "", "ct_id=103").0, "containers/103");
+    assert_eq!(get("containers/102").expect_err("stopped").reason, Reason::NotRunning);
+    assert_eq!(get("containers/7").expect_err("unknown").reason, Reason::ContainerUnknown);
     sim.kill(Daemon::Resources);
-    assert_eq!(resources("101").expect_err("away").facts["service"], "resources");
-    assert_eq!(pages(&sim, 0, true), [[101, 103]], "a list does without");
+    assert_eq!(get("containers/101").expect_err("away").facts["service"], "resources");
+    let running = pages(&sim, &self::list(0, "status.state=RUNNING", ""));
+    assert_eq!(running, [[101, 103]], "a list does without");
 }
 
 #[test]
 fn the_node() {
+    use pb::condition::{Status, Type};
     let sim = Sim::new();
-    let node = || sim.block(sim.node().get_node(pb::GetNodeRequest {})).expect("told").into_inner();
-    let all = node();
-    assert_eq!((all.name.as_str(), all.cgroup.as_str(), all.enforcement.len()), ("sim", "v1", 21));
-    assert!(!all.kernel.is_empty() && !all.version.is_empty() && all.pool.is_some());
-    assert_eq!(all.unreachable.len(), 0);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let get = |name: &str| {
+        let request = pb::GetNodeRequest { name: name.to_owned() };
+        let answer = sim.block(sim.node().get_node(request));
+        answer.map(tonic::Response::into_inner).map_err(Fault::from)
+    };
+    let conditions = || {
+        let node = get("nodes/-").expect("told");
+        let all = node.conditions.into_iter().map(|c| (c.r#type(), c.status()));
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let all = get("nodes/sim").expect("told");
+    assert_eq!((all.name.as_str(), all.capabilities.len()), ("nodes/sim", 21));
+    assert_eq!(all.cgroup_mode(), pb::node::CgroupMode::V1);
+    assert_eq!((all.containers, all.containers_running), (1, 1));
+    assert!(!all.kernel.is_empty() && !all.version.is_empty());
+    assert_eq!(all.pool.expect("told").name, "nodes/sim/pools/default");
+    let ready =
+        [Type::StorageReady, Type::NetworkReady, Type::ResourcesReady, Type::LifecycleReady];
+    let told = conditions();
+    assert!(ready.iter().all(|kind| told[kind] == Status::True), "{told:?}");
+    assert_eq!(told[&Type::PoolLow], Status::False);
+    assert_eq!(get("nodes/other").expect_err("none").reason, Reason::NodeUnknown);
+    let list = sim.block(sim.node().list_nodes(pb::ListNodesRequest::default())).expect("listed");
+    assert_eq!(list.into_inner().nodes[0].name, "nodes/sim");
     for service in [Daemon::Storage, Daemon::Network, Daemon::Resources, Daemon::Lifecycle] {
         sim.kill(service);
     }
-    let mut away: Vec<_> = node().unreachable.into_keys().collect();
-    away.sort();
-    assert_eq!(away, ["lifecycle", "network", "resources", "storage"]);
+    let told = conditions();
+    assert!(ready.iter().all(|kind| told[kind] == Status::False), "{told:?}");
+    assert_eq!(told[&Type::PoolLow], Status::Unknown);
 }
 
 /// Every RPC of the public API is called by some test here.

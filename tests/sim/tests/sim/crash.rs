@@ -1,8 +1,8 @@
 //! Anything may be killed, and any service may fail, at any step: the end is the same.
 
 use ves_proto::Reason;
-use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_sim::{Mishap, Sim, Victim, each_step, each_step_on_the_node};
 
 /// A life: each command and the state that follows.
@@ -147,12 +147,11 @@ fn a_service_that_stays_away_fails_the_operation_in_time() {
     let mut end = None;
     sim.until("patience is over", || {
         sim.advance(std::time::Duration::from_secs(1));
-        let request = pb::GetOperationRequest { id: op.id.clone() };
-        let now = sim.block(sim.operations().get_operation(request)).expect("there").into_inner();
+        let now = sim.operation(&op.id).expect("there");
         end = now.fault;
         now.state != i32::from(pb::OperationState::Running)
     });
-    let fault = ves_proto::Fault::from_message(end.expect("nobody makes links"));
+    let fault = ves_proto::Fault::from(end.expect("nobody makes links"));
     assert_eq!((fault.reason, fault.facts["service"].as_str()), (Reason::PeerDown, "network"));
     sim.start_daemon(Daemon::Network);
     // What could not be taken back then is taken back by the next command.

@@ -1,8 +1,8 @@
 //! Damaged file systems: told, checked before they are used, mended whatever is killed.
 
-use ves_proto::coordinator as pb;
-use ves_proto::{Reason, storage};
+use ves_proto::Reason;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_sim::{Mishap, Sim, Victim, each_step};
 
 /// One that runs and has written 1 to its files.
@@ -20,9 +20,8 @@ fn problem(sim: &Sim) -> String {
     sim.get("101").expect("there").problem
 }
 
-fn snapshots(sim: &Sim) -> Vec<storage::Snapshot> {
-    let request = pb::ListSnapshotsRequest { ct: "101".into() };
-    sim.block(sim.snapshots().list_snapshots(request)).expect("listed").into_inner().snapshots
+fn snapshots(sim: &Sim) -> Vec<ves_proto::api::Snapshot> {
+    sim.snapshots_of("101").expect("listed")
 }
 
 #[test]
@@ -53,16 +52,7 @@ fn it_is_told_and_a_restart_mends_it() {
 fn events_tell_of_it_without_being_asked() {
     let sim = Sim::new();
     running(&sim);
-    let events = || {
-        let request = pb::WatchContainersRequest { resume_revision: 0 };
-        sim.block(async {
-            let mut stream = sim.containers().watch_containers(request).await?.into_inner();
-            stream.message().await
-        })
-    };
-    let told = || {
-        events().is_ok_and(|e| e.and_then(|e| e.container).is_some_and(|c| !c.problem.is_empty()))
-    };
+    let told = || sim.first_told().iter().any(|c| !c.problem.is_empty());
     assert!(!told());
     damage(&sim, false);
     sim.until("it is told", || {
@@ -87,8 +77,8 @@ fn what_a_check_cannot_mend_is_refused_until_it_is_asked_for() {
     let op = sim.run(&Command::fsck("101")).expect("mended");
     assert_eq!((op.kind.as_str(), op.warnings.len()), ("fsck", 1), "{op:?}");
     let kept = snapshots(&sim);
-    assert_eq!((kept.len(), kept[0].name.as_str(), kept[0].damaged), (1, "before-fsck", true));
-    assert!(op.warnings[0].contains(&kept[0].id), "{op:?}");
+    assert_eq!((kept.len(), kept[0].title.as_str(), kept[0].damaged), (1, "before-fsck", true));
+    assert!(op.warnings[0].contains(&pb::last(&kept[0].name)), "{op:?}");
     assert_eq!(problem(&sim), "");
     sim.run(&Command::start("101")).expect("started");
     sim.run(&Command::stop("101")).expect("stopped");

@@ -2,9 +2,9 @@
 
 use ves_coordinator::config::Defaults;
 use ves_proto::common::UbcValue;
-use ves_proto::coordinator as pb;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 
 fn limits(sim: &Sim, ct: u32) -> Vec<(String, u64)> {
     let spec = sim.get(&ct.to_string()).expect("made").spec.expect("it has one");

@@ -1,9 +1,10 @@
 //! Devices and capabilities of a container: entries of lists that are changed one by one, and taken at the
 //! next start.
 
-use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use ves_fake::Ended;
-use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_resources::rows::Usage;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_types::{CtId, ExitCause, Victim};
 
 fn ct() -> CtId {
@@ -33,15 +33,7 @@ fn they_are_told_and_kept_until_the_next_run() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
-    let event = || {
-        let request = pb::WatchContainersRequest { resume_revision: 0 };
-        let first = sim.block(async {
-            let mut stream = sim.containers().watch_containers(request).await?.into_inner();
-            stream.message().await
-        });
-        let container = first.ok().flatten().and_then(|event| event.container).expect("there");
-        told(container)
-    };
+    let event = || told(sim.first_told().pop().expect("there"));
     let redis = || vec!["redis-server".to_owned()];
     assert_eq!(event(), (None, vec![]));
     kill(&sim, 2);
@@ -68,9 +60,7 @@ fn an_init_that_ended_by_it_is_explained() {
         kill(&sim, kills);
         sim.kernel().processes.end(ct(), ExitCause::Exited, ended);
         sim.until("it is stopped", || sim.state("101") == pb::ContainerState::Stopped);
-        let request = pb::ListOperationsRequest::default();
-        let listed = sim.block(sim.operations().list_operations(request));
-        let operations = listed.expect("listed").into_inner().operations;
+        let operations = sim.all_operations();
         let op = operations.iter().find(|op| op.kind == "stop").expect("the node's own");
         let told = |w: &String| {
             w.contains("memory ran out: 3 ") && w.contains("last redis-server (pid 812)")
@@ -92,7 +82,7 @@ fn a_start_that_ended_by_it_says_so() {
         sim.until("it runs", || sim.state("101") == pb::ContainerState::Running);
         kill(&sim, kills);
         sim.kernel().processes.end(ct(), ExitCause::Exited, ended);
-        let fault = Fault::from_message(sim.end_of(&op.id).fault.expect("it did not start"));
+        let fault = Fault::from(sim.end_of(&op.id).fault.expect("it did not start"));
         assert_eq!(fault.reason, Reason::InitExited);
         let told = fault.message.contains("memory ran out: 1 ");
         assert_eq!(told, tells, "{kills} {ended:?}: {fault}");

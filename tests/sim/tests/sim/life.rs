@@ -1,9 +1,9 @@
 //! A container's life through the public API: create, start, set, stop, destroy, and what is shown.
 
-use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_types::ExitCause;
 use ves_types::layout::Daemon;
 
@@ -329,10 +329,11 @@ fn a_set_revives_nothing_that_has_ended() {
             save: true,
             ..Default::default()
         };
-        let begun = sim.block(sim.containers().update_container(request)).expect("begun");
+        let change = Command::Update(Box::new(request));
+        let begun = sim.ask(|| change.clone().send(sim.channel())).expect("begun");
         sim.kernel().end_inside(101, end, 0);
         sim.script().hold(101, false);
-        let op = sim.end_of(&begun.into_inner().id);
+        let op = sim.end_of(&begun.id);
         assert_eq!(op.state(), pb::OperationState::Succeeded, "{op:?}");
         assert!(!op.steps.iter().any(|step| step.ends_with("running")), "{:?}", op.steps);
         sim.until(&format!("the end is honoured: {end:?}"), || {
@@ -374,7 +375,7 @@ fn an_init_that_ends_at_once() {
             sim.kernel().end_inside(101, ExitCause::Exited, 3);
         }
         let end = sim.end_of(&op.id);
-        let fault = Fault::from_message(end.fault.expect("no init"));
+        let fault = Fault::from(end.fault.expect("no init"));
         assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, status));
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         let left = sim.kernel().ct(101);
@@ -400,12 +401,11 @@ fn waiting_for_boot() {
     let mut end = None;
     sim.until("it is late", || {
         sim.advance(std::time::Duration::from_secs(10));
-        let request = pb::GetOperationRequest { id: op.id.clone() };
-        let now = sim.block(sim.operations().get_operation(request)).expect("there").into_inner();
+        let now = sim.operation(&op.id).expect("there");
         end = now.fault;
         now.state != i32::from(pb::OperationState::Running)
     });
-    assert_eq!(Fault::from_message(end.expect("late")).reason, Reason::Timeout);
+    assert_eq!(Fault::from(end.expect("late")).reason, Reason::Timeout);
     assert_eq!(sim.state("102"), pb::ContainerState::Running, "slow is not stopped");
 }
 

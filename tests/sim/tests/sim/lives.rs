@@ -1,8 +1,8 @@
 //! One id, several lives: what an earlier container left is neither adopted nor taken away unasked.
 
-use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_sim::{Mishap, Sim, Victim};
 use ves_types::layout::Daemon;
 
@@ -51,12 +51,12 @@ fn the_driver_looks_too_and_rolls_back_around_what_is_foreign() {
     lose_store(&sim);
     // With a service away nobody can be sure before the operation is stored.
     sim.kill(Daemon::Network);
-    let Command::Create(request) = Command::create(101, |_| {}) else { unreachable!("one") };
-    let op = sim.block(sim.containers().create_container(*request)).expect("begun").into_inner();
+    let create = Command::create(101, |_| {});
+    let op = sim.ask(|| create.clone().send(sim.channel())).expect("begun");
     sim.start_daemon(Daemon::Network);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
-    is_foreign(&Fault::from_message(end.fault.expect("failed")));
+    is_foreign(&Fault::from(end.fault.expect("failed")));
     assert_eq!(sim.kernel().ct(101), before, "it still runs");
     assert_eq!(sim.get("101").expect_err("taken back").reason, Reason::ContainerUnknown);
 }

@@ -14,6 +14,8 @@ mod reconcile;
 mod refusals;
 mod restart;
 mod services;
+mod sessions;
 mod snapshots;
 mod store;
+mod templates;
 mod upgrade;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ves_proto::Reason;
-use ves_proto::coordinator as pb;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_sim::{HOLDER, Mishap, Sim, id};
 use ves_types::layout::Daemon;
 
@@ -13,9 +13,7 @@ use ves_types::layout::Daemon;
 const A_WHILE: Duration = Duration::from_secs(300);
 
 fn operations(sim: &Sim) -> Vec<pb::Operation> {
-    let request = pb::ListOperationsRequest { page_size: 1000, ..Default::default() };
-    let answer = sim.block(sim.operations().list_operations(request));
-    answer.expect("listed").into_inner().operations
+    sim.all_operations()
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What is refused, with which reason and on which field; and that nothing is changed by it.
 
-use ves_proto::coordinator as pb;
-use ves_proto::{Fault, Reason, common};
+use ves_proto::{Fault, Reason, api, common};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
@@ -172,25 +172,33 @@ fn what_must_run_or_must_not() {
 }
 
 #[test]
-fn stale_generations() {
+fn stale_etags() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
-    let read = sim.get("101").expect("there").generation;
-    let set = |text: &str, generation| {
+    let read = sim.get("101").expect("there").etag;
+    let set = |text: &str, etag: &str| {
         Command::update("101", |r| {
             r.update_mask = strings(&["description"]);
             r.spec = Some(pb::ContainerSpec { description: text.into(), ..Default::default() });
             r.save = true;
-            r.generation = generation;
+            r.etag = etag.to_owned();
         })
     };
-    sim.run(&set("first", read)).expect("fresh");
-    let have = sim.get("101").expect("there").generation;
-    assert!(have > read);
-    let facts = [("have", have.to_string()), ("got", read.to_string())];
-    let facts: Vec<_> = facts.iter().map(|(n, v)| (*n, v.as_str())).collect();
-    refused(&sim, &set("second", read), Reason::StaleGeneration, &facts);
+    sim.run(&set("first", &read)).expect("fresh");
+    let have = sim.get("101").expect("there").etag;
+    assert_ne!(have, read);
+    let facts = [("have", have.as_str()), ("got", read.as_str()), ("ct", "101")];
+    refused(&sim, &set("second", &read), Reason::EtagMismatch, &facts);
+    refused(&sim, &set("second", "nonsense"), Reason::EtagMismatch, &[]);
     assert_eq!(sim.get("101").expect("there").spec.expect("set").description, "first");
+    let stop = api::StopContainerRequest {
+        name: "containers/101".into(),
+        etag: read,
+        request_id: "stop".into(),
+        ..Default::default()
+    };
+    let fault = sim.block(sim.containers().stop_container(stop)).expect_err("old");
+    assert_eq!(Fault::from(fault).reason, Reason::EtagMismatch, "of every change");
 }
 
 #[test]
@@ -240,15 +248,15 @@ fn an_operation_without_a_readable_container_ends() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.script().hold(101, true);
-    let request = pb::StartContainerRequest { ct: "101".into(), ..Default::default() };
-    let op = sim.block(sim.containers().start_container(request)).expect("begun").into_inner();
+    let start = Command::start("101");
+    let op = sim.ask(|| start.clone().send(sim.channel())).expect("begun");
     sim.kill(Daemon::Coordinator);
     let ct = ves_types::CtId::try_from(101).expect("valid");
     sim.store().spoil(Key::container(ct), b"{");
     sim.start_daemon(Daemon::Coordinator);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
-    assert_eq!(end.fault.expect("says so").reason, "RECORD_CORRUPT");
+    assert_eq!(end.fault.expect("says so").reason, Reason::RecordCorrupt);
     sim.script().hold(101, false);
 }
 

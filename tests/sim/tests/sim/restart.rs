@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ves_fake::Ended;
-use ves_proto::coordinator as pb;
-use ves_proto::coordinator::ContainerState::{Running, Stopped};
-use ves_proto::coordinator::RestartPolicy;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
+use ves_sim::words::ContainerState::{Running, Stopped};
+use ves_sim::words::RestartPolicy;
 use ves_sim::{Sim, id};
 use ves_types::ExitCause;
 use ves_types::layout::Daemon;
@@ -45,7 +45,7 @@ fn starts(sim: &Sim) -> u64 {
 fn which_ends_are_followed_by_a_start() {
     use ExitCause::{Exited, Halted};
     for (policy, cause, again) in [
-        (RestartPolicy::No, Exited, false),
+        (RestartPolicy::Never, Exited, false),
         (RestartPolicy::OnFailure, Halted, false),
         (RestartPolicy::OnFailure, Exited, true),
         (RestartPolicy::Always, Halted, true),
@@ -137,7 +137,7 @@ fn who_says_what_it_should_be_is_obeyed() {
 fn a_boot_starts_what_ran_or_waited_and_nothing_that_was_stopped() {
     let sim = Sim::new();
     for (ct, policy) in
-        [(101, RestartPolicy::OnFailure), (102, RestartPolicy::No), (103, RestartPolicy::Always)]
+        [(101, RestartPolicy::OnFailure), (102, RestartPolicy::Never), (103, RestartPolicy::Always)]
     {
         sim.run(&Command::create(ct, |s| s.restart = policy.into())).expect("created");
         sim.run(&Command::start(&ct.to_string())).expect("started");

@@ -1,10 +1,10 @@
 //! The real services on their fake hosts, under the real coordinator.
 
 use ves_fake::Ended;
-use ves_proto::coordinator as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_types::layout::Daemon;
 use ves_types::{CtId, ExitCause};
 

@@ -1,14 +1,13 @@
 //! Snapshots: taken while it runs, gone back to when it is stopped, each once, whatever is killed.
 
-use ves_proto::coordinator as pb;
-use ves_proto::{Fault, Reason, storage};
+use ves_proto::{Fault, Reason};
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_sim::{Mishap, Sim, Victim, each_step};
 use ves_types::layout::Daemon;
 
-fn list(sim: &Sim) -> Vec<storage::Snapshot> {
-    let request = pb::ListSnapshotsRequest { ct: "101".into() };
-    sim.block(sim.snapshots().list_snapshots(request)).expect("listed").into_inner().snapshots
+fn list(sim: &Sim) -> Vec<ves_proto::api::Snapshot> {
+    sim.snapshots_of("101").expect("listed")
 }
 
 fn created() -> Sim {
@@ -35,7 +34,7 @@ fn taken_while_it_runs_and_gone_back_to_when_it_is_stopped() {
     let first = take(&sim, "before");
     sim.kernel().write(101, 2);
     let second = take(&sim, "before");
-    let names: Vec<_> = list(&sim).into_iter().map(|s| (s.id, s.name)).collect();
+    let names: Vec<_> = list(&sim).into_iter().map(|s| (pb::last(&s.name), s.title)).collect();
     assert_eq!(names, [(first.clone(), "before".into()), (second.clone(), "before".into())]);
 
     let fault = sim.run(&Command::snapshot_switch("101", &first)).expect_err("it runs");
@@ -155,7 +154,7 @@ fn live_through(sim: &Sim, mishap: Option<(usize, Mishap)>) {
     run(Command::start("101"));
     sim.kernel().write(101, 1);
     let first = run(Command::snapshot("101", "one")).snapshot;
-    let ids = |sim: &Sim| list(sim).into_iter().map(|s| s.id).collect::<Vec<_>>();
+    let ids = |sim: &Sim| list(sim).into_iter().map(|s| pb::last(&s.name)).collect::<Vec<_>>();
     assert_eq!(ids(sim), std::slice::from_ref(&first), "{what}");
     sim.kernel().write(101, 2);
     run(Command::stop("101"));
@@ -254,7 +253,7 @@ fn after_a_boot_in_the_middle_it_is_finished_and_the_container_is_up_again() {
     sim.boot("boot-2");
     sim.script().hold(101, false);
     assert_eq!(sim.end_of(&op.id).state(), pb::OperationState::Succeeded);
-    let ids: Vec<_> = list(&sim).into_iter().map(|s| s.id).collect();
+    let ids: Vec<_> = list(&sim).into_iter().map(|s| pb::last(&s.name)).collect();
     assert_eq!(ids, [op.snapshot]);
     sim.until("it is up", || {
         sim.get("101")
@@ -317,6 +316,5 @@ fn with_the_real_storage_on_a_fake_host() {
 }
 
 fn list_of_unknown(sim: &Sim) -> Fault {
-    let request = pb::ListSnapshotsRequest { ct: "101".into() };
-    sim.block(sim.snapshots().list_snapshots(request)).expect_err("unknown").into()
+    sim.snapshots_of("101").expect_err("unknown")
 }

@@ -6,10 +6,11 @@ use ves_coordinator::store::memory::MemoryStore;
 use ves_coordinator::store::state::State;
 use ves_coordinator::store::{Store as _, Transaction, all_rows};
 use ves_proto::Reason;
-use ves_proto::coordinator as pb;
+use ves_proto::api;
 use ves_sim::Sim;
 use ves_sim::kept::Kept;
 use ves_sim::sim::Command;
+use ves_sim::words as pb;
 use ves_types::CtId;
 use ves_types::layout::Daemon;
 
@@ -174,12 +175,14 @@ fn what_no_record_knows_is_shown_and_can_be_cleared() {
     sim.store().lose();
     sim.start_daemon(Daemon::Coordinator);
     let unknown = || {
-        let node = sim.block(sim.node().get_node(pb::GetNodeRequest {})).expect("it answers");
+        let node = sim
+            .block(sim.node().get_node(api::GetNodeRequest { name: "nodes/-".to_owned() }))
+            .expect("it answers");
         node.into_inner().unknown_containers
     };
     sim.until("it is shown", || !unknown().is_empty());
     let shown = unknown();
-    assert_eq!(shown.iter().map(|c| c.id).collect::<Vec<_>>(), [101]);
+    assert_eq!(shown.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["containers/101"]);
     for what in ["volume", "control groups", "processes", "link"] {
         assert!(shown[0].what.iter().any(|w| w == what), "{what}: {shown:?}");
     }

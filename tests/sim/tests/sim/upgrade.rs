@@ -13,12 +13,13 @@ use ves_coordinator::container::record::Record;
 use ves_coordinator::operation::record::{OpId, OpRecord};
 use ves_coordinator::store::migrate::migrate;
 use ves_coordinator::store::{Key, Kind, record};
-use ves_proto::coordinator as pb;
-use ves_proto::{Fault, Reason, storage};
+use ves_proto::api;
+use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::kept::Kept;
 use ves_sim::kept::answers::{self, Operation, Outcome};
 use ves_sim::sim::{Command, PATIENCE};
+use ves_sim::words as pb;
 
 /// What a release since has under another name, or in another form (`None`; then another test sees that
 /// it is kept). Nothing else may be missing or different when rows are brought up to date.
@@ -146,9 +147,8 @@ fn what_is_stored_is_shown_and_owned_as_it_was() {
         let known = &kept.known;
         // Nothing is carried on, so that what changes under way hold is held.
         let sim = kept.resume(true);
-        let (stored, revision) = answers::stored(&sim);
+        let stored = answers::stored(&sim);
         same("stored", &stored, &known.stored);
-        assert_eq!(revision >> 32, known.starts + 1, "revisions go on after the old ones");
         for ct in stored.containers.iter().filter(|c| !c.spec.name.is_empty()) {
             assert_eq!(sim.get(&ct.spec.name).expect("by its name").id, ct.id);
         }
@@ -285,12 +285,12 @@ fn again(sim: &Sim, op: &Operation, request: &str) -> Result<pb::Operation, Faul
         "snapshot-switch" => Command::snapshot_switch(&ct, &op.snapshot),
         "snapshot-delete" => Command::snapshot_delete(&ct, &op.snapshot),
         "template build" => {
-            let (name, suite) = ("again".to_owned(), "trixie".to_owned());
-            let build = storage::BuildTemplateRequest { name, suite, ..Default::default() };
-            let (build, request_id) = (Some(build), request.to_owned());
-            let request = pb::BuildTemplateRequest { build, request_id };
+            let (name, suite) = ("templates/again".to_owned(), "trixie".to_owned());
+            let request_id = request.to_owned();
+            let request =
+                api::BuildTemplateRequest { name, suite, request_id, ..Default::default() };
             let answer = sim.block(sim.templates().build_template(request));
-            return answer.map(tonic::Response::into_inner).map_err(Fault::from);
+            return answer.map(|op| op.into_inner().into()).map_err(Fault::from);
         }
         other => unreachable!("nobody asks for {other}"),
     };

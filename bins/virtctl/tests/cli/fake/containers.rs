@@ -2,55 +2,137 @@
 //!
 //! Never here: a decision.
 
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-use ves_proto::Fault;
-use ves_proto::coordinator::container_service_server::ContainerService;
-use ves_proto::coordinator::*;
-use ves_proto::lifecycle::{self, console_request, exec_request};
+use tonic::{Request, Response, Status};
+use ves_proto::api::container_service_server::ContainerService;
+use ves_proto::api::container_status::State;
+use ves_proto::api::operation::Kind;
+use ves_proto::api::watch_containers_response::Event as Told;
+use ves_proto::api::*;
 
-use super::{Api, BoxStream, rows, session};
+use super::{Api, BoxStream};
+
+/// Whether a container is found by one of the filters that virtctl sends.
+fn found(filter: &str, container: &Container) -> bool {
+    let state = container.status.as_ref().expect("each has one").state();
+    let running = matches!(state, State::Running | State::Stopping | State::Paused);
+    match filter {
+        "" => true,
+        filter => running != filter.starts_with("NOT "),
+    }
+}
+
+/// What becomes of a request that changes a container.
+macro_rules! change {
+    ($api:ident, $request:ident, $kind:ident) => {{
+        let request = $request.into_inner();
+        $api.called(&request)?;
+        let name = $api.find(&request.name)?.name;
+        Ok($api.operation(Kind::$kind, &name, request.validate_only))
+    }};
+}
 
 #[tonic::async_trait]
 impl ContainerService for Api {
+    async fn delete_container(
+        &self,
+        request: Request<DeleteContainerRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Delete)
+    }
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Stop)
+    }
+    async fn restart_container(
+        &self,
+        request: Request<RestartContainerRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Restart)
+    }
+    async fn mount_container(
+        &self,
+        request: Request<MountContainerRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Mount)
+    }
+    async fn unmount_container(
+        &self,
+        request: Request<UnmountContainerRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Unmount)
+    }
+    async fn check_volume(
+        &self,
+        request: Request<CheckVolumeRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, CheckVolume)
+    }
+    async fn change_addresses(
+        &self,
+        request: Request<ChangeAddressesRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        change!(self, request, Update)
+    }
     async fn create_container(
         &self,
         request: Request<CreateContainerRequest>,
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        let id = if request.id == 0 { 101 } else { request.id };
-        Ok(self.operation("create", id, request.dry_run))
+        let id = if request.ct_id == 0 { 101 } else { request.ct_id };
+        Ok(self.operation(Kind::Create, &format!("containers/{id}"), request.validate_only))
     }
     async fn get_container(
         &self,
         request: Request<GetContainerRequest>,
     ) -> Result<Response<Container>, Status> {
         self.called(request.get_ref())?;
-        self.find(&request.get_ref().ct).map(Response::new)
+        self.find(&request.get_ref().name).map(Response::new)
     }
     async fn list_containers(
         &self,
         request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
-        self.called(request.get_ref())?;
+        let request = request.into_inner();
+        self.called(&request)?;
         let state = self.state();
-        let after: u32 = request.get_ref().page_token.parse().unwrap_or(0);
-        let running = ContainerState::Running;
+        let after: u32 = request.page_token.parse().unwrap_or(0);
         let mut containers: Vec<_> = state
             .containers
             .values()
-            .filter(|c| c.id > after && (!request.get_ref().running_only || c.state() == running))
+            .filter(|c| c.ct_id > after && found(&request.filter, c))
             .cloned()
             .collect();
         let mut next_page_token = String::new();
         if state.page > 0 && containers.len() > state.page {
             containers.truncate(state.page);
-            next_page_token = containers.last().map(|c| c.id.to_string()).unwrap_or_default();
+            next_page_token = containers.last().map(|c| c.ct_id.to_string()).unwrap_or_default();
         }
-        Ok(Response::new(ListContainersResponse { containers, next_page_token }))
+        let total_size = 0;
+        let unreachable = vec![];
+        Ok(Response::new(ListContainersResponse {
+            containers,
+            next_page_token,
+            total_size,
+            unreachable,
+        }))
+    }
+    async fn batch_get_containers(
+        &self,
+        request: Request<BatchGetContainersRequest>,
+    ) -> Result<Response<BatchGetContainersResponse>, Status> {
+        self.called(request.get_ref())?;
+        let (mut containers, mut missing) = (vec![], vec![]);
+        for name in request.into_inner().names {
+            match self.find(&name) {
+                Ok(container) => containers.push(container),
+                Err(_) => missing.push(name),
+            }
+        }
+        Ok(Response::new(BatchGetContainersResponse { containers, missing }))
     }
     async fn update_container(
         &self,
@@ -58,15 +140,8 @@ impl ContainerService for Api {
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        Ok(self.operation("set", self.find(&request.ct)?.id, request.dry_run))
-    }
-    async fn delete_container(
-        &self,
-        request: Request<DeleteContainerRequest>,
-    ) -> Result<Response<Operation>, Status> {
-        let request = request.into_inner();
-        self.called(&request)?;
-        Ok(self.operation("destroy", self.find(&request.ct)?.id, request.dry_run))
+        let name = self.find(&request.container.unwrap_or_default().name)?.name;
+        Ok(self.operation(Kind::Update, &name, request.validate_only))
     }
     async fn start_container(
         &self,
@@ -76,116 +151,25 @@ impl ContainerService for Api {
         self.state().parents.extend(parent.map(str::to_owned));
         let request = request.into_inner();
         self.called(&request)?;
-        let kind = if request.mount_only { "mount" } else { "start" };
-        Ok(self.operation(kind, self.find(&request.ct)?.id, request.dry_run))
-    }
-    async fn stop_container(
-        &self,
-        request: Request<StopContainerRequest>,
-    ) -> Result<Response<Operation>, Status> {
-        let request = request.into_inner();
-        self.called(&request)?;
-        let kind = if request.unmount_only { "umount" } else { "stop" };
-        Ok(self.operation(kind, self.find(&request.ct)?.id, request.dry_run))
-    }
-    async fn restart_container(
-        &self,
-        request: Request<RestartContainerRequest>,
-    ) -> Result<Response<Operation>, Status> {
-        let request = request.into_inner();
-        self.called(&request)?;
-        Ok(self.operation("restart", self.find(&request.ct)?.id, request.dry_run))
-    }
-    async fn check_volume(
-        &self,
-        request: Request<CheckVolumeRequest>,
-    ) -> Result<Response<Operation>, Status> {
-        let request = request.into_inner();
-        self.called(&request)?;
-        Ok(self.operation("fsck", self.find(&request.ct)?.id, request.dry_run))
-    }
-    async fn get_resources(
-        &self,
-        request: Request<GetResourcesRequest>,
-    ) -> Result<Response<GetResourcesResponse>, Status> {
-        self.called(request.get_ref())?;
-        let ct = &request.get_ref().ct;
-        let ids: Vec<u32> = if ct.is_empty() {
-            let state = self.state();
-            let running = |c: &&Container| c.state() == ContainerState::Running;
-            state.containers.values().filter(running).map(|c| c.id).collect()
-        } else {
-            vec![self.find(ct)?.id]
-        };
-        let containers = ids
-            .into_iter()
-            .map(|id| ContainerResources { id, rows: rows(), cpu_usec: 5_000 })
-            .collect();
-        Ok(Response::new(GetResourcesResponse { containers }))
+        let name = self.find(&request.name)?.name;
+        Ok(self.operation(Kind::Start, &name, request.validate_only))
     }
 
-    type WatchContainersStream = BoxStream<ContainerEvent>;
+    type WatchContainersStream = BoxStream<WatchContainersResponse>;
     async fn watch_containers(
         &self,
         request: Request<WatchContainersRequest>,
     ) -> Result<Response<Self::WatchContainersStream>, Status> {
         self.called(request.get_ref())?;
-        let mut events: Vec<_> = self
-            .state()
-            .containers
-            .values()
-            .map(|c| ContainerEvent {
-                revision: 5,
-                container: Some(c.clone()),
-                deleted: false,
-                initial: true,
-            })
-            .collect();
-        let gone = Container { id: 900, ..Container::default() };
-        events.push(ContainerEvent {
-            revision: 6,
-            container: Some(gone),
-            deleted: true,
-            initial: false,
+        let mut told = vec![("", Told::Reset(Reset::default()))];
+        told.extend(self.state().containers.values().map(|c| ("5", Told::Changed(c.clone()))));
+        told.push(("5", Told::Synced(Synced {})));
+        told.push(("5", Told::Heartbeat(Heartbeat::default())));
+        let gone = Gone { name: "containers/900".into(), ..Gone::default() };
+        told.push(("6", Told::Gone(gone)));
+        let told = told.into_iter().map(|(token, event)| {
+            Ok(WatchContainersResponse { resume_token: token.into(), event: Some(event) })
         });
-        let events = tokio_stream::iter(events.into_iter().map(Ok));
-        Ok(Response::new(Box::pin(events.chain(tokio_stream::pending()))))
-    }
-
-    type ExecStream = BoxStream<lifecycle::ExecResponse>;
-    async fn exec(
-        &self,
-        request: Request<Streaming<ExecRequest>>,
-    ) -> Result<Response<Self::ExecStream>, Status> {
-        let mut requests = request.into_inner();
-        let first = requests.message().await?.expect("a first message");
-        self.called(&first)?;
-        self.find(&first.ct)?;
-        let Some(exec_request::Part::Start(start)) = first.request.and_then(|r| r.part) else {
-            return Err(Fault::missing("start").into());
-        };
-        let (answers, stream) = mpsc::channel(16);
-        let api = self.clone();
-        tokio::spawn(async move { session::exec(api, start, requests, answers).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
-    }
-
-    type ConsoleStream = BoxStream<lifecycle::ConsoleResponse>;
-    async fn console(
-        &self,
-        request: Request<Streaming<ConsoleRequest>>,
-    ) -> Result<Response<Self::ConsoleStream>, Status> {
-        let mut requests = request.into_inner();
-        let first = requests.message().await?.expect("a first message");
-        self.called(&first)?;
-        self.find(&first.ct)?;
-        let part = first.request.and_then(|r| r.part);
-        let Some(console_request::Part::Start(start)) = part else {
-            return Err(Fault::missing("start").into());
-        };
-        let (answers, stream) = mpsc::channel(16);
-        let api = self.clone();
-        tokio::spawn(async move { session::console(api, start, requests, answers).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(tokio_stream::iter(told).chain(tokio_stream::pending()))))
     }
 }

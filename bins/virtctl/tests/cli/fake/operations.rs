@@ -4,9 +4,11 @@
 
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
-use ves_proto::common::Progress;
-use ves_proto::coordinator::operation_service_server::OperationService;
-use ves_proto::coordinator::*;
+use ves_proto::api::operation::State;
+use ves_proto::api::operation_service_server::OperationService;
+use ves_proto::api::watch_operations_response::Event as Told;
+use ves_proto::api::*;
+use ves_proto::public::timestamp;
 use ves_proto::{Fault, Reason};
 
 use super::{Api, BoxStream, Pace};
@@ -18,10 +20,10 @@ impl OperationService for Api {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         self.called(request.get_ref())?;
-        let id = &request.get_ref().id;
-        self.state().operations.get(id).cloned().map(Response::new).ok_or_else(|| {
-            Fault::new(Reason::OperationUnknown, format!("there is no operation {id}"))
-                .fact("operation", id)
+        let name = &request.get_ref().name;
+        self.state().operations.get(name).cloned().map(Response::new).ok_or_else(|| {
+            Fault::new(Reason::OperationUnknown, format!("there is no {name}"))
+                .fact("operation", name)
                 .into()
         })
     }
@@ -31,47 +33,58 @@ impl OperationService for Api {
     ) -> Result<Response<ListOperationsResponse>, Status> {
         self.called(request.get_ref())?;
         let operations = self.state().operations.values().rev().cloned().collect();
-        Ok(Response::new(ListOperationsResponse { operations, next_page_token: String::new() }))
+        Ok(Response::new(ListOperationsResponse { operations, ..Default::default() }))
     }
     async fn cancel_operation(
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let id = request.into_inner().id;
+        let name = request.into_inner().name;
         let mut state = self.state();
-        let operation = state.operations.get_mut(&id).expect("a test cancels what there is");
-        operation.state = OperationState::Cancelled.into();
+        let operation = state.operations.get_mut(&name).expect("a test cancels what there is");
+        let goes_on = operation.state() == State::Running;
+        let after = if goes_on { State::Cancelling } else { State::Cancelled };
+        operation.state = after.into();
         Ok(Response::new(operation.clone()))
     }
-
-    type WatchOperationStream = BoxStream<Operation>;
-    async fn watch_operation(
+    async fn wait_operation(
         &self,
-        request: Request<WatchOperationRequest>,
-    ) -> Result<Response<Self::WatchOperationStream>, Status> {
+        _request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        Err(Fault::new(Reason::NotBuilt, "virtctl watches").into())
+    }
+
+    type WatchOperationsStream = BoxStream<WatchOperationsResponse>;
+    async fn watch_operations(
+        &self,
+        request: Request<WatchOperationsRequest>,
+    ) -> Result<Response<Self::WatchOperationsStream>, Status> {
         self.called(request.get_ref())?;
-        let id = request.into_inner().id;
+        let name = request.into_inner().name;
         let (pace, watches, mut operation) = {
             let mut state = self.state();
             state.watches += 1;
-            (state.pace, state.watches, state.operations[&id].clone())
+            (state.pace, state.watches, state.operations[&name].clone())
         };
-        let step = |what: &str, done| {
-            let progress = Some(Progress { what: what.into(), done, total: 3 });
-            Operation { progress, ..operation.clone() }
+        let told = |event| WatchOperationsResponse { event: Some(event), ..Default::default() };
+        let step = |message: &str, done| {
+            let progress = Some(Progress { message: message.into(), done, total: 3 });
+            Ok(told(Told::Changed(Operation { progress, ..operation.clone() })))
         };
-        let mut items = vec![Ok(step("unpack", 1)), Ok(step("unpack", 2)), Ok(step("mount", 3))];
+        let mut items = vec![step("unpack", 1), step("unpack", 2), step("mount", 3)];
+        items.insert(0, Ok(told(Told::Reset(Reset::default()))));
+        items.push(Ok(told(Told::Heartbeat(Heartbeat::default()))));
         if pace == Pace::Never {
             let forever = tokio_stream::iter(items).chain(tokio_stream::pending());
             return Ok(Response::new(Box::pin(forever)));
         }
         if pace == Pace::Cut && watches == 1 {
-            items.truncate(1);
+            items.truncate(2);
             items.push(Err(Fault::new(Reason::Starting, "stopping").into()));
             return Ok(Response::new(Box::pin(tokio_stream::iter(items))));
         }
         if pace == Pace::Dies && watches == 1 {
-            items.truncate(1);
+            items.truncate(2);
             let api = self.clone();
             let dies = tokio_stream::once(()).filter_map(move |()| {
                 api.state().die();
@@ -80,9 +93,9 @@ impl OperationService for Api {
             let stream = tokio_stream::iter(items).chain(dies).chain(tokio_stream::pending());
             return Ok(Response::new(Box::pin(stream)));
         }
-        operation.state = OperationState::Succeeded.into();
-        operation.ended_unix_ms = 1_002_500;
-        items.push(Ok(operation));
+        operation.state = State::Succeeded.into();
+        operation.end_time = Some(timestamp(1_002_500));
+        items.push(Ok(told(Told::Changed(operation))));
         Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
 }

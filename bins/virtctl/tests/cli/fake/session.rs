@@ -4,21 +4,18 @@
 //! Never here: a process.
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
-use ves_proto::common::{ExitStatus, exit_status};
-use ves_proto::coordinator::{ConsoleRequest, ExecRequest};
-use ves_proto::lifecycle::{
-    ConsoleResponse, ConsoleStart, ExecResponse, ExecStart, console_request, exec_request,
-    exec_response,
-};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use ves_proto::api::session_service_server::SessionService;
+use ves_proto::api::*;
 use ves_proto::{Fault, Reason};
 
-use super::Api;
+use super::{Api, BoxStream};
 
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
 
 /// Plays the command.
-pub(super) async fn exec(
+async fn exec(
     api: Api,
     start: ExecStart,
     mut requests: Streaming<ExecRequest>,
@@ -35,8 +32,8 @@ pub(super) async fn exec(
         answers.send(Err(fault.into())).await.ok();
         return;
     }
-    send(Part::Started(true)).await;
-    let size = |s: &ves_proto::common::WindowSize| format!("{}x{}", s.rows, s.cols);
+    send(Part::Started(ExecStarted {})).await;
+    let size = |s: &WindowSize| format!("{}x{}", s.rows, s.cols);
     if let Some(tty) = &start.tty {
         send(Part::Stdout(format!("tty {}\r\n", size(tty)).into_bytes().into())).await;
     }
@@ -55,7 +52,7 @@ pub(super) async fn exec(
         _ => {}
     }
     while let Ok(Some(next)) = requests.message().await {
-        match next.request.and_then(|r| r.part) {
+        match next.part {
             Some(exec_request::Part::Stdin(bytes)) => {
                 api.state().input.extend_from_slice(&bytes);
                 send(Part::Stdout(bytes.clone())).await;
@@ -63,7 +60,7 @@ pub(super) async fn exec(
                     return send(code(9)).await;
                 }
             }
-            Some(exec_request::Part::StdinClosed(_)) if argv.first() != Some(&"sleep") => {
+            Some(exec_request::Part::StdinEnd(_)) if argv.first() != Some(&"sleep") => {
                 return send(code(0)).await;
             }
             Some(exec_request::Part::Resize(s)) => {
@@ -76,7 +73,7 @@ pub(super) async fn exec(
 }
 
 /// Plays the console: a prompt, then what is typed.
-pub(super) async fn console(
+async fn console(
     api: Api,
     start: ConsoleStart,
     mut requests: Streaming<ConsoleRequest>,
@@ -89,9 +86,48 @@ pub(super) async fn console(
     }
     loop {
         let Ok(Some(next)) = requests.message().await else { return };
-        if let Some(console_request::Part::Stdin(b)) = next.request.and_then(|r| r.part) {
+        if let Some(console_request::Part::Stdin(b)) = next.part {
             api.state().input.extend_from_slice(&b);
             answers.send(Ok(say(&b))).await.ok();
         }
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Api {
+    type ExecStream = BoxStream<ExecResponse>;
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.expect("a first message");
+        self.called(&first)?;
+        let Some(exec_request::Part::Start(start)) = first.part else {
+            return Err(Fault::missing("start").into());
+        };
+        self.find(&start.container)?;
+        let (answers, stream) = mpsc::channel(16);
+        let api = self.clone();
+        tokio::spawn(async move { exec(api, start, requests, answers).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type ConsoleStream = BoxStream<ConsoleResponse>;
+    async fn console(
+        &self,
+        request: Request<Streaming<ConsoleRequest>>,
+    ) -> Result<Response<Self::ConsoleStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.expect("a first message");
+        self.called(&first)?;
+        let Some(console_request::Part::Start(start)) = first.part else {
+            return Err(Fault::missing("start").into());
+        };
+        self.find(&start.container)?;
+        let (answers, stream) = mpsc::channel(16);
+        let api = self.clone();
+        tokio::spawn(async move { console(api, start, requests, answers).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }

@@ -3,11 +3,23 @@
 //! Never here: taking one.
 
 use tonic::{Request, Response, Status};
-use ves_proto::coordinator::snapshot_service_server::SnapshotService;
-use ves_proto::coordinator::*;
-use ves_proto::storage;
+use ves_proto::api::operation::Kind;
+use ves_proto::api::snapshot_service_server::SnapshotService;
+use ves_proto::api::*;
+use ves_proto::public::timestamp;
 
 use super::Api;
+
+const FIRST: &str = "019ab4a0-0000-7000-8000-000000000001";
+const SECOND: &str = "019ab4a0-0000-7000-8000-000000000002";
+
+/// The container's own name and the snapshot's, of one that is named by its alias, too.
+fn named(api: &Api, name: &str) -> Result<(String, String), Status> {
+    let (container, snapshot) = name.split_once("/snapshots/").expect("a name of a snapshot");
+    let container = api.find(container)?.name;
+    let name = format!("{container}/snapshots/{snapshot}");
+    Ok((container, name))
+}
 
 #[tonic::async_trait]
 impl SnapshotService for Api {
@@ -17,8 +29,9 @@ impl SnapshotService for Api {
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        let mut operation = self.operation("snapshot", self.find(&request.ct)?.id, request.dry_run);
-        operation.get_mut().snapshot = "019ab4a0-0000-7000-8000-000000000001".into();
+        let (container, name) = named(self, &format!("{}/snapshots/{FIRST}", request.parent))?;
+        let mut operation = self.operation(Kind::Snapshot, &container, request.validate_only);
+        operation.get_mut().result = name;
         Ok(operation)
     }
     async fn list_snapshots(
@@ -26,26 +39,31 @@ impl SnapshotService for Api {
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
         self.called(request.get_ref())?;
-        self.find(&request.get_ref().ct)?;
-        let first = storage::Snapshot {
-            id: "019ab4a0-0000-7000-8000-000000000001".into(),
-            name: "before".into(),
-            created_unix_ms: 1_700_000_000_000,
-            generation: 4,
+        let container = self.find(&request.get_ref().parent)?.name;
+        let first = Snapshot {
+            name: format!("{container}/snapshots/{FIRST}"),
+            title: "before".into(),
+            create_time: Some(timestamp(1_700_000_000_000)),
             size_bytes: 10 << 30,
             allocated_bytes: 8192,
             own_bytes: Some(4096),
-            ..storage::Snapshot::default()
+            ..Snapshot::default()
         };
-        let second = storage::Snapshot {
-            id: "019ab4a0-0000-7000-8000-000000000002".into(),
-            name: String::new(),
-            parent: first.id.clone(),
+        let second = Snapshot {
+            name: format!("{container}/snapshots/{SECOND}"),
+            title: String::new(),
+            parent: first.name.clone(),
             current: true,
             own_bytes: None,
             ..first.clone()
         };
-        Ok(Response::new(ListSnapshotsResponse { snapshots: vec![first, second] }))
+        // A page each.
+        let (snapshot, next) = match request.get_ref().page_token.as_str() {
+            "" => (first, "second"),
+            _ => (second, ""),
+        };
+        let (snapshots, next_page_token) = (vec![snapshot], next.to_owned());
+        Ok(Response::new(ListSnapshotsResponse { snapshots, next_page_token }))
     }
     async fn switch_snapshot(
         &self,
@@ -53,9 +71,9 @@ impl SnapshotService for Api {
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        let id = self.find(&request.ct)?.id;
-        let mut operation = self.operation("snapshot-switch", id, request.dry_run);
-        operation.get_mut().snapshot = request.snapshot;
+        let (container, name) = named(self, &request.name)?;
+        let mut operation = self.operation(Kind::SnapshotSwitch, &container, request.validate_only);
+        operation.get_mut().result = name;
         Ok(operation)
     }
     async fn delete_snapshot(
@@ -64,9 +82,9 @@ impl SnapshotService for Api {
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        let id = self.find(&request.ct)?.id;
-        let mut operation = self.operation("snapshot-delete", id, request.dry_run);
-        operation.get_mut().snapshot = request.snapshot;
+        let (container, name) = named(self, &request.name)?;
+        let mut operation = self.operation(Kind::SnapshotDelete, &container, request.validate_only);
+        operation.get_mut().result = name;
         Ok(operation)
     }
 }

@@ -3,13 +3,10 @@
 //! Never here: reading an archive.
 
 use tonic::{Request, Response, Status, Streaming};
-use ves_proto::common::Progress;
-use ves_proto::coordinator::template_service_server::TemplateService;
-use ves_proto::coordinator::*;
-use ves_proto::storage::{
-    self, ExportTemplateResponse, Template, TemplateProgress, import_template_request,
-    template_progress,
-};
+use ves_proto::api::operation::Kind;
+use ves_proto::api::template_service_server::TemplateService;
+use ves_proto::api::*;
+use ves_proto::{Fault, Reason};
 
 use super::{Api, BoxStream};
 
@@ -20,13 +17,13 @@ impl TemplateService for Api {
         request: Request<BuildTemplateRequest>,
     ) -> Result<Response<Operation>, Status> {
         self.called(request.get_ref())?;
-        Ok(self.operation("template build", 0, false))
+        Ok(self.operation(Kind::TemplateBuild, &request.get_ref().name, false))
     }
 
-    type ImportTemplateStream = BoxStream<TemplateProgress>;
+    type ImportTemplateStream = BoxStream<ImportTemplateResponse>;
     async fn import_template(
         &self,
-        request: Request<Streaming<storage::ImportTemplateRequest>>,
+        request: Request<Streaming<ImportTemplateRequest>>,
     ) -> Result<Response<Self::ImportTemplateStream>, Status> {
         let mut requests = request.into_inner();
         let mut name = String::new();
@@ -43,19 +40,19 @@ impl TemplateService for Api {
             }
         }
         self.state().imported = data;
-        let progress = Progress { what: "read the archive".into(), done: 1, total: 2 };
+        let progress = Progress { message: "read the archive".into(), done: 1, total: 2 };
         let notes = self.state().notes.clone();
         let template = Template { name, content_bytes: 300 << 20, notes, ..Template::default() };
-        let items =
-            [template_progress::Is::Progress(progress), template_progress::Is::Template(template)];
-        let items = items.map(|is| Ok(TemplateProgress { is: Some(is) }));
+        use import_template_response::Is;
+        let items = [Is::Progress(progress), Is::Template(template)];
+        let items = items.map(|is| Ok(ImportTemplateResponse { is: Some(is) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
 
     type ExportTemplateStream = BoxStream<ExportTemplateResponse>;
     async fn export_template(
         &self,
-        request: Request<storage::ExportTemplateRequest>,
+        request: Request<ExportTemplateRequest>,
     ) -> Result<Response<Self::ExportTemplateStream>, Status> {
         self.called(request.get_ref())?;
         let items = ["abc", "def"].map(|data| Ok(ExportTemplateResponse { data: data.into() }));
@@ -74,6 +71,16 @@ impl TemplateService for Api {
     ) -> Result<Response<ListTemplatesResponse>, Status> {
         self.called(request.get_ref())?;
         let templates = self.state().templates.clone();
-        Ok(Response::new(ListTemplatesResponse { templates }))
+        Ok(Response::new(ListTemplatesResponse { templates, ..Default::default() }))
+    }
+    async fn get_template(
+        &self,
+        request: Request<GetTemplateRequest>,
+    ) -> Result<Response<Template>, Status> {
+        self.called(request.get_ref())?;
+        let name = &request.get_ref().name;
+        let found = self.state().templates.iter().find(|t| t.name == *name).cloned();
+        let unknown = || Fault::new(Reason::TemplateUnknown, format!("there is no {name}"));
+        found.map(Response::new).ok_or_else(|| unknown().into())
     }
 }

@@ -20,10 +20,14 @@ pub const fn action() -> Action {
 /// destroy; of one whose destroy failed, the rest of it. What goes down is not taken away on its own word.
 ///
 /// # Errors
-/// `RUNNING`, `MOUNTED`.
+/// `RUNNING`, `MOUNTED`, `DELETE_PROTECTED`.
 pub fn admit(record: &Record, phase: Phase, stopping: bool) -> Result<Action, Fault> {
     if record.presence != Presence::Deleting {
         must_exist(record)?;
+        if record.meta.delete_protection {
+            let message = "is protected against deletion; take its delete_protection away first";
+            return Err(refuse(Reason::DeleteProtected, record, message));
+        }
         if stopping && phase != Phase::Absent {
             let message = "is going down by itself; stop it, which waits for that, then destroy it";
             return Err(refuse(Reason::Running, record, message));

@@ -173,6 +173,11 @@ pub trait Kind {
         true
     }
 
+    /// Whether it is done when it is stored.
+    fn is_done_at_once(&self) -> bool {
+        false
+    }
+
     /// Whether it ends only when init says that it booted.
     fn waits_for_boot(&self) -> bool {
         false

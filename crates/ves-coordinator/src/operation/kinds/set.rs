@@ -1,17 +1,19 @@
 //! set: a container gets new values. Failure puts back what was. Pure.
 
 use serde::{Deserialize, Serialize};
-use ves_proto::{Fault, Reason, convert, coordinator as pb};
-use ves_types::capability::{MAX_CAPABILITIES, change_capabilities};
+use ves_proto::{Fault, Reason, convert};
+use ves_types::capability::change_capabilities;
 use ves_types::device::{MAX_DEVICES, change_devices};
 use ves_types::{
-    CapabilityChange, CtAddress, DeviceChange, DiskSize, Features, ParseError, SpecField,
+    CapabilityChange, CtAddress, DeviceChange, DiskSize, Features, Hostname, ParseError, SpecField,
 };
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
+use crate::container::meta::{Meta, MetaField};
 use crate::container::observed::Observed;
 use crate::container::record::{Record, RunState};
-use crate::container::spec::{self, Effect, Spec};
+use crate::container::spec::{self, Effect, Spec, path_of};
+use crate::wrong::bad;
 
 /// Changes a container. What it was before stands in its record while the change is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,12 @@ pub struct Set {
     pub restart: bool,
     /// What is done where a service says that it cannot make the change while it runs.
     pub set_mode: SetMode,
+    /// What of it is no matter of any service, where that is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Box<Meta>>,
+    /// All of it is no matter of any service: it is done when it is stored.
+    #[serde(skip)]
+    pub at_once: bool,
 }
 
 /// What becomes of a change that a service refuses with `NEEDS_RESTART`.
@@ -42,179 +50,49 @@ pub enum SetMode {
 impl Set {
     fn new(spec: Spec, running: Spec, restart: bool, set_mode: SetMode) -> Self {
         let running = (running != spec).then(|| Box::new(running));
-        Self { spec: Box::new(spec), running, restart, set_mode }
+        Self { spec: Box::new(spec), running, restart, set_mode, meta: None, at_once: false }
     }
 }
 
-/// set.
-///
-/// # Errors
-/// `STALE_GENERATION`, `NOT_RUNNING`, `NEEDS_RESTART`, `WOULD_SHRINK`, `BAD_VALUE`.
-pub fn admit(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Action, Fault> {
-    must_exist(record)?;
-    if request.generation != 0 && request.generation != record.generation.0 {
-        let (have, got) = (record.generation.0, request.generation);
-        let message = format!(
-            "container {} has changed meanwhile: generation {got} is not {have}; read it again",
-            record.id
-        );
-        return Err(Fault::new(Reason::StaleGeneration, message)
-            .fact("ct", record.id)
-            .fact("have", have)
-            .fact("got", got));
-    }
-    let up = record.run == RunState::Running;
-    if !up && !request.save {
-        let message = "is not running, so that only a saved change means anything";
-        return Err(refuse(Reason::NotRunning, record, message).fact("field", "save"));
-    }
-    let fields =
-        request.update_mask.iter().map(|path| path.parse()).collect::<Result<Vec<SpecField>, _>>();
-    let mut fields = fields.map_err(|e| Fault::bad_value("update_mask", &e))?;
-    let list = Addresses::parse(request)?;
-    let entries = Entries::parse(request)?;
-    fields.extend(entries.fields().filter(|f| !fields.contains(f)).collect::<Vec<_>>());
-    if fields.is_empty() && list.is_empty() {
-        return Err(Fault::missing("update_mask"));
-    }
-    let mut wanted = values(record, request)?;
-    entries.apply(&record.spec, &request.update_mask, &mut wanted)?;
-    let old_spec = record.spec.clone();
-    let old_running = record.effective().clone();
-    let mut spec = old_spec.clone();
-    let mut running = old_running.clone();
-    let mut restart = false;
-    for field in fields {
-        let mut all = old_running.clone();
-        spec::copy(field, &wanted, &mut all);
-        match spec::effect(field) {
-            Effect::Fixed => {
-                if !fixed_is_same(field, record, request) {
-                    let why = "it is chosen when a container is created and stays";
-                    let error = ParseError::new("change", field, why);
-                    return Err(Fault::bad_value(&field.to_string(), &error));
-                }
-            }
-            Effect::Saved => {
-                if !request.save {
-                    let why =
-                        "it is of no matter to the running container, so that it must be saved";
-                    return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
-                }
-                spec::copy(field, &wanted, &mut spec);
-                spec::copy(field, &wanted, &mut running);
-            }
-            Effect::Live => {
-                spec::copy(field, &wanted, &mut running);
-                // A volume does not shrink again when the container stops.
-                if request.save || field == SpecField::Disk {
-                    spec::copy(field, &wanted, &mut spec);
-                }
-            }
-            Effect::Restart => {
-                restart |= restart_wanted(record, request, field, all != old_running)?;
-                if request.save {
-                    spec::copy(field, &wanted, &mut spec);
-                }
-            }
-        }
-    }
-    if features_exclude(request, &running) || features_exclude(request, &spec) {
-        return Err(convert::features_exclude());
-    }
-    list.apply(&mut running);
-    if request.save {
-        list.apply(&mut spec);
-    }
-    if spec.disk < old_spec.disk || running.disk < old_running.disk {
-        let message = format!(
-            "cannot shrink to {}: a volume only grows, and has {}; restore a backup into a \
-             smaller container instead",
-            wanted.disk, old_spec.disk
-        );
-        return Err(refuse(Reason::WouldShrink, record, &message)
-            .fact("have_bytes", old_spec.disk.bytes().0)
-            .fact("want_bytes", wanted.disk.bytes().0));
-    }
-    // A container that is started anew runs with what is saved.
-    if restart || !up {
-        running = spec.clone();
-    }
-    let set_mode = match request.set_mode() {
-        _ if !request.save || !up => SetMode::Refuse,
-        pb::SetMode::Unspecified => SetMode::Refuse,
-        pb::SetMode::Restart => SetMode::Restart,
-        pb::SetMode::Ignore => SetMode::Later,
-    };
-    Ok(Action::Set(Set::new(spec, running, restart, set_mode)))
+/// What a change asks for: the fields that are meant, and their values.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// What of its specification is meant, and of its alias and description.
+    pub fields: Vec<SpecField>,
+    /// What of the rest is meant.
+    pub meta_fields: Vec<MetaField>,
+    /// The values; what is not meant is filled in and not used.
+    pub spec: Option<Box<Spec>>,
+    /// The same of the rest.
+    pub meta: Box<Meta>,
+    /// Whether it has a host name of its own.
+    pub is_named: bool,
+    /// Whether it was asked to become migratable by name.
+    pub asks_migratable: bool,
+    /// It lasts until the container stops, and is not kept.
+    pub until_stop: bool,
+    /// What becomes of what cannot change while it runs.
+    pub mode: SetMode,
+    /// Addresses to add and to take away.
+    pub addresses: Addresses,
+    /// Devices to add, to change and to take away.
+    pub devices: Vec<DeviceChange>,
+    /// Capabilities to give back and to take away.
+    pub capabilities: Vec<CapabilityChange>,
 }
 
-/// The request's values as a whole specification; what the mask does not name is filled in so that
-/// it can be read, and not used.
-fn values(record: &Record, request: &pb::UpdateContainerRequest) -> Result<Spec, Fault> {
-    let mut given = request.spec.clone().unwrap_or_default();
-    if given.template.is_empty() {
-        given.template = record.spec.template.as_str().to_owned();
-    }
-    let parsed = spec::parse(record.id, Some(given))?;
-    Ok(parsed)
-}
-
-/// Whether it was asked to become migratable, which what nests is not.
-fn features_exclude(request: &pb::UpdateContainerRequest, becomes: &Spec) -> bool {
-    let asked = request.update_mask.contains(&SpecField::Migratable.to_string());
-    let Features { nesting, migratable, .. } = becomes.features;
-    asked && nesting && migratable
-}
-
-fn fixed_is_same(field: SpecField, record: &Record, request: &pb::UpdateContainerRequest) -> bool {
-    let given = request.spec.clone().unwrap_or_default();
-    match field {
-        SpecField::Template => given.template == record.spec.template.as_str(),
-        SpecField::Inodes => given.disk_inodes == record.spec.inodes.map(u64::from),
-        _ => false,
-    }
-}
-
-fn restart_wanted(
-    record: &Record,
-    request: &pb::UpdateContainerRequest,
-    field: SpecField,
-    differs: bool,
-) -> Result<bool, Fault> {
-    if record.run != RunState::Running || !differs {
-        return Ok(false);
-    }
-    if request.set_mode() == pb::SetMode::Unspecified {
-        let message = format!("takes a change of {} only when it starts", field);
-        return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", field));
-    }
-    if !request.save {
-        let why = "a change that needs a restart must be saved for it";
-        return Err(Fault::bad_value("save", &ParseError::new("change", field, why)));
-    }
-    Ok(request.set_mode() == pb::SetMode::Restart)
-}
-
-/// `--ipadd` and `--ipdel`.
-struct Addresses {
-    add: Vec<CtAddress>,
-    remove: Vec<CtAddress>,
-    remove_all: bool,
+/// Addresses to add and to take away.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    /// To add.
+    pub add: Vec<CtAddress>,
+    /// To take away.
+    pub remove: Vec<CtAddress>,
+    /// All are taken away before.
+    pub remove_all: bool,
 }
 
 impl Addresses {
-    fn parse(request: &pb::UpdateContainerRequest) -> Result<Self, Fault> {
-        let remove_all = request.remove_addresses.iter().any(|a| a == "all");
-        let named: Vec<String> =
-            request.remove_addresses.iter().filter(|a| *a != "all").cloned().collect();
-        Ok(Self {
-            add: spec::parse_addresses("add_addresses", &request.add_addresses)?,
-            remove: spec::parse_addresses("remove_addresses", &named)?,
-            remove_all,
-        })
-    }
-
     fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty() && !self.remove_all
     }
@@ -229,44 +107,174 @@ impl Addresses {
     }
 }
 
-/// `--devnodes`, `--devices` and `--capability`: single entries of lists of what is saved, or of what is given
-/// in place of that.
-struct Entries {
-    devices: Vec<DeviceChange>,
-    capabilities: Vec<CapabilityChange>,
+/// set.
+///
+/// # Errors
+/// `NOT_RUNNING`, `NEEDS_RESTART`, `WOULD_SHRINK`, `MISSING_FIELD`, `BAD_VALUE`.
+pub fn admit(record: &Record, update: Update) -> Result<Action, Fault> {
+    must_exist(record)?;
+    let kept = !update.until_stop;
+    let up = record.run == RunState::Running;
+    if !up && !kept {
+        let message = "is not running, so that only a change that is kept means anything";
+        return Err(refuse(Reason::NotRunning, record, message).fact("field", "until_stop"));
+    }
+    let mut wanted = update.spec.as_deref().unwrap_or(&record.spec).clone();
+    if update.spec.is_some() && !update.is_named {
+        wanted.hostname = Hostname::of_container(record.id);
+    }
+    let fields = update.change_entries(&record.spec, &mut wanted)?;
+    if fields.is_empty() && update.meta_fields.is_empty() && update.addresses.is_empty() {
+        return Err(Fault::missing("update_mask"));
+    }
+    let meta = changed_meta(record, &update)?;
+    let old_running = record.effective().clone();
+    let mut spec = record.spec.clone();
+    let mut running = old_running.clone();
+    let mut restart = false;
+    for field in &fields {
+        let field = *field;
+        let mut all = old_running.clone();
+        spec::copy(field, &wanted, &mut all);
+        match spec::effect(field) {
+            Effect::Fixed => {
+                let mut same = record.spec.clone();
+                spec::copy(field, &wanted, &mut same);
+                if same != record.spec {
+                    return Err(stays(&format!("container.{}", path_of(field))));
+                }
+            }
+            Effect::Saved => {
+                if !kept {
+                    return Err(must_be_kept(&path_of(field)));
+                }
+                spec::copy(field, &wanted, &mut spec);
+                spec::copy(field, &wanted, &mut running);
+            }
+            Effect::Live => {
+                spec::copy(field, &wanted, &mut running);
+                // A volume does not shrink again when the container stops.
+                if kept || field == SpecField::Disk {
+                    spec::copy(field, &wanted, &mut spec);
+                }
+            }
+            Effect::Restart => {
+                restart |= restart_wanted(record, &update, field, all != old_running)?;
+                if kept {
+                    spec::copy(field, &wanted, &mut spec);
+                }
+            }
+        }
+    }
+    if update.features_exclude(&running) || update.features_exclude(&spec) {
+        return Err(convert::features_exclude().fact("field", "container.spec.features"));
+    }
+    update.addresses.apply(&mut running);
+    if kept {
+        update.addresses.apply(&mut spec);
+    }
+    if spec.disk < record.spec.disk || running.disk < old_running.disk {
+        return Err(would_shrink(record, &wanted));
+    }
+    // A container that is started anew runs with what is saved.
+    if restart || !up {
+        running = spec.clone();
+    }
+    let set_mode = if kept && up { update.mode } else { SetMode::Refuse };
+    let at_once = update.addresses.is_empty() && fields.iter().all(|f| is_no_services_matter(*f));
+    Ok(Action::Set(Set { meta, at_once, ..Set::new(spec, running, restart, set_mode) }))
 }
 
-impl Entries {
-    fn parse(request: &pb::UpdateContainerRequest) -> Result<Self, Fault> {
-        let pb::UpdateContainerRequest { change_devices, change_capabilities, .. } = request;
-        let field = "change_devices";
-        let devices = spec::parse_all(field, change_devices, MAX_DEVICES, str::parse)?;
-        let field = "change_capabilities";
-        let most = 2 * MAX_CAPABILITIES;
-        let capabilities = spec::parse_all(field, change_capabilities, most, str::parse)?;
-        Ok(Self { devices, capabilities })
-    }
+/// Whether a change of it is done when it is stored.
+const fn is_no_services_matter(field: SpecField) -> bool {
+    matches!(field, SpecField::Name | SpecField::Description)
+}
 
-    fn fields(&self) -> impl Iterator<Item = SpecField> {
+/// What becomes of what is no matter of any service, where that is meant.
+fn changed_meta(record: &Record, update: &Update) -> Result<Option<Box<Meta>>, Fault> {
+    let mut meta = record.meta.clone();
+    for field in &update.meta_fields {
+        if update.until_stop {
+            return Err(must_be_kept("what the update mask names"));
+        }
+        if *field == MetaField::Project && update.meta.project != record.meta.project {
+            return Err(stays("container.project"));
+        }
+        meta.copy(*field, &update.meta);
+    }
+    Ok((!update.meta_fields.is_empty()).then(|| Box::new(meta)))
+}
+
+fn stays(field: &str) -> Fault {
+    let why = "it is chosen when a container is created and stays";
+    Fault::bad_value(field, &ParseError::new("change", field, why))
+}
+
+fn must_be_kept(field: &str) -> Fault {
+    let why = "it is of no matter to the running container, so that it must be kept";
+    Fault::bad_value("until_stop", &ParseError::new("change", field, why))
+}
+
+fn would_shrink(record: &Record, wanted: &Spec) -> Fault {
+    let message = format!(
+        "cannot shrink to {}: a volume only grows, and has {}; restore a backup into a smaller \
+         container instead",
+        wanted.disk, record.spec.disk
+    );
+    refuse(Reason::WouldShrink, record, &message)
+        .fact("have_bytes", record.spec.disk.bytes().0)
+        .fact("want_bytes", wanted.disk.bytes().0)
+}
+
+fn restart_wanted(
+    record: &Record,
+    update: &Update,
+    field: SpecField,
+    differs: bool,
+) -> Result<bool, Fault> {
+    if record.run != RunState::Running || !differs {
+        return Ok(false);
+    }
+    let path = path_of(field);
+    if update.mode == SetMode::Refuse {
+        let message = format!("takes a change of {path} only when it starts");
+        return Err(refuse(Reason::NeedsRestart, record, &message).fact("field", path));
+    }
+    if update.until_stop {
+        let why = "a change that needs a restart must be kept for it";
+        return Err(Fault::bad_value("until_stop", &ParseError::new("change", path, why)));
+    }
+    Ok(update.mode == SetMode::Restart)
+}
+
+impl Update {
+    /// Makes changes of single entries to the lists that they are of: what is saved, or what is given in place of
+    /// that. Answers with all fields that are meant.
+    fn change_entries(&self, saved: &Spec, wanted: &mut Spec) -> Result<Vec<SpecField>, Fault> {
         let devices = (!self.devices.is_empty()).then_some(SpecField::Devices);
         let capabilities = (!self.capabilities.is_empty()).then_some(SpecField::CapabilitiesOff);
-        devices.into_iter().chain(capabilities)
-    }
-
-    fn apply(&self, saved: &Spec, mask: &[String], wanted: &mut Spec) -> Result<(), Fault> {
-        for field in self.fields().filter(|field| !mask.contains(&field.to_string())) {
-            spec::copy(field, saved, wanted);
+        let mut fields = self.fields.clone();
+        for field in devices.into_iter().chain(capabilities) {
+            if !fields.contains(&field) {
+                spec::copy(field, saved, wanted);
+                fields.push(field);
+            }
         }
         change_devices(&mut wanted.devices, &self.devices);
         change_capabilities(&mut wanted.capabilities_off, &self.capabilities);
-        if wanted.devices.len() > MAX_DEVICES {
-            let message = format!(
-                "it would have {} devices; {MAX_DEVICES} are the most",
-                wanted.devices.len()
-            );
-            return Err(Fault::new(Reason::BadValue, message).fact("field", "change_devices"));
+        match wanted.devices.len() {
+            n if n > MAX_DEVICES => {
+                let message = format!("it would have {n} devices; {MAX_DEVICES} are the most");
+                Err(bad("changes.set_devices", message))
+            }
+            _ => Ok(fields),
         }
-        Ok(())
+    }
+
+    /// Whether it was asked to become migratable, which what nests is not.
+    const fn features_exclude(&self, becomes: &Spec) -> bool {
+        let Features { nesting, migratable, .. } = becomes.features;
+        self.asks_migratable && nesting && migratable
     }
 }
 
@@ -292,6 +300,13 @@ impl Kind for Set {
     fn enter(&self, _: Stage, record: &mut Record) {
         let running = self.running.as_ref().unwrap_or(&self.spec);
         record.set_specs((*self.spec).clone(), (**running).clone());
+        if let Some(meta) = &self.meta {
+            record.set_meta((**meta).clone());
+        }
+    }
+
+    fn is_done_at_once(&self) -> bool {
+        self.at_once
     }
 
     fn undo(&self, record: &mut Record, observed: &Observed) -> Undo {
@@ -306,6 +321,9 @@ impl Kind for Set {
             record.set_run(RunState::Running);
         }
         record.set_specs(spec, running);
+        if let Some(meta) = record.reserved.meta.take() {
+            record.set_meta(*meta);
+        }
         record.ask_again();
         Undo::RollBack
     }
@@ -322,6 +340,7 @@ impl Kind for Set {
             SetMode::Later => (record.before().1, false),
         };
         let spec = (*self.spec).clone();
-        Some(Action::Set(Self::new(spec, running, restart, SetMode::Refuse)))
+        let meta = self.meta.clone();
+        Some(Action::Set(Self { meta, ..Self::new(spec, running, restart, SetMode::Refuse) }))
     }
 }

@@ -1,9 +1,9 @@
 //! start, mount, restart: a container comes up. Failure stops it. Pure.
 
 use serde::{Deserialize, Serialize};
-use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_proto::{Fault, Reason};
 
-use super::stop::grace;
+use super::stop::How;
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
 use crate::container::observed::Observed;
 use crate::container::record::{Record, RunState};
@@ -28,48 +28,48 @@ pub struct Restart {
     pub wait: bool,
 }
 
-/// start, or mount; of one that goes down by itself, the rest of that and a start.
+/// start; of one that goes down by itself, the rest of that and a start. `wait`: until init says that it booted.
 ///
 /// # Errors
-/// `RUNNING`, `MOUNTED`, `DISABLED`.
-pub fn admit(
-    record: &Record,
-    stopping: bool,
-    request: &pb::StartContainerRequest,
-) -> Result<Action, Fault> {
+/// `RUNNING`, `DISABLED`.
+pub fn admit(record: &Record, stopping: bool, wait: bool, force: bool) -> Result<Action, Fault> {
     must_exist(record)?;
-    if record.run == RunState::Running && stopping && !request.mount_only {
-        may_start(record, request.force)?;
+    if record.run == RunState::Running && stopping {
+        may_start(record, force)?;
         let grace_ms = record.effective().grace_ms();
-        return Ok(Action::Restart(Restart { grace_ms, wait: request.wait }));
+        return Ok(Action::Restart(Restart { grace_ms, wait }));
     }
     if record.run == RunState::Running {
         return Err(refuse(Reason::Running, record, "is running already"));
     }
-    if request.mount_only {
-        if record.run == RunState::Mounted {
-            return Err(refuse(Reason::Mounted, record, "is mounted already"));
-        }
-        return Ok(Action::Mount(Mount {}));
+    may_start(record, force)?;
+    Ok(Action::Start(Start { wait }))
+}
+
+/// mount.
+///
+/// # Errors
+/// `RUNNING`, `MOUNTED`.
+pub fn admit_mount(record: &Record) -> Result<Action, Fault> {
+    must_exist(record)?;
+    match record.run {
+        RunState::Running => Err(refuse(Reason::Running, record, "is running already")),
+        RunState::Mounted => Err(refuse(Reason::Mounted, record, "is mounted already")),
+        RunState::Stopped => Ok(Action::Mount(Mount {})),
     }
-    may_start(record, request.force)?;
-    Ok(Action::Start(Start { wait: request.wait }))
 }
 
 /// restart; of one that is stopped, start.
 ///
 /// # Errors
 /// `DISABLED` for one that is stopped.
-pub fn admit_restart(
-    record: &Record,
-    request: &pb::RestartContainerRequest,
-) -> Result<Action, Fault> {
+pub fn admit_restart(record: &Record, how: How, wait: bool) -> Result<Action, Fault> {
     must_exist(record)?;
     if record.run != RunState::Running {
         may_start(record, false)?;
-        return Ok(Action::Start(Start { wait: request.wait }));
+        return Ok(Action::Start(Start { wait }));
     }
-    Ok(Action::Restart(Restart { grace_ms: grace(record, request.fast, 0)?, wait: request.wait }))
+    Ok(Action::Restart(Restart { grace_ms: how.grace_ms(record), wait }))
 }
 
 fn may_start(record: &Record, force: bool) -> Result<(), Fault> {

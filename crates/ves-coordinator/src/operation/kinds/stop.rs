@@ -1,7 +1,9 @@
 //! stop, umount: a container goes down. Failure leaves it running where it still runs. Pure.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
-use ves_proto::{Fault, Reason, coordinator as pb};
+use ves_proto::{Fault, Reason};
 use ves_types::{ParseError, Phase};
 
 use super::{Action, Kind, Stage, Undo, must_exist, refuse};
@@ -24,49 +26,75 @@ pub struct Stop {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Umount {}
 
-/// stop, or umount.
-///
-/// # Errors
-/// `NOT_RUNNING`, `NOT_MOUNTED`, `RUNNING`, `BAD_VALUE`.
-pub fn admit(
-    record: &Record,
-    phase: Phase,
-    request: &pb::StopContainerRequest,
-) -> Result<Action, Fault> {
-    must_exist(record)?;
-    let up = record.run == RunState::Running || phase != Phase::Absent;
-    if request.unmount_only {
-        return match record.run {
-            _ if up => {
-                let message = "is running; stop it, its volume is unmounted then";
-                Err(refuse(Reason::Running, record, message))
-            }
-            RunState::Mounted => Ok(Action::Umount(Umount {})),
-            RunState::Stopped | RunState::Running => {
-                Err(refuse(Reason::NotMounted, record, "is not mounted"))
-            }
-        };
-    }
-    // What a failed stop has left is stopped once more, and what would be started again is not.
-    let nothing = !record.maybe_dirty && record.problem.is_none();
-    if !up && nothing && record.next_start().is_none() {
-        return Err(refuse(Reason::NotRunning, record, "is not running"));
-    }
-    let grace_ms = grace(record, request.fast, request.grace_ms)?;
-    Ok(Action::Stop(Stop { grace_ms, keep_mounted: request.skip_unmount }))
+/// How a container is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Its init is asked, and has as long as the container says.
+    Gracefully,
+    /// Its init is asked, and has so many milliseconds.
+    Within(u32),
+    /// It is killed.
+    AtOnce,
 }
 
-/// How long init may take to stop: what the caller says, or what the container has.
-pub(super) fn grace(record: &Record, fast: bool, grace_ms: u32) -> Result<u32, Fault> {
-    match grace_ms {
-        _ if fast => Ok(0),
-        0 => Ok(record.effective().grace_ms()),
-        ms if ms > GREATEST_GRACE_MS => {
-            let why = "it must be at most an hour";
-            Err(Fault::bad_value("grace_ms", &ParseError::new("grace period", ms, why)))
+impl How {
+    /// So long, from 1 ms to an hour.
+    ///
+    /// # Errors
+    /// `BAD_VALUE` on "grace".
+    pub fn within(grace: Duration) -> Result<Self, Fault> {
+        let ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        if (1..=GREATEST_GRACE_MS).contains(&ms) {
+            return Ok(Self::Within(ms));
         }
-        ms => Ok(ms),
+        let why = "it must be from 1 ms to an hour";
+        Err(Fault::bad_value("grace", &ParseError::new("grace period", ms, why)))
     }
+
+    /// How long its init may take, in milliseconds.
+    pub(super) fn grace_ms(self, record: &Record) -> u32 {
+        match self {
+            Self::Gracefully => record.effective().grace_ms(),
+            Self::Within(ms) => ms,
+            Self::AtOnce => 0,
+        }
+    }
+}
+
+/// stop.
+///
+/// # Errors
+/// `NOT_RUNNING`.
+pub fn admit(record: &Record, phase: Phase, how: How, keep_mounted: bool) -> Result<Action, Fault> {
+    must_exist(record)?;
+    // What a failed stop has left is stopped once more, and what would be started again is not.
+    let nothing = !record.maybe_dirty && record.problem.is_none();
+    if !is_up(record, phase) && nothing && record.next_start().is_none() {
+        return Err(refuse(Reason::NotRunning, record, "is not running"));
+    }
+    Ok(Action::Stop(Stop { grace_ms: how.grace_ms(record), keep_mounted }))
+}
+
+/// umount.
+///
+/// # Errors
+/// `NOT_MOUNTED`, `RUNNING`.
+pub fn admit_umount(record: &Record, phase: Phase) -> Result<Action, Fault> {
+    must_exist(record)?;
+    match record.run {
+        _ if is_up(record, phase) => {
+            let message = "is running; stop it, its volume is unmounted then";
+            Err(refuse(Reason::Running, record, message))
+        }
+        RunState::Mounted => Ok(Action::Umount(Umount {})),
+        RunState::Stopped | RunState::Running => {
+            Err(refuse(Reason::NotMounted, record, "is not mounted"))
+        }
+    }
+}
+
+fn is_up(record: &Record, phase: Phase) -> bool {
+    record.run == RunState::Running || phase != Phase::Absent
 }
 
 fn run_on(record: &mut Record, observed: &Observed) -> Undo {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, storage};
 use ves_types::{ParseError, TemplateName};
 
-use super::{Action, Kind, Stage, Undo};
+use super::{Kind, Stage, Undo};
 use crate::container::observed::Observed;
 use crate::container::record::Record;
 
@@ -25,21 +25,16 @@ pub struct TemplateBuild {
 /// template build.
 ///
 /// # Errors
-/// `BAD_VALUE` or `MISSING_FIELD`, on "name" or "suite".
-pub fn admit(request: storage::BuildTemplateRequest) -> Result<Action, Fault> {
-    let storage::BuildTemplateRequest { name, suite, init, packages } = request;
-    if name.is_empty() {
-        return Err(Fault::missing("name"));
-    }
-    let name = name.parse().map_err(|e| Fault::bad_value("name", &e))?;
+/// `BAD_VALUE` or `MISSING_FIELD` on "suite".
+pub fn parse_suite(suite: &str) -> Result<String, Fault> {
     if suite.is_empty() {
         return Err(Fault::missing("suite"));
     }
     if !suite.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         let why = "it may hold letters, digits and '-' only";
-        return Err(Fault::bad_value("suite", &ParseError::new("suite", &suite, why)));
+        return Err(Fault::bad_value("suite", &ParseError::new("suite", suite, why)));
     }
-    Ok(Action::TemplateBuild(TemplateBuild { name, suite, init, packages }))
+    Ok(suite.to_owned())
 }
 
 impl TemplateBuild {

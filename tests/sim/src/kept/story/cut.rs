@@ -2,7 +2,6 @@
 //! way back from each.
 
 use ves_proto::common::{self, Limits, UbcValue};
-use ves_proto::coordinator as pb;
 use ves_proto::storage;
 use ves_proto::storage::storage_service_client::StorageServiceClient;
 use ves_types::ExitCause;
@@ -11,6 +10,7 @@ use ves_types::layout::Daemon;
 use super::{FAIL, FAIL_LATE, HANG, HANG_LATE, Story, grow, mount, stop, text, unsaved, words};
 use crate::Mishap;
 use crate::sim::Command;
+use crate::words as pb;
 
 impl Story {
     pub(super) fn creates_cut(&self) {
