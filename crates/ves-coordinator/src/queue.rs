@@ -99,11 +99,12 @@ mod tests {
         let all: Vec<_> = (0..MOST_WAITING).map(|_| queues.join(ct).expect("room")).collect();
         assert_eq!(queues.join(ct).expect_err("too many").reason, Reason::TooMany);
         let turn = all[0].first().await;
-        let next = all[1].first();
-        let mut next = std::pin::pin!(next);
-        assert!(futures::poll!(next.as_mut()).is_pending(), "one at a time");
-        drop(turn);
-        assert!(next.await.is_some());
+        {
+            let mut next = std::pin::pin!(all[1].first());
+            assert!(futures::poll!(next.as_mut()).is_pending(), "one at a time");
+            drop(turn);
+            assert!(next.await.is_some());
+        }
         drop(all);
         assert!(queues.lines().is_empty(), "nothing is left of it");
     }

@@ -39,6 +39,9 @@ pub enum Command {
 }
 
 fn snapshot_name(ct: &str, snapshot: &str) -> String {
+    if snapshot.is_empty() {
+        return String::new();
+    }
     format!("containers/{ct}/snapshots/{snapshot}")
 }
 

@@ -292,12 +292,9 @@ const fn kind(kind: api::operation::Kind) -> &'static str {
 fn line(step: &api::Step) -> String {
     let api::Step { service, message, remark } = step;
     match (service.as_str(), remark) {
-        ("", true) if message.starts_with("undo: ") || message.starts_with("instead: ") => {
-            message.clone()
-        }
-        ("", true) => format!("  {message}"),
+        (_, true) => format!("  {message}"),
         ("", false) => message.clone(),
-        (service, _) => format!("{service}: {message}"),
+        (service, false) => format!("{service}: {message}"),
     }
 }
 

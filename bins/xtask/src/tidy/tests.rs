@@ -355,7 +355,7 @@ fn reasons_are_documented() {
 #[test]
 fn public_calls_are_tested() {
     let proto = (
-        "proto/ves/coordinator/v1/coordinator.proto",
+        "proto/ves/api/v1/node.proto",
         "service C {\n  // Gets.\n  rpc GetNode(A) returns (B);\n}\n",
     );
     good(contract::tested, &tree(&[proto, ("tests/sim/tests/a.rs", "client.get_node(x)")]));

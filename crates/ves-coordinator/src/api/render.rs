@@ -166,7 +166,7 @@ pub(crate) fn actor(op: &OpRecord) -> pb::Actor {
     pb::Actor { r#type: kind.into(), id: op.principal.clone(), on_behalf_of }
 }
 
-/// A step from its line: a service and what it does, what it does in detail, or a remark.
+/// A step from its line: a service and what it does, or in detail how it does that, which is a remark.
 fn step(line: &str) -> pb::Step {
     const SERVICES: [&str; 4] = ["storage", "network", "resources", "lifecycle"];
     let detail = line.strip_prefix("  ");
@@ -174,8 +174,7 @@ fn step(line: &str) -> pb::Step {
         Some((service, message)) if SERVICES.contains(&service) => (service, message),
         _ => ("", detail.unwrap_or(line)),
     };
-    let remark = detail.is_some() || line.starts_with("undo: ") || line.starts_with("instead: ");
-    pb::Step { service: service.to_owned(), message: message.to_owned(), remark }
+    pb::Step { service: service.to_owned(), message: message.to_owned(), remark: detail.is_some() }
 }
 
 fn render_operation(op: &OpRecord, keep_s: u64) -> pb::Operation {
@@ -254,7 +253,7 @@ mod tests {
             |service: &str, message: &str, remark| (service.to_owned(), message.to_owned(), remark);
         assert_eq!(read("network: no link"), told("network", "no link", false));
         assert_eq!(read("  delete link: ves7"), told("", "delete link: ves7", true));
-        assert_eq!(read("undo: it was cancelled"), told("", "undo: it was cancelled", true));
+        assert_eq!(read("undo: it was cancelled"), told("", "undo: it was cancelled", false));
         assert_eq!(read("made: so"), told("", "made: so", false));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is buffered here: a message is taken from one side when the other asks for it, so that a
 //! slow reader slows the writer. A caller that goes away takes its session with it, as does the
-//! coordinator; the container and its console stay.
+//! coordinator; the container, its console and what runs without a terminal stay.
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};

@@ -344,3 +344,207 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         dropped_capabilities: capabilities_off.iter().map(ToString::to_string).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ves_types::SpecField;
+
+    use super::*;
+    use crate::container::spec::copy;
+
+    fn ct() -> CtId {
+        CtId::try_from(101).expect("valid")
+    }
+
+    fn of(spec: pb::ContainerSpec) -> pb::Container {
+        pb::Container { spec: Some(spec), ..pb::Container::default() }
+    }
+
+    fn given() -> pb::ContainerSpec {
+        pb::ContainerSpec { template: "templates/trixie".to_owned(), ..Default::default() }
+    }
+
+    fn strings(word: &str) -> Vec<String> {
+        vec![word.to_owned()]
+    }
+
+    fn interface(interface: pb::Interface) -> pb::ContainerSpec {
+        pb::ContainerSpec { interfaces: vec![interface], ..given() }
+    }
+
+    fn volume(size_bytes: u64, inodes: Option<u64>) -> pb::ContainerSpec {
+        let volume = pb::Volume { id: "root".to_owned(), size_bytes, inodes };
+        pb::ContainerSpec { volumes: vec![volume], ..given() }
+    }
+
+    fn seconds(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos })
+    }
+
+    #[test]
+    fn defaults() {
+        let (spec, meta) = parse(ct(), Some(of(given()))).expect("valid");
+        assert_eq!((spec.hostname.as_str(), spec.disk), ("ct101", DiskSize::DEFAULT));
+        assert_eq!((&spec.name, meta), (&None, Meta::default()));
+        assert_eq!(parse(ct(), Some(of(render(&spec)))).map(|(spec, _)| spec), Ok(spec));
+    }
+
+    #[test]
+    fn every_mistake_names_its_field() {
+        let device = |id: &str| pb::Device { id: id.into(), read: true, write: false };
+        let in_spec: Vec<(&str, pb::ContainerSpec)> = vec![
+            ("template", pb::ContainerSpec::default()),
+            ("template", pb::ContainerSpec { template: "trixie".into(), ..given() }),
+            ("template", pb::ContainerSpec { template: "templates/.x".into(), ..given() }),
+            ("hostname", pb::ContainerSpec { hostname: "-x".into(), ..given() }),
+            (
+                "interfaces",
+                pb::ContainerSpec { interfaces: vec![pb::Interface::default(); 2], ..given() },
+            ),
+            (
+                "interfaces[0].id",
+                interface(pb::Interface { id: "eth0".into(), ..Default::default() }),
+            ),
+            ("interfaces[0].type", interface(pb::Interface { r#type: 9, ..Default::default() })),
+            (
+                "interfaces[0].addresses[1]",
+                interface(pb::Interface {
+                    addresses: vec!["192.0.2.1".into(), "127.0.0.1".into()],
+                    ..Default::default()
+                }),
+            ),
+            ("nameservers[0]", pb::ContainerSpec { nameservers: strings("ns.x"), ..given() }),
+            ("search_domains[0]", pb::ContainerSpec { search_domains: strings("a b"), ..given() }),
+            ("volumes", pb::ContainerSpec { volumes: vec![pb::Volume::default(); 2], ..given() }),
+            ("volumes[0].size_bytes", volume(1, None)),
+            ("volumes[0].inodes", volume(0, Some(0))),
+            ("init", pb::ContainerSpec { init: strings("init"), ..given() }),
+            ("stop_timeout", pb::ContainerSpec { stop_timeout: seconds(0, 0), ..given() }),
+            ("stop_timeout", pb::ContainerSpec { stop_timeout: seconds(1, 1), ..given() }),
+            ("restart_policy", pb::ContainerSpec { restart_policy: 99, ..given() }),
+            ("devices[0]", pb::ContainerSpec { devices: vec![device("mem")], ..given() }),
+            (
+                "dropped_capabilities[0]",
+                pb::ContainerSpec { dropped_capabilities: strings("SYS_TIME"), ..given() },
+            ),
+            (
+                "limits.cpus",
+                pb::ContainerSpec {
+                    limits: Some(pb::Limits { cpus: Some(0), ..Default::default() }),
+                    ..given()
+                },
+            ),
+        ];
+        let in_spec = in_spec.into_iter().map(|(f, s)| (format!("container.spec.{f}"), of(s)));
+        let whole = [
+            ("spec", pb::Container::default()),
+            ("alias", pb::Container { alias: "7".into(), ..of(given()) }),
+            ("description", pb::Container { description: "\u{1b}".into(), ..of(given()) }),
+            ("project", pb::Container { project: "acme".into(), ..of(given()) }),
+            ("project", pb::Container { project: "projects/-".into(), ..of(given()) }),
+            (
+                "labels",
+                pb::Container { labels: [("a b".to_owned(), String::new())].into(), ..of(given()) },
+            ),
+        ];
+        let whole = whole.into_iter().map(|(field, c)| (format!("container.{field}"), c));
+        for (field, container) in in_spec.chain(whole) {
+            let fault = parse(ct(), Some(container)).expect_err(&field);
+            assert_eq!(fault.facts["field"], field, "{fault}");
+        }
+        assert_eq!(parse(ct(), None).expect_err("none").facts["field"], "container");
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let spec = pb::ContainerSpec {
+            template: String::new(),
+            hostname: "-x".into(),
+            nameservers: strings("ns.x"),
+            ..interface(pb::Interface { addresses: strings("x"), ..Default::default() })
+        };
+        let container = pb::Container { alias: "7".into(), ..of(spec) };
+        let fault = parse(ct(), Some(container)).expect_err("much is wrong");
+        let mut fields: Vec<_> = fault.violations.iter().map(|v| v.field.as_str()).collect();
+        fields.sort_unstable();
+        assert_eq!(
+            fields,
+            ["container.alias", "container.spec.hostname", "container.spec.template"]
+                .into_iter()
+                .chain(["container.spec.interfaces[0].addresses[0]"])
+                .chain(["container.spec.nameservers[0]"])
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn so_little_memory_that_nothing_boots_is_refused() {
+        let with = |pages: Option<u64>| {
+            let physpages = Some(pb::Bounds { barrier: Some(0), limit: pages });
+            let ubc = Some(pb::UbcLimits { physpages, ..Default::default() });
+            let limits = Some(pb::Limits { ubc, ..Default::default() });
+            parse(ct(), Some(of(pb::ContainerSpec { limits, ..given() })))
+        };
+        for few in [0, 1, 4095] {
+            let fault = with(Some(few)).expect_err("too little");
+            assert_eq!(fault.facts["field"], "container.spec.limits.ubc.physpages");
+            assert_eq!(fault.facts["least_bytes"], (16 << 20).to_string());
+        }
+        assert!(with(Some(4096)).is_ok());
+        assert!(with(None).is_ok());
+    }
+
+    #[test]
+    fn copying_each_field_makes_the_same() {
+        let mut ubc = pb::UbcLimits::default();
+        for resource in UbcResource::ALL {
+            let levels = pb::Bounds { barrier: Some(1), limit: Some(8192) };
+            ves_proto::public::set_bounds(&mut ubc, resource, Some(levels));
+        }
+        let spec = pb::ContainerSpec {
+            hostname: "web.example".into(),
+            interfaces: vec![pb::Interface {
+                addresses: strings("192.0.2.1"),
+                ..Default::default()
+            }],
+            nameservers: strings("192.0.2.53"),
+            search_domains: strings("example.net"),
+            volumes: vec![pb::Volume { size_bytes: 4 << 30, ..Default::default() }],
+            limits: Some(pb::Limits {
+                ubc: Some(ubc),
+                cpu_millicpus: Some(500),
+                cpus: Some(2),
+                cpu_units: Some(1000),
+                cpu_mask: "0-1".into(),
+                node_mask: "0".into(),
+                io_bytes_per_second: Some(1 << 20),
+                io_operations_per_second: Some(100),
+                io_priority: Some(2),
+            }),
+            start_on_boot: true,
+            boot_order: Some(3),
+            init: strings("/bin/true"),
+            stop_timeout: seconds(7, 0),
+            features: Some(pb::Features {
+                nesting: Some(true),
+                migratable: Some(false),
+                abi32: Some(false),
+            }),
+            disabled: true,
+            restart_policy: pb::RestartPolicy::Always.into(),
+            devices: vec![pb::Device { id: "net/tun".into(), read: true, write: true }],
+            dropped_capabilities: strings("NET_RAW"),
+            ..given()
+        };
+        let container = pb::Container { alias: "web".into(), description: "x".into(), ..of(spec) };
+        let (from, _) = parse(ct(), Some(container)).expect("valid");
+        let (mut into, _) = parse(ct(), Some(of(given()))).expect("valid");
+        let ubc = UbcResource::ALL.map(SpecField::Ubc);
+        for field in SpecField::PLAIN.iter().chain(&ubc) {
+            copy(*field, &from, &mut into);
+        }
+        assert_eq!(into, from);
+    }
+}

@@ -48,7 +48,7 @@ my @tries = (
     (map { my $to = $_; ["have $to change something", sub { service($to, $change{$to}) }] } @services),
     ["read what another service shows", sub { service($other, $read{$other}) }],
     ["have the coordinator change a container",
-        sub { calls("/run/ves/api/coordinator.sock", "ves.coordinator.v1.ContainerService/DeleteContainer") }],
+        sub { calls("/run/ves/api/coordinator.sock", "ves.api.v1.ContainerService/DeleteContainer") }],
     ["have the starter make a container", sub { heard("/run/ves/starter.sock", SOCK_SEQPACKET) }],
     ["have the builder build", sub { heard("/run/ves/builder.sock", SOCK_SEQPACKET) }],
     ["ask a container's monitor", sub { heard("$ct/monitor.sock", SOCK_STREAM) }],

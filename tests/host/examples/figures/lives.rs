@@ -36,7 +36,7 @@ pub(crate) async fn lead(node: &Node, template: &str, rounds: usize) -> anyhow::
         verb("set", node.set_numproc(ct, 200)).await?;
         verb("list", node.list()).await?;
         let snapshot = verb("snapshot", node.snapshot(ct)).await?;
-        verb("snapshot-delete", node.delete_snapshot(ct, &snapshot)).await?;
+        verb("snapshot-delete", node.delete_snapshot(&snapshot)).await?;
         verb("stop", node.stop(ct)).await?;
         verb("destroy", node.delete(ct)).await?;
     }

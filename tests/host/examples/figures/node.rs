@@ -11,18 +11,20 @@ use tonic::Request;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use ves_daemon::client::{Traced, channel};
-use ves_proto::common::{Limits, UbcValue};
-use ves_proto::coordinator::container_service_client::ContainerServiceClient;
-use ves_proto::coordinator::operation_service_client::OperationServiceClient;
-use ves_proto::coordinator::snapshot_service_client::SnapshotServiceClient;
-use ves_proto::coordinator::template_service_client::TemplateServiceClient;
-use ves_proto::coordinator::{
-    ContainerSpec, ContainerState, CreateContainerRequest, CreateSnapshotRequest,
-    DeleteContainerRequest, DeleteSnapshotRequest, GetContainerRequest, ListContainersRequest,
-    Operation, OperationState, StartContainerRequest, StopContainerRequest, UpdateContainerRequest,
-    WatchOperationRequest,
+use ves_proto::Fault;
+use ves_proto::api::container_service_client::ContainerServiceClient;
+use ves_proto::api::container_status::State;
+use ves_proto::api::operation_service_client::OperationServiceClient;
+use ves_proto::api::snapshot_service_client::SnapshotServiceClient;
+use ves_proto::api::stop_container_request::Mode;
+use ves_proto::api::template_service_client::TemplateServiceClient;
+use ves_proto::api::{
+    Bounds, Container, ContainerSpec, CreateContainerRequest, CreateSnapshotRequest,
+    DeleteContainerRequest, DeleteSnapshotRequest, ExportTemplateRequest, GetContainerRequest,
+    Interface, Limits, ListContainersRequest, MountContainerRequest, Operation,
+    StartContainerRequest, StopContainerRequest, UbcLimits, UpdateContainerRequest, Volume,
+    WatchOperationsRequest, watch_operations_response::Event,
 };
-use ves_proto::storage::ExportTemplateRequest;
 use ves_types::layout::{Daemon, Layout};
 
 use crate::PATIENCE;
@@ -53,7 +55,7 @@ impl Node {
     /// Writes the template's archive to a file.
     pub(crate) async fn export(&self, template: &str, to: &Path) -> anyhow::Result<()> {
         let mut client = TemplateServiceClient::new(self.coordinator.clone());
-        let request = ExportTemplateRequest { name: template.to_owned() };
+        let request = ExportTemplateRequest { name: format!("templates/{template}") };
         let mut pieces = client.export_template(request).await?.into_inner();
         let mut file = std::fs::File::create(to)?;
         while let Some(piece) = pieces.message().await? {
@@ -63,17 +65,13 @@ impl Node {
     }
 
     fn spec(template: &str, init: &[&str], address: bool) -> ContainerSpec {
-        let value = UbcValue { barrier: 100, limit: 100 };
+        let addresses = if address { vec!["198.51.100.241".to_owned()] } else { Vec::new() };
         ContainerSpec {
-            template: template.to_owned(),
-            disk_bytes: 2 << 30,
+            template: format!("templates/{template}"),
+            volumes: vec![Volume { size_bytes: 2 << 30, ..Volume::default() }],
             init: init.iter().map(|word| (*word).to_owned()).collect(),
-            addresses: if address { vec!["198.51.100.241".to_owned()] } else { Vec::new() },
-            limits: Some(Limits {
-                ubc: [("numproc".to_owned(), value)].into(),
-                cpu_millicpus: Some(1000),
-                ..Limits::default()
-            }),
+            interfaces: vec![Interface { addresses, ..Interface::default() }],
+            limits: Some(Limits { cpu_millicpus: Some(1000), ..numproc(100) }),
             ..ContainerSpec::default()
         }
     }
@@ -91,12 +89,15 @@ impl Node {
         address: bool,
     ) -> anyhow::Result<u32> {
         let spec = Self::spec(template, init, address);
-        let request = CreateContainerRequest { spec: Some(spec), ..Default::default() };
+        let container = Some(Container { spec: Some(spec), ..Container::default() });
+        let request = CreateContainerRequest { container, request_id: id(), ..Default::default() };
         let operation = self.containers().create_container(request).await?.into_inner();
         let done = self.done(operation).await?;
         succeeded(&done)?;
-        self.made().insert(done.ct);
-        Ok(done.ct)
+        let target = done.targets.first().and_then(|name| name.strip_prefix("containers/"));
+        let ct = target.context("the operation names no container")?.parse()?;
+        self.made().insert(ct);
+        Ok(ct)
     }
 
     /// The same, and how long it took.
@@ -108,66 +109,71 @@ impl Node {
 
     pub(crate) async fn mount(&self, ct: u32) -> anyhow::Result<()> {
         let request =
-            StartContainerRequest { ct: ct.to_string(), mount_only: true, ..Default::default() };
-        let operation = self.containers().start_container(request).await?.into_inner();
+            MountContainerRequest { name: name(ct), request_id: id(), ..Default::default() };
+        let operation = self.containers().mount_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)
     }
 
     /// How long until init runs, and until its end is known.
     pub(crate) async fn start_to_end(&self, ct: u32) -> anyhow::Result<(Duration, Duration)> {
         let begun = Instant::now();
-        let request = StartContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let request =
+            StartContainerRequest { name: name(ct), request_id: id(), ..Default::default() };
         let operation = self.containers().start_container(request).await?.into_inner();
         self.done(operation).await?;
         let ran = begun.elapsed();
         loop {
-            let request = GetContainerRequest { ct: ct.to_string() };
+            let request = GetContainerRequest { name: name(ct) };
             let now = self.containers().get_container(request).await?.into_inner();
-            let state = now.state();
-            if state == ContainerState::Stopped || state == ContainerState::Mounted {
+            let status = now.status.unwrap_or_default();
+            let state = status.state();
+            if state == State::Stopped || state == State::Mounted {
                 return Ok((ran, begun.elapsed()));
             }
-            ensure!(begun.elapsed() < PATIENCE, "container {ct} is {state:?}: {}", now.problem);
+            let problem = status.problem.map(|problem| problem.message).unwrap_or_default();
+            ensure!(begun.elapsed() < PATIENCE, "container {ct} is {state:?}: {problem}");
         }
     }
 
     /// Starts it: init runs when this is done.
     pub(crate) async fn start(&self, ct: u32) -> anyhow::Result<()> {
-        let request = StartContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let request =
+            StartContainerRequest { name: name(ct), request_id: id(), ..Default::default() };
         let operation = self.containers().start_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)
     }
 
     /// Gives it another limit while it runs, for good.
     pub(crate) async fn set_numproc(&self, ct: u32, most: u64) -> anyhow::Result<()> {
-        let value = UbcValue { barrier: most, limit: most };
-        let limits = Limits { ubc: [("numproc".to_owned(), value)].into(), ..Limits::default() };
+        let spec = ContainerSpec { limits: Some(numproc(most)), ..ContainerSpec::default() };
+        let container = Container { name: name(ct), spec: Some(spec), ..Container::default() };
+        let paths = vec!["spec.limits.ubc.numproc".to_owned()];
         let request = UpdateContainerRequest {
-            ct: ct.to_string(),
-            spec: Some(ContainerSpec { limits: Some(limits), ..ContainerSpec::default() }),
-            update_mask: vec!["limits.ubc.numproc".to_owned()],
-            save: true,
+            container: Some(container),
+            update_mask: Some(prost_types::FieldMask { paths }),
+            request_id: id(),
             ..Default::default()
         };
         let operation = self.containers().update_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)
     }
 
-    /// Takes a snapshot and hands back its id.
+    /// Takes a snapshot and hands back its name.
     pub(crate) async fn snapshot(&self, ct: u32) -> anyhow::Result<String> {
         let mut client = SnapshotServiceClient::new(self.coordinator.clone());
-        let request = CreateSnapshotRequest { ct: ct.to_string(), ..Default::default() };
+        let request =
+            CreateSnapshotRequest { parent: name(ct), request_id: id(), ..Default::default() };
         let operation = client.create_snapshot(request).await?.into_inner();
         let done = self.done(operation).await?;
         succeeded(&done)?;
-        Ok(done.snapshot)
+        Ok(done.result)
     }
 
     /// Deletes a snapshot.
-    pub(crate) async fn delete_snapshot(&self, ct: u32, snapshot: &str) -> anyhow::Result<()> {
+    pub(crate) async fn delete_snapshot(&self, snapshot: &str) -> anyhow::Result<()> {
         let mut client = SnapshotServiceClient::new(self.coordinator.clone());
-        let (ct, snapshot) = (ct.to_string(), snapshot.to_owned());
-        let request = DeleteSnapshotRequest { ct, snapshot, ..Default::default() };
+        let (name, request_id) = (snapshot.to_owned(), id());
+        let request = DeleteSnapshotRequest { name, request_id, ..Default::default() };
         let operation = client.delete_snapshot(request).await?.into_inner();
         succeeded(&self.done(operation).await?)
     }
@@ -176,19 +182,32 @@ impl Node {
     pub(crate) async fn list(&self) -> anyhow::Result<usize> {
         let page = self.containers().list_containers(ListContainersRequest::default()).await?;
         let all = page.into_inner().containers;
-        Ok(all.iter().filter(|one| one.state() == ContainerState::Running).count())
+        let runs = |one: &&Container| {
+            one.status.as_ref().is_some_and(|status| status.state() == State::Running)
+        };
+        Ok(all.iter().filter(runs).count())
     }
 
     /// Stops it at once: its init is killed.
     pub(crate) async fn stop(&self, ct: u32) -> anyhow::Result<()> {
-        let request = StopContainerRequest { ct: ct.to_string(), fast: true, ..Default::default() };
+        let request = StopContainerRequest {
+            name: name(ct),
+            request_id: id(),
+            mode: Mode::Kill.into(),
+            ..Default::default()
+        };
         let operation = self.containers().stop_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)
     }
 
     /// Stops it if it runs, and destroys it.
     pub(crate) async fn destroy(&self, ct: u32) -> anyhow::Result<()> {
-        let request = StopContainerRequest { ct: ct.to_string(), fast: true, ..Default::default() };
+        let request = StopContainerRequest {
+            name: name(ct),
+            request_id: id(),
+            mode: Mode::Kill.into(),
+            ..Default::default()
+        };
         let operation = self.containers().stop_container(request).await;
         if let Ok(operation) = operation {
             self.done(operation.into_inner()).await?;
@@ -198,7 +217,8 @@ impl Node {
 
     /// Destroys one that is stopped.
     pub(crate) async fn delete(&self, ct: u32) -> anyhow::Result<()> {
-        let request = DeleteContainerRequest { ct: ct.to_string(), ..Default::default() };
+        let request =
+            DeleteContainerRequest { name: name(ct), request_id: id(), ..Default::default() };
         let operation = self.containers().delete_container(request).await?.into_inner();
         succeeded(&self.done(operation).await?)?;
         self.made().remove(&ct);
@@ -221,7 +241,7 @@ impl Node {
     pub(crate) async fn get(&self, ct: u32) -> anyhow::Result<Duration> {
         let mut client = self.containers();
         let begun = Instant::now();
-        client.get_container(GetContainerRequest { ct: ct.to_string() }).await?;
+        client.get_container(GetContainerRequest { name: name(ct) }).await?;
         Ok(begun.elapsed())
     }
 
@@ -230,30 +250,50 @@ impl Node {
     }
 
     pub(crate) async fn health_of_coordinator(&self) -> anyhow::Result<Duration> {
-        health(&self.coordinator, "ves.coordinator.v1.ContainerService").await
+        health(&self.coordinator, "ves.api.v1.ContainerService").await
     }
 
     async fn done(&self, operation: Operation) -> anyhow::Result<Operation> {
-        if operation.state() != OperationState::Running {
+        if operation.end_time.is_some() {
             return Ok(operation);
         }
         let mut client = OperationServiceClient::new(self.coordinator.clone());
-        let mut request = Request::new(WatchOperationRequest { id: operation.id.clone() });
+        let name = operation.name.clone();
+        let mut request = Request::new(WatchOperationsRequest { name, ..Default::default() });
         request.set_timeout(PATIENCE);
-        let mut states = client.watch_operation(request).await?.into_inner();
-        while let Some(state) = states.message().await? {
-            if state.state() != OperationState::Running {
-                return Ok(state);
+        let mut states = client.watch_operations(request).await?.into_inner();
+        while let Some(told) = states.message().await? {
+            match told.event {
+                Some(Event::Changed(state)) if state.end_time.is_some() => return Ok(state),
+                _ => {}
             }
         }
-        bail!("operation {} ({}) is watched no longer", operation.id, operation.kind)
+        bail!("{} ({:?}) is watched no longer", operation.name, operation.kind())
     }
 }
 
+/// `containers/CT`.
+fn name(ct: u32) -> String {
+    format!("containers/{ct}")
+}
+
+/// An id of a request that nobody has.
+fn id() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("figures-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn numproc(most: u64) -> Limits {
+    let numproc = Some(Bounds { barrier: Some(most), limit: Some(most) });
+    Limits { ubc: Some(UbcLimits { numproc, ..UbcLimits::default() }), ..Limits::default() }
+}
+
 fn succeeded(operation: &Operation) -> anyhow::Result<()> {
-    let why = operation.fault.as_ref().map_or("", |fault| &fault.message);
-    let (kind, ct, state) = (&operation.kind, operation.ct, operation.state());
-    ensure!(state == OperationState::Succeeded, "{kind} of {ct}: {state:?}: {why}");
+    if let Some(error) = &operation.error {
+        let (kind, why) = (operation.kind(), Fault::from_message(error));
+        bail!("{kind:?} of {:?}: {:?}: {why}", operation.targets, operation.state());
+    }
     Ok(())
 }
 

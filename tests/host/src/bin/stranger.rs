@@ -88,7 +88,7 @@ fn flood(stream: &mut UnixStream, stream_id: &mut u32) -> bool {
     for n in 0..CALLS {
         *stream_id = stream_id.wrapping_add(2) & 0x7fff_ffff;
         let path = match n % 2 {
-            0 => "/ves.coordinator.v1.ContainerService/ListContainers".to_owned(),
+            0 => "/ves.api.v1.ContainerService/ListContainers".to_owned(),
             _ => format!("/grpc.health.v1.Health/x{stream_id}"),
         };
         frames.extend(call(&path, *stream_id));

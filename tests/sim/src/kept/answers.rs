@@ -222,8 +222,13 @@ impl From<pb::Operation> for Operation {
             message: f.message,
             facts: f.facts,
         };
+        // Earlier releases did not show that somebody asked for an end.
+        let state = match op.state() {
+            pb::OperationState::Cancelling => pb::OperationState::Running,
+            state => state,
+        };
         Self {
-            state: short(op.state().as_str_name()),
+            state: short(state.as_str_name()),
             id: op.id,
             kind: op.kind,
             ct: op.ct,

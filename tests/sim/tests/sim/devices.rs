@@ -45,9 +45,10 @@ fn entries_change_one_by_one_and_are_taken_at_the_next_start() {
         )
     };
     assert_eq!(runs(), (devices.clone(), 1));
-    for (devices, capabilities, field) in
-        [(&["fuse:rw"][..], &[][..], "devices"), (&[], &["KILL:off"], "capabilities_off")]
-    {
+    for (devices, capabilities, field) in [
+        (&["fuse:rw"][..], &[][..], "spec.devices"),
+        (&[], &["KILL:off"], "spec.dropped_capabilities"),
+    ] {
         let now = change(devices, capabilities, pb::SetMode::Unspecified);
         let fault = sim.run(&now).expect_err("only at a start");
         assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, field));
@@ -73,9 +74,10 @@ fn what_hands_over_the_node_is_refused_at_once_and_what_it_does_not_give_at_the_
         assert_eq!(fault.reason, Reason::BadValue);
         fault
     };
-    let all = refused(&["mem:rw", "fuse:rw", "sda:r", "net/tun:rwq"], &[]);
-    assert_eq!(all.facts["field"], "change_devices");
-    for part in ["\"mem\"", "\"sda\"", "quotas"] {
+    let all = refused(&["mem:rw", "fuse:rw", "sda:r", "net/tun:"], &[]);
+    let fields: Vec<_> = all.violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, [0, 2, 3].map(|n| format!("changes.set_devices[{n}]")));
+    for part in ["\"mem\"", "\"sda\"", "nothing may be done"] {
         assert!(all.message.contains(part), "{part}: {all}");
     }
     let all = refused(&[], &["sys_time:on", "sys_module:on", "net_raw:off"]);

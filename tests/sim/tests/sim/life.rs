@@ -148,7 +148,7 @@ fn what_needs_a_restart() {
     };
     let init = || sim.kernel().ct(101).process.spec.expect("it runs").init.program().to_owned();
     let fault = sim.run(&other(pb::SetMode::Unspecified)).expect_err("refused");
-    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, "init"));
+    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::NeedsRestart, "spec.init"));
     sim.run(&other(pb::SetMode::Ignore)).expect("saved");
     assert_eq!(init(), "/sbin/init");
     assert!(sim.get("101").expect("there").running_spec.is_some());
@@ -179,7 +179,10 @@ fn features_are_given_at_a_start_and_two_exclude_each_other() {
     };
     let both = features(Some(true), Some(true), None);
     let fault = sim.run(&Command::create(101, |s| *s = both.clone())).expect_err("not both");
-    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::BadValue, "features"));
+    assert_eq!(
+        (fault.reason, fault.facts["field"].as_str()),
+        (Reason::BadValue, "container.spec.features")
+    );
     sim.run(&Command::create(101, |_| {})).expect("created");
     sim.run(&Command::start("101")).expect("started");
     assert_eq!(runs_with(), "nesting:off,migratable:on,abi32:on");
@@ -187,7 +190,10 @@ fn features_are_given_at_a_start_and_two_exclude_each_other() {
     set(&["nesting", "abi32"], features(Some(true), Some(true), Some(false))).expect("restarted");
     assert_eq!(runs_with(), "nesting:on,migratable:off,abi32:off");
     let fault = set(&["migratable"], features(None, Some(true), None)).expect_err("it nests");
-    assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::BadValue, "features"));
+    assert_eq!(
+        (fault.reason, fault.facts["field"].as_str()),
+        (Reason::BadValue, "container.spec.features")
+    );
     set(&["migratable", "nesting"], both).expect_err("not both");
     set(&["nesting"], features(Some(false), None, None)).expect("restarted");
     assert_eq!(runs_with(), "nesting:off,migratable:on,abi32:off");

@@ -1,6 +1,7 @@
 //! The whole system with fake hosts, one program for all of its tests.
 
 mod api;
+mod changes;
 mod crash;
 mod damage;
 mod defaults;

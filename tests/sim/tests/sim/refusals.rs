@@ -25,52 +25,56 @@ fn bad_values_name_their_field() {
     sim.run(&Command::create(101, |_| {})).expect("created");
     type Change = fn(&mut pb::ContainerSpec);
     let creates: &[(&str, Change)] = &[
-        ("name", |s| s.name = "7up".into()),
-        ("name", |s| s.name = "a/b".into()),
-        ("hostname", |s| s.hostname = "under_score".into()),
-        ("template", |s| s.template = "../etc".into()),
-        ("addresses", |s| s.addresses = strings(&["192.0.2.1", "10.0.0.0/8"])),
-        ("addresses", |s| s.addresses = strings(&["169.254.0.1"])),
-        ("nameservers", |s| s.nameservers = strings(&["ns1"])),
-        ("search_domains", |s| s.search_domains = strings(&["a..b"])),
-        ("disk_bytes", |s| s.disk_bytes = 4096),
-        ("disk_bytes", |s| s.disk_bytes = u64::MAX),
-        ("disk_inodes", |s| s.disk_inodes = Some(1)),
-        ("init", |s| s.init = strings(&["sbin/init"])),
+        ("alias", |s| s.name = "7up".into()),
+        ("alias", |s| s.name = "a/b".into()),
+        ("spec.hostname", |s| s.hostname = "under_score".into()),
+        ("spec.template", |s| s.template = "../etc".into()),
+        ("spec.interfaces[0].addresses[1]", |s| {
+            s.addresses = strings(&["192.0.2.1", "10.0.0.0/8"])
+        }),
+        ("spec.interfaces[0].addresses[0]", |s| s.addresses = strings(&["169.254.0.1"])),
+        ("spec.nameservers[0]", |s| s.nameservers = strings(&["ns1"])),
+        ("spec.search_domains[0]", |s| s.search_domains = strings(&["a..b"])),
+        ("spec.volumes[0].size_bytes", |s| s.disk_bytes = 4096),
+        ("spec.volumes[0].size_bytes", |s| s.disk_bytes = u64::MAX),
+        ("spec.volumes[0].inodes", |s| s.disk_inodes = Some(1)),
+        ("spec.init", |s| s.init = strings(&["sbin/init"])),
         ("description", |s| s.description = "\u{7}".into()),
-        ("limits.cpu_units", |s| {
+        ("spec.limits.cpu_units", |s| {
             s.limits = Some(common::Limits { cpu_units: Some(1), ..Default::default() });
         }),
-        ("limits.cpu_mask", |s| {
+        ("spec.limits.cpu_mask", |s| {
             let cpu_mask = Some("0-8192".to_owned());
             s.limits = Some(common::Limits { cpu_mask, ..Default::default() });
         }),
-        ("limits.ubc.numproc", |s| {
+        ("spec.limits.ubc.numproc", |s| {
             let value = common::UbcValue { barrier: 2, limit: 1 };
             let ubc = [("numproc".to_owned(), value)].into();
             s.limits = Some(common::Limits { ubc, ..Default::default() });
         }),
     ];
     for (field, change) in creates {
-        refused(&sim, &Command::create(102, change), Reason::BadValue, &[("field", field)]);
+        let field = format!("container.{field}");
+        let facts = [("field", field.as_str())];
+        refused(&sim, &Command::create(102, change), Reason::BadValue, &facts);
     }
     let too_great = Command::create(2_147_483_645, |_| {});
-    refused(&sim, &too_great, Reason::BadValue, &[("field", "id")]);
+    refused(&sim, &too_great, Reason::BadValue, &[("field", "ct_id")]);
     let nothing = Command::create(102, |s| s.template.clear());
-    refused(&sim, &nothing, Reason::MissingField, &[("field", "template")]);
-    for unknown in ["nonsense", "limits.ubc.nonsense", "limits", "id", "template.x"] {
+    refused(&sim, &nothing, Reason::MissingField, &[("field", "container.spec.template")]);
+    for unknown in ["nonsense", "spec.limits.ubc.nonsense", "limits", "ct_id", "spec.template.x"] {
         let set = Command::set("101", &[unknown], pb::ContainerSpec::default());
         refused(&sim, &set, Reason::BadValue, &[("field", "update_mask")]);
     }
     let fixed = Command::set("101", &["template"], Sim::spec("other"));
-    refused(&sim, &fixed, Reason::BadValue, &[("field", "template")]);
+    refused(&sim, &fixed, Reason::BadValue, &[("field", "container.spec.template")]);
     let empty = Command::update("101", |r| r.save = true);
     refused(&sim, &empty, Reason::MissingField, &[("field", "update_mask")]);
     let bad = Command::update("101", |r| {
         r.save = true;
         r.remove_addresses = strings(&["everything"]);
     });
-    refused(&sim, &bad, Reason::BadValue, &[("field", "remove_addresses")]);
+    refused(&sim, &bad, Reason::BadValue, &[("field", "changes.remove_addresses[0]")]);
     let long = Command::Start(pb::StartContainerRequest {
         ct: "101".into(),
         request_id: "x".repeat(200),
@@ -163,12 +167,12 @@ fn what_must_run_or_must_not() {
     refused(&sim, &Command::delete("101"), Reason::Running, &[("ct", "101")]);
     let late =
         pb::StopContainerRequest { ct: "101".into(), grace_ms: u32::MAX, ..Default::default() };
-    refused(&sim, &Command::Stop(late), Reason::BadValue, &[("field", "grace_ms")]);
+    refused(&sim, &Command::Stop(late), Reason::BadValue, &[("field", "grace")]);
     let unsaved = Command::update("101", |r| {
         r.update_mask = strings(&["onboot"]);
         r.spec = Some(pb::ContainerSpec { onboot: true, ..Default::default() });
     });
-    refused(&sim, &unsaved, Reason::BadValue, &[("field", "save")]);
+    refused(&sim, &unsaved, Reason::BadValue, &[("field", "until_stop")]);
 }
 
 #[test]

@@ -299,7 +299,7 @@ fn with_the_real_storage_on_a_fake_host() {
         twice(&|| Command::snapshot("101", "two"));
         let shown = list(&sim);
         assert_eq!(shown.len(), 2, "{shown:?}");
-        assert_eq!((shown[1].parent.as_str(), shown[1].current), (first.as_str(), true));
+        assert_eq!((pb::last(&shown[1].parent), shown[1].current), (first.clone(), true));
         twice(&|| Command::stop("101"));
         twice(&|| Command::snapshot_switch("101", &first));
         assert_eq!(volumes.read(ct), 1);
