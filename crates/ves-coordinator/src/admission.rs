@@ -300,13 +300,18 @@ impl Coordinator {
         Ok(op)
     }
 
-    /// Refuses a template that storage has not. Where storage does not answer, the operation waits for it and
+    /// Refuses a template that storage has not; it is asked where that is not known. Where storage does not answer, the operation waits for it and
     /// sees.
     async fn knows_template(&self, template: &TemplateName) -> Result<(), Fault> {
+        if self.templates().contains(template.as_str()) {
+            return Ok(());
+        }
         let mut client = self.services().storage.clone();
         let call = client.list_templates(storage::ListTemplatesRequest {});
         let Ok(list) = ask("storage", FIRST_LOOK, call).await else { return Ok(()) };
-        if list.templates.iter().any(|t| t.name == template.as_str()) {
+        let mut known = self.templates();
+        *known = list.templates.into_iter().map(|template| template.name).collect();
+        if known.contains(template.as_str()) {
             return Ok(());
         }
         let message = format!("there is no template {template}; build or import it first");

@@ -45,6 +45,7 @@ struct Inner {
     cache: ObservedCache,
     ending: Mutex<BTreeSet<CtId>>,
     finishing: Mutex<BTreeSet<CtId>>,
+    templates: Mutex<BTreeSet<String>>,
     turns: Turns,
     queues: Queues,
     metrics: Metrics,
@@ -113,6 +114,7 @@ impl Coordinator {
             cache: ObservedCache::default(),
             ending: Mutex::default(),
             finishing: Mutex::default(),
+            templates: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -181,6 +183,11 @@ impl Coordinator {
     /// Containers that are half gone and that somebody goes on taking away.
     pub(crate) fn finishing(&self) -> MutexGuard<'_, BTreeSet<CtId>> {
         self.inner.finishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Templates that storage had when it was asked last, but for those that were deleted since.
+    pub(crate) fn templates(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.inner.templates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is stored, on a thread that may block.

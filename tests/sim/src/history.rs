@@ -174,7 +174,7 @@ fn command(ct: u32, verb: &Verb, snapshots: &Snapshots) -> Option<Command> {
             r.update_mask = vec!["disk_bytes".to_owned()];
             r.spec = Some(pb::ContainerSpec { disk_bytes: gib << 30, ..Default::default() });
             r.save = true;
-            r.set_mode = pb::SetMode::Restart.into();
+            r.set_mode = pb::SetMode::Restart;
         }),
         Verb::Snapshot => Command::snapshot(&id, ""),
         Verb::Revert => Command::snapshot_switch(&id, &taken(|all| all.last())?),

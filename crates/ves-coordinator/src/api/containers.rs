@@ -388,7 +388,7 @@ impl Api {
         let op = match self.target(request, wrong)? {
             Target::New(ask) => {
                 let update = update.ok_or_else(|| Fault::missing("container"))?;
-                let admit = move |record: &Record, _: &_| kinds::set::admit(record, update.clone());
+                let admit = move |record: &Record, _: &_| kinds::set::admit(record, &update);
                 self.0.begin(ask, admit).await?
             }
             Target::Repeated(op) => *op,
@@ -403,9 +403,11 @@ impl Api {
         caller: Caller,
         unknown: Fault,
     ) -> Result<OpRecord, Fault> {
-        let pb::DeleteContainerRequest { name, validate_only, .. } = request.get_ref();
+        let pb::DeleteContainerRequest { name, etag, validate_only, .. } = request.get_ref();
         let principal = ves_daemon::principal(request);
-        let Some(ct) = self.unknown_container(&principal, name) else { return Err(unknown) };
+        // What somebody has read was a container, and this is not that one.
+        let ct = self.unknown_container(&principal, name).filter(|_| etag.is_empty());
+        let Some(ct) = ct else { return Err(unknown) };
         let ask = Ask {
             caller,
             ct,

@@ -214,8 +214,9 @@ impl TemplateService for Api {
     ) -> Result<Response<pb::DeleteTemplateResponse>, Status> {
         let name = read_template("name", &request.get_ref().name)?.as_str().to_owned();
         let mut client = self.0.services().storage.clone();
-        let call = client.remove_template(storage::RemoveTemplateRequest { name });
+        let call = client.remove_template(storage::RemoveTemplateRequest { name: name.clone() });
         ask("storage", SHORT, call).await?;
+        self.0.templates().remove(&name);
         Ok(Response::new(pb::DeleteTemplateResponse {}))
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn read(request: &pb::UpdateContainerRequest, wrong: &mut Wrong) -> O
         Apply::NextStart => SetMode::Later,
     });
     let changes = read_changes(changes.as_ref(), wrong);
-    let Some((mask, fields, meta_fields)) = meant else { return None };
+    let (mask, fields, meta_fields) = meant?;
     let mut container = mask.prune(container.clone().unwrap_or_default());
     let spec = container.spec.get_or_insert_default();
     let is_meant = |field| fields.contains(&field);

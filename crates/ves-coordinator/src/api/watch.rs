@@ -15,6 +15,7 @@ use ves_proto::{Fault, api as pb};
 
 use super::Answers;
 use crate::coordinator::Coordinator;
+pub(super) use crate::store::changes::Changed as Batch;
 use crate::store::changes::Departed;
 use crate::wrong::bad;
 
@@ -36,9 +37,6 @@ pub(super) enum News<T> {
     /// Nothing changed.
     Heartbeat(pb::Heartbeat),
 }
-
-/// All things of a kind, or what changed of them, and the revision that leads to.
-pub(super) type Batch<K> = (Vec<(K, Option<Departed>)>, u64);
 
 /// What is watched.
 pub(super) trait Source: Send + 'static {
@@ -122,16 +120,13 @@ fn revision(life: &str, token: &str) -> Option<u64> {
 }
 
 /// What there is and what changes, from a token on.
-pub(super) fn watch<S: Source, T: 'static>(
+pub(super) fn watch<S: Source, T: Send + 'static>(
     source: S,
     coordinator: Coordinator,
     ticks: watch::Receiver<u64>,
     (resume_token, heartbeat): (&str, Duration),
     message: impl Fn(String, News<S::Item>) -> T + Send + 'static,
-) -> Answers<T>
-where
-    T: Send,
-{
+) -> Answers<T> {
     let resumed = revision(coordinator.life(), resume_token);
     let anew = match resumed {
         Some(_) => None,
@@ -245,7 +240,7 @@ impl<S: Source> Watcher<S> {
                 let now = self.source.now(&key);
                 let gone = departed
                     .filter(|departed| self.has_had(&key) && self.source.saw(departed))
-                    .map(|departed| self.gone(&key, departed));
+                    .map(|departed| self.gone(&key, &departed));
                 let now = self.tell_present(&key, now);
                 // One that is gone and another of its name: first that the one is gone.
                 let (first, second) = match (gone, now) {
@@ -269,7 +264,7 @@ impl<S: Source> Watcher<S> {
         self.has.get(key).copied().unwrap_or(self.resumed)
     }
 
-    fn gone(&mut self, key: &S::Key, departed: Departed) -> pb::Gone {
+    fn gone(&mut self, key: &S::Key, departed: &Departed) -> pb::Gone {
         self.has.remove(key);
         pb::Gone {
             name: self.source.name(key),

@@ -106,7 +106,6 @@ fn read(ct: CtId, given: pb::Container, wrong: &mut Wrong) -> Option<(Spec, Meta
     let spec = Spec {
         name,
         hostname: hostname.unwrap_or_else(|| Hostname::of_container(ct)),
-        template: template?,
         addresses: read_interfaces(&interfaces, wrong),
         nameservers: read_list(
             "container.spec.nameservers",
@@ -145,6 +144,8 @@ fn read(ct: CtId, given: pb::Container, wrong: &mut Wrong) -> Option<(Spec, Meta
         .into_iter()
         .collect::<BTreeSet<_>>(),
         features: wrong.within("container.spec", parse_features(features)).unwrap_or_default(),
+        // The last, so that all other mistakes are found before.
+        template: template?,
     };
     Some((spec, meta))
 }
@@ -473,7 +474,7 @@ mod tests {
                 .into_iter()
                 .chain(["container.spec.interfaces[0].addresses[0]"])
                 .chain(["container.spec.nameservers[0]"])
-                .collect::<std::collections::BTreeSet<_>>()
+                .collect::<BTreeSet<_>>()
                 .into_iter()
                 .collect::<Vec<_>>()
         );

@@ -224,7 +224,7 @@ impl Record {
         }
         self.generation = self.generation.next();
         let before = std::mem::replace(&mut self.meta, meta);
-        self.reserved.meta.get_or_insert(Box::new(before));
+        self.reserved.meta.get_or_insert_with(|| Box::new(before));
     }
 
     /// Makes it want this of its snapshots from the next generation on.

@@ -18,6 +18,9 @@ pub struct Departed {
     pub unix_ms: Option<i64>,
 }
 
+/// All things of a kind, or what changed of them, and the revision that leads to.
+pub type Changed<K> = (Vec<(K, Option<Departed>)>, u64);
+
 /// The last changes of things that are known by `K`.
 #[derive(Debug, Clone)]
 pub struct Changes<K> {
@@ -53,7 +56,7 @@ impl<K: Ord + Clone> Changes<K> {
 
     /// What changed after `revision`, each once with the last of this name that is gone, and the revision that
     /// leads to; `None` where that is not known any more.
-    pub fn since(&self, revision: u64) -> Option<(Vec<(K, Option<Departed>)>, u64)> {
+    pub fn since(&self, revision: u64) -> Option<Changed<K>> {
         // What is before the oldest one in memory is known only up to that one.
         let known_from = self.ring.front().map_or(self.revision, |(r, ..)| r.saturating_sub(1));
         if revision < known_from || revision > self.revision {

@@ -10,7 +10,7 @@ use ves_types::{CtAddress, CtId, CtName, Generation, IdSlot};
 
 use super::changes::Changes;
 use super::{Compare, Key, Kind, Transaction, record};
-use crate::container::record::{Record, RunState};
+use crate::container::record::Record;
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
 
 /// The fact that says which generations were used by containers that are gone.
@@ -76,7 +76,6 @@ impl Claim {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     containers: BTreeMap<CtId, Arc<Record>>,
-    up: BTreeSet<CtId>,
     corrupt: BTreeMap<CtId, Fault>,
     /// Also of containers whose records cannot be read.
     claims: HashMap<Claim, CtId>,
@@ -126,18 +125,6 @@ impl Index {
     /// All containers, by id.
     pub fn containers(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.containers.values()
-    }
-
-    /// At most `count` containers after `after`, by id; `up_only`: those that should run.
-    pub fn page(&self, after: Option<CtId>, count: usize, up_only: bool) -> Vec<Arc<Record>> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let range = (after.map_or(Unbounded, Excluded), Unbounded);
-        if up_only {
-            let up = self.up.range(range).filter_map(|ct| self.containers.get(ct));
-            up.take(count).cloned().collect()
-        } else {
-            self.containers.range(range).take(count).map(|(_, r)| Arc::clone(r)).collect()
-        }
     }
 
     /// The lowest id from 101 on that no container has and is not in `except`.
@@ -327,11 +314,6 @@ impl Index {
             None => self.last_slot = new.slot.get(),
         }
         self.claims.extend(claims_of(&new).into_iter().map(|claim| (claim, ct)));
-        if new.run == RunState::Running {
-            self.up.insert(ct);
-        } else {
-            self.up.remove(&ct);
-        }
         self.containers.insert(ct, new);
     }
 
@@ -344,7 +326,6 @@ impl Index {
     fn remove_container(&mut self, ct: CtId) {
         let Some(old) = self.containers.remove(&ct) else { return };
         self.give_up(&old);
-        self.up.remove(&ct);
         self.floor = self.floor.max(old.generation);
     }
 }

@@ -207,7 +207,7 @@ impl Story {
                 ..Default::default()
             });
             r.save = true;
-            r.set_mode = pb::SetMode::Ignore.into();
+            r.set_mode = pb::SetMode::Ignore;
         }));
         // In effect and not saved.
         self.up(106, |s| s.addresses = words(&["192.0.2.106"]));
@@ -429,6 +429,6 @@ fn grow(ct: u32, gib: u64, mode: pb::SetMode) -> Command {
         r.update_mask = words(&["disk_bytes"]);
         r.spec = Some(pb::ContainerSpec { disk_bytes: gib << 30, ..Default::default() });
         r.save = true;
-        r.set_mode = mode.into();
+        r.set_mode = mode;
     })
 }

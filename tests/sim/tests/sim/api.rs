@@ -277,15 +277,14 @@ fn a_watch_is_never_silent() {
     let mut watch = Watch::begin(&sim, "", "");
     assert_eq!([watch.said(), watch.said()], ["reset", "synced"]);
     let token = watch.token.clone();
-    std::thread::scope(|scope| {
-        let advance = scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            sim.advance(std::time::Duration::from_secs(31));
-        });
-        assert_eq!(watch.said(), "heartbeat");
-        advance.join().expect("done");
-    });
-    assert_eq!(watch.token, token);
+    let later = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        sim.advance(std::time::Duration::from_secs(31));
+    };
+    let (told, ()) = sim.block(async { tokio::join!(watch.stream.message(), later) });
+    let told = told.expect("told").expect("it goes on");
+    assert!(matches!(told.event, Some(Told::Heartbeat(_))), "{told:?}");
+    assert_eq!(told.resume_token, token);
     let heartbeat = Some(prost_types::Duration { seconds: 0, nanos: 1 });
     let request = pb::WatchContainersRequest { heartbeat, ..Default::default() };
     let fault = sim.block(sim.containers().watch_containers(request)).expect_err("too often");

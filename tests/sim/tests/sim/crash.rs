@@ -151,7 +151,7 @@ fn a_service_that_stays_away_fails_the_operation_in_time() {
         end = now.fault;
         now.state != i32::from(pb::OperationState::Running)
     });
-    let fault = ves_proto::Fault::from(end.expect("nobody makes links"));
+    let fault = end.expect("nobody makes links");
     assert_eq!((fault.reason, fault.facts["service"].as_str()), (Reason::PeerDown, "network"));
     sim.start_daemon(Daemon::Network);
     // What could not be taken back then is taken back by the next command.

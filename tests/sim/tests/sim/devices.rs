@@ -15,7 +15,7 @@ fn change(devices: &[&str], capabilities: &[&str], mode: pb::SetMode) -> Command
         r.change_devices = strings(devices);
         r.change_capabilities = strings(capabilities);
         r.save = true;
-        r.set_mode = mode.into();
+        r.set_mode = mode;
     })
 }
 

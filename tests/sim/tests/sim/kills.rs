@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ves_fake::Ended;
-use ves_proto::{Fault, Reason};
+use ves_proto::Reason;
 use ves_resources::rows::Usage;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
@@ -82,7 +82,7 @@ fn a_start_that_ended_by_it_says_so() {
         sim.until("it runs", || sim.state("101") == pb::ContainerState::Running);
         kill(&sim, kills);
         sim.kernel().processes.end(ct(), ExitCause::Exited, ended);
-        let fault = Fault::from(sim.end_of(&op.id).fault.expect("it did not start"));
+        let fault = sim.end_of(&op.id).fault.expect("it did not start");
         assert_eq!(fault.reason, Reason::InitExited);
         let told = fault.message.contains("memory ran out: 1 ");
         assert_eq!(told, tells, "{kills} {ended:?}: {fault}");

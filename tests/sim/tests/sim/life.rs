@@ -1,6 +1,6 @@
 //! A container's life through the public API: create, start, set, stop, destroy, and what is shown.
 
-use ves_proto::{Fault, Reason};
+use ves_proto::Reason;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_sim::words as pb;
@@ -143,7 +143,7 @@ fn what_needs_a_restart() {
             r.update_mask = strings(&["init"]);
             r.spec = Some(pb::ContainerSpec { init: strings(&["/new"]), ..Default::default() });
             r.save = true;
-            r.set_mode = mode.into();
+            r.set_mode = mode;
         })
     };
     let init = || sim.kernel().ct(101).process.spec.expect("it runs").init.program().to_owned();
@@ -170,7 +170,7 @@ fn features_are_given_at_a_start_and_two_exclude_each_other() {
             r.update_mask = fields.iter().map(|field| format!("features.{field}")).collect();
             r.spec = Some(spec);
             r.save = true;
-            r.set_mode = pb::SetMode::Restart.into();
+            r.set_mode = pb::SetMode::Restart;
         }))
     };
     let runs_with = || {
@@ -230,7 +230,7 @@ fn what_a_service_cannot_do_while_it_runs() {
             r.update_mask = strings(&["disk_bytes"]);
             r.spec = Some(pb::ContainerSpec { disk_bytes: gib << 30, ..Default::default() });
             r.save = true;
-            r.set_mode = mode.into();
+            r.set_mode = mode;
         })
     };
     let size = || sim.kernel().ct(101).volume.expect("there").size >> 30;
@@ -381,7 +381,7 @@ fn an_init_that_ends_at_once() {
             sim.kernel().end_inside(101, ExitCause::Exited, 3);
         }
         let end = sim.end_of(&op.id);
-        let fault = Fault::from(end.fault.expect("no init"));
+        let fault = end.fault.expect("no init");
         assert_eq!((fault.reason, fault.facts["status"].as_str()), (Reason::InitExited, status));
         assert_eq!(sim.state("101"), pb::ContainerState::Stopped);
         let left = sim.kernel().ct(101);
@@ -411,7 +411,7 @@ fn waiting_for_boot() {
         end = now.fault;
         now.state != i32::from(pb::OperationState::Running)
     });
-    assert_eq!(Fault::from(end.expect("late")).reason, Reason::Timeout);
+    assert_eq!(end.expect("late").reason, Reason::Timeout);
     assert_eq!(sim.state("102"), pb::ContainerState::Running, "slow is not stopped");
 }
 

@@ -56,7 +56,7 @@ fn the_driver_looks_too_and_rolls_back_around_what_is_foreign() {
     sim.start_daemon(Daemon::Network);
     let end = sim.end_of(&op.id);
     assert_eq!(end.state(), pb::OperationState::Failed);
-    is_foreign(&Fault::from(end.fault.expect("failed")));
+    is_foreign(&end.fault.expect("failed"));
     assert_eq!(sim.kernel().ct(101), before, "it still runs");
     assert_eq!(sim.get("101").expect_err("taken back").reason, Reason::ContainerUnknown);
 }

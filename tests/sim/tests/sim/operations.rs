@@ -266,13 +266,15 @@ fn an_end_can_be_waited_for() {
     assert_eq!(wait(short), Ok(pb::OperationState::Running));
     let too_long = prost_types::Duration { seconds: 601, nanos: 0 };
     assert_eq!(wait(too_long).expect_err("too long").facts["field"], "timeout");
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            sim.script().hold(101, false);
-        });
-        assert_eq!(wait(long), Ok(pb::OperationState::Succeeded));
-    });
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        sim.script().hold(101, false);
+    };
+    let name = format!("operations/{}", op.id);
+    let request = api::WaitOperationRequest { name, timeout: Some(long) };
+    let mut client = sim.operations();
+    let (end, ()) = sim.block(async { tokio::join!(client.wait_operation(request), later) });
+    assert_eq!(end.expect("told").into_inner().state(), pb::OperationState::Succeeded);
 }
 
 #[test]

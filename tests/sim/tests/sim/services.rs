@@ -187,7 +187,7 @@ fn tolerant_life(sim: &Sim, what: &str) -> usize {
                 ..Default::default()
             });
             r.save = true;
-            r.set_mode = pb::SetMode::Restart.into();
+            r.set_mode = pb::SetMode::Restart;
         })
     };
     let commands: [&dyn Fn() -> Command; 5] = [

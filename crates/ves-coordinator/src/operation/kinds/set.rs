@@ -111,7 +111,7 @@ impl Addresses {
 ///
 /// # Errors
 /// `NOT_RUNNING`, `NEEDS_RESTART`, `WOULD_SHRINK`, `MISSING_FIELD`, `BAD_VALUE`.
-pub fn admit(record: &Record, update: Update) -> Result<Action, Fault> {
+pub fn admit(record: &Record, update: &Update) -> Result<Action, Fault> {
     must_exist(record)?;
     let kept = !update.until_stop;
     let up = record.run == RunState::Running;
@@ -127,7 +127,7 @@ pub fn admit(record: &Record, update: Update) -> Result<Action, Fault> {
     if fields.is_empty() && update.meta_fields.is_empty() && update.addresses.is_empty() {
         return Err(Fault::missing("update_mask"));
     }
-    let meta = changed_meta(record, &update)?;
+    let meta = changed_meta(record, update)?;
     let old_running = record.effective().clone();
     let mut spec = record.spec.clone();
     let mut running = old_running.clone();
@@ -159,7 +159,7 @@ pub fn admit(record: &Record, update: Update) -> Result<Action, Fault> {
                 }
             }
             Effect::Restart => {
-                restart |= restart_wanted(record, &update, field, all != old_running)?;
+                restart |= restart_wanted(record, update, field, all != old_running)?;
                 if kept {
                     spec::copy(field, &wanted, &mut spec);
                 }

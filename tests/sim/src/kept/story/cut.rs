@@ -270,5 +270,5 @@ fn rename(request: &mut pb::UpdateContainerRequest) {
     request.update_mask = words(&["hostname"]);
     request.spec = Some(pb::ContainerSpec { hostname: "renamed".to_owned(), ..Default::default() });
     request.save = true;
-    request.set_mode = pb::SetMode::Restart.into();
+    request.set_mode = pb::SetMode::Restart;
 }
