@@ -14,9 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "proto"))
         .collect();
-    let descriptors = protox::compile(&files, [&root])?;
+    let mut compiler = protox::Compiler::new([&root])?;
+    compiler.include_imports(true).include_source_info(true).open_files(&files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
-    std::fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
+    // With the options that `google.api` adds, which the messages of prost do not hold.
+    std::fs::write(out, compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.file_descriptor_set();
     // Maps in order, so that what says the same is encoded alike.
     tonic_prost_build::configure()
         .bytes(".")

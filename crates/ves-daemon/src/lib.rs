@@ -20,6 +20,7 @@ pub mod config;
 pub mod converge;
 pub mod fence;
 pub mod gate;
+mod json;
 mod locks;
 pub mod peer;
 pub mod privilege;

@@ -16,6 +16,7 @@ use crate::accept::{self, Acceptor, Caller};
 use crate::client::Link;
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
+use crate::json::JsonLayer;
 use crate::peer::{Peers, Policy, is_public};
 use crate::refusals::Refusals;
 use crate::telemetry::{self, Receiver};
@@ -207,12 +208,16 @@ pub(crate) async fn serve_all(
         .register_encoded_file_descriptor_set(ves_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let json = JsonLayer::new(if is_public(policy) { services } else { &[] })?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(SILENCE))
         .http2_keepalive_timeout(Some(ANSWER))
         .http2_max_header_list_size(HEADERS)
         .max_concurrent_streams(if is_public(policy) { CALLS } else { CALLS_OF_COORDINATOR })
+        // HTTP 1.1 is for JSON; gRPC has version 2 everywhere.
+        .accept_http1(is_public(policy))
+        .layer(json)
         .layer(gate)
         .add_routes(routes)
         .add_service(health_service)

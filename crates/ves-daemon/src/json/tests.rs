@@ -1,0 +1,145 @@
+//! JSON against a service of the public API, without a socket and over one.
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::service::Routes;
+use tonic::{Request, Response};
+use tower::ServiceExt;
+use ves_proto::api as pb;
+use ves_proto::api::node_service_server::{NodeService, NodeServiceServer};
+
+use super::*;
+use crate::peer::{Policy, Role};
+use crate::serve::{App, serve_on};
+
+const SERVICE: &str = "ves.api.v1.NodeService";
+
+/// Answers with the name that was asked for, unless that is "nodes/none".
+struct Echo;
+
+#[tonic::async_trait]
+impl NodeService for Echo {
+    async fn get_node(
+        &self,
+        request: Request<pb::GetNodeRequest>,
+    ) -> Result<Response<pb::Node>, Status> {
+        let on_behalf_of = request.metadata().get("ves-on-behalf-of").cloned();
+        let name = request.into_inner().name;
+        if name == "nodes/none" {
+            return Err(Fault::new(Reason::Busy, "somebody is at it").fact("ct", 6).into());
+        }
+        let version = on_behalf_of.and_then(|v| v.to_str().ok().map(str::to_owned));
+        let version = version.unwrap_or_default();
+        Ok(Response::new(pb::Node { name, version, containers: 3, ..Default::default() }))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        let next_page_token = request.into_inner().page_size.to_string();
+        Ok(Response::new(pb::ListNodesResponse { nodes: vec![], next_page_token }))
+    }
+}
+
+fn routes() -> Routes {
+    Routes::new(NodeServiceServer::new(Echo))
+}
+
+/// The code and the JSON of an answer.
+async fn asked(method: &str, uri: &str, body: &'static str) -> (u16, serde_json::Value) {
+    let layer = JsonLayer::new(&[SERVICE, "ves.api.v1.ContainerService"]).expect("rules");
+    let request = http::Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("content-type", "application/json; charset=utf-8")
+        .header("ves-on-behalf-of", "anna")
+        .body(Body::new(Full::from(body)));
+    let response = layer.layer(routes()).oneshot(request.expect("a request")).await;
+    let response = response.expect("an answer");
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    (code, serde_json::from_slice(&bytes).expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_call_is_a_path() {
+    let (code, node) = asked("GET", "/v1/nodes/n1", "").await;
+    assert_eq!((code, &node["name"], &node["containers"]), (200, &"nodes/n1".into(), &3.into()));
+    assert_eq!(node["version"], "anna", "who asks is told on");
+    let (code, list) = asked("GET", "/v1/nodes?pageSize=7", "").await;
+    assert_eq!((code, &list["nextPageToken"]), (200, &"7".into()));
+}
+
+#[tokio::test]
+async fn a_failure_tells_its_reason() {
+    let (code, body) = asked("GET", "/v1/nodes/none", "").await;
+    let error = &body["error"];
+    assert_eq!((code, &error["status"]), (409, &"ABORTED".into()), "{body}");
+    let detail = |kind: &str| {
+        let details = error["details"].as_array().expect("details");
+        let kind = format!("type.googleapis.com/google.rpc.{kind}");
+        details.iter().find(|d| d["@type"] == kind).cloned().unwrap_or_default()
+    };
+    assert_eq!(detail("ErrorInfo")["reason"], "BUSY", "{body}");
+    assert_eq!(detail("ErrorInfo")["metadata"]["ct"], "6");
+    assert_eq!(detail("RetryInfo")["retryDelay"], "0.500s");
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_does_not_fit_is_refused() {
+    for (method, uri, body, code) in [
+        ("GET", "/v1/nothing", "", 404),
+        ("GET", "/v1/", "", 404),
+        ("PUT", "/v1/nodes/n1", "", 405),
+        ("GET", "/v1/nodes/n1", "{}", 400),
+        ("GET", "/v1/nodes?pageSize=x", "", 400),
+        ("GET", "/v1/nodes?nonsense=1", "", 400),
+        ("POST", "/v1/containers?ctId=1", "{}", 400),
+        ("POST", "/v1/containers", "[1]", 400),
+        ("POST", "/v1/containers", "{\"nonsense\": 1}", 400),
+    ] {
+        let (got, body) = asked(method, uri, body).await;
+        assert_eq!(got, code, "{method} {uri}: {body}");
+        assert!(body["error"]["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}");
+    }
+    let (code, _) = asked("POST", "/v1/containers", "{}").await;
+    assert_eq!(code, 501, "it has a path and no server here");
+}
+
+#[tokio::test]
+async fn a_body_must_say_that_it_is_json() {
+    let layer = JsonLayer::new(&["ves.api.v1.ContainerService"]).expect("rules");
+    let request = http::Request::post("/v1/containers").header("content-type", "text/plain");
+    let request = request.body(Body::new(Full::from("{}"))).expect("a request");
+    let response = layer.layer(routes()).oneshot(request).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+}
+
+/// What curl does: HTTP 1.1 on the socket that gRPC is on; and the gate is asked.
+#[tokio::test]
+async fn the_socket_speaks_both_and_the_gate_stands_before_both() {
+    const POLICY: Policy = &[
+        ("/ves.api.v1.NodeService/GetNode", &[Role::Root, Role::Own, Role::Operator]),
+        ("/ves.api.v1.NodeService/ListNodes", &[Role::Operator]),
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+    let app = App { routes: routes(), policy: POLICY, services: &[SERVICE], operators: vec![] };
+    tokio::spawn(serve_on(listener, app, std::future::pending()));
+    for (path, code) in [("/v1/nodes/n1", "200 OK"), ("/v1/nodes", "403 Forbidden")] {
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("connected");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{answer}");
+    }
+    let channel = crate::client::channel(&socket);
+    let mut client = pb::node_service_client::NodeServiceClient::new(channel);
+    let request = pb::GetNodeRequest { name: "nodes/n1".to_owned() };
+    let node = client.get_node(request).await.expect("allowed").into_inner();
+    assert_eq!(node.name, "nodes/n1");
+}
