@@ -4,6 +4,7 @@
 //! Where the kernel has no descriptor or memory for one more, the loop pauses instead of spinning. Never
 //! here: what a call may do, which is the gate's.
 
+mod authority;
 mod connection;
 mod permits;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::transport::server::Connected;
 
+use super::authority::read::Mended;
 use super::permits::{Permit, Permits};
 use crate::peer::{Principal, Role};
 
@@ -87,6 +88,7 @@ impl Caller {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,
+    mended: Mended,
     caller: Caller,
     /// When its bounds are looked at next.
     timer: Option<Pin<Box<Sleep>>>,
@@ -108,6 +110,7 @@ impl Connection {
         let stranger = principal.role == Role::Other;
         Self {
             stream,
+            mended: Mended::new(),
             caller: Caller::new(principal, Some(permits)),
             timer: Some(Box::pin(sleep_until(now + bounds.first_call))),
             ends: stranger.then(|| now + bounds.stranger_time),
@@ -165,7 +168,7 @@ impl AsyncRead for Connection {
         let this = self.get_mut();
         this.poll_time(cx)?;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        ready!(this.mended.poll_read(&mut this.stream, cx, buf))?;
         Poll::Ready(spend(&mut this.may_send, buf.filled().len().saturating_sub(before)))
     }
 }
