@@ -102,11 +102,8 @@ impl Service<http::Request<Body>> for Traced {
                     Ok(answer) => rpc::code(answer.headers()).unwrap_or(Code::Ok),
                     Err(status) => status.code(),
                 };
-                recorded.record("rpc.response.status_code", rpc::name(code));
                 // To a caller every code but OK is an error.
-                if code != Code::Ok {
-                    recorded.record("otel.status_code", "ERROR");
-                }
+                rpc::record(&recorded, code, code != Code::Ok);
                 answer
             }
             .instrument(span),

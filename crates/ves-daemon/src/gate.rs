@@ -78,7 +78,8 @@ where
         let path = request.uri().path();
         let known = layer.rpcs.find(path);
         let method = known.map_or(rpc::OTHER, |rpc| rpc.path.trim_start_matches('/')).to_owned();
-        let measured = layer.durations.begin(method.clone());
+        let completes = known.is_some_and(|rpc| !rpc.is_standard());
+        let measured = layer.durations.begin(method.clone(), completes);
         let span = tracing::info_span!(
             "rpc",
             otel.name = method,
@@ -128,14 +129,11 @@ where
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;
                 }
-                let response = inner.call(request).await?;
+                let response = measured.end_with(inner.call(request).await?);
                 // A failed unary call answers with its status in the headers.
                 let code = rpc::code(response.headers()).unwrap_or(Code::Ok);
-                recorded.record("rpc.response.status_code", rpc::name(code));
-                if rpc::is_server_error(code) {
-                    recorded.record("otel.status_code", "ERROR");
-                }
-                Ok(measured.end_with(response))
+                rpc::record(&recorded, code, rpc::is_server_error(code));
+                Ok(response)
             }
             .instrument(span),
         )

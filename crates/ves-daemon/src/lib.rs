@@ -29,6 +29,7 @@ mod relay;
 mod rpc;
 pub mod serve;
 mod socket;
+mod statuses;
 pub mod telemetry;
 
 pub use caps::Capability as Cap;

@@ -134,6 +134,11 @@ pub(crate) struct Rpc<'a> {
 }
 
 impl Rpc<'_> {
+    /// Whether it is one of health's or reflection's, which say themselves what their statuses mean.
+    pub(crate) const fn is_standard(self) -> bool {
+        self.roles.is_none()
+    }
+
     pub(crate) fn allows(self, role: Role) -> bool {
         self.roles.is_none_or(|roles| roles.contains(&role))
     }

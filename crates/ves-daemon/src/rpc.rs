@@ -13,6 +13,8 @@ use opentelemetry::{KeyValue, global};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::statuses;
+
 /// What stands for whatever there is no RPC for: its name is the caller's to choose.
 pub(crate) const OTHER: &str = "_OTHER";
 
@@ -63,6 +65,14 @@ pub(crate) const fn is_server_error(code: Code) -> bool {
     )
 }
 
+/// Writes into a call's span how it ended, and whether that is an error to whose span it is.
+pub(crate) fn record(span: &tracing::Span, code: Code, is_error: bool) {
+    span.record("rpc.response.status_code", name(code));
+    if is_error {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
 /// How long calls took that were served.
 #[derive(Debug, Clone)]
 pub(crate) struct Durations(Histogram<f64>);
@@ -78,9 +88,9 @@ impl Durations {
         Self(histogram.build())
     }
 
-    /// A call that has begun.
-    pub(crate) fn begin(&self, method: String) -> Call {
-        Call { durations: self.clone(), method, begun: Instant::now(), ended: false }
+    /// A call that has begun; where `completes` is set, statuses that are not ours are made such.
+    pub(crate) fn begin(&self, method: String, completes: bool) -> Call {
+        Call { durations: self.clone(), method, begun: Instant::now(), ended: false, completes }
     }
 }
 
@@ -91,6 +101,8 @@ pub(crate) struct Call {
     method: String,
     begun: Instant,
     ended: bool,
+    /// Whether statuses that are not ours are made such.
+    completes: bool,
 }
 
 impl Drop for Call {
@@ -121,7 +133,10 @@ impl Call {
     }
 
     /// It ends when its answer has: with the code in its headers or trailers.
-    pub(crate) fn end_with(self, answer: http::Response<Body>) -> http::Response<Body> {
+    pub(crate) fn end_with(self, mut answer: http::Response<Body>) -> http::Response<Body> {
+        if self.completes {
+            statuses::complete(answer.headers_mut());
+        }
         if let Some(code) = code(answer.headers()) {
             self.end(code);
             return answer;
@@ -152,11 +167,16 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
+        let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) => {
-                if let Some(code) = frame.trailers_ref().and_then(code) {
-                    self.end(code);
+                if let Some(trailers) = frame.trailers_mut() {
+                    if self.call.as_ref().is_some_and(|call| call.completes) {
+                        statuses::complete(trailers);
+                    }
+                    if let Some(code) = code(trailers) {
+                        self.end(code);
+                    }
                 }
             }
             Some(Err(status)) => self.end(status.code()),
@@ -220,17 +240,17 @@ mod tests {
         };
         let counts = counted(async |durations| {
             for trailers in [Some("0"), Some("13"), None] {
-                let call = durations.begin("ves.Test/Get".to_owned());
+                let call = durations.begin("ves.Test/Get".to_owned(), true);
                 let answer = call.end_with(http::Response::new(body(trailers)));
                 answer.into_body().collect().await.expect("read to its end");
             }
             // One that fails at once, and one that nobody waits for.
             let mut failed = http::Response::new(Body::empty());
             failed.headers_mut().insert("grpc-status", http::HeaderValue::from_static("5"));
-            drop(durations.begin("ves.Test/Get".to_owned()).end_with(failed));
-            let left = durations.begin("ves.Test/Get".to_owned());
+            drop(durations.begin("ves.Test/Get".to_owned(), true).end_with(failed));
+            let left = durations.begin("ves.Test/Get".to_owned(), true);
             drop(left.end_with(http::Response::new(body(Some("0")))));
-            drop(durations.begin("ves.Test/Wait".to_owned()));
+            drop(durations.begin("ves.Test/Wait".to_owned(), true));
         });
         let counts = counts.await;
         let told = [
