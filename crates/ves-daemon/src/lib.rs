@@ -24,6 +24,7 @@ mod json;
 mod locks;
 pub mod peer;
 pub mod privilege;
+mod reflection;
 mod refusals;
 mod relay;
 mod rpc;

@@ -114,6 +114,7 @@ impl Rpcs {
         let open = [
             rpcs(tonic_health::pb::FILE_DESCRIPTOR_SET, |_| true)?,
             rpcs(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, |_| true)?,
+            rpcs(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET, |_| true)?,
         ];
         let open = open.into_iter().flatten().map(|path| (path, None));
         let own = policy.iter().map(|(path, roles)| ((*path).to_owned(), Some(*roles)));

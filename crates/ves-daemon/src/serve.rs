@@ -20,7 +20,7 @@ use crate::json::JsonLayer;
 use crate::peer::{Peers, Policy, is_public};
 use crate::refusals::Refusals;
 use crate::telemetry::{self, Receiver};
-use crate::{BuildError, complain, privilege, relay, socket};
+use crate::{BuildError, complain, privilege, reflection, relay, socket};
 
 /// How long calls under way may take after SIGTERM. Streams that never end are cut.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -204,10 +204,6 @@ pub(crate) async fn serve_all(
     for name in services {
         health.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ves_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
     let json = JsonLayer::new(if is_public(policy) { services } else { &[] })?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
@@ -219,9 +215,8 @@ pub(crate) async fn serve_all(
         .accept_http1(is_public(policy))
         .layer(json)
         .layer(gate)
-        .add_routes(routes)
+        .add_routes(reflection::add_to(routes, services)?)
         .add_service(health_service)
-        .add_service(reflection)
         .serve_with_incoming_shutdown(connections, async {
             // An error means that the sender is gone, which is the same wish.
             stopped.await.ok();
@@ -259,23 +254,25 @@ mod tests {
         client.unary(tonic::Request::new(()), path, codec).await.map(drop)
     }
 
-    /// The services a daemon lists.
-    async fn reflected(channel: crate::client::Traced) -> Vec<String> {
-        use tonic_reflection::pb::v1;
-        use v1::server_reflection_request::MessageRequest;
-        use v1::server_reflection_response::MessageResponse;
-        let request = v1::ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(MessageRequest::ListServices(String::new())),
-        };
-        let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
-        let answers = client.server_reflection_info(tokio_stream::iter([request])).await;
-        let mut answers = answers.expect("answered").into_inner();
-        let answer = answers.message().await.expect("no fault").expect("an answer");
-        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-            return Vec::new();
-        };
-        list.service.into_iter().map(|s| s.name).collect()
+    /// The services a daemon lists, by this version of the protocol.
+    macro_rules! reflected {
+        ($version:ident, $channel:expr) => {{
+            use pb::server_reflection_request::MessageRequest;
+            use pb::server_reflection_response::MessageResponse;
+            use tonic_reflection::pb::$version as pb;
+            let request = pb::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            };
+            let mut client = pb::server_reflection_client::ServerReflectionClient::new($channel);
+            let answers = client.server_reflection_info(tokio_stream::iter([request])).await;
+            let mut answers = answers.expect("answered").into_inner();
+            let answer = answers.message().await.expect("no fault").expect("an answer");
+            let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+                panic!("no list: {answer:?}");
+            };
+            list.service.into_iter().map(|s| s.name).collect::<std::collections::BTreeSet<_>>()
+        }};
     }
 
     /// A daemon without services of its own, on a socket in a directory of the test's.
@@ -309,10 +306,15 @@ mod tests {
             tonic_health::pb::health_check_response::ServingStatus::Serving
         );
 
-        let listed = reflected(channel.clone()).await;
-        for name in ["ves.network.v1.NetworkService", "grpc.health.v1.Health"] {
-            assert!(listed.iter().any(|l| l == name), "{name}: {listed:?}");
-        }
+        let listed = reflected!(v1, channel.clone());
+        let names = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+            "ves.network.v1.NetworkService",
+        ];
+        assert!(listed.iter().eq(names), "what is served and nothing else: {listed:?}");
+        assert_eq!(reflected!(v1alpha, channel.clone()), listed);
 
         let mut client =
             network::network_service_client::NetworkServiceClient::new(channel.clone());
@@ -337,7 +339,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("s");
         let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
-        let app = App { routes: Routes::default(), policy: &[], services: &[], operators: vec![] };
+        let app = App {
+            routes: Routes::default(),
+            policy: &[],
+            services: &[],
+            operators: vec![],
+        };
         tokio::spawn(serve_on(listener, app, std::future::pending()));
         let channel = crate::client::channel(&socket);
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
