@@ -63,11 +63,11 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let services = Services::new(&layout);
     let coordinator = Coordinator::open(config, services, Box::new(store), Box::new(SystemClock))?;
     coordinator.begin_work(&boot)?;
-    Ok(app(&coordinator))
+    Ok(App { needs: api::needs(&layout), ..app(&coordinator) })
 }
 
-/// What a coordinator serves.
+/// What a coordinator serves, wherever the services are.
 pub fn app(coordinator: &Coordinator) -> App {
     let (routes, operators) = (api::routes(coordinator), coordinator.config().operators.clone());
-    App { routes, policy: api::POLICY, services: api::SERVICES, operators }
+    App { routes, policy: api::POLICY, services: api::SERVICES, operators, needs: Vec::new() }
 }

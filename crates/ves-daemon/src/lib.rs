@@ -20,6 +20,7 @@ pub mod config;
 pub mod converge;
 pub mod fence;
 pub mod gate;
+mod health;
 mod json;
 mod locks;
 pub mod peer;
@@ -37,6 +38,7 @@ pub use caps::Capability as Cap;
 pub use config::{ServiceConfig, Telemetry};
 pub use converge::{Call, Done, Planned, Shell};
 pub use fence::FenceStore;
+pub use health::Need;
 pub use locks::Held;
 pub use peer::{
     CHANGE, Policy, Principal, READ, Role, check_policy, check_service_policy, principal,

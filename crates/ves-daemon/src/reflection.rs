@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn files_of_a_service_and_what_they_import_are_told_without_other_services() {
-        let services = ["ves.coordinator.v1.NodeService"];
+        let services = ["ves.api.v1.NodeService"];
         let files = of(ves_proto::DESCRIPTORS, &services).expect("they are whole").file;
         let files: Vec<_> = files
             .into_iter()
@@ -94,7 +94,7 @@ mod tests {
             files.iter().flat_map(|f| &f.dependency).all(|d| names.contains(&**d)),
             "{names:?}"
         );
-        assert!(names.contains("ves/storage/v1/storage.proto"), "{names:?}");
+        assert!(names.contains("ves/api/v1/common.proto"), "{names:?}");
         assert!(of(ves_proto::DESCRIPTORS, &[]).expect("whole").file.is_empty());
     }
 }

@@ -16,6 +16,7 @@ use crate::accept::{self, Acceptor, Caller};
 use crate::client::Link;
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
+use crate::health::{self, Need};
 use crate::json::JsonLayer;
 use crate::peer::{Peers, Policy, is_public};
 use crate::refusals::Refusals;
@@ -50,6 +51,8 @@ pub struct App {
     pub services: &'static [&'static str],
     /// Names of accounts with [`crate::Role::Operator`].
     pub operators: Vec<String>,
+    /// Which of its services need which other daemons, for health.
+    pub needs: Vec<Need>,
 }
 
 impl App {
@@ -199,11 +202,9 @@ pub(crate) async fn serve_all(
     app: App,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BuildError> {
-    let App { routes, policy, services, operators: _ } = app;
+    let App { routes, policy, services, operators: _, needs } = app;
     let (health, health_service) = tonic_health::server::health_reporter();
-    for name in services {
-        health.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
-    }
+    health::begin(&health, services, &needs).await;
     let json = JsonLayer::new(if is_public(policy) { services } else { &[] })?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
@@ -225,9 +226,11 @@ pub(crate) async fn serve_all(
     tokio::select! {
         // The server ends by itself only by failing.
         ended = &mut server => return Ok(ended?),
+        () = health::tell(health.clone(), services, &needs) => {}
         () = shutdown => {}
     }
     stop.send(()).ok();
+    health::end(health, services).await;
     // Calls that do not end in time are cut; their work goes on until the process ends and is
     // taken up again after the next start.
     tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))?;
@@ -291,6 +294,7 @@ mod tests {
             policy: &[(GET_NODE, &[])],
             services: &["ves.network.v1.NetworkService"],
             operators: vec![],
+            needs: vec![],
         };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let served = tokio::spawn(serve_on(listener, app, async { stopped.await.unwrap_or(()) }));
@@ -344,6 +348,7 @@ mod tests {
             policy: &[],
             services: &[],
             operators: vec![],
+            needs: vec![],
         };
         tokio::spawn(serve_on(listener, app, std::future::pending()));
         let channel = crate::client::channel(&socket);
@@ -368,6 +373,7 @@ mod tests {
             policy: &[],
             services: &[],
             operators: vec!["no-such-user".to_owned()],
+            needs: vec![],
         };
         let error = serve_on(listener, app, async {}).await.expect_err("no such user");
         assert!(error.to_string().contains("no-such-user"), "{error}");

@@ -110,5 +110,6 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
         policy: api::POLICY,
         services: api::SERVICES,
         operators: Vec::new(),
+        needs: Vec::new(),
     })
 }

@@ -71,6 +71,7 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
         policy: api::POLICY,
         services: api::SERVICES,
         operators: Vec::new(),
+        needs: Vec::new(),
     })
 }
 

@@ -98,5 +98,6 @@ pub fn app(service: Service) -> App {
         policy: api::POLICY,
         services: &[api::NAME],
         operators: Vec::new(),
+        needs: Vec::new(),
     }
 }

@@ -55,7 +55,13 @@ pub fn routes(service: Service) -> tonic::service::Routes {
 
 /// The service, ready for the chassis.
 pub fn app(service: Service) -> App {
-    App { routes: routes(service), policy: POLICY, services: SERVICES, operators: Vec::new() }
+    App {
+        routes: routes(service),
+        policy: POLICY,
+        services: SERVICES,
+        operators: Vec::new(),
+        needs: Vec::new(),
+    }
 }
 
 struct Api(Service);

@@ -157,6 +157,7 @@ impl FakeNode {
                     policy: ves_network::api::POLICY,
                     services: ves_network::api::SERVICES,
                     operators: vec![],
+                    needs: vec![],
                 }
             }
             Daemon::Resources => {
@@ -173,6 +174,7 @@ impl FakeNode {
                     policy: ves_lifecycle::api::POLICY,
                     services: ves_lifecycle::api::SERVICES,
                     operators: vec![],
+                    needs: vec![],
                 }
             }
         })

@@ -4,6 +4,7 @@
 //! or watched goes through [`Api::sees`]. Never here: decisions; they are [`crate::operation::kinds`]'s.
 
 mod containers;
+mod health;
 mod mask;
 mod node;
 mod operations;
@@ -17,6 +18,8 @@ mod templates;
 mod update;
 mod usage;
 mod watch;
+
+pub use health::needs;
 
 use std::pin::Pin;
 

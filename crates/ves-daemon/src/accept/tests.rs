@@ -140,6 +140,7 @@ async fn a_half_open_connection_is_no_request() {
         policy: &[],
         services: &[],
         operators: vec![],
+        needs: vec![],
     };
     let gate = crate::gate::GateLayer::new(app.policy, Refusals::new().into()).expect("a gate");
     tokio::spawn(crate::serve::serve_all(acceptor, gate, app, std::future::pending()));

@@ -126,7 +126,13 @@ async fn the_socket_speaks_both_and_the_gate_stands_before_both() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("s");
     let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
-    let app = App { routes: routes(), policy: POLICY, services: &[SERVICE], operators: vec![] };
+    let app = App {
+        routes: routes(),
+        policy: POLICY,
+        services: &[SERVICE],
+        operators: vec![],
+        needs: vec![],
+    };
     tokio::spawn(serve_on(listener, app, std::future::pending()));
     for (path, code) in [("/v1/nodes/n1", "200 OK"), ("/v1/nodes", "403 Forbidden")] {
         let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("connected");

@@ -43,6 +43,7 @@ fn node(config: Config) -> Node {
         policy: crate::api::POLICY,
         services: crate::api::SERVICES,
         operators: Vec::new(),
+        needs: Vec::new(),
     };
     tokio::spawn(ves_daemon::serve_on(listener, app, std::future::pending()));
     let client = LifecycleServiceClient::new(ves_daemon::client::channel(&socket));
