@@ -130,6 +130,7 @@ fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
     let lab = !args.no_lab && tool::is_root();
     if host {
         tool::apt(PACKAGES)?;
+        tool::python_of_tests()?;
         up::make_account()?;
     }
     part("tests' build", build)?;

@@ -231,6 +231,9 @@ pub(crate) fn is_root() -> bool {
 /// Programs that come prebuilt, as pip reads it.
 const PREBUILT: &str = "bins/xtask/tools.txt";
 
+/// What clients of ours in Python need, as pip reads it.
+const CLIENTS: &str = "tests/host/python/requirements.txt";
+
 /// The versions of cargo subcommands that are built where they can be had in no other way.
 const CARGO_TOOLS: [(&str, &str); 3] =
     [("cargo-deb", "3.8.0"), ("cargo-deny", "0.20.2"), ("cargo-nextest", "0.9.148")];
@@ -260,8 +263,18 @@ pub(crate) fn tool(name: &str) -> Result<()> {
 
 /// Makes the programs of the list be there, of the versions it names.
 fn prebuilt(listed: &str) -> Result<()> {
-    let dir = prebuilt_tools();
-    let stamp = dir.join("tools.txt");
+    venv(&prebuilt_tools(), PREBUILT, listed)
+}
+
+/// Makes the Python be there with which tests run clients of ours.
+pub(crate) fn python_of_tests() -> Result<()> {
+    let listed = std::fs::read_to_string(root().join(CLIENTS)).context("read what clients need")?;
+    venv(&ves_kit::python::dir(), CLIENTS, &listed)
+}
+
+/// Makes a virtual environment of Python with what the file `list` names, which is this.
+fn venv(dir: &Path, list: &str, listed: &str) -> Result<()> {
+    let stamp = dir.join("made-of.txt");
     if std::fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == listed) {
         return Ok(());
     }
@@ -271,12 +284,12 @@ fn prebuilt(listed: &str) -> Result<()> {
         apt(&["python3-venv"])?;
     }
     let mut venv = command("python3", &["-m", "venv", "--clear"]);
-    venv.arg(&dir);
+    venv.arg(dir);
     quietly(venv)?;
     let mut pip = command(&dir.join("bin/pip").to_string_lossy(), &["install", "--quiet"]);
     pip.args(["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
     pip.args(["--retries", "2", "--timeout", "10"]);
-    pip.args(["--require-hashes", "-r", PREBUILT]);
+    pip.args(["--require-hashes", "-r", list]);
     quietly(pip)?;
     std::fs::write(&stamp, listed).with_context(|| format!("write {}", stamp.display()))
 }

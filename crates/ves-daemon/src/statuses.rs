@@ -55,7 +55,7 @@ fn fault(code: Code, said: &str) -> Option<Fault> {
         | Code::Unavailable
         | Code::Unauthenticated => return None,
     };
-    Some(Fault::new(reason, said))
+    Some(Fault::new(reason, said).fact("what", said))
 }
 
 #[cfg(test)]

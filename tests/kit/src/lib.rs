@@ -32,6 +32,7 @@ pub mod node;
 pub mod numbers;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+pub mod python;
 pub mod rootfs;
 pub mod stack;
 pub mod sweep;

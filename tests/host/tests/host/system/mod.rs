@@ -1,6 +1,7 @@
 //! All daemons together, and what is true of the whole host.
 
 mod bad_input;
+mod clients;
 mod cycles;
 mod damage;
 mod deploy;

@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Duration;
 
 use ves_daemon::Cap;
 use ves_kit::stack::account;
 use ves_kit::{TestNode, need, node};
 use ves_types::layout::{COORDINATOR_USER, Daemon};
+
+/// How long daemons may take to reach each other.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The fields of a process's status, by name.
 fn status(pid: u32) -> BTreeMap<String, String> {
@@ -72,9 +76,13 @@ fn each_daemon_has_what_it_declares_and_nothing_else() {
             let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
             for name in names.iter().copied().chain([""]) {
                 let request = tonic_health::pb::HealthCheckRequest { service: name.to_owned() };
-                let answer = health.check(request).await.expect(name).into_inner();
+                let mut told = health.watch(request).await.expect(name).into_inner();
                 let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
-                assert_eq!(answer.status(), serving, "{} {name}", service.name());
+                // The coordinator's serve when it has reached the others.
+                let serves = async {
+                    while told.message().await.expect(name).expect(name).status() != serving {}
+                };
+                tokio::time::timeout(PATIENCE, serves).await.expect(name);
             }
         }
     });
