@@ -1,5 +1,5 @@
 //! Statuses that no code of ours has made: of the gRPC library, which read no request or found no RPC. They get
-//! the code and the details that ours have, so that programs find a reason in each. Pure.
+//! the code and the details that ours have, so that programs find a reason in each.
 //!
 //! Never here: statuses of a standard protocol, such as health, which says itself what they mean.
 
