@@ -130,7 +130,10 @@ fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
     let lab = !args.no_lab && tool::is_root();
     if host {
         tool::apt(PACKAGES)?;
-        tool::python_of_tests()?;
+        // Only tests of clients need it, and say themselves that they do.
+        if let Err(why) = tool::python_of_tests() {
+            println!("clients in Python cannot be had: {why:#}");
+        }
         up::make_account()?;
     }
     part("tests' build", build)?;
