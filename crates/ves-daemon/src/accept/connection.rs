@@ -167,9 +167,28 @@ impl AsyncRead for Connection {
     ) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         this.poll_time(cx)?;
+        let mut source = Metered { stream: &mut this.stream, left: &mut this.may_send };
+        this.mended.poll_read(&mut source, cx, buf)
+    }
+}
+
+/// What is read of a connection, within what may be sent over it.
+#[derive(Debug)]
+struct Metered<'a> {
+    stream: &'a mut UnixStream,
+    left: &'a mut Option<usize>,
+}
+
+impl AsyncRead for Metered<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(this.mended.poll_read(&mut this.stream, cx, buf))?;
-        Poll::Ready(spend(&mut this.may_send, buf.filled().len().saturating_sub(before)))
+        ready!(Pin::new(&mut *this.stream).poll_read(cx, buf))?;
+        Poll::Ready(spend(this.left, buf.filled().len().saturating_sub(before)))
     }
 }
 
