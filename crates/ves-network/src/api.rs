@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use ves_daemon::{CHANGE, Call, Done, Policy, READ};
+use ves_host::netlink::route::Traffic;
 use ves_host::nft::Owner;
 use ves_proto::convert::{parse_ct, parse_fence};
 use ves_proto::network::network_service_server::{NetworkService, NetworkServiceServer};
 use ves_proto::{Fault, Reason, network as pb};
-use ves_types::CtAddress;
 use ves_types::layout::host_link;
+use ves_types::{CtAddress, CtId};
 
 use crate::plan::Desired;
 use crate::plan::node::{Room, Space};
@@ -25,6 +26,7 @@ pub const POLICY: Policy = &[
     ("/ves.network.v1.NetworkService/RemoveInterface", CHANGE),
     ("/ves.network.v1.NetworkService/GetInterface", READ),
     ("/ves.network.v1.NetworkService/ListInterfaces", READ),
+    ("/ves.network.v1.NetworkService/ListTraffic", READ),
     ("/ves.network.v1.NetworkService/GetNode", READ),
 ];
 
@@ -72,6 +74,17 @@ fn render(interface: Interface) -> pb::Interface {
         packets_in: traffic.tx_packets,
         spoofed_packets: spoofed,
         steps: Vec::new(),
+    }
+}
+
+/// What the node's end received is what the container has transmitted.
+fn render_traffic((ct, traffic): (CtId, Traffic)) -> pb::Traffic {
+    let Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets, rx_dropped, tx_dropped } = traffic;
+    let counts = |bytes, packets, dropped| Some(pb::Counts { bytes, packets, dropped });
+    pb::Traffic {
+        ct: ct.get(),
+        received: counts(tx_bytes, tx_packets, tx_dropped),
+        transmitted: counts(rx_bytes, rx_packets, rx_dropped),
     }
 }
 
@@ -135,6 +148,16 @@ impl NetworkService for Api {
         Ok(Response::new(pb::ListInterfacesResponse { interfaces }))
     }
 
+    async fn list_traffic(
+        &self,
+        request: Request<pb::ListTrafficRequest>,
+    ) -> Result<Response<pb::ListTrafficResponse>, Status> {
+        let pb::ListTrafficRequest {} = request.into_inner();
+        let (links, spoofed_packets) = self.service.traffic().await?;
+        let links = links.into_iter().map(render_traffic).collect();
+        Ok(Response::new(pb::ListTrafficResponse { links, spoofed_packets }))
+    }
+
     async fn get_node(
         &self,
         request: Request<pb::GetNodeRequest>,
@@ -155,6 +178,15 @@ mod tests {
     #[test]
     fn every_rpc_has_its_row() {
         ves_daemon::check_service_policy(SERVICES, POLICY).expect("policy and descriptors agree");
+    }
+
+    #[test]
+    fn what_the_node_receives_the_container_has_sent() {
+        let ct = CtId::try_from(7).expect("valid");
+        let traffic = Traffic { rx_bytes: 1, rx_dropped: 2, tx_packets: 3, ..Traffic::default() };
+        let told = render_traffic((ct, traffic));
+        let counts = |bytes, packets, dropped| Some(pb::Counts { bytes, packets, dropped });
+        assert_eq!((told.received, told.transmitted), (counts(0, 3, 0), counts(1, 0, 2)));
     }
 
     #[test]

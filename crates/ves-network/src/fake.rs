@@ -30,6 +30,8 @@ pub struct State {
     pub containers: BTreeMap<CtId, Observed>,
     /// How many packets the guard dropped.
     pub spoofed: u64,
+    /// What went through links.
+    pub traffic: BTreeMap<CtId, Traffic>,
     /// Whether every container that is asked about has a pinned namespace.
     pub every_netns: bool,
     /// How many more steps succeed before one fails; none: all succeed.
@@ -214,6 +216,13 @@ impl Host for FakeHost {
         Ok(some.map(|o| o.ct).collect())
     }
 
+    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+        let state = self.state();
+        state.readable()?;
+        let some = state.containers.values().filter(|o| o.link.as_ref().is_some_and(|l| l.veth));
+        Ok(some.map(|o| (o.ct, state.traffic.get(&o.ct).copied().unwrap_or_default())).collect())
+    }
+
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {
         Ok(Box::new(FakeSession { host: self.clone(), ct }))
     }
@@ -277,7 +286,8 @@ impl Session for FakeSession {
 
     fn traffic(&mut self) -> Result<Option<Traffic>, HostError> {
         let mut state = self.host.state();
-        Ok(state.container(self.ct).link.as_ref().map(|_| Traffic::default()))
+        let traffic = state.traffic.get(&self.ct).copied().unwrap_or_default();
+        Ok(state.container(self.ct).link.as_ref().map(|_| traffic))
     }
 }
 

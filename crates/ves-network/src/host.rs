@@ -2,7 +2,7 @@
 //!
 //! Implemented by [`crate::kernel::KernelHost`] and by the fake. Synchronous.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ves_host::HostError;
 use ves_host::netlink::route::Traffic;
@@ -35,6 +35,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Containers that have a link.
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError>;
+
+    /// What went through the node's end of each link of ours. Read often: it costs one look at the node.
+    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError>;
 
     /// Opens what is needed to look at and change one container's link. Holding it keeps the
     /// container's network namespace alive.

@@ -4,7 +4,7 @@
 //! for that, which opens a socket there. The node's table and settings are in [`settings`], who looks
 //! after them in [`watch`], and whether a container lives is told in `life`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,6 +142,11 @@ impl Host for KernelHost {
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
         let links = RouteSocket::open()?.veths()?;
         Ok(links.iter().filter_map(|l| observe::ct_of(&l.name)).collect())
+    }
+
+    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+        let links = RouteSocket::open()?.veths()?;
+        Ok(links.iter().filter_map(|l| Some((observe::ct_of(&l.name)?, l.traffic))).collect())
     }
 
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {

@@ -3,6 +3,7 @@
 //!
 //! Synchronous inside; [`Service`]'s async methods end at once in the blocking pool. Decides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ves_daemon::{Shell, blocking};
@@ -94,6 +95,20 @@ impl Service {
     pub async fn list(&self) -> Result<Vec<Interface>, Fault> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.list()).await
+    }
+
+    /// What went through the node's end of each link, and how many packets had a false source.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub async fn traffic(&self) -> Result<(BTreeMap<CtId, Traffic>, u64), Fault> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let links = observed(|| "all links".to_owned(), inner.host.traffic())?;
+            let spoofed = observed(|| "the guard's counter".to_owned(), inner.host.spoofed())?;
+            Ok((links, spoofed))
+        })
+        .await
     }
 
     /// Makes the node ready to carry containers. That there is little room for what they all fill

@@ -20,6 +20,7 @@ use ves_proto::resources as pb;
 use ves_proto::resources::resources_service_server::{ResourcesService, ResourcesServiceServer};
 use ves_types::UbcRow;
 
+use crate::counters::{Counters, Disk, Pressure, Used};
 use crate::model::{Device, Setting};
 use crate::service::{Group, Service};
 
@@ -32,6 +33,7 @@ pub const POLICY: Policy = &[
     ("/ves.resources.v1.ResourcesService/RemoveLimits", CHANGE),
     ("/ves.resources.v1.ResourcesService/GetGroup", READ),
     ("/ves.resources.v1.ResourcesService/ListGroups", READ),
+    ("/ves.resources.v1.ResourcesService/ListUsage", READ),
     ("/ves.resources.v1.ResourcesService/WatchKills", READ),
     ("/ves.resources.v1.ResourcesService/GetCapabilities", READ),
 ];
@@ -74,6 +76,46 @@ fn render_group(group: Group) -> pb::Group {
         limits: Some(render_limits(&limits)),
         device: device.map(render_device),
         steps: Vec::new(),
+    }
+}
+
+fn render_used(used: Used) -> pb::Usage {
+    let Used { ct, rows, oom_kills, counters } = used;
+    let Counters {
+        cpu,
+        throttled_usec,
+        memory,
+        working_set,
+        disk,
+        cpu_pressure,
+        memory_pressure,
+        io_pressure,
+    } = counters;
+    let pressure = [
+        (pb::PressureKind::Cpu, cpu_pressure),
+        (pb::PressureKind::Memory, memory_pressure),
+        (pb::PressureKind::Io, io_pressure),
+    ];
+    let pressure = pressure.into_iter().filter_map(|(kind, pressure)| {
+        let Pressure { some_usec, full_usec } = pressure?;
+        Some(pb::Pressure { kind: kind.into(), some_usec, full_usec })
+    });
+    pb::Usage {
+        ct: ct.get(),
+        cpu_user_usec: cpu.map(|(user, _)| user),
+        cpu_system_usec: cpu.map(|(_, system)| system),
+        cpu_throttled_usec: throttled_usec,
+        memory_bytes: memory,
+        working_set_bytes: working_set,
+        disk: disk.map(|Disk { read_bytes, write_bytes, reads, writes }| pb::Disk {
+            read_bytes,
+            write_bytes,
+            reads,
+            writes,
+        }),
+        pressure: pressure.collect(),
+        oom_kills,
+        rows: rows.into_iter().map(render_row).collect(),
     }
 }
 
@@ -122,6 +164,17 @@ impl ResourcesService for Api {
         let groups = blocking(move || service.groups(&cts)).await?;
         let groups = groups.into_iter().map(render_group).collect();
         Ok(Response::new(pb::ListGroupsResponse { groups }))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<pb::ListUsageRequest>,
+    ) -> Result<Response<pb::ListUsageResponse>, Status> {
+        let pb::ListUsageRequest {} = request.into_inner();
+        let service = self.service.clone();
+        let usages = blocking(move || service.used()).await?;
+        let usages = usages.into_iter().map(render_used).collect();
+        Ok(Response::new(pb::ListUsageResponse { usages }))
     }
 
     type WatchKillsStream = Pin<Box<dyn Stream<Item = Result<pb::Kills, Status>> + Send>>;

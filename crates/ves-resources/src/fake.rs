@@ -13,6 +13,7 @@ use ves_host::HostError;
 use ves_host::cgroup::{Controller, Version};
 use ves_types::{CtId, Limit, Limits, UbcResource, Victim};
 
+use crate::counters::{Counters, Disk, Metered, Pressure};
 use crate::enforcement::{Proven, SelfTest};
 use crate::host::Host;
 use crate::model::{Cap, Cpusets, Hierarchy, Home, Node, Observed, Setting, Shared, Value};
@@ -230,6 +231,21 @@ fn at(setting: Setting, home: Home, hierarchy: Hierarchy) -> bool {
     }
 }
 
+/// Each counter of a kernel that tells all, each with another number.
+pub fn all_counters() -> Counters {
+    let pressure = |some_usec| Some(Pressure { some_usec, full_usec: Some(some_usec / 2) });
+    Counters {
+        cpu: Some((3_000_000, 1_500_000)),
+        throttled_usec: Some(250_000),
+        memory: Some(64 << 20),
+        working_set: Some(48 << 20),
+        disk: Some(Disk { read_bytes: 4 << 20, write_bytes: 1 << 20, reads: 90, writes: 40 }),
+        cpu_pressure: pressure(120_000),
+        memory_pressure: pressure(60_000),
+        io_pressure: pressure(30_000),
+    }
+}
+
 /// How a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -245,6 +261,7 @@ struct State {
     shared: Shared,
     containers: BTreeMap<CtId, Observed>,
     usage: BTreeMap<CtId, Usage>,
+    counters: BTreeMap<CtId, Counters>,
     log: Vec<String>,
     /// After how many more steps which fault happens, once.
     fault: Option<(usize, Fault)>,
@@ -278,6 +295,7 @@ impl FakeHost {
             node,
             containers: BTreeMap::new(),
             usage: BTreeMap::new(),
+            counters: BTreeMap::new(),
             log: Vec::new(),
             fault: None,
             locks_read: 0,
@@ -314,6 +332,11 @@ impl FakeHost {
     /// Says what a container uses.
     pub fn set_usage(&self, ct: CtId, usage: Usage) {
         self.with(|s| s.usage.insert(ct, usage));
+    }
+
+    /// Says what a container's counters say.
+    pub fn set_counters(&self, ct: CtId, counters: Counters) {
+        self.with(|s| s.counters.insert(ct, counters));
     }
 
     /// Says whom the kernel's log names next.
@@ -446,6 +469,15 @@ impl Host for FakeHost {
                 counts.insert(UbcResource::Numproc, Count::now(populated.into()));
                 Usage { counts, ..Usage::default() }
             })
+        }))
+    }
+
+    fn metered(&self, ct: CtId) -> Result<Metered, HostError> {
+        let usage = self.usage(ct, None)?;
+        Ok(self.with(|s| Metered {
+            wanted: s.containers.get(&ct).and_then(|o| o.record.clone()),
+            usage,
+            counters: s.counters.get(&ct).cloned().unwrap_or_else(all_counters),
         }))
     }
 

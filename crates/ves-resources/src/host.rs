@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use ves_host::HostError;
 use ves_types::{CtId, Victim};
 
+use crate::counters::Metered;
 use crate::enforcement::SelfTest;
 use crate::model::{Observed, Shared};
 use crate::observe::FileLocks;
@@ -30,6 +31,8 @@ pub trait Host: Debug + Send + Sync {
     fn locks(&self) -> Result<Option<FileLocks>, HostError>;
     /// What a container uses; `locks` is what [`Self::locks`] said.
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError>;
+    /// What a container's counters say. Read often: it costs some small files, whatever there is of processes.
+    fn metered(&self, ct: CtId) -> Result<Metered, HostError>;
     /// How many processes of each container were killed because memory ran out, where the kernel tells. Read
     /// often: it costs a small file a container.
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError>;

@@ -10,6 +10,7 @@
 //!                            target: limits ⇄ settings │      kernel: files of the hierarchies
 //!                                                      plan_shared (ves), plan (ves/ct-ID)
 //!  GetGroup ───── api ─ service: observe + usage → rows ← enforcement ← self-test at start
+//!  ListUsage ──── api ─ service: counters of all, for metrics: no look at processes or settings
 //!
 //!  version 1, one hierarchy a controller:   ves ─ ct-101        limits; root's
 //!  version 2:                               ves ─ ct-101        limits; root's
@@ -28,6 +29,7 @@
 pub mod api;
 pub mod config;
 mod converge;
+pub mod counters;
 pub mod enforcement;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]

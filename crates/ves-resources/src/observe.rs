@@ -131,10 +131,10 @@ pub fn parse_number(text: &str) -> Option<u64> {
 pub struct Files(pub BTreeMap<&'static str, String>);
 
 impl Files {
-    fn number(&self, name: &str) -> Option<u64> {
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         parse_number(self.0.get(name)?)
     }
-    fn key(&self, name: &str, key: &str) -> Option<u64> {
+    pub(crate) fn key(&self, name: &str, key: &str) -> Option<u64> {
         parse_flat(self.0.get(name)?).get(key).copied()
     }
 }

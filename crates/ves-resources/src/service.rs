@@ -12,6 +12,7 @@ use ves_host::cgroup::Version;
 use ves_proto::Fault;
 use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow, Victim};
 
+use crate::counters::{Metered, Used};
 use crate::enforcement::{self, SelfTest};
 use crate::error::Error;
 use crate::host::Host;
@@ -193,6 +194,36 @@ impl Service {
             }
         }
         Ok(groups)
+    }
+
+    /// What each container uses, by id, as controllers count it. One that is not there is left out, and one
+    /// that cannot be looked at.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn used(&self) -> Result<Vec<Used>, Fault> {
+        let host = &*self.inner.host;
+        let mut all = Vec::new();
+        for ct in host.containers().map_err(Error::Node)? {
+            match host.metered(ct) {
+                Ok(metered) if metered.is_nothing() => {}
+                Ok(metered) => all.push(self.used_by(ct, metered)),
+                Err(e) => {
+                    let error = ves_proto::fault::chain(&e);
+                    tracing::warn!(%ct, error, "left out of what containers use");
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn used_by(&self, ct: CtId, metered: Metered) -> Used {
+        let Metered { wanted, usage, counters } = metered;
+        let rows = rows::rows(&usage, &wanted.unwrap_or_default(), &self.inner.self_test);
+        let kept =
+            |row: &UbcRow| matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
+        let rows = rows.into_iter().filter(kept).collect();
+        Used { ct, rows, oom_kills: usage.oom_kills, counters }
     }
 
     /// How many processes of each container were killed because memory ran out, and the last of them.

@@ -11,6 +11,7 @@ use ves_host::netlink::route::Traffic;
 use ves_lifecycle::{error as life_error, host as life, init_plan, plan as life_plan};
 use ves_network::plan::node::{NodeObserved, NodeStep, Rooms};
 use ves_network::{error as net_error, host as net, plan as net_plan};
+use ves_resources::counters::Metered;
 use ves_resources::enforcement::SelfTest;
 use ves_resources::model as group;
 use ves_resources::observe::FileLocks;
@@ -140,6 +141,9 @@ impl<H: net::Host> net::Host for InHand<H> {
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
         self.look(H::containers)
     }
+    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+        self.look(H::traffic)
+    }
     fn session(&self, ct: CtId) -> Result<Box<dyn net::Session>, HostError> {
         let session = self.look(|h| h.session(ct))?;
         Ok(Box::new(Session { session, hand: self.hand.clone() }))
@@ -191,6 +195,9 @@ impl<H: ves_resources::host::Host> ves_resources::host::Host for InHand<H> {
     }
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError> {
         self.look(|h| h.usage(ct, locks))
+    }
+    fn metered(&self, ct: CtId) -> Result<Metered, HostError> {
+        self.look(|h| h.metered(ct))
     }
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {
         self.look(H::oom_kills)

@@ -57,6 +57,10 @@ pub struct Traffic {
     pub tx_bytes: u64,
     /// Packets sent.
     pub tx_packets: u64,
+    /// Packets that were received and dropped.
+    pub rx_dropped: u64,
+    /// Packets that were to be sent and dropped.
+    pub tx_dropped: u64,
 }
 
 /// A link.

@@ -4,6 +4,7 @@
 //! Never here: decisions. Each step is one or a few writes.
 
 mod limits;
+mod metered;
 mod selftest;
 mod usage;
 
@@ -15,12 +16,13 @@ use ves_host::cgroup::{self, Controller, Hierarchies};
 use ves_host::kmsg::KernelLog;
 use ves_host::{Attempt, HostError, file};
 use ves_types::layout::{self, CGROUP_DELEGATED, CGROUP_ROOT};
-use ves_types::{CtId, Limit, Victim};
+use ves_types::{CtId, Limit, Limits, Victim};
 
+use crate::counters::Metered;
 use crate::enforcement::SelfTest;
 use crate::host::Host;
 use crate::model::{
-    self, Cap, Cpusets, Hierarchy, Home, Node, Observed, Reserve, Setting, Shared, Value,
+    self, Cap, Cpusets, Device, Hierarchy, Home, Node, Observed, Reserve, Setting, Shared, Value,
 };
 use crate::observe::{self, FileLocks, Files};
 use crate::plan::{SharedStep, Step};
@@ -134,6 +136,18 @@ impl KernelHost {
 
     fn record(&self, ct: CtId) -> PathBuf {
         self.records.join(format!("{ct}.json"))
+    }
+
+    /// The limits that were reached, and their device; `None` where there is no record that can be read.
+    fn kept(&self, ct: CtId) -> Result<Option<(Limits, Option<Device>)>, HostError> {
+        let path = self.record(ct);
+        Ok(file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
+            let record = model::read_record(&bytes);
+            if record.is_none() {
+                tracing::warn!(record = %path.display(), "cannot understand the record, ignoring");
+            }
+            record
+        }))
     }
 
     fn list(&self, path: &Path) -> Result<BTreeSet<u32>, HostError> {
@@ -365,14 +379,7 @@ impl Host for KernelHost {
             }
             None => 0,
         };
-        let path = self.record(ct);
-        let kept = file::read_if_exists(&path, RECORD)?.and_then(|bytes| {
-            let record = model::read_record(&bytes);
-            if record.is_none() {
-                tracing::warn!(record = %path.display(), "cannot understand the record, ignoring");
-            }
-            record
-        });
+        let kept = self.kept(ct)?;
         let (record, device) = kept.map_or((None, None), |(limits, device)| (Some(limits), device));
         Ok(Observed {
             node,
@@ -438,6 +445,10 @@ impl Host for KernelHost {
 
     fn usage(&self, ct: CtId, locks: Option<&FileLocks>) -> Result<Usage, HostError> {
         self.usage_of(&layout::cgroup(ct), locks)
+    }
+
+    fn metered(&self, ct: CtId) -> Result<Metered, HostError> {
+        self.metered_of(ct)
     }
 
     fn oom_kills(&self) -> Result<BTreeMap<CtId, u64>, HostError> {

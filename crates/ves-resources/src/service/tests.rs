@@ -231,3 +231,29 @@ fn a_container_that_cannot_be_read_costs_only_itself() {
     assert!(rig.service.group(fence(7, 1).ct).is_err());
     rig.service.remove(&fence(7, 1)).expect("it can go");
 }
+
+#[test]
+fn what_is_used_has_the_rows_that_are_kept_and_no_look_at_processes() {
+    let mut rig = Rig::new(node_hybrid());
+    for ct in 7..9 {
+        rig.service.ensure(&fence(ct, 1), &limits(10, 100)).expect("made");
+    }
+    let read = rig.host.locks_read();
+    let used = rig.service.used().expect("told");
+    assert_eq!(used.iter().map(|u| u.ct.get()).collect::<Vec<_>>(), [7, 8]);
+    assert_eq!(used[0].counters, crate::fake::all_counters());
+    let rows = |used: &Used| used.rows.iter().map(|r| (r.resource, r.value.limit)).collect();
+    let rows: BTreeMap<_, _> = rows(&used[0]);
+    assert_eq!(rows[&UbcResource::Numproc], Limit::Max(10));
+    assert_eq!(rows[&UbcResource::Swappages], Limit::Unlimited);
+    assert_eq!(rows.len(), 5, "the others promise nothing: {rows:?}");
+    assert_eq!(rig.host.locks_read(), read);
+
+    // What this node was not seen to keep is none; one that cannot be read hides no other.
+    let no = Proven::No("it failed".to_owned());
+    rig.host.set_self_test(SelfTest { tcp: no.clone(), swap: no, ..SelfTest::all() });
+    rig.restart();
+    rig.host.darken(fence(7, 1).ct);
+    let used = rig.service.used().expect("told");
+    assert_eq!((used.len(), used[0].ct.get(), used[0].rows.len()), (1, 8, 2));
+}

@@ -73,7 +73,15 @@ fn parse_traffic(bytes: &[u8]) -> Traffic {
         let chunk = bytes.get(8 * n..).and_then(<[u8]>::first_chunk);
         chunk.map_or(0, |b| u64::from_ne_bytes(*b))
     };
-    Traffic { rx_packets: at(0), tx_packets: at(1), rx_bytes: at(2), tx_bytes: at(3) }
+    // rtnl_link_stats64: errors are between.
+    Traffic {
+        rx_packets: at(0),
+        tx_packets: at(1),
+        rx_bytes: at(2),
+        tx_bytes: at(3),
+        rx_dropped: at(6),
+        tx_dropped: at(7),
+    }
 }
 
 fn parse_ipv6(bytes: &[u8]) -> Ipv6Settings {

@@ -44,6 +44,8 @@ pub(super) fn link(message: &LinkMessage) -> Link {
                     rx_packets: s.rx_packets,
                     tx_bytes: s.tx_bytes,
                     tx_packets: s.tx_packets,
+                    rx_dropped: s.rx_dropped,
+                    tx_dropped: s.tx_dropped,
                 };
             }
             LinkAttribute::AfSpecUnspec(list) => {
