@@ -340,6 +340,7 @@ impl Shell {
         let result = apply();
         let outcome = if result.is_ok() { "done" } else { "failed" };
         let labels = [
+            KeyValue::new("ves.service", service.name()),
             KeyValue::new("ves.step.kind", kind.to_owned()),
             KeyValue::new("ves.step.outcome", outcome),
         ];

@@ -82,7 +82,7 @@ impl Coordinator {
             return;
         };
         tracing::info!(principal = %op.principal, stage = ?op.stage, "operation goes on");
-        let active = self.metrics().begin(op.action.kind().name());
+        let active = self.metrics().begin(&op, self.clock().now_ms());
         match op.ct {
             Some(ct) => self.drive_container(&id, ct, look).await,
             None => self.drive_template(&op).await,

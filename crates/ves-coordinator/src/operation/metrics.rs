@@ -1,8 +1,9 @@
-//! What dashboards are told of operations: how many are under way, how long those took that ended, and how
-//! they ended.
+//! What dashboards are told of operations: how many are under way, how long they waited for their turn, how long
+//! those took that ended, and how they ended.
 //!
 //! By kind only: an operation's id and its container are in its trace and its log. Never here: what is done.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry::metrics::{Histogram, UpDownCounter};
@@ -18,6 +19,9 @@ const BOUNDS: [f64; 14] =
 #[derive(Debug)]
 pub(crate) struct Metrics {
     active: UpDownCounter<i64>,
+    /// How many are under way, for who counts those that wait.
+    driven: AtomicU64,
+    wait: Histogram<f64>,
     duration: Histogram<f64>,
 }
 
@@ -41,14 +45,41 @@ impl Metrics {
             .with_description("time from accepting an operation to its end")
             .with_unit("s")
             .with_boundaries(BOUNDS.to_vec());
-        Self { active: active.build(), duration: duration.build() }
+        let wait = meter
+            .f64_histogram("ves.operation.queue.wait")
+            .with_description("time from accepting an operation to its turn")
+            .with_unit("s")
+            .with_boundaries(BOUNDS.to_vec());
+        Self {
+            active: active.build(),
+            driven: AtomicU64::new(0),
+            wait: wait.build(),
+            duration: duration.build(),
+        }
     }
 
-    /// It goes on.
-    pub(crate) fn begin(&self, kind: &'static str) -> Active<'_> {
+    /// How many are under way.
+    pub(crate) fn driven(&self) -> u64 {
+        self.driven.load(Ordering::Relaxed)
+    }
+
+    /// Its turn has come, or it goes on after a restart.
+    pub(crate) fn begin(&self, op: &OpRecord, now_ms: i64) -> Active<'_> {
+        let kind = op.action.kind().name();
         self.active.add(1, &[KeyValue::new(KIND, kind)]);
+        self.driven.fetch_add(1, Ordering::Relaxed);
+        // What has done something by now had its turn before.
+        if op.steps.is_empty() && op.undoing.is_none() {
+            let waited = seconds(now_ms.saturating_sub(op.started_unix_ms));
+            self.wait.record(waited, &[KeyValue::new(KIND, kind)]);
+        }
         Active { metrics: self, kind }
     }
+}
+
+/// Milliseconds as seconds; a clock that was set back makes none.
+fn seconds(ms: i64) -> f64 {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default()).as_secs_f64()
 }
 
 const KIND: &str = "ves.operation.kind";
@@ -67,14 +98,14 @@ impl Active<'_> {
         if let (OpState::Failed, Some(problem)) = (op.state, &op.fault) {
             labels.push(KeyValue::new("error.type", problem.fault().reason_name()));
         }
-        let took_ms = op.ended_unix_ms.unwrap_or_default() - op.started_unix_ms;
-        let took = Duration::from_millis(u64::try_from(took_ms).unwrap_or_default());
-        self.metrics.duration.record(took.as_secs_f64(), &labels);
+        let took_ms = op.ended_unix_ms.unwrap_or_default().saturating_sub(op.started_unix_ms);
+        self.metrics.duration.record(seconds(took_ms), &labels);
     }
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
+        self.metrics.driven.fetch_sub(1, Ordering::Relaxed);
         self.metrics.active.add(-1, &[KeyValue::new(KIND, self.kind)]);
     }
 }
