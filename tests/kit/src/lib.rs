@@ -33,6 +33,8 @@ pub mod numbers;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod python;
+#[cfg(feature = "otlp")]
+pub mod prometheus;
 pub mod rootfs;
 pub mod stack;
 pub mod sweep;

@@ -24,6 +24,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
+use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, NumberDataPoint};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::task::JoinHandle;
@@ -67,12 +70,78 @@ pub struct Log {
     pub attributes: Vec<(String, String)>,
 }
 
+/// A metric that was received, as of one export.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// `service.name` of its process.
+    pub service: String,
+    /// Attributes of its process, values as text.
+    pub resource: Vec<(String, String)>,
+    /// Its name.
+    pub name: String,
+    /// Its unit; empty where none.
+    pub unit: String,
+    /// Whether it only grows.
+    pub monotonic: bool,
+    /// Its points.
+    pub points: Vec<Point>,
+}
+
+/// A point of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Attributes, values as text.
+    pub attributes: Vec<(String, String)>,
+    /// What it is.
+    pub value: Reading,
+}
+
+impl Point {
+    /// What an attribute is.
+    pub fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+}
+
+/// What a point says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    /// A sum or a gauge.
+    Number(f64),
+    /// How many values were how great.
+    Histogram {
+        /// Their sum.
+        sum: f64,
+        /// Upper bounds of the buckets, but for the last.
+        bounds: Vec<f64>,
+        /// How many are in each bucket.
+        counts: Vec<u64>,
+    },
+}
+
+impl Reading {
+    /// The number, if it is one.
+    pub const fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(n) => Some(*n),
+            Self::Histogram { .. } => None,
+        }
+    }
+
+    /// How many values there are, of a number one.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Number(_) => 1,
+            Self::Histogram { counts, .. } => counts.iter().sum(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Received {
     spans: Vec<Span>,
     logs: Vec<Log>,
-    // (service, metric)
-    metrics: Vec<(String, String)>,
+    metrics: Vec<Metric>,
 }
 
 /// The receiver. It stops when this goes.
@@ -117,7 +186,11 @@ impl Otlp {
     }
     /// Names of all metrics so far, each with its service.
     pub fn metrics(&self) -> Vec<(String, String)> {
-        self.look(|r| r.metrics.clone())
+        self.look(|r| r.metrics.iter().map(|m| (m.service.clone(), m.name.clone())).collect())
+    }
+    /// All metrics that came since this was last asked, and forgets them.
+    pub fn take_metrics(&self) -> Vec<Metric> {
+        self.look(|r| std::mem::take(&mut r.metrics))
     }
     /// The spans of one trace.
     pub fn trace(&self, trace: &str) -> Vec<Span> {
@@ -136,8 +209,8 @@ impl Otlp {
         wait_until_async(deadline, what, async || self.look(|r| enough(&r.spans))).await;
         self.spans()
     }
-    fn look<T>(&self, f: impl FnOnce(&Received) -> T) -> T {
-        f(&self.received.lock().expect("no test panics while holding it"))
+    fn look<T>(&self, f: impl FnOnce(&mut Received) -> T) -> T {
+        f(&mut self.received.lock().expect("no test panics while holding it"))
     }
 }
 
@@ -182,6 +255,38 @@ fn service(resource: Option<Resource>) -> String {
     all.into_iter().find(|(k, _)| k == "service.name").map(|(_, v)| v).unwrap_or_default()
 }
 
+/// Whether it only grows, and its points.
+fn points(data: Data) -> (bool, Vec<Point>) {
+    let numbers = |points: Vec<NumberDataPoint>| {
+        let point = |p: NumberDataPoint| Point {
+            attributes: attributes(p.attributes),
+            value: Reading::Number(match p.value {
+                Some(Number::AsDouble(n)) => n,
+                #[expect(clippy::cast_precision_loss, reason = "a test's numbers are small")]
+                Some(Number::AsInt(n)) => n as f64,
+                None => f64::NAN,
+            }),
+        };
+        points.into_iter().map(point).collect()
+    };
+    match data {
+        Data::Sum(sum) => (sum.is_monotonic, numbers(sum.data_points)),
+        Data::Gauge(gauge) => (false, numbers(gauge.data_points)),
+        Data::Histogram(histogram) => {
+            let point = |p: HistogramDataPoint| Point {
+                attributes: attributes(p.attributes),
+                value: Reading::Histogram {
+                    sum: p.sum.unwrap_or_default(),
+                    bounds: p.explicit_bounds,
+                    counts: p.bucket_counts,
+                },
+            };
+            (false, histogram.data_points.into_iter().map(point).collect())
+        }
+        Data::ExponentialHistogram(_) | Data::Summary(_) => (false, vec![]),
+    }
+}
+
 #[tonic::async_trait]
 impl TraceService for Sink {
     async fn export(
@@ -217,9 +322,14 @@ impl MetricsService for Sink {
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.keep(|received| {
             for group in request.into_inner().resource_metrics {
-                let service = service(group.resource);
+                let service = service(group.resource.clone());
+                let resource = attributes(group.resource.unwrap_or_default().attributes);
                 for metric in group.scope_metrics.into_iter().flat_map(|s| s.metrics) {
-                    received.metrics.push((service.clone(), metric.name));
+                    let (monotonic, points) = metric.data.map_or((false, vec![]), points);
+                    let (service, resource) = (service.clone(), resource.clone());
+                    let (name, unit) = (metric.name, metric.unit);
+                    let metric = Metric { service, resource, name, unit, monotonic, points };
+                    received.metrics.push(metric);
                 }
             }
         })?;
