@@ -4,7 +4,7 @@
 //! is done with them ([`crate::admission`], [`crate::driver`], `reconcile`).
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use ves_daemon::blocking;
@@ -49,6 +49,17 @@ struct Inner {
     turns: Turns,
     queues: Queues,
     metrics: Metrics,
+}
+
+/// Who looks at a coordinator as long as it is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Observer(Weak<Inner>);
+
+impl Observer {
+    /// The coordinator, unless it has ended.
+    pub(crate) fn coordinator(&self) -> Option<Coordinator> {
+        self.0.upgrade().map(|inner| Coordinator { inner })
+    }
 }
 
 /// How many of each kind of work are done at once; what is more waits, first come, first served.
@@ -117,6 +128,11 @@ impl Coordinator {
             templates: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Who looks at it, and keeps it not alive.
+    pub(crate) fn observer(&self) -> Observer {
+        Observer(Arc::downgrade(&self.inner))
     }
 
     /// Its settings.

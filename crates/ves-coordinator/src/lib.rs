@@ -19,7 +19,7 @@
 //! container is gone completely; a lost volume is never replaced by an empty one.
 //!
 //! In reading order: [`container`], [`operation`], [`store`], [`services`], [`coordinator`], [`admission`],
-//! [`driver`], `reconcile`, [`api`].
+//! [`driver`], `reconcile`, [`metrics`], [`api`].
 
 #![warn(missing_docs)]
 
@@ -31,6 +31,7 @@ pub mod container;
 pub mod coordinator;
 pub mod driver;
 pub mod filter;
+pub mod metrics;
 pub mod operation;
 pub mod problem;
 pub mod queue;
@@ -63,6 +64,7 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
     let services = Services::new(&layout);
     let coordinator = Coordinator::open(config, services, Box::new(store), Box::new(SystemClock))?;
     coordinator.begin_work(&boot)?;
+    metrics::observe(&coordinator);
     Ok(App { needs: api::needs(&layout), ..app(&coordinator) })
 }
 

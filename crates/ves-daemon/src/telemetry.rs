@@ -14,7 +14,7 @@ use opentelemetry_otlp::{
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -34,6 +34,11 @@ const INSTANCES: Uuid = Uuid::from_u128(0x4d63_009a_8d0f_11ee_aad7_4c79_6ed8_e32
 /// What a line of the log has from the spans it stands in.
 const OF_LOGS: [&str; 2] = ["container.id", "ves.operation.id"];
 
+/// What metrics of containers begin with.
+const OF_CONTAINERS: [&str; 3] = ["container.", "ves.container.", "ves.ubc."];
+/// The most points of a stream: ten thousand containers with six each.
+const POINTS: usize = 60_000;
+
 /// Keeps telemetry going; [`Guard::flush`] sends what is left.
 #[derive(Debug, Default)]
 pub struct Guard {
@@ -41,6 +46,12 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Has what is to be told of metrics told now, too. Blocks: not on a runtime's own thread. True where
+    /// the receiver has it.
+    pub fn export_metrics(&self) -> bool {
+        self.providers.as_ref().is_some_and(|(_, metrics, _)| metrics.force_flush().is_ok())
+    }
+
     /// Sends what was collected, for at most two seconds each. Blocks: not on a runtime's own
     /// thread. What cannot be sent is lost; telemetry never fails an operation.
     pub fn flush(self) {
@@ -192,10 +203,19 @@ fn providers(
             .build(),
         SdkMeterProvider::builder()
             .with_periodic_exporter(metric)
+            .with_view(bounded)
             .with_resource(resource.clone())
             .build(),
         SdkLoggerProvider::builder().with_batch_exporter(log).with_resource(resource).build(),
     ))
+}
+
+/// Streams that have points of each container have room for as many as a node can have; the SDK's own bound,
+/// 2000 points, would hide containers from the four-hundredth on.
+fn bounded(instrument: &Instrument) -> Option<Stream> {
+    let name = instrument.name();
+    let of_containers = OF_CONTAINERS.iter().any(|prefix| name.starts_with(prefix));
+    of_containers.then(|| Stream::builder().with_cardinality_limit(POINTS).build().ok()).flatten()
 }
 
 /// Which process of which node speaks; what `OTEL_RESOURCE_ATTRIBUTES` says wins.

@@ -184,6 +184,7 @@ impl Shared {
             let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
             coordinator.begin_work(&boot)?;
         }
+        ves_coordinator::metrics::observe(&coordinator);
         if self.listens {
             self.listen(ves_coordinator::app(&coordinator))?;
         }

@@ -10,6 +10,7 @@ mod histories;
 mod kills;
 mod life;
 mod lives;
+mod metrics;
 mod operations;
 mod reconcile;
 mod refusals;

@@ -1,0 +1,157 @@
+//! What dashboards are told of containers: by few calls, of what is there, and nothing of what is not.
+//!
+//! Each test has the process's meter for itself: they need a process each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::runtime::Runtime;
+use ves_daemon::config::{LogFormat, Telemetry};
+use ves_daemon::telemetry::{Guard, init};
+use ves_kit::Otlp;
+use ves_kit::otlp::{Metric, Point};
+use ves_sim::Sim;
+use ves_sim::sim::Command;
+use ves_types::layout::Daemon;
+
+/// A node whose daemons tell a receiver, when they are told to.
+struct Told {
+    sim: Sim,
+    otlp: Otlp,
+    guard: Guard,
+    _runtime: Runtime,
+}
+
+impl Told {
+    fn new() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let otlp = runtime.block_on(Otlp::start());
+        let guard = {
+            let _inside = runtime.enter();
+            let otlp_endpoint = Some(otlp.endpoint());
+            let log = "off".to_owned();
+            let settings = Telemetry { otlp_endpoint, log, log_format: LogFormat::Text };
+            init("ves-sim", &settings).expect("begun")
+        };
+        Self { sim: Sim::new(), otlp, guard, _runtime: runtime }
+    }
+
+    fn start(&self, ct: u32) {
+        self.sim.run(&Command::create(ct, |_| {})).expect("created");
+        self.sim.run(&Command::start(&ct.to_string())).expect("started");
+    }
+
+    /// One export.
+    fn export(&self) -> Exported {
+        self.otlp.take_metrics();
+        assert!(self.guard.export_metrics(), "it is received");
+        Exported(self.otlp.take_metrics())
+    }
+}
+
+/// One export.
+struct Exported(Vec<Metric>);
+
+impl Exported {
+    /// The series of a container: metric and labels beside the container's.
+    fn series(&self, ct: u32) -> BTreeMap<(String, Vec<(String, String)>), f64> {
+        let ct = ct.to_string();
+        let mut all = BTreeMap::new();
+        for metric in &self.0 {
+            for point in &metric.points {
+                let of = |key: &str| key == "container.id" || key == "container.name";
+                if point.attribute("container.id") != Some(&ct) {
+                    continue;
+                }
+                let also = point.attributes.iter().filter(|(k, _)| !of(k)).cloned().collect();
+                let value = point.value.number().expect("no histogram of a container");
+                assert_eq!(all.insert((metric.name.clone(), also), value), None, "told once");
+            }
+        }
+        all
+    }
+
+    /// How many calls each RPC of services has answered.
+    fn calls(&self) -> BTreeMap<String, u64> {
+        let metric = self.0.iter().find(|m| m.name == "rpc.server.call.duration");
+        let mut calls = BTreeMap::new();
+        for point in metric.iter().flat_map(|m| &m.points) {
+            let method = point.attribute("rpc.method").expect("a method").to_owned();
+            *calls.entry(method).or_default() += point.value.count();
+        }
+        calls
+    }
+
+    /// Names of metrics that are told of containers.
+    fn of_containers(&self) -> BTreeSet<&str> {
+        let told = |m: &&Metric| m.points.iter().any(|p| p.attribute("container.id").is_some());
+        self.0.iter().filter(told).map(|m| m.name.as_str()).collect()
+    }
+
+    fn number(&self, name: &str, label: Option<(&str, &str)>) -> Option<f64> {
+        let metric = self.0.iter().find(|m| m.name == name)?;
+        let is = |p: &&Point| label.is_none_or(|(k, v)| p.attribute(k) == Some(v));
+        metric.points.iter().find(is)?.value.number()
+    }
+}
+
+#[test]
+fn an_export_asks_each_service_once_and_a_container_has_few_series() {
+    let told = Told::new();
+    let cts = 101..=120;
+    cts.clone().for_each(|ct| told.start(ct));
+    told.sim.run(&Command::create(121, |_| {})).expect("created");
+    told.export();
+    let before = told.export().calls();
+    let exported = told.export();
+    let after = exported.calls();
+    let grown = after.iter().filter(|(rpc, n)| before.get(*rpc) != Some(n));
+    let grown: Vec<_> =
+        grown.map(|(rpc, n)| (rpc.as_str(), n - before.get(rpc).copied().unwrap_or(0))).collect();
+    let once = [
+        ("ves.network.v1.NetworkService/ListTraffic", 1),
+        ("ves.resources.v1.ResourcesService/ListUsage", 1),
+        ("ves.storage.v1.StorageService/GetPool", 1),
+        ("ves.storage.v1.StorageService/ListVolumes", 1),
+    ];
+    let lists = |(rpc, _): &(&str, u64)| once.iter().any(|(list, _)| list == rpc);
+    let (mut lists, others): (Vec<_>, Vec<_>) = grown.into_iter().partition(lists);
+    lists.sort_unstable();
+    assert_eq!(lists, once, "whatever the number of containers");
+    // Whoever watches by themselves do so whether or not anything is exported.
+    assert!(others.iter().all(|(rpc, _)| !rpc.contains("/Get")), "{others:?}");
+    for ct in cts {
+        let series = exported.series(ct);
+        assert!((20..=30).contains(&series.len()), "{}: {series:#?}", series.len());
+    }
+    let stopped = exported.series(121);
+    assert!(stopped.len() <= 4, "it has a volume only: {stopped:#?}");
+    assert_eq!(
+        exported.number("ves.node.containers", Some(("ves.container.state", "running"))),
+        Some(20.0)
+    );
+}
+
+#[test]
+fn who_is_away_and_what_is_gone_has_no_series() {
+    let told = Told::new();
+    told.start(101);
+    told.start(102);
+    let all = told.export();
+    assert_eq!(all.series(101).len(), all.series(102).len());
+    let up =
+        |e: &Exported, service| e.number("ves.node.service.up", Some(("ves.service", service)));
+    assert_eq!(up(&all, "resources"), Some(1.0));
+
+    told.sim.kill(Daemon::Resources);
+    let without = told.export();
+    assert_eq!((up(&without, "resources"), up(&without, "network")), (Some(0.0), Some(1.0)));
+    assert!(!without.of_containers().contains("container.cpu.time"), "not the last one");
+    assert!(without.of_containers().contains("container.network.io"));
+    told.sim.start_daemon(Daemon::Resources);
+
+    told.sim.run(&Command::stop("102")).expect("stopped");
+    told.sim.run(&Command::delete("102")).expect("destroyed");
+    let one = told.export();
+    assert_eq!(one.series(101).len(), all.series(101).len());
+    assert_eq!(one.series(102).len(), 0, "{:?}", one.series(102));
+}
