@@ -4,6 +4,7 @@ mod api;
 mod changes;
 mod crash;
 mod damage;
+mod dashboards;
 mod defaults;
 mod devices;
 mod histories;

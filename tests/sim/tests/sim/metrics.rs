@@ -14,15 +14,15 @@ use ves_sim::sim::Command;
 use ves_types::layout::Daemon;
 
 /// A node whose daemons tell a receiver, when they are told to.
-struct Told {
-    sim: Sim,
+pub(crate) struct Told {
+    pub(crate) sim: Sim,
     otlp: Otlp,
     guard: Guard,
     _runtime: Runtime,
 }
 
 impl Told {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let otlp = runtime.block_on(Otlp::start());
         let guard = {
@@ -41,7 +41,7 @@ impl Told {
     }
 
     /// One export.
-    fn export(&self) -> Exported {
+    pub(crate) fn export(&self) -> Exported {
         self.otlp.take_metrics();
         assert!(self.guard.export_metrics(), "it is received");
         Exported(self.otlp.take_metrics())
@@ -49,7 +49,7 @@ impl Told {
 }
 
 /// One export.
-struct Exported(Vec<Metric>);
+pub(crate) struct Exported(pub(crate) Vec<Metric>);
 
 impl Exported {
     /// The series of a container: metric and labels beside the container's.
