@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ves_kit::{Otlp, Rootfs, SpanKind, TestNode, need, node};
+use ves_kit::otlp::{Metric, Point};
+use ves_kit::{Otlp, Rootfs, SpanKind, TestNode, http, need, node};
+use ves_types::CtId;
 use ves_types::layout::Daemon;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,4 +94,61 @@ async fn an_operation_is_one_trace_and_daemons_report() {
         assert!(has("rpc.server.call.duration"), "{daemon} counts its calls");
         assert!(otlp.logs().iter().any(|l| l.service == daemon), "{daemon} sends its log");
     }
+}
+
+/// The number of a container's point, of one export.
+fn number(metrics: &[Metric], ct: CtId, name: &str, label: Option<&str>) -> Option<f64> {
+    let metric = metrics.iter().find(|m| m.name == name)?;
+    let own = metric.points.iter().filter(|p| p.attribute("container.id") == Some(&ct.to_string()));
+    let has = |p: &Point, value| p.attributes.iter().any(|(_, v)| v == value);
+    own.filter(|p| label.is_none_or(|value| has(p, value))).find_map(|p| p.value.number())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_does_is_measured_by_the_kernel() {
+    need!(node::node());
+    let otlp = Otlp::start().await;
+    let node =
+        TestNode::start_with(|_, _| format!("[telemetry]\notlp_endpoint = '{}'", otlp.endpoint()))
+            .with_template("measured", &Rootfs::web());
+    let ct = node.ct();
+    let address = node::ipv4(ct);
+    node.ok(&format!(
+        "create {ct} --ostemplate measured --ipadd {address} --diskspace 256M --numproc 50"
+    ));
+    node.ok(&format!("start {ct}"));
+    node.ok(&format!("exec {ct} dd if=/dev/zero of=/root/full bs=1048576 count=16 conv=fsync"));
+    for _ in 0..10 {
+        http::get_within(address.into(), Duration::from_secs(30)).expect("it answers");
+    }
+    otlp.take_metrics();
+    // A daemon that ends sends what it knows; the services are still there to be asked.
+    node.stack().stop(Daemon::Coordinator).expect("it ends");
+    let metrics = otlp.take_metrics();
+    let mib = f64::from(1 << 20);
+    let checks = [
+        ("container.cpu.time", Some("system"), 0.000_1, 60.0),
+        ("container.memory.usage", None, 0.1 * mib, 1024.0 * mib),
+        ("container.memory.working_set", None, 0.01 * mib, 1024.0 * mib),
+        ("container.disk.io", Some("write"), 16.0 * mib, 200.0 * mib),
+        ("ves.container.disk.operations", Some("write"), 1.0, 100_000.0),
+        ("container.network.io", Some("receive"), 1000.0, mib),
+        ("container.network.io", Some("transmit"), 1000.0, mib),
+        ("container.filesystem.usage", None, 16.0 * mib, 256.0 * mib),
+        ("container.filesystem.capacity", None, 256.0 * mib, 256.0 * mib),
+        ("container.uptime", None, 0.001, 600.0),
+        ("ves.container.oom.kills", None, 0.0, 0.0),
+        ("ves.ubc.limit", Some("numproc"), 50.0, 50.0),
+        ("ves.ubc.held", Some("numproc"), 1.0, 50.0),
+    ];
+    for (name, label, least, most) in checks {
+        let value = number(&metrics, ct, name, label);
+        let within = value.is_some_and(|value| (least..=most).contains(&value));
+        assert!(within, "{name} {label:?} is {value:?}: {metrics:#?}");
+    }
+    // Where the kernel counts it.
+    let counted = std::path::Path::new("/proc/pressure/io").exists();
+    let pressure = number(&metrics, ct, "ves.container.pressure", Some("io"));
+    assert!(pressure.is_some() || !counted, "{metrics:#?}");
+    node.stack().start(Daemon::Coordinator).expect("it starts, and takes away what there is");
 }
