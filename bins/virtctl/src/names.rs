@@ -26,6 +26,11 @@ pub(crate) fn template(name: &ves_types::TemplateName) -> String {
     ves_proto::public::template_name(name)
 }
 
+/// `projects/NAME`, of either.
+pub(crate) fn project(name: &str) -> String {
+    format!("projects/{}", name.strip_prefix("projects/").unwrap_or(name))
+}
+
 /// The last word of a name, which people know it by.
 pub(crate) fn bare(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or_default()
@@ -47,6 +52,7 @@ mod tests {
         assert_eq!(container(&ct), "containers/web");
         assert_eq!(bare(&snapshot(&ct, id)), id.to_string());
         assert_eq!((bare(&operation("x")), bare("x"), bare("")), ("x", "x", ""));
+        assert_eq!((project("shop"), project("projects/shop")), (project("shop"), project("shop")));
         assert_eq!(ct_id("containers/600"), Some(600));
         for other in ["containers/web", "templates/600", "600", "containers/6/snapshots/x", ""] {
             assert_eq!(ct_id(other), None, "{other}");

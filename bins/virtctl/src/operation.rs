@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use ves_proto::api::actor::Type as ActorType;
 use ves_proto::api::operation::{Kind, State};
 use ves_proto::api::watch_operations_response::Event;
-use ves_proto::api::{Operation, Step, WatchOperationsRequest};
+use ves_proto::api::{Operation, Progress, Step, WatchOperationsRequest};
 use ves_proto::public::unix_ms;
 use ves_proto::{Fault, Reason};
 
@@ -105,7 +105,7 @@ async fn follow(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut asked = false;
-    display.show(&operation);
+    display.progress(&shown(&operation));
     loop {
         // Without a token: begun anew, the watch tells first what it is now.
         let request =
@@ -130,7 +130,7 @@ async fn follow(
                             if !goes_on(&operation) {
                                 return Ok(operation);
                             }
-                            display.show(&operation);
+                            display.progress(&shown(&operation));
                         }
                         Some(Event::Gone(_)) => return Err(forgotten(&id).into()),
                         Some(Event::Reset(_) | Event::Synced(_) | Event::Heartbeat(_)) | None => {}
@@ -162,6 +162,17 @@ async fn follow(
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// How far an operation is, and on what it works.
+fn shown(operation: &Operation) -> Progress {
+    let fresh = operation.progress.clone().unwrap_or_default();
+    let message = match fresh.message.as_str() {
+        "" => kind_name(operation.kind()),
+        message => message,
+    };
+    let subject = ct_of(operation).map(|ct| format!("container {ct}: ")).unwrap_or_default();
+    Progress { message: subject + message, ..fresh }
 }
 
 fn detached(id: &str, status: u8) -> Failure {

@@ -3,6 +3,7 @@
 //! Owns vzctl's words for parameters and which of them exclude each other. Never here: how a value is
 //! read, what it does, or a password on its way to a log.
 
+mod tag;
 mod value;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use ves_types::{
 use crate::password::Secret;
 use crate::unbuilt::UnbuiltOptions;
 
+pub(crate) use tag::{TagChange, changed};
 pub(crate) use value::{Clearable, List, flattened};
 
 macro_rules! ubc {
@@ -78,6 +80,15 @@ pub(crate) struct Params {
     /// Free text
     #[arg(long, value_name = "TEXT")]
     pub(crate) description: Option<String>,
+    /// A label, by which lists can be filtered; KEY- takes it away; may be repeated
+    #[arg(long, value_name = "KEY=VALUE|KEY-", action = ArgAction::Append)]
+    pub(crate) label: Vec<TagChange>,
+    /// A note of a program, which Ves never reads; KEY- takes it away; may be repeated
+    #[arg(long, value_name = "KEY=VALUE|KEY-", action = ArgAction::Append)]
+    pub(crate) annotation: Vec<TagChange>,
+    /// Whether it cannot be destroyed
+    #[arg(long, value_name = "yes|no", value_parser = value::yes_no)]
+    pub(crate) delete_protection: Option<bool>,
     /// An address to give it; may be repeated, and hold several with commas or spaces
     #[arg(long, value_name = "A", value_parser = value::addresses, action = ArgAction::Append)]
     pub(crate) ipadd: Vec<List<CtAddress>>,
@@ -180,6 +191,9 @@ impl Params {
 pub(crate) struct CreateParams {
     #[command(flatten)]
     pub(crate) params: Params,
+    /// The project it belongs to, for good
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
     /// The node it is made on (not built yet)
     #[arg(long, value_name = "NODE")]
     pub(crate) node: Option<String>,

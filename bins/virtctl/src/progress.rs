@@ -6,9 +6,8 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ves_proto::api::{Operation, Progress};
+use ves_proto::api::Progress;
 
-use crate::operation;
 use crate::output::{Format, Output};
 
 /// Where progress is shown.
@@ -24,18 +23,6 @@ impl ProgressDisplay {
     pub(crate) fn new(output: Output) -> Self {
         let terminal = std::io::stderr().is_terminal() && output.format == Format::Table;
         Self { output, terminal: terminal && !output.quiet, bar: None, last: String::new() }
-    }
-
-    /// Shows how far it is.
-    pub(crate) fn show(&mut self, operation: &Operation) {
-        let fresh = operation.progress.clone().unwrap_or_default();
-        let message = match fresh.message.as_str() {
-            "" => operation::kind_name(operation.kind()).to_owned(),
-            message => message.to_owned(),
-        };
-        let subject = operation::ct_of(operation).map(|ct| format!("container {ct}: "));
-        let message = subject.unwrap_or_default() + &message;
-        self.progress(&Progress { message, ..fresh });
     }
 
     /// Shows how far something is.

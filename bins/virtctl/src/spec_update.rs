@@ -98,6 +98,9 @@ impl SpecUpdate {
             name,
             hostname,
             description,
+            label: _,
+            annotation: _,
+            delete_protection,
             ipadd: _,
             nameserver,
             searchdomain,
@@ -137,6 +140,10 @@ impl SpecUpdate {
         if let Some(description) = description {
             self.container.description.clone_from(description);
             self.mark("description");
+        }
+        if let Some(protected) = delete_protection {
+            self.container.delete_protection = *protected;
+            self.mark("delete_protection");
         }
         if !nameserver.is_empty() {
             self.spec().nameservers = flattened(nameserver);
@@ -353,6 +360,8 @@ mod tests {
             "nesting:on,abi32:off",
             "--description",
             "d",
+            "--delete-protection",
+            "yes",
         ])
         .expect("valid");
         assert_eq!(
@@ -361,6 +370,7 @@ mod tests {
                 "alias",
                 "spec.hostname",
                 "description",
+                "delete_protection",
                 "spec.nameservers",
                 "spec.search_domains",
                 "spec.volumes",
@@ -381,6 +391,7 @@ mod tests {
             ]
         );
         assert_eq!((w.container.alias.as_str(), w.container.description.as_str()), ("web", "d"));
+        assert!(w.container.delete_protection);
         let spec = spec(&w);
         assert_eq!(spec.nameservers, ["192.0.2.1", "::1"]);
         assert_eq!(spec.search_domains, ["example.org"]);

@@ -13,6 +13,7 @@ mod resources;
 mod snapshot;
 mod template;
 mod top;
+mod update;
 
 use std::io::Write as _;
 

@@ -35,6 +35,12 @@ pub(crate) struct ListVerb {
     /// Print the names of all fields
     #[arg(short = 'L', long)]
     pub(crate) list_fields: bool,
+    /// Those that this finds, running or not, such as 'labels.customer="17" AND state=STOPPED'
+    #[arg(long, value_name = "EXPR")]
+    pub(crate) filter: Option<String>,
+    /// A column of each of these labels
+    #[arg(long, value_name = "KEY,KEY", value_delimiter = ',', conflicts_with = "ids")]
+    pub(crate) labels: Vec<String>,
     #[command(flatten)]
     pub(crate) list: ListArgs,
     /// Only these containers

@@ -54,6 +54,8 @@ examples! {
         "# virtctl set 101 --iolimit 20M --save";
     "set": "Another address for the one it has"
         "# virtctl set 101 --ipdel 192.0.2.101 --ipadd 192.0.2.111 --save";
+    "set": "A label of its customer's, by which it can be found, and no destruction by mistake"
+        "# virtctl set 101 --label customer=17 --delete-protection yes --save";
     "set": "A user's password, which is read from standard input"
         "# virtctl set 101 --userpasswd - <<< admin:secret";
     "start": "And wait until it has booted"
@@ -108,6 +110,8 @@ examples! {
         " 101      6  running  192.0.2.101,2001:db8:56::101  web1";
     "list": "What of their limits this node does not wholly keep"
         "# virtctl list -a --fields ctid,iolimit,notes";
+    "list": "Those of one customer, and what they are for"
+        "# virtctl list --filter 'labels.customer=17' --labels purpose";
     "list": "For a program"
         "# virtctl list -a -o json";
     "top": "Who uses the node"

@@ -2,7 +2,7 @@
 //!
 //! Never here: a decision about a container.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::cli::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
 use crate::ct::Ct;
 use crate::failure::{Failure, Outcome};
 use crate::names;
-use crate::operation::ct_of;
+use crate::operation::{self, ct_of};
 use crate::output::Format;
-use crate::params::{Params, flattened};
+use crate::params::{Params, changed, flattened};
 use crate::password::{Secret, UserPassword};
 use crate::refused;
 use crate::sample::Sample;
@@ -74,8 +74,14 @@ impl Context {
         if params.node.is_some() {
             return Err(not_built("--node").into());
         }
+        let project = params.project.map(|name| names::project(&name)).unwrap_or_default();
         let params = params.params;
         let already = judge_unbuilt(&params)?;
+        if params.label.iter().chain(&params.annotation).any(|tag| tag.value.is_none()) {
+            let message =
+                "a container that is made has no label to take away: KEY=VALUE gives it one";
+            return Err(Failure::usage(message));
+        }
         if params.userpasswd.is_some() {
             let message = "a password is set in a running container: create and start it, then use \
                            virtctl set CT --userpasswd";
@@ -98,6 +104,9 @@ impl Context {
         change_capabilities(&mut off, &params.capability_changes());
         spec.devices = devices.iter().map(render_device).collect();
         spec.dropped_capabilities = off.iter().map(ToString::to_string).collect();
+        update.container.project = project;
+        update.container.labels = changed(BTreeMap::new(), &params.label);
+        update.container.annotations = changed(BTreeMap::new(), &params.annotation);
         let alias = &mut update.container.alias;
         let ct_id = match &ct {
             Ct::Id(id) => id.get(),
@@ -140,7 +149,11 @@ impl Context {
             &params.device_changes(),
             &params.capability_changes(),
         );
-        let nothing = update.mask.is_empty() && changes == ListChanges::default();
+        let (labels, annotations) = (&params.label, &params.annotation);
+        let nothing = update.mask.is_empty()
+            && changes == ListChanges::default()
+            && labels.is_empty()
+            && annotations.is_empty();
         if nothing && password.is_none() && already.is_empty() {
             return Err(Failure::usage("nothing to set: name a parameter, such as --ram 1G"));
         }
@@ -163,7 +176,9 @@ impl Context {
                 changes: Some(changes),
             };
             let what = if save { "changed and saved" } else { "changed until it stops" };
-            change!(self, dry_run, update_container, request, done(ct.clone(), what))?;
+            let operation = self.update(request, labels, annotations).await?;
+            let done = done(ct.clone(), what);
+            operation::wait(&self.coordinator, self.output, operation, dry_run, done).await?;
         }
         if let Some(password) = password {
             if dry_run {

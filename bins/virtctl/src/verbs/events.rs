@@ -192,7 +192,7 @@ fn line(cells: impl Iterator<Item = String>) -> String {
         return String::new();
     };
     let rest = rest.join("  ");
-    let line = format!("{revision:>10}  {event:<8}{ctid:>11}  {status:<9} {rest}");
+    let line = format!("{revision:>20}  {event:<8}{ctid:>11}  {status:<9} {rest}");
     line.trim_end().to_owned() + "\n"
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use prost_types::FieldMask;
 use ves_proto::api::container_status::State;
 use ves_proto::api::{
     self, Container, ContainerSpec, ContainerStatus, Device, LimitCapability, Limits, OomVictim,
@@ -31,6 +32,9 @@ pub(super) const RUNNING: &str =
 /// All that do not.
 const STOPPED: &str = "NOT (status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED)";
 
+/// What a field begins with that is a label's value.
+const LABELS: &str = "labels.";
+
 /// A container and its accounting, where that was asked for and it runs.
 struct Row {
     container: Container,
@@ -43,7 +47,8 @@ struct Row {
 
 impl Context {
     pub(super) async fn list(self, args: ListVerb) -> Outcome {
-        let ListVerb { all, stopped, names, ids, json, list_fields, list, cts } = args;
+        let ListVerb { all, stopped, names, ids, json, list_fields, filter, labels, list, cts } =
+            args;
         let mut output = self.output;
         if json {
             output.format = Format::Json;
@@ -57,12 +62,31 @@ impl Context {
             selection.fields = vec!["ctid".to_owned()];
             selection.no_header = true;
         }
-        let filter = match () {
-            () if stopped => STOPPED,
-            () if all || !cts.is_empty() => "",
-            () => RUNNING,
+        let filter = match filter {
+            Some(filter) if stopped => format!("({filter}) AND {STOPPED}"),
+            Some(filter) => filter,
+            None if stopped => STOPPED.to_owned(),
+            None if all || !cts.is_empty() => String::new(),
+            None => RUNNING.to_owned(),
         };
-        let mut containers = containers(&self.coordinator, filter).await?;
+        let labels: Vec<_> = labels.iter().map(|key| format!("{LABELS}{key}")).collect();
+        let last = if names { "name" } else { "hostname" };
+        let mut default_columns = vec!["ctid", "numproc", "status", "ip", last];
+        if selection.fields.is_empty() {
+            default_columns.extend(labels.iter().map(String::as_str));
+        } else {
+            selection.fields.extend(labels.iter().cloned());
+        }
+        let shown: Vec<&str> = match output.format {
+            _ if !selection.fields.is_empty() => {
+                selection.fields.iter().map(String::as_str).collect()
+            }
+            Format::Table | Format::Csv => default_columns.clone(),
+            Format::Json | Format::Yaml => vec![ALL],
+        };
+        let sorted_by = selection.sort.iter().map(|(name, _)| name.as_str());
+        let paths = paths(shown.into_iter().chain(sorted_by));
+        let mut containers = containers(&self.coordinator, &filter, paths).await?;
         let unknown: Vec<&Ct> =
             cts.iter().filter(|ct| !containers.iter().any(|c| is(c, ct))).collect();
         if !cts.is_empty() {
@@ -90,9 +114,10 @@ impl Context {
                 container,
             })
             .collect();
-        let last = if names { "name" } else { "hostname" };
-        let default_columns = ["ctid", "numproc", "status", "ip", last];
         let mut columns = columns();
+        let sorted_by = selection.sort.iter().map(|(name, _)| name);
+        let named = selection.fields.iter().chain(sorted_by).chain(&labels);
+        columns.extend(named.filter_map(|name| label(name)));
         if selection.fields.is_empty() && usage.is_empty() {
             // Accounting is only shown where it was asked for by name.
             columns.retain(|c| !accounted(&c.name) && c.name != "notes");
@@ -105,21 +130,14 @@ impl Context {
     }
 
     pub(super) async fn status(self, ct: &Ct) -> Outcome {
-        let Self { coordinator, output, .. } = self;
-        let answer = coordinator
-            .call(|| {
-                let mut client = coordinator.containers();
-                let request = api::GetContainerRequest { name: names::container(ct) };
-                async move { client.get_container(request).await }
-            })
-            .await;
+        let answer = self.container(names::container(ct)).await;
         let container = match (answer, ct) {
             (Ok(container), _) => Some(container),
             // vzctl's answer for an id that nobody has.
             (Err(fault), Ct::Id(_)) if fault.reason == Reason::ContainerUnknown => None,
             (Err(fault), _) => return Err(fault.into()),
         };
-        print_status(output, ct, container.as_ref())
+        print_status(self.output, ct, container.as_ref())
     }
 }
 
@@ -265,17 +283,50 @@ fn none_of(cts: &[&Ct]) -> Outcome {
     Err(Fault::new(Reason::ContainerUnknown, message).fact("ct", names).into())
 }
 
-/// The containers that a filter finds, by id.
+/// Stands for all fields.
+const ALL: &str = "*";
+
+/// What of a container the coordinator must tell for these fields; none: all of it.
+fn paths<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Vec<&'static str>> {
+    // Which container it is, by either.
+    let mut paths = vec!["ct_id", "alias"];
+    for field in fields {
+        paths.push(match field {
+            "ctid" | "name" => continue,
+            "numproc" => "status.numproc",
+            "status" => "status.state",
+            "ip" => "spec.interfaces",
+            "hostname" => "spec.hostname",
+            "ostemplate" => "spec.template",
+            "description" => "description",
+            "labels" => "labels",
+            label if label.starts_with(LABELS) => "labels",
+            // Not of the container, but of its usage.
+            other if accounted(other) => continue,
+            _ => return None,
+        });
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    Some(paths)
+}
+
+/// The containers that a filter finds, by id, as far as these paths say.
 pub(super) async fn containers(
     coordinator: &Coordinator,
     filter: &str,
+    paths: Option<Vec<&'static str>>,
 ) -> Result<Vec<Container>, Failure> {
     let list = |page_token| {
         let mut client = coordinator.containers();
         let filter = filter.to_owned();
+        let read_mask = paths.as_ref().map(|paths| FieldMask {
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        });
         let request = api::ListContainersRequest {
             page_token,
             filter,
+            read_mask,
             ..api::ListContainersRequest::default()
         };
         async move { client.list_containers(request).await }
@@ -355,6 +406,11 @@ fn columns() -> Vec<Column<Row>> {
         right("uptime", |r| uptime(r.status.start_time.as_ref())),
         right("init_pid", |r| Value::maybe(r.status.init_pid)),
         column("node", |r| Value::text(bare(&r.container.node))),
+        column("uid", |r| Value::text(&r.container.uid)),
+        column("project", |r| Value::text(bare(&r.container.project))),
+        column("labels", |r| map(&r.container.labels)),
+        column("annotations", |r| map(&r.container.annotations)),
+        column("delete_protection", |r| Value::Bool(r.container.delete_protection)),
         right("generation", |r| Value::Num(r.container.generation)),
         column("unsaved", |r| Value::Bool(r.status.running_spec.is_some())),
         column("operation", |r| Value::text(bare(&r.status.operation))),
@@ -379,6 +435,18 @@ fn columns() -> Vec<Column<Row>> {
         columns.push(right(&name("f"), move |r| number(row(r).map(|u| u.failcnt))));
     }
     columns
+}
+
+fn map(entries: &BTreeMap<String, String>) -> Value {
+    Value::Map(entries.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect())
+}
+
+/// The column of a label, where that is what a field names.
+fn label(name: &str) -> Option<Column<Row>> {
+    let key = name.strip_prefix(LABELS)?;
+    let of = key.to_owned();
+    let get = move |r: &Row| r.container.labels.get(&of).map_or(Value::Null, Value::text);
+    Some(Column::new(name, get).headed(&key.to_ascii_uppercase()))
 }
 
 /// The addresses of all its interfaces.
@@ -452,6 +520,19 @@ mod tests {
         let waits = ContainerStatus { next_start_time: Some(at), ..waits };
         let text = started_again("101", &waits).expect("it says so");
         assert!(text.contains("the 3. time") && text.contains("virtctl stop 101"), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_shown_is_asked_for() {
+        let paths = |fields: &str| paths(fields.split(',')).map(|paths| paths.join(","));
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(paths("ctid"), said("alias,ct_id"));
+        assert_eq!(
+            paths("status,numfile.f,labels.a,labels"),
+            said("alias,ct_id,labels,status.state")
+        );
+        assert_eq!(paths("ctid,problem"), None);
+        assert_eq!(paths(ALL), None);
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Context {
         before: Option<(&CpuTimes, Duration)>,
     ) -> Result<(Vec<Row>, CpuTimes), Failure> {
         let usage = usage::of(&self.coordinator, None, &Whys::new()).await?;
-        let running = containers(&self.coordinator, RUNNING).await?;
+        let shown = vec!["ct_id", "alias", "spec.hostname", "status.state"];
+        let running = containers(&self.coordinator, RUNNING, Some(shown)).await?;
         let mut running: BTreeMap<u32, Container> =
             running.into_iter().map(|c| (c.ct_id, c)).collect();
         let mut rows = Vec::new();

@@ -140,6 +140,41 @@ fn what_is_asked_for_is_what_was_said() {
 }
 
 #[test]
+fn labels_are_added_to_those_there_are() {
+    let fake = Fake::started();
+    fake.state().rivals = 2;
+    let line = "set web --label tier=gold --label customer- --annotation note=x --delete-protection yes --save";
+    assert_eq!(run(&fake, line).0, 0);
+    let updates: Vec<_> =
+        fake.calls().into_iter().filter(|call| call.starts_with("UpdateContainer")).collect();
+    assert_eq!(updates.len(), 3, "{updates:?}");
+    for part in [
+        "labels: {\"tier\": \"gold\"}, annotations: {\"note\": \"x\"}",
+        "etag: \"101-3\"",
+        "delete_protection: true",
+        "paths: [\"delete_protection\", \"labels\", \"annotations\"]",
+    ] {
+        assert!(updates[2].contains(part), "{part}: {updates:?}");
+    }
+    let id = |call: &str| call.split("request_id: ").nth(1).map(|rest| rest[..38].to_owned());
+    assert_ne!(id(&updates[0]), id(&updates[1]), "another request each");
+    fake.state().rivals = 100;
+    assert_eq!(run(&fake, "set web --label a=b --save").0, 203);
+    fake.calls();
+    let create = "create shop --ostemplate t --label customer=17 --annotation a=b=c --project p1";
+    assert_eq!(run(&fake, create).0, 0);
+    let create = fake.calls().remove(0);
+    for part in ["{\"customer\": \"17\"}", "{\"a\": \"b=c\"}", "project: \"projects/p1\""] {
+        assert!(create.contains(part), "{part}: {create}");
+    }
+    for bad in ["create shop --ostemplate t --label x-", "set web --label x", "set web --label =x"]
+    {
+        assert_eq!(run(&fake, bad).0, 2, "{bad}");
+        assert_eq!(fake.calls(), Vec::<String>::new(), "{bad}");
+    }
+}
+
+#[test]
 fn dry_run_prints_the_plan() {
     let fake = Fake::started();
     for line in [

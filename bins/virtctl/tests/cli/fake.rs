@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) pace: Pace,
     /// What the next calls fail with.
     pub(crate) faults: VecDeque<Fault>,
+    /// How often somebody else changes a container before one is changed that was read.
+    pub(crate) rivals: usize,
     /// How many of the next calls it dies in, before it answers them.
     pub(crate) deaths: usize,
     /// Connections, each of which can be torn.
@@ -168,6 +170,8 @@ pub(crate) fn container(ct_id: u32, state: ContainerState, alias: &str) -> Conta
         name: format!("containers/{ct_id}"),
         ct_id,
         alias: alias.into(),
+        etag: format!("{ct_id}-3"),
+        labels: [("customer".to_owned(), ct_id.to_string())].into(),
         spec: Some(ContainerSpec {
             hostname: format!("host{ct_id}.example"),
             template: "templates/debian-13".into(),

@@ -88,6 +88,45 @@ fn lists_in_every_form() {
 }
 
 #[test]
+fn lists_can_be_filtered_and_show_labels() {
+    let fake = Fake::started();
+    let filters = |line: &str| {
+        fake.calls();
+        run(&fake, line);
+        let call = fake.calls().remove(0);
+        call.split("filter: ")
+            .nth(1)
+            .and_then(|rest| rest.split(", order_by").next().map(str::to_owned))
+    };
+    let of = |filter: &str| Some(format!("{filter:?}"));
+    let running = "status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED";
+    assert_eq!(filters("list"), of(running));
+    assert_eq!(filters("list -a"), of(""));
+    assert_eq!(filters("list 101 102"), of(""));
+    assert_eq!(filters("list -S"), of(&format!("NOT ({running})")));
+    assert_eq!(filters("list --filter labels.customer=101"), of("labels.customer=101"));
+    assert_eq!(filters("list -S --filter a=1"), of(&format!("(a=1) AND NOT ({running})")));
+    let table = run(&fake, "list -a --fields ctid --labels customer,nothing").1;
+    assert_eq!(
+        table,
+        "CTID  CUSTOMER  NOTHING\n 101  101       -\n 102  102       -\n 103  103       -\n"
+    );
+    let sorted = run(&fake, "list -a -H --fields labels.customer --sort -labels.customer").1;
+    assert_eq!(sorted, "103\n102\n101\n");
+    let heads = run(&fake, "list --labels customer").1;
+    assert!(
+        heads.lines().next().is_some_and(|l| l.ends_with("HOSTNAME         CUSTOMER")),
+        "{heads}"
+    );
+    assert_eq!(json(&fake, "list")[0]["labels"]["customer"], "101");
+    let mut fault =
+        Fault::new(Reason::BadValue, "a filter has no field nosuch").fact("field", "filter");
+    fault.retry_after = None;
+    fake.state().faults.push_back(fault);
+    assert_eq!(run(&fake, "list --filter nosuch=1").0, 2);
+}
+
+#[test]
 fn resources_have_21_rows() {
     let fake = Fake::started();
     let table = run(&fake, "resources 101").1;

@@ -9,6 +9,7 @@ use ves_proto::api::container_status::State;
 use ves_proto::api::operation::Kind;
 use ves_proto::api::watch_containers_response::Event as Told;
 use ves_proto::api::*;
+use ves_proto::{Fault, Reason};
 
 use super::{Api, BoxStream};
 
@@ -140,7 +141,14 @@ impl ContainerService for Api {
     ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         self.called(&request)?;
-        let name = self.find(&request.container.unwrap_or_default().name)?.name;
+        let Container { name, etag, .. } = request.container.unwrap_or_default();
+        let name = self.find(&name)?.name;
+        let mut state = self.state();
+        if !etag.is_empty() && state.rivals > 0 {
+            state.rivals -= 1;
+            return Err(Fault::new(Reason::EtagMismatch, "somebody was faster").into());
+        }
+        drop(state);
         Ok(self.operation(Kind::Update, &name, request.validate_only))
     }
     async fn start_container(
