@@ -98,6 +98,89 @@ fn what_the_coordinator_refuses_ends_with_its_status() {
 }
 
 #[test]
+fn containers_are_found_by_labels_and_protected_from_destruction() {
+    let sim = Sim::listening();
+    said(&sim, "create 101 --ostemplate trixie --label customer=17 --project shop");
+    said(&sim, "create 102 --ostemplate trixie --label customer=18 --annotation note=x");
+    said(&sim, "start 102");
+    assert_eq!(said(&sim, "list -1"), "102\n");
+    assert_eq!(said(&sim, "list -S -1"), "101\n");
+    assert_eq!(said(&sim, "list --filter labels.customer=17 -1"), "101\n");
+    said(&sim, "set 101 --label purpose=web --label customer- --delete-protection yes --save");
+    assert_eq!(
+        said(&sim, "list -a -H --fields ctid,project --labels customer,purpose"),
+        "101  shop  -   web\n102  -     18  -\n"
+    );
+    let (status, _, stderr) = run(&sim, "list --filter nosuch=1");
+    assert!(status == 2 && stderr.contains("nosuch"), "{status} {stderr}");
+    let (status, _, stderr) = run(&sim, "destroy 101");
+    assert!(status == 211 && stderr.contains("--delete-protection no"), "{status} {stderr}");
+    // What only a kept change means something for.
+    let (status, _, stderr) = run(&sim, "set 101 --delete-protection no");
+    assert!(status == 31 && stderr.contains("; add --save"), "{status} {stderr}");
+    said(&sim, "set 101 --delete-protection no --save");
+    said(&sim, "destroy 101");
+}
+
+#[test]
+fn what_was_there_is_told_with_where_to_go_on() {
+    let sim = Sim::listening();
+    assert_eq!(said(&sim, "events -H"), "");
+    for ct in ["101", "102"] {
+        said(&sim, &format!("create {ct} --ostemplate trixie"));
+    }
+    let events = said(&sim, "events -o json");
+    let events: Vec<serde_json::Value> =
+        events.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(
+        events.iter().map(|e| e["ctid"].as_u64()).collect::<Vec<_>>(),
+        [Some(101), Some(102)]
+    );
+    assert!(
+        events.iter().all(|e| e["event"] == "present" && e["status"] == "stopped"),
+        "{events:?}"
+    );
+    let revisions = [&events[0]["revision"], &events[1]["revision"]];
+    assert_ne!(revisions[0], revisions[1], "the last tells from where on nothing is missed");
+}
+
+#[test]
+fn what_a_node_and_its_containers_have_is_shown_in_the_usual_words() {
+    let sim = Sim::listening();
+    said(
+        &sim,
+        "create 101 --ostemplate trixie --name web --diskspace 1G --numproc 100:200 --restart always",
+    );
+    said(&sim, "start web --dry-run");
+    said(&sim, "start web");
+    said(&sim, "set web --diskspace 2G --description d --stop-timeout 7 --save");
+    let fields = "ctid,name,status,restart,stop_timeout,diskspace,description,ostemplate,numproc.b,numproc.l";
+    assert_eq!(
+        said(&sim, &format!("list -H --fields {fields}")),
+        "101  web  running  always  7  2 GiB  d  trixie  100  200\n"
+    );
+    let rows = said(&sim, "resources web");
+    assert_eq!(rows.lines().count(), 22, "{rows}");
+    assert!(said(&sim, "node list -H").contains("ready"));
+    assert!(said(&sim, "node capacity").contains("numproc "));
+    assert_eq!(said(&sim, "top --once -H").lines().count(), 1);
+    said(&sim, "stop web --fast");
+    said(&sim, "mount web");
+    said(&sim, "umount web");
+    said(&sim, "fsck web");
+    let kinds = said(&sim, "operation list -H --fields kind,ctid,state");
+    let kinds: Vec<&str> =
+        kinds.lines().map(|l| l.split_whitespace().next().unwrap_or("")).collect();
+    assert_eq!(kinds, ["fsck", "umount", "mount", "stop", "set", "start", "create"]);
+    let id = said(&sim, "operation list -H --fields id");
+    let id = id.lines().last().expect("the oldest");
+    let steps = said(&sim, &format!("operation show {id} -o json"));
+    let shown: serde_json::Value = serde_json::from_str(&steps).expect("an object");
+    assert_eq!((&shown["id"], &shown["kind"]), (&id.into(), &"create".into()));
+    assert_eq!(shown["steps"][0], "storage: volume of 1 GiB from trixie, not mounted");
+}
+
+#[test]
 fn a_coordinator_that_dies_is_asked_again_and_the_call_stays_one() {
     for n in 0..5 {
         let sim = Sim::listening();
