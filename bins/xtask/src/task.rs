@@ -20,6 +20,8 @@ pub(crate) enum Task {
     Ci(ci::Args),
     /// Debian packages of everything, in target/debian
     Deb,
+    /// Write the public API as it is into proto/released.binpb, which later ones are held to: at a release
+    ReleaseApi,
     /// Debian 13 nodes with our packages, each a system container of this kernel
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -47,6 +49,7 @@ impl Task {
                     println!("{}", file.display());
                 }
             }),
+            Self::ReleaseApi => check::release_api(),
             Self::Cluster(command) => match cluster::run(command) {
                 Ok(code) => return code,
                 Err(error) => Err(error),
