@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A hosting panel's life of a customer: ordered, delivered, upgraded, billed, suspended, gone.
 
-    panel.py TARGET TEMPLATE ADDRESS      such as unix:/run/ves/api/coordinator.sock debian-trixie 192.0.2.77
+    panel.py TARGET TEMPLATE ID ADDRESS      such as unix:/run/ves/api/coordinator.sock debian-trixie 177 192.0.2.77
 """
 
 import sys
@@ -10,14 +10,14 @@ import ves
 from ves.api import v1
 
 
-def main(target: str, template: str, address: str) -> None:
+def main(target: str, template: str, ct: str, address: str) -> None:
     with ves.connect(target, on_behalf_of="customer-17") as node:
         def told(what: str, operation: v1.Operation) -> str:
             done = node.wait(operation, timeout=300)
             print(f"{what}: {(done.end_time.ToDatetime() - done.create_time.ToDatetime()).total_seconds():.2f} s")
             return done.targets[0]
 
-        # Ordered. Whoever orders twice by one order number gets one container; its id is the node's to choose.
+        # Ordered. Whoever orders twice by one order number gets one container. Without an id the node would choose one.
         spec = v1.ContainerSpec(
             template=f"templates/{template}",
             hostname="shop",
@@ -26,7 +26,7 @@ def main(target: str, template: str, address: str) -> None:
             limits=v1.Limits(ubc=v1.UbcLimits(physpages=v1.Bounds(limit=32768), numproc=v1.Bounds(limit=100))),
         )
         container = v1.Container(spec=spec, labels={"customer": "17"}, description="shop of customer 17")
-        order = v1.CreateContainerRequest(container=container, request_id=f"order-{address}")
+        order = v1.CreateContainerRequest(container=container, ct_id=int(ct), request_id=f"order-4711-{ct}")
         name = told("create", node.containers.CreateContainer(order))
 
         # Delivered, with the customer's page inside; the page comes in by the command's input.
@@ -56,6 +56,6 @@ def main(target: str, template: str, address: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 5:
         sys.exit(__doc__)
     main(*sys.argv[1:])

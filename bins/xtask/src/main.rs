@@ -12,6 +12,7 @@
 mod bench;
 mod check;
 mod ci;
+mod clients;
 mod cluster;
 mod deb;
 mod down;

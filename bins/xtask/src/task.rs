@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{bench, check, ci, cluster, deb, down, lab, test, tidy, tool, up};
+use crate::{bench, check, ci, clients, cluster, deb, down, lab, test, tidy, tool, up};
 
 /// Builds, runs and checks Ves.
 #[derive(Debug, clap::Parser)]
@@ -18,6 +18,8 @@ pub(crate) enum Task {
     Test(test::Args),
     /// What CI runs: `check`, `up` twice, `down`, `test`; and what each part took
     Ci(ci::Args),
+    /// Build the clients in Python, TypeScript and Go, and their tests
+    Clients,
     /// Debian packages of everything, in target/debian
     Deb,
     /// Write the public API as it is into proto/released.binpb, which later ones are held to: at a release
@@ -49,6 +51,7 @@ impl Task {
                     println!("{}", file.display());
                 }
             }),
+            Self::Clients => clients::build(),
             Self::ReleaseApi => check::release_api(),
             Self::Cluster(command) => match cluster::run(command) {
                 Ok(code) => return code,

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::part::{longest_first, part};
 use crate::tool::{self, cargo};
-use crate::up;
+use crate::{clients, up};
 
 /// How many of the slowest tests are listed.
 const SLOWEST: usize = 20;
@@ -130,13 +130,19 @@ fn tests(args: &Args, told: &mut Told) -> Result<Counts> {
     let lab = !args.no_lab && tool::is_root();
     if host {
         tool::apt(PACKAGES)?;
-        // Only tests of clients need it, and say themselves that they do.
-        if let Err(why) = tool::python_of_tests() {
-            println!("clients in Python cannot be had: {why:#}");
-        }
         up::make_account()?;
     }
-    part("tests' build", build)?;
+    std::thread::scope(|scope| {
+        let clients = host.then(|| scope.spawn(|| part("clients' build", clients::build)));
+        part("tests' build", build)?;
+        match clients.map(std::thread::ScopedJoinHandle::join) {
+            // Only tests of clients need them, and fail then.
+            Some(Ok(Err(why))) => println!("the clients cannot be built: {why:#}"),
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            Some(Ok(Ok(()))) | None => {}
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
     // Stories' machines share loop devices and control groups with this one: they come last.
     let mut words = vec!["-E"];
     if host {

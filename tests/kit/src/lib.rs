@@ -22,6 +22,7 @@
     reason = "test support runs host programs, polls with a deadline and speaks to whoever runs the test"
 )]
 
+pub mod clients;
 pub mod guard;
 pub mod http;
 pub mod inventory;

@@ -8,6 +8,7 @@ mod deploy;
 mod forks;
 mod hostile;
 mod kit_inventory;
+mod languages;
 mod lost_volume;
 mod main_job;
 mod pins;
