@@ -98,7 +98,9 @@ async function unary(at: Connection, path: string, method: Method, input: unknow
       const pause = backoff.pause(error);
       const last = began + Math.min(options.timeout ?? Infinity, at.retryFor);
       if (error.code !== grpc.status.UNAVAILABLE || !repeatable || Date.now() + pause > last) throw error;
-      await sleep(pause, undefined, { signal: options.signal });
+      await sleep(pause, undefined, { signal: options.signal }).catch(() => {
+        throw error;
+      });
     }
   }
 }

@@ -63,6 +63,8 @@ class Cut:
                 to.sendall(data)
         except OSError:
             pass
+        finally:
+            source.close()
 
     def cut(self) -> None:
         self._up = False
