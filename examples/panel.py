@@ -23,7 +23,7 @@ def main(target: str, template: str, ct: str, address: str) -> None:
             hostname="shop",
             interfaces=[v1.Interface(id="venet0", type=v1.Interface.TYPE_VENET, addresses=[address])],
             volumes=[v1.Volume(id="root", size_bytes=256 << 20)],
-            limits=v1.Limits(ubc=v1.UbcLimits(physpages=v1.Bounds(limit=32768), numproc=v1.Bounds(limit=100))),
+            limits=v1.Limits(ubc=v1.UbcLimits(numproc=v1.Bounds(barrier=100, limit=100))),
         )
         container = v1.Container(spec=spec, labels={"customer": "17"}, description="shop of customer 17")
         order = v1.CreateContainerRequest(container=container, ct_id=int(ct), request_id=f"order-4711-{ct}")
@@ -35,7 +35,7 @@ def main(target: str, template: str, ct: str, address: str) -> None:
         print("page:", "there" if put.ok else f"not there: {put.stderr.decode()}")
 
         # A better plan: only what the mask names changes, while it runs.
-        spec.limits.ubc.numproc.limit = 200
+        spec.limits.ubc.numproc.CopyFrom(v1.Bounds(barrier=200, limit=200))
         better = v1.Container(name=name, spec=spec)
         change = v1.UpdateContainerRequest(container=better, update_mask={"paths": ["spec.limits.ubc.numproc"]})
         told("upgrade", node.containers.UpdateContainer(change))
