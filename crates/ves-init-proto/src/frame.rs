@@ -23,6 +23,9 @@ pub enum Tag {
     Signal = 5,
     /// What was started in the session is to be killed: its container stops.
     Close = 6,
+    /// The caller is gone, though whoever passes on what it said is not. A release that does not know this
+    /// takes it for the end of the session, which is the same where nothing is to be left.
+    HangUp = 7,
     /// The command runs.
     Started = 16,
     /// Output.
@@ -46,6 +49,7 @@ impl Tag {
             Self::Resize,
             Self::Signal,
             Self::Close,
+            Self::HangUp,
             Self::Started,
             Self::Output,
             Self::ErrorOutput,

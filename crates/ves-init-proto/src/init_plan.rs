@@ -21,6 +21,7 @@ use crate::limit::ProcessLimit;
 use crate::memory::{Place, Size};
 use crate::step::{EtcFile, InitStep, RunFile};
 use crate::systemd;
+use crate::user::{IDENTITY, UserSpec};
 
 /// The container's control groups on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -330,6 +331,12 @@ pub struct ExecPlan {
     pub argv: Vec<String>,
     /// The environment.
     pub env: Vec<(String, String)>,
+    /// Whether `env` is all there is.
+    pub bare: bool,
+    /// Where it begins; none: the home of its user.
+    pub cwd: Option<String>,
+    /// Whose it is; none: root's.
+    pub user: Option<UserSpec>,
     /// Rows and columns, if it gets a terminal.
     pub terminal: Option<(u16, u16)>,
     /// The limits it gets.
@@ -354,6 +361,8 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         Work::Views => (Command::default(), Some(vec![InitStep::ShowViews])),
     };
     let mut env = if command.bare { Vec::new() } else { login_env() };
+    // Who another user is, is known when it was looked up inside.
+    env.retain(|(name, _)| command.user.is_none() || !IDENTITY.contains(&name.as_str()));
     for (name, value) in &command.env {
         env.retain(|(n, _)| n != name);
         env.push((name.clone(), value.clone()));
@@ -366,6 +375,9 @@ pub fn plan_exec(ct: CtId, layout: &Layout, groups: &Groups, work: &Work) -> Exe
         views: matches!(work, Work::Views).then(|| layout.views_dir()),
         argv: command.argv,
         env,
+        bare: command.bare,
+        cwd: command.cwd,
+        user: command.user,
         terminal: command.terminal,
         limits: limits(),
     }
@@ -471,7 +483,11 @@ mod tests {
         let env = plan(&command);
         assert_eq!(env.iter().filter(|(n, _)| n == "PATH").count(), 1);
         assert!(env.contains(&("PATH".into(), "/x".into())));
-        assert_eq!(plan(&Command { bare: true, ..command }).len(), 1);
+        assert_eq!(plan(&Command { bare: true, ..command.clone() }).len(), 1);
+        let user = Some("app".parse().expect("a user"));
+        let env = plan(&Command { user, ..command });
+        let said = |name: &str| env.iter().any(|(n, _)| n == name);
+        assert!(said("PATH") && !said("USER") && !said("LOGNAME"), "{env:?}");
     }
 
     proptest! {

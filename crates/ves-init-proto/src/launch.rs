@@ -11,6 +11,8 @@ use ves_types::{
     Capability, CtId, Device, DevicePattern, Features, Hostname, IdSlot, InitArgv, SearchDomain,
 };
 
+use crate::user::UserSpec;
+
 /// What the starter is asked to start; the descriptors it gets come with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -130,6 +132,36 @@ pub struct Command {
     pub terminal: Option<(u16, u16)>,
     /// Whether `env` is all there is.
     pub bare: bool,
+    /// Where it begins; none: the home of its user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Whose it is; none: root's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserSpec>,
+    /// What becomes of it when its caller is gone before it has ended.
+    #[serde(default, skip_serializing_if = "OnDisconnect::is_kill")]
+    pub on_disconnect: OnDisconnect,
+    /// How long it may run, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// What becomes of a command whose caller is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    /// Its session is hung up, and killed a little later.
+    #[default]
+    Kill,
+    /// It runs on without input; what it writes is thrown away.
+    Leave,
+}
+
+impl OnDisconnect {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_kill(&self) -> bool {
+        *self == Self::Kill
+    }
 }
 
 /// What is done inside a running container.

@@ -26,8 +26,11 @@ pub mod process;
 pub mod report;
 mod step;
 mod systemd;
+pub mod user;
 pub mod views;
 
-pub use self::launch::{Command, ExecRequest, Launch, Memory, Names, Spec, StartRequest, Work};
+pub use self::launch::{
+    Command, ExecRequest, Launch, Memory, Names, OnDisconnect, Spec, StartRequest, Work,
+};
 pub use self::limit::{Limited, ProcessLimit};
 pub use self::step::{EtcFile, InitStep, RunFile, Side, Unless};

@@ -71,6 +71,22 @@ pub struct Failure {
     pub errno: i32,
 }
 
+/// [`Failure::step`] where the container has no such user.
+pub const FIND_USER: &str = "find its user";
+/// [`Failure::step`] where a command cannot begin in its directory.
+pub const GO_TO_DIRECTORY: &str = "go to its directory";
+
+/// How a session's command ended: the last frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEnd {
+    /// How.
+    #[serde(flatten)]
+    pub ended: Ended,
+    /// Whether it was ended because its time was over. Only who asked for a limit is ever told so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timed_out: bool,
+}
+
 /// What is asked of a monitor; the first frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -221,6 +237,18 @@ mod tests {
             ("", InitKind::Other),
         ] {
             assert_eq!(InitKind::of(path), kind, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_end_in_time_reads_as_ever() {
+        let text = |timed_out| {
+            serde_json::to_string(&SessionEnd { ended: Ended::Signal(1), timed_out }).expect("JSON")
+        };
+        assert_eq!(serde_json::from_str::<Ended>(&text(false)).ok(), Some(Ended::Signal(1)));
+        for timed_out in [false, true] {
+            let end: SessionEnd = serde_json::from_str(&text(timed_out)).expect("an end");
+            assert_eq!((end.ended, end.timed_out), (Ended::Signal(1), timed_out));
         }
     }
 
