@@ -13,6 +13,7 @@
 //! but its own input, output and the way to report; a terminal is made in the container's devpts.
 //! Never here: who may run what.
 
+mod account;
 mod command;
 mod ending;
 mod handshake;
@@ -26,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use ves_host::cgroup::Hierarchies;
@@ -38,8 +40,8 @@ use ves_types::layout::{Layout, cgroup};
 
 use crate::framed_conn::FramedConn;
 use crate::perform;
-use ending::Ending;
-use session::Session;
+use ending::Members;
+use session::{Session, Terms};
 
 /// Starts the supervisor, which goes on in the background; its session is fd 0.
 pub(crate) fn main(run_dir: &Path) -> ExitCode {
@@ -87,9 +89,16 @@ fn supervise(session: OwnedFd, layout: &Layout) -> Result<(), HostError> {
             session.conn.send(&Frame::new(Tag::Started, []));
             let group = cgroup(ct);
             let number = running.child.pid;
-            let ending = Ending { hierarchies: &hierarchies, group: &group, session: number };
-            let terminal = matches!(work, Work::Run(command) if command.terminal.is_some());
-            session.run(running, terminal, &ending)
+            let members = Members { hierarchies: &hierarchies, group: &group, session: number };
+            let terms = match work {
+                Work::Run(command) => Terms {
+                    terminal: command.terminal.is_some(),
+                    on_disconnect: command.on_disconnect,
+                    timeout: command.timeout_ms.map(Duration::from_millis),
+                },
+                Work::Name(_) | Work::Fit(_) | Work::Views => Terms::default(),
+            };
+            session.run(running, terms, members)
         }
         Err(failure) => {
             session.conn.send(&Frame::json(Tag::Failed, &failure));

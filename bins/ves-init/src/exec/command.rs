@@ -1,4 +1,4 @@
-//! The command's process, inside: its session, terminal, directory, capabilities and filter, and the
+//! The command's process, inside: its session, terminal, capabilities, filter, user and directory, and the
 //! program it executes.
 //!
 //! Never here: how it came inside.
@@ -14,9 +14,11 @@ use ves_host::channel;
 use ves_host::seccomp::Filter;
 use ves_host::{Attempt, HostError, namespace, pty};
 use ves_init_proto::init_plan::{ExecPlan, refused};
-use ves_init_proto::report::Failure;
+use ves_init_proto::report::{Failure, GO_TO_DIRECTORY};
+use ves_init_proto::user::Account;
 use ves_types::Features;
 
+use super::account;
 use super::handshake::{self, Message};
 use crate::perform;
 
@@ -44,12 +46,13 @@ impl Command<'_> {
 
     /// Prepares its process and executes it; answers the status to exit with where that failed.
     pub(super) fn run(&self) -> i32 {
-        if let Err(e) = self.prepare() {
-            return self.fail(&e);
-        }
+        let account = match self.prepare() {
+            Ok(account) => account,
+            Err(failure) => return handshake::report(self.status, failure),
+        };
         match channel::wait(self.status, Duration::ZERO) {
             Ok(false) => match &self.plan.steps {
-                None => handshake::report(self.status, self.execute()),
+                None => handshake::report(self.status, self.execute(account.as_ref())),
                 Some(steps) => match perform::adapt(steps, self.views) {
                     Ok(()) => 0,
                     Err(failure) => handshake::report(self.status, failure),
@@ -57,15 +60,28 @@ impl Command<'_> {
             },
             // The supervisor has given up; nobody would ever hear of the command.
             Ok(true) => 127,
-            Err(e) => self.fail(&e),
+            Err(e) => handshake::report(self.status, entering(&e)),
         }
     }
 
-    fn fail(&self, error: &HostError) -> i32 {
-        handshake::report(self.status, perform::failure("enter the container", error))
+    /// Makes its process what it is to be; answers whose it is, where that is not root's as ever.
+    fn prepare(&self) -> Result<Option<Account>, Failure> {
+        let account = self.plan.user.as_ref().map(account::find).transpose()?;
+        self.connect(account.as_ref()).map_err(|e| entering(&e))?;
+        self.confine(account.as_ref()).map_err(|e| entering(&e))?;
+        match &self.plan.cwd {
+            Some(cwd) => {
+                let there = rustix::process::chdir(cwd.as_str());
+                let there = there.attempt(|| "go there".to_owned());
+                there.map_err(|e| perform::failure(GO_TO_DIRECTORY, &e))?;
+            }
+            None => self.go_home(account.as_ref()).map_err(|e| entering(&e))?,
+        }
+        Ok(account)
     }
 
-    fn prepare(&self) -> Result<(), HostError> {
+    /// Begins its session, with its terminal or its input and output.
+    fn connect(&self, account: Option<&Account>) -> Result<(), HostError> {
         rustix::process::setsid().attempt(|| "begin a session".to_owned())?;
         if let Some((rows, cols)) = self.plan.terminal {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -76,28 +92,53 @@ impl Command<'_> {
             Message::Terminal.send(self.status, &[pty.master.as_fd()])?;
             rustix::process::ioctl_tiocsctty(&pty.slave)
                 .attempt(|| "take the terminal".to_owned())?;
+            account.map_or(Ok(()), |account| account::give(account, &[], Some(&pty.slave)))?;
             for number in 0..3 {
                 namespace::place(&pty.slave, number)?;
             }
         } else {
+            account.map_or(Ok(()), |account| account::give(account, self.io, None))?;
             for (fd, number) in self.io.iter().zip(0..3) {
                 namespace::place(fd, number)?;
             }
         }
-        let home = self.plan.env.iter().find(|(name, _)| name == "HOME");
-        let home = home.map_or("/root", |(_, value)| value);
+        Ok(())
+    }
+
+    /// Gives up what it may not have, and becomes its user.
+    fn confine(&self, account: Option<&Account>) -> Result<(), HostError> {
+        let keep = CapabilitySet::from_bits_retain(!self.drop);
+        let mut until = CapabilitySet::SYS_ADMIN;
+        until.set(CapabilitySet::SETUID | CapabilitySet::SETGID, account.is_some());
+        namespace::keep_capabilities(keep, until)?;
+        Filter::compile(&refused(self.features)).install()?;
+        account.map_or(Ok(()), account::become_user)
+    }
+
+    fn go_home(&self, account: Option<&Account>) -> Result<(), HostError> {
+        let home = self.plan.env.iter().find(|(name, _)| name == "HOME").map(|(_, value)| value);
+        let own = || account.map(|account| &account.home);
+        let home = home.or_else(own).map_or("/root", String::as_str);
         if rustix::process::chdir(home).is_err() {
             rustix::process::chdir("/").attempt(|| "go to /".to_owned())?;
         }
-        let keep = CapabilitySet::from_bits_retain(!self.drop);
-        namespace::keep_capabilities(keep, CapabilitySet::SYS_ADMIN)?;
-        Filter::compile(&refused(self.features)).install()
+        Ok(())
     }
 
     /// Executes the command, and returns only why that failed.
-    fn execute(&self) -> Failure {
-        let (ExecPlan { argv, env, .. }, abi32) = (self.plan, self.features.abi32);
-        let Some(name) = argv.first() else { return self.shell() };
+    fn execute(&self, account: Option<&Account>) -> Failure {
+        let (ExecPlan { argv, bare, .. }, abi32) = (self.plan, self.features.abi32);
+        let mut env = self.plan.env.clone();
+        if let Some(account) = account.filter(|_| !bare) {
+            account.complete(&mut env);
+        }
+        let env = &env;
+        let Some(name) = argv.first() else {
+            return match account {
+                Some(account) => self.shell_of(account, env),
+                None => self.shell(),
+            };
+        };
         if name.contains('/') {
             return failure(name, &perform::execute(name, argv, env, abi32));
         }
@@ -124,6 +165,13 @@ impl Command<'_> {
         )
     }
 
+    /// The login shell of a user.
+    fn shell_of(&self, account: &Account, env: &[(String, String)]) -> Failure {
+        let path = &account.shell;
+        let name = format!("-{}", path.rsplit('/').next().unwrap_or_default());
+        failure(path, &perform::execute(path, &[name], env, self.features.abi32))
+    }
+
     /// A login shell: bash, where there is one.
     fn shell(&self) -> Failure {
         let mut last = None;
@@ -142,6 +190,10 @@ impl Command<'_> {
             errno: Errno::NOENT.raw_os_error(),
         })
     }
+}
+
+fn entering(error: &HostError) -> Failure {
+    perform::failure("enter the container", error)
 }
 
 fn failure(name: &str, error: &HostError) -> Failure {
