@@ -1,20 +1,25 @@
 //! The gRPC face: parse, call, render. No decisions.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use ves_daemon::{CHANGE, Call, Done, Policy, READ};
+use ves_init_proto::OnDisconnect;
 use ves_init_proto::frame::{Frame, LONGEST, Tag};
-use ves_init_proto::report::Ended;
+use ves_init_proto::report::{Ended, SessionEnd};
+use ves_init_proto::user::UserSpec;
 use ves_proto::common::{ExitStatus, WindowSize, exit_status};
 use ves_proto::convert::{
     parse_ct, parse_features, parse_fence, parse_grants, parse_list, parse_phase, parse_slot,
     render_exit_cause, render_phase,
 };
 use ves_proto::lifecycle::lifecycle_service_server::{LifecycleService, LifecycleServiceServer};
+use ves_proto::public::parse_duration;
 use ves_proto::{Fault, Reason, lifecycle as pb};
 use ves_types::capability::MAX_CAPABILITIES;
 use ves_types::spec::{MAX_RESOLVER_ENTRIES, parse_nameserver};
@@ -161,8 +166,50 @@ fn parse_size(size: WindowSize) -> (u16, u16) {
     (side(rows, 24), side(cols, 80))
 }
 
+/// How long a command may be given.
+const TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+/// The longest path, as the kernel has it.
+const PATH_MAX: usize = 4095;
+
+fn parse_cwd(cwd: String) -> Result<Option<String>, Fault> {
+    let refuse = |why: &str| Err(bad("start.cwd", format!("the directory {why}")));
+    match cwd.as_str() {
+        "" => Ok(None),
+        _ if !cwd.starts_with('/') => refuse("must be given from / on"),
+        _ if cwd.contains('\0') => refuse("must not contain a zero byte"),
+        _ if cwd.len() > PATH_MAX => refuse("must not be longer than 4095 bytes"),
+        _ => Ok(Some(cwd)),
+    }
+}
+
+fn parse_user(user: &str) -> Result<Option<UserSpec>, Fault> {
+    let parse = |user: &str| user.parse().map_err(|e| Fault::bad_value("start.user", &e));
+    Some(user).filter(|user| !user.is_empty()).map(parse).transpose()
+}
+
+fn parse_timeout(timeout: Option<prost_types::Duration>) -> Result<Option<u64>, Fault> {
+    let Some(timeout) = timeout else { return Ok(None) };
+    let timeout = parse_duration("start.timeout", &timeout)?;
+    if !TIMEOUTS.contains(&timeout) {
+        return Err(bad("start.timeout", "a command may be given 1 second to 24 hours"));
+    }
+    Ok(u64::try_from(timeout.as_millis()).ok())
+}
+
+fn parse_on_disconnect(on_disconnect: i32) -> Result<OnDisconnect, Fault> {
+    match pb::OnDisconnect::try_from(on_disconnect) {
+        Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Kill) => Ok(OnDisconnect::Kill),
+        Ok(pb::OnDisconnect::Leave) => Ok(OnDisconnect::Leave),
+        Err(_) => {
+            let why = format!("{on_disconnect} is neither KILL nor LEAVE");
+            Err(bad("start.on_disconnect", why))
+        }
+    }
+}
+
 fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
-    let pb::ExecStart { ct, argv, env, tty, bare_env } = start;
+    let pb::ExecStart { ct, argv, env, tty, bare_env, cwd, user, on_disconnect, timeout } = start;
     let ct = parse_ct(ct)?;
     if argv.iter().any(|word| word.contains('\0')) {
         return Err(bad("start.argv", "no word of a command may contain a zero byte"));
@@ -171,7 +218,7 @@ fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
         return Err(bad("start.argv", "the name of a command must not be empty"));
     }
     // As they travel to the helper, where quotes and control characters take more room.
-    let bytes = serde_json::to_vec(&(&argv, &env)).unwrap_or_default().len();
+    let bytes = serde_json::to_vec(&(&argv, &env, &cwd)).unwrap_or_default().len();
     if bytes > COMMAND_MAX {
         let why = "the command and its environment are too long; use runscript for long scripts";
         return Err(bad("start.argv", why).fact("limit", COMMAND_MAX));
@@ -185,7 +232,17 @@ fn parse_start(start: pb::ExecStart) -> Result<(CtId, Command), Fault> {
             _ => Err(bad("start.env", format!("{text:?} is no NAME=VALUE"))),
         })
         .collect::<Result<_, _>>()?;
-    Ok((ct, Command { argv, env, terminal: tty.map(parse_size), bare: bare_env }))
+    let command = Command {
+        argv,
+        env,
+        terminal: tty.map(parse_size),
+        bare: bare_env,
+        cwd: parse_cwd(cwd)?,
+        user: parse_user(&user)?,
+        on_disconnect: parse_on_disconnect(on_disconnect)?,
+        timeout_ms: parse_timeout(timeout)?,
+    };
+    Ok((ct, command))
 }
 
 /// Input in as many frames as it needs.
@@ -213,21 +270,27 @@ fn exec_frame(request: pb::ExecRequest) -> Vec<Frame> {
 
 fn exec_answer(frame: Frame) -> Option<pb::ExecResponse> {
     use pb::exec_response::Part;
+    let mut timed_out = false;
     let part = match frame.tag {
         Tag::Output => Part::Stdout(frame.payload.into()),
         Tag::ErrorOutput => Part::Stderr(frame.payload.into()),
-        Tag::Ended => Part::Exit(render_ended(frame.parse()?)),
+        Tag::Ended => {
+            let end: SessionEnd = frame.parse()?;
+            timed_out = end.timed_out;
+            Part::Exit(render_ended(end.ended))
+        }
         Tag::Request
         | Tag::Input
         | Tag::InputEnd
         | Tag::Resize
         | Tag::Signal
         | Tag::Close
+        | Tag::HangUp
         | Tag::Started
         | Tag::Failed
         | Tag::Answer => return None,
     };
-    Some(pb::ExecResponse { part: Some(part) })
+    Some(pb::ExecResponse { part: Some(part), timed_out })
 }
 
 fn console_frame(request: pb::ConsoleRequest) -> Vec<Frame> {
@@ -353,7 +416,7 @@ impl LifecycleService for Api {
         let (ct, command) = parse_start(start)?;
         let started = self.service.exec(ct, command).await?;
         let part = pb::exec_response::Part::Started(true);
-        let first = pb::ExecResponse { part: Some(part) };
+        let first = pb::ExecResponse { part: Some(part), timed_out: false };
         let rest = ReceiverStream::new(started.drive(requests, exec_frame, exec_answer));
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(rest))))
     }
@@ -435,6 +498,25 @@ mod tests {
         assert!(field(start(&["sh", "-c", &most], &[])).is_ok());
         assert_eq!(field(start(&["a"], &["=x"])), Err("start.env".to_owned()));
         assert_eq!(field(start(&["a"], &["novalue"])), Err("start.env".to_owned()));
+        let plain = || start(&["true"], &[]);
+        let time = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        for timeout in [time(1, 0), time(86_400, 0), time(1, 999_999_999)] {
+            assert!(field(pb::ExecStart { timeout, ..plain() }).is_ok(), "{timeout:?}");
+        }
+        for timeout in [time(0, 0), time(0, 999_999_999), time(-5, 0), time(86_400, 1)] {
+            let refused = field(pb::ExecStart { timeout, ..plain() });
+            assert_eq!(refused, Err("start.timeout".to_owned()), "{timeout:?}");
+        }
+        for cwd in ["tmp", "./x", "/a\0", &format!("/{}", "x".repeat(PATH_MAX))] {
+            let refused = field(pb::ExecStart { cwd: cwd.to_owned(), ..plain() });
+            assert_eq!(refused, Err("start.cwd".to_owned()), "{cwd:?}");
+        }
+        for user in ["a b", ":", "65535", "a:b:c", "../x"] {
+            let refused = field(pb::ExecStart { user: user.to_owned(), ..plain() });
+            assert_eq!(refused, Err("start.user".to_owned()), "{user:?}");
+        }
+        let refused = field(pb::ExecStart { on_disconnect: 3, ..plain() });
+        assert_eq!(refused, Err("start.on_disconnect".to_owned()));
     }
 
     #[test]

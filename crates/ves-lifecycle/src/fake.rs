@@ -4,13 +4,14 @@
 //! and small sessions around it. The real node and this one must give equal observations.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ves_init_proto::OnDisconnect;
 use ves_init_proto::frame::{Decoder, Frame, Tag};
-use ves_init_proto::report::{Ended, Failure, InitKind};
+use ves_init_proto::report::{self, Ended, Failure, InitKind, SessionEnd};
 use ves_types::{CtId, ExitCause};
 
 use crate::error::Error;
@@ -329,22 +330,37 @@ impl Host for FakeHost {
             // The peer may leave at any time, which ends the thread.
             far.write_all(&Frame::new(Tag::Output, b"booted\r\n".to_vec()).encode()).ok();
             if !scrollback_only {
-                echo(far, false);
+                echo(far, None);
             }
         });
         Ok(near)
     }
 
-    /// Knows `true`, `false`, `exit N`, `env`, `cat`, and no other command; `cat` with arguments says on its
-    /// error output whose it is and what they are.
+    /// Knows `true`, `false`, `exit N`, `env`, `cat`, `sleep`, and no other command; `cat` with arguments says on its
+    /// error output whose it is and what they are. There is no user but root, and no directory but `/`.
     fn exec(&self, ct: CtId, command: &Command) -> Result<UnixStream, Error> {
         let (near, mut far) = pair(ct)?;
         let words: Vec<&str> = command.argv.iter().map(String::as_str).collect();
+        let refusal = match (&command.user, &command.cwd) {
+            (Some(user), _) if user.to_string() != "root" => {
+                Some((report::FIND_USER, format!("the container has no user {user}"), 0))
+            }
+            (_, Some(cwd)) if cwd != "/" => {
+                Some((report::GO_TO_DIRECTORY, "go there".to_owned(), libc_enoent()))
+            }
+            _ => None,
+        };
+        if let Some((step, message, errno)) = refusal {
+            let failure = Failure { step: step.to_owned(), message, errno };
+            // The peer is here.
+            far.write_all(&Frame::json(Tag::Failed, &failure).encode()).ok();
+            return Ok(near);
+        }
         let code = match words.as_slice() {
             ["true"] | ["env"] => Some(0),
             ["false"] => Some(1),
             ["exit", n] => n.parse().ok(),
-            ["cat", ..] | [] => None,
+            ["cat" | "sleep", ..] | [] => None,
             [name, ..] => {
                 let failure = Failure {
                     step: format!("execute {name}"),
@@ -363,6 +379,7 @@ impl Host for FakeHost {
             ["cat", _, ..] => format!("{ct} {words:?}").into_bytes(),
             _ => Vec::new(),
         };
+        let command = command.clone();
         std::thread::spawn(move || {
             // As above.
             far.write_all(&Frame::new(Tag::Started, []).encode()).ok();
@@ -375,7 +392,7 @@ impl Host for FakeHost {
                     if !complaint.is_empty() {
                         far.write_all(&Frame::new(Tag::ErrorOutput, complaint).encode()).ok();
                     }
-                    echo(far, true);
+                    echo(far, Some(&command));
                 }
             }
         });
@@ -393,17 +410,34 @@ fn pair(ct: CtId) -> Result<(UnixStream, UnixStream), Error> {
     UnixStream::pair().attempt(|| "make a socket".to_owned()).about(ct, "begin a session")
 }
 
-/// Sends input back as output until it ends, or until a signal.
-fn echo(mut stream: UnixStream, ends: bool) {
+/// Sends input back as output, until whatever ends the command: the end of input too, but for `sleep`. A console
+/// is no command and ends with its stream.
+fn echo(mut stream: UnixStream, command: Option<&Command>) {
+    let timeout = command.and_then(|command| command.timeout_ms).map(Duration::from_millis);
+    stream.set_read_timeout(timeout).ok();
+    let reads = command.is_some_and(|command| command.argv.first().is_none_or(|w| w != "sleep"));
+    let leaves = command.is_some_and(|command| command.on_disconnect == OnDisconnect::Leave);
+    let ends = command.is_some();
     let mut decoder = Decoder::default();
     let mut piece = [0; 4096];
-    while let Ok(n @ 1..) = stream.read(&mut piece) {
-        decoder.push(piece.get(..n).unwrap_or_default());
+    loop {
+        let read = match stream.read(&mut piece) {
+            Ok(n @ 1..) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let end = SessionEnd { ended: Ended::Signal(1), timed_out: true };
+                // The peer may have left.
+                stream.write_all(&Frame::json(Tag::Ended, &end).encode()).ok();
+                return;
+            }
+            Ok(0) | Err(_) => return,
+        };
+        decoder.push(piece.get(..read).unwrap_or_default());
         while let Ok(Some(frame)) = decoder.next_frame() {
             let answer = match frame.tag {
                 Tag::Input => Frame::new(Tag::Output, frame.payload),
-                Tag::InputEnd if ends => Frame::json(Tag::Ended, &Ended::Code(0)),
+                Tag::InputEnd if reads => Frame::json(Tag::Ended, &Ended::Code(0)),
                 Tag::Close if ends => Frame::json(Tag::Ended, &Ended::Signal(9)),
+                Tag::HangUp if ends && !leaves => Frame::json(Tag::Ended, &Ended::Signal(1)),
                 Tag::Signal if ends => {
                     let signal = frame.payload.first().copied().unwrap_or_default();
                     Frame::json(Tag::Ended, &Ended::Signal(signal.into()))

@@ -19,13 +19,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use ves_host::Attempt;
 use ves_init_proto::frame::{Decoder, Frame, Tag};
-use ves_init_proto::report::Failure;
+use ves_init_proto::report::{FIND_USER, Failure, GO_TO_DIRECTORY};
 use ves_proto::{Fault, Reason};
 use ves_types::CtId;
 
@@ -168,8 +168,40 @@ impl Place {
 pub struct Started {
     ct: CtId,
     frames: Frames,
-    write: tokio::net::unix::OwnedWriteHalf,
+    sink: Sink,
     place: Place,
+}
+
+/// Where frames are sent; whoever gives up sending one leaves it whole.
+#[derive(Debug)]
+struct Sink {
+    write: OwnedWriteHalf,
+    unsent: Vec<u8>,
+}
+
+impl Sink {
+    fn add(&mut self, frame: &Frame) {
+        self.unsent.extend(frame.encode());
+    }
+
+    /// Sends what was added. Can be given up and gone on with.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        while !self.unsent.is_empty() {
+            let written = self.write.write(&self.unsent).await?;
+            self.unsent.drain(..written);
+        }
+        Ok(())
+    }
+
+    /// Has what was started killed; its end is told where that goes at once.
+    async fn close(&mut self) {
+        self.add(&Frame::new(Tag::Close, []));
+        let closed = async {
+            self.flush().await.ok();
+            std::future::pending::<()>().await
+        };
+        tokio::time::timeout(LAST, closed).await.ok();
+    }
 }
 
 #[derive(Debug)]
@@ -206,7 +238,8 @@ impl Frames {
 impl Started {
     fn new(ct: CtId, stream: StdStream, place: Place) -> Result<Self, Fault> {
         let (read, write) = to_async(stream)?.into_split();
-        Ok(Self { ct, frames: Frames { read, decoder: Decoder::default() }, write, place })
+        let frames = Frames { read, decoder: Decoder::default() };
+        Ok(Self { ct, frames, sink: Sink { write, unsent: Vec::new() }, place })
     }
 
     /// A command's session, once it is known that the command executes.
@@ -242,7 +275,7 @@ impl Started {
         Q: Send + 'static,
         A: Send + 'static,
     {
-        let Self { ct, mut frames, mut write, mut place } = self;
+        let Self { ct, mut frames, mut sink, mut place } = self;
         let (answers, receiver) = mpsc::channel(QUEUE);
         let closed = answers.clone();
         tokio::spawn(async move {
@@ -254,33 +287,32 @@ impl Started {
                             if let Some(answer) = to_answer(frame)
                                 && answers.send(Ok(answer)).await.is_err()
                             {
-                                return;
+                                return if last { Cut::Ended } else { Cut::CallerGone };
                             }
                             if last {
-                                return;
+                                return Cut::Ended;
                             }
                         }
-                        Ok(None) => return,
+                        Ok(None) => return Cut::Ended,
                         Err(e) => {
                             let fault = Fault::from(Error::Node(e)).fact("ct", ct);
                             // The caller may be gone as well.
                             answers.send(Err(fault.into())).await.ok();
-                            return;
+                            return Cut::Ended;
                         }
                     }
                 }
             };
             let inward = async {
-                let mut stops = std::pin::pin!(place.stops());
                 let mut all_said = false;
                 loop {
                     let due = tokio::select! {
                         biased;
-                        () = &mut stops => break,
+                        () = place.stops() => break,
                         request = requests.next(), if !all_said => match request {
                             Some(Ok(request)) => to_frame(request),
                             // A caller that disappeared.
-                            Some(Err(_)) => return,
+                            Some(Err(_)) => return Cut::CallerGone,
                             // The caller has nothing more to say but still listens.
                             None => {
                                 all_said = true;
@@ -289,34 +321,62 @@ impl Started {
                         },
                     };
                     for frame in due {
-                        let frame = frame.encode();
+                        sink.add(&frame);
                         tokio::select! {
                             biased;
-                            written = write.write_all(&frame) => if written.is_err() {
+                            written = sink.flush() => if written.is_err() {
                                 return std::future::pending().await;
                             },
                             // Nobody waits for a command that does not read.
-                            () = &mut stops => return,
+                            () = place.stops() => return Cut::Ended,
                         }
                     }
                 }
-                // Its end is told where that goes at once.
-                let close = Frame::new(Tag::Close, []).encode();
-                let closed = async {
-                    write.write_all(&close).await.ok();
-                    std::future::pending::<()>().await
-                };
-                tokio::time::timeout(LAST, closed).await.ok();
+                sink.close().await;
+                Cut::Ended
             };
-            tokio::select! {
+            let cut = tokio::select! {
                 // Whatever ends first ends the session; dropping the socket tells the helper, and
                 // nothing that was read from it is lost, as only `outward` reads.
-                () = outward => {}
-                () = inward => {}
-                () = closed.closed() => {}
+                cut = outward => cut,
+                cut = inward => cut,
+                () = closed.closed() => Cut::CallerGone,
+            };
+            if let Cut::CallerGone = cut {
+                see_off(&mut frames, &mut sink, &mut place).await;
             }
         });
         receiver
+    }
+}
+
+/// Why a session is not driven any more.
+enum Cut {
+    /// It is over, or nothing more can be done.
+    Ended,
+    /// Nobody listens any more.
+    CallerGone,
+}
+
+/// Stays with a command whose caller is gone, whatever is to become of it, until it has ended: it keeps its place
+/// and is ended with its container. A console has nothing to stay with.
+async fn see_off(frames: &mut Frames, sink: &mut Sink, place: &mut Place) {
+    if place.stopping.is_none() {
+        return;
+    }
+    sink.add(&Frame::new(Tag::HangUp, []));
+    // One that takes nothing more hears of it when the socket is closed.
+    if !matches!(tokio::time::timeout(LAST, sink.flush()).await, Ok(Ok(()))) {
+        return;
+    }
+    let over = async {
+        while let Ok(Some(Frame { tag, .. })) = frames.next().await
+            && tag != Tag::Ended
+        {}
+    };
+    tokio::select! {
+        () = over => {}
+        () = place.stops() => sink.close().await,
     }
 }
 
@@ -341,6 +401,26 @@ fn failed(ct: CtId, failure: &Failure) -> Fault {
             .fact("ct", ct)
             .fact("command", command)
             .fact("status", status)
+            .fact("errno", errno);
+    }
+    if step == FIND_USER {
+        let message = format!("container {ct}: run a command as another user: {message}");
+        return Fault::new(Reason::BadValue, message).fact("field", "start.user").fact("ct", ct);
+    }
+    if step == GO_TO_DIRECTORY {
+        const ENOTDIR: i32 = Errno::NOTDIR.raw_os_error();
+        const EACCES: i32 = Errno::ACCESS.raw_os_error();
+        let why = match *errno {
+            ENOENT => "it does not exist inside",
+            ENOTDIR => "it is no directory",
+            EACCES => "its user may not enter it",
+            _ => "it cannot be entered",
+        };
+        let message =
+            format!("container {ct}: begin a command in its directory: {why} ({message})");
+        return Fault::new(Reason::BadValue, message)
+            .fact("field", "start.cwd")
+            .fact("ct", ct)
             .fact("errno", errno);
     }
     let (reason, message) = match *errno {

@@ -87,13 +87,23 @@ impl Node {
         argv: &[&str],
     ) -> Result<(tokio::sync::mpsc::Sender<pb::ExecRequest>, Streaming<pb::ExecResponse>), Fault>
     {
+        self.begin(start(argv)).await
+    }
+    async fn begin(
+        &mut self,
+        start: pb::ExecStart,
+    ) -> Result<(tokio::sync::mpsc::Sender<pb::ExecRequest>, Streaming<pb::ExecResponse>), Fault>
+    {
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        let argv = argv.iter().map(ToString::to_string).collect();
-        let start = pb::ExecStart { ct: CT, argv, ..Default::default() };
         sender.send(ask(Ask::Start(start))).await.expect("queued");
         let answer = self.client.exec(ReceiverStream::new(receiver)).await.map_err(Fault::from)?;
         Ok((sender, answer.into_inner()))
     }
+}
+
+fn start(argv: &[&str]) -> pb::ExecStart {
+    let argv = argv.iter().map(ToString::to_string).collect();
+    pb::ExecStart { ct: CT, argv, ..Default::default() }
 }
 
 fn ask(part: Ask) -> pb::ExecRequest {
@@ -306,6 +316,75 @@ async fn commands_run_and_their_ends_are_exact() {
     node.ensure(1, Phase::Frozen).await.expect("done");
     let fault = node.exec(&["true"]).await.expect_err("it is frozen");
     assert_eq!(fault.reason, Reason::NotRunning);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_caller_is_gone_keeps_its_place_until_it_ends() {
+    let mut node = node(Config { early_exit_grace_ms: 0, max_sessions: 1, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    // By default it is ended, and its place is free again.
+    for _ in 0..2 {
+        let (sender, mut stream) = loop {
+            match node.exec(&["sleep"]).await {
+                Ok(session) => break session,
+                Err(fault) => assert_eq!(fault.reason, Reason::TooMany, "{fault}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert_eq!(next(&mut stream).await, Say::Started(true));
+        drop((sender, stream));
+    }
+    // One that is left is a session as before, until its container stops.
+    let leave = pb::OnDisconnect::Leave.into();
+    let left = || pb::ExecStart { on_disconnect: leave, ..start(&["sleep"]) };
+    let (sender, mut stream) = loop {
+        match node.begin(left()).await {
+            Ok(session) => break session,
+            Err(fault) => assert_eq!(fault.reason, Reason::TooMany, "{fault}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(next(&mut stream).await, Say::Started(true));
+    drop((sender, stream));
+    for _ in 0..20 {
+        let fault = node.exec(&["true"]).await.expect_err("it runs on");
+        assert_eq!(fault.reason, Reason::TooMany);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begun = std::time::Instant::now();
+    node.ensure(1, Phase::Absent).await.expect("stopped");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    node.ensure(2, Phase::Running).await.expect("done");
+    node.exec(&["true"]).await.expect("there is room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_is_over_is_told_with_the_end() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let timeout = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let begun = node.begin(pb::ExecStart { timeout, ..start(&["sleep"]) }).await;
+    let (_sender, mut stream) = begun.expect("started");
+    assert_eq!(next(&mut stream).await, Say::Started(true));
+    let last = stream.message().await.expect("no fault").expect("its end");
+    let signal = ExitStatus { how: Some(How::Signal(1)) };
+    assert_eq!((last.part, last.timed_out), (Some(Say::Exit(signal)), true));
+    assert!(stream.message().await.expect("no fault").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_and_where_nobody_is_names_the_field() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
+    node.ensure(1, Phase::Running).await.expect("done");
+    let stranger = pb::ExecStart { user: "stranger".to_owned(), ..start(&["true"]) };
+    let nowhere = pb::ExecStart { cwd: "/nowhere".to_owned(), ..start(&["true"]) };
+    for (start, field) in [(stranger, "start.user"), (nowhere, "start.cwd")] {
+        let fault = node.begin(start).await.expect_err("refused");
+        assert_eq!((fault.reason, fault.facts["field"].as_str()), (Reason::BadValue, field));
+        assert_eq!(fault.facts["ct"], CT.to_string());
+    }
+    let here = pb::ExecStart { user: "root".to_owned(), cwd: "/".to_owned(), ..start(&["true"]) };
+    node.begin(here).await.expect("started");
 }
 
 #[tokio::test(flavor = "multi_thread")]
