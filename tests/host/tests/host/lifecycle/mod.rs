@@ -12,5 +12,6 @@ mod start;
 mod starter;
 mod strays;
 mod support;
+mod terms;
 mod unit_namespaces;
 mod views;

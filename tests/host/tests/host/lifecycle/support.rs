@@ -11,7 +11,7 @@ use ves_host::id_map;
 use ves_host::mount::volumes::{Inside, Volumes};
 use ves_host::mount::{self, Change, FsContext, attr};
 use ves_init_proto::frame::{Decoder, Frame, Tag};
-use ves_init_proto::report::{Ended, Failure};
+use ves_init_proto::report::{Ended, Failure, SessionEnd};
 use ves_kit::{LoopFile, MountGuard, Rootfs, TestLayout, node};
 use ves_lifecycle::host::Host;
 use ves_lifecycle::init_plan::Command;
@@ -403,6 +403,7 @@ pub(crate) struct Outcome {
     pub(crate) output: Vec<u8>,
     pub(crate) error: Vec<u8>,
     pub(crate) ended: Result<Ended, Failure>,
+    pub(crate) timed_out: bool,
 }
 
 impl Outcome {
@@ -417,6 +418,7 @@ pub(crate) struct Session {
     decoder: Decoder,
     pub(crate) seen: BTreeMap<u8, Vec<u8>>,
     ended: Option<Result<Ended, Failure>>,
+    timed_out: bool,
 }
 
 impl Session {
@@ -425,7 +427,8 @@ impl Session {
     }
     pub(crate) fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(120))).expect("set");
-        Self { stream, decoder: Decoder::default(), seen: BTreeMap::new(), ended: None }
+        let (decoder, seen) = (Decoder::default(), BTreeMap::new());
+        Self { stream, decoder, seen, ended: None, timed_out: false }
     }
     pub(crate) fn send(&mut self, frame: &Frame) {
         self.stream.write_all(&frame.encode()).expect("sent");
@@ -442,7 +445,10 @@ impl Session {
         self.decoder.push(&piece[..n]);
         while let Some(frame) = self.decoder.next_frame().expect("a frame") {
             match frame.tag {
-                Tag::Ended => self.ended = Some(Ok(frame.parse().expect("an end"))),
+                Tag::Ended => {
+                    let end: SessionEnd = frame.parse().expect("an end");
+                    (self.ended, self.timed_out) = (Some(Ok(end.ended)), end.timed_out);
+                }
                 Tag::Failed => self.ended = Some(Err(frame.parse().expect("a failure"))),
                 tag => self.seen.entry(tag as u8).or_default().extend(frame.payload),
             }
@@ -469,6 +475,7 @@ impl Session {
         while self.turn() {}
         let mut take = |tag: Tag| self.seen.remove(&(tag as u8)).unwrap_or_default();
         let (output, error) = (take(Tag::Output), take(Tag::ErrorOutput));
-        Outcome { output, error, ended: self.ended.expect("it was told how it ended") }
+        let ended = self.ended.expect("it was told how it ended");
+        Outcome { output, error, ended, timed_out: self.timed_out }
     }
 }
