@@ -1,8 +1,8 @@
 //! `SessionService`: exec and console, two streams piped through in both directions.
 //!
 //! Nothing is buffered here: a message is taken from one side when the other asks for it, so that a
-//! slow reader slows the writer. A caller that goes away takes its session with it, as does the
-//! coordinator; the container, its console and what runs without a terminal stay.
+//! slow reader slows the writer. A caller that goes away is gone for lifecycle too, as it is with the coordinator:
+//! lifecycle knows what is to become of the command then; the container and its console stay.
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -72,7 +72,35 @@ fn exec_output(message: lifecycle::ExecResponse) -> pb::ExecResponse {
             Part::Exit(pb::ExitStatus { how })
         }
     });
-    pb::ExecResponse { part }
+    pb::ExecResponse { part, timed_out: message.timed_out }
+}
+
+/// What lifecycle is told to start in a container; it judges what it is told.
+fn exec_start(ct: CtId, start: pb::ExecStart) -> Result<lifecycle::ExecStart, Fault> {
+    use lifecycle::OnDisconnect as To;
+    let pb::ExecStart { container: _, argv, env, bare_env, cwd, user, tty, on_disconnect, timeout } =
+        start;
+    let on_disconnect = match pb::OnDisconnect::try_from(on_disconnect) {
+        Ok(pb::OnDisconnect::Unspecified) => To::Unspecified,
+        Ok(pb::OnDisconnect::Kill) => To::Kill,
+        Ok(pb::OnDisconnect::Leave) => To::Leave,
+        Err(_) => {
+            let message = format!("{on_disconnect} says nothing of what becomes of the command");
+            let fault = Fault::new(Reason::BadValue, message);
+            return Err(fault.fact("field", "start.on_disconnect"));
+        }
+    };
+    Ok(lifecycle::ExecStart {
+        ct: ct.get(),
+        argv,
+        env,
+        tty: tty.map(size),
+        bare_env,
+        cwd,
+        user,
+        on_disconnect: on_disconnect.into(),
+        timeout,
+    })
 }
 
 fn console_input(message: pb::ConsoleRequest) -> Option<lifecycle::ConsoleRequest> {
@@ -124,11 +152,8 @@ impl SessionService for Api {
         let Some(pb::exec_request::Part::Start(start)) = first(&mut stream).await?.part else {
             return Err(no_start().into());
         };
-        let pb::ExecStart { container, argv, env, bare_env, tty } = start;
-        let record = self.container(&principal, "start.container", &container)?;
-        let ct = must_run(&self.0, &record)?.get();
-        let tty = tty.map(size);
-        let start = Part::Start(lifecycle::ExecStart { ct, argv, env, tty, bare_env });
+        let record = self.container(&principal, "start.container", &start.container)?;
+        let start = Part::Start(exec_start(must_run(&self.0, &record)?, start)?);
         let start = lifecycle::ExecRequest { part: Some(start) };
         let requests = input(start, stream, exec_input);
         answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)
