@@ -14,6 +14,7 @@ pub mod capability;
 pub mod device;
 pub mod feature;
 pub mod fence;
+pub mod grant;
 pub mod id;
 pub mod index_list;
 pub mod io;
@@ -30,6 +31,7 @@ pub use capability::{Capability, CapabilityChange};
 pub use device::{Access, Device, DeviceChange, DeviceId, DeviceName, DevicePattern};
 pub use feature::{Feature, FeatureSwitch, Features};
 pub use fence::Fence;
+pub use grant::{Grant, GrantRole, HolderName, ProjectId};
 pub use id::{
     CtId, CtName, Epoch, Generation, Hostname, IdSlot, NodeName, ParseError, SnapshotId,
     SnapshotName, TemplateName,
