@@ -71,5 +71,6 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
 /// What a coordinator serves, wherever the services are.
 pub fn app(coordinator: &Coordinator) -> App {
     let (routes, operators) = (api::routes(coordinator), coordinator.config().operators.clone());
-    App { routes, policy: api::POLICY, services: api::SERVICES, operators, needs: Vec::new() }
+    let needs = Vec::new();
+    App { routes, policy: api::POLICY, services: api::SERVICES, operators, needs, network: None }
 }

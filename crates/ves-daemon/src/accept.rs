@@ -1,12 +1,18 @@
 //! The accept loop of every unix socket of a daemon: who connects is known before a byte of it is read, who
-//! is not served is closed at once, and nobody takes what is needed to serve the others.
+//! is not served is closed at once, and nobody takes what is needed to serve the others. The network, where it
+//! is served, has a loop and a part of its own.
 //!
 //! Where the kernel has no descriptor or memory for one more, the loop pauses instead of spinning. Never
 //! here: what a call may do, which is the gate's.
 
+mod addresses;
 mod authority;
+mod caller;
 mod connection;
+#[cfg(test)]
+mod network_tests;
 mod permits;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +29,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
+pub(crate) use caller::Caller;
 use connection::Bounds;
-pub(crate) use connection::{Caller, Connection};
+pub(crate) use connection::Connection;
 use permits::{Limits, Permits};
+pub(crate) use tcp::Tcp;
 
-use crate::peer::{Principal, Role};
+use crate::principal::{Principal, Role};
 use crate::refusals::{Refusals, Whom};
 
 /// How long nothing is accepted after the kernel had no room for a connection.
@@ -50,6 +58,12 @@ pub(crate) struct Acceptor {
     bounds: Bounds,
     refusals: Arc<Refusals>,
     pause: Option<Pin<Box<Sleep>>>,
+    network: Option<Tcp>,
+}
+
+/// Whether a connection went while it was being accepted.
+const fn is_transient(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::Interrupted)
 }
 
 impl std::fmt::Debug for Acceptor {
@@ -69,22 +83,28 @@ impl Acceptor {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let permits = Permits::new(Limits::of(descriptors, public));
         let (role, bounds) = (Box::new(role), Bounds::default());
-        Ok(Self { listener, role, permits, bounds, refusals, pause: None })
+        Ok(Self { listener, role, permits, bounds, refusals, pause: None, network: None })
+    }
+
+    /// The same with connections from the network.
+    pub(crate) fn with_network(self, network: Option<Tcp>) -> Self {
+        Self { network, ..self }
     }
 
     /// The connection, if it may be one.
     fn admit(&self, stream: UnixStream) -> Option<Connection> {
         // Without credentials there is nobody to answer.
         let peer = stream.peer_cred().ok()?;
-        let principal = Principal { uid: peer.uid(), pid: peer.pid(), role: (self.role)(&peer) };
+        let (uid, role) = (peer.uid(), (self.role)(&peer));
         let now = Instant::now();
-        match self.permits.take(principal.uid, principal.role, now) {
+        match self.permits.take(uid, role, now) {
             Ok(permit) => {
-                let permits = Arc::clone(&self.permits);
-                Some(Connection::new(stream, principal, permits, permit, self.bounds))
+                let principal = Principal::unix(uid, peer.pid(), role);
+                let caller = Caller::account(principal, Arc::clone(&self.permits));
+                Some(Connection::unix(stream, caller, permit, self.bounds))
             }
             Err(refused) => {
-                let (uid, reason) = (principal.uid, refused.name());
+                let reason = refused.name();
                 self.refusals.count_connection(reason);
                 if let Some(left_out) = self.refusals.line(Whom::Uid(uid), now) {
                     tracing::warn!(uid, reason, left_out, "refused a connection");
@@ -109,6 +129,12 @@ impl Stream for Acceptor {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        // The network is asked first and never ends: who comes by it waits for nobody's unix connection.
+        if let Some(network) = &mut this.network
+            && let Poll::Ready(Some(connection)) = network.connections.poll_recv(cx)
+        {
+            return Poll::Ready(Some(Ok(connection)));
+        }
         loop {
             if let Some(pause) = &mut this.pause {
                 std::task::ready!(pause.as_mut().poll(cx));
@@ -121,11 +147,7 @@ impl Stream for Acceptor {
                     }
                 }
                 // That one is gone already.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) => {}
+                Err(e) if is_transient(e.kind()) => {}
                 Err(e) => this.rest(&e),
             }
         }

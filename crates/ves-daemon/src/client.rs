@@ -1,4 +1,5 @@
-//! Channels to services, which carry the caller's trace: over their unix sockets, or within a process.
+//! Channels to services, which carry the caller's trace: over their unix sockets, over the network, or within
+//! a process.
 //!
 //! A channel connects when it is first used and again when the service was restarted meanwhile; a
 //! service that is not there answers `UNAVAILABLE`. Never here: who may call what.
@@ -21,6 +22,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::rpc;
+use crate::tls::Remote;
 
 /// How long to try where more want to connect than the daemon has accepted so far.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,6 +35,23 @@ pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, S
 /// A lazy channel to the service at `socket`. Must be called inside a tokio runtime.
 pub fn channel(socket: &Path) -> Traced {
     over(Link::new(untraced(socket).map_err(|e| Status::from_error(e.into()))))
+}
+
+/// A lazy channel to a coordinator in the network. Must be called inside a tokio runtime.
+pub fn remote(remote: Remote) -> Traced {
+    let authorization = remote.authorization().cloned();
+    let endpoint = Endpoint::from_static("http://ves.invalid");
+    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let remote = remote.clone();
+        async move { remote.connect().await.map(TokioIo::new) }
+    }));
+    let authorized = move |mut request: http::Request<Body>| {
+        if let Some(token) = &authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, token.clone());
+        }
+        request
+    };
+    over(Link::new(channel.map_request(authorized).map_err(|e| Status::from_error(e.into()))))
 }
 
 /// A channel whose calls go this way.

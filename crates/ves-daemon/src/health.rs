@@ -126,8 +126,14 @@ mod tests {
         std::fs::remove_file(socket).ok(); // none the first time
         let listener = UnixListener::bind(socket).expect("bound");
         let services = &[NEEDING, ALONE];
-        let app =
-            App { routes: Routes::default(), policy: &[], services, operators: vec![], needs };
+        let app = App {
+            routes: Routes::default(),
+            policy: &[],
+            services,
+            operators: vec![],
+            needs,
+            network: None,
+        };
         let (stop, stopped) = oneshot::channel();
         let served = crate::serve_on(listener, app, async { stopped.await.unwrap_or(()) });
         (stop, tokio::spawn(async { served.await.expect("drained") }))

@@ -24,6 +24,7 @@ mod health;
 mod json;
 mod locks;
 pub mod peer;
+mod principal;
 pub mod privilege;
 mod reflection;
 mod refusals;
@@ -33,6 +34,8 @@ pub mod serve;
 mod socket;
 mod statuses;
 pub mod telemetry;
+pub mod tls;
+mod token;
 
 pub use caps::Capability as Cap;
 pub use config::{ServiceConfig, Telemetry};
@@ -40,10 +43,11 @@ pub use converge::{Call, Done, Planned, Shell};
 pub use fence::FenceStore;
 pub use health::Need;
 pub use locks::Held;
-pub use peer::{
-    CHANGE, Policy, Principal, READ, Role, check_policy, check_service_policy, principal,
-};
-pub use serve::{App, run, serve_on};
+pub use peer::{CHANGE, Policy, READ, check_policy, check_service_policy};
+pub use principal::{Identity, Principal, Role, Scope, principal};
+pub use serve::{App, Network, run, serve_on};
+pub use tls::Listen;
+pub use token::Tokens;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,6 @@
-//! Who is calling, and the table of who may call what.
+//! The table of who may call what, and which accounts of this machine have which role.
 //!
-//! A caller is known by the credentials the kernel attached to its unix connection. Every RPC has
-//! a row in its service's [`Policy`]; what has none is not there for anybody.
+//! Every RPC has a row in its service's [`Policy`]; what has none is not there for anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,42 +8,7 @@ use prost::Message;
 use ves_proto::{Fault, Reason};
 use ves_types::layout::COORDINATOR_USER;
 
-/// What a caller is to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// The administrator.
-    Root,
-    /// The coordinator's account.
-    Coordinator,
-    /// The very account the daemon runs as, unless that is the coordinator's: of a daemon that was started
-    /// by hand the administrator is this.
-    Own,
-    /// An account the coordinator's configuration names.
-    Operator,
-    /// Anybody else.
-    Other,
-}
-
-/// A caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Principal {
-    /// Its user id.
-    pub uid: u32,
-    /// Its process id, where the kernel told.
-    pub pid: Option<i32>,
-    /// What it is to us.
-    pub role: Role,
-}
-
-impl std::fmt::Display for Principal {
-    /// The user's name, or `uid` and its number where it has none.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match nix::unistd::User::from_uid(self.uid.into()) {
-            Ok(Some(user)) => f.write_str(&user.name),
-            Ok(None) | Err(_) => write!(f, "uid {}", self.uid),
-        }
-    }
-}
+use crate::principal::{Principal, Role};
 
 /// One row an RPC: its full path, such as `/ves.storage.v1.StorageService/GetPool`, and who may.
 pub type Policy = &'static [(&'static str, &'static [Role])];
@@ -57,13 +21,6 @@ pub const READ: &[Role] = &[Role::Coordinator, Role::Own, Role::Root];
 
 /// How the names of RPCs begin that only read.
 const READING: [&str; 3] = ["Get", "List", "Watch"];
-
-/// The caller of a request, as the gate recorded it. A request that came by no gate (which the
-/// chassis does not allow) is nobody's.
-pub fn principal<T>(request: &tonic::Request<T>) -> Principal {
-    let nobody = Principal { uid: u32::MAX, pid: None, role: Role::Other };
-    request.extensions().get().copied().unwrap_or(nobody)
-}
 
 /// Which accounts have which role.
 #[derive(Debug, Clone)]
@@ -140,6 +97,11 @@ impl Rpc<'_> {
         self.roles.is_none()
     }
 
+    /// Whether it does more than read, by its name.
+    pub(crate) fn changes(self) -> bool {
+        self.roles.is_some() && !reads(self.path)
+    }
+
     pub(crate) fn allows(self, role: Role) -> bool {
         self.roles.is_none_or(|roles| roles.contains(&role))
     }
@@ -165,7 +127,7 @@ fn rpcs(descriptors: &[u8], wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<St
 }
 
 /// What a caller is told who may not call `path`. Root, which may do everything, is told how.
-pub(crate) fn refusal(principal: Principal, path: &str) -> Fault {
+pub(crate) fn refusal(principal: &Principal, path: &str) -> Fault {
     let mut message = format!("{principal} may not call {path}");
     if principal.role == Role::Root {
         message += "; only the coordinator changes anything here: ask it, with `virtctl`";
@@ -173,14 +135,16 @@ pub(crate) fn refusal(principal: Principal, path: &str) -> Fault {
     Fault::new(Reason::NotAllowed, message).fact("principal", principal).fact("rpc", path)
 }
 
+/// Whether the RPC at this path only reads, by its name.
+fn reads(rpc: &str) -> bool {
+    let name = rpc.rsplit('/').next().unwrap_or_default();
+    READING.iter().any(|word| name.starts_with(word))
+}
+
 /// [`check_policy`] of a service that only the coordinator may have change anything: whose RPCs that read
 /// are named so.
 pub fn check_service_policy(services: &[&str], policy: Policy) -> Result<(), String> {
     check_policy(services, policy)?;
-    let reads = |rpc: &str| {
-        let name = rpc.rsplit('/').next().unwrap_or_default();
-        READING.iter().any(|word| name.starts_with(word))
-    };
     match policy.iter().find(|(rpc, roles)| *roles != if reads(rpc) { READ } else { CHANGE }) {
         Some((rpc, roles)) => Err(format!("{roles:?} may call {rpc}")),
         None => Ok(()),
@@ -294,7 +258,7 @@ mod tests {
             let rpcs = Rpcs::new(full(CHANGE, READ)).expect("descriptors");
             assert_eq!(rpcs.find(ensure).map(|rpc| rpc.allows(role)), Some(may), "{role:?}");
         }
-        let said = |role| refusal(Principal { uid: 0, pid: None, role }, ensure).to_string();
+        let said = |role| refusal(&Principal::unix(0, None, role), ensure).to_string();
         assert!(said(Role::Root).contains("`virtctl`"), "{}", said(Role::Root));
         assert!(!said(Role::Other).contains("virtctl"), "{}", said(Role::Other));
     }

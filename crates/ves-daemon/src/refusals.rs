@@ -1,9 +1,10 @@
 //! Telling of refusals without letting those who are refused fill the log: at most one line a second and
-//! account, which says how many it left out, and a count of each.
+//! account or address, which says how many it left out, and a count of each.
 //!
 //! Never here: who is refused.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ const MOST: usize = 32;
 pub(crate) enum Whom {
     /// An account.
     Uid(u32),
+    /// An address of the network.
+    Address(IpAddr),
     /// This daemon, which has no room for another connection.
     Itself,
     /// Accounts beyond those that are told of one by one.

@@ -18,7 +18,7 @@ use tokio_stream::StreamExt;
 use ves_types::layout::Daemon;
 
 use crate::accept::{Acceptor, Connection};
-use crate::peer::Role;
+use crate::principal::Role;
 use crate::refusals::Refusals;
 use crate::telemetry::Receiver;
 
@@ -68,7 +68,7 @@ fn accounts() -> BTreeSet<u32> {
 
 async fn connect(near: Connection, receiver: &Receiver) -> Result<(), std::io::Error> {
     // What follows is the receiver's to judge.
-    near.caller().calls();
+    near.caller().note_call();
     match receiver {
         Receiver::Net { host, port } => {
             let far = TcpStream::connect((host.as_str(), *port)).await?;

@@ -12,7 +12,7 @@ use tonic::service::Routes;
 use tower::{Layer, ServiceExt};
 use ves_types::layout::{Daemon, Layout};
 
-use crate::accept::{self, Acceptor, Caller};
+use crate::accept::{self, Acceptor, Caller, Tcp};
 use crate::client::Link;
 use crate::config::{self, ServiceConfig, Telemetry};
 use crate::gate::GateLayer;
@@ -21,6 +21,8 @@ use crate::json::JsonLayer;
 use crate::peer::{Peers, Policy, is_public};
 use crate::refusals::Refusals;
 use crate::telemetry::{self, Receiver};
+use crate::tls::Listen;
+use crate::token::Tokens;
 use crate::{BuildError, complain, privilege, reflection, relay, socket};
 
 /// How long calls under way may take after SIGTERM. Streams that never end are cut.
@@ -53,6 +55,17 @@ pub struct App {
     pub operators: Vec<String>,
     /// Which of its services need which other daemons, for health.
     pub needs: Vec<Need>,
+    /// How it is served to the network; none: not at all.
+    pub network: Option<Network>,
+}
+
+/// How an [`App`] is served to the network.
+#[derive(Debug)]
+pub struct Network {
+    /// Where, and with which certificates.
+    pub listen: Listen,
+    /// Who knows tokens.
+    pub tokens: Option<Arc<dyn Tokens>>,
 }
 
 impl App {
@@ -191,7 +204,13 @@ pub async fn serve_on(
     let refusals = Arc::new(Refusals::new());
     let gate = GateLayer::new(app.policy, Arc::clone(&refusals))?;
     let role = move |peer: &UCred| peers.role(peer.uid());
+    let mut app = app;
+    let network = app
+        .network
+        .take()
+        .map(|Network { listen, tokens }| Tcp::listen(listen, tokens, Arc::clone(&refusals)));
     let connections = Acceptor::new(listener, is_public(app.policy), refusals, role)?;
+    let connections = connections.with_network(network.transpose()?);
     serve_all(connections, gate, app, shutdown).await
 }
 
@@ -202,7 +221,7 @@ pub(crate) async fn serve_all(
     app: App,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BuildError> {
-    let App { routes, policy, services, operators: _, needs } = app;
+    let App { routes, policy, services, operators: _, needs, network: _ } = app;
     let (health, health_service) = tonic_health::server::health_reporter();
     health::begin(&health, services, &needs).await;
     let json = JsonLayer::new(if is_public(policy) { services } else { &[] })?;
@@ -295,6 +314,7 @@ mod tests {
             services: &["ves.network.v1.NetworkService"],
             operators: vec![],
             needs: vec![],
+            network: None,
         };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let served = tokio::spawn(serve_on(listener, app, async { stopped.await.unwrap_or(()) }));
@@ -349,6 +369,7 @@ mod tests {
             services: &[],
             operators: vec![],
             needs: vec![],
+            network: None,
         };
         tokio::spawn(serve_on(listener, app, std::future::pending()));
         let channel = crate::client::channel(&socket);
@@ -374,6 +395,7 @@ mod tests {
             services: &[],
             operators: vec!["no-such-user".to_owned()],
             needs: vec![],
+            network: None,
         };
         let error = serve_on(listener, app, async {}).await.expect_err("no such user");
         assert!(error.to_string().contains("no-such-user"), "{error}");

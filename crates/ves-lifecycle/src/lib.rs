@@ -111,5 +111,6 @@ pub fn build(config: config::Config, layout: Layout) -> Result<App, BuildError> 
         services: api::SERVICES,
         operators: Vec::new(),
         needs: Vec::new(),
+        network: None,
     })
 }

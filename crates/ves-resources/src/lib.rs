@@ -101,5 +101,6 @@ pub fn app(service: Service) -> App {
         services: &[api::NAME],
         operators: Vec::new(),
         needs: Vec::new(),
+        network: None,
     }
 }

@@ -61,6 +61,7 @@ pub fn app(service: Service) -> App {
         services: SERVICES,
         operators: Vec::new(),
         needs: Vec::new(),
+        network: None,
     }
 }
 

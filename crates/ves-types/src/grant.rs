@@ -134,9 +134,6 @@ impl From<Grant> for Parts {
 
 impl Grant {
     /// A role with these projects.
-    ///
-    /// # Errors
-    /// Where they do not go together.
     pub fn new(role: GrantRole, projects: BTreeSet<ProjectId>) -> Result<Self, ParseError> {
         let bad = |why| Err(ParseError::new("role", role, why));
         match role {
@@ -167,10 +164,6 @@ impl Grant {
     }
 
     /// Of the URIs of a certificate; those that are not ours say nothing.
-    ///
-    /// # Errors
-    /// Where ours say no role, or more than one, or what we do not know: a grant that is not understood as a
-    /// whole grants nothing.
     pub fn of_uris<'a>(uris: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let (mut role, mut projects) = (None, BTreeSet::new());
         for uri in uris.into_iter().filter(|uri| uri.starts_with(OURS)) {

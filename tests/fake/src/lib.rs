@@ -158,6 +158,7 @@ impl FakeNode {
                     services: ves_network::api::SERVICES,
                     operators: vec![],
                     needs: vec![],
+                    network: None,
                 }
             }
             Daemon::Resources => {
@@ -175,6 +176,7 @@ impl FakeNode {
                     services: ves_lifecycle::api::SERVICES,
                     operators: vec![],
                     needs: vec![],
+                    network: None,
                 }
             }
         })

@@ -2,23 +2,24 @@
 //!
 //! Whoever connects says soon what it wants: a connection without a request, or with half a one, is closed. A
 //! stranger's ends after a while whatever it does, and earlier when it sent or was sent more than anything it
-//! may ask for takes. Never here: who may connect.
+//! may ask for takes. One from the network ends when who called on it may not any more. Never here: who may
+//! connect.
 
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::addresses::AddressPermit;
 use super::authority::read::Mended;
-use super::permits::{Permit, Permits};
-use crate::peer::{Principal, Role};
+use super::caller::Caller;
+use super::permits::Permit;
 
 /// What a connection may cost.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +32,8 @@ pub(crate) struct Bounds {
     pub(crate) stranger_sends: usize,
     /// How many bytes a stranger is sent.
     pub(crate) stranger_gets: usize,
+    /// How often it is looked at whether somebody from the network is still who they were.
+    pub(crate) check: Duration,
 }
 
 impl Default for Bounds {
@@ -42,81 +45,71 @@ impl Default for Bounds {
             stranger_sends: 64 * 1024,
             // All descriptions of all services take less than half of that.
             stranger_gets: 4 * 1024 * 1024,
+            check: Duration::from_secs(5),
         }
     }
 }
 
-/// Whose a connection is; the gate finds it in each request.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) principal: Principal,
-    has_called: Arc<AtomicBool>,
-    permits: Option<Arc<Permits>>,
+/// Its bytes.
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream, Mended),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Caller {
-    /// Of a connection that the kernel told us of.
-    fn new(principal: Principal, permits: Option<Arc<Permits>>) -> Self {
-        Self { principal, has_called: Arc::default(), permits }
-    }
-
-    /// Of a call that is made in this very process.
-    pub(crate) fn within() -> Self {
-        let uid = nix::unistd::geteuid().as_raw();
-        let pid = Some(nix::unistd::getpid().as_raw());
-        Self::new(Principal { uid, pid, role: Role::Own }, None)
-    }
-
-    /// Of a request that came no known way.
-    pub(crate) fn nobody() -> Self {
-        Self::new(Principal { uid: u32::MAX, pid: None, role: Role::Other }, None)
-    }
-
-    /// Notes that a request arrived; how long its answer waits, which only a stranger's does.
-    pub(crate) fn calls(&self) -> Duration {
-        self.has_called.store(true, Ordering::Relaxed);
-        match (&self.permits, self.principal) {
-            (Some(permits), Principal { uid, role: Role::Other, .. }) => {
-                permits.call(uid, std::time::Instant::now())
-            }
-            _ => Duration::ZERO,
-        }
-    }
+/// Its place, which it gives back.
+#[derive(Debug)]
+enum Place {
+    Account { _permit: Permit },
+    Address(AddressPermit),
 }
 
 /// A connection within its bounds.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: UnixStream,
-    mended: Mended,
+    stream: Stream,
     caller: Caller,
     /// When its bounds are looked at next.
     timer: Option<Pin<Box<Sleep>>>,
+    check: Duration,
     ends: Option<Instant>,
     may_send: Option<usize>,
     may_get: Option<usize>,
-    _permit: Permit,
+    place: Place,
 }
 
 impl Connection {
-    pub(crate) fn new(
-        stream: UnixStream,
-        principal: Principal,
-        permits: Arc<Permits>,
-        permit: Permit,
+    pub(crate) fn unix(stream: UnixStream, caller: Caller, permit: Permit, bounds: Bounds) -> Self {
+        Self::new(
+            Stream::Unix(stream, Mended::new()),
+            caller,
+            Place::Account { _permit: permit },
+            bounds,
+        )
+    }
+
+    pub(super) fn network(
+        stream: TlsStream<TcpStream>,
+        caller: Caller,
+        permit: AddressPermit,
         bounds: Bounds,
     ) -> Self {
+        Self::new(Stream::Tls(Box::new(stream)), caller, Place::Address(permit), bounds)
+    }
+
+    fn new(stream: Stream, caller: Caller, place: Place, bounds: Bounds) -> Self {
         let now = Instant::now();
-        let stranger = principal.role == Role::Other;
+        let stranger = caller.is_stranger();
+        let bounded = stranger || caller.is_unknown();
         Self {
             stream,
-            mended: Mended::new(),
-            caller: Caller::new(principal, Some(permits)),
             timer: Some(Box::pin(sleep_until(now + bounds.first_call))),
+            check: bounds.check,
             ends: stranger.then(|| now + bounds.stranger_time),
-            may_send: stranger.then_some(bounds.stranger_sends),
-            may_get: stranger.then_some(bounds.stranger_gets),
-            _permit: permit,
+            may_send: bounded.then_some(bounds.stranger_sends),
+            may_get: bounded.then_some(bounds.stranger_gets),
+            caller,
+            place,
         }
     }
 
@@ -131,16 +124,32 @@ impl Connection {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
-            if !self.caller.has_called.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            if !self.caller.has_called() {
                 return over("no request came");
             }
-            match self.ends {
-                Some(end) if end <= Instant::now() => return over("its time is over"),
-                Some(end) => timer.as_mut().reset(end),
+            if self.ends.is_some_and(|end| end <= now) {
+                return over("its time is over");
+            }
+            let refused = |fault: ves_proto::Fault| Error::new(ErrorKind::PermissionDenied, fault);
+            self.caller.check().map_err(refused)?;
+            let check = self.caller.is_checked().then(|| now + self.check);
+            match self.ends.into_iter().chain(check).min() {
+                Some(next) => timer.as_mut().reset(next),
                 None => self.timer = None,
             }
         }
         Ok(())
+    }
+
+    /// Takes the bounds of strangers off one that has shown who it is by its first call.
+    fn know(&mut self) {
+        if self.may_send.is_some() && self.caller.is_unknown() && self.caller.has_called() {
+            (self.may_send, self.may_get) = (None, None);
+            if let Place::Address(permit) = &mut self.place {
+                permit.known();
+            }
+        }
     }
 }
 
@@ -167,19 +176,27 @@ impl AsyncRead for Connection {
     ) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         this.poll_time(cx)?;
-        let mut source = Metered { stream: &mut this.stream, left: &mut this.may_send };
-        this.mended.poll_read(&mut source, cx, buf)
+        this.know();
+        match &mut this.stream {
+            Stream::Unix(stream, mended) => {
+                let mut source = Metered { stream, left: &mut this.may_send };
+                mended.poll_read(&mut source, cx, buf)
+            }
+            Stream::Tls(stream) => {
+                Pin::new(&mut Metered { stream, left: &mut this.may_send }).poll_read(cx, buf)
+            }
+        }
     }
 }
 
 /// What is read of a connection, within what may be sent over it.
 #[derive(Debug)]
-struct Metered<'a> {
-    stream: &'a mut UnixStream,
+struct Metered<'a, S> {
+    stream: &'a mut S,
     left: &'a mut Option<usize>,
 }
 
-impl AsyncRead for Metered<'_> {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<'_, S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -208,19 +225,32 @@ impl AsyncWrite for Connection {
     ) -> Poll<Result<usize, Error>> {
         let this = self.get_mut();
         this.poll_time(cx)?;
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        this.know();
+        let written = ready!(match &mut this.stream {
+            Stream::Unix(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        })?;
         Poll::Ready(spend(&mut this.may_get, written).map(|()| written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Stream::Unix(stream, _) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        match &mut self.get_mut().stream {
+            Stream::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        match &mut self.get_mut().stream {
+            Stream::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! answered: accounting without a socket or a clock.
 //!
 //! ```text
-//! descriptors  ├─ strangers ─┤├──── operators ────┤├── root, the coordinator, the daemon itself ──┤
-//!                at most 1/8       at most 1/2                 what is left: never less than 3/8
+//! descriptors  ├─ strangers ─┤├─ the network ─┤├──── operators ────┤├── root, the coordinator, itself ──┤
+//!                at most 1/8     at most 1/8        at most 1/2        what is left: never less than 1/4
 //! ```
 //!
 //! Never here: who is what, or what happens to those who get no permit.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::peer::Role;
+use crate::principal::Role;
 
 /// The most connections of all strangers together, where there are descriptors enough.
 const STRANGERS: usize = 64;
@@ -84,26 +84,26 @@ impl Refused {
 
 /// So many at once, then one each `every`.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
-    burst: u32,
-    every: Duration,
+pub(super) struct Rate {
+    pub(super) burst: u32,
+    pub(super) every: Duration,
 }
 
 /// How far one is ahead of its rate.
 #[derive(Debug, Default, Clone, Copy)]
-struct Pace {
+pub(super) struct Pace {
     paid_until: Option<Instant>,
 }
 
 impl Pace {
-    fn ahead(self, now: Instant) -> Duration {
+    pub(super) fn ahead(self, now: Instant) -> Duration {
         self.paid_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
     /// How long one more has to wait.
-    fn wait(self, rate: Rate, now: Instant) -> Duration {
+    pub(super) fn wait(self, rate: Rate, now: Instant) -> Duration {
         self.ahead(now).saturating_sub(rate.every * rate.burst.saturating_sub(1))
     }
-    fn spend(&mut self, rate: Rate, now: Instant) {
+    pub(super) fn spend(&mut self, rate: Rate, now: Instant) {
         self.paid_until = Some(now + (self.ahead(now) + rate.every).min(LONGEST));
     }
 }
@@ -166,6 +166,10 @@ impl Permits {
         let (all, most, each) = match role {
             // What others cannot have is theirs.
             Role::Root | Role::Own | Role::Coordinator => return Ok(permit()),
+            // No account of this machine is any of these.
+            Role::Admin | Role::Tenant | Role::ReadOnly | Role::Node => {
+                return Err(Refused::Stranger);
+            }
             Role::Other if strangers == 0 => return Err(Refused::Stranger),
             Role::Other => (&mut open.strangers, strangers, per_stranger),
             Role::Operator => (&mut open.operators, operators, per_operator),
@@ -210,7 +214,13 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.permits.open.lock().unwrap_or_else(PoisonError::into_inner);
         match self.role {
-            Role::Root | Role::Own | Role::Coordinator => return,
+            Role::Root
+            | Role::Own
+            | Role::Coordinator
+            | Role::Admin
+            | Role::Tenant
+            | Role::ReadOnly
+            | Role::Node => return,
             Role::Other => open.strangers = open.strangers.saturating_sub(1),
             Role::Operator => open.operators = open.operators.saturating_sub(1),
         }

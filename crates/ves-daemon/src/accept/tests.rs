@@ -11,6 +11,7 @@ const SOON: Bounds = Bounds {
     stranger_time: Duration::from_millis(1500),
     stranger_sends: 1000,
     stranger_gets: 1000,
+    check: Duration::from_millis(200),
 };
 
 /// An acceptor to which everybody is `role`, and how to connect to it.
@@ -31,7 +32,7 @@ fn serve(mut acceptor: Acceptor, calls: bool) {
     tokio::spawn(async move {
         while let Some(Ok(connection)) = acceptor.next().await {
             if calls {
-                connection.caller().calls();
+                connection.caller().note_call();
             }
             tokio::spawn(async move {
                 let (mut from, mut to) = tokio::io::split(connection);
@@ -141,6 +142,7 @@ async fn a_half_open_connection_is_no_request() {
         services: &[],
         operators: vec![],
         needs: vec![],
+        network: None,
     };
     let gate = crate::gate::GateLayer::new(app.policy, Refusals::new().into()).expect("a gate");
     tokio::spawn(crate::serve::serve_all(acceptor, gate, app, std::future::pending()));

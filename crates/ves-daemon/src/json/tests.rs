@@ -9,7 +9,8 @@ use ves_proto::api as pb;
 use ves_proto::api::node_service_server::{NodeService, NodeServiceServer};
 
 use super::*;
-use crate::peer::{Policy, Role};
+use crate::peer::Policy;
+use crate::principal::Role;
 use crate::serve::{App, serve_on};
 
 const SERVICE: &str = "ves.api.v1.NodeService";
@@ -132,6 +133,7 @@ async fn the_socket_speaks_both_and_the_gate_stands_before_both() {
         services: &[SERVICE],
         operators: vec![],
         needs: vec![],
+        network: None,
     };
     tokio::spawn(serve_on(listener, app, std::future::pending()));
     for (path, code) in [("/v1/nodes/n1", "200 OK"), ("/v1/nodes", "403 Forbidden")] {

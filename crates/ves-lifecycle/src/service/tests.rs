@@ -44,6 +44,7 @@ fn node(config: Config) -> Node {
         services: crate::api::SERVICES,
         operators: Vec::new(),
         needs: Vec::new(),
+        network: None,
     };
     tokio::spawn(ves_daemon::serve_on(listener, app, std::future::pending()));
     let client = LifecycleServiceClient::new(ves_daemon::client::channel(&socket));
