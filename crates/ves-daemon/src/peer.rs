@@ -20,7 +20,7 @@ pub const CHANGE: &[Role] = &[Role::Coordinator, Role::Own];
 pub const READ: &[Role] = &[Role::Coordinator, Role::Own, Role::Root];
 
 /// How the names of RPCs begin that only read.
-const READING: [&str; 3] = ["Get", "List", "Watch"];
+const READING: [&str; 5] = ["Get", "List", "Watch", "BatchGet", "Wait"];
 
 /// Which accounts have which role.
 #[derive(Debug, Clone)]

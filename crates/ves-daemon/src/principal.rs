@@ -28,8 +28,10 @@ pub enum Role {
     Admin,
     /// Whose certificate or token is for the containers of some projects.
     Tenant,
-    /// Whose certificate or token is for looking.
+    /// Whose certificate or token is for looking, at everything.
     ReadOnly,
+    /// Whose certificate or token is for looking at the containers of some projects.
+    TenantReadOnly,
     /// Another node.
     Node,
     /// Anybody else.
@@ -38,7 +40,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Root,
         Self::Coordinator,
         Self::Own,
@@ -46,6 +48,7 @@ impl Role {
         Self::Admin,
         Self::Tenant,
         Self::ReadOnly,
+        Self::TenantReadOnly,
         Self::Node,
         Self::Other,
     ];
@@ -60,19 +63,21 @@ impl Role {
             Self::Admin => "admin",
             Self::Tenant => "tenant",
             Self::ReadOnly => "read-only",
+            Self::TenantReadOnly => "tenant-read-only",
             Self::Node => "node",
             Self::Other => "other",
         }
     }
 }
 
-impl From<GrantRole> for Role {
-    fn from(role: GrantRole) -> Self {
-        match role {
+impl From<&Grant> for Role {
+    fn from(grant: &Grant) -> Self {
+        match grant.role() {
             GrantRole::Admin => Self::Admin,
             GrantRole::Operator => Self::Operator,
             GrantRole::Tenant => Self::Tenant,
-            GrantRole::ReadOnly => Self::ReadOnly,
+            GrantRole::ReadOnly if grant.projects().is_empty() => Self::ReadOnly,
+            GrantRole::ReadOnly => Self::TenantReadOnly,
             GrantRole::Node => Self::Node,
         }
     }
@@ -117,10 +122,10 @@ pub enum Scope {
 
 impl Scope {
     /// Whether it has what is of `project`, or of none.
-    pub fn has(&self, project: Option<&ProjectId>) -> bool {
+    pub fn has(&self, project: Option<&str>) -> bool {
         match self {
             Self::All => true,
-            Self::Projects(projects) => project.is_some_and(|p| projects.contains(p)),
+            Self::Projects(own) => own.iter().any(|own| Some(own.as_str()) == project),
         }
     }
 }
@@ -157,13 +162,14 @@ impl Principal {
 
     /// Who holds what was granted.
     pub fn granted(identity: Identity, grant: &Grant) -> Self {
-        let projects = grant.projects();
-        let scope = if projects.is_empty() && grant.role() != GrantRole::Tenant {
-            Scope::All
-        } else {
-            Scope::Projects(Arc::new(projects.clone()))
+        let role = Role::from(grant);
+        let scope = match role {
+            Role::Tenant | Role::TenantReadOnly => {
+                Scope::Projects(Arc::new(grant.projects().clone()))
+            }
+            _ => Scope::All,
         };
-        Self { identity, role: grant.role().into(), scope, on_behalf_of: None }
+        Self { identity, role, scope, on_behalf_of: None }
     }
 
     /// The user's id, of an account of this machine.
@@ -226,16 +232,15 @@ mod tests {
 
     #[test]
     fn who_is_bounded_to_projects_sees_nothing_else() {
-        let project = |name: &str| name.parse::<ProjectId>().expect("a project");
         let of = |role, projects: &[&str]| {
             Principal::granted(Identity::Unknown, &grant(role, projects)).scope
         };
         for scope in [of(GrantRole::Tenant, &["acme"]), of(GrantRole::ReadOnly, &["acme"])] {
-            assert!(scope.has(Some(&project("acme"))));
-            assert!(!scope.has(Some(&project("other"))) && !scope.has(None));
+            assert!(scope.has(Some("acme")));
+            assert!(!scope.has(Some("other")) && !scope.has(None));
         }
         for scope in [of(GrantRole::Admin, &[]), of(GrantRole::ReadOnly, &[])] {
-            assert!(scope.has(Some(&project("acme"))) && scope.has(None));
+            assert!(scope.has(Some("acme")) && scope.has(None));
         }
     }
 

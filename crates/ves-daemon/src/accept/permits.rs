@@ -167,7 +167,7 @@ impl Permits {
             // What others cannot have is theirs.
             Role::Root | Role::Own | Role::Coordinator => return Ok(permit()),
             // No account of this machine is any of these.
-            Role::Admin | Role::Tenant | Role::ReadOnly | Role::Node => {
+            Role::Admin | Role::Tenant | Role::ReadOnly | Role::TenantReadOnly | Role::Node => {
                 return Err(Refused::Stranger);
             }
             Role::Other if strangers == 0 => return Err(Refused::Stranger),
@@ -220,6 +220,7 @@ impl Drop for Permit {
             | Role::Admin
             | Role::Tenant
             | Role::ReadOnly
+            | Role::TenantReadOnly
             | Role::Node => return,
             Role::Other => open.strangers = open.strangers.saturating_sub(1),
             Role::Operator => open.operators = open.operators.saturating_sub(1),
