@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use ves_daemon::ServiceConfig;
+use ves_daemon::{Listen, ServiceConfig};
 use ves_types::{Bytes, NodeName};
 
 use crate::container::defaults::DefaultLimits;
@@ -39,6 +39,8 @@ pub struct Config {
     pub keep_operations: usize,
     /// What containers are limited to that are made without a limit.
     pub defaults: Defaults,
+    /// How the public API is served to the network; unset: not at all.
+    pub listen: Option<Listen>,
 }
 
 /// `[service.defaults]`.
@@ -84,6 +86,7 @@ impl Default for Config {
             keep_operations_s: 86_400,
             keep_operations: 10_000,
             defaults: Defaults::default(),
+            listen: None,
         }
     }
 }
@@ -120,7 +123,7 @@ impl ServiceConfig for Config {
         if self.early_exit_grace_ms > 10_000 {
             return Err("early_exit_grace_ms must be at most 10000".to_owned());
         }
-        Ok(())
+        self.listen.as_ref().map_or(Ok(()), Listen::validate)
     }
 }
 

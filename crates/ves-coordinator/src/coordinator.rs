@@ -23,6 +23,7 @@ use crate::services::Services;
 use crate::store::Store;
 use crate::store::index::{Change, Index};
 use crate::store::state::State;
+use crate::token::Registry;
 
 /// How many containers that ended are looked at at once.
 const EXITS_AT_ONCE: usize = 16;
@@ -49,6 +50,7 @@ struct Inner {
     turns: Turns,
     queues: Queues,
     metrics: Metrics,
+    tokens: Registry,
 }
 
 /// Who looks at a coordinator as long as it is there.
@@ -111,11 +113,13 @@ impl Coordinator {
         let turns = Turns::new(&config);
         let defaults = config.defaults.on(ram_of_node());
         let state = State::open(store, &node, &*clock)?;
+        let tokens = Registry::open(&state)?;
         let inner = Inner {
             config,
             turns,
             queues: Queues::default(),
             metrics: Metrics::new(),
+            tokens,
             node,
             life: clock.new_id().simple().to_string(),
             clock,
@@ -174,6 +178,11 @@ impl Coordinator {
     /// What was last seen.
     pub fn cache(&self) -> &ObservedCache {
         &self.inner.cache
+    }
+
+    /// The tokens there are.
+    pub(crate) fn tokens(&self) -> &Registry {
+        &self.inner.tokens
     }
 
     /// How many of each kind of work are done at once.

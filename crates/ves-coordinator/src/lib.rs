@@ -39,9 +39,12 @@ pub mod queue;
 mod reconcile;
 pub mod services;
 pub mod store;
+pub mod token;
 pub mod wrong;
 
-use ves_daemon::{App, BuildError, Cap};
+use std::sync::Arc;
+
+use ves_daemon::{App, BuildError, Cap, Network, Tokens};
 use ves_types::layout::{Daemon, Layout};
 
 use clock::SystemClock;
@@ -72,6 +75,10 @@ pub fn build(config: Config, layout: Layout) -> Result<App, BuildError> {
 /// What a coordinator serves, wherever the services are.
 pub fn app(coordinator: &Coordinator) -> App {
     let (routes, operators) = (api::routes(coordinator), coordinator.config().operators.clone());
-    let needs = Vec::new();
-    App { routes, policy: api::POLICY, services: api::SERVICES, operators, needs, network: None }
+    let network = coordinator.config().listen.clone().map(|listen| {
+        let tokens: Arc<dyn Tokens> = Arc::new(coordinator.clone());
+        Network { listen, tokens: Some(tokens) }
+    });
+    let (policy, services, needs) = (access::POLICY, api::SERVICES, Vec::new());
+    App { routes, policy, services, operators, needs, network }
 }

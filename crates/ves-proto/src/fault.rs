@@ -227,7 +227,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | R::VolumeUnknown
         | R::CommandUnknown
         | R::SnapshotUnknown
-        | R::NodeUnknown => Code::NotFound,
+        | R::NodeUnknown
+        | R::TokenUnknown => Code::NotFound,
         R::ContainerExists | R::NameTaken | R::AddressTaken | R::TemplateExists => {
             Code::AlreadyExists
         }

@@ -17,6 +17,7 @@ use super::page::Page;
 use super::reach::{Change, Target, caller};
 use super::watch::{Batch, News, Source, heartbeat, watch};
 use super::{Answers, Api, update};
+use crate::access::{self, Resource};
 use crate::admission::{Ask, Wish};
 use crate::container::given;
 use crate::container::observed::ProcessSeen;
@@ -36,6 +37,9 @@ const PAGE: usize = 1000;
 const LOOK: Duration = Duration::from_secs(5);
 /// The message that masks are of.
 const CONTAINER: &str = "ves.api.v1.Container";
+
+/// The RPC that makes one.
+const CREATE: &str = "/ves.api.v1.ContainerService/CreateContainer";
 
 type Answer = Result<Response<pb::Operation>, Status>;
 
@@ -273,6 +277,7 @@ impl ContainerService for Api {
     async fn create_container(&self, request: Request<pb::CreateContainerRequest>) -> Answer {
         let mut wrong = Wrong::default();
         let caller = wrong.take(caller(&request));
+        let principal = ves_daemon::principal(&request);
         let pb::CreateContainerRequest { container, ct_id, request_id: _, validate_only } =
             request.into_inner();
         let ct = match ct_id {
@@ -287,6 +292,8 @@ impl ContainerService for Api {
         let (Some(caller), Some((spec, meta))) = (caller, given) else {
             return Err(Fault::missing("container").into());
         };
+        let project = meta.project.as_deref();
+        access::allows(CREATE, Resource::New { project }, &principal)?;
         let wish = Wish { ct, spec, meta, is_named };
         Ok(self.shown(&self.0.create(caller, wish, validate_only).await?))
     }

@@ -10,12 +10,13 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use ves_daemon::{Principal, Role};
+use ves_daemon::Principal;
 use ves_proto::public::parse_name;
 use ves_proto::{Fault, Reason, api as pb};
 use ves_types::CtId;
 
 use super::Api;
+use crate::access;
 use crate::admission::Ask;
 use crate::container::observed::ProcessSeen;
 use crate::container::record::Record;
@@ -144,7 +145,8 @@ pub(super) enum Target {
 /// # Errors
 /// `MISSING_FIELD` or `BAD_VALUE` on "request_id".
 pub(super) fn caller<T: Repeatable>(request: &Request<T>) -> Result<Caller, Fault> {
-    let principal = ves_daemon::principal(request).to_string();
+    let asker = ves_daemon::principal(request);
+    let principal = asker.to_string();
     let mut asked = request.get_ref().clone();
     let id = std::mem::take(asked.request_id());
     if id.is_empty() {
@@ -158,7 +160,8 @@ pub(super) fn caller<T: Repeatable>(request: &Request<T>) -> Result<Caller, Faul
         Sha256::new().chain_update(T::RPC).chain_update([0]).chain_update(asked.encode_to_vec());
     let digest = asked.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let request = RequestKey { id: format!("{principal}/{id}"), digest: Some(digest) };
-    Ok(Caller { principal, on_behalf_of: None, request: Some(request) })
+    let on_behalf_of = asker.on_behalf_of.as_deref().map(str::to_owned);
+    Ok(Caller { principal, on_behalf_of, request: Some(request) })
 }
 
 /// How long the caller waits, where it says so.
@@ -187,9 +190,7 @@ fn conflict(metadata: &MetadataMap, asked: pb::Conflict) -> Conflict {
 impl Api {
     /// Whether a caller sees what belongs to a project, or to none.
     pub(super) fn sees(&self, principal: &Principal, project: Option<&str>) -> bool {
-        // The gate has let in nobody else, and all of these see all.
-        let _ = project;
-        principal.role != Role::Other
+        access::sees(principal, project)
     }
 
     /// The container that a request names by `containers/ID` or `containers/ALIAS`.

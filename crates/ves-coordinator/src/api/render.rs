@@ -157,13 +157,16 @@ const fn kind(action: &Action) -> pb::operation::Kind {
 /// Who asked for an operation.
 pub(crate) fn actor(op: &OpRecord) -> pb::Actor {
     use pb::actor::Type as T;
-    let kind = match op.cause() {
-        Some(Cause::Container) => T::Guest,
-        Some(Cause::Boot | Cause::Node) => T::Node,
-        None => T::Unix,
+    let (kind, id) = match (op.cause(), op.principal.split_once(':')) {
+        (Some(Cause::Container), _) => (T::Guest, op.principal.as_str()),
+        (Some(Cause::Boot | Cause::Node), _) => (T::Node, op.principal.as_str()),
+        // No user's name has a colon.
+        (None, Some(("certificate", name))) => (T::Certificate, name),
+        (None, Some(("token", name))) => (T::Token, name),
+        (None, _) => (T::Unix, op.principal.as_str()),
     };
     let on_behalf_of = op.on_behalf_of.clone().unwrap_or_default();
-    pb::Actor { r#type: kind.into(), id: op.principal.clone(), on_behalf_of }
+    pb::Actor { r#type: kind.into(), id: id.to_owned(), on_behalf_of }
 }
 
 /// A step from its line: a service and what it does, or in detail how it does that, which is a remark.

@@ -6,6 +6,7 @@
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use ves_daemon::Principal;
 use ves_proto::api as pb;
 use ves_proto::api::session_service_server::SessionService;
 use ves_proto::{Fault, Reason, common, lifecycle};
@@ -138,6 +139,12 @@ fn answers<T: Send + 'static, U: Send + 'static>(
     Ok(Response::new(Box::pin(answers)))
 }
 
+/// Tells who opened a session; not what was said in it.
+fn audit(principal: &Principal, kind: &str, ct: u32) {
+    let on_behalf_of = principal.on_behalf_of.as_deref();
+    tracing::info!(target: "audit", session = kind, ct, %principal, on_behalf_of, "begun");
+}
+
 #[tonic::async_trait]
 impl SessionService for Api {
     type ExecStream = Answers<pb::ExecResponse>;
@@ -153,7 +160,9 @@ impl SessionService for Api {
             return Err(no_start().into());
         };
         let record = self.container(&principal, "start.container", &start.container)?;
-        let start = Part::Start(exec_start(must_run(&self.0, &record)?, start)?);
+        let ct = must_run(&self.0, &record)?;
+        audit(&principal, "exec", ct.get());
+        let start = Part::Start(exec_start(ct, start)?);
         let start = lifecycle::ExecRequest { part: Some(start) };
         let requests = input(start, stream, exec_input);
         answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)
@@ -174,6 +183,7 @@ impl SessionService for Api {
         let pb::ConsoleStart { container, size: window, scrollback_only } = start;
         // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
         let ct = self.container(&principal, "start.container", &container)?.id.get();
+        audit(&principal, "console", ct);
         let size = window.map(size);
         let start = Part::Start(lifecycle::ConsoleStart { ct, size, scrollback_only });
         let start = lifecycle::ConsoleRequest { part: Some(start) };

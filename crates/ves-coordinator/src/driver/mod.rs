@@ -82,6 +82,17 @@ impl Coordinator {
             return;
         };
         tracing::info!(principal = %op.principal, stage = ?op.stage, "operation goes on");
+        if op.stage.is_none() {
+            tracing::info!(
+                target: "audit",
+                operation = %op.id,
+                kind = op.action.kind().name(),
+                ct = op.ct.map(tracing::field::display),
+                principal = op.principal,
+                on_behalf_of = op.on_behalf_of,
+                "begun",
+            );
+        }
         let active = self.metrics().begin(&op, self.clock().now_ms());
         match op.ct {
             Some(ct) => self.drive_container(&id, ct, look).await,

@@ -45,7 +45,7 @@ impl Claim {
                 let slot = key.text.parse::<u32>().ok()?;
                 IdSlot::try_from(slot).map(Self::Slot).ok()
             }
-            Kind::Container | Kind::Operation | Kind::Request | Kind::Fact => None,
+            Kind::Container | Kind::Operation | Kind::Request | Kind::Fact | Kind::Token => None,
         }
     }
 
@@ -414,6 +414,8 @@ pub(super) fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
             }
             Err(fault) => tracing::error!(error = %fault, "a stored fact is corrupt, ignoring"),
         },
+        // The registry's, which reads them itself.
+        Kind::Token => {}
     }
 }
 

@@ -68,7 +68,7 @@ pub fn migrate(
 /// Whether rows of this kind are records; the others are claims, which are numbers.
 const fn has_envelope(kind: Kind) -> bool {
     match kind {
-        Kind::Container | Kind::Operation | Kind::Request | Kind::Fact => true,
+        Kind::Container | Kind::Operation | Kind::Request | Kind::Fact | Kind::Token => true,
         Kind::Name | Kind::Address | Kind::Slot => false,
     }
 }

@@ -35,11 +35,13 @@ pub enum Kind {
     Slot,
     /// Single facts: the boot seen last, the revision reserved, the floor of generations.
     Fact,
+    /// Tokens, by id: see [`crate::token`].
+    Token,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Container,
         Self::Operation,
         Self::Request,
@@ -47,6 +49,7 @@ impl Kind {
         Self::Address,
         Self::Slot,
         Self::Fact,
+        Self::Token,
     ];
 
     /// The table's name; never changes.
@@ -59,6 +62,7 @@ impl Kind {
             Self::Address => "addresses",
             Self::Slot => "slots",
             Self::Fact => "facts",
+            Self::Token => "tokens",
         }
     }
 }
@@ -96,6 +100,10 @@ impl Key {
     /// A claim on an id slot.
     pub fn slot(slot: IdSlot) -> Self {
         Self { kind: Kind::Slot, text: slot.get().to_string() }
+    }
+    /// A token.
+    pub fn token(id: &str) -> Self {
+        Self { kind: Kind::Token, text: id.to_owned() }
     }
     /// A single fact.
     pub fn fact(name: &str) -> Self {
@@ -163,21 +171,27 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
 /// All rows of a store.
 pub fn all_rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
-    const PAGE: usize = 1024;
     let mut rows: Vec<Row> = Vec::new();
     for kind in Kind::ALL {
-        let mut after: Option<String> = None;
-        loop {
-            let page = store.range(kind, after.as_deref(), PAGE)?;
-            after = page.last().map(|(key, _)| key.text.clone());
-            let more = page.len() == PAGE;
-            rows.extend(page);
-            if !more {
-                break;
-            }
-        }
+        rows.extend(rows_of(store, kind)?);
     }
     Ok(rows)
+}
+
+/// All rows of a kind.
+pub fn rows_of(store: &dyn Store, kind: Kind) -> Result<Vec<Row>, StoreError> {
+    const PAGE: usize = 1024;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.range(kind, after.as_deref(), PAGE)?;
+        after = page.last().map(|(key, _)| key.text.clone());
+        let more = page.len() == PAGE;
+        rows.extend(page);
+        if !more {
+            return Ok(rows);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use ves_types::{CtId, Generation, NodeName};
 use super::changes::Departed;
 use super::index::{Change, Decided, FLOOR, Index, LAST_SLOT, load_row, transaction_of};
 use super::migrate::migrate;
-use super::{Store, StoreError, Transaction, all_rows};
+use super::{Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
 use crate::clock::Clock;
 use crate::container::record::Record;
 use crate::operation::record::{OpId, OpRecord, OpState};
@@ -97,6 +97,22 @@ impl State {
     /// What is stored, to be looked at shortly.
     pub fn read(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All rows of a kind that the index does not keep. Blocks.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn rows(&self, kind: Kind) -> Result<Vec<Row>, Fault> {
+        rows_of(&*self.store, kind).map_err(|e| fault_of(&e))
+    }
+
+    /// Stores rows that the index does not keep, at once. Blocks.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`; nothing is stored then.
+    pub fn store_rows(&self, transaction: Transaction) -> Result<(), Fault> {
+        self.store.transact(&[transaction]).map_err(|e| fault_of(&e))
     }
 
     /// Told at each event.
@@ -279,7 +295,6 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::memory::MemoryStore;
-    use super::super::{Kind, Row};
     use super::*;
     use crate::clock::SystemClock;
 

@@ -1,0 +1,255 @@
+//! Tokens: kept as digests of their secrets, known by memory, stored before they count.
+//!
+//! ```text
+//! CreateToken ─ secret, told once ─ SHA-256 ─ stored ─ known ── a call brings the secret: whose is its digest?
+//! RevokeToken ─ forgotten by the store ─ forgotten here: the next call is nobody's
+//! ```
+//!
+//! A secret has 256 random bits, so that its digest need not be slow. Never here: what a holder may.
+
+pub mod record;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use ves_daemon::{Identity, Principal, Tokens};
+use ves_proto::{Fault, Reason};
+
+use crate::coordinator::Coordinator;
+use crate::store::state::State;
+use crate::store::{Key, Kind, Transaction, record as rows};
+use record::{Digest, TokenRecord};
+
+/// The most tokens at once.
+pub const MOST: usize = 10_000;
+/// How secrets begin, so that one that was lost is found by who looks for such.
+const PREFIX: &str = "ves_";
+/// How much later than the last stored use another one is stored.
+const USE_MS: i64 = 10 * 60 * 1000;
+
+/// The tokens there are.
+#[derive(Debug, Default)]
+pub struct Registry {
+    known: Mutex<Known>,
+    /// Held by who changes what is stored, so that who only asks does not wait for the disk.
+    changing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    tokens: BTreeMap<String, TokenRecord>,
+    by_digest: HashMap<Digest, String>,
+}
+
+impl Known {
+    fn put(&mut self, token: TokenRecord) {
+        self.by_digest.insert(token.digest.clone(), token.id.clone());
+        self.tokens.insert(token.id.clone(), token);
+    }
+}
+
+impl Registry {
+    /// Those that are stored. One that cannot be read counts no more, and stays.
+    ///
+    /// # Errors
+    /// `HOST_FAILED` where the store cannot be read.
+    pub fn open(state: &State) -> Result<Self, Fault> {
+        let mut known = Known::default();
+        for (key, bytes) in state.rows(Kind::Token)? {
+            match rows::read::<TokenRecord>(&key, &bytes) {
+                Ok(token) => known.put(token),
+                Err(fault) => tracing::error!(error = %fault, "a token counts no more"),
+            }
+        }
+        Ok(Self { known: Mutex::new(known), changing: Mutex::default() })
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At most `count` after `after`, oldest first.
+    pub fn page(&self, after: Option<&str>, count: usize) -> Vec<TokenRecord> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let range = (after.map_or(Unbounded, Excluded), Unbounded);
+        self.known().tokens.range::<str, _>(range).take(count).map(|(_, t)| t.clone()).collect()
+    }
+
+    /// Makes this one count. Blocks.
+    ///
+    /// # Errors
+    /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
+    fn add(&self, state: &State, token: TokenRecord) -> Result<(), Fault> {
+        // One at a time: who comes second sees the first one's name.
+        let _alone = self.alone();
+        let (same, count) = {
+            let known = self.known();
+            let mut tokens = known.tokens.values();
+            (tokens.find(|other| other.holder == token.holder).cloned(), known.tokens.len())
+        };
+        if let Some(other) = same {
+            let message = format!(
+                "a token was given to {} already; revoke it first, or choose another name",
+                token.holder
+            );
+            let fault = Fault::new(Reason::NameTaken, message).fact("name", &token.holder);
+            return Err(fault.fact("holder", format!("tokens/{}", other.id)));
+        }
+        if count >= MOST {
+            let message = format!("there are {MOST} tokens, which are the most; revoke some");
+            return Err(Fault::new(Reason::TooMany, message).fact("limit", MOST));
+        }
+        let key = Key::token(&token.id);
+        let bytes = rows::write(&key, &token)?;
+        state.store_rows(Transaction { puts: vec![(key, bytes)], ..Transaction::default() })?;
+        self.known().put(token);
+        Ok(())
+    }
+
+    /// Makes it count no more. Blocks.
+    ///
+    /// # Errors
+    /// `TOKEN_UNKNOWN`, or the store's failure.
+    fn remove(&self, state: &State, id: &str) -> Result<TokenRecord, Fault> {
+        let _alone = self.alone();
+        if !self.known().tokens.contains_key(id) {
+            let id: String = id.chars().take(80).collect();
+            let message = format!("there is no token {id}");
+            return Err(Fault::new(Reason::TokenUnknown, message).fact("token", id));
+        }
+        let deletes = vec![Key::token(id)];
+        state.store_rows(Transaction { deletes, ..Transaction::default() })?;
+        let mut known = self.known();
+        let gone = known.tokens.remove(id);
+        let gone = gone.ok_or_else(|| Fault::new(Reason::Bug, "a token went meanwhile"))?;
+        known.by_digest.remove(&gone.digest);
+        Ok(gone)
+    }
+
+    /// Whose secret this is, and whether its use is to be stored.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`, or `TOKEN_EXPIRED`.
+    fn holder(&self, secret: &str, now_ms: i64) -> Result<(Principal, Option<TokenRecord>), Fault> {
+        let mut known = self.known();
+        let known = &mut *known;
+        let id = known.by_digest.get(&digest(secret));
+        let token = id.and_then(|id| known.tokens.get_mut(id)).ok_or_else(|| {
+            let message = "the token is none of this node's, or was revoked";
+            Fault::new(Reason::Unauthenticated, message).fact("why", "unknown")
+        })?;
+        if !token.counts_at(now_ms) {
+            let message = "the token has expired; have a new one made";
+            return Err(Fault::new(Reason::TokenExpired, message).fact("token", &token.id));
+        }
+        let stale = token.used_ms.is_none_or(|used| now_ms.saturating_sub(used) >= USE_MS);
+        if stale {
+            token.used_ms = Some(now_ms);
+        }
+        let identity = Identity::Token { id: token.id.as_str().into(), name: token.holder.clone() };
+        Ok((Principal::granted(identity, &token.grant), stale.then(|| token.clone())))
+    }
+
+    fn counts(&self, id: &str, now_ms: i64) -> bool {
+        self.known().tokens.get(id).is_some_and(|token| token.counts_at(now_ms))
+    }
+
+    /// Stores that it was used, if it still counts. Blocks.
+    ///
+    /// # Errors
+    /// The store's failure.
+    fn store_use(&self, state: &State, token: &TokenRecord) -> Result<(), Fault> {
+        // Held, so that one that is being revoked is not written again.
+        let _alone = self.alone();
+        if !self.known().tokens.contains_key(&token.id) {
+            return Ok(());
+        }
+        let key = Key::token(&token.id);
+        let bytes = rows::write(&key, token)?;
+        state.store_rows(Transaction { puts: vec![(key, bytes)], ..Transaction::default() })
+    }
+}
+
+/// What is kept of a secret.
+fn digest(secret: &str) -> Digest {
+    Digest(hex(&Sha256::digest(secret.as_bytes())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A secret nobody can guess.
+///
+/// # Errors
+/// `HOST_FAILED` where the kernel gives no randomness.
+fn secret() -> Result<String, Fault> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| {
+        Fault::new(Reason::HostFailed, format!("the kernel gives no random bytes: {e}"))
+    })?;
+    Ok(format!("{PREFIX}{}", hex(&random)))
+}
+
+impl Coordinator {
+    /// Makes a token, and answers with it and its secret, which nobody is told again.
+    ///
+    /// # Errors
+    /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
+    pub async fn create_token(
+        &self,
+        token: record::NewToken,
+    ) -> Result<(TokenRecord, String), Fault> {
+        let record::NewToken { holder, grant, expires_ms } = token;
+        let secret = secret()?;
+        let token = TokenRecord {
+            id: self.clock().new_id().to_string(),
+            digest: digest(&secret),
+            holder,
+            grant,
+            created_ms: self.clock().now_ms(),
+            expires_ms,
+            used_ms: None,
+        };
+        let (own, stored) = (self.clone(), token.clone());
+        ves_daemon::blocking(move || own.tokens().add(own.state(), stored)).await?;
+        Ok((token, secret))
+    }
+
+    /// Makes a token count no more.
+    ///
+    /// # Errors
+    /// `TOKEN_UNKNOWN`, or the store's failure.
+    pub async fn revoke_token(&self, id: String) -> Result<TokenRecord, Fault> {
+        let own = self.clone();
+        ves_daemon::blocking(move || own.tokens().remove(own.state(), &id)).await
+    }
+}
+
+impl Tokens for Coordinator {
+    fn holder(&self, token: &str) -> Result<Principal, Fault> {
+        let (principal, used) = self.tokens().holder(token, self.clock().now_ms())?;
+        if let Some(used) = used {
+            let own = self.clone();
+            // Nobody waits for it; one that is lost is told of again by the next use.
+            tokio::task::spawn_blocking(move || {
+                if let Err(fault) = own.tokens().store_use(own.state(), &used) {
+                    tracing::warn!(token = used.id, error = %fault, "its use is not stored");
+                }
+            });
+        }
+        Ok(principal)
+    }
+
+    fn counts(&self, id: &str) -> bool {
+        self.tokens().counts(id, self.clock().now_ms())
+    }
+}
+
+#[cfg(test)]
+mod tests;
