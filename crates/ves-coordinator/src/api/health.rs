@@ -12,12 +12,15 @@ const ALL: &[Daemon] = &[Daemon::Storage, Daemon::Network, Daemon::Resources, Da
 
 /// What each service needs, by the last part of its name. Operations are the coordinator's own records, and of
 /// the node it says itself what cannot be reached.
-const NEEDS: [(&str, &[Daemon]); 5] = [
+const NEEDS: [(&str, &[Daemon]); 8] = [
+    ("AccessService", &[]),
     ("ContainerService", ALL),
     ("NodeService", &[]),
     ("OperationService", &[]),
+    ("SessionService", &[Daemon::Lifecycle]),
     ("SnapshotService", &[Daemon::Storage]),
     ("TemplateService", &[Daemon::Storage]),
+    ("UsageService", &[Daemon::Resources]),
 ];
 
 /// What each service needs of a node with this layout.
