@@ -5,6 +5,7 @@
 //!
 //! Never here: anything that is done.
 
+mod access;
 mod change;
 mod inside;
 mod list_args;
@@ -25,6 +26,7 @@ use clap_complete::Shell;
 use crate::exit;
 use crate::unbuilt::Unbuilt;
 
+pub(crate) use access::{CertVerb, ContextVerb, GrantArgs, InitCaArgs, TokenVerb};
 pub(crate) use change::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
 pub(crate) use inside::{ConsoleArgs, EnterArgs, ExecArgs, RunscriptArgs};
 pub(crate) use node::NodeVerb;
@@ -72,14 +74,28 @@ pub(crate) struct Global {
     /// The coordinator's socket
     #[arg(
         long,
-        alias = "endpoint",
         global = true,
         value_name = "PATH",
         env = "VES_SOCKET",
         hide_env_values = true,
-        help = "The coordinator's socket [also: --endpoint; default: /run/ves/api/coordinator.sock]"
+        help = "The coordinator's socket [default: /run/ves/api/coordinator.sock]"
     )]
     pub(crate) socket: Option<String>,
+    /// A coordinator in the network, as https://HOST:PORT, instead of a context (VES_CONTEXT)
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The authority of its certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate to show to it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// That certificate's key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// A file with a token, instead of a certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Say nothing but errors and what was asked for
     #[arg(long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -151,6 +167,9 @@ pub(crate) enum Verb {
     /// Nodes
     #[command(subcommand)]
     Node(NodeVerb),
+    /// Coordinators in the network that are known by name
+    #[command(subcommand)]
+    Context(ContextVerb),
     /// Print the completion of a shell
     Completion {
         /// Which shell

@@ -77,6 +77,7 @@ const fn status_of(reason: Reason) -> u8 {
         R::VolumeDamaged => 210,
         R::DeleteProtected => 211,
         R::NodeUnknown => 212,
+        R::TokenUnknown => 213,
     }
 }
 

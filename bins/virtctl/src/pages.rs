@@ -32,6 +32,7 @@ pages! {
     ListOperationsResponse operations Operation;
     ListSnapshotsResponse snapshots Snapshot;
     ListTemplatesResponse templates Template;
+    ListTokensResponse tokens Token;
     ListUsageResponse usage Usage;
 }
 

@@ -4,24 +4,23 @@
 //! Never here: what a verb does.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tracing::Instrument as _;
 use tracing::field::Empty;
 use ves_daemon::Telemetry;
-use ves_proto::{Fault, Reason};
-use ves_types::layout::{Daemon, Layout};
 
-use crate::cli::{Cli, Global, NodeVerb, OperationVerb, TemplateVerb, Verb};
+use crate::cli::{
+    CertVerb, Cli, ContextVerb, Global, NodeVerb, OperationVerb, TemplateVerb, TokenVerb, Verb,
+};
 use crate::connect::Coordinator;
-use crate::exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Format, Output};
 use crate::report::report;
 use crate::unbuilt::not_built;
 use crate::verbs::{self, Context};
+use crate::{endpoint, exit};
 
 /// Does what the command line says.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -68,6 +67,9 @@ fn choose_output(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), 
             | Verb::Template(TemplateVerb::List(_))
             | Verb::Operation(OperationVerb::List(_))
             | Verb::Node(NodeVerb::List(_))
+            | Verb::Node(NodeVerb::Cert(CertVerb::List { .. }))
+            | Verb::Node(NodeVerb::Token(TokenVerb::List(_)))
+            | Verb::Context(ContextVerb::List(_))
     );
     let (format, fields) = match Format::named(output) {
         Some(Format::Csv) if !list && !matches!(verb, Verb::Events(_)) => {
@@ -89,10 +91,15 @@ fn execute(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> O
     let verb = match verb {
         Verb::Completion { shell } => return verbs::complete(shell, output),
         Verb::Man { dir } => return verbs::man(&dir),
+        Verb::Context(verb) => return verbs::context(verb, output, fields),
+        Verb::Node(NodeVerb::InitCa(args)) => return verbs::init_ca(args, output),
+        Verb::Node(NodeVerb::Cert(verb)) => {
+            return verbs::cert(verb, global.endpoint, output, fields);
+        }
         Verb::Unbuilt(verb) => return Err(not_built(verb.name()).into()),
         verb => verb,
     };
-    let socket = socket(global.socket)?;
+    let endpoint = endpoint::chosen(&global)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -105,7 +112,7 @@ fn execute(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> O
     let telemetry = telemetry.map_err(|e| Failure::usage(ves_proto::fault::chain(&e)))?;
     let outcome = runtime.block_on(async {
         let retry_window = Duration::from_secs(u64::from(global.patience));
-        let coordinator = Coordinator::at(&socket, retry_window);
+        let coordinator = Coordinator::at(endpoint, retry_window);
         let context = Context { coordinator, output, fields };
         let name = format!("virtctl {}", name(&verb));
         let span = tracing::info_span!("virtctl", otel.name = name, otel.status_code = Empty);
@@ -120,21 +127,6 @@ fn execute(global: Global, verb: Verb, output: Output, fields: Vec<String>) -> O
     // A thread that still reads stdin must not keep us.
     runtime.shutdown_background();
     outcome
-}
-
-fn socket(given: Option<String>) -> Result<PathBuf, Failure> {
-    let Some(given) = given.filter(|s| !s.is_empty()) else {
-        return Ok(Layout::default().socket(Daemon::Coordinator));
-    };
-    match given.split_once(':') {
-        Some(("unix", path)) => Ok(PathBuf::from(path.strip_prefix("//").unwrap_or(path))),
-        Some(("http" | "https" | "tcp", _)) => {
-            let message = "only the coordinator of this node can be asked so far: name its socket \
-                           with --socket";
-            Err(Fault::new(Reason::NotBuilt, message).fact("what", "--endpoint over TCP").into())
-        }
-        _ => Ok(PathBuf::from(given)),
-    }
 }
 
 const fn name(verb: &Verb) -> &'static str {
@@ -165,23 +157,9 @@ const fn name(verb: &Verb) -> &'static str {
         Verb::Events(_) => "events",
         Verb::Operation(_) => "operation",
         Verb::Node(_) => "node",
+        Verb::Context(_) => "context",
         Verb::Completion { .. } => "completion",
         Verb::Man { .. } => "man",
         Verb::Unbuilt(unbuilt) => unbuilt.name(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets() {
-        let path = |s: &str| socket(Some(s.into())).map(|p| p.display().to_string()).ok();
-        assert_eq!(path("/a/b"), Some("/a/b".into()));
-        assert_eq!(path("unix:/a/b"), Some("/a/b".into()));
-        assert_eq!(path("unix:///a/b"), Some("/a/b".into()));
-        assert_eq!(path("https://node"), None);
-        assert_eq!(path(""), Some("/run/ves/api/coordinator.sock".into()));
     }
 }

@@ -3,6 +3,7 @@
 //! Owns which function a verb is and what all of them work with. Never here: the command line, the
 //! beginning and the end of the program.
 
+mod access;
 mod change;
 mod events;
 mod inside;
@@ -66,12 +67,15 @@ impl Context {
             Verb::Events(args) => self.events(args).await,
             Verb::Operation(verb) => self.operation(verb).await,
             Verb::Node(verb) => self.node(verb).await,
+            Verb::Context(verb) => context(verb, self.output, self.fields),
             Verb::Completion { shell } => complete(shell, self.output),
             Verb::Man { dir } => man(&dir),
             Verb::Unbuilt(unbuilt) => Err(not_built(unbuilt.name()).into()),
         }
     }
 }
+
+pub(crate) use access::{cert, context, init_ca};
 
 /// Prints the completion of a shell; needs no coordinator.
 pub(crate) fn complete(shell: clap_complete::Shell, output: Output) -> Outcome {

@@ -61,6 +61,12 @@ impl Peers {
     }
 }
 
+/// The group of the coordinator's account, where there is one: what it is to read is readable by this.
+pub fn coordinator_group() -> Option<u32> {
+    let user = nix::unistd::User::from_name(COORDINATOR_USER).ok().flatten();
+    user.map(|user| user.gid.as_raw())
+}
+
 /// What there is to be called, and by whom: a daemon's policy, and health and reflection, which tell nothing of
 /// any container and are open to every account that is served.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 
 use clap::Subcommand;
 
+use super::access::{CertVerb, InitCaArgs, TokenVerb};
 use super::list_args::ListArgs;
 
 /// What to do with nodes.
@@ -15,6 +16,14 @@ pub(crate) enum NodeVerb {
     Pool,
     /// What a node has, what is promised, and what it can enforce
     Capacity,
+    /// Make a certification authority and this node's certificate, for the API from the network
+    InitCa(InitCaArgs),
+    /// Certificates of clients
+    #[command(subcommand)]
+    Cert(CertVerb),
+    /// Tokens of clients that cannot show a certificate
+    #[command(subcommand)]
+    Token(TokenVerb),
     /// Take a machine in (not built yet)
     Add {
         /// Its name or address

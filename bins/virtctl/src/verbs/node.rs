@@ -12,7 +12,7 @@ use ves_proto::api::{
 use ves_proto::public::parse_resource;
 use ves_types::Enforcement;
 
-use super::Context;
+use super::{Context, access};
 use crate::cli::NodeVerb;
 use crate::connect::Coordinator;
 use crate::failure::{Failure, Outcome};
@@ -28,13 +28,19 @@ const THIS_NODE: &str = "nodes/-";
 
 impl Context {
     pub(super) async fn node(self, verb: NodeVerb) -> Outcome {
+        let verb = match verb {
+            NodeVerb::Token(verb) => return self.token(verb).await,
+            NodeVerb::InitCa(args) => return access::init_ca(args, self.output),
+            NodeVerb::Cert(verb) => return access::cert(verb, None, self.output, self.fields),
+            verb => verb,
+        };
         let Self { coordinator, output, fields } = self;
         match &verb {
             NodeVerb::Add { .. } => return Err(not_built("node add").into()),
             NodeVerb::Drain { .. } => return Err(not_built("node drain").into()),
             NodeVerb::Undrain { .. } => return Err(not_built("node undrain").into()),
             NodeVerb::Remove { .. } => return Err(not_built("node remove").into()),
-            NodeVerb::List(_) | NodeVerb::Pool | NodeVerb::Capacity => {}
+            _ => {}
         }
         if let NodeVerb::List(list) = verb {
             let page = |page_token| {
