@@ -44,6 +44,7 @@ type Options struct {
 
 // Client is a connection. What its calls fail with is an *Error; streams fail with gRPC's own, which AsError reads.
 type Client struct {
+	Access     v1.AccessServiceClient
 	Containers v1.ContainerServiceClient
 	Events     v1.EventServiceClient
 	Nodes      v1.NodeServiceClient
@@ -77,6 +78,7 @@ func Connect(target string, options Options) (*Client, error) {
 		return nil, fmt.Errorf("cannot connect to %s: %w", target, err)
 	}
 	return &Client{
+		Access:     v1.NewAccessServiceClient(conn),
 		Containers: v1.NewContainerServiceClient(conn),
 		Events:     v1.NewEventServiceClient(conn),
 		Nodes:      v1.NewNodeServiceClient(conn),

@@ -21,6 +21,10 @@ type Command struct {
 	Argv []string
 	// Env is further environment, NAME=VALUE.
 	Env []string
+	// Cwd is the directory it begins in; none: its user's home.
+	Cwd string
+	// User is whose it is, "NAME" or "NAME:GROUP"; none: root's.
+	User string
 	// Stdin is its input; nil: none. Who hands in one that blocks for ever leaves a goroutine with it.
 	Stdin io.Reader
 	// Stdout takes its output; nil: nobody does.
@@ -45,7 +49,10 @@ func (c *Client) Exec(ctx context.Context, container string, command Command) (E
 	if err != nil {
 		return Ended{}, AsError(err)
 	}
-	start := &v1.ExecStart{Container: container, Argv: command.Argv, Env: command.Env}
+	start := &v1.ExecStart{
+		Container: container, Argv: command.Argv, Env: command.Env,
+		Cwd: command.Cwd, User: command.User,
+	}
 	// That it could not be sent is told by what is received, with the reason.
 	_ = call.Send(&v1.ExecRequest{Part: &v1.ExecRequest_Start{Start: start}})
 	unread := make(chan error, 1)

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import * as grpc from "@grpc/grpc-js";
 import { service, type CallOptions, type Connection } from "./calls.js";
 import { VesError } from "./errors.js";
+import { AccessServiceDefinition } from "./gen/ves/api/v1/access.js";
 import { ContainerServiceDefinition, type WatchContainersRequest } from "./gen/ves/api/v1/container.js";
 import { EventServiceDefinition, type WatchEventsRequest } from "./gen/ves/api/v1/event.js";
 import { NodeServiceDefinition } from "./gen/ves/api/v1/node.js";
@@ -81,6 +82,7 @@ function credentials(target: string, { tls, token }: Options): grpc.ChannelCrede
 
 /** A connection. What its calls throw is VesError; streams of grpc-js emit its own, which VesError.of reads. */
 export class Client {
+  readonly access;
   readonly containers;
   readonly events;
   readonly nodes;
@@ -93,6 +95,7 @@ export class Client {
 
   constructor(connection: Connection) {
     this.#client = connection.client;
+    this.access = service(connection, AccessServiceDefinition);
     this.containers = service(connection, ContainerServiceDefinition);
     this.events = service(connection, EventServiceDefinition);
     this.nodes = service(connection, NodeServiceDefinition);
@@ -142,7 +145,10 @@ export class Client {
     return new Watch(this.events.watchEvents, request, options);
   }
 
-  /** Runs a command in `containers/…` to its end. It is never repeated: it may have run. */
+  /**
+   * Runs a command in `containers/…` to its end. Whose connection ends ends it, with its timeout too. It is never
+   * repeated: it may have run.
+   */
   exec(container: string, argv: string[], options: ExecOptions = {}): Promise<Ended> {
     return run(this.sessions.exec, container, argv, options);
   }

@@ -6,6 +6,7 @@ export { Client, connect, DEFAULT_TARGET, type Options, type Tls, type WaitOptio
 export { VesError, type Violation } from "./errors.js";
 export type { Ended, ExecOptions } from "./session.js";
 export { Watch } from "./watch.js";
+export * from "./gen/ves/api/v1/access.js";
 export * from "./gen/ves/api/v1/common.js";
 export * from "./gen/ves/api/v1/container.js";
 export * from "./gen/ves/api/v1/errors.js";

@@ -25,6 +25,10 @@ export interface ExecOptions extends CallOptions {
   stdin?: Buffer | AsyncIterable<Buffer>;
   /** Further environment, NAME=VALUE. */
   env?: string[];
+  /** The directory it begins in; none: its user's home. */
+  cwd?: string;
+  /** Whose it is, "NAME" or "NAME:GROUP"; none: root's. */
+  user?: string;
   /** Takes its output as it comes; none: it is kept. */
   stdout?: (data: Buffer) => void;
   /** Takes its error output. */
@@ -44,7 +48,8 @@ export async function run(open: (options: CallOptions) => Stream, container: str
   const most = options.maxOutput ?? 16 << 20;
   const [out, err] = [new Output(options.stdout, most), new Output(options.stderr, most)];
   try {
-    call.write({ part: { $case: "start", value: { container, argv, env: options.env ?? [] } } });
+    const { env, cwd, user } = options;
+    call.write({ part: { $case: "start", value: { container, argv, env, cwd, user } } });
     // It fails only where the call does, or where what hands in the input does, which ends the call.
     const sent = send(call, options.stdin ?? Buffer.alloc(0), ended.signal);
     const failed = sent.then(() => undefined, (error: unknown) => (call.cancel(), error));

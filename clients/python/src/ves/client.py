@@ -12,6 +12,7 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from ves import session
 from ves.api import v1
 from ves.api.v1 import (
+    access_pb2_grpc,
     container_pb2_grpc,
     event_pb2_grpc,
     node_pb2_grpc,
@@ -93,6 +94,7 @@ class Client:
     def __init__(self, channel: grpc.Channel, interceptor: Interceptor) -> None:
         self._closes = channel
         self.channel = grpc.intercept_channel(channel, interceptor)
+        self.access = access_pb2_grpc.AccessServiceStub(self.channel)
         self.containers = container_pb2_grpc.ContainerServiceStub(self.channel)
         self.events = event_pb2_grpc.EventServiceStub(self.channel)
         self.nodes = node_pb2_grpc.NodeServiceStub(self.channel)
@@ -174,15 +176,18 @@ class Client:
         *,
         stdin: bytes | Iterable[bytes] = b"",
         env: Sequence[str] = (),
+        cwd: str = "",
+        user: str = "",
         stdout: Callable[[bytes], Any] | None = None,
         stderr: Callable[[bytes], Any] | None = None,
         timeout: float | None = None,
         max_output: int = 16 << 20,
     ) -> session.Ended:
         """Runs a command in `containers/…` to its end. What it prints is handed to `stdout` and `stderr` as it comes, or
-        kept, each at most `max_output` bytes. It is never repeated: it may have run."""
-        method = self.sessions.Exec
-        return session.run(method, container, argv, stdin, env, stdout, stderr, timeout, max_output)
+        kept, each at most `max_output` bytes. With a timeout it is ended inside too. It is never repeated: it may have
+        run."""
+        start = v1.ExecStart(container=container, argv=argv, env=env, cwd=cwd, user=user)
+        return session.run(self.sessions.Exec, start, stdin, stdout, stderr, timeout, max_output)
 
 
 def _duration(delta: datetime.timedelta | None) -> duration_pb2.Duration | None:

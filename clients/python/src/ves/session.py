@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator
 
 import grpc
 
@@ -58,17 +58,14 @@ def _requests(start: v1.ExecStart, stdin: bytes | Iterable[bytes]) -> Iterator[v
 
 def run(
     method: Any,
-    container: str,
-    argv: Sequence[str],
+    start: v1.ExecStart,
     stdin: bytes | Iterable[bytes],
-    env: Sequence[str],
     stdout: Callable[[bytes], Any] | None,
     stderr: Callable[[bytes], Any] | None,
     timeout: float | None,
     max_output: int,
 ) -> Ended:
     """Runs a command to its end; see Client.exec."""
-    start = v1.ExecStart(container=container, argv=argv, env=env)
     out, err = _Output(stdout, max_output), _Output(stderr, max_output)
     call = method(_requests(start, stdin), timeout=timeout)
     try:

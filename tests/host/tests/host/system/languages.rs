@@ -1,10 +1,16 @@
 //! The clients in Python, TypeScript and Go each live a container's life on a real node, and so does the panel of the
 //! examples. Never here: what they do, which stands beside each of them.
 
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
-use ves_kit::{Rootfs, TestNode, clients, need, node, python};
-use ves_types::layout::Daemon;
+use ves_kit::{Rootfs, TestNode, clients, need, node, python, run, stack};
+use ves_pki::{Pki, write_out};
+use ves_types::layout::{COORDINATOR_USER, Daemon};
+use ves_types::{Grant, GrantRole};
 
 /// What starts a client's test.
 fn programs() -> [(&'static str, Command); 3] {
@@ -41,12 +47,42 @@ fn start(mut program: Command) -> Child {
     piped.spawn().expect("it starts")
 }
 
+/// An authority in a directory, with the certificate of a server that is `localhost`, and an operator's: the paths of
+/// what the operator has.
+fn authority(dir: &Path) -> [String; 3] {
+    let group = stack::account(COORDINATOR_USER).expect("accounts are known");
+    let (name, now) = ("panel".parse().expect("valid"), SystemTime::now());
+    let hosts = ["localhost".parse().expect("valid")];
+    let pki =
+        Pki::init(dir, &"test".parse().expect("valid"), &hosts, group.map(|(_, gid)| gid), now);
+    let operator = Grant::new(GrantRole::Operator, BTreeSet::new()).expect("valid");
+    let issued = pki.and_then(|pki| pki.issue(&name, &operator, 1, now)).expect("an authority");
+    let files = write_out(&issued, &dir.join("panel")).expect("files of a client");
+    files.map(|file| file.display().to_string())
+}
+
 #[test]
 fn clients_in_other_languages_live_a_containers_life() {
     need!(node::node(), clients::all());
-    let node = TestNode::start().with_template("plain", &Rootfs::busybox());
+    let pki = tempfile::Builder::new().prefix("ves-pki-").tempdir().expect("a directory");
+    // The coordinator's account must get through to what it may read.
+    run("chmod", &["0755", pki.path().to_str().expect("test paths are text")]);
+    let pki = pki.path().join("pki");
+    let [cert, key, ca] = authority(&pki);
+    // It is free again when the coordinator wants it.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
+    let address = free.expect("a free port");
+    let listen = format!("[listen]\ntcp = ['{address}']\npki = '{}'\n", pki.display());
+    let node = TestNode::start_with(|which, _| match which {
+        Daemon::Coordinator => listen.clone(),
+        _ => String::new(),
+    });
+    let node = node.with_template("plain", &Rootfs::busybox());
     let socket = format!("unix:{}", node.layout().socket(Daemon::Coordinator).display());
     live(&node, &[("VES_TEST_TARGET", &socket)]);
+    let far = format!("https://localhost:{}", address.port());
+    let certified = [("VES_TEST_CA", &*ca), ("VES_TEST_CERT", &cert), ("VES_TEST_KEY", &key)];
+    live(&node, &[&[("VES_TEST_TARGET", &*far)], &certified[..]].concat());
 
     let ct = node.ct();
     let mut panel = Command::new(python::dir().join("bin/python"));
