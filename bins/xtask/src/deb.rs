@@ -119,7 +119,9 @@ pub(crate) fn build(say: &dyn Fn(&str)) -> anyhow::Result<Vec<PathBuf>> {
 /// What packages are made of, as it is now: each file with its size and time, for to read them takes as
 /// long as to pack them.
 fn inputs(programs: &Path) -> anyhow::Result<String> {
-    let mut files = vec![tool::root().join("bins/xtask/src/deb.rs")];
+    let mut files = ["bins/xtask/src/deb.rs", "proto/released.binpb"]
+        .map(|file| tool::root().join(file))
+        .to_vec();
     files.extend(stack::programs().map(|program| programs.join(program)));
     let mut dirs = vec![tool::root().join("deploy")];
     for (package, _) in PACKAGES {
