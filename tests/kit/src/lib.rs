@@ -33,9 +33,9 @@ pub mod node;
 pub mod numbers;
 #[cfg(feature = "otlp")]
 pub mod otlp;
-pub mod python;
 #[cfg(feature = "otlp")]
 pub mod prometheus;
+pub mod python;
 pub mod rootfs;
 pub mod stack;
 pub mod sweep;
