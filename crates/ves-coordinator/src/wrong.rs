@@ -56,8 +56,7 @@ impl Wrong {
         Some(all)
     }
 
-    /// # Errors
-    /// All that is wrong.
+    /// Fails with all that is wrong, where something is.
     pub fn end(self) -> Result<(), Fault> {
         self.fault().map_or(Ok(()), Err)
     }

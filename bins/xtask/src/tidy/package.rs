@@ -186,7 +186,6 @@ pub(super) fn dependencies(tree: &Tree) -> Vec<Problem> {
 
 /// Dependencies that no code names: the package, the dependency, and what it is for.
 const UNNAMED: &[(&str, &str, &str)] = &[
-    ("ves-proto", "prost", "generated code derives its messages with it"),
     ("ves-proto", "tonic-prost", "generated code speaks through its codec"),
 ];
 

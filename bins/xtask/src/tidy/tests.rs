@@ -106,7 +106,7 @@ fn dependencies_are_used() {
     good(excused, &all(tests, "use d::X;"));
     bad(excused, &all("use b_c::X; use d::X;", "use d::X;"), &["without need"]);
     bad(unused, &tree(&[root]), &["Cargo.toml:2: b-c", "Cargo.toml:3: d: no package"]);
-    bad(package::unused, &tree(&[]), &["ves-proto", "ves-proto"]);
+    bad(package::unused, &tree(&[]), &["ves-proto"]);
 }
 
 #[test]

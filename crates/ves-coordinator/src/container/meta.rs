@@ -64,9 +64,6 @@ impl Meta {
 }
 
 /// Reads the name of a project without `projects/`.
-///
-/// # Errors
-/// Where it is none.
 pub fn parse_project(name: &str) -> Result<String, ParseError> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let inner = !name.starts_with('-') && !name.ends_with('-');
