@@ -37,6 +37,10 @@ pub struct Config {
     pub keep_operations_s: u64,
     /// How many operations that have ended are kept at most.
     pub keep_operations: usize,
+    /// How many events are kept at most.
+    pub events_kept: usize,
+    /// How many days an event is kept at most.
+    pub events_days: u32,
     /// What containers are limited to that are made without a limit.
     pub defaults: Defaults,
     /// How the public API is served to the network; unset: not at all.
@@ -85,6 +89,8 @@ impl Default for Config {
             booted_within_ms: 180_000,
             keep_operations_s: 86_400,
             keep_operations: 10_000,
+            events_kept: 100_000,
+            events_days: 90,
             defaults: Defaults::default(),
             listen: None,
         }
@@ -119,6 +125,12 @@ impl ServiceConfig for Config {
         }
         if self.reconcile_every_s == 0 {
             return Err("reconcile_every_s must be at least 1".to_owned());
+        }
+        if !(1..=10_000_000).contains(&self.events_kept) {
+            return Err("events_kept must be from 1 to 10000000".to_owned());
+        }
+        if self.events_days == 0 {
+            return Err("events_days must be at least 1".to_owned());
         }
         if self.early_exit_grace_ms > 10_000 {
             return Err("early_exit_grace_ms must be at most 10000".to_owned());

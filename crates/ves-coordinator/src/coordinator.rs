@@ -23,6 +23,7 @@ use crate::services::Services;
 use crate::store::Store;
 use crate::store::index::{Change, Index};
 use crate::store::state::State;
+use crate::telling::Telling;
 use crate::token::Registry;
 
 /// How many containers that ended are looked at at once.
@@ -39,7 +40,7 @@ struct Inner {
     config: Config,
     node: NodeName,
     life: String,
-    clock: Box<dyn Clock>,
+    clock: Arc<dyn Clock>,
     defaults: DefaultLimits,
     state: State,
     services: Services,
@@ -50,6 +51,7 @@ struct Inner {
     turns: Turns,
     queues: Queues,
     metrics: Metrics,
+    telling: Telling,
     tokens: Registry,
 }
 
@@ -112,7 +114,8 @@ impl Coordinator {
         };
         let turns = Turns::new(&config);
         let defaults = config.defaults.on(ram_of_node());
-        let state = State::open(store, &node, &*clock)?;
+        let clock: Arc<dyn Clock> = Arc::from(clock);
+        let state = State::open(store, &node, Arc::clone(&clock))?;
         let tokens = Registry::open(&state)?;
         let inner = Inner {
             config,
@@ -130,6 +133,7 @@ impl Coordinator {
             ending: Mutex::default(),
             finishing: Mutex::default(),
             templates: Mutex::default(),
+            telling: Telling::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -198,6 +202,11 @@ impl Coordinator {
     /// What dashboards are told of operations.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// What is to be told.
+    pub(crate) fn telling(&self) -> &Telling {
+        &self.inner.telling
     }
 
     /// Containers whose end somebody works on.

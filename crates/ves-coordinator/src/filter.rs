@@ -446,10 +446,7 @@ impl Reader<'_> {
 }
 
 /// The number and the whole name of an enum's value, written with what all its names begin with or without, in any
-/// case.
-///
-/// # Errors
-/// Which there are.
+/// case; or else which there are.
 fn enum_value(
     names: fn(i32) -> Option<&'static str>,
     text: &str,

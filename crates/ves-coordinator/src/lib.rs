@@ -31,8 +31,10 @@ pub mod config;
 pub mod container;
 pub mod coordinator;
 pub mod driver;
+pub mod events;
 pub mod filter;
 pub mod metrics;
+pub mod happening;
 pub mod operation;
 pub mod problem;
 pub mod queue;
@@ -40,6 +42,7 @@ mod reconcile;
 pub mod services;
 pub mod store;
 pub mod token;
+pub mod telling;
 pub mod wrong;
 
 use std::sync::Arc;

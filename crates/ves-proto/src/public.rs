@@ -4,6 +4,7 @@
 //! returns a [`Fault`] that names the field by its path inside the message that is read. Never here:
 //! records, requests, or what may be asked of whom.
 
+use std::fmt;
 use std::time::Duration;
 
 use ves_types::device::MAX_DEVICES;
@@ -45,6 +46,11 @@ pub fn node_name(node: &NodeName) -> String {
 /// `operations/UUID`.
 pub fn operation_name(id: &str) -> String {
     format!("operations/{id}")
+}
+
+/// `events/UUID`.
+pub fn event_name(id: impl fmt::Display) -> String {
+    format!("events/{id}")
 }
 
 /// What follows `collection/` in a name; it has no slash.

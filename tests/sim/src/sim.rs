@@ -66,6 +66,14 @@ impl Store for InHand {
     fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError> {
         self.act(|| self.store.range(kind, after, most))
     }
+    fn range_back(
+        &self,
+        kind: Kind,
+        before: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.act(|| self.store.range_back(kind, before, most))
+    }
     fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
         self.act(|| self.store.transact(group))
     }

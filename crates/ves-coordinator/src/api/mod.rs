@@ -5,6 +5,7 @@
 
 mod access;
 mod containers;
+mod events;
 mod health;
 mod mask;
 mod node;
@@ -38,6 +39,7 @@ pub const SERVICES: &[&str] = &[
     "ves.api.v1.SnapshotService",
     "ves.api.v1.TemplateService",
     "ves.api.v1.OperationService",
+    "ves.api.v1.EventService",
     "ves.api.v1.NodeService",
     "ves.api.v1.UsageService",
     "ves.api.v1.AccessService",
@@ -47,6 +49,7 @@ pub const SERVICES: &[&str] = &[
 pub fn routes(coordinator: &Coordinator) -> Routes {
     use pb::access_service_server::AccessServiceServer;
     use pb::container_service_server::ContainerServiceServer;
+    use pb::event_service_server::EventServiceServer;
     use pb::node_service_server::NodeServiceServer;
     use pb::operation_service_server::OperationServiceServer;
     use pb::session_service_server::SessionServiceServer;
@@ -60,6 +63,7 @@ pub fn routes(coordinator: &Coordinator) -> Routes {
         .add_service(SnapshotServiceServer::new(api.clone()))
         .add_service(TemplateServiceServer::new(api.clone()))
         .add_service(OperationServiceServer::new(api.clone()))
+        .add_service(EventServiceServer::new(api.clone()))
         .add_service(NodeServiceServer::new(api.clone()))
         .add_service(UsageServiceServer::new(api.clone()))
         .add_service(AccessServiceServer::new(api))

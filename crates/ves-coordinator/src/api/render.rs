@@ -13,7 +13,8 @@ use crate::container::observed::ProcessSeen;
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::Coordinator;
 use crate::operation::kinds::Action;
-use crate::operation::record::{Cause, OpId, OpRecord, OpState, Progress};
+use crate::operation::public::{actor, kind};
+use crate::operation::record::{OpId, OpRecord, OpState, Progress};
 
 /// The problem of a container that nobody can do anything with.
 fn unresponsive(ct: CtId) -> Fault {
@@ -133,42 +134,6 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
     }
 }
 
-/// What an operation does, as the API names it.
-const fn kind(action: &Action) -> pb::operation::Kind {
-    use pb::operation::Kind as K;
-    match action {
-        Action::Create(_) => K::Create,
-        Action::Start(_) => K::Start,
-        Action::Mount(_) => K::Mount,
-        Action::Stop(_) => K::Stop,
-        Action::Umount(_) => K::Unmount,
-        Action::Restart(_) => K::Restart,
-        Action::Set(_) => K::Update,
-        Action::Destroy(_) => K::Delete,
-        Action::Repair(_) => K::Repair,
-        Action::Fsck(_) => K::CheckVolume,
-        Action::Snapshot(_) => K::Snapshot,
-        Action::SnapshotSwitch(_) => K::SnapshotSwitch,
-        Action::SnapshotDelete(_) => K::SnapshotDelete,
-        Action::TemplateBuild(_) => K::TemplateBuild,
-    }
-}
-
-/// Who asked for an operation.
-pub(crate) fn actor(op: &OpRecord) -> pb::Actor {
-    use pb::actor::Type as T;
-    let (kind, id) = match (op.cause(), op.principal.split_once(':')) {
-        (Some(Cause::Container), _) => (T::Guest, op.principal.as_str()),
-        (Some(Cause::Boot | Cause::Node), _) => (T::Node, op.principal.as_str()),
-        // No user's name has a colon.
-        (None, Some(("certificate", name))) => (T::Certificate, name),
-        (None, Some(("token", name))) => (T::Token, name),
-        (None, _) => (T::Unix, op.principal.as_str()),
-    };
-    let on_behalf_of = op.on_behalf_of.clone().unwrap_or_default();
-    pb::Actor { r#type: kind.into(), id: id.to_owned(), on_behalf_of }
-}
-
 /// A step from its line: a service and what it does, or in detail how it does that, which is a remark.
 fn step(line: &str) -> pb::Step {
     const SERVICES: [&str; 4] = ["storage", "network", "resources", "lifecycle"];
@@ -202,6 +167,7 @@ fn render_operation(op: &OpRecord, keep_s: u64) -> pb::Operation {
         validate_only,
         request,
         progress,
+        exit: _,
     } = op;
     let state = match state {
         OpState::Running if *cancel && action.kind().may_be_cancelled() => S::Cancelling,

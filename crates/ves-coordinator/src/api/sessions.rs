@@ -16,6 +16,8 @@ use super::{Answers, Api};
 use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
+use crate::happening::{Happening, Type};
+use crate::operation::public::asker;
 use crate::services::fault_of;
 
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
@@ -119,6 +121,12 @@ fn console_output(message: lifecycle::ConsoleResponse) -> pb::ConsoleResponse {
     pb::ConsoleResponse { output: message.output }
 }
 
+/// Who opened what kind of session. Of a command only its name is told: what follows may be a secret.
+fn session(principal: &Principal, record: &Record, kind: &str) -> Happening {
+    let actor = asker(&principal.to_string(), None);
+    Happening::to_container(Type::SessionOpened, record).by(actor).fact("session", kind)
+}
+
 /// A session's input: its start, and what the caller says after that.
 fn input<T: Send + 'static, U: Send + 'static>(
     start: U,
@@ -162,10 +170,16 @@ impl SessionService for Api {
         let record = self.container(&principal, "start.container", &start.container)?;
         let ct = must_run(&self.0, &record)?;
         audit(&principal, "exec", ct.get());
+        let opened = session(&principal, &record, "exec")
+            .fact("command", start.argv.first().map_or("", String::as_str))
+            .fact("arguments", &start.argv.len().saturating_sub(1).to_string());
         let start = Part::Start(exec_start(ct, start)?);
         let start = lifecycle::ExecRequest { part: Some(start) };
         let requests = input(start, stream, exec_input);
-        answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)
+        let answers =
+            answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)?;
+        self.0.tell(opened);
+        Ok(answers)
     }
 
     type ConsoleStream = Answers<pb::ConsoleResponse>;
@@ -182,12 +196,16 @@ impl SessionService for Api {
         };
         let pb::ConsoleStart { container, size: window, scrollback_only } = start;
         // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
-        let ct = self.container(&principal, "start.container", &container)?.id.get();
+        let record = self.container(&principal, "start.container", &container)?;
+        let ct = record.id.get();
         audit(&principal, "console", ct);
         let size = window.map(size);
         let start = Part::Start(lifecycle::ConsoleStart { ct, size, scrollback_only });
         let start = lifecycle::ConsoleRequest { part: Some(start) };
         let requests = input(start, stream, console_input);
-        answers(self.0.services().lifecycle.clone().console(requests).await, console_output)
+        let answers =
+            answers(self.0.services().lifecycle.clone().console(requests).await, console_output)?;
+        self.0.tell(session(&principal, &record, "console"));
+        Ok(answers)
     }
 }

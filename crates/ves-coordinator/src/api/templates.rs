@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
+use ves_daemon::Principal;
 use ves_proto::api as pb;
 use ves_proto::api::template_service_server::TemplateService;
-use ves_proto::public::timestamp;
+use ves_proto::public::{template_name, timestamp};
 use ves_proto::{Fault, Reason, storage};
 use ves_types::TemplateName;
 
@@ -14,8 +15,10 @@ use super::page::Page;
 use super::reach::caller;
 use super::{Answers, Api};
 use crate::container::given::read_template;
+use crate::happening::{Happening, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::template_build::{TemplateBuild, parse_suite};
+use crate::operation::public::asker;
 use crate::services::{ask, fault_of};
 use crate::wrong::{Wrong, known};
 
@@ -71,6 +74,12 @@ fn render(template: storage::Template) -> pb::Template {
         allocated_bytes,
         notes,
     }
+}
+
+/// Who made or deleted a template.
+fn changed(principal: &Principal, name: &TemplateName, kind: &str) -> Happening {
+    let actor = asker(&principal.to_string(), None);
+    Happening::to(Type::Template, template_name(name)).by(actor).fact("kind", kind)
 }
 
 /// A piece of what is imported, as storage takes it; `None` ends it there, where storage says what is wrong.
@@ -176,19 +185,30 @@ impl TemplateService for Api {
         request: Request<Streaming<pb::ImportTemplateRequest>>,
     ) -> Result<Response<Self::ImportTemplateStream>, Status> {
         use pb::import_template_request::Part;
+        use pb::import_template_response::Is;
+        let principal = ves_daemon::principal(&request);
         let mut archive = request.into_inner();
         let first = archive.message().await?.unwrap_or_default();
         let Some(Part::Header(header)) = &first.part else {
             let message = "the first message of an import is its header";
             return Err(Fault::new(Reason::MissingField, message).fact("field", "header").into());
         };
-        read_template("header.name", &header.name)?;
+        let name = read_template("header.name", &header.name)?;
         // A caller that breaks off ends the archive, whose header or own end then says that it is
         // not whole.
         let archive = tokio_stream::once(first).chain(archive.map_while(Result::ok)).map(piece);
         let answer = self.0.services().storage.clone().import_template(archive).await;
         let told = answer.map_err(|s| failed(&s))?.into_inner();
-        let told = told.map(|message| message.map(progress).map_err(|s| failed(&s)));
+        let (own, mut made) = (self.clone(), Some(changed(&principal, &name, "TEMPLATE_IMPORT")));
+        let told = told.map(move |message| {
+            let message = message.map(progress).map_err(|s| failed(&s))?;
+            if matches!(message.is, Some(Is::Template(_)))
+                && let Some(made) = made.take()
+            {
+                own.0.tell(made);
+            }
+            Ok(message)
+        });
         Ok(Response::new(Box::pin(told)))
     }
 
@@ -212,11 +232,12 @@ impl TemplateService for Api {
         &self,
         request: Request<pb::DeleteTemplateRequest>,
     ) -> Result<Response<pb::DeleteTemplateResponse>, Status> {
-        let name = read_template("name", &request.get_ref().name)?.as_str().to_owned();
+        let name = read_template("name", &request.get_ref().name)?;
         let mut client = self.0.services().storage.clone();
-        let call = client.remove_template(storage::RemoveTemplateRequest { name: name.clone() });
-        ask("storage", SHORT, call).await?;
-        self.0.templates().remove(&name);
+        let removal = storage::RemoveTemplateRequest { name: name.as_str().to_owned() };
+        ask("storage", SHORT, client.remove_template(removal)).await?;
+        self.0.templates().remove(name.as_str());
+        self.0.tell(changed(&ves_daemon::principal(&request), &name, "TEMPLATE_DELETE"));
         Ok(Response::new(pb::DeleteTemplateResponse {}))
     }
 }

@@ -300,7 +300,11 @@ impl Coordinator {
         });
         let half_gone = record.as_ref().is_some_and(|r| r.presence == Presence::Deleting);
         let now = self.clock().now_ms();
-        let update = move |op: &mut OpRecord| op.end(now, fault.as_ref());
+        let exit = seen.and_then(|seen| seen.process.end);
+        let update = move |op: &mut OpRecord| {
+            op.exit = exit;
+            op.end(now, fault.as_ref());
+        };
         self.store(op, update, Some(record)).await;
         if half_gone {
             self.finish_later(ct);

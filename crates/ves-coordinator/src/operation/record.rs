@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use ves_proto::{Fault, Reason};
-use ves_types::{CtId, NodeName};
+use ves_types::{CtId, ExitCause, NodeName};
 
 use super::kinds::{Action, Stage};
 use crate::clock::Clock;
@@ -55,7 +55,7 @@ pub enum Cause {
 impl Cause {
     const ALL: [Self; 3] = [Self::Boot, Self::Container, Self::Node];
 
-    fn principal(self) -> &'static str {
+    pub(super) fn principal(self) -> &'static str {
         match self {
             Self::Boot => "boot",
             Self::Container => "container",
@@ -138,6 +138,9 @@ pub struct OpRecord {
     /// What it is doing now; not kept.
     #[serde(skip)]
     pub progress: Progress,
+    /// How the container was seen to have ended when the operation did; not kept.
+    #[serde(skip)]
+    pub exit: Option<ExitCause>,
 }
 
 /// What an operation is doing now.
@@ -192,6 +195,7 @@ impl OpRecord {
             validate_only: false,
             request,
             progress: Progress::default(),
+            exit: None,
         }
     }
 

@@ -16,8 +16,10 @@ use crate::admission::begin_operation;
 use crate::clock::Clock;
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
+use crate::happening::{Happening, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
+use crate::operation::public::own;
 use crate::operation::record::{Caller, Cause, OpId, OpState};
 use crate::store::index::{Change, Index};
 
@@ -49,6 +51,10 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
     let mut starting = Vec::new();
     for record in index.containers() {
         let mut record = (**record).clone();
+        if record.run == RunState::Running && record.maybe_dirty {
+            let stopped = Happening::to_container(Type::Stopped, &record);
+            change.events.push(stopped.by(own(Cause::Boot)).fact("cause", "BOOT"));
+        }
         // What ended before the boot is no end of what starts after it, and took its links along.
         record.seen_incarnation = 0;
         record.maybe_dirty = false;
@@ -108,6 +114,7 @@ impl Coordinator {
         tokio::spawn(self.clone().follow_errors());
         tokio::spawn(self.clone().follow_kills());
         tokio::spawn(self.clone().sweep());
+        tokio::spawn(self.clone().keep_events());
         let own = self.clone();
         tokio::spawn(async move { own.reconcile_for_ever().await });
         Ok(())
@@ -164,6 +171,9 @@ impl Coordinator {
                 Ok(0) => {}
                 Ok(n) => tracing::info!(n, "operations that ended long ago were forgotten"),
                 Err(fault) => tracing::warn!(error = %fault, "forgetting old operations"),
+            }
+            if let Err(fault) = self.sweep_events().await {
+                tracing::warn!(error = %fault, "forgetting old events");
             }
             self.clock().sleep(SWEEP).await;
         }

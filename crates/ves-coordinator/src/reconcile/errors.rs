@@ -24,6 +24,7 @@ impl Coordinator {
         let request = storage::WatchErrorsRequest {};
         let mut stream = client.watch_errors(request).await.map_err(fail)?.into_inner();
         *pause = SOON;
+        self.service_is_back("storage");
         while let Some(volume) = stream.message().await.map_err(fail)? {
             self.saw_errors(&volume);
         }

@@ -30,6 +30,7 @@ impl Coordinator {
                 Ok(()) => tracing::info!("{service} ended its stream, following again"),
                 Err(fault) => tracing::warn!(error = %fault, "{service} cannot be followed"),
             }
+            self.service_is_away(service);
             self.clock().sleep(pause).await;
             pause = (pause * 2).min(longest);
         }

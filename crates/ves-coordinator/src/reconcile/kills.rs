@@ -28,6 +28,7 @@ impl Coordinator {
         let request = resources::WatchKillsRequest {};
         let mut stream = client.watch_kills(request).await.map_err(fail)?.into_inner();
         *pause = SOON;
+        self.service_is_back("resources");
         while let Some(kills) = stream.message().await.map_err(fail)? {
             let resources::Kills { ct, oom_kills, oom_victims } = kills;
             self.saw_kills(parse_ct(ct)?, Some(oom_kills), &oom_victims);
@@ -42,8 +43,10 @@ impl Coordinator {
         if self.state().read().container(ct).is_ok() && self.cache().oom_kills(ct, kills, victims) {
             tracing::warn!(%ct, kills, last, "processes were killed because memory ran out");
             self.state().touch(ct);
+            self.tell_kills(ct);
         }
     }
+
     /// The fault of an init that ended at once, with the reason where that is memory.
     pub(crate) async fn explained(&self, ct: CtId, mut fault: Fault) -> Fault {
         let status = fault.facts.get("status").and_then(|status| status.parse().ok());

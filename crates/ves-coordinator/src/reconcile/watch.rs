@@ -17,9 +17,12 @@ use crate::admission::{begin_operation, idle};
 use crate::container::record::{Presence, RunState};
 use crate::container::retry::Retry;
 use crate::coordinator::{Coordinator, Turns};
+use crate::happening::{Happening, Type};
+use crate::operation::ends::cause_name;
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
 use crate::operation::kinds::stop::Stop;
+use crate::operation::public;
 use crate::operation::record::{Caller, Cause};
 use crate::services::observe::LIST;
 use crate::services::{ask, fault_of, seen_process};
@@ -58,6 +61,7 @@ impl Coordinator {
         }
         self.cache().has_list();
         *pause = SOON;
+        self.service_is_back("lifecycle");
         while let Some(container) = stream.message().await.map_err(fail)? {
             self.saw(&container)?;
         }
@@ -147,11 +151,11 @@ impl Coordinator {
             } else {
                 Action::Stop(Stop { grace_ms: 0, keep_mounted: false })
             };
+            let known = process.incarnation != record.seen_incarnation;
+            let end = process.end.filter(|_| known);
             let retry = if rebooted {
                 record.retry.clone()
             } else {
-                let known = process.incarnation != record.seen_incarnation;
-                let end = process.end.filter(|_| known);
                 let (before, now) = (record.retry.as_ref(), self.clock().now_ms());
                 Retry::after_end(record.spec.restart, end, before, now)
             };
@@ -172,6 +176,17 @@ impl Coordinator {
                     let mut record = (**index.container(ct)?).clone();
                     record.seen_incarnation = process.incarnation;
                     record.retry = retry;
+                    let told = match end {
+                        Some(ExitCause::Rebooted) => {
+                            Happening::to_container(Type::Rebooted, &record)
+                        }
+                        Some(end) => {
+                            let stopped = Happening::to_container(Type::Stopped, &record);
+                            stopped.fact("cause", cause_name(end))
+                        }
+                        None => Happening::to_container(Type::Stopped, &record),
+                    };
+                    change.events.push(told.by(public::own(Cause::Container)));
                     let op = begin_operation(record, action, caller, own.clock(), change);
                     if let Some(begun) = change.operations.last_mut() {
                         begun.warnings.extend(starved);

@@ -6,9 +6,10 @@
 //! room in the file as there is data, and not in the middle of an operation.
 
 use std::fs::File;
+use std::ops::Bound::{self, Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -21,11 +22,21 @@ use super::{Compare, Key, Kind, Row, Store, StoreError, Transaction};
 pub struct EmbeddedStore {
     /// Where it is, but for one in memory.
     path: Option<PathBuf>,
-    /// None between a failure of the disk and the opening that succeeds after it.
-    database: Mutex<Option<Database>>,
+    /// None between a failure of the disk and the opening that succeeds after it. Who reads does not wait for
+    /// a commit; only who opens it again has it alone.
+    database: RwLock<Option<Database>>,
     /// The file's size when as much again was reserved beyond its end. A file that was cut shorter since
     /// has lost that.
     reserved_at: AtomicU64,
+}
+
+/// How much of the file is kept in memory besides: what is read again and again is in the index.
+const CACHE_BYTES: usize = 16 << 20;
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 const fn table(kind: Kind) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -42,8 +53,8 @@ impl EmbeddedStore {
         if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
             make(path)?;
         }
-        let database = prepare(Database::create(path).map_err(failed("open"))?)?;
-        let database = Mutex::new(Some(database));
+        let database = prepare(builder().create(path).map_err(failed("open"))?)?;
+        let database = RwLock::new(Some(database));
         let store = Self { path: Some(path.to_owned()), database, reserved_at: AtomicU64::new(0) };
         store.reserve();
         Ok(store)
@@ -55,13 +66,32 @@ impl EmbeddedStore {
     /// As [`Self::open`].
     pub fn in_memory() -> Result<Self, StoreError> {
         let backend = redb::backends::InMemoryBackend::new();
-        let database = Database::builder().create_with_backend(backend).map_err(failed("open"))?;
-        let database = Mutex::new(Some(prepare(database)?));
+        let database = builder().create_with_backend(backend).map_err(failed("open"))?;
+        let database = RwLock::new(Some(prepare(database)?));
         Ok(Self { path: None, database, reserved_at: AtomicU64::new(0) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, Option<Database>> {
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows that `which` picks of a table.
+    fn rows(
+        &self,
+        kind: Kind,
+        range: (Bound<&str>, Bound<&str>),
+        which: impl FnOnce(redb::Range<'_, &'static str, &'static [u8]>) -> Result<Vec<Row>, StoreError>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let database = self.shared();
+        let lost = || failed("read")(redb::Error::PreviousIo);
+        let database = database.as_ref().ok_or_else(lost)?;
+        let read = database.begin_read().map_err(failed("read"))?;
+        let table = read.open_table(table(kind)).map_err(failed("read"))?;
+        which(table.range::<&str>(range).map_err(failed("read"))?)
     }
 
     /// Reserves what the file will grow into next; false: the disk is too full for it.
@@ -88,7 +118,7 @@ fn make(path: &Path) -> Result<(), StoreError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
         Ok(()) | Err(_) => {}
     }
-    drop(prepare(Database::create(&new).map_err(failed("make"))?)?);
+    drop(prepare(builder().create(&new).map_err(failed("make"))?)?);
     std::fs::rename(&new, path).map_err(io)?;
     let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
@@ -119,6 +149,14 @@ fn prepare(database: Database) -> Result<Database, StoreError> {
     Ok(database)
 }
 
+fn row(
+    kind: Kind,
+    found: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>,
+) -> Result<Row, StoreError> {
+    let (key, value) = found.map_err(failed("read"))?;
+    Ok((Key { kind, text: key.value().to_owned() }, value.value().to_vec()))
+}
+
 /// Whether the disk failed an earlier write. redb then does nothing until it is opened again, which
 /// finds the last commit that is whole.
 fn failed_before(error: &StoreError) -> bool {
@@ -128,24 +166,24 @@ fn failed_before(error: &StoreError) -> bool {
 
 impl Store for EmbeddedStore {
     fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let database = self.lock();
-        let lost = || failed("read")(redb::Error::PreviousIo);
-        let database = database.as_ref().ok_or_else(lost)?;
-        let read = database.begin_read().map_err(failed("read"))?;
-        let table = read.open_table(table(kind)).map_err(failed("read"))?;
         let later = (after.map_or(Unbounded, Excluded), Unbounded);
-        let rows = table.range::<&str>(later).map_err(failed("read"))?.take(most);
-        let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), _>| {
-            let (key, value) = row.map_err(failed("read"))?;
-            Ok((Key { kind, text: key.value().to_owned() }, value.value().to_vec()))
-        };
-        rows.map(row).collect()
+        self.rows(kind, later, |rows| rows.take(most).map(|found| row(kind, found)).collect())
+    }
+
+    fn range_back(
+        &self,
+        kind: Kind,
+        before: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let earlier = (Unbounded, before.map_or(Unbounded, Excluded));
+        self.rows(kind, earlier, |rows| {
+            rows.rev().take(most).map(|found| row(kind, found)).collect()
+        })
     }
 
     fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
-        let mut held = self.lock();
-        if let Some(database) = &*held {
+        if let Some(database) = &*self.shared() {
             match commit(database, group) {
                 Err(error) if failed_before(&error) && self.path.is_some() => {}
                 done => {
@@ -156,9 +194,10 @@ impl Store for EmbeddedStore {
         }
         // The disk was full, or away. It may be well by now; if not, the next one tries again. The old
         // one holds the file's lock.
+        let mut held = self.alone();
         *held = None;
         let path = self.path.clone().unwrap_or_default();
-        let database = held.insert(prepare(Database::open(path).map_err(failed("open"))?)?);
+        let database = held.insert(prepare(builder().open(path).map_err(failed("open"))?)?);
         // Opening it may have cut off what was reserved beyond its end.
         self.reserved_at.store(0, Ordering::Relaxed);
         self.reserve();

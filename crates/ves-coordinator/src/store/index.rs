@@ -5,12 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use prost::Message as _;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtAddress, CtId, CtName, Generation, IdSlot};
 
 use super::changes::Changes;
+use super::log::Log;
 use super::{Compare, Key, Kind, Transaction, record};
 use crate::container::record::Record;
+use crate::happening::Happening;
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
 
 /// The fact that says which generations were used by containers that are gone.
@@ -45,7 +48,12 @@ impl Claim {
                 let slot = key.text.parse::<u32>().ok()?;
                 IdSlot::try_from(slot).map(Self::Slot).ok()
             }
-            Kind::Container | Kind::Operation | Kind::Request | Kind::Fact | Kind::Token => None,
+            Kind::Container
+            | Kind::Operation
+            | Kind::Request
+            | Kind::Fact
+            | Kind::Token
+            | Kind::Event => None,
         }
     }
 
@@ -90,6 +98,8 @@ pub struct Index {
     pub(super) changes: Changes<CtId>,
     /// Changes of operations.
     pub(super) operation_changes: Changes<OpId>,
+    /// Which events are kept.
+    pub(super) log: Log,
 }
 
 impl Index {
@@ -271,9 +281,15 @@ impl Index {
         &self.operation_changes
     }
 
+    /// Which events are kept.
+    pub const fn log(&self) -> Log {
+        self.log
+    }
+
     /// What a change makes of it, but for the events.
     pub(super) fn apply(&mut self, change: &Decided) {
-        let Decided { containers, gone, operations, expired, facts } = change;
+        let Decided { containers, gone, operations, expired, facts, log } = change;
+        self.log = log.unwrap_or(self.log);
         for (name, value) in facts {
             self.facts.insert((*name).to_owned(), value.clone());
         }
@@ -352,6 +368,10 @@ pub struct Change {
     pub expired: Vec<OpId>,
     /// Single facts.
     pub facts: Vec<(&'static str, String)>,
+    /// What is to be told, oldest first, besides what the ends of operations tell by themselves.
+    pub events: Vec<Happening>,
+    /// Events before this one are forgotten; 0: none.
+    pub first_event: u64,
 }
 
 /// A change that was decided on.
@@ -362,14 +382,17 @@ pub(super) struct Decided {
     pub(super) operations: Vec<Arc<OpRecord>>,
     pub(super) expired: Vec<OpId>,
     pub(super) facts: Vec<(&'static str, String)>,
+    /// Where that changes.
+    pub(super) log: Option<Log>,
 }
 
-impl From<Change> for Decided {
-    fn from(change: Change) -> Self {
-        let Change { containers, gone, operations, expired, facts } = change;
+impl Decided {
+    pub(super) fn new(change: Change, log: Log) -> Self {
+        let Change { containers, gone, operations, expired, facts, events, first_event } = change;
+        let log = (!events.is_empty() || first_event > 0).then_some(log);
         let containers = containers.into_iter().map(Arc::new).collect();
         let operations = operations.into_iter().map(Arc::new).collect();
-        Self { containers, gone, operations, expired, facts }
+        Self { containers, gone, operations, expired, facts, log }
     }
 }
 
@@ -416,6 +439,8 @@ pub(super) fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
         },
         // The registry's, which reads them itself.
         Kind::Token => {}
+        // Read where somebody wants them.
+        Kind::Event => {}
     }
 }
 
@@ -431,7 +456,10 @@ fn claims_of(record: &Record) -> BTreeSet<Claim> {
 ///
 /// # Errors
 /// `NAME_TAKEN`, `ADDRESS_TAKEN`.
-pub(super) fn transaction_of(index: &Index, change: &mut Change) -> Result<Transaction, Fault> {
+pub(super) fn transaction_of(
+    index: &Index,
+    change: &mut Change,
+) -> Result<(Transaction, Log), Fault> {
     let mut transaction = Transaction::default();
     for new in &change.containers {
         index.claimable(new)?;
@@ -487,5 +515,11 @@ pub(super) fn transaction_of(index: &Index, change: &mut Change) -> Result<Trans
         let bytes = record::write(&key, value)?;
         transaction.puts.push((key, bytes));
     }
-    Ok(transaction)
+    let mut log = index.log;
+    for event in &change.events {
+        transaction.puts.push((Key::event(log.next()), event.event().encode_to_vec()));
+    }
+    let forgotten = log.forget_before(change.first_event);
+    transaction.deletes.extend(forgotten.map(Key::event));
+    Ok((transaction, log))
 }

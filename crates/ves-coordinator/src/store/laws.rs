@@ -51,6 +51,26 @@ fn a_transaction_finds_what_those_before_it_did() {
 }
 
 #[test]
+fn a_range_back_has_the_same_the_other_way() {
+    for store in both() {
+        let mut puts: Vec<Row> = (1..=3000).map(|n| (Key::event(n), vec![])).collect();
+        puts.push((Key::fact("z"), vec![]));
+        store.transact(&[Transaction { puts, ..Transaction::default() }]).expect("written");
+        let numbers = |before: Option<u64>, most| {
+            let before = before.map(|n| Key::event(n).text);
+            let rows = store.range_back(Kind::Event, before.as_deref(), most).expect("read");
+            assert!(rows.iter().all(|(key, _)| key.kind == Kind::Event));
+            rows.iter().map(|(key, _)| key.text.parse().expect("a number")).collect::<Vec<u64>>()
+        };
+        assert_eq!(numbers(None, 2), [3000, 2999]);
+        assert_eq!(numbers(Some(1000), 2), [999, 998]);
+        assert_eq!(numbers(Some(3), 9), [2, 1]);
+        assert!(numbers(Some(1), 9).is_empty());
+        assert_eq!(all_rows(&*store).expect("read").len(), 1, "events are not kept in memory");
+    }
+}
+
+#[test]
 fn a_range_has_one_kind_in_order_from_where_the_last_one_ended() {
     for store in both() {
         let mut puts: Vec<Row> = (0..3000_u32).map(|n| row(&format!("{n:04}"), 0)).collect();

@@ -47,6 +47,22 @@ impl Store for MemoryStore {
         Ok(of_kind.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
+    fn range_back(
+        &self,
+        kind: Kind,
+        before: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows = self.rows();
+        let of_kind = rows.iter().filter(|(key, _)| key.kind == kind);
+        let earlier = of_kind.filter(|(key, _)| before.is_none_or(|before| *key.text < *before));
+        let mut earlier: Vec<Row> =
+            earlier.map(|(key, value)| (key.clone(), value.clone())).collect();
+        earlier.reverse();
+        earlier.truncate(most);
+        Ok(earlier)
+    }
+
     fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
         let mut rows = self.rows();
         let mut new = rows.clone();

@@ -65,11 +65,12 @@ pub fn migrate(
     (rows, news)
 }
 
-/// Whether rows of this kind are records; the others are claims, which are numbers.
+/// Whether rows of this kind are records; the others are claims, which are numbers, and events, which are
+/// messages of the public API.
 const fn has_envelope(kind: Kind) -> bool {
     match kind {
         Kind::Container | Kind::Operation | Kind::Request | Kind::Fact | Kind::Token => true,
-        Kind::Name | Kind::Address | Kind::Slot => false,
+        Kind::Name | Kind::Address | Kind::Slot | Kind::Event => false,
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod changes;
 pub mod embedded;
 pub mod index;
+pub mod log;
 pub mod memory;
 pub mod migrate;
 pub mod record;
@@ -37,6 +38,8 @@ pub enum Kind {
     Fact,
     /// Tokens, by id: see [`crate::token`].
     Token,
+    /// Events, by number. The only ones that are not all in memory: see [`crate::events`].
+    Event,
 }
 
 impl Kind {
@@ -50,6 +53,7 @@ impl Kind {
         Self::Slot,
         Self::Fact,
         Self::Token,
+        Self::Event,
     ];
 
     /// The table's name; never changes.
@@ -63,6 +67,7 @@ impl Kind {
             Self::Slot => "slots",
             Self::Fact => "facts",
             Self::Token => "tokens",
+            Self::Event => "events",
         }
     }
 }
@@ -108,6 +113,10 @@ impl Key {
     /// A single fact.
     pub fn fact(name: &str) -> Self {
         Self { kind: Kind::Fact, text: name.to_owned() }
+    }
+    /// An event. Texts sort as their numbers do.
+    pub fn event(number: u64) -> Self {
+        Self { kind: Kind::Event, text: format!("{number:020}") }
     }
 }
 
@@ -158,6 +167,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Failed`].
     fn range(&self, kind: Kind, after: Option<&str>, most: usize) -> Result<Vec<Row>, StoreError>;
 
+    /// At most `most` rows of a kind that come before `before`, or the last ones, in the reverse order of their
+    /// texts.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn range_back(
+        &self,
+        kind: Kind,
+        before: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Row>, StoreError>;
+
     /// Applies transactions in their order, together as a whole: each finds what those before it did. They
     /// survive a crash once this returns.
     ///
@@ -169,10 +190,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn has_room(&self) -> bool;
 }
 
-/// All rows of a store.
+/// All rows of a store that are kept in memory.
 pub fn all_rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
     let mut rows: Vec<Row> = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Event) {
         rows.extend(rows_of(store, kind)?);
     }
     Ok(rows)

@@ -9,17 +9,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
+use prost::Message as _;
 use tokio::sync::watch;
 use ves_proto::fault::chain;
-use ves_proto::{Fault, Reason};
+use ves_proto::{Fault, Reason, api as pb};
 use ves_types::{CtId, Generation, NodeName};
 
 use super::changes::Departed;
 use super::index::{Change, Decided, FLOOR, Index, LAST_SLOT, load_row, transaction_of};
+use super::log::Log;
 use super::migrate::migrate;
-use super::{Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
+use super::{Key, Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
 use crate::clock::Clock;
 use crate::container::record::Record;
+use crate::happening::Happening;
+use crate::operation::ends::Turn;
 use crate::operation::record::{OpId, OpRecord, OpState};
 
 /// The fact that counts the coordinator's starts: the upper half of every revision.
@@ -52,11 +56,18 @@ pub struct State {
     index: RwLock<Index>,
     revision: watch::Sender<u64>,
     operations: watch::Sender<u64>,
+    log: watch::Sender<Log>,
+    node: NodeName,
+    clock: Arc<dyn Clock>,
 }
 
 impl State {
     /// Reads everything of the node's store. Blocks.
-    pub fn open(store: Box<dyn Store>, node: &NodeName, clock: &dyn Clock) -> Result<Self, Fault> {
+    pub fn open(
+        store: Box<dyn Store>,
+        node: &NodeName,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Fault> {
         let mut index = Index::default();
         let rows = all_rows(&*store).map_err(|e| fault_of(&e))?;
         let (rows, news) = migrate(rows, node, || clock.new_id());
@@ -78,6 +89,8 @@ impl State {
         let revision = starts.saturating_add(1) << 32;
         index.changes.begin_after(revision);
         index.operation_changes.begin_after(revision);
+        index.log = log_of(&*store).map_err(|e| fault_of(&e))?;
+        let log = index.log;
         let state = Self {
             store,
             ahead: Mutex::new(Ahead { index: index.clone(), pending: vec![] }),
@@ -85,6 +98,9 @@ impl State {
             index: RwLock::new(index),
             revision: watch::Sender::new(revision),
             operations: watch::Sender::new(revision),
+            log: watch::Sender::new(log),
+            node: node.clone(),
+            clock,
         };
         state.transact(|index, change| {
             change.facts.push((STARTS, starts.saturating_add(1).to_string()));
@@ -125,6 +141,35 @@ impl State {
         self.operations.subscribe()
     }
 
+    /// Told at each new event: which are kept then.
+    pub fn events_told(&self) -> watch::Receiver<Log> {
+        self.log.subscribe()
+    }
+
+    /// At most `most` events after one, oldest first, each with its number. Blocks.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn events_after(&self, after: u64, most: usize) -> Result<Vec<(u64, pb::Event)>, Fault> {
+        let after = Key::event(after).text;
+        let rows = self.store.range(Kind::Event, Some(&after), most).map_err(|e| fault_of(&e))?;
+        Ok(rows.iter().filter_map(event_of).collect())
+    }
+
+    /// At most `most` events before one, or the last ones, newest first, each with its number. Blocks.
+    ///
+    /// # Errors
+    /// `HOST_FAILED`.
+    pub fn events_before(
+        &self,
+        before: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<(u64, pb::Event)>, Fault> {
+        let before = before.map(|number| Key::event(number).text);
+        let rows = self.store.range_back(Kind::Event, before.as_deref(), most);
+        Ok(rows.map_err(|e| fault_of(&e))?.iter().filter_map(event_of).collect())
+    }
+
     /// Decides on a change and makes it true, alone. Blocks.
     ///
     /// # Errors
@@ -140,8 +185,13 @@ impl State {
             let mut change = Change::default();
             let result = decide(&ahead.index, &mut change)?;
             self.refuse_without_room(&ahead.index, &change)?;
-            let transaction = transaction_of(&ahead.index, &mut change)?;
-            let change = Decided::from(change);
+            let told = told_by(&ahead.index, &change);
+            change.events.extend(told);
+            for event in &mut change.events {
+                event.take_place(self.clock.new_id(), &self.node, self.clock.now_ms());
+            }
+            let (transaction, log) = transaction_of(&ahead.index, &mut change)?;
+            let change = Decided::new(change, log);
             ahead.index.apply(&change);
             ahead.pending.push(Pending { transaction, change, outcome: Arc::clone(&outcome) });
             result
@@ -170,7 +220,8 @@ impl State {
         let new = |op: &&OpRecord| !index.operations.contains_key(&op.id);
         let needs_room =
             change.operations.iter().filter(new).any(|op| !op.action.kind().gives_back());
-        if !needs_room || self.store.has_room() {
+        let only_tells = change.operations.is_empty() && !change.events.is_empty();
+        if !(needs_room || only_tells) || self.store.has_room() {
             return Ok(());
         }
         let message = "the node's disk has no room left for the coordinator's state; make room on it, \
@@ -207,7 +258,7 @@ impl State {
 
     fn show(&self, change: &Decided) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let Decided { containers, gone, operations, expired, facts: _ } = change;
+        let Decided { containers, gone, operations, expired, facts: _, log } = change;
         let ended = |ct: CtId| operations.iter().find(|op| op.ct == Some(ct))?.ended_unix_ms;
         let departed = |ct: &CtId| {
             let record = index.container(*ct).ok();
@@ -238,6 +289,9 @@ impl State {
         drop(index);
         self.revision.send_replace(revision);
         self.operations.send_replace(operation_revision);
+        if let Some(log) = log {
+            self.log.send_replace(*log);
+        }
     }
 
     /// Tells watchers that what is seen of a container changed.
@@ -278,6 +332,46 @@ fn rename_node(index: &Index, node: &NodeName, change: &mut Change) {
     }
 }
 
+/// What the operations of a change tell.
+fn told_by(index: &Index, change: &Change) -> Vec<Happening> {
+    let mut told = Vec::new();
+    for op in &change.operations {
+        let old = op.ct.and_then(|ct| index.container(ct).ok()).map(|record| &**record);
+        let new = change.containers.iter().find(|record| Some(record.id) == op.ct).or(old);
+        let gone = op.ct.is_some_and(|ct| change.gone.contains(&ct));
+        let before = index.operations.get(&op.id).map(|op| &**op);
+        let turn = Turn { before, op, old, new: new.filter(|_| !gone) };
+        told.extend(turn.tells(|| {
+            let others = index.operations().rev().filter(|other| other.id != op.id);
+            others.map(|other| &**other).find(|other| other.ct == op.ct)
+        }));
+    }
+    told
+}
+
+/// Which events a store has.
+fn log_of(store: &dyn Store) -> Result<Log, StoreError> {
+    let number = |rows: Vec<Row>| rows.first().and_then(|(key, _)| key.text.parse().ok());
+    let first = number(store.range(Kind::Event, None, 1)?);
+    let last = number(store.range_back(Kind::Event, None, 1)?);
+    Ok(match (first, last) {
+        (Some(first), Some(last)) => Log { first, last },
+        _ => Log::default(),
+    })
+}
+
+/// An event and its number. One that cannot be read is as if it were none.
+fn event_of((key, bytes): &Row) -> Option<(u64, pb::Event)> {
+    let event = pb::Event::decode(bytes.as_slice());
+    match (key.text.parse(), event) {
+        (Ok(number), Ok(event)) => Some((number, event)),
+        _ => {
+            tracing::error!(event = %key.text, "a stored event is corrupt, ignoring");
+            None
+        }
+    }
+}
+
 fn fault_of(error: &StoreError) -> Fault {
     match error {
         StoreError::Conflict(_) => Fault::new(Reason::Bug, error.to_string()),
@@ -297,6 +391,9 @@ mod tests {
     use super::super::memory::MemoryStore;
     use super::*;
     use crate::clock::SystemClock;
+    use crate::operation::kinds::Action;
+    use crate::operation::kinds::template_build::TemplateBuild;
+    use crate::operation::record::Caller;
 
     /// A store whose commits take until they are let through, well or not.
     #[derive(Debug, Clone, Default)]
@@ -309,6 +406,14 @@ mod tests {
     impl Store for SlowStore {
         fn range(&self, kind: Kind, after: Option<&str>, n: usize) -> Result<Vec<Row>, StoreError> {
             self.rows.range(kind, after, n)
+        }
+        fn range_back(
+            &self,
+            kind: Kind,
+            before: Option<&str>,
+            most: usize,
+        ) -> Result<Vec<Row>, StoreError> {
+            self.rows.range_back(kind, before, most)
         }
         fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
             self.commits.fetch_add(1, Ordering::SeqCst);
@@ -362,7 +467,8 @@ mod tests {
     fn opened() -> (State, SlowStore) {
         let store = SlowStore::default();
         let node = "n1".parse().expect("a name");
-        let state = State::open(Box::new(store.clone()), &node, &SystemClock).expect("opened");
+        let state =
+            State::open(Box::new(store.clone()), &node, Arc::new(SystemClock)).expect("opened");
         (state, store)
     }
 
@@ -373,6 +479,47 @@ mod tests {
         assert!(nine(&state, &store, true).iter().all(Result::is_ok));
         assert_eq!(store.commits.load(Ordering::SeqCst) - before, 2);
         assert_eq!(state.read().fact("count"), Some("9"), "each saw those before it");
+    }
+
+    #[test]
+    fn an_end_and_what_it_tells_are_committed_together_or_not_at_all() {
+        let (state, store) = opened();
+        let action = TemplateBuild {
+            name: "debian".parse().expect("a name"),
+            suite: "trixie".to_owned(),
+            init: 0,
+            packages: vec![],
+        };
+        let caller = Caller { principal: "root".to_owned(), on_behalf_of: None, request: None };
+        let node = "n1".parse().expect("a name");
+        let op = OpRecord::new(node, None, Action::TemplateBuild(action), caller, &SystemClock);
+        let write = |op: OpRecord| {
+            state.transact(move |_, change| {
+                change.operations.push(op);
+                Ok(())
+            })
+        };
+        write(op.clone()).expect("begun");
+        assert_eq!(state.read().log().count(), 0);
+        let before = store.commits.load(Ordering::SeqCst);
+        let (end, slow) = std::sync::mpsc::channel();
+        *store.slow.lock().expect("never poisoned") = Some(slow);
+        end.send(false).expect("it waits");
+        let mut ended = op;
+        ended.end(7, None);
+        write(ended.clone()).expect_err("the disk is away");
+        assert_eq!((state.read().log().count(), state.events_before(None, 9)), (0, Ok(vec![])));
+        write(ended.clone()).expect("ended");
+        assert_eq!(store.commits.load(Ordering::SeqCst) - before, 2, "no commit more");
+        let told = state.events_before(None, 9).expect("read");
+        let [(1, event)] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(event.r#type(), pb::event::Type::Template);
+        assert_eq!((event.target.as_str(), event.node.as_str()), ("templates/debian", "nodes/n1"));
+        assert_eq!(event.facts["kind"], "TEMPLATE_BUILD");
+        assert_eq!(event.operation, format!("operations/{}", ended.id));
+        write(ended).expect("once more");
+        assert_eq!(state.read().log().count(), 1, "it had ended");
+        assert_eq!(*state.events_told().borrow(), state.read().log());
     }
 
     #[test]
