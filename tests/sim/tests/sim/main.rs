@@ -7,6 +7,7 @@ mod damage;
 mod dashboards;
 mod defaults;
 mod devices;
+mod events;
 mod fields;
 mod histories;
 mod kills;

@@ -1,6 +1,8 @@
 //! What the coordinator's state promises whoever asks: a request is done once, what has begun can be ended
 //! where the disk is full, and each container is told from all others there ever were.
 
+use std::sync::Arc;
+
 use ves_coordinator::clock::SystemClock;
 use ves_coordinator::store::memory::MemoryStore;
 use ves_coordinator::store::state::State;
@@ -93,7 +95,7 @@ fn a_node_that_is_renamed_keeps_its_containers() {
         store.transact(&[rows]).expect("written");
         let opened = |node: &str| {
             let node = node.parse().expect("a name");
-            State::open(Box::new(store.clone()), &node, &SystemClock).expect("opened")
+            State::open(Box::new(store.clone()), &node, Arc::new(SystemClock)).expect("opened")
         };
         let before: Vec<_> = opened("n1").read().containers().cloned().collect();
         assert!(before.iter().all(|record| record.node.as_str() == "n1"));
