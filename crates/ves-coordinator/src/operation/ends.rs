@@ -112,8 +112,9 @@ impl Turn<'_> {
         Some(happening.fact("snapshot", &snapshot).fact("kind", self.kind()))
     }
 
-    /// What undoing leaves otherwise than it was told: a container that rebooted and could not be started again is
-    /// stopped, one that was stopped for a change runs again.
+    /// What one that did not succeed leaves otherwise than it was told: a container that rebooted and could not be
+    /// started again is stopped, one that was stopped for a change runs again, and one that runs but does not say in
+    /// time that it has booted runs.
     fn undone(&self) -> Option<Happening> {
         let up = self.new?.run == RunState::Running;
         match (&self.op.action, self.op.stage) {
@@ -122,6 +123,9 @@ impl Turn<'_> {
                 self.of_container(Type::Stopped).map(|h| h.fact("cause", cause))
             }
             (Action::Set(set), Some(Stage::Changed | Stage::Running)) if up && set.restart => {
+                self.of_container(Type::Started)
+            }
+            (Action::Start(_) | Action::Restart(_), Some(Stage::Running)) if up => {
                 self.of_container(Type::Started)
             }
             _ => None,

@@ -153,6 +153,26 @@ fn failures_and_sessions_are_told() {
 }
 
 #[test]
+fn one_that_runs_and_does_not_say_in_time_that_it_booted_was_started() {
+    let sim = Sim::new();
+    let init = vec!["/bin/never-boots".to_owned()];
+    sim.run(&Command::create(101, |s| s.init = init)).expect("created");
+    let start = || {
+        let wait = true;
+        let start = pb::StartContainerRequest { ct: "101".to_owned(), wait, ..Default::default() };
+        Command::Start(start).send(sim.channel())
+    };
+    sim.ask(start).expect("begun");
+    sim.until("it is late", || {
+        sim.advance(Duration::from_secs(10));
+        !told(&sim, "type=OPERATION_FAILED").is_empty()
+    });
+    let life = [Type::Created, Type::Started, Type::OperationFailed];
+    assert_eq!(types(&told(&sim, "")), life);
+    assert_eq!(fact(&told(&sim, "")[2], "reason"), "TIMEOUT");
+}
+
+#[test]
 fn kills_are_told_at_once_and_then_now_and_then() {
     let sim = Sim::new();
     sim.run(&Command::create(101, |_| {})).expect("created");
