@@ -70,7 +70,7 @@ pub(crate) async fn exec(coordinator: &Coordinator, ct: &Ct, command: Command) -
     let Command { argv, env, bare_env, tty, input } = command;
     let (requests, rest) = mpsc::channel::<ExecRequest>(QUEUE);
     let (container, tty_size) = (names::container(ct), tty.then(terminal::size));
-    let start = ExecStart { container, argv, env, bare_env, tty: tty_size };
+    let start = ExecStart { container, argv, env, bare_env, tty: tty_size, ..ExecStart::default() };
     requests.try_send(part(exec_request::Part::Start(start))).ok(); // the queue is empty and `rest` is here
     let mut client = coordinator.sessions();
     let mut answers = coordinator.call_once(client.exec(ReceiverStream::new(rest))).await?;

@@ -33,16 +33,16 @@ pub mod coordinator;
 pub mod driver;
 pub mod events;
 pub mod filter;
-pub mod metrics;
 pub mod happening;
+pub mod metrics;
 pub mod operation;
 pub mod problem;
 pub mod queue;
 mod reconcile;
 pub mod services;
 pub mod store;
-pub mod token;
 pub mod telling;
+pub mod token;
 pub mod wrong;
 
 use std::sync::Arc;

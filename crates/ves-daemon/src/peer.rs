@@ -186,6 +186,7 @@ mod tests {
         ("/ves.network.v1.NetworkService/RemoveInterface", &[Role::Coordinator]),
         ("/ves.network.v1.NetworkService/GetInterface", &[Role::Coordinator, Role::Root]),
         ("/ves.network.v1.NetworkService/ListInterfaces", &[Role::Coordinator]),
+        ("/ves.network.v1.NetworkService/ListTraffic", &[Role::Coordinator]),
         ("/ves.network.v1.NetworkService/GetNode", &[Role::Coordinator]),
     ];
 
@@ -254,6 +255,7 @@ mod tests {
                 row("/ves.network.v1.NetworkService/RemoveInterface", CHANGE),
                 row("/ves.network.v1.NetworkService/GetInterface", read),
                 row("/ves.network.v1.NetworkService/ListInterfaces", READ),
+                row("/ves.network.v1.NetworkService/ListTraffic", READ),
                 row("/ves.network.v1.NetworkService/GetNode", READ),
             ]))
         };

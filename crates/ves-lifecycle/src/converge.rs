@@ -67,12 +67,16 @@ impl Planned for EnsureContainer {
         let (service, ct) = (&self.service, self.ct);
         match step {
             // Whoever asks later is still told.
-            Step::Forget => service.inner.remember_end(ct)?,
+            Step::Forget => {
+                service.inner.remember_end(ct)?;
+                service.inner.remember_last_words(ct);
+            }
             Step::EndSessions => service.inner.sessions.end(ct),
             _ => {}
         }
         service.inner.host.apply(ct, step)?;
         if matches!(step, Step::SpawnMonitor(_)) {
+            service.inner.last_words.forget(ct);
             service.inner.follow(ct);
         }
         Ok(())

@@ -320,11 +320,14 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    /// A console that has printed a greeting and echoes.
+    /// A console that has printed a greeting and echoes; of a run that has ended, as long as it is not forgotten,
+    /// the greeting.
     fn console(&self, ct: CtId, scrollback_only: bool) -> Result<UnixStream, Error> {
-        if self.observe(ct)?.monitor.is_none() {
+        let seen = self.observe(ct)?;
+        if seen.monitor.is_none() && seen.last.is_none() {
             return Err(Error::Gone { ct });
         }
+        let scrollback_only = scrollback_only || seen.monitor.is_none();
         let (near, mut far) = pair(ct)?;
         std::thread::spawn(move || {
             // The peer may leave at any time, which ends the thread.

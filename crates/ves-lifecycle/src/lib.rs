@@ -25,10 +25,10 @@
 //! known of it from outside.
 //!
 //! **Sessions**: a command has a parent inside and ends with its session. When the caller disappears, or the
-//! daemon is killed, whoever is still in the command's session (setsid(2)) gets SIGHUP and half a second
-//! later SIGKILL; who left the session or ignores SIGHUP (nohup(1)) asked to stay. A stop kills what is in
-//! sessions before init is asked, so that this waits for nothing it has not started; a console attachment
-//! just ends.
+//! daemon is killed, whoever is still in the command's session (setsid(2)) gets SIGHUP and five seconds
+//! later SIGKILL; who left the session or ignores SIGHUP (nohup(1)) asked to stay. Where the caller wanted it so, the
+//! command is left instead. A time limit ends it alike. A stop kills what is in sessions before init is asked, so
+//! that this waits for nothing it has not started; a console attachment just ends.
 //!
 //! Capabilities: see [`CAPABILITIES`]. Modules, in reading order: [`plan`], [`host`], [`observe`], [`kernel`],
 //! [`service`], [`session`], [`api`]; which steps make a container is in [`init_plan`], which `ves-init` uses.
@@ -43,6 +43,7 @@ pub mod error;
 pub mod fake;
 pub mod host;
 pub mod kernel;
+mod last_words;
 pub mod observe;
 pub mod plan;
 pub mod service;

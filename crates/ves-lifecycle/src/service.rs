@@ -15,9 +15,10 @@ use ves_proto::Fault;
 use ves_types::{CtId, Generation, Phase};
 
 use crate::config::Config;
-use crate::error::{Error, refused};
+use crate::error::{About, Error, refused};
 use crate::host::Host;
 use crate::init_plan::Command;
+use crate::last_words::LastWords;
 use crate::plan::{End, Observed, Refusal, Run};
 use crate::session::{self, Sessions, Started};
 
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     /// What the incarnation of a container is at least: all ends before this service are older.
     floor: u64,
     pub(crate) sessions: Sessions,
+    pub(crate) last_words: LastWords,
 }
 
 /// The containers that changed and were not looked at since; many changes are looked at together.
@@ -120,6 +122,7 @@ impl Service {
             ends: Mutex::default(),
             floor: u64::try_from(now).unwrap_or_default(),
             sessions: Sessions::new(config.max_sessions),
+            last_words: LastWords::default(),
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -183,7 +186,7 @@ impl Service {
         Started::command(ct, stream, place).await
     }
 
-    /// Attaches to the console.
+    /// Attaches to the console. What one that has ended printed last can be read while it is kept.
     ///
     /// # Errors
     /// `NOT_RUNNING`, `RUNNING` where nothing watches over it, `TOO_MANY`, or another fault.
@@ -200,6 +203,10 @@ impl Service {
                 return Err(refused(ct, Refusal::Stray));
             }
             match this.inner.host.console(ct, scrollback_only) {
+                Err(Error::Gone { .. }) if scrollback_only => {
+                    let words = this.inner.last_words.show(ct).about(ct, "show its console")?;
+                    words.ok_or_else(|| session::not_running(ct))
+                }
                 Err(Error::Gone { .. }) => Err(session::not_running(ct)),
                 other => Ok(other?),
             }
@@ -216,6 +223,19 @@ impl Inner {
             guard(&self.ends).insert(ct, end);
         }
         Ok(())
+    }
+
+    /// Keeps what a container printed last, likewise.
+    pub(crate) fn remember_last_words(&self, ct: CtId) {
+        let kept = match self.host.console(ct, true) {
+            // It printed nothing that anybody kept.
+            Err(Error::Gone { .. }) => return,
+            other => other.and_then(|s| self.last_words.keep(ct, s).about(ct, "keep its console")),
+        };
+        if let Err(error) = kept {
+            let error = ves_proto::fault::chain(&error);
+            tracing::warn!(%ct, "what it printed last is lost: {error}");
+        }
     }
 
     pub(crate) fn look(&self, ct: CtId) -> Result<Container, Error> {

@@ -67,10 +67,7 @@ fn export(count: u32) -> Result<(Duration, usize), Failed> {
     };
     let sim = Sim::new();
     for ct in FIRST..FIRST + count {
-        let change = |spec: &mut ves_proto::coordinator::ContainerSpec| {
-            spec.name = format!("customer-{ct}");
-        };
-        sim.run(&Command::create(ct, change))?;
+        sim.run(&Command::create(ct, |spec| spec.name = format!("customer-{ct}")))?;
         sim.run(&Command::start(&ct.to_string()))?;
     }
     guard.export_metrics();

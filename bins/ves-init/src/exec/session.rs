@@ -181,7 +181,10 @@ impl Session {
         } else if self.is_left() && course.ended.is_none() && course.ending.is_none() {
             match terms.on_disconnect {
                 // It reads to the end what its caller had said.
-                OnDisconnect::Leave => self.input_ends = true,
+                OnDisconnect::Leave => {
+                    self.input_ends = true;
+                    self.write_input(running, terms.terminal);
+                }
                 OnDisconnect::Kill => {
                     if terms.terminal {
                         // Closing it hangs up too. Pipes stay until the end: who says something on the way

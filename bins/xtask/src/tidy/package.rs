@@ -185,9 +185,8 @@ pub(super) fn dependencies(tree: &Tree) -> Vec<Problem> {
 }
 
 /// Dependencies that no code names: the package, the dependency, and what it is for.
-const UNNAMED: &[(&str, &str, &str)] = &[
-    ("ves-proto", "tonic-prost", "generated code speaks through its codec"),
-];
+const UNNAMED: &[(&str, &str, &str)] =
+    &[("ves-proto", "tonic-prost", "generated code speaks through its codec")];
 
 /// What is built and audited is used.
 pub(super) fn unused(tree: &Tree) -> Vec<Problem> {

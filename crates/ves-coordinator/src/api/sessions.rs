@@ -38,6 +38,17 @@ fn must_run(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
     Ok(record.id)
 }
 
+/// The scroll-back of one that has ended can be read too, and lifecycle knows what it has. Of one that was never
+/// started that would be the scroll-back of another, which had its id before.
+fn may_have_printed(coordinator: &Coordinator, record: &Record) -> Result<CtId, Fault> {
+    let seen = coordinator.cache().of(record.id).process;
+    let own = seen.started_unix_ms.is_some_and(|started| started / 1000 >= record.created_unix);
+    if seen.phase == Phase::Absent && !own {
+        return Err(not_running(record.id));
+    }
+    Ok(record.id)
+}
+
 fn size(size: pb::WindowSize) -> common::WindowSize {
     let pb::WindowSize { rows, cols } = size;
     common::WindowSize { rows, cols }
@@ -195,9 +206,8 @@ impl SessionService for Api {
             return Err(no_start().into());
         };
         let pb::ConsoleStart { container, size: window, scrollback_only } = start;
-        // The scroll-back of one that has stopped can be read too; lifecycle knows what it has.
         let record = self.container(&principal, "start.container", &container)?;
-        let ct = record.id.get();
+        let ct = may_have_printed(&self.0, &record)?.get();
         audit(&principal, "console", ct);
         let size = window.map(size);
         let start = Part::Start(lifecycle::ConsoleStart { ct, size, scrollback_only });

@@ -9,7 +9,8 @@ use crate::store::{Store as _, all_rows};
 
 fn opened(store: &MemoryStore) -> (State, Registry) {
     let node = "n1".parse().expect("a name");
-    let state = State::open(Box::new(store.clone()), &node, &SystemClock).expect("opened");
+    let state = State::open(Box::new(store.clone()), &node, std::sync::Arc::new(SystemClock))
+        .expect("opened");
     let registry = Registry::open(&state).expect("read");
     (state, registry)
 }

@@ -29,6 +29,7 @@ use ves_types::{CtId, DevicePattern};
 use crate::error::{About, Error};
 use crate::host::{Changed, Host};
 use crate::init_plan::Command;
+use crate::last_words;
 use crate::observe;
 use crate::plan::asking::{Asking, Heard, Next};
 use crate::plan::{Observed, Spec, Step};
@@ -423,13 +424,9 @@ impl Host for KernelHost {
                 let words = clean::last_words(&dir).about(ct, "read its last words")?;
                 let words = words.ok_or(Error::Gone { ct })?;
                 let what = || "show the last words".to_owned();
-                let (near, mut far) = UnixStream::pair().attempt(what).about(ct, "attach")?;
+                let (near, far) = UnixStream::pair().attempt(what).about(ct, "attach")?;
                 // A reader may be slow, or leave.
-                std::thread::spawn(move || {
-                    for piece in words.chunks(ves_init_proto::frame::LONGEST) {
-                        far.write_all(&Frame::new(Tag::Output, piece).encode()).ok();
-                    }
-                });
+                std::thread::spawn(move || last_words::write(far, &words));
                 Ok(near)
             }
             other => other,

@@ -389,6 +389,33 @@ async fn who_and_where_nobody_is_names_the_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_printed_last_can_be_read_until_it_is_made_anew() {
+    let mut node = node(Config { early_exit_grace_ms: 0, ..Config::default() });
+    let read = async |client: &mut Client, scrollback_only| {
+        let start = pb::ConsoleStart { ct: CT, size: None, scrollback_only };
+        let start = pb::ConsoleRequest { part: Some(pb::console_request::Part::Start(start)) };
+        let answers = client.console(tokio_stream::once(start)).await.map_err(Fault::from)?;
+        let (mut answers, mut text) = (answers.into_inner(), Vec::new());
+        while let Some(message) = answers.message().await.map_err(Fault::from)? {
+            text.extend(message.output);
+        }
+        Ok::<_, Fault>(text)
+    };
+    let none = read(&mut node.client, true).await.expect_err("it never ran");
+    assert_eq!(none.reason, Reason::NotRunning);
+    node.ensure(1, Phase::Running).await.expect("done");
+    node.ensure(1, Phase::Absent).await.expect("done");
+    for _ in 0..2 {
+        assert_eq!(read(&mut node.client, true).await.expect("kept"), b"booted\r\n");
+    }
+    let nothing_runs = read(&mut node.client, false).await.expect_err("nothing to attach to");
+    assert_eq!(nothing_runs.reason, Reason::NotRunning);
+    node.host.change(ct(), |m| m.mortal = true);
+    node.ensure(2, Phase::Running).await.expect_err("it ends at once");
+    assert_eq!(read(&mut node.client, true).await.expect("why it ended"), b"booted\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consoles_begin_with_what_scrolled_by_and_sessions_are_counted() {
     let mut node = node(Config { early_exit_grace_ms: 0, max_sessions: 1, ..Config::default() });
     node.ensure(1, Phase::Running).await.expect("done");

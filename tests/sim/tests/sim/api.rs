@@ -390,7 +390,7 @@ fn every_rpc_is_tested() {
         }
     }
     let mut missing = BTreeMap::new();
-    for (rpc, _) in ves_coordinator::api::POLICY {
+    for (rpc, _) in ves_coordinator::access::POLICY {
         let name = rpc.rsplit('/').next().expect("there is one");
         let mut snake = String::new();
         for c in name.chars() {

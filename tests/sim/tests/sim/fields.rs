@@ -6,8 +6,8 @@ use std::time::Duration;
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage,
-    MethodDescriptor, Value,
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MethodDescriptor,
+    ReflectMessage, Value,
 };
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
@@ -62,7 +62,8 @@ impl Decoder for Raw {
 /// What is worth trying in a field that is not a list.
 fn edges(field: &FieldDescriptor, depth: usize) -> Vec<Value> {
     let texts = || {
-        let plain = ["", "x", "\0", "\u{1b}[2Jx\r\n", "é🦀\u{202e}", "../../etc/passwd", "-", "%2F"];
+        let plain =
+            ["", "x", "\0", "\u{1b}[2Jx\r\n", "é🦀\u{202e}", "../../etc/passwd", "-", "%2F"];
         let long = "a".repeat(70_000);
         let names = ["containers/101", "containers/x/../y", "templates/none", "nodes/-", NOBODY];
         let plain = plain.into_iter().chain(names).map(str::to_owned).collect::<Vec<_>>();
@@ -109,7 +110,8 @@ fn variants(base: &DynamicMessage, depth: usize) -> Vec<(String, DynamicMessage)
                     let value = Value::String(value.to_owned());
                     add(Value::Map([(MapKey::String(key.to_owned()), value)].into()));
                 }
-                let many = (0..500).map(|n| (MapKey::String(format!("k{n}")), edges(&value, depth)[1].clone()));
+                let many = (0..500)
+                    .map(|n| (MapKey::String(format!("k{n}")), edges(&value, depth)[1].clone()));
                 add(Value::Map(many.collect()));
             }
             _ if field.is_list() => {
@@ -179,10 +181,24 @@ fn requests(method: &MethodDescriptor) -> Vec<(String, DynamicMessage)> {
             }
             let Value::Message(mask) = message.get_field_mut(&mask) else { return None };
             let paths = [
-                "alias", "labels", "annotations", "description", "delete_protection", "spec.hostname",
-                "spec.interfaces", "spec.nameservers", "spec.search_domains", "spec.volumes",
-                "spec.limits", "spec.boot_order", "spec.init", "spec.stop_timeout", "spec.features",
-                "spec.restart_policy", "spec.devices", "spec.dropped_capabilities",
+                "alias",
+                "labels",
+                "annotations",
+                "description",
+                "delete_protection",
+                "spec.hostname",
+                "spec.interfaces",
+                "spec.nameservers",
+                "spec.search_domains",
+                "spec.volumes",
+                "spec.limits",
+                "spec.boot_order",
+                "spec.init",
+                "spec.stop_timeout",
+                "spec.features",
+                "spec.restart_policy",
+                "spec.devices",
+                "spec.dropped_capabilities",
             ];
             let paths = paths.map(|path| Value::String(path.to_owned())).to_vec();
             mask.set_field_by_name("paths", Value::List(paths));
@@ -206,11 +222,21 @@ fn check(what: &str, status: &Status) {
     let fault = Fault::from(status.clone());
     let told = status.message();
     assert!(
-        !matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable),
+        !matches!(
+            status.code(),
+            Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable
+        ),
         "{what}: {status:?}"
     );
-    assert!(!status.details().is_empty() || status.code() == Code::DeadlineExceeded, "{what}: {status:?}");
-    assert!(told.len() <= TOLD && status.details().len() <= 4 * TOLD, "{what}: {} bytes", told.len());
+    assert!(
+        !status.details().is_empty() || status.code() == Code::DeadlineExceeded,
+        "{what}: {status:?}"
+    );
+    assert!(
+        told.len() <= TOLD && status.details().len() <= 4 * TOLD,
+        "{what}: {} bytes",
+        told.len()
+    );
     let shown = |c: char| !c.is_control() && !('\u{202a}'..='\u{202e}').contains(&c);
     assert!(told.chars().all(shown), "{what}: {told:?}");
     for (name, fact) in &fault.facts {

@@ -121,7 +121,7 @@ fn every_row_is_read_and_loses_nothing_when_it_is_written() {
                 Kind::Operation => survives::<OpRecord>(&key, &old, &new),
                 Kind::Request => survives::<OpId>(&key, &old, &new),
                 Kind::Fact => survives::<String>(&key, &old, &new),
-                Kind::Name | Kind::Address | Kind::Slot | Kind::Event => {}
+                Kind::Name | Kind::Address | Kind::Slot | Kind::Event | Kind::Token => {}
             }
             *rows.entry(key.kind).or_insert(0) += 1;
         }

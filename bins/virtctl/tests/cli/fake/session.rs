@@ -23,7 +23,7 @@ async fn exec(
 ) {
     use exec_response::Part;
     let send = async |part: Part| {
-        answers.send(Ok(ExecResponse { part: Some(part) })).await.ok();
+        answers.send(Ok(ExecResponse { part: Some(part), ..Default::default() })).await.ok();
     };
     let code = |code| Part::Exit(ExitStatus { how: Some(exit_status::How::Code(code)) });
     let argv: Vec<&str> = start.argv.iter().map(String::as_str).collect();
