@@ -16,9 +16,9 @@ pub(crate) fn snapshot(ct: &Ct, id: SnapshotId) -> String {
     format!("containers/{ct}/snapshots/{id}")
 }
 
-/// `operations/UUID`.
+/// `operations/UUID`, of either.
 pub(crate) fn operation(id: &str) -> String {
-    format!("operations/{id}")
+    format!("operations/{}", bare(id))
 }
 
 /// `templates/NAME`.
@@ -44,6 +44,12 @@ pub(crate) fn ct_id(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_is_taken_by_its_name_too() {
+        assert_eq!(operation("operations/x"), operation("x"));
+        assert_eq!(operation("a/b"), "operations/b");
+    }
 
     #[test]
     fn names_are_shown_by_their_last_word() {

@@ -222,11 +222,11 @@ pub(crate) fn ct_of(operation: &Operation) -> Option<u32> {
     operation.targets.iter().find_map(|target| ct_id(target))
 }
 
-/// A step in one line.
+/// A step in one line; what is remarked on one stands below it.
 fn step_line(step: &Step) -> String {
     let Step { service, message, remark } = step;
     match (remark, service.as_str()) {
-        (true, _) => format!("note: {message}"),
+        (true, _) => format!("  {message}"),
         (false, "") => message.clone(),
         (false, service) => format!("{service}: {message}"),
     }
@@ -282,6 +282,15 @@ pub(crate) fn columns() -> Vec<Column<Operation>> {
             o.actor.as_ref().map_or(Value::Null, |actor| Value::text(&actor.on_behalf_of))
         }),
     ]
+}
+
+/// An operation as people read it: without what is seldom so.
+pub(crate) fn render_short(operation: &Operation) -> Value {
+    let said = |c: &Column<Operation>| {
+        let seldom = ["cancelling", "on_behalf_of"].contains(&c.name.as_str());
+        !seldom || !matches!((c.get)(operation), Value::Null | Value::Bool(false))
+    };
+    Value::Map(columns().into_iter().filter(said).map(|c| (c.name, (c.get)(operation))).collect())
 }
 
 /// An operation as programs read it.

@@ -24,7 +24,7 @@ impl Context {
         let Self { coordinator, output, .. } = self;
         let broken = |e: std::io::Error| Failure::local("cannot listen for signals", &e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-        let mut printer = Printer { output, header: !no_header };
+        let mut printer = Printer { output, header: !no_header, width: None };
         let mut view = View { token: since, ..View::default() };
         if view.token == "0" {
             view.token.clear(); // before all there was
@@ -152,6 +152,8 @@ impl View {
 struct Printer {
     output: Output,
     header: bool,
+    /// Characters of a revision.
+    width: Option<usize>,
 }
 
 impl Printer {
@@ -176,23 +178,25 @@ impl Printer {
                 self.output.list(&columns, &[], &selection, std::slice::from_ref(event))
             }
             Format::Table => {
+                // Those that come become longer, by a digit now and then.
+                let width = *self.width.get_or_insert(10.max(event.token.len() + 4));
                 if std::mem::take(&mut self.header) {
-                    self.output.print(&line(columns.iter().map(|c| c.header.clone())))?;
+                    self.output.print(&line(width, columns.iter().map(|c| c.header.clone())))?;
                 }
-                self.output.print(&line(columns.iter().map(|c| (c.get)(event).human())))
+                self.output.print(&line(width, columns.iter().map(|c| (c.get)(event).human())))
             }
         }
     }
 }
 
 /// A line of columns of fixed width, as they come one at a time.
-fn line(cells: impl Iterator<Item = String>) -> String {
+fn line(width: usize, cells: impl Iterator<Item = String>) -> String {
     let cells: Vec<String> = cells.collect();
     let [revision, event, ctid, status, rest @ ..] = cells.as_slice() else {
         return String::new();
     };
     let rest = rest.join("  ");
-    let line = format!("{revision:>20}  {event:<8}{ctid:>11}  {status:<9} {rest}");
+    let line = format!("{revision:>width$}  {event:<8}{ctid:>11}  {status:<9} {rest}");
     line.trim_end().to_owned() + "\n"
 }
 

@@ -46,7 +46,10 @@ impl Context {
             }
             OperationVerb::Show { id } => {
                 let operation = get(&id).await?;
-                output.value(&operation::render(&operation))
+                output.value(&match output.format {
+                    Format::Table => operation::render_short(&operation),
+                    _ => operation::render(&operation),
+                })
             }
             OperationVerb::Wait { id } => {
                 let first = get(&id).await?;

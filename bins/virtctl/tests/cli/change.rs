@@ -192,11 +192,11 @@ fn dry_run_prints_the_plan() {
         assert_eq!((status, stderr.as_str()), (0, ""), "{line}");
         let lines: Vec<&str> = stdout.lines().collect();
         let steps =
-            lines.len() == 2 && lines[0].starts_with("storage: ") && lines[1].starts_with("note: ");
+            lines.len() == 2 && lines[0].starts_with("storage: ") && lines[1].starts_with("  ");
         assert!(steps && lines[0].ends_with(" step one"), "{line}: {stdout}");
         assert!(fake.calls()[0].contains("validate_only: true"), "{line}");
     }
-    assert_eq!(json(&fake, "start 102 --dry-run")["steps"][1], "note: start step two");
+    assert_eq!(json(&fake, "start 102 --dry-run")["steps"][1], "  start step two");
     assert_eq!(
         run(&fake, "template build t --suite trixie --dry-run").1,
         "build template t from trixie\n"
@@ -211,7 +211,7 @@ fn dry_run_prints_the_plan() {
     assert_eq!(run(&fake, "template build t --suite trixie --dry-run").0, 206);
     assert_eq!(json(&fake, "template delete t --dry-run")["steps"][0], "delete template t");
     let verbose = run(&fake, "start 102 --verbose");
-    assert_eq!(verbose.2, "  storage: start step one\n  note: start step two\n");
+    assert_eq!(verbose.2, "  storage: start step one\n    start step two\n");
 }
 
 #[test]

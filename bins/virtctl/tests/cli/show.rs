@@ -294,10 +294,7 @@ fn snapshots_in_every_form() {
     assert!(run(&fake, "snapshot-list 101 -L").1.contains("reserved\n"));
     fake.calls();
     let (status, steps, _) = run(&fake, "snapshot 101 --name x --dry-run");
-    assert_eq!(
-        (status, steps.as_str()),
-        (0, "storage: snapshot step one\nnote: snapshot step two\n")
-    );
+    assert_eq!((status, steps.as_str()), (0, "storage: snapshot step one\n  snapshot step two\n"));
     let calls = fake.calls();
     assert!(
         calls[0].contains("title: \"x\"") && calls[0].contains("validate_only: true"),
