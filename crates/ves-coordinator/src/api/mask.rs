@@ -175,6 +175,7 @@ impl Mask {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use ves_proto::api as pb;
 
     use super::*;
@@ -226,6 +227,40 @@ mod tests {
         let both = [read(&["spec", "spec.hostname"]), read(&["spec.hostname", "spec"])];
         for mask in both {
             assert_eq!(mask.expect("they are there").prune(container()).spec, all.spec);
+        }
+    }
+
+    const PATHS: [&str; 8] = [
+        "name",
+        "labels",
+        "spec",
+        "spec.hostname",
+        "spec.interfaces.addresses",
+        "spec.limits.cpus",
+        "status.state",
+        "generation",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 128,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Pruning twice is pruning once; what two masks leave, both together leave.
+        #[test]
+        fn masks_add_up(
+            one in prop::sample::subsequence(&PATHS[..], 1..5),
+            other in prop::sample::subsequence(&PATHS[..], 1..5),
+        ) {
+            let prune = |paths: &[&str], container| {
+                read(paths).expect("they are there").prune::<pb::Container>(container)
+            };
+            let some = prune(&one, container());
+            prop_assert_eq!(prune(&one, some.clone()), some.clone());
+            let both = [one.clone(), other].concat();
+            prop_assert_eq!(prune(&one, prune(&both, container())), some);
         }
     }
 

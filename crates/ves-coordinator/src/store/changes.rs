@@ -76,7 +76,46 @@ impl<K: Ord + Clone> Changes<K> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Whoever goes on from any revision hears of each thing that changed since, once, and whether one of its name
+        /// is gone; then of nothing more.
+        #[test]
+        fn whoever_goes_on_hears_of_all(
+            pushed in prop::collection::vec((0_u8..6, any::<bool>()), 0..40),
+            from in 0_usize..41,
+        ) {
+            let mut changes = Changes::default();
+            changes.begin_after(100);
+            for (n, (key, gone)) in (0..).zip(&pushed) {
+                let departed = Departed { unix_ms: Some(n), ..Departed::default() };
+                changes.push(*key, gone.then_some(departed));
+            }
+            let from = from.min(pushed.len());
+            let revision = 100 + u64::try_from(from).expect("small");
+            let (told, to) = changes.since(revision).expect("it is known");
+            let mut expected = BTreeMap::new();
+            for (n, (key, gone)) in (0..).zip(&pushed).skip(from) {
+                let last = expected.entry(*key).or_insert(None);
+                if *gone {
+                    *last = Some(n);
+                }
+            }
+            let told: BTreeMap<_, _> =
+                told.into_iter().map(|(key, gone)| (key, gone.and_then(|d| d.unix_ms))).collect();
+            prop_assert_eq!(told, expected);
+            prop_assert_eq!(changes.since(to), Some((vec![], to)));
+        }
+    }
 
     #[test]
     fn each_change_once_and_nothing_forgotten_without_a_word() {
