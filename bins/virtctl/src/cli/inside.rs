@@ -12,7 +12,7 @@ use crate::ct::Ct;
 
 /// How a session ends, for the two verbs that begin one.
 const SESSIONS: &str = "What was started ends with the session: when the connection is lost it is hung up, and killed \
-    half a second later. What should stay leaves the session (setsid) or ignores the hang-up (nohup). \
+    five seconds later. What should stay leaves the session (setsid) or ignores the hang-up (nohup). \
     A stop ends sessions first, and kills all that is in them.";
 
 #[derive(Debug, Args)]
