@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ves_init_proto::OnDisconnect;
@@ -198,6 +199,7 @@ struct Node {
 #[derive(Default)]
 pub struct FakeHost {
     node: Mutex<Node>,
+    commands: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for FakeHost {
@@ -240,6 +242,11 @@ impl FakeHost {
                 monitor.stopping = true;
             }
         });
+    }
+
+    /// How many commands run inside containers.
+    pub fn commands(&self) -> usize {
+        self.commands.load(Ordering::Acquire)
     }
 
     /// Whether a container has a monitor.
@@ -382,7 +389,8 @@ impl Host for FakeHost {
             ["cat", _, ..] => format!("{ct} {words:?}").into_bytes(),
             _ => Vec::new(),
         };
-        let command = command.clone();
+        let (command, commands) = (command.clone(), Arc::clone(&self.commands));
+        commands.fetch_add(1, Ordering::AcqRel);
         std::thread::spawn(move || {
             // As above.
             far.write_all(&Frame::new(Tag::Started, []).encode()).ok();
@@ -398,6 +406,7 @@ impl Host for FakeHost {
                     echo(far, Some(&command));
                 }
             }
+            commands.fetch_sub(1, Ordering::AcqRel);
         });
         Ok(near)
     }

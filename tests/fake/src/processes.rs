@@ -57,6 +57,11 @@ impl Processes {
         self.own.go_down(ct);
     }
 
+    /// How many commands run inside containers.
+    pub fn commands(&self) -> usize {
+        self.own.commands()
+    }
+
     /// Whether a container has a monitor.
     pub fn monitored(&self, ct: CtId) -> bool {
         self.own.monitored(ct)

@@ -1,10 +1,14 @@
 //! Exec and console: piped both ways, to the container that was named.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use ves_proto::api as pb;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const fn exec_part(part: pb::exec_request::Part) -> pb::ExecRequest {
     pb::ExecRequest { part: Some(part) }
@@ -59,6 +63,52 @@ fn exec_is_piped_both_ways() {
     }
     let nameless = exec_part(ask::Part::Start(pb::ExecStart::default()));
     assert_eq!(exec(vec![nameless]).expect_err("whose").facts["field"], "start.container");
+}
+
+#[test]
+fn a_command_ends_with_its_caller_unless_it_is_left() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let start = |on_disconnect: pb::OnDisconnect| pb::ExecStart {
+        container: "containers/101".to_owned(),
+        argv: vec!["sleep".to_owned()],
+        on_disconnect: on_disconnect.into(),
+        ..Default::default()
+    };
+    let running = || sim.kernel().processes.commands();
+    let ended = || ves_kit::wait_until(PATIENCE, "it has ended", || running() == 0);
+    // Its caller hears that it runs and is gone, having said before that it says nothing more, or not.
+    let begin_and_go = |start: pb::ExecStart, says_all: bool| {
+        let (sender, messages) = tokio::sync::mpsc::channel(1);
+        let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+        sim.block(async {
+            let first = exec_part(pb::exec_request::Part::Start(start));
+            sender.send(first).await.expect("queued");
+            let sender = Some(sender).filter(|_| !says_all);
+            let answers = sim.sessions().exec(messages).await;
+            let mut answers = answers.expect("begun").into_inner();
+            answers.next().await.expect("it runs").expect("no fault");
+            assert_eq!(running(), 1);
+            drop((answers, sender));
+        });
+    };
+    for says_all in [false, true] {
+        begin_and_go(start(pb::OnDisconnect::Unspecified), says_all);
+        ended();
+        begin_and_go(start(pb::OnDisconnect::Kill), says_all);
+        ended();
+    }
+    begin_and_go(start(pb::OnDisconnect::Leave), true);
+    // What another does in the meantime says that it was time to end, if it was to.
+    sim.run(&Command::create(102, |_| {})).expect("created");
+    assert_eq!(running(), 1, "it was left");
+    sim.run(&Command::restart("101")).expect("stopped as it asks for, and started");
+    ended();
+    let odd = pb::ExecStart { on_disconnect: 7, ..start(pb::OnDisconnect::Kill) };
+    let odd = tokio_stream::iter([exec_part(pb::exec_request::Part::Start(odd))]);
+    let refused = sim.block(sim.sessions().exec(odd)).expect_err("neither");
+    assert_eq!(Fault::from(refused).facts["field"], "start.on_disconnect");
 }
 
 #[test]
