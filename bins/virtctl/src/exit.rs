@@ -25,7 +25,7 @@ Exit status:
   154 would shrink. Our own: 200 coordinator or service out of reach, 201 not in time,
   202 cancelled, 203 decided on old facts, 204 takes a restart, 205 not ours, 206 template exists,
   207 template in use, 208 no such operation, 209 no such snapshot, 210 volume damaged,
-  211 protected against deletion, 212 no such node.";
+  211 protected against deletion, 212 no such node, 213 no such token.";
 
 /// The exit status of a command that failed with this.
 pub(crate) fn status(fault: &Fault) -> u8 {

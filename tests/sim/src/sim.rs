@@ -288,7 +288,12 @@ impl Sim {
 
     /// The same, where programs reach the coordinator too, by its socket.
     pub fn listening() -> Self {
-        Self::with(Begin { listens: true, ..Begin::default() }, |_| {}, |_| {})
+        Self::listening_with(|_| {})
+    }
+
+    /// The same, with what `change` sets.
+    pub fn listening_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(Begin { listens: true, ..Begin::default() }, |_| {}, change)
     }
 
     /// The coordinator's socket.

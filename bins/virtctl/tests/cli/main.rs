@@ -3,6 +3,7 @@
 //!
 //! Never here: privilege.
 
+mod access;
 mod change;
 mod failure;
 mod fake;
