@@ -127,8 +127,9 @@ fn expire(text: &str) -> Result<std::time::Duration, String> {
         'm' => 60,
         _ => return Err(bad()),
     };
-    let count: u64 = text.trim_end_matches(unit).parse().map_err(|_| bad())?;
-    let time = count.checked_mul(seconds).filter(|s| (1..=3650 * 86_400).contains(s));
+    let count = text.strip_suffix(unit).and_then(|count| count.parse::<u64>().ok());
+    let time = count.and_then(|count| count.checked_mul(seconds));
+    let time = time.filter(|s| (1..=3650 * 86_400).contains(s));
     time.map(std::time::Duration::from_secs).ok_or_else(bad)
 }
 
