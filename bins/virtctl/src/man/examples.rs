@@ -136,6 +136,27 @@ examples! {
         "# virtctl node pool";
     "node capacity": "What this node has, and which limits it really keeps"
         "# virtctl node capacity";
+    "node init-ca": "Before the API listens in the network: an authority, this node's certificate, and the settings"
+        "# virtctl node init-ca --san node1.example >> /etc/ves/coordinator.toml";
+    "node cert issue": "For a panel that may all but say who may what; a context keeps where it is"
+        "# virtctl node cert issue panel --role operator --out /root/panel --context node1 --endpoint https://node1.example:7443";
+    "node cert issue": "For a customer, who sees the containers of one project"
+        "# virtctl node cert issue acme --role tenant --project acme --days 90 --out /root/acme";
+    "node cert list": "Whose end when"
+        "# virtctl node cert list -s ends";
+    "node cert revoke": "All of a holder"
+        "# virtctl node cert revoke panel";
+    "node token create": "For a program without certificates, which only looks"
+        "# virtctl node token create billing --role read-only --expire 90d > token";
+    "node token list": "Which were used when"
+        "# virtctl node token list --fields name,role,used";
+    "node token revoke": "By its holder"
+        "# virtctl node token revoke billing";
+    "context list": "Whom one can ask"
+        "# virtctl context list";
+    "context use": "From now on that node, until this one's socket again"
+        "# virtctl context use node1"
+        "# virtctl context use local";
     "completion": "For the shell you are in"
         "# virtctl completion bash > /etc/bash_completion.d/virtctl";
     "man": "Where man finds them"
