@@ -26,6 +26,7 @@
 pub mod access;
 pub mod admission;
 pub mod api;
+mod authenticate;
 pub mod clock;
 pub mod config;
 pub mod container;

@@ -5,7 +5,8 @@
 //! RevokeToken ─ forgotten by the store ─ forgotten here: the next call is nobody's
 //! ```
 //!
-//! A secret has 256 random bits, so that its digest need not be slow. Never here: what a holder may.
+//! A secret has 256 random bits, so that its digest need not be slow. Never here: what a holder may, or when it is
+//! asked ([`crate::authenticate`]).
 
 pub mod record;
 
@@ -13,10 +14,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
-use ves_daemon::{Identity, Principal, Tokens};
+use ves_daemon::{Identity, Principal};
 use ves_proto::{Fault, Reason};
 
-use crate::coordinator::Coordinator;
 use crate::store::state::State;
 use crate::store::{Key, Kind, Transaction, record as rows};
 use record::{Digest, TokenRecord};
@@ -84,7 +84,7 @@ impl Registry {
     ///
     /// # Errors
     /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
-    fn add(&self, state: &State, token: TokenRecord) -> Result<(), Fault> {
+    pub(crate) fn add(&self, state: &State, token: TokenRecord) -> Result<(), Fault> {
         // One at a time: who comes second sees the first one's name.
         let _alone = self.alone();
         let (same, count) = {
@@ -115,7 +115,7 @@ impl Registry {
     ///
     /// # Errors
     /// `TOKEN_UNKNOWN`, or the store's failure.
-    fn remove(&self, state: &State, id: &str) -> Result<TokenRecord, Fault> {
+    pub(crate) fn remove(&self, state: &State, id: &str) -> Result<TokenRecord, Fault> {
         let _alone = self.alone();
         if !self.known().tokens.contains_key(id) {
             let id: String = id.chars().take(80).collect();
@@ -135,7 +135,11 @@ impl Registry {
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, or `TOKEN_EXPIRED`.
-    fn holder(&self, secret: &str, now_ms: i64) -> Result<(Principal, Option<TokenRecord>), Fault> {
+    pub(crate) fn holder(
+        &self,
+        secret: &str,
+        now_ms: i64,
+    ) -> Result<(Principal, Option<TokenRecord>), Fault> {
         let mut known = self.known();
         let known = &mut *known;
         let id = known.by_digest.get(&digest(secret));
@@ -155,15 +159,12 @@ impl Registry {
         Ok((Principal::granted(identity, &token.grant), stale.then(|| token.clone())))
     }
 
-    fn counts(&self, id: &str, now_ms: i64) -> bool {
+    pub(crate) fn counts(&self, id: &str, now_ms: i64) -> bool {
         self.known().tokens.get(id).is_some_and(|token| token.counts_at(now_ms))
     }
 
     /// Stores that it was used, if it still counts. Blocks.
-    ///
-    /// # Errors
-    /// The store's failure.
-    fn store_use(&self, state: &State, token: &TokenRecord) -> Result<(), Fault> {
+    pub(crate) fn store_use(&self, state: &State, token: &TokenRecord) -> Result<(), Fault> {
         // Held, so that one that is being revoked is not written again.
         let _alone = self.alone();
         if !self.known().tokens.contains_key(&token.id) {
@@ -176,7 +177,7 @@ impl Registry {
 }
 
 /// What is kept of a secret.
-fn digest(secret: &str) -> Digest {
+pub(crate) fn digest(secret: &str) -> Digest {
     Digest(hex(&Sha256::digest(secret.as_bytes())))
 }
 
@@ -188,67 +189,12 @@ fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// `HOST_FAILED` where the kernel gives no randomness.
-fn secret() -> Result<String, Fault> {
+pub(crate) fn secret() -> Result<String, Fault> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|e| {
         Fault::new(Reason::HostFailed, format!("the kernel gives no random bytes: {e}"))
     })?;
     Ok(format!("{PREFIX}{}", hex(&random)))
-}
-
-impl Coordinator {
-    /// Makes a token, and answers with it and its secret, which nobody is told again.
-    ///
-    /// # Errors
-    /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
-    pub async fn create_token(
-        &self,
-        token: record::NewToken,
-    ) -> Result<(TokenRecord, String), Fault> {
-        let record::NewToken { holder, grant, expires_ms } = token;
-        let secret = secret()?;
-        let token = TokenRecord {
-            id: self.clock().new_id().to_string(),
-            digest: digest(&secret),
-            holder,
-            grant,
-            created_ms: self.clock().now_ms(),
-            expires_ms,
-            used_ms: None,
-        };
-        let (own, stored) = (self.clone(), token.clone());
-        ves_daemon::blocking(move || own.tokens().add(own.state(), stored)).await?;
-        Ok((token, secret))
-    }
-
-    /// Makes a token count no more.
-    ///
-    /// # Errors
-    /// `TOKEN_UNKNOWN`, or the store's failure.
-    pub async fn revoke_token(&self, id: String) -> Result<TokenRecord, Fault> {
-        let own = self.clone();
-        ves_daemon::blocking(move || own.tokens().remove(own.state(), &id)).await
-    }
-}
-
-impl Tokens for Coordinator {
-    fn holder(&self, token: &str) -> Result<Principal, Fault> {
-        let (principal, used) = self.tokens().holder(token, self.clock().now_ms())?;
-        if let Some(used) = used {
-            let own = self.clone();
-            // Nobody waits for it; one that is lost is told of again by the next use.
-            tokio::task::spawn_blocking(move || {
-                if let Err(fault) = own.tokens().store_use(own.state(), &used) {
-                    tracing::warn!(token = used.id, error = %fault, "its use is not stored");
-                }
-            });
-        }
-        Ok(principal)
-    }
-
-    fn counts(&self, id: &str) -> bool {
-        self.tokens().counts(id, self.clock().now_ms())
-    }
 }
 
 #[cfg(test)]
