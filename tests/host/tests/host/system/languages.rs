@@ -72,7 +72,7 @@ fn clients_in_other_languages_live_a_containers_life() {
     // It is free again when the coordinator wants it.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let address = free.expect("a free port");
-    let listen = format!("[listen]\ntcp = ['{address}']\npki = '{}'\n", pki.display());
+    let listen = format!("[service.listen]\ntcp = ['{address}']\npki = '{}'\n", pki.display());
     let node = TestNode::start_with(|which, _| match which {
         Daemon::Coordinator => listen.clone(),
         _ => String::new(),
