@@ -45,11 +45,11 @@ pub(crate) fn build() -> Result<()> {
         let join = |built: std::thread::ScopedJoinHandle<'_, Result<()>>| {
             built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
+        // All are waited for, whichever fails.
         let (node, go) = (join(node), join(go));
-        python
-            .context("the client in Python")
-            .and(node.context("the one in TypeScript"))
-            .and(go.context("the one in Go"))
+        python.context("build the client in Python")?;
+        node.context("build the one in TypeScript")?;
+        go.context("build the one in Go")
     })
 }
 
