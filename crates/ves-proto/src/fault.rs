@@ -274,23 +274,44 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// The most bytes of each text in a status: all of it is a header, of which clients take 8 KiB.
+const TOLD: usize = 2048;
+
+/// `text` as it may be told: what a caller sent, or a command printed, may be in it. It has its bound, and nothing
+/// that a terminal would obey or that turns the order of what is read.
+fn told(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\n' | '\t' => c,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let mut told: String = text.chars().map(plain).collect();
+    if told.len() > TOLD {
+        told.truncate(told.floor_char_boundary(TOLD));
+        told.push('…');
+    }
+    told
+}
+
 impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
         let mut details = ErrorDetails::new();
+        let facts = fault.facts.iter().map(|(name, fact)| (told(name), told(fact)));
         details.set_error_info(
             fault.reason_name(),
             DOMAIN,
-            fault.facts.clone().into_iter().collect::<std::collections::HashMap<_, _>>(),
+            facts.collect::<std::collections::HashMap<_, _>>(),
         );
         if let Some(after) = fault.retry_after {
             details.set_retry_info(Some(after));
         }
         if fault.code() == Code::InvalidArgument {
             for Violation { field, message } in fault.violations() {
-                details.add_bad_request_violation(field, message);
+                details.add_bad_request_violation(told(&field), told(&message));
             }
         }
-        Self::with_error_details(fault.code(), fault.message, details)
+        Self::with_error_details(fault.code(), told(&fault.message), details)
     }
 }
 
@@ -330,6 +351,15 @@ mod tests {
         assert_eq!(fields, ["request_id", "container.alias"]);
         assert!(both.message.contains("lacks request_id; is no name"), "{both}");
         assert_eq!(Fault::from(Status::from(both.clone())), both);
+    }
+
+    #[test]
+    fn what_is_told_has_its_bound_and_moves_no_cursor() {
+        let fault =
+            Fault::new(Reason::BadValue, "\u{1b}[2J\u{202e}é\n").fact("got", "é".repeat(9000));
+        let told = Fault::from(Status::from(fault));
+        assert_eq!(told.message, "\u{fffd}[2J\u{fffd}é\n");
+        assert!(told.facts["got"].len() <= TOLD + 3 && told.facts["got"].ends_with("é…"));
     }
 
     #[test]

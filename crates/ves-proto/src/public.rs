@@ -101,12 +101,18 @@ pub fn unix_ms(time: &prost_types::Timestamp) -> i64 {
 /// A span of time.
 ///
 /// # Errors
-/// `BAD_VALUE` on `field` where it is negative.
+/// `BAD_VALUE` on `field` where it is negative, or its parts are not what google.protobuf.Duration says.
 pub fn parse_duration(field: &str, span: &prost_types::Duration) -> Result<Duration, Fault> {
-    Duration::try_from(*span).map_err(|_| {
-        let shown = format!("{} s", span.seconds);
-        Fault::bad_value(field, &ParseError::new("duration", shown, "it must not be negative"))
-    })
+    let prost_types::Duration { seconds, nanos } = *span;
+    // The library's own conversion overflows at the edges of what can be sent.
+    match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
+        _ => {
+            let shown = format!("{seconds} s and {nanos} ns");
+            let why = "it must not be negative, with less than a second of nanoseconds";
+            Err(Fault::bad_value(field, &ParseError::new("duration", shown, why)))
+        }
+    }
 }
 
 /// Writes a span of time.
@@ -406,7 +412,9 @@ mod tests {
         }
         let span = Duration::from_millis(1_500);
         assert_eq!(parse_duration("grace", &render_duration(span)), Ok(span));
-        let negative = prost_types::Duration { seconds: -1, nanos: 0 };
-        assert!(parse_duration("grace", &negative).is_err());
+        for (seconds, nanos) in [(-1, 0), (0, -1), (0, i32::MIN), (i64::MIN, 0), (0, i32::MAX)] {
+            let edge = prost_types::Duration { seconds, nanos };
+            assert!(parse_duration("grace", &edge).is_err(), "{edge:?}");
+        }
     }
 }

@@ -67,7 +67,12 @@ fn export(count: u32) -> Result<(Duration, usize), Failed> {
     };
     let sim = Sim::new();
     for ct in FIRST..FIRST + count {
-        sim.run(&Command::create(ct, |spec| spec.name = format!("customer-{ct}")))?;
+        let create = Command::create(ct, |spec| {
+            spec.name = format!("customer-{ct}");
+            // The pool in memory has room for a thousand of these.
+            spec.disk_bytes = 256 << 20;
+        });
+        sim.run(&create)?;
         sim.run(&Command::start(&ct.to_string()))?;
     }
     guard.export_metrics();

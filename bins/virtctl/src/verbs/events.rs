@@ -179,7 +179,7 @@ impl Printer {
             }
             Format::Table => {
                 // Those that come become longer, by a digit now and then.
-                let width = *self.width.get_or_insert(10.max(event.token.len() + 4));
+                let width = *self.width.get_or_insert_with(|| 10.max(event.token.len() + 4));
                 if std::mem::take(&mut self.header) {
                     self.output.print(&line(width, columns.iter().map(|c| c.header.clone())))?;
                 }

@@ -20,9 +20,9 @@ use crate::happening::{Happening, Type};
 use crate::operation::public::asker;
 use crate::services::fault_of;
 
-async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Fault> {
-    let message = stream.message().await.map_err(|s| Fault::from_status(&s))?;
-    message.ok_or_else(no_start)
+/// The first message; of one that cannot be read the chassis says what is wrong.
+async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    stream.message().await?.ok_or_else(|| no_start().into())
 }
 
 fn no_start() -> Fault {
