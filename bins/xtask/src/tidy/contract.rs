@@ -122,7 +122,7 @@ fn snake(name: &str) -> String {
 pub(super) fn tested(tree: &Tree) -> Vec<Problem> {
     let tests: Vec<_> = tree.ending(".rs").filter(|f| f.path.starts_with("tests/sim/")).collect();
     let mut problems = Vec::new();
-    for file in tree.ending(".proto").filter(|f| f.path.starts_with("proto/ves/coordinator/")) {
+    for file in tree.ending(".proto").filter(|f| f.path.starts_with("proto/ves/api/")) {
         for service in blocks(&file.text, "service") {
             for (n, line) in service.lines {
                 let Some(rest) = line.trim().strip_prefix("rpc ") else { continue };

@@ -10,11 +10,12 @@ use super::SERVICES;
 /// The four.
 const ALL: &[Daemon] = &[Daemon::Storage, Daemon::Network, Daemon::Resources, Daemon::Lifecycle];
 
-/// What each service needs, by the last part of its name. Operations are the coordinator's own records, and of
-/// the node it says itself what cannot be reached.
-const NEEDS: [(&str, &[Daemon]); 8] = [
+/// What each service needs, by the last part of its name. Operations, events and tokens are the coordinator's own
+/// records, and of the node it says itself what cannot be reached.
+const NEEDS: [(&str, &[Daemon]); 9] = [
     ("AccessService", &[]),
     ("ContainerService", ALL),
+    ("EventService", &[]),
     ("NodeService", &[]),
     ("OperationService", &[]),
     ("SessionService", &[Daemon::Lifecycle]),

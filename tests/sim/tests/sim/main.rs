@@ -23,4 +23,5 @@ mod sessions;
 mod snapshots;
 mod store;
 mod templates;
+mod tokens;
 mod upgrade;
