@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Generic, Iterator, TypeVar
+from typing import Any, Generator, Generic, Iterator, TypeVar
 
 import grpc
 
@@ -32,8 +32,9 @@ class Watch(Generic[Message]):
         self._call: Any = None
         self._waits_since: float | None = None
         self._silence = _SILENT * (request.heartbeat.ToTimedelta().total_seconds() or _HEARTBEAT)
-        self._messages = self._all()
-        threading.Thread(target=self._look, name="ves watch", daemon=True).start()
+        self._messages: Generator[Message, None, None] = self._all()
+        self._looks = threading.Thread(target=self._look, name="ves watch", daemon=True)
+        self._looks.start()
 
     @property
     def resume_token(self) -> str:
@@ -43,9 +44,16 @@ class Watch(Generic[Message]):
     def close(self) -> None:
         """Ends it."""
         self._closed.set()
-        call = self._call
+        call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        # Nothing may hold the call when the interpreter ends: grpcio's destructor waits for ever then.
+        self._looks.join()
+        try:
+            self._messages.close()
+        except ValueError:
+            # Another thread reads it, and sees its end.
+            pass
 
     def __enter__(self) -> Watch[Message]:
         return self
@@ -66,7 +74,7 @@ class Watch(Generic[Message]):
     def _left(self) -> float | None:
         return None if self._end is None else self._end - time.monotonic()
 
-    def _all(self) -> Iterator[Message]:
+    def _all(self) -> Generator[Message, None, None]:
         backoff = Backoff()
         while not self._closed.is_set():
             error = None
