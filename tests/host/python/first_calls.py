@@ -60,7 +60,7 @@ def main():
         {
             "services": services,
             "health": {name: status(name) for name in ["", *ours]},
-            "node": json_format.MessageToDict(call(ask(), timeout=PATIENCE)),
+            "node": json_format.MessageToDict(call(ask(name="nodes/-"), timeout=PATIENCE)),
             "undecodable": failure(raw, b"\xff\xff"),
             "too large": failure(raw, b"\x0a" + b"\0" * (8 << 20)),
             "unknown": failure(channel.unary_unary(f"/{nodes}/Nope"), b""),

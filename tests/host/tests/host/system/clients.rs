@@ -57,7 +57,9 @@ fn a_program_on_the_c_core_of_grpc_needs_no_option_and_finds_what_there_is() {
     });
     let found = first_calls(&node);
     assert_eq!(away(&found), ("NOT_SERVING".into(), "SERVING".into(), json!("SERVING")));
-    assert!(found["node"]["unreachable"]["network"].is_string(), "{found}");
+    let conditions = found["node"]["conditions"].as_array().expect("conditions");
+    let network = conditions.iter().find(|c| c["type"] == "TYPE_NETWORK_READY");
+    assert_eq!(network.map(|c| &c["status"]), Some(&json!("STATUS_FALSE")), "{found}");
     node.stack().start_all().expect("it starts again");
     wait_until(PATIENCE, "containers are served again", || {
         away(&first_calls(&node)).0 == "SERVING"
