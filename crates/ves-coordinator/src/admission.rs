@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Code;
 use tracing::Instrument;
+use uuid::Uuid;
 use ves_proto::{Fault, Reason};
 use ves_types::{CtId, Phase};
 
@@ -42,6 +43,9 @@ pub struct Ask {
     pub caller: Caller,
     /// The container.
     pub ct: CtId,
+    /// Which of those that ever have its id; none: one that no record knows. A call that waits its turn may
+    /// find another there, which is perhaps another tenant's.
+    pub uid: Option<Uuid>,
     /// What the caller has read of it last, where it matters.
     pub etag: Option<String>,
     /// Only plan.
@@ -52,12 +56,24 @@ pub struct Ask {
     pub look: bool,
 }
 
+/// The container that has an id must be the one that was asked for, where that was one.
+fn is_same(ct: CtId, asked: Option<Uuid>, have: Uuid) -> Result<(), Fault> {
+    match asked {
+        Some(asked) if asked != have => {
+            let message = format!("container {ct} is gone; another has its id by now");
+            Err(Fault::new(Reason::ContainerUnknown, message).fact("ct", ct))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 impl Ask {
-    /// What was read last must still be so.
+    /// It must be the container that was named, and what was read last must still be so.
     ///
     /// # Errors
-    /// `ETAG_MISMATCH`.
-    fn check_etag(&self, record: &Record) -> Result<(), Fault> {
+    /// `CONTAINER_UNKNOWN`, `ETAG_MISMATCH`.
+    fn check(&self, record: &Record) -> Result<(), Fault> {
+        is_same(record.id, self.uid, record.uid)?;
         let have = record.etag();
         match &self.etag {
             Some(got) if *got != have => {
@@ -137,7 +153,7 @@ impl Coordinator {
             return self.begin_now(ask, admit).await;
         }
         let record = self.state().read().container(ask.ct).map(Arc::clone)?;
-        ask.check_etag(&record)?;
+        ask.check(&record)?;
         idle(&self.state().read(), record.id)?;
         let action = admit(&record)?;
         self.dry_run(ask.caller, (*record).clone(), action).await
@@ -205,7 +221,7 @@ impl Coordinator {
                     return Ok((OpRecord::clone(op), false, false));
                 }
                 let record = index.container(ask.ct)?;
-                ask.check_etag(record)?;
+                ask.check(record)?;
                 idle(index, record.id)?;
                 let action = admit(record)?;
                 // Whoever worked on it since would have changed its record.
@@ -424,4 +440,19 @@ pub(crate) fn begin_operation(
     change.containers.push(record);
     change.operations.push(op.clone());
     op
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_waited_finds_the_container_it_named_or_none() {
+        let ct = CtId::try_from(600).expect("an id");
+        let (own, others) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(is_same(ct, Some(own), own), Ok(()));
+        assert_eq!(is_same(ct, None, others), Ok(()), "what no record knows has none");
+        let fault = is_same(ct, Some(own), others).expect_err("it is another's");
+        assert_eq!(fault.reason, Reason::ContainerUnknown);
+    }
 }

@@ -419,6 +419,7 @@ impl Api {
         let ask = Ask {
             caller,
             ct,
+            uid: None,
             etag: None,
             validate_only: *validate_only,
             conflict: Conflict::Fail,

@@ -247,6 +247,7 @@ impl Api {
         Ok(Target::New(Ask {
             caller,
             ct: record.id,
+            uid: Some(record.uid),
             etag: Some(etag.to_owned()).filter(|etag| !etag.is_empty()),
             validate_only,
             conflict: conflict(request.metadata(), asked),
