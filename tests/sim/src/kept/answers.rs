@@ -78,7 +78,7 @@ answer!(
 );
 
 answer!(
-    /// [`pb::Fault`].
+    /// `Fault` of `pb`.
     Fault {
         code: i32,
         reason: String,
