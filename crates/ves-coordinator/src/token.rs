@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A secret has 256 random bits, so that its digest need not be slow. Never here: what a holder may, or when it is
-//! asked ([`crate::authenticate`]).
+//! asked (`authenticate`).
 
 pub mod record;
 

@@ -1,7 +1,7 @@
 //! The public API, `ves.api.v1`: parse, call, render. Its services are on one socket.
 //!
-//! Who may call what is [`crate::access`]'s. Every RPC that names a container comes to it by [`Api::container`], and all that is listed
-//! or watched goes through [`Api::sees`]. Never here: decisions; they are [`crate::operation::kinds`]'s.
+//! Who may call what is [`crate::access`]'s. Every RPC that names a container comes to it by `Api::container`, and
+//! all that is listed or watched goes through `Api::sees`. Never here: decisions; they are [`crate::operation::kinds`]'s.
 
 mod access;
 mod containers;
