@@ -79,17 +79,26 @@ pub fn parse_list<T>(
 /// # Errors
 /// `BAD_VALUE` on `field`.
 pub fn parse_grants(field: &str, grants: &[lifecycle::DeviceGrant]) -> Result<Vec<Device>, Fault> {
-    if grants.len() > MAX_DEVICES {
-        let message = format!("{field} has {} entries; {MAX_DEVICES} are the most", grants.len());
+    parse_accesses(field, grants, |lifecycle::DeviceGrant { id, read, write }| (id, *read, *write))
+}
+
+/// Reads devices, each by its id and by whether it may be read and written.
+pub(crate) fn parse_accesses<T>(
+    field: &str,
+    given: &[T],
+    parts: impl Fn(&T) -> (&String, bool, bool),
+) -> Result<Vec<Device>, Fault> {
+    if given.len() > MAX_DEVICES {
+        let message = format!("{field} has {} entries; {MAX_DEVICES} are the most", given.len());
         return Err(Fault::new(Reason::BadValue, message).fact("field", field));
     }
-    let parse = |grant: &lifecycle::DeviceGrant| {
-        let lifecycle::DeviceGrant { id, read, write } = grant;
+    let parse = |one: &T| {
+        let (id, read, write) = parts(one);
         let none = || ParseError::new("device", id, "nothing may be done with it");
-        let access = Access::new(*read, *write).ok_or_else(none)?;
+        let access = Access::new(read, write).ok_or_else(none)?;
         Ok(Device { id: id.parse()?, access })
     };
-    grants.iter().map(|grant| parse(grant).map_err(|e| Fault::bad_value(field, &e))).collect()
+    given.iter().map(|one| parse(one).map_err(|e| Fault::bad_value(field, &e))).collect()
 }
 
 /// Writes one of them.

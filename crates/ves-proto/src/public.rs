@@ -7,17 +7,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use ves_types::device::MAX_DEVICES;
 use ves_types::{
-    Access, CtId, Device, Enforcement, Features, Limit, Limits, NodeName, ParseError,
-    RestartPolicy, SnapshotId, TemplateName, UbcResource, UbcValue, Victim,
+    CtId, Device, Enforcement, Features, Limit, Limits, NodeName, ParseError, RestartPolicy,
+    SnapshotId, TemplateName, UbcResource, UbcValue, Victim,
 };
 
 use crate::api as pb;
 use crate::common;
-use crate::convert::{
-    features_exclude, parse_limits as parse_common_limits, render_limits as render_common_limits,
-};
+use crate::convert::{self, features_exclude};
 use crate::fault::{Fault, Reason};
 
 /// Microseconds and smaller parts of a second, in nanoseconds.
@@ -156,18 +153,13 @@ pub fn parse_features(features: Option<pb::Features>) -> Result<Features, Fault>
     if nesting == Some(true) && migratable == Some(true) {
         return Err(features_exclude());
     }
-    let default = Features::default();
-    Ok(Features {
-        nesting: nesting.unwrap_or(default.nesting),
-        migratable: migratable.unwrap_or(default.migratable),
-        abi32: abi32.unwrap_or(default.abi32),
-    })
+    Ok(convert::parse_features(Some(common::Features { nesting, migratable, abi32 })))
 }
 
 /// Writes features as they come to be.
 pub const fn render_features(features: Features) -> pb::Features {
-    let Features { nesting, migratable, abi32 } = features.effective();
-    pb::Features { nesting: Some(nesting), migratable: Some(migratable), abi32: Some(abi32) }
+    let common::Features { nesting, migratable, abi32 } = convert::render_features(features);
+    pb::Features { nesting, migratable, abi32 }
 }
 
 /// Reads what a container has of the node's devices.
@@ -175,17 +167,7 @@ pub const fn render_features(features: Features) -> pb::Features {
 /// # Errors
 /// `BAD_VALUE` on `field`.
 pub fn parse_devices(field: &str, devices: &[pb::Device]) -> Result<Vec<Device>, Fault> {
-    if devices.len() > MAX_DEVICES {
-        let message = format!("{field} has {} entries; {MAX_DEVICES} are the most", devices.len());
-        return Err(Fault::new(Reason::BadValue, message).fact("field", field));
-    }
-    let parse = |device: &pb::Device| {
-        let pb::Device { id, read, write } = device;
-        let none = || ParseError::new("device", id, "nothing may be done with it");
-        let access = Access::new(*read, *write).ok_or_else(none)?;
-        Ok(Device { id: id.parse()?, access })
-    };
-    devices.iter().map(|device| parse(device).map_err(|e| Fault::bad_value(field, &e))).collect()
+    convert::parse_accesses(field, devices, |pb::Device { id, read, write }| (id, *read, *write))
 }
 
 /// Writes one of them.
@@ -281,7 +263,7 @@ pub fn parse_limits(limits: Option<pb::Limits>) -> Result<Limits, Fault> {
         io_iops: io_operations_per_second,
         io_priority,
     };
-    parse_common_limits(Some(common)).map_err(|mut fault| {
+    convert::parse_limits(Some(common)).map_err(|mut fault| {
         let public = match fault.facts.get("field").map(String::as_str) {
             Some("io_bps") => "io_bytes_per_second",
             Some("io_iops") => "io_operations_per_second",
@@ -308,7 +290,7 @@ pub fn render_limits(limits: &Limits) -> pb::Limits {
         io_bps,
         io_iops,
         io_priority,
-    } = render_common_limits(limits);
+    } = convert::render_limits(limits);
     pb::Limits {
         ubc: Some(ubc),
         cpu_millicpus,
