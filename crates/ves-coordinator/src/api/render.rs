@@ -10,7 +10,8 @@ use ves_types::{CtId, ExitCause, Phase};
 use crate::container::cache::Cached;
 use crate::container::given;
 use crate::container::observed::ProcessSeen;
-use crate::container::record::{Presence, Record, RunState};
+use crate::container::record::Record;
+use crate::container::state::State;
 use crate::coordinator::Coordinator;
 use crate::operation::kinds::Action;
 use crate::operation::public::{actor, kind};
@@ -53,20 +54,18 @@ impl Coordinator {
     }
 }
 
-/// What a container is, from what it should be and what was seen.
-fn state(record: &Record, seen: &Cached) -> pb::container_status::State {
+/// The public name of what a container is.
+const fn state(state: State) -> pb::container_status::State {
     use pb::container_status::State as S;
-    match (record.presence, seen.process.phase) {
-        (Presence::Creating, _) => S::Creating,
-        (Presence::Deleting, _) => S::Deleting,
-        (Presence::Present, Phase::Frozen) => S::Paused,
-        (Presence::Present, Phase::Running) if seen.process.stopping => S::Stopping,
-        (Presence::Present, Phase::Running) => S::Running,
-        (Presence::Present, Phase::Absent | Phase::Created) => match () {
-            () if record.problem.is_some() => S::Broken,
-            () if seen.mounted || record.run == RunState::Mounted => S::Mounted,
-            () => S::Stopped,
-        },
+    match state {
+        State::Creating => S::Creating,
+        State::Stopped => S::Stopped,
+        State::Mounted => S::Mounted,
+        State::Running => S::Running,
+        State::Stopping => S::Stopping,
+        State::Paused => S::Paused,
+        State::Deleting => S::Deleting,
+        State::Broken => S::Broken,
     }
 }
 
@@ -98,7 +97,7 @@ fn render(record: &Record, seen: &Cached, operation: Option<&OpId>) -> pb::Conta
     };
     let next_start = record.next_start();
     let status = pb::ContainerStatus {
-        state: state(record, seen).into(),
+        state: state(State::of(record, seen)).into(),
         running_spec: record.running.as_ref().map(given::render),
         reconciling: operation.is_some(),
         problem: problem.map(Fault::to_message),

@@ -11,4 +11,5 @@ pub mod record;
 pub mod refusal;
 pub mod retry;
 pub mod spec;
+pub mod state;
 pub mod step;

@@ -13,8 +13,8 @@ use ves_types::{Bytes, CtId, Enforcement, Phase, UbcResource, UbcRow};
 
 use super::definition::Metric;
 use super::look::Look;
-use crate::container::cache::Cached;
-use crate::container::record::{Presence, Record, RunState};
+use crate::container::record::Record;
+use crate::container::state::State;
 use crate::coordinator::Coordinator;
 use crate::operation::record::OpState;
 
@@ -70,7 +70,7 @@ pub(super) fn known(coordinator: &Coordinator) -> HashMap<CtId, Known> {
         labels.extend(name.map(|n| KeyValue::new("container.name", shared(n.to_string()))));
         let started = seen.process.started_unix_ms.filter(|_| is_up(seen.process.phase));
         let up_usec = started.map(|ms| u64::try_from(now.saturating_sub(ms)).unwrap_or(0) * 1000);
-        Known { labels, state: state(record, &seen), up_usec }
+        Known { labels, state: word(State::of(record, &seen)), up_usec }
     };
     records.iter().map(|record| (record.id, of(record))).collect()
 }
@@ -79,18 +79,16 @@ const fn is_up(phase: Phase) -> bool {
     matches!(phase, Phase::Running | Phase::Frozen)
 }
 
-/// What a container is.
-fn state(record: &Record, seen: &Cached) -> &'static str {
-    match (record.presence, seen.process.phase) {
-        (Presence::Creating, _) => "creating",
-        (Presence::Deleting, _) => "deleting",
-        (Presence::Present, Phase::Frozen) => "paused",
-        (Presence::Present, Phase::Running) => "running",
-        (Presence::Present, Phase::Absent | Phase::Created) => match () {
-            () if record.problem.is_some() => "broken",
-            () if seen.mounted || record.run == RunState::Mounted => "mounted",
-            () => "stopped",
-        },
+/// The word for what a container is; one that goes down by itself runs still.
+const fn word(state: State) -> &'static str {
+    match state {
+        State::Creating => "creating",
+        State::Stopped => "stopped",
+        State::Mounted => "mounted",
+        State::Running | State::Stopping => "running",
+        State::Paused => "paused",
+        State::Deleting => "deleting",
+        State::Broken => "broken",
     }
 }
 
