@@ -1,5 +1,6 @@
 //! The coordinator's settings.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -7,6 +8,10 @@ use ves_daemon::{Listen, ServiceConfig};
 use ves_types::{Bytes, NodeName};
 
 use crate::container::defaults::DefaultLimits;
+use crate::container::meta;
+
+/// The most labels that metrics have of a container: each makes every series longer.
+const MOST_METRIC_LABELS: usize = 8;
 
 /// `[service]` of coordinator.toml.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +46,8 @@ pub struct Config {
     pub events_kept: usize,
     /// How many days an event is kept at most.
     pub events_days: u32,
+    /// Keys of labels of containers that are told with all their metrics, as `container.label.KEY`.
+    pub metric_labels: Vec<String>,
     /// What containers are limited to that are made without a limit.
     pub defaults: Defaults,
     /// How the public API is served to the network; unset: not at all.
@@ -91,6 +98,7 @@ impl Default for Config {
             keep_operations: 10_000,
             events_kept: 100_000,
             events_days: 90,
+            metric_labels: vec![],
             defaults: Defaults::default(),
             listen: None,
         }
@@ -132,6 +140,16 @@ impl ServiceConfig for Config {
         if self.events_days == 0 {
             return Err("events_days must be at least 1".to_owned());
         }
+        if self.metric_labels.len() > MOST_METRIC_LABELS {
+            return Err(format!("metric_labels must have at most {MOST_METRIC_LABELS} keys"));
+        }
+        if let Some(key) = self.metric_labels.iter().find(|key| !meta::is_key(key)) {
+            return Err(format!("metric_labels: {key:?} is no key of a label: {}", meta::KEY));
+        }
+        let different: BTreeSet<_> = self.metric_labels.iter().collect();
+        if different.len() < self.metric_labels.len() {
+            return Err("metric_labels names a key twice".to_owned());
+        }
         if self.early_exit_grace_ms > 10_000 {
             return Err("early_exit_grace_ms must be at most 10000".to_owned());
         }
@@ -148,6 +166,14 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let none = Config { boot_parallel: 0, ..Config::default() };
         assert!(none.validate().is_err());
+        let told = |keys: &[&str]| Config {
+            metric_labels: keys.iter().map(|&key| key.to_owned()).collect(),
+            ..Config::default()
+        };
+        assert_eq!(told(&["customer"]).validate(), Ok(()));
+        assert!(told(&["a b"]).validate().is_err());
+        assert!(told(&["k", "k"]).validate().is_err());
+        assert!(told(&["k"; 9]).validate().is_err());
         let named =
             |name: &str| serde_json::from_value::<Config>(serde_json::json!({ "node": name }));
         assert_eq!(named("n1").expect("a name").node, "n1".parse().ok());

@@ -17,6 +17,7 @@ use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
 use crate::container::observed::Observed;
 use crate::container::record::Record;
+use crate::open_streams::OpenStreams;
 use crate::operation::metrics::Metrics;
 use crate::queue::Queues;
 use crate::services::Services;
@@ -51,6 +52,7 @@ struct Inner {
     turns: Turns,
     queues: Queues,
     metrics: Metrics,
+    streams: OpenStreams,
     telling: Telling,
     tokens: Registry,
 }
@@ -122,6 +124,7 @@ impl Coordinator {
             turns,
             queues: Queues::default(),
             metrics: Metrics::new(),
+            streams: OpenStreams::new(),
             tokens,
             node,
             life: clock.new_id().simple().to_string(),
@@ -202,6 +205,11 @@ impl Coordinator {
     /// What dashboards are told of operations.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// What dashboards are told of sessions and watches.
+    pub(crate) fn streams(&self) -> &OpenStreams {
+        &self.inner.streams
     }
 
     /// What is to be told.

@@ -36,6 +36,7 @@ pub mod events;
 pub mod filter;
 pub mod happening;
 pub mod metrics;
+mod open_streams;
 pub mod operation;
 pub mod problem;
 pub mod queue;

@@ -329,6 +329,8 @@ impl IdSlot {
     /// The last slot. The one above it belongs to the unpacker of archives, and that above to
     /// `u32::MAX`, which means "no id".
     pub const LAST: u32 = 65_533;
+    /// How many there are.
+    pub const COUNT: u32 = Self::LAST - Self::FIRST + 1;
 
     /// The slot's number.
     pub const fn get(self) -> u32 {

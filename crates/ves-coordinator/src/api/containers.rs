@@ -24,6 +24,7 @@ use crate::container::given;
 use crate::container::observed::ProcessSeen;
 use crate::container::record::{Record, RunState};
 use crate::filter::{Filter, fields};
+use crate::open_streams::StreamKind;
 use crate::operation::kinds;
 use crate::operation::kinds::set::Update;
 use crate::operation::kinds::stop::How;
@@ -272,7 +273,8 @@ impl ContainerService for Api {
             pb::WatchContainersResponse { resume_token, event: Some(event) }
         };
         let resume = (resume_token.as_str(), heartbeat);
-        Ok(Response::new(watch(source, self.0.clone(), ticks, resume, message)))
+        let answers = watch(source, self.0.clone(), ticks, resume, message);
+        Ok(self.counted(answers, StreamKind::Containers))
     }
 
     async fn create_container(&self, request: Request<pb::CreateContainerRequest>) -> Answer {

@@ -20,6 +20,7 @@ use super::watch::heartbeat;
 use super::{Answers, Api};
 use crate::events::token::Place;
 use crate::filter::{Filter, fields};
+use crate::open_streams::StreamKind;
 use crate::store::log::Log;
 use crate::wrong::{Wrong, bad};
 
@@ -212,6 +213,6 @@ impl EventService for Api {
                 Err(fault) => Some((Err(fault.into()), None)),
             }
         });
-        Ok(Response::new(Box::pin(stream)))
+        Ok(self.counted(Box::pin(stream), StreamKind::Events))
     }
 }

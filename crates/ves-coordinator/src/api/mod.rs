@@ -25,12 +25,13 @@ pub use health::needs;
 
 use std::pin::Pin;
 
-use tokio_stream::Stream;
-use tonic::Status;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::Routes;
+use tonic::{Response, Status};
 use ves_proto::api as pb;
 
 use crate::coordinator::Coordinator;
+use crate::open_streams::StreamKind;
 
 /// Full names of the services, for health.
 pub const SERVICES: &[&str] = &[
@@ -72,6 +73,17 @@ pub fn routes(coordinator: &Coordinator) -> Routes {
 /// The adapter between the wire and the coordinator.
 #[derive(Debug, Clone)]
 struct Api(Coordinator);
+
+impl Api {
+    /// An answer that counts as an open stream until its reader is gone.
+    fn counted<T: 'static>(&self, answers: Answers<T>, kind: StreamKind) -> Response<Answers<T>> {
+        let open = self.0.streams().open(kind);
+        Response::new(Box::pin(answers.map(move |answer| {
+            let _open = &open;
+            answer
+        })))
+    }
+}
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

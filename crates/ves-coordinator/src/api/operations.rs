@@ -14,6 +14,7 @@ use super::page::Page;
 use super::watch::{Batch, News, Source, heartbeat, watch};
 use super::{Answers, Api};
 use crate::filter::{Filter, fields};
+use crate::open_streams::StreamKind;
 use crate::operation::record::{OpId, OpRecord, OpState};
 use crate::store::changes::Departed;
 use crate::wrong::{Wrong, bad};
@@ -162,7 +163,8 @@ impl OperationService for Api {
             };
             pb::WatchOperationsResponse { resume_token, event: Some(event) }
         };
-        Ok(Response::new(watch(source, self.0.clone(), ticks, (resume_token, heartbeat), message)))
+        let answers = watch(source, self.0.clone(), ticks, (resume_token, heartbeat), message);
+        Ok(self.counted(answers, StreamKind::Operations))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
 use crate::happening::{Happening, Type};
+use crate::open_streams::StreamKind;
 use crate::operation::public::asker;
 use crate::services::fault_of;
 
@@ -151,11 +152,11 @@ fn input<T: Send + 'static, U: Send + 'static>(
 fn answers<T: Send + 'static, U: Send + 'static>(
     opened: Result<Response<Streaming<T>>, Status>,
     render: fn(T) -> U,
-) -> Result<Response<Answers<U>>, Status> {
+) -> Result<Answers<U>, Status> {
     let fault = |status| fault_of("lifecycle", &status);
     let answers = opened.map_err(fault)?.into_inner();
     let answers = answers.map(move |message| message.map(render).map_err(|s| fault(s).into()));
-    Ok(Response::new(Box::pin(answers)))
+    Ok(Box::pin(answers))
 }
 
 /// Tells who opened a session; not what was said in it.
@@ -190,7 +191,7 @@ impl SessionService for Api {
         let answers =
             answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)?;
         self.0.tell(opened);
-        Ok(answers)
+        Ok(self.counted(answers, StreamKind::Exec))
     }
 
     type ConsoleStream = Answers<pb::ConsoleResponse>;
@@ -216,6 +217,6 @@ impl SessionService for Api {
         let answers =
             answers(self.0.services().lifecycle.clone().console(requests).await, console_output)?;
         self.0.tell(session(&principal, &record, "console"));
-        Ok(answers)
+        Ok(self.counted(answers, StreamKind::Console))
     }
 }

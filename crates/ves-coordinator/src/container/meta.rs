@@ -103,11 +103,18 @@ pub fn check_annotations(field: &str, annotations: &BTreeMap<String, String>, wr
     }
 }
 
-fn check_key(field: &str, key: &str, wrong: &mut Wrong) {
+/// What a key of a label or an annotation is.
+pub const KEY: &str = "a key has 1 to 63 letters, digits, '-', '_', '.' and '/'";
+
+/// Whether it is a key of a label or an annotation.
+pub fn is_key(key: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-    if !(1..=LONGEST_KEY).contains(&key.len()) || !key.bytes().all(allowed) {
-        let why = "a key has 1 to 63 letters, digits, '-', '_', '.' and '/'";
-        wrong.at::<()>(field, Err(ParseError::new("key", key, why)));
+    (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(allowed)
+}
+
+fn check_key(field: &str, key: &str, wrong: &mut Wrong) {
+    if !is_key(key) {
+        wrong.at::<()>(field, Err(ParseError::new("key", key, KEY)));
     }
 }
 

@@ -85,6 +85,12 @@ metrics! {
     PoolPromisable: Level, "ves.pool.promisable", "By", "bytes that can still be promised";
     PoolAlarms: Level, "ves.pool.alarms", "{alarm}", "what an operator should look at";
     NodeContainers: Level, "ves.node.containers", "{container}", "containers, by what they are";
+    NodeIdSlotsUsage: Level, "ves.node.id_slots.usage", "{range}",
+        "ranges of user ids that containers have";
+    NodeIdSlotsLimit: Level, "ves.node.id_slots.limit", "{range}",
+        "ranges of user ids there are for containers";
+    NodeDevices: Level, "ves.node.volumes.active", "{volume}",
+        "volumes that have a block device of the node";
     NodeMemoryPromised: Level, "ves.node.memory.promised", "By",
         "the sum of the memory limits of containers that run";
     NodeSpoofed: Total, "ves.node.network.spoofed", "{packet}",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use opentelemetry::{KeyValue, StringValue, Value};
 use ves_proto::convert::parse_row;
 use ves_proto::{common, network, resources, storage};
-use ves_types::{Bytes, CtId, Enforcement, Phase, UbcResource, UbcRow};
+use ves_types::{Bytes, CtId, Enforcement, IdSlot, Phase, UbcResource, UbcRow};
 
 use super::definition::Metric;
 use super::look::Look;
@@ -39,7 +39,7 @@ impl Point {
 /// What the coordinator knows of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Known {
-    /// `container.id`, and its name where it has one: in the order of their names, as the SDK wants them.
+    /// See [`labels_of`].
     pub(super) labels: Vec<KeyValue>,
     /// What it is.
     pub(super) state: &'static str,
@@ -52,6 +52,8 @@ pub(super) struct Known {
 pub(super) struct Node {
     /// Operations that wait for their turn.
     pub(super) queued: u64,
+    /// Ranges of user ids that containers have.
+    pub(super) id_slots: u64,
 }
 
 /// A text that many points share.
@@ -63,16 +65,31 @@ fn shared(text: impl Into<String>) -> Value {
 pub(super) fn known(coordinator: &Coordinator) -> HashMap<CtId, Known> {
     let records: Vec<_> = coordinator.state().read().containers().map(Arc::clone).collect();
     let now = coordinator.clock().now_ms();
+    let wanted = &coordinator.config().metric_labels;
     let of = |record: &Record| {
         let seen = coordinator.cache().of(record.id);
-        let mut labels = vec![KeyValue::new("container.id", shared(record.id.to_string()))];
-        let name = record.spec.name.as_ref();
-        labels.extend(name.map(|n| KeyValue::new("container.name", shared(n.to_string()))));
+        let labels = labels_of(record, wanted);
         let started = seen.process.started_unix_ms.filter(|_| is_up(seen.process.phase));
         let up_usec = started.map(|ms| u64::try_from(now.saturating_sub(ms)).unwrap_or(0) * 1000);
         Known { labels, state: word(State::of(record, &seen)), up_usec }
     };
     records.iter().map(|record| (record.id, of(record))).collect()
+}
+
+/// What all points of a container bear, in the order of their keys, as the SDK wants them.
+fn labels_of(record: &Record, wanted: &[String]) -> Vec<KeyValue> {
+    let mut labels = vec![KeyValue::new("container.id", shared(record.id.to_string()))];
+    for key in wanted {
+        if let Some(value) = record.meta.labels.get(key) {
+            labels.push(KeyValue::new(format!("container.label.{key}"), shared(value.as_str())));
+        }
+    }
+    let name = record.spec.name.as_ref();
+    labels.extend(name.map(|n| KeyValue::new("container.name", shared(n.to_string()))));
+    let project = record.meta.project.as_deref();
+    labels.extend(project.map(|project| KeyValue::new("ves.project", shared(project))));
+    labels.sort_unstable_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
+    labels
 }
 
 const fn is_up(phase: Phase) -> bool {
@@ -92,14 +109,17 @@ const fn word(state: State) -> &'static str {
     }
 }
 
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
 /// What the coordinator knows of the node.
 pub(super) fn node(coordinator: &Coordinator) -> Node {
-    let accepted = {
-        let index = coordinator.state().read();
-        index.operations().filter(|op| op.state == OpState::Running).count()
-    };
-    let accepted = u64::try_from(accepted).unwrap_or(u64::MAX);
-    Node { queued: accepted.saturating_sub(coordinator.metrics().driven()) }
+    let index = coordinator.state().read();
+    let accepted = index.operations().filter(|op| op.state == OpState::Running).count();
+    let (accepted, id_slots) = (number(accepted), number(index.slots_in_use()));
+    let queued = accepted.saturating_sub(coordinator.metrics().driven());
+    Node { queued, id_slots }
 }
 
 /// All points, of each metric a list, be it empty.
@@ -142,7 +162,10 @@ impl Points<'_> {
     fn add(&mut self, metric: Metric, labels: &[KeyValue], also: Also, value: u64) {
         let mut all = Vec::with_capacity(labels.len() + 1);
         all.extend_from_slice(labels);
-        all.extend(also.map(|(key, value)| KeyValue::new(key, value)));
+        if let Some((key, value)) = also {
+            let at = all.partition_point(|label| label.key.as_str() < key);
+            all.insert(at, KeyValue::new(key, value));
+        }
         self.all.entry(metric).or_default().push(Point { value, labels: all });
     }
 
@@ -254,7 +277,7 @@ impl Points<'_> {
             (Metric::PoolFree, pool.free_bytes),
             (Metric::PoolPromised, pool.promised_bytes),
             (Metric::PoolPromisable, pool.promisable_bytes),
-            (Metric::PoolAlarms, u64::try_from(pool.alarms.len()).unwrap_or(u64::MAX)),
+            (Metric::PoolAlarms, number(pool.alarms.len())),
         ];
         for (metric, value) in told {
             self.add(metric, &[], None, value);
@@ -264,8 +287,14 @@ impl Points<'_> {
     fn node(&mut self, look: &Look, node: Node) {
         for state in STATES {
             let count = self.known.values().filter(|known| known.state == state).count();
-            let count = u64::try_from(count).unwrap_or(u64::MAX);
-            self.add(Metric::NodeContainers, &[], both("ves.container.state", state), count);
+            let also = both("ves.container.state", state);
+            self.add(Metric::NodeContainers, &[], also, number(count));
+        }
+        self.add(Metric::NodeIdSlotsUsage, &[], None, node.id_slots);
+        self.add(Metric::NodeIdSlotsLimit, &[], None, IdSlot::COUNT.into());
+        if let Some(volumes) = &look.volumes {
+            let active = volumes.iter().filter(|volume| volume.device.is_some()).count();
+            self.add(Metric::NodeDevices, &[], None, number(active));
         }
         self.add(Metric::OperationQueued, &[], None, node.queued);
         if let Some(usages) = &look.usages {
@@ -448,6 +477,8 @@ mod tests {
             Metric::Uptime,
             Metric::OperationQueued,
             Metric::NodeContainers,
+            Metric::NodeIdSlotsUsage,
+            Metric::NodeIdSlotsLimit,
             Metric::NodeServiceUp,
         ];
         assert_eq!(names, still.into());

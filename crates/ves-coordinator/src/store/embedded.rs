@@ -10,9 +10,12 @@ use std::ops::Bound::{self, Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use opentelemetry::global;
+use opentelemetry::metrics::Histogram;
 use redb::{Database, ReadableDatabase, ReadableTable as _, TableDefinition};
 
 use super::{Compare, Key, Kind, Row, Store, StoreError, Transaction};
@@ -28,6 +31,8 @@ pub struct EmbeddedStore {
     /// The file's size when as much again was reserved beyond its end. A file that was cut shorter since
     /// has lost that.
     reserved_at: AtomicU64,
+    /// How long commits take, with their syncs.
+    commits: Histogram<f64>,
 }
 
 /// How much of the file is kept in memory besides: what is read again and again is in the index.
@@ -37,6 +42,15 @@ fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     builder
+}
+
+/// What dashboards are told of commits, in this process.
+fn commits() -> Histogram<f64> {
+    let bounds = vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+    let meter = global::meter("ves");
+    let histogram = meter.f64_histogram("ves.store.commit.duration");
+    let histogram = histogram.with_unit("s").with_boundaries(bounds);
+    histogram.with_description("time that a commit of the store takes, with its syncs").build()
 }
 
 const fn table(kind: Kind) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -55,7 +69,8 @@ impl EmbeddedStore {
         }
         let database = prepare(builder().create(path).map_err(failed("open"))?)?;
         let database = RwLock::new(Some(database));
-        let store = Self { path: Some(path.to_owned()), database, reserved_at: AtomicU64::new(0) };
+        let (path, reserved_at) = (Some(path.to_owned()), AtomicU64::new(0));
+        let store = Self { path, database, reserved_at, commits: commits() };
         store.reserve();
         Ok(store)
     }
@@ -68,7 +83,7 @@ impl EmbeddedStore {
         let backend = redb::backends::InMemoryBackend::new();
         let database = builder().create_with_backend(backend).map_err(failed("open"))?;
         let database = RwLock::new(Some(prepare(database)?));
-        Ok(Self { path: None, database, reserved_at: AtomicU64::new(0) })
+        Ok(Self { path: None, database, reserved_at: AtomicU64::new(0), commits: commits() })
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Option<Database>> {
@@ -92,6 +107,29 @@ impl EmbeddedStore {
         let read = database.begin_read().map_err(failed("read"))?;
         let table = read.open_table(table(kind)).map_err(failed("read"))?;
         which(table.range::<&str>(range).map_err(failed("read"))?)
+    }
+
+    /// Commits, and once more where the disk failed before.
+    fn write(&self, group: &[Transaction]) -> Result<(), StoreError> {
+        if let Some(database) = &*self.shared() {
+            match commit(database, group) {
+                Err(error) if failed_before(&error) && self.path.is_some() => {}
+                done => {
+                    self.reserve();
+                    return done;
+                }
+            }
+        }
+        // The disk was full, or away. It may be well by now; if not, the next one tries again. The old
+        // one holds the file's lock.
+        let mut held = self.alone();
+        *held = None;
+        let path = self.path.clone().unwrap_or_default();
+        let database = held.insert(prepare(builder().open(path).map_err(failed("open"))?)?);
+        // Opening it may have cut off what was reserved beyond its end.
+        self.reserved_at.store(0, Ordering::Relaxed);
+        self.reserve();
+        commit(database, group)
     }
 
     /// Reserves what the file will grow into next; false: the disk is too full for it.
@@ -183,25 +221,10 @@ impl Store for EmbeddedStore {
     }
 
     fn transact(&self, group: &[Transaction]) -> Result<(), StoreError> {
-        if let Some(database) = &*self.shared() {
-            match commit(database, group) {
-                Err(error) if failed_before(&error) && self.path.is_some() => {}
-                done => {
-                    self.reserve();
-                    return done;
-                }
-            }
-        }
-        // The disk was full, or away. It may be well by now; if not, the next one tries again. The old
-        // one holds the file's lock.
-        let mut held = self.alone();
-        *held = None;
-        let path = self.path.clone().unwrap_or_default();
-        let database = held.insert(prepare(builder().open(path).map_err(failed("open"))?)?);
-        // Opening it may have cut off what was reserved beyond its end.
-        self.reserved_at.store(0, Ordering::Relaxed);
-        self.reserve();
-        commit(database, group)
+        let begun = Instant::now();
+        let done = self.write(group);
+        self.commits.record(begun.elapsed().as_secs_f64(), &[]);
+        done
     }
 
     fn has_room(&self) -> bool {

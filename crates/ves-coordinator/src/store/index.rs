@@ -161,6 +161,11 @@ impl Index {
         slots.max()
     }
 
+    /// How many slots are somebody's.
+    pub fn slots_in_use(&self) -> usize {
+        self.claims.keys().filter(|claim| matches!(claim, Claim::Slot(_))).count()
+    }
+
     /// A slot that is nobody's; one that was given back comes last.
     ///
     /// # Errors

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::runtime::Runtime;
+use ves_coordinator::Config;
 use ves_daemon::config::{LogFormat, Telemetry};
 use ves_daemon::telemetry::{Guard, init};
 use ves_kit::Otlp;
 use ves_kit::otlp::{Metric, Point};
+use ves_proto::api::{Container, UpdateContainerRequest, WatchContainersRequest};
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::layout::Daemon;
@@ -23,6 +25,11 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn new() -> Self {
+        Self::configured(|_| {})
+    }
+
+    /// The same, with what `change` sets.
+    fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let otlp = runtime.block_on(Otlp::start());
         let guard = {
@@ -32,7 +39,7 @@ impl Told {
             let settings = Telemetry { otlp_endpoint, log, log_format: LogFormat::Text };
             init("ves-sim", &settings).expect("begun")
         };
-        Self { sim: Sim::new(), otlp, guard, _runtime: runtime }
+        Self { sim: Sim::configured(change), otlp, guard, _runtime: runtime }
     }
 
     fn start(&self, ct: u32) {
@@ -154,4 +161,63 @@ fn who_is_away_and_what_is_gone_has_no_series() {
     let one = told.export();
     assert_eq!(one.series(101).len(), all.series(101).len());
     assert_eq!(one.series(102).len(), 0, "{:?}", one.series(102));
+}
+
+/// Gives a container labels of its owner's.
+fn label(sim: &Sim, ct: u32, labels: &[(&str, &str)]) {
+    let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let name = format!("containers/{ct}");
+    let container = Some(Container { name, labels, ..Container::default() });
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["labels".to_owned()] });
+    let request_id = "label".to_owned();
+    let request =
+        UpdateContainerRequest { container, update_mask, request_id, ..Default::default() };
+    sim.block(sim.containers().update_container(request)).expect("begun");
+}
+
+#[test]
+fn of_a_containers_labels_those_are_told_that_an_operator_chose() {
+    let told = Told::configured(|config| {
+        config.metric_labels = vec!["zone".to_owned(), "customer".to_owned()];
+    });
+    told.start(101);
+    let (before, count) = (told.export(), "container.cpu.time");
+    label(&told.sim, 101, &[("customer", "17"), ("secret", "x")]);
+    let points = |exported: &Exported| {
+        let metric = exported.0.iter().find(|m| m.name == count).expect("told").clone();
+        metric.points
+    };
+    let labelled = |exported: &Exported| {
+        points(exported).iter().any(|p| p.attribute("container.label.customer").is_some())
+    };
+    told.sim.until("its label is told", || labelled(&told.export()));
+    let after = told.export();
+    assert_eq!(points(&before).len(), points(&after).len());
+    for point in points(&after) {
+        assert_eq!(point.attribute("container.label.customer"), Some("17"), "{point:?}");
+        assert_eq!(point.attribute("container.label.zone"), None, "it has none");
+        assert_eq!(point.attribute("container.label.secret"), None, "nobody chose it");
+    }
+    assert!(!labelled(&before));
+}
+
+#[test]
+fn open_streams_ranges_of_ids_and_devices_are_counted() {
+    let told = Told::new();
+    told.start(101);
+    told.sim.run(&Command::create(102, |_| {})).expect("created");
+    let watching = |exported: &Exported| {
+        exported.number("ves.watch.active", Some(("ves.watch.kind", "containers")))
+    };
+    assert_eq!(watching(&told.export()), None, "nobody ever did");
+    let request = WatchContainersRequest::default();
+    let watch = told.sim.block(told.sim.containers().watch_containers(request)).expect("begun");
+    let exported = told.export();
+    assert_eq!(watching(&exported), Some(1.0));
+    assert_eq!(exported.number("ves.node.id_slots.usage", None), Some(2.0));
+    let all = exported.number("ves.node.id_slots.limit", None).expect("told");
+    assert!(all > 10_000.0, "{all}");
+    assert_eq!(exported.number("ves.node.volumes.active", None), Some(1.0));
+    drop(watch);
+    told.sim.until("the watch is gone", || watching(&told.export()) == Some(0.0));
 }
