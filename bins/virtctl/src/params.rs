@@ -12,7 +12,7 @@ use clap::{ArgAction, Args};
 use ves_types::{
     CapabilityChange, CpuLimit, CtAddress, CtName, DeviceChange, DiskSize, FeatureSwitch, Hostname,
     IndexList, InodeLimit, IoBandwidth, IoPriority, IoRate, RestartPolicy, SearchDomain,
-    StopTimeout, UbcResource, UbcValue,
+    SnapshotSchedule, StopTimeout, UbcResource, UbcValue,
 };
 
 use crate::password::Secret;
@@ -141,6 +141,10 @@ pub(crate) struct Params {
     /// inside, or always; never after a stop
     #[arg(long, value_name = "no|on-failure|always")]
     pub(crate) restart: Option<RestartPolicy>,
+    /// Take snapshots by themselves while it runs, and keep so many of each kind: hourly:24,daily:7,weekly:4;
+    /// none takes no more and deletes none
+    #[arg(long, value_name = "INTERVAL:N[,…]|none")]
+    pub(crate) snapshots: Option<SnapshotSchedule>,
     /// A device of the node, by its name below /dev, and what may be done with it: net/tun:rw; none takes it
     /// away; may be repeated, and hold several with commas; taken at the next start
     #[arg(long, value_name = "NAME:[r][w]|none", value_parser = value::devnodes, action = ArgAction::Append)]

@@ -117,6 +117,7 @@ impl SpecUpdate {
             iolimit,
             iopslimit,
             restart,
+            snapshots,
             features,
             onboot,
             bootorder,
@@ -208,6 +209,10 @@ impl SpecUpdate {
         if let Some(policy) = restart {
             self.spec().restart_policy = public::render_restart(*policy).into();
             self.mark("spec.restart_policy");
+        }
+        if let Some(schedule) = snapshots {
+            self.spec().snapshot_schedule = public::render_snapshot_schedule(*schedule);
+            self.mark("spec.snapshot_schedule");
         }
         for switch in features.iter().flat_map(|list| &list.0) {
             self.feature(*switch);
@@ -356,6 +361,8 @@ mod tests {
             "30",
             "--restart",
             "on-failure",
+            "--snapshots",
+            "daily:7,hourly:24",
             "--features",
             "nesting:on,abi32:off",
             "--description",
@@ -383,6 +390,7 @@ mod tests {
                 "spec.limits.io_operations_per_second",
                 "spec.stop_timeout",
                 "spec.restart_policy",
+                "spec.snapshot_schedule",
                 "spec.features.nesting",
                 "spec.features.abi32",
                 "spec.start_on_boot",
@@ -397,6 +405,8 @@ mod tests {
         assert_eq!(spec.search_domains, ["example.org"]);
         assert_eq!((spec.boot_order, spec.volumes[0].inodes), (Some(-3), Some(9000)));
         assert_eq!(spec.stop_timeout.map(|timeout| timeout.seconds), Some(30));
+        let schedule = ves_proto::api::SnapshotSchedule { hourly: 24, daily: 7, weekly: 0 };
+        assert_eq!(spec.snapshot_schedule, Some(schedule));
         let features = spec.features.expect("some were given");
         assert_eq!((features.nesting, features.abi32), (Some(true), Some(false)));
         assert_eq!(features.migratable, None);

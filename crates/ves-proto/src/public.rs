@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ves_types::{
     CtId, Device, Enforcement, Features, Limit, Limits, NodeName, ParseError, RestartPolicy,
-    SnapshotId, TemplateName, UbcResource, UbcValue, Victim,
+    SnapshotId, SnapshotInterval, SnapshotSchedule, TemplateName, UbcResource, UbcValue, Victim,
 };
 
 use crate::api as pb;
@@ -142,6 +142,29 @@ pub const fn render_restart(policy: RestartPolicy) -> pb::RestartPolicy {
         RestartPolicy::OnFailure => pb::RestartPolicy::OnFailure,
         RestartPolicy::Always => pb::RestartPolicy::Always,
     }
+}
+
+/// Reads which snapshots are taken by themselves; absent: none.
+///
+/// # Errors
+/// `BAD_VALUE` on "snapshot_schedule".
+pub fn parse_snapshot_schedule(
+    schedule: Option<pb::SnapshotSchedule>,
+) -> Result<SnapshotSchedule, Fault> {
+    let pb::SnapshotSchedule { hourly, daily, weekly } = schedule.unwrap_or_default();
+    SnapshotSchedule::new(hourly, daily, weekly)
+        .map_err(|e| Fault::bad_value("snapshot_schedule", &e))
+}
+
+/// Writes which snapshots are taken by themselves.
+pub fn render_snapshot_schedule(schedule: SnapshotSchedule) -> Option<pb::SnapshotSchedule> {
+    let kept = |interval| schedule.kept(interval);
+    let message = pb::SnapshotSchedule {
+        hourly: kept(SnapshotInterval::Hourly),
+        daily: kept(SnapshotInterval::Daily),
+        weekly: kept(SnapshotInterval::Weekly),
+    };
+    (message != pb::SnapshotSchedule::default()).then_some(message)
 }
 
 /// Reads features; what is absent has its default.

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod limits;
 pub mod phase;
 pub mod quantity;
+pub mod snapshot_schedule;
 pub mod spec;
 pub mod ubc;
 pub mod victim;
@@ -41,6 +42,7 @@ pub use io::{IoBandwidth, IoPriority, IoRate};
 pub use limits::Limits;
 pub use phase::{ExitCause, Phase};
 pub use quantity::{Bytes, CpuLimit, Limit};
+pub use snapshot_schedule::{SnapshotInterval, SnapshotSchedule};
 pub use spec::{
     DiskSize, InitArgv, InodeLimit, RestartPolicy, SearchDomain, SpecField, StopTimeout,
 };

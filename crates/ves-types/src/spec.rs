@@ -392,6 +392,8 @@ fields! {
     Migratable "features.migratable";
     /// Whether 32-bit programs run in it.
     Abi32 "features.abi32";
+    /// Which snapshots are taken of it by themselves.
+    SnapshotSchedule "snapshot_schedule";
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub struct ContainerSpec {
     pub devices: Vec<String>,
     pub capabilities_off: Vec<String>,
     pub features: Option<Features>,
+    pub snapshot_schedule: Option<api::SnapshotSchedule>,
 }
 
 /// `net/tun:rw` as a device.
@@ -122,6 +123,7 @@ impl ContainerSpec {
             restart_policy: self.restart,
             devices: self.devices.iter().map(|word| device(word)).collect(),
             dropped_capabilities: self.capabilities_off,
+            snapshot_schedule: self.snapshot_schedule,
         };
         api::Container {
             alias: self.name,
@@ -158,6 +160,7 @@ impl ContainerSpec {
             restart: spec.restart_policy,
             devices: spec.devices.iter().map(|d| format!("{}:{}", d.id, access(d))).collect(),
             capabilities_off: spec.dropped_capabilities,
+            snapshot_schedule: spec.snapshot_schedule,
             features: spec.features.map(|f| Features {
                 nesting: f.nesting,
                 migratable: f.migratable,

@@ -94,6 +94,8 @@ examples! {
         "# virtctl runscript 101 ./setup.sh production";
     "snapshot": "Before a change that may go wrong"
         "# virtctl snapshot 101 --name before-upgrade";
+    "set": "A snapshot every hour and every day, of which the last 24 and the last 7 are kept"
+        "# virtctl set 101 --snapshots hourly:24,daily:7 --save";
     "snapshot-list": "What it can go back to"
         "# virtctl snapshot-list 101";
     "snapshot-switch": "Go back; what the disk holds now is lost"

@@ -373,6 +373,10 @@ fn columns() -> Vec<Column<Row>> {
                 public::parse_restart(r.spec.restart_policy).unwrap_or_default().to_string(),
             )
         }),
+        column("snapshots", |r| {
+            let schedule = r.spec.snapshot_schedule;
+            Value::text(public::parse_snapshot_schedule(schedule).unwrap_or_default().to_string())
+        }),
         column("devices", |r| Value::texts(r.spec.devices.iter().map(device))),
         column("capability", |r| {
             Value::texts(r.spec.dropped_capabilities.iter().map(|name| format!("{name}:off")))

@@ -2,7 +2,7 @@
 //!
 //! Never here: where a snapshot is kept, or how large it may become.
 
-use ves_proto::api::{self, Operation, Snapshot};
+use ves_proto::api::{self, Operation, Snapshot, SnapshotInterval};
 use ves_proto::public::unix_ms;
 use ves_proto::{Fault, Reason};
 
@@ -123,6 +123,16 @@ impl Context {
     }
 }
 
+/// An interval of a schedule, as `--snapshots` names it.
+const fn interval(interval: SnapshotInterval) -> &'static str {
+    match interval {
+        SnapshotInterval::Unspecified => "unknown",
+        SnapshotInterval::Hourly => "hourly",
+        SnapshotInterval::Daily => "daily",
+        SnapshotInterval::Weekly => "weekly",
+    }
+}
+
 fn columns() -> Vec<Column<Snapshot>> {
     vec![
         Column::new("id", |s: &Snapshot| Value::text(bare(&s.name))),
@@ -138,5 +148,7 @@ fn columns() -> Vec<Column<Snapshot>> {
         Column::new("current", |s: &Snapshot| Value::Bool(s.current)),
         Column::new("parent", |s: &Snapshot| Value::text(bare(&s.parent))),
         Column::new("damaged", |s: &Snapshot| Value::Bool(s.damaged)),
+        // Those of a schedule go by themselves.
+        Column::new("kept_for", |s: &Snapshot| Value::texts(s.kept_for().map(interval))),
     ]
 }

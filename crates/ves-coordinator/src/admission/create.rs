@@ -13,6 +13,7 @@ use crate::container::meta::Meta;
 use crate::container::observed::Observed;
 use crate::container::record::{Presence, Record, Reserved, RunState, Since};
 use crate::container::refusal::Refusal;
+use crate::container::schedule::Scheduled;
 use crate::container::spec::Spec;
 use crate::coordinator::Coordinator;
 use crate::driver::FirstLook;
@@ -219,6 +220,7 @@ impl Coordinator {
             snapshot: None,
             meta,
             retry: None,
+            scheduled: Scheduled::default(),
         })
     }
 }

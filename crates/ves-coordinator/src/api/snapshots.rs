@@ -6,11 +6,12 @@ use ves_proto::api::snapshot_service_server::SnapshotService;
 use ves_proto::convert::{parse_snapshot_id, parse_snapshot_name as parse_title};
 use ves_proto::public::{parse_name, parse_snapshot_name, snapshot_name, timestamp};
 use ves_proto::{Fault, storage};
-use ves_types::{CtId, SnapshotId};
+use ves_types::{SnapshotId, SnapshotInterval};
 
 use super::Api;
 use super::page::Page;
 use super::reach::Target;
+use crate::container::record::Record;
 use crate::operation::kinds::Action;
 use crate::operation::kinds::snapshot::{Delete, Switch, Take};
 use crate::wrong::Wrong;
@@ -30,7 +31,8 @@ fn snapshot(name: &str, wrong: &mut Wrong) -> Option<SnapshotId> {
     }
 }
 
-fn render(ct: CtId, snapshot: storage::Snapshot) -> Result<pb::Snapshot, Fault> {
+fn render(record: &Record, snapshot: storage::Snapshot) -> Result<pb::Snapshot, Fault> {
+    let ct = record.id;
     let storage::Snapshot {
         id,
         name,
@@ -48,8 +50,10 @@ fn render(ct: CtId, snapshot: storage::Snapshot) -> Result<pb::Snapshot, Fault> 
         "" => String::new(),
         parent => snapshot_name(ct, parse_snapshot_id("parent", parent)?),
     };
+    let id = parse_snapshot_id("id", &id)?;
+    let kept_for = record.scheduled.intervals_of(id).map(|i| render_interval(i).into());
     Ok(pb::Snapshot {
-        name: snapshot_name(ct, parse_snapshot_id("id", &id)?),
+        name: snapshot_name(ct, id),
         title: name,
         allocated_bytes,
         create_time: Some(timestamp(created_unix_ms)),
@@ -58,7 +62,16 @@ fn render(ct: CtId, snapshot: storage::Snapshot) -> Result<pb::Snapshot, Fault> 
         parent,
         current,
         damaged,
+        kept_for: kept_for.collect(),
     })
+}
+
+const fn render_interval(interval: SnapshotInterval) -> pb::SnapshotInterval {
+    match interval {
+        SnapshotInterval::Hourly => pb::SnapshotInterval::Hourly,
+        SnapshotInterval::Daily => pb::SnapshotInterval::Daily,
+        SnapshotInterval::Weekly => pb::SnapshotInterval::Weekly,
+    }
 }
 
 #[tonic::async_trait]
@@ -87,8 +100,8 @@ impl SnapshotService for Api {
         let page = Page::read(page_size, &page_token, (PAGE, PAGE), &scope, &mut wrong);
         wrong.end()?;
         let Some(page) = page else { return Err(Fault::missing("page_size").into()) };
-        let ct = self.container(&principal, "parent", &parent)?.id;
-        let all = self.0.services().snapshots(ct, true).await?;
+        let record = self.container(&principal, "parent", &parent)?;
+        let all = self.0.services().snapshots(record.id, true).await?;
         // Where the last page ended with one that is gone, it goes on with what is younger: ids say how old one is.
         let begin = match &page.after {
             None => 0,
@@ -103,7 +116,7 @@ impl SnapshotService for Api {
             Some(last) if more => page.token(&last.id),
             _ => String::new(),
         };
-        let snapshots = shown.into_iter().map(|s| render(ct, s)).collect::<Result<_, _>>()?;
+        let snapshots = shown.into_iter().map(|s| render(&record, s)).collect::<Result<_, _>>()?;
         Ok(Response::new(pb::ListSnapshotsResponse { snapshots, next_page_token }))
     }
 

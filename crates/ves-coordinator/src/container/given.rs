@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use ves_proto::public::{
-    parse_devices, parse_features, parse_limits, parse_name, parse_restart, render_device,
-    render_duration, render_features, render_limits, render_restart,
+    parse_devices, parse_features, parse_limits, parse_name, parse_restart,
+    parse_snapshot_schedule, render_device, render_duration, render_features, render_limits,
+    render_restart, render_snapshot_schedule,
 };
 use ves_proto::{Fault, api as pb};
 use ves_types::capability::MAX_CAPABILITIES;
@@ -92,6 +93,7 @@ fn read(ct: CtId, given: pb::Container, wrong: &mut Wrong) -> Option<(Spec, Meta
         restart_policy,
         devices,
         dropped_capabilities,
+        snapshot_schedule,
     } = spec;
     let template = wrong.take(read_template("container.spec.template", &template));
     let (disk, inodes) = read_volumes(&volumes, wrong);
@@ -144,6 +146,9 @@ fn read(ct: CtId, given: pb::Container, wrong: &mut Wrong) -> Option<(Spec, Meta
         .into_iter()
         .collect::<BTreeSet<_>>(),
         features: wrong.within("container.spec", parse_features(features)).unwrap_or_default(),
+        snapshot_schedule: wrong
+            .within("container.spec", parse_snapshot_schedule(snapshot_schedule))
+            .unwrap_or_default(),
         // The last, so that all other mistakes are found before.
         template: template?,
     };
@@ -314,6 +319,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         devices,
         capabilities_off,
         features,
+        snapshot_schedule,
     } = spec;
     let interface = pb::Interface {
         id: INTERFACE.to_owned(),
@@ -343,6 +349,7 @@ pub fn render(spec: &Spec) -> pb::ContainerSpec {
         restart_policy: render_restart(*restart).into(),
         devices: devices.iter().map(render_device).collect(),
         dropped_capabilities: capabilities_off.iter().map(ToString::to_string).collect(),
+        snapshot_schedule: render_snapshot_schedule(*snapshot_schedule),
     }
 }
 
@@ -423,6 +430,16 @@ mod tests {
             ("stop_timeout", pb::ContainerSpec { stop_timeout: seconds(0, 0), ..given() }),
             ("stop_timeout", pb::ContainerSpec { stop_timeout: seconds(1, 1), ..given() }),
             ("restart_policy", pb::ContainerSpec { restart_policy: 99, ..given() }),
+            (
+                "snapshot_schedule",
+                pb::ContainerSpec {
+                    snapshot_schedule: Some(pb::SnapshotSchedule {
+                        hourly: 61,
+                        ..Default::default()
+                    }),
+                    ..given()
+                },
+            ),
             ("devices[0]", pb::ContainerSpec { devices: vec![device("mem")], ..given() }),
             (
                 "dropped_capabilities[0]",
@@ -537,6 +554,7 @@ mod tests {
             restart_policy: pb::RestartPolicy::Always.into(),
             devices: vec![pb::Device { id: "net/tun".into(), read: true, write: true }],
             dropped_capabilities: strings("NET_RAW"),
+            snapshot_schedule: Some(pb::SnapshotSchedule { hourly: 1, daily: 2, weekly: 3 }),
             ..given()
         };
         let container = pb::Container { alias: "web".into(), description: "x".into(), ..of(spec) };

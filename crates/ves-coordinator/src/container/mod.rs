@@ -10,6 +10,7 @@ pub mod plan;
 pub mod record;
 pub mod refusal;
 pub mod retry;
+pub mod schedule;
 pub mod spec;
 pub mod state;
 pub mod step;

@@ -14,6 +14,7 @@ use ves_types::{
 use super::meta::Meta;
 use super::observed::ProcessSeen;
 use super::retry::Retry;
+use super::schedule::Scheduled;
 use super::spec::Spec;
 use crate::problem::Problem;
 
@@ -111,6 +112,9 @@ pub struct Record {
     /// That it is started again, or was, after it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Which snapshots its schedule took.
+    #[serde(default, skip_serializing_if = "Scheduled::is_empty")]
+    pub scheduled: Scheduled,
 }
 
 /// What a change under way takes from a container: nobody else's until the change has succeeded, so

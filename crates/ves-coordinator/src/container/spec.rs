@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use ves_types::{
     Bytes, Capability, CtAddress, CtId, CtName, Device, DiskSize, Features, Hostname, InitArgv,
-    InodeLimit, Limits, RestartPolicy, SearchDomain, SpecField, StopTimeout, TemplateName,
-    UbcResource,
+    InodeLimit, Limits, RestartPolicy, SearchDomain, SnapshotSchedule, SpecField, StopTimeout,
+    TemplateName, UbcResource,
 };
 
 /// What a container should be, as `create` and `set` give it.
@@ -59,6 +59,9 @@ pub struct Spec {
     /// What of the kernel it may use.
     #[serde(default)]
     pub features: Features,
+    /// Which snapshots are taken of it by themselves.
+    #[serde(default)]
+    pub snapshot_schedule: SnapshotSchedule,
 }
 
 /// When a change of a field of a running container takes effect.
@@ -97,6 +100,7 @@ impl Spec {
             devices: vec![],
             capabilities_off: BTreeSet::new(),
             features: Features::default(),
+            snapshot_schedule: SnapshotSchedule::default(),
         }
     }
 
@@ -125,9 +129,13 @@ pub const fn effect(field: SpecField) -> Effect {
         F::Init | F::Devices | F::CapabilitiesOff | F::Nesting | F::Migratable | F::Abi32 => {
             Effect::Restart
         }
-        F::Name | F::Onboot | F::BootOrder | F::Disabled | F::Description | F::Restart => {
-            Effect::Saved
-        }
+        F::Name
+        | F::Onboot
+        | F::BootOrder
+        | F::Disabled
+        | F::Description
+        | F::Restart
+        | F::SnapshotSchedule => Effect::Saved,
         F::Hostname
         | F::Nameservers
         | F::SearchDomains
@@ -180,6 +188,7 @@ pub fn copy(field: SpecField, from: &Spec, into: &mut Spec) {
         F::Nesting => into.features.nesting = from.features.nesting,
         F::Migratable => into.features.migratable = from.features.migratable,
         F::Abi32 => into.features.abi32 = from.features.abi32,
+        F::SnapshotSchedule => into.snapshot_schedule = from.snapshot_schedule,
         F::Ubc(resource) => match from.limits.ubc.get(&resource) {
             Some(value) => {
                 into.limits.ubc.insert(resource, *value);
@@ -222,6 +231,7 @@ pub fn path_of(field: SpecField) -> String {
         F::Nesting => "spec.features.nesting",
         F::Migratable => "spec.features.migratable",
         F::Abi32 => "spec.features.abi32",
+        F::SnapshotSchedule => "spec.snapshot_schedule",
         F::Ubc(resource) => return format!("spec.limits.ubc.{resource}"),
     };
     path.to_owned()

@@ -52,7 +52,7 @@ pub fn own(cause: Cause) -> pb::Actor {
     use pb::actor::Type as T;
     let kind = match cause {
         Cause::Container => T::Guest,
-        Cause::Boot | Cause::Node => T::Node,
+        Cause::Boot | Cause::Node | Cause::Schedule => T::Node,
     };
     let id = cause.principal().to_owned();
     pb::Actor { r#type: kind.into(), id, on_behalf_of: String::new() }

@@ -50,16 +50,19 @@ pub enum Cause {
     Container,
     /// The container is not as it should be.
     Node,
+    /// It is time for a snapshot of its, or for one to go.
+    Schedule,
 }
 
 impl Cause {
-    const ALL: [Self; 3] = [Self::Boot, Self::Container, Self::Node];
+    const ALL: [Self; 4] = [Self::Boot, Self::Container, Self::Node, Self::Schedule];
 
     pub(super) fn principal(self) -> &'static str {
         match self {
             Self::Boot => "boot",
             Self::Container => "container",
             Self::Node => "node",
+            Self::Schedule => "schedule",
         }
     }
 }

@@ -111,6 +111,7 @@ impl Coordinator {
         tokio::spawn(self.clone().start_in_order(starting));
         tokio::spawn(self.clone().follow());
         tokio::spawn(self.clone().restart_for_ever());
+        tokio::spawn(self.clone().keep_schedules());
         tokio::spawn(self.clone().follow_errors());
         tokio::spawn(self.clone().follow_kills());
         tokio::spawn(self.clone().sweep());

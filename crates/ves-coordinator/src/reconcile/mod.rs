@@ -7,4 +7,5 @@ mod follow;
 mod kills;
 mod repair;
 mod restart;
+mod snapshots;
 mod watch;

@@ -137,6 +137,7 @@ fn ten_thousand_containers() {
             snapshot: None,
             meta,
             retry: None,
+            scheduled: ves_coordinator::container::schedule::Scheduled::default(),
         };
         let key = Key::container(id);
         let holder = id.to_string().into_bytes();

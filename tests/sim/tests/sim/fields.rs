@@ -199,6 +199,7 @@ fn requests(method: &MethodDescriptor) -> Vec<(String, DynamicMessage)> {
                 "spec.restart_policy",
                 "spec.devices",
                 "spec.dropped_capabilities",
+                "spec.snapshot_schedule",
             ];
             let paths = paths.map(|path| Value::String(path.to_owned())).to_vec();
             mask.set_field_by_name("paths", Value::List(paths));

@@ -1,5 +1,8 @@
 //! Snapshots: taken while it runs, gone back to when it is stopped, each once, whatever is killed.
 
+use std::time::Duration;
+
+use ves_proto::api::SnapshotInterval as Interval;
 use ves_proto::{Fault, Reason};
 use ves_sim::sim::Command;
 use ves_sim::words as pb;
@@ -273,7 +276,7 @@ fn a_coordinator_killed_in_the_middle_asks_nobody_else_again() {
     sim.until("it is back", || sim.get("101").is_ok_and(|c| c.operation.is_empty()));
     let looks = sim.script().looks();
     sim.until("it was looked at twice, and acted upon once", || {
-        sim.advance(std::time::Duration::from_secs(300));
+        sim.advance(Duration::from_secs(300));
         sim.script().looks() >= looks + 2
     });
     assert_eq!(sim.script().log()[before..], ["EnsureSnapshot 101"]);
@@ -317,4 +320,100 @@ fn with_the_real_storage_on_a_fake_host() {
 
 fn list_of_unknown(sim: &Sim) -> Fault {
     sim.snapshots_of("101").expect_err("unknown")
+}
+
+/// A container that is up and of which snapshots are kept.
+fn kept(hourly: u32, daily: u32) -> Sim {
+    let sim = created();
+    set_schedule(&sim, hourly, daily);
+    sim.run(&Command::start("101")).expect("started");
+    sim
+}
+
+fn set_schedule(sim: &Sim, hourly: u32, daily: u32) {
+    let schedule = ves_proto::api::SnapshotSchedule { hourly, daily, weekly: 0 };
+    let spec = pb::ContainerSpec { snapshot_schedule: Some(schedule), ..Default::default() };
+    sim.run(&Command::set("101", &["snapshot_schedule"], spec)).expect("set");
+}
+
+/// Lets so many minutes go by, with a look at schedules in each.
+fn live(sim: &Sim, minutes: u64) {
+    for _ in 0..minutes {
+        sim.advance(Duration::from_secs(60));
+        sim.pause(5);
+    }
+}
+
+/// Lets an hour go by, and as many minutes as it takes until there is a younger snapshot than before and at most
+/// so many are left.
+fn live_an_hour(sim: &Sim, left: usize) {
+    let newest = |all: Vec<ves_proto::api::Snapshot>| all.last().map(|s| s.name.clone());
+    let before = newest(list(sim));
+    sim.advance(Duration::from_secs(58 * 60));
+    sim.until("there is a younger one, and the oldest went", || {
+        live(sim, 1);
+        let all = list(sim);
+        all.len() <= left && newest(all) != before
+    });
+}
+
+fn kept_for(sim: &Sim) -> Vec<Vec<Interval>> {
+    list(sim).iter().map(|s| s.kept_for().collect()).collect()
+}
+
+#[test]
+fn a_schedule_takes_them_and_lets_the_oldest_go() {
+    use Interval::{Daily, Hourly};
+    let sim = kept(2, 1);
+    let own = take(&sim, "mine");
+    live(&sim, 1);
+    let daily = |sim: &Sim| kept_for(sim).iter().any(|all| all.contains(&Daily));
+    while !daily(&sim) {
+        live_an_hour(&sim, 4);
+    }
+    live_an_hour(&sim, 4);
+    live_an_hour(&sim, 4);
+    let all = kept_for(&sim);
+    assert_eq!(all[0], [], "nobody takes away what somebody asked for");
+    assert_eq!(pb::last(&list(&sim)[0].name), own);
+    assert_eq!(all[1], [Hourly, Daily], "one for both");
+    assert_eq!(all[2..], [[Hourly], [Hourly]]);
+    let titles: Vec<_> = list(&sim).into_iter().map(|s| s.title).collect();
+    assert_eq!(titles, ["mine", "hourly, daily", "hourly", "hourly"]);
+    let ops = sim.all_operations();
+    let by = ops.iter().find(|op| op.kind == "snapshot-delete").expect("one was deleted");
+    assert_eq!(by.principal, "schedule");
+
+    // Without a schedule they stay.
+    set_schedule(&sim, 0, 0);
+    live(&sim, 120);
+    assert_eq!(list(&sim).len(), 4);
+    // Nothing changes while it is down.
+    set_schedule(&sim, 2, 1);
+    live(&sim, 2);
+    sim.run(&Command::stop("101")).expect("stopped");
+    let before = list(&sim);
+    live(&sim, 130);
+    assert_eq!(list(&sim), before);
+    sim.run(&Command::delete("101")).expect("destroyed");
+    assert!(sim.kernel().is_clean());
+}
+
+#[test]
+fn a_schedule_counts_what_is_there() {
+    let sim = kept(3, 0);
+    live(&sim, 1);
+    for _ in 0..4 {
+        live_an_hour(&sim, 3);
+    }
+    // Somebody deletes two: the third stays until there are three younger ones.
+    let oldest = pb::last(&list(&sim)[0].name);
+    for snapshot in &list(&sim)[1..] {
+        sim.run(&Command::snapshot_delete("101", &pb::last(&snapshot.name))).expect("deleted");
+    }
+    live_an_hour(&sim, 2);
+    live_an_hour(&sim, 3);
+    assert_eq!(pb::last(&list(&sim)[0].name), oldest);
+    live_an_hour(&sim, 3);
+    assert_ne!(pb::last(&list(&sim)[0].name), oldest);
 }
