@@ -61,23 +61,33 @@ struct Known {
 #[derive(Debug, Default)]
 struct Table {
     known: BTreeMap<CtId, Known>,
+    /// Whose tombstones there are, by turn: so that one more costs the same however many there are.
+    graves: BTreeMap<u64, CtId>,
     turns: u64,
 }
 
 impl Table {
     fn insert(&mut self, ct: CtId, record: Option<Record>) {
         self.turns += 1;
-        self.known.insert(ct, Known { record, turn: self.turns });
+        let turn = self.turns;
+        if let Some(before) = self.known.insert(ct, Known { record, turn }) {
+            self.graves.remove(&before.turn);
+        }
+        if record.is_some_and(|r| r.removed) {
+            self.graves.insert(turn, ct);
+        }
+    }
+
+    fn forget(&mut self, ct: CtId) {
+        if let Some(known) = self.known.remove(&ct) {
+            self.graves.remove(&known.turn);
+        }
     }
 
     /// The tombstones that are too many, oldest first.
     fn surplus(&self, most: usize) -> Vec<CtId> {
-        let removed = |k: &Known| k.record.is_some_and(|r| r.removed);
-        let graves = self.known.iter().filter(|(_, k)| removed(k)).map(|(ct, k)| (k.turn, *ct));
-        let mut graves: Vec<_> = graves.collect();
-        let surplus = graves.len().saturating_sub(most);
-        graves.sort_unstable();
-        graves.into_iter().take(surplus).map(|(_, ct)| ct).collect()
+        let surplus = self.graves.len().saturating_sub(most);
+        self.graves.values().take(surplus).copied().collect()
     }
 }
 
@@ -227,7 +237,7 @@ impl FenceStore {
             if removed { table.surplus(MOST_TOMBSTONES) } else { Vec::new() }
         };
         for ct in surplus {
-            self.table().known.remove(&ct);
+            self.table().forget(ct);
             if let Err(e) = std::fs::remove_file(self.dir.join(ct.to_string())) {
                 tracing::warn!(%ct, error = %e, "remove an old fence, ignoring");
             }
@@ -327,8 +337,14 @@ mod tests {
             Some(Record { generation: Generation(2), epoch: Epoch(1), removed: true }),
         );
         assert_eq!(table.surplus(4), [ct(5), ct(6)]);
+        table.forget(ct(5));
+        assert_eq!(table.surplus(4), [ct(6)]);
+        // Nor is one that is there again.
+        let there = Record { generation: Generation(3), epoch: Epoch(1), removed: false };
+        table.insert(ct(6), Some(there));
+        assert_eq!((table.surplus(4), table.surplus(3)), (vec![], vec![ct(7)]));
         table.insert(ct(1), None);
-        assert_eq!(table.surplus(0).len(), 6, "neither what exists nor what is not understood");
+        assert_eq!(table.surplus(0).len(), 4, "neither what exists nor what is not understood");
     }
 
     #[test]
