@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +39,17 @@ pub struct Pool {
     /// The most it may use, where it shares a file system with others.
     limit: Option<u64>,
     overcommit_percent: u64,
-    /// Its image, where it has one, and how far the file system in it reaches.
-    image: Option<(File, Mutex<u64>)>,
+    image: Option<Backing>,
+}
+
+/// The image of a pool that is a file system of its own.
+#[derive(Debug)]
+struct Backing {
+    file: File,
+    /// How far the file system in it reaches. Who only asks does not wait until it has grown.
+    reach: AtomicU64,
+    /// Held while it grows.
+    growing: Mutex<()>,
 }
 
 /// Where a pool is, or will be.
@@ -187,8 +197,8 @@ impl Place {
                 Err(e) if e.is(Errno::NOSPC) => true,
                 other => other?,
             };
-            let reach = Mutex::new(reach(&dir)?.unwrap_or(length(&image)?));
-            let image = Some((image, reach));
+            let reach = AtomicU64::new(reach(&dir)?.unwrap_or(length(&image)?));
+            let image = Some(Backing { file: image, reach, growing: Mutex::default() });
             return Ok(Pool { dir, reflink, limit: None, overcommit_percent, image });
         }
         let reflink = config.pool != PoolKind::ImageCopy && shares_blocks(&self.base)?;
@@ -254,7 +264,7 @@ impl Pool {
         let here = rustix::fs::statvfs(&self.dir).attempt(what)?;
         let (size, free) = (here.f_blocks * here.f_frsize, here.f_bavail * here.f_frsize);
         let (used, overcommit_percent) = (size.saturating_sub(free), self.overcommit_percent);
-        let Some((image, reach)) = &self.image else {
+        let Some(Backing { file: image, reach, .. }) = &self.image else {
             let limit = size.min(self.limit.unwrap_or(u64::MAX));
             let (reach, below) = (limit, free);
             return Ok(Room {
@@ -272,7 +282,7 @@ impl Pool {
         // It may be a link to another file system than the state directory's.
         let below = rustix::fs::fstatvfs(image).attempt(what)?;
         let below = below.f_bavail * below.f_frsize;
-        let reach = *reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let reach = reach.load(Ordering::Acquire);
         // What the file system keeps for its log is in use too.
         let used = used.saturating_add(reach.saturating_sub(size));
         Ok(Room { own: true, limit, reach, backed, below, used, overcommit_percent })
@@ -280,16 +290,17 @@ impl Pool {
 
     /// Gives the image its blocks up to there, and lets the file system reach so far.
     pub fn back(&self, bytes: u64) -> Result<(), HostError> {
-        let Some((image, reach)) = &self.image else { return Ok(()) };
-        let mut reach = reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Backing { file, reach, growing }) = &self.image else { return Ok(()) };
+        let _one = growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = reach.load(Ordering::Acquire);
         let what = || format!("reserve {bytes} bytes for the pool");
-        fallocate(image, FallocateFlags::empty(), 0, bytes.max(*reach)).attempt(what)?;
-        if bytes > *reach {
+        fallocate(file, FallocateFlags::empty(), 0, bytes.max(before)).attempt(what)?;
+        if bytes > before {
             let blocks = (bytes / 4096).to_string();
             let program = find("xfs_growfs", "xfsprogs")?;
             let grow = Cmd::new(program).args(["-D", &blocks]).arg(&self.dir);
             grow.capabilities(CapabilitySet::SYS_ADMIN).run()?;
-            *reach = bytes;
+            reach.store(bytes, Ordering::Release);
         }
         Ok(())
     }
