@@ -37,10 +37,10 @@ impl Pool {
         Ok(seen)
     }
 
-    /// The same, with the pool.
-    fn observe_with_pool(&self, template: Option<&TemplateName>) -> Result<Seen, Fault> {
+    /// The same with the pool, which costs little and is looked at last: it changes by others.
+    fn with_pool(&self, volume: Observed) -> Result<Seen, Fault> {
         let pool = self.service.promises.facts().map_err(|e| observing(&e))?;
-        Ok(Seen { volume: self.observe(template)?, pool })
+        Ok(Seen { volume, pool })
     }
 
     fn refuse(&self, refusal: &Refusal) -> Fault {
@@ -130,15 +130,19 @@ pub(crate) struct Seen {
 trait Reserves: Planned<Observed = Seen, Step = Step> {
     fn pool(&mut self) -> &mut Pool;
 
+    /// Looks at the volume alone.
+    fn look(&mut self) -> Result<Observed, Fault>;
+
     /// The bytes a plan will take.
     fn takes(&self, observed: &Observed, steps: &[Step]) -> u64;
 
-    /// Looks, plans, and promises what the plan will take, while nobody else does. Nothing is done
-    /// meanwhile.
+    /// Looks, then plans and promises what the plan will take, while nobody else does: others wait for
+    /// no look at this volume, and nothing is done meanwhile.
     fn reserve(&mut self) -> Result<(Seen, Vec<Step>), Fault> {
         let promises = self.pool().service.promises.clone();
+        let volume = self.look()?;
         let _alone = promises.alone();
-        let seen = self.observe()?;
+        let seen = self.pool().with_pool(volume)?;
         let steps = self.plan(&seen)?;
         let takes = self.takes(&seen.volume, &steps);
         self.pool().promised = Some(promises.reserve(takes));
@@ -162,7 +166,8 @@ impl Planned for EnsureVolume {
     type Answer = Volume;
 
     fn observe(&mut self) -> Result<Seen, Fault> {
-        self.pool.observe_with_pool(Some(&self.desired.template))
+        let volume = self.look()?;
+        self.pool.with_pool(volume)
     }
 
     fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
@@ -193,6 +198,10 @@ impl Planned for EnsureVolume {
 impl Reserves for EnsureVolume {
     fn pool(&mut self) -> &mut Pool {
         &mut self.pool
+    }
+
+    fn look(&mut self) -> Result<Observed, Fault> {
+        self.pool.observe(Some(&self.desired.template))
     }
 
     fn takes(&self, observed: &Observed, _: &[Step]) -> u64 {
@@ -251,7 +260,8 @@ impl Planned for EnsureSnapshot {
     type Answer = Snapshot;
 
     fn observe(&mut self) -> Result<Seen, Fault> {
-        self.pool.observe_with_pool(None)
+        let volume = self.look()?;
+        self.pool.with_pool(volume)
     }
 
     fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
@@ -291,6 +301,10 @@ impl Planned for EnsureSnapshot {
 impl Reserves for EnsureSnapshot {
     fn pool(&mut self) -> &mut Pool {
         &mut self.pool
+    }
+
+    fn look(&mut self) -> Result<Observed, Fault> {
+        self.pool.observe(None)
     }
 
     fn takes(&self, observed: &Observed, steps: &[Step]) -> u64 {
@@ -386,7 +400,8 @@ impl Planned for CheckVolume {
     type Answer = Checked;
 
     fn observe(&mut self) -> Result<Seen, Fault> {
-        self.pool.observe_with_pool(None)
+        let volume = self.look()?;
+        self.pool.with_pool(volume)
     }
 
     fn plan(&mut self, Seen { volume, pool }: &Seen) -> Result<Vec<Step>, Fault> {
@@ -409,14 +424,22 @@ impl Planned for CheckVolume {
             Some(_) => service.snapshots(*ct, false)?,
             None => Vec::new(),
         };
-        let kept = snapshots.iter().any(|s| Some(s.id) == before);
-        Ok(Checked { volume: service.get(*ct)?, kept })
+        let kept = snapshots.iter().find(|s| Some(s.id) == before);
+        if let Some(kept) = kept {
+            // The volume may have come to take more between the look at it and the snapshot.
+            service.promises.set(Holder::Snapshot(*ct, kept.id), kept.seen.allocated);
+        }
+        Ok(Checked { volume: service.get(*ct)?, kept: kept.is_some() })
     }
 }
 
 impl Reserves for CheckVolume {
     fn pool(&mut self) -> &mut Pool {
         &mut self.pool
+    }
+
+    fn look(&mut self) -> Result<Observed, Fault> {
+        self.pool.observe(None)
     }
 
     fn takes(&self, observed: &Observed, steps: &[Step]) -> u64 {

@@ -45,6 +45,10 @@ struct Node {
     given_up: u64,
     /// How many of them have begun.
     slow_begun: u64,
+    /// Looks at this one do not end.
+    stuck: Option<CtId>,
+    /// How many of them have begun.
+    stuck_looks: u64,
 }
 
 /// A node in memory.
@@ -52,6 +56,7 @@ struct Node {
 pub struct FakeHost {
     node: Mutex<Node>,
     gave_up: Condvar,
+    unstuck: Condvar,
 }
 
 impl FakeHost {
@@ -78,6 +83,17 @@ impl FakeHost {
     pub fn give_up_builds(&self) {
         self.node().given_up += 1;
         self.gave_up.notify_all();
+    }
+
+    /// Lets looks at a volume not end, until this is said of another or of none.
+    pub fn stick(&self, ct: Option<CtId>) {
+        self.node().stuck = ct;
+        self.unstuck.notify_all();
+    }
+
+    /// How many looks at a volume that did not end have ever begun.
+    pub fn stuck_looks(&self) -> u64 {
+        self.node().stuck_looks
     }
 
     /// Puts a volume there, as if it had been made from a template.
@@ -244,6 +260,11 @@ impl Host for FakeHost {
     fn observe(&self, ct: CtId, template: Option<&TemplateName>) -> Result<Observed, Error> {
         let mut node = self.node();
         node.asked.push("observe");
+        if node.stuck == Some(ct) {
+            node.stuck_looks += 1;
+            let stuck = |node: &mut Node| node.stuck == Some(ct);
+            node = self.unstuck.wait_while(node, stuck).unwrap_or_else(PoisonError::into_inner);
+        }
         let facts =
             template.and_then(|t| node.templates.published.get(t)).map(|kept| kept.facts.clone());
         let model = node.volumes.get(&ct).cloned().unwrap_or_default();

@@ -181,6 +181,7 @@ pub(crate) fn unknown(ct: CtId) -> Fault {
     Fault::new(Reason::VolumeUnknown, format!("container {ct} has no volume")).fact("ct", ct)
 }
 
+mod audit;
 mod templates;
 mod watching;
 

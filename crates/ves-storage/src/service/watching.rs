@@ -26,6 +26,7 @@ const MOUNTED_EVERY: Duration = Duration::from_secs(10);
 impl Service {
     /// Watches the pool and volumes from now on. Call it inside the runtime.
     pub fn watch(&self) {
+        self.audit();
         let this = self.clone();
         tokio::spawn(async move {
             let damaged = Gauge::new(
