@@ -31,9 +31,6 @@ impl Service {
 
     /// Counts what was found in the pool where something else was counted, and answers where that was. What
     /// is being changed is left out. It costs a look at all there is, and nobody waits for it.
-    ///
-    /// # Errors
-    /// What failed on the host.
     pub fn reconcile(&self) -> Result<Vec<Difference>, Fault> {
         let audit = self.promises.audit().map_err(|e| observing(&e))?;
         let mut wrong = audit.differences();

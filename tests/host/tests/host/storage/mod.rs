@@ -2,6 +2,7 @@
 
 mod archives;
 mod build;
+mod counted;
 mod daemon;
 mod differential;
 mod pins;
