@@ -10,6 +10,7 @@ pub mod channel;
 pub mod child;
 pub mod cmd;
 pub mod confine;
+pub mod device_mapper;
 pub mod error;
 pub mod ext4;
 pub mod extent;
