@@ -1,8 +1,28 @@
-//! What several stories of virtual machines do: a power cut in the middle of an operation.
+//! What several stories of virtual machines do: a power cut in the middle of an operation, a program of
+//! this workspace put on a machine.
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use ves_cluster::PATIENCE;
-use ves_kit::lab::{Cluster, Machine};
+use ves_kit::lab::{Cluster, Machine, story};
+
+/// Puts a program that was built with the tests on a machine, below `/usr/local/bin` and without what only a
+/// debugger reads. `built` is where it is among them, such as `xtask` or `examples/thin`.
+pub fn install(machine: &dyn Machine, built: &str) -> anyhow::Result<()> {
+    let dir = std::env::var_os("VES_BIN_DIR").map(PathBuf::from);
+    let dir = dir.or_else(|| Some(story::cache().parent()?.join("debug")));
+    let program = dir.context("programs are somewhere")?.join(built);
+    let name = Path::new(built).file_name().context("a program has a name")?.display();
+    let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
+    let (from, to) = (program.display().to_string(), stripped.display().to_string());
+    ves_kit::run("strip", &["-o", &to, &from]);
+    let bytes = std::fs::read(&stripped).context("read the stripped program")?;
+    let place = format!("cat > /usr/local/bin/{name} && chmod 755 /usr/local/bin/{name}");
+    let copied = machine.exec_with(&place, &bytes, PATIENCE)?;
+    ensure!(copied.status == 0, "{copied:?}");
+    Ok(())
+}
 
 /// Has a node do something by virtctl, an operation of this kind on this container, cuts the power
 /// when it says that it is at `step`, and switches it on again.

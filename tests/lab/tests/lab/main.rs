@@ -6,4 +6,5 @@ mod limits;
 mod main_job;
 mod nested;
 mod power;
+mod thin;
 mod units;

@@ -1,9 +1,6 @@
 //! Native nodes where only cgroup version 2 is: one inside a virtual machine, made by the same program.
 //! `cargo xtask test --all` tells this.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, ensure};
 use ves_cluster::PATIENCE;
 use ves_kit::lab::{Need, story};
 
@@ -32,9 +29,7 @@ ln -s made golden";
 fn a_native_node_runs_where_only_version_2_is() {
     story::on(1, &[Need::Kernel, Need::Cgroup2], |lab| {
         let machine = lab.node(1);
-        let path = "cat > /usr/local/bin/xtask && chmod 755 /usr/local/bin/xtask";
-        let copied = machine.exec_with(path, &program()?, PATIENCE)?;
-        ensure!(copied.status == 0, "{copied:?}");
+        ves_lab::install(machine, "xtask")?;
         let cache = story::cache().display().to_string();
         machine.sh(&LAYOUT.replace("CACHE", &cache))?;
         let left = "losetup -n -l; ls -d /sys/fs/cgroup/ves-node-* 2>/dev/null; true";
@@ -56,15 +51,4 @@ fn a_native_node_runs_where_only_version_2_is() {
         assert_eq!(machine.sh(left)?, before);
         Ok(())
     });
-}
-
-/// The front door of this repository without what only a debugger reads.
-fn program() -> anyhow::Result<Vec<u8>> {
-    let dir = std::env::var_os("VES_BIN_DIR").map(PathBuf::from);
-    let dir = dir.or_else(|| Some(story::cache().parent()?.join("debug")));
-    let program = dir.context("programs are somewhere")?.join("xtask");
-    let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
-    let (program, to) = (program.display().to_string(), stripped.display().to_string());
-    ves_kit::run("strip", &["-o", &to, &program]);
-    std::fs::read(&stripped).context("read the stripped program")
 }
