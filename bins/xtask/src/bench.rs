@@ -10,6 +10,7 @@ mod calls;
 mod cost;
 mod counts;
 mod lives;
+mod lvm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,7 +41,10 @@ const TIMED: usize = 3;
 
 /// What the command line may say.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// How many starts are measured; other rows take a number in proportion
     #[arg(long, default_value_t = 40)]
     rounds: usize,
@@ -55,8 +59,18 @@ pub(crate) struct Args {
     exact: bool,
 }
 
+/// What is measured apart from a node that is up.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// What volumes cost, with more and more of them
+    Storage(lvm::Args),
+}
+
 /// Does it.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(Part::Storage(args)) = &args.part {
+        return lvm::run(args);
+    }
     up::require_root()?;
     let mut steps = Steps::new("bench");
     let mut packages = vec![COUNTER];
