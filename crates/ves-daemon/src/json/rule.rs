@@ -85,11 +85,19 @@ impl Template {
             return None;
         }
         let field = |(field, range): &(String, std::ops::Range<usize>)| {
-            let value = parts.get(range.clone())?.join("/");
-            Some((field.clone(), percent_decode_str(&value).decode_utf8().ok()?.into_owned()))
+            let value = parts.get(range.clone())?.iter().map(|part| decoded(part));
+            Some((field.clone(), value.collect::<Option<Vec<_>>>()?.join("/")))
         };
         self.fields.iter().map(field).collect()
     }
+}
+
+/// What a part of a path says. Nothing where somebody else on the way may take it for another path: it would name
+/// something else here than there.
+fn decoded(part: &str) -> Option<String> {
+    let text = percent_decode_str(part).decode_utf8().ok()?;
+    let plain = !text.contains(['/', '\\']) && !text.chars().any(char::is_control);
+    (plain && text != "." && text != "..").then(|| text.into_owned())
 }
 
 fn parse_segment(text: &str) -> Option<Segment> {
@@ -140,6 +148,23 @@ mod tests {
         }
         assert_eq!(captured("/v1/{name=containers/*}:start", "/v1/containers/6"), None);
         assert_eq!(captured("/v1/{name=containers/*}:start", "/v1/containers/6:stop"), None);
+    }
+
+    #[test]
+    fn a_part_of_a_path_is_no_path() {
+        let get = "/v1/{name=containers/*}";
+        let snapshot = "/v1/{name=containers/*/snapshots/*}";
+        for other in
+            ["6%2Fsnapshots%2Fx", "6%2fx", "..", "%2e%2E", ".", "6%5Cx", "6%00", "6%0a", "%ff"]
+        {
+            assert_eq!(captured(get, &format!("/v1/containers/{other}")), None, "{other}");
+            let deep = format!("/v1/containers/{other}/snapshots/x");
+            assert_eq!(captured(snapshot, &deep), None, "{other}");
+        }
+        // Once is enough, and a verb is no value's end.
+        assert_eq!(captured(get, "/v1/containers/6%252Fx"), field("name", "containers/6%2Fx"));
+        assert_eq!(captured(get, "/v1/containers/6%3Astart"), field("name", "containers/6:start"));
+        assert_eq!(captured("/v1/{name=containers/*}:start", "/v1/containers/6%3Astart"), None);
     }
 
     #[test]
