@@ -10,6 +10,7 @@
 //! else's can then send nothing in the name of who looks at it.
 
 mod message;
+mod once;
 mod rule;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use ves_proto::{Fault, Reason};
 
 use super::Field;
+use super::once::Once;
 
 /// How deep a path to a field may go.
 const DEPTH: usize = 8;
@@ -23,8 +24,8 @@ pub(super) fn read(
         Map::new()
     } else {
         match serde_json::from_slice(body) {
-            Ok(Value::Object(object)) => object,
-            Ok(_) => return Err(bad("the body is no JSON object")),
+            Ok(Once(Value::Object(object))) => object,
+            Ok(Once(_)) => return Err(bad("the body is no JSON object")),
             Err(e) => return Err(bad(&format!("the body is no JSON: {e}"))),
         }
     };
@@ -147,7 +148,24 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let list = kind("ListContainersRequest");
         let deep = "[".repeat(100_000);
-        for body in ["[]", "{", "1", "{\"nonsense\": 1}", "{\"pageSize\": \"x\"}", &*deep] {
+        let huge = format!("{{\"pageSize\": {}}}", "9".repeat(300));
+        let twice = "{\"pageSize\": 1, \"pageSize\": 2}";
+        for body in [
+            "[]",
+            "{",
+            "1",
+            "{\"nonsense\": 1}",
+            "{\"pageSize\": \"x\"}",
+            "{\"pageSize\": 1.5}",
+            "{\"pageSize\": 2147483648}",
+            "{\"pageSize\": 1e300}",
+            "{\"pageSize\": [1]}",
+            "{\"filter\": {\"a\": 1}}",
+            "{} {}",
+            twice,
+            &huge,
+            &deep,
+        ] {
             let fault = read(&list, body.as_bytes(), &[]).expect_err(body);
             assert_eq!(fault.reason, Reason::BadValue);
         }
