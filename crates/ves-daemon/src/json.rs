@@ -6,8 +6,10 @@
 //!
 //! A crate that does this for any server (`structured-proxy`) brings an HTTP client, metrics and a proxy's
 //! configuration of its own into the daemon that the network reaches; `prost-reflect`, which both use, does the
-//! work here. Streams are for gRPC alone. A body is JSON by its content type or refused: a page of somebody
-//! else's can then send nothing in the name of who looks at it.
+//! work here. Streams are for gRPC alone.
+//!
+//! A page of somebody else's sends nothing in the name of who looks at it with a certificate in the browser: what
+//! names an origin is refused, and so is a body that is neither JSON nor gRPC by its content type.
 
 mod message;
 mod once;
@@ -15,9 +17,10 @@ mod rule;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
 use serde_json::json;
 use tonic::body::Body;
@@ -33,6 +36,8 @@ const ROOT: &str = "/v1/";
 const REQUEST: usize = 4 * 1024 * 1024;
 /// The most bytes of an answer, which the services bound themselves.
 const ANSWER: usize = 64 * 1024 * 1024;
+/// How long a request's body may take.
+const BODY: Duration = Duration::from_secs(30);
 /// Headers of a request that are its call's too.
 const HEADERS: [&str; 5] =
     ["authorization", "grpc-timeout", "traceparent", "tracestate", "ves-on-behalf-of"];
@@ -92,11 +97,15 @@ impl JsonLayer {
 
     /// A failure as JSON.
     fn failure(&self, status: &Status) -> http::Response<Body> {
+        self.failure_as(http_code(status.code()), status)
+    }
+
+    /// The same, where HTTP has a better code.
+    fn failure_as(&self, code: StatusCode, status: &Status) -> http::Response<Body> {
         let details = self.status.as_ref().and_then(|kind| {
             let value = message::write(kind, status.details()).ok()?;
             value.get("details").cloned()
         });
-        let code = http_code(status.code());
         let error = json!({
             "error": {
                 "code": code.as_u16(),
@@ -185,7 +194,13 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if self.layer.routes.is_empty() || !request.uri().path().starts_with(ROOT) {
+        if self.layer.routes.is_empty() {
+            return Box::pin(self.inner.call(request));
+        }
+        if let Some(refused) = self.layer.refuse(&request) {
+            return Box::pin(std::future::ready(Ok(refused)));
+        }
+        if !request.uri().path().starts_with(ROOT) {
             return Box::pin(self.inner.call(request));
         }
         // The one that was polled until it was ready, and a fresh one for the next call.
@@ -197,6 +212,25 @@ where
 }
 
 impl JsonLayer {
+    /// What is answered to a request that a page may have made, or that is neither gRPC nor at a place of JSON.
+    fn refuse(&self, request: &http::Request<Body>) -> Option<http::Response<Body>> {
+        let (headers, path) = (request.headers(), request.uri().path());
+        if headers.contains_key(header::ORIGIN) {
+            let message = "pages in browsers are not served: leave the header origin out";
+            let fault = Fault::new(Reason::BadValue, message).fact("field", "origin");
+            return Some(self.failure_as(StatusCode::FORBIDDEN, &fault.into()));
+        }
+        if path.starts_with(ROOT) || is_kind(headers, |kind| kind.starts_with("application/grpc")) {
+            return None;
+        }
+        if request.method() != Method::POST {
+            return Some(self.nothing_there(path, &[]));
+        }
+        let message = "the content type of a call by gRPC is application/grpc";
+        let fault = Fault::new(Reason::BadValue, message).fact("field", "content-type");
+        Some(self.failure_as(StatusCode::UNSUPPORTED_MEDIA_TYPE, &fault.into()))
+    }
+
     /// Makes the call that a request stands for.
     async fn serve<S>(
         &self,
@@ -237,15 +271,12 @@ impl JsonLayer {
         if methods.is_empty() {
             let message = format!("there is nothing at {shown:?}; docs/api.md lists what there is");
             let fault = Fault::new(Reason::NotBuilt, message).fact("what", shown);
-            let mut response = self.failure(&fault.into());
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return response;
+            return self.failure_as(StatusCode::NOT_FOUND, &fault.into());
         }
         let allowed = methods.join(", ");
         let message = format!("{shown:?} takes {allowed} only");
         let fault = Fault::new(Reason::BadValue, message).fact("field", "method");
-        let mut response = self.failure(&fault.into());
-        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let mut response = self.failure_as(StatusCode::METHOD_NOT_ALLOWED, &fault.into());
         if let Ok(value) = HeaderValue::from_str(&allowed) {
             response.headers_mut().insert(header::ALLOW, value);
         }
@@ -261,10 +292,13 @@ async fn read_request(
     body: Body,
 ) -> Result<Vec<u8>, Fault> {
     let refused = |message: &str| Fault::new(Reason::BadValue, message);
-    let body = Limited::new(body, REQUEST).collect().await;
-    let body =
-        body.map_err(|e| refused(&format!("read the body, at most {REQUEST} bytes: {e}")))?;
-    let body = body.to_bytes();
+    let body = tokio::time::timeout(BODY, Limited::new(body, REQUEST).collect()).await;
+    let body = body.map_err(|_| refused("the body did not come within 30 s"))?;
+    let body = body.map_err(|e| match e.downcast_ref::<LengthLimitError>() {
+        Some(_) => refused(&format!("the body has more than {REQUEST} bytes")),
+        None => refused("the body was broken off, or is none of HTTP"),
+    });
+    let body = body?.to_bytes();
     let query = head.uri.query().unwrap_or_default();
     let mut fields: Vec<Field> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     match (route.has_body, fields.is_empty(), body.is_empty()) {
@@ -274,7 +308,7 @@ async fn read_request(
         (false, _, false) => {
             return Err(refused("this call takes its fields in the query and has no body"));
         }
-        (true, true, false) if !is_json(&head.headers) => {
+        (true, true, false) if !is_kind(&head.headers, |kind| kind == "application/json") => {
             return Err(refused("the body must be of the content type application/json"));
         }
         _ => {}
@@ -289,10 +323,12 @@ async fn read_request(
     Ok(framed)
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/json")
+/// Whether the one content type is such a one; it is given in small letters, without its parameters.
+fn is_kind(headers: &HeaderMap, fits: impl FnOnce(&str) -> bool) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(kind), None) = (kinds.next(), kinds.next()) else { return false };
+    let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    fits(&kind.trim().to_ascii_lowercase())
 }
 
 /// The headers of the call.
@@ -301,8 +337,9 @@ fn head_of_call(asked: &HeaderMap) -> HeaderMap {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     for name in HEADERS {
-        if let Some(value) = asked.get(name) {
-            headers.insert(name, value.clone());
+        // All of them: what may be there once only is for the gate to refuse.
+        for value in asked.get_all(name) {
+            headers.append(name, value.clone());
         }
     }
     headers

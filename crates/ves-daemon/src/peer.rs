@@ -142,7 +142,7 @@ pub(crate) fn refusal(principal: &Principal, path: &str) -> Fault {
 }
 
 /// Whether the RPC at this path only reads, by its name.
-fn reads(rpc: &str) -> bool {
+pub(crate) fn reads(rpc: &str) -> bool {
     let name = rpc.rsplit('/').next().unwrap_or_default();
     READING.iter().any(|word| name.starts_with(word))
 }

@@ -101,7 +101,7 @@ async fn what_is_not_there_or_does_not_fit_is_refused() {
         ("POST", "/v1/containers", "{\"nonsense\": 1}", 400),
     ] {
         let (got, body) = asked(method, uri, body).await;
-        assert_eq!(got, code, "{method} {uri}: {body}");
+        assert_eq!((got, &body["error"]["code"]), (code, &code.into()), "{method} {uri}: {body}");
         assert!(body["error"]["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}");
     }
     let (code, _) = asked("POST", "/v1/containers", "{}").await;
@@ -115,6 +115,131 @@ async fn a_body_must_say_that_it_is_json() {
     let request = request.body(Body::new(Full::from("{}"))).expect("a request");
     let response = layer.layer(routes()).oneshot(request).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+}
+
+/// What a page of somebody else's can have a browser send, in the name of who looks at it.
+#[tokio::test]
+async fn a_page_has_nothing_done() {
+    let layer = JsonLayer::new(&[SERVICE, "ves.api.v1.ContainerService"]).expect("rules");
+    let node = "/ves.api.v1.NodeService/GetNode";
+    let start = "/v1/containers/6:start";
+    let sent = async |method: &str, path: &str, headers: &[(&str, &str)]| {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        // A call without a field, as gRPC frames it.
+        let request = request.body(Body::new(Full::from(&[0_u8; 5][..]))).expect("a request");
+        let response = layer.layer(routes()).oneshot(request).await.expect("an answer");
+        let called = response.headers().contains_key("grpc-status")
+            || response
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|v| v == "application/grpc");
+        (response.status().as_u16(), called)
+    };
+    let (json, grpc) = (("content-type", "application/json"), ("content-type", "application/grpc"));
+    let (plain, proto) =
+        (("content-type", "text/plain"), ("content-type", "Application/grpc+proto"));
+    for good in [grpc, proto] {
+        assert_eq!(sent("POST", node, &[good]).await, (200, true), "{good:?}");
+    }
+    for origin in ["https://evil.example", "null", ""] {
+        for (path, kind) in [(node, grpc), (start, json), ("/v1/nodes/n1", json)] {
+            assert_eq!(
+                sent("POST", path, &[kind, ("origin", origin)]).await,
+                (403, false),
+                "{path}"
+            );
+        }
+        assert_eq!(
+            sent("OPTIONS", start, &[("origin", origin)]).await,
+            (403, false),
+            "no preflight"
+        );
+    }
+    for kinds in [&[plain][..], &[], &[json], &[grpc, plain], &[plain, grpc]] {
+        assert_eq!(sent("POST", node, kinds).await, (415, false), "{kinds:?}");
+    }
+    for (method, path) in [("GET", node), ("GET", "/"), ("PUT", node), ("HEAD", "/index.html")] {
+        assert_eq!(sent(method, path, &[plain]).await, (404, false), "{method} {path}");
+    }
+    assert_eq!(sent("POST", start, &[json, plain]).await, (400, false), "one type and no other");
+}
+
+#[test]
+fn what_changes_something_is_never_got() {
+    let pool = DescriptorPool::decode(ves_proto::DESCRIPTORS).expect("descriptors");
+    let all: Vec<_> = pool.services().filter(|s| s.package_name() == "ves.api.v1").collect();
+    let all: Vec<_> = all.iter().map(prost_reflect::ServiceDescriptor::full_name).collect();
+    let layer = JsonLayer::new(&all).expect("rules");
+    assert!(layer.routes.len() > 20);
+    for route in &*layer.routes {
+        let reads = crate::peer::reads(route.rpc.path());
+        assert!(reads || route.verb != Method::GET, "{}", route.rpc);
+    }
+}
+
+#[test]
+fn a_call_has_all_that_its_request_says_of_who_asks() {
+    let mut asked = HeaderMap::new();
+    for value in ["Bearer one", "Bearer two"] {
+        asked.append("authorization", HeaderValue::from_static(value));
+    }
+    asked.insert("x-other", HeaderValue::from_static("1"));
+    asked.insert("te", HeaderValue::from_static("chunked"));
+    let headers = head_of_call(&asked);
+    assert_eq!(headers.get_all("authorization").iter().count(), 2);
+    assert!(crate::token::bearer(&headers).is_err(), "as by gRPC");
+    assert!(headers.get("x-other").is_none() && headers["te"] == "trailers");
+}
+
+/// What may be one request to whom it passes by and two to us, or the other way round.
+#[tokio::test]
+async fn a_request_has_one_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+    let app = App {
+        routes: routes(),
+        policy: &[("/ves.api.v1.NodeService/GetNode", &[Role::Root, Role::Own, Role::Operator])],
+        services: &[SERVICE],
+        operators: vec![],
+        needs: vec![],
+        network: None,
+    };
+    tokio::spawn(serve_on(listener, app, std::future::pending()));
+    let hidden = "GET /v1/nodes/hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    let length = hidden.len();
+    let answers = async |head: &str| {
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("connected");
+        stream.write_all(format!("{head}\r\n\r\n{hidden}").as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("no more");
+        let mut answer = Vec::new();
+        // Where it was closed before all of it was read, that is told after the answer.
+        stream.read_to_end(&mut answer).await.ok();
+        String::from_utf8(answer).expect("text")
+    };
+    // The second request is the first one's body here: it is not done, whatever is said of the first.
+    for (head, code) in [
+        (format!("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}"), 400),
+        (format!("GET /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: {length}"), 404),
+        (format!("POST /v1/nothing HTTP/1.1\r\nHost: x\r\nOrigin: x\r\nContent-Length: {length}"), 403),
+        (format!("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nContent-Length: 0"), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nContent-Length: +0".to_owned(), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked".to_owned(), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked".to_owned(), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity".to_owned(), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked".to_owned(), 400),
+        ("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x\r\n Content-Length: 0".to_owned(), 400),
+        ("GET /v1/nodes/n1\u{b}HTTP/1.1\r\nHost: x".to_owned(), 400),
+    ] {
+        let answer = answers(&head).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{head}\n-- {answer}");
+        assert!(!answer.contains("nodes/hidden"), "{head}\n-- {answer}");
+    }
+    let both = answers("GET /v1/nodes/n1 HTTP/1.1\r\nHost: x").await;
+    assert!(both.contains("nodes/n1") && both.contains("nodes/hidden"), "two that are two: {both}");
 }
 
 /// What curl does: HTTP 1.1 on the socket that gRPC is on; and the gate is asked.
