@@ -186,6 +186,14 @@ async fn what_is_revoked_ends_on_connections_that_there_are() {
     node.trust.load().expect_err("no good");
     assert!(node.asked(&ours, Some("one"), None).await.is_err(), "what was good is kept");
     assert_eq!(node.asked(&ours, Some("two"), None).await, Ok(()));
+    // A second list of the same authority, which would not be looked at.
+    let list = |serials: &[u64]| {
+        ours.revoke(serials);
+        fs::read_to_string(ours.path("crl.pem")).expect("written")
+    };
+    fs::write(ours.path("crl.pem"), list(&[1]) + &list(&[2])).expect("written");
+    let error = node.trust.load().expect_err("which one counts?").to_string();
+    assert!(error.contains("two lists are of CN=authority"), "{error}");
     fs::remove_file(ours.path("crl.pem")).expect("removed");
     node.trust.load().expect_err("a list that is gone revokes nothing less");
 }

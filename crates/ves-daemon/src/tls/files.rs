@@ -3,6 +3,7 @@
 //! What is too large, unreadable or does not fit together is an error that names the file; a directory without
 //! a list of what was revoked is one too. Never here: when they are read.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::certificate::end_of;
 use super::{HTTP_1, HTTP_2, provider};
@@ -81,6 +82,7 @@ pub(super) fn load(dir: &Path, tokens: bool) -> Result<Loaded, PkiError> {
         roots.add(authority.clone()).map_err(|e| content(&ca, &e))?;
     }
     let lists = items::<CertificateRevocationListDer<'static>>(&crl, "list of what was revoked")?;
+    one_list_each(&crl, &lists)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .with_crls(lists)
         .only_check_end_entity_revocation();
@@ -101,6 +103,23 @@ pub(super) fn load(dir: &Path, tokens: bool) -> Result<Loaded, PkiError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Loaded { config: Arc::new(config), verifier, ends })
+}
+
+/// Refuses two lists that name the same authority: only the first of them would be looked at, and what the second one
+/// revokes would not be revoked.
+fn one_list_each(path: &Path, lists: &[CertificateRevocationListDer<'_>]) -> Result<(), PkiError> {
+    let mut issuers = BTreeSet::new();
+    for list in lists {
+        let (_, list) = CertificateRevocationList::from_der(list).map_err(|e| content(path, &e))?;
+        if !issuers.insert(list.issuer().as_raw().to_vec()) {
+            let why = format!(
+                "two lists are of {}; keep the newest, and give another authority another name",
+                list.issuer()
+            );
+            return Err(content(path, &why));
+        }
+    }
+    Ok(())
 }
 
 /// The first of these that ends.
