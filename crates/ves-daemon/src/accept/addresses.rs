@@ -86,6 +86,12 @@ impl AddressPermits {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
+    /// How many connections there are.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).all
+    }
+
     /// A place for one more connection from there.
     ///
     /// # Errors
@@ -164,7 +170,10 @@ mod tests {
             assert!(limits.all as u64 <= descriptors / 8, "{descriptors}: {limits:?}");
             assert!(limits.unknown <= limits.per_address && limits.per_address <= limits.all / 4);
         }
-        let usual = NetworkLimits::of(65536);
+        // What the unit gives the coordinator.
+        let unit = include_str!("../../../../deploy/systemd/ves-coordinatord.service");
+        let given = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE="));
+        let usual = NetworkLimits::of(given.expect("a limit").parse().expect("a number"));
         assert_eq!((usual.all, usual.per_address, usual.unknown), (2048, 512, 32));
     }
 

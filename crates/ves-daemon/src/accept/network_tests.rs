@@ -58,10 +58,22 @@ struct Node {
     trust: Arc<Trust>,
     tokens: Arc<TwoTokens>,
     permits: Arc<AddressPermits>,
-    _socket: TempDir,
+    accounts: Arc<Permits>,
+    /// What accounts of this machine are.
+    role: Arc<Mutex<Role>>,
+    socket: TempDir,
 }
 
 async fn node(authority: &Authority, tokens: bool, limits: NetworkLimits) -> Node {
+    node_within(SOON, authority, tokens, limits).await
+}
+
+async fn node_within(
+    bounds: Bounds,
+    authority: &Authority,
+    tokens: bool,
+    limits: NetworkLimits,
+) -> Node {
     let trust = Arc::new(Trust::new(authority.dir.path().to_owned(), tokens));
     trust.load().expect("good files");
     let known = Arc::new(TwoTokens::default());
@@ -71,7 +83,7 @@ async fn node(authority: &Authority, tokens: bool, limits: NetworkLimits) -> Nod
         trust: Arc::clone(&trust),
         tokens: tokens.then(|| Arc::clone(&known) as Arc<dyn Tokens>),
         permits: Arc::clone(&permits),
-        bounds: SOON,
+        bounds,
         refusals: Arc::clone(&refusals),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -79,8 +91,13 @@ async fn node(authority: &Authority, tokens: bool, limits: NetworkLimits) -> Nod
     let socket = tempfile::tempdir().expect("a directory");
     let unix = UnixListener::bind(socket.path().join("s")).expect("bound");
     let policy: crate::Policy = &[(GET_NODE, &[Role::Operator])];
-    let acceptor = Acceptor::new(unix, true, Arc::clone(&refusals), |_| Role::Other);
-    let acceptor = acceptor.expect("limits").with_network(Some(Tcp::at(listener, common)));
+    let role = Arc::new(Mutex::new(Role::Other));
+    let known_as = Arc::clone(&role);
+    let role_of = move |_: &UCred| *known_as.lock().expect("whole");
+    let acceptor = Acceptor::new(unix, true, Arc::clone(&refusals), role_of);
+    let mut acceptor = acceptor.expect("limits").with_network(Some(Tcp::at(listener, common)));
+    acceptor.bounds = bounds;
+    let accounts = Arc::clone(&acceptor.permits);
     let gate = crate::gate::GateLayer::new(policy, refusals).expect("a gate");
     let routes = tonic::service::Routes::default();
     let app = crate::App {
@@ -92,7 +109,7 @@ async fn node(authority: &Authority, tokens: bool, limits: NetworkLimits) -> Nod
         network: None,
     };
     tokio::spawn(crate::serve::serve_all(acceptor, gate, app, std::future::pending()));
-    Node { address, trust, tokens: known, permits, _socket: socket }
+    Node { address, trust, tokens: known, permits, accounts, role, socket }
 }
 
 impl Node {
@@ -315,4 +332,142 @@ async fn an_address_has_its_part() {
     }
     let again = async { while node.asked(&ours, Some("good"), None).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), again).await.expect("not for long");
+}
+
+/// Bounds under which nobody is closed while a test looks on.
+const LATE: Bounds = Bounds {
+    first_call: Duration::from_secs(120),
+    stranger_time: Duration::from_secs(120),
+    ..SOON
+};
+
+/// How many descriptors this process has.
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("Linux").count()
+}
+
+/// How much memory this process has, in bytes.
+fn memory() -> usize {
+    let pages = fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = pages.split(' ').nth(1).expect("resident pages");
+    pages.parse::<usize>().expect("a number") * 4096
+}
+
+/// Waits until a number is this one.
+async fn becomes(what: &str, wanted: usize, now: impl Fn() -> usize) {
+    let waiting = async {
+        while now() != wanted {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(done.is_ok(), "{what}: {}, not {wanted}", now());
+}
+
+/// A client that wants nothing but a place.
+enum Slow {
+    Tcp { _stream: TcpStream },
+    Tls { _stream: Box<tokio_rustls::client::TlsStream<TcpStream>> },
+}
+
+/// So many of an address: a part of them silent, a part in the middle of the handshake, or of their first request.
+async fn slow(node: &Node, remote: &Remote, address: [u8; 4], held: usize) -> Vec<Slow> {
+    let mut all = Vec::new();
+    for n in 0..held {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address of ours");
+        let mut stream = socket.connect(node.address).await.expect("it listens");
+        all.push(match n % 8 {
+            0..=2 => Slow::Tcp { _stream: stream },
+            3..=5 => {
+                let hello = hello_12();
+                stream.write_all(hello.get(..30).expect("longer")).await.expect("sent");
+                Slow::Tcp { _stream: stream }
+            }
+            odd => {
+                let protocol = if odd == 6 { b"h2".to_vec() } else { b"http/1.1".to_vec() };
+                let begun = if odd == 6 { "PRI * HTTP/2.0\r\n\r\nSM" } else { "GET /v1/nodes HT" };
+                let shaken = remote.connect_with(stream, vec![protocol]).await;
+                let mut stream = shaken.expect("the server is ours");
+                stream.write_all(begun.as_bytes()).await.expect("sent");
+                stream.flush().await.expect("sent");
+                Slow::Tls { _stream: Box::new(stream) }
+            }
+        });
+    }
+    all
+}
+
+/// Whether a connection that is made from there is closed at once.
+async fn closed(node: &Node, address: [u8; 4]) -> bool {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind((address, 0).into()).expect("an address of ours");
+    let mut stream = socket.connect(node.address).await.expect("it listens");
+    let mut byte = [0];
+    let end = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut byte)).await;
+    // An end, or a reset.
+    end.is_ok_and(|read| !matches!(read, Ok(1..)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_that_say_little_take_no_more_than_their_part() {
+    // Both ends of each are in this process.
+    raise_descriptors().expect("raised");
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("known");
+    assert!(most >= 8192, "the limit of descriptors is {most}, and the test needs 8192");
+    let ours = authority();
+    ours.operator("good", 1);
+    let limits = usual();
+    let node = node_within(LATE, &ours, true, limits).await;
+    let ca = ours.path("ca.crt");
+    let certificate = ours.path("good.crt");
+    let begun = (descriptors(), memory());
+    let honest = crate::client::remote(node.remote(&ca, Some(&certificate), None));
+    assert_eq!(check(honest.clone()).await, Ok(()));
+    let remote = node.remote(&ca, None, None);
+
+    let mut held = Vec::new();
+    let full = limits.all / limits.unknown;
+    for nth in 1..=full {
+        let address = [127, 0, 1, u8::try_from(nth).expect("few")];
+        let left = limits.all - node.permits.open();
+        held.extend(slow(&node, &remote, address, limits.unknown.min(left)).await);
+        if nth == full / 2 {
+            assert!(closed(&node, address).await, "an address has {}", limits.unknown);
+            assert_eq!(node.asked(&ours, Some("good"), None).await, Ok(()), "who is new");
+            assert_eq!(node.asked(&ours, None, Some("good")).await, Ok(()), "with a token too");
+        }
+        becomes("accepted", (held.len() + 1).min(limits.all), || node.permits.open()).await;
+    }
+    assert_eq!((held.len() + 1, node.permits.open()), (limits.all, limits.all));
+    for nth in 0..200 {
+        assert!(closed(&node, [127, 0, 2, nth]).await, "there is no place for {nth}");
+    }
+    assert_eq!(node.permits.open(), limits.all);
+    assert_eq!(check(honest.clone()).await, Ok(()), "who was there stays, and is answered");
+
+    // The socket is the node's own: what the network does is nothing to it, nor are strangers to root.
+    let path = node.socket.path().join("s");
+    let (descriptors_now, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("known");
+    let part = Limits::of(descriptors_now, true).per_stranger;
+    let mut strangers = Vec::new();
+    for _ in 0..2000 {
+        strangers.push(UnixStream::connect(&path).await.expect("it listens"));
+        if strangers.len() > 2 * part {
+            // Those are closed already: only their places would count.
+            strangers.remove(part);
+        }
+    }
+    becomes("strangers", part, || node.accounts.strangers()).await;
+    *node.role.lock().expect("whole") = Role::Root;
+    assert_eq!(check(crate::client::channel(&path)).await, Ok(()), "root is answered");
+    let each = memory().saturating_sub(begun.1) / limits.all;
+    println!("{} connections take {each} bytes each, both ends together", limits.all);
+    assert!(each < 48 * 1024, "{each} bytes");
+
+    drop((held, strangers, honest));
+    becomes("places", 0, || node.permits.open()).await;
+    becomes("places of strangers", 0, || node.accounts.strangers()).await;
+    assert_eq!(node.asked(&ours, Some("good"), None).await, Ok(()), "there is room again");
+    becomes("descriptors", begun.0, descriptors).await;
 }

@@ -149,6 +149,12 @@ impl Permits {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
+    /// How many connections strangers have.
+    #[cfg(test)]
+    pub(super) fn strangers(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).strangers
+    }
+
     /// A place for one more connection of this account.
     ///
     /// # Errors
