@@ -17,6 +17,7 @@ use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
 use crate::container::observed::Observed;
 use crate::container::record::Record;
+use crate::events::outbox::Outbox;
 use crate::open_streams::OpenStreams;
 use crate::operation::metrics::Metrics;
 use crate::queue::Queues;
@@ -24,7 +25,6 @@ use crate::services::Services;
 use crate::store::Store;
 use crate::store::index::{Change, Index};
 use crate::store::state::State;
-use crate::telling::Telling;
 use crate::token::Registry;
 
 /// How many containers that ended are looked at at once.
@@ -53,7 +53,7 @@ struct Inner {
     queues: Queues,
     metrics: Metrics,
     streams: OpenStreams,
-    telling: Telling,
+    outbox: Outbox,
     tokens: Registry,
 }
 
@@ -136,7 +136,7 @@ impl Coordinator {
             ending: Mutex::default(),
             finishing: Mutex::default(),
             templates: Mutex::default(),
-            telling: Telling::default(),
+            outbox: Outbox::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -212,9 +212,9 @@ impl Coordinator {
         &self.inner.streams
     }
 
-    /// What is to be told.
-    pub(crate) fn telling(&self) -> &Telling {
-        &self.inner.telling
+    /// Events that are to be stored.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.inner.outbox
     }
 
     /// Containers whose end somebody works on.

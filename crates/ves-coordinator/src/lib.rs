@@ -34,7 +34,6 @@ pub mod coordinator;
 pub mod driver;
 pub mod events;
 pub mod filter;
-pub mod happening;
 pub mod metrics;
 mod open_streams;
 pub mod operation;
@@ -43,7 +42,6 @@ pub mod queue;
 mod reconcile;
 pub mod services;
 pub mod store;
-pub mod telling;
 pub mod token;
 pub mod wrong;
 

@@ -188,7 +188,7 @@ impl EventService for Api {
         let heartbeat = wrong.take(heartbeat(asked.as_ref()));
         wrong.end()?;
         let seen = Seen { api: self.clone(), principal, filter: filter.unwrap_or_default() };
-        let ticks = self.0.state().events_told();
+        let ticks = self.0.state().new_events();
         let (place, lost) = match resume_token.as_str() {
             "" => (seen.newest().await?, None),
             token => match seen.place(token).await? {

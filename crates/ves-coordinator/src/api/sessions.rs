@@ -16,7 +16,7 @@ use super::{Answers, Api};
 use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
-use crate::happening::{Happening, Type};
+use crate::events::record::{NewEvent, Type};
 use crate::open_streams::StreamKind;
 use crate::operation::public::asker;
 use crate::services::fault_of;
@@ -134,9 +134,9 @@ fn console_output(message: lifecycle::ConsoleResponse) -> pb::ConsoleResponse {
 }
 
 /// Who opened what kind of session. Of a command only its name is told: what follows may be a secret.
-fn session(principal: &Principal, record: &Record, kind: &str) -> Happening {
+fn session(principal: &Principal, record: &Record, kind: &str) -> NewEvent {
     let actor = asker(&principal.to_string(), None);
-    Happening::to_container(Type::SessionOpened, record).by(actor).fact("session", kind)
+    NewEvent::to_container(Type::SessionOpened, record).by(actor).fact("session", kind)
 }
 
 /// A session's input: its start, and what the caller says after that.
@@ -190,7 +190,7 @@ impl SessionService for Api {
         let requests = input(start, stream, exec_input);
         let answers =
             answers(self.0.services().lifecycle.clone().exec(requests).await, exec_output)?;
-        self.0.tell(opened);
+        self.0.publish(opened);
         Ok(self.counted(answers, StreamKind::Exec))
     }
 
@@ -216,7 +216,7 @@ impl SessionService for Api {
         let requests = input(start, stream, console_input);
         let answers =
             answers(self.0.services().lifecycle.clone().console(requests).await, console_output)?;
-        self.0.tell(session(&principal, &record, "console"));
+        self.0.publish(session(&principal, &record, "console"));
         Ok(self.counted(answers, StreamKind::Console))
     }
 }

@@ -15,7 +15,7 @@ use super::page::Page;
 use super::reach::caller;
 use super::{Answers, Api};
 use crate::container::given::read_template;
-use crate::happening::{Happening, Type};
+use crate::events::record::{NewEvent, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::template_build::{TemplateBuild, parse_suite};
 use crate::operation::public::asker;
@@ -77,9 +77,9 @@ fn render(template: storage::Template) -> pb::Template {
 }
 
 /// Who made or deleted a template.
-fn changed(principal: &Principal, name: &TemplateName, kind: &str) -> Happening {
+fn changed(principal: &Principal, name: &TemplateName, kind: &str) -> NewEvent {
     let actor = asker(&principal.to_string(), None);
-    Happening::to(Type::Template, template_name(name)).by(actor).fact("kind", kind)
+    NewEvent::to(Type::Template, template_name(name)).by(actor).fact("kind", kind)
 }
 
 /// A piece of what is imported, as storage takes it; `None` ends it there, where storage says what is wrong.
@@ -205,7 +205,7 @@ impl TemplateService for Api {
             if matches!(message.is, Some(Is::Template(_)))
                 && let Some(made) = made.take()
             {
-                own.0.tell(made);
+                own.0.publish(made);
             }
             Ok(message)
         });
@@ -237,7 +237,7 @@ impl TemplateService for Api {
         let removal = storage::RemoveTemplateRequest { name: name.as_str().to_owned() };
         ask("storage", SHORT, client.remove_template(removal)).await?;
         self.0.templates().remove(name.as_str());
-        self.0.tell(changed(&ves_daemon::principal(&request), &name, "TEMPLATE_DELETE"));
+        self.0.publish(changed(&ves_daemon::principal(&request), &name, "TEMPLATE_DELETE"));
         Ok(Response::new(pb::DeleteTemplateResponse {}))
     }
 }

@@ -1,39 +1,39 @@
-//! Telling that a service is away, and that it is back.
+//! Publishing that a service is away, and that it is back.
 //!
 //! Never here: how a service is followed ([`crate::reconcile`]), or for how long it must be away
-//! ([`crate::telling`]).
+//! ([`crate::events::outbox`]).
 
 use ves_proto::api as pb;
 use ves_proto::api::condition::{Status, Type as Condition};
 use ves_proto::public::node_name;
 
 use crate::coordinator::Coordinator;
-use crate::happening::{Happening, Type, bare};
+use crate::events::record::{NewEvent, Type, bare};
 use crate::operation::public::own;
 use crate::operation::record::Cause;
 
 impl Coordinator {
     /// A service does not answer, or has ended what is followed.
     pub(crate) fn service_is_away(&self, service: &str) {
-        if self.telling().is_away(service, self.clock().instant()) {
-            self.tell_condition(service, Status::False);
+        if self.outbox().is_away(service, self.clock().instant()) {
+            self.publish_condition(service, Status::False);
         }
     }
 
     /// A service answers.
     pub(crate) fn service_is_back(&self, service: &str) {
-        if self.telling().is_back(service) {
-            self.tell_condition(service, Status::True);
+        if self.outbox().is_back(service) {
+            self.publish_condition(service, Status::True);
         }
     }
 
-    fn tell_condition(&self, service: &str, status: Status) {
+    fn publish_condition(&self, service: &str, status: Status) {
         let Some(condition) = condition_of(service) else { return };
-        let happening = Happening::to(Type::NodeCondition, node_name(self.node()))
+        let event = NewEvent::to(Type::NodeCondition, node_name(self.node()))
             .by(own(Cause::Node))
             .fact("condition", bare(condition.as_str_name(), "TYPE_"))
             .fact("status", bare(status.as_str_name(), "STATUS_"));
-        self.tell(happening);
+        self.publish(event);
     }
 }
 

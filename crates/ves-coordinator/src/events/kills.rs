@@ -1,4 +1,4 @@
-//! Telling that processes of a container were killed because memory ran out.
+//! Publishing that processes of a container were killed because memory ran out.
 //!
 //! A container may run out of memory many times a second: of each it is told at once, and then once in a while for
 //! as long as it goes on. Never here: how kills are seen ([`crate::reconcile`]).
@@ -11,7 +11,7 @@ use ves_proto::public::container_name;
 use ves_types::CtId;
 
 use crate::coordinator::Coordinator;
-use crate::happening::{Happening, Type};
+use crate::events::record::{NewEvent, Type};
 use crate::operation::public::own;
 use crate::operation::record::Cause;
 
@@ -22,17 +22,17 @@ const BACK: usize = 1000;
 
 impl Coordinator {
     /// Tells of a container's kills, of which there are more than were known.
-    pub(crate) fn tell_kills(&self, ct: CtId) {
-        if self.telling().begin_kills(ct) {
+    pub(crate) fn publish_kills(&self, ct: CtId) {
+        if self.outbox().begin_kills(ct) {
             let own = self.clone();
             tokio::spawn(async move {
-                own.tell_kills_now_and_then(ct).await;
+                own.publish_kills_now_and_then(ct).await;
             });
         }
     }
 
-    async fn tell_kills_now_and_then(&self, ct: CtId) {
-        let mut told = self.kills_told(ct).await.unwrap_or_else(|fault| {
+    async fn publish_kills_now_and_then(&self, ct: CtId) {
+        let mut told = self.kills_published(ct).await.unwrap_or_else(|fault| {
             tracing::warn!(%ct, error = %fault, "what was told of kills cannot be read");
             0
         });
@@ -42,27 +42,27 @@ impl Coordinator {
             let record = self.state().read().container(ct).map(Arc::clone);
             let news = kills != told && kills > 0;
             let Some(record) = record.ok().filter(|_| news) else {
-                self.telling().end_kills(ct);
+                self.outbox().end_kills(ct);
                 // What came since it was looked has found somebody who tells.
                 let more = self.cache().of(ct).oom_kills.unwrap_or(0) > kills;
-                if more && self.telling().begin_kills(ct) {
+                if more && self.outbox().begin_kills(ct) {
                     continue;
                 }
                 return;
             };
             let victims: Vec<_> = seen.oom_victims.iter().map(ToString::to_string).collect();
-            let happening = Happening::to_container(Type::OutOfMemory, &record)
+            let event = NewEvent::to_container(Type::OutOfMemory, &record)
                 .by(own(Cause::Container))
                 .fact("kills", &kills.to_string())
                 .fact("victims", &victims.join(", "));
-            self.tell(happening);
+            self.publish(event);
             told = kills;
             self.clock().sleep(QUIET).await;
         }
     }
 
     /// How many kills of the container's last run were told of already.
-    async fn kills_told(&self, ct: CtId) -> Result<u64, Fault> {
+    async fn kills_published(&self, ct: CtId) -> Result<u64, Fault> {
         let target = container_name(ct);
         let events = self.events_before(None, BACK).await?;
         let last = events.iter().map(|(_, event)| event).find(|event| {

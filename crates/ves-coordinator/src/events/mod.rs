@@ -1,7 +1,7 @@
 //! Events: what happened, kept for audits and bills after operations are forgotten.
 //!
-//! What an operation does is told in the very transaction that stores its end ([`crate::operation::ends`]), without
-//! a sync more. What nobody's operation did is told from here, by one writer: what comes while it commits is
+//! What an operation does is an event in the very transaction that stores its end ([`crate::operation::ends`]),
+//! without a sync more. What nobody's operation did is published from here, by one writer: what comes while it commits is
 //! committed together the next time. Events are numbered as they are stored and read from the store; in memory is
 //! only which numbers there are.
 //!
@@ -9,6 +9,8 @@
 
 mod conditions;
 mod kills;
+pub mod outbox;
+pub mod record;
 pub mod token;
 
 use std::time::Duration;
@@ -18,7 +20,7 @@ use ves_proto::public::unix_ms;
 use ves_proto::{Fault, Reason, api as pb};
 
 use crate::coordinator::Coordinator;
-use crate::happening::Happening;
+use crate::events::record::NewEvent;
 
 /// How many are stored, or looked at, together.
 const TOGETHER: usize = 256;
@@ -29,17 +31,17 @@ const FORGOTTEN: u64 = 1000;
 const MILLIS_A_DAY: i64 = 86_400_000;
 
 impl Coordinator {
-    /// Tells of something that no operation did. It is stored soon; nobody waits for that.
-    pub fn tell(&self, happening: Happening) {
-        tracing::info!(event = ?happening.event(), "this happened");
-        if !self.telling().push(happening) {
+    /// Publishes what no operation did. It is stored soon; nobody waits for that.
+    pub fn publish(&self, event: NewEvent) {
+        tracing::info!(event = ?event.event(), "this happened");
+        if !self.outbox().push(event) {
             tracing::error!("an event is lost: the store does not keep up");
         }
     }
 
     /// Stores what is told, for ever.
     pub(crate) async fn keep_events(self) {
-        let Some(mut from) = self.telling().take() else { return };
+        let Some(mut from) = self.outbox().take() else { return };
         let mut events = Vec::new();
         while from.recv_many(&mut events, TOGETHER).await > 0 {
             let told = std::mem::take(&mut events);

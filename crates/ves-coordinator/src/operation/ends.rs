@@ -1,4 +1,4 @@
-//! What the end of an operation, or of a part of it, tells. Pure.
+//! The events that the end of an operation, or of a part of it, makes. Pure.
 //!
 //! Decided in the transaction that stores it, so that nothing is told that did not happen, and nothing happens
 //! untold. Never here: what nobody's operation did ([`crate::events`]), or where events are kept.
@@ -13,7 +13,7 @@ use super::public::{actor, kind};
 use super::record::{Cause, OpRecord, OpState};
 use crate::container::record::{Record, RunState};
 use crate::container::spec::{copy, path_of};
-use crate::happening::{Happening, Type, bare};
+use crate::events::record::{NewEvent, Type, bare};
 
 /// An operation and its container, before and after a change that is to be stored.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +29,8 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// What it tells. `last`: the operation that worked on the container before this one.
-    pub fn tells<'b>(&self, last: impl FnOnce() -> Option<&'b OpRecord>) -> Vec<Happening> {
+    /// Its events. `last`: the operation that worked on the container before this one.
+    pub fn events<'b>(&self, last: impl FnOnce() -> Option<&'b OpRecord>) -> Vec<NewEvent> {
         let has_ended = self.op.state != OpState::Running
             && self.before.is_none_or(|before| before.state == OpState::Running);
         let mut told = Vec::new();
@@ -67,7 +67,7 @@ impl Turn<'_> {
         stops && ran && self.op.undoing.is_none() && self.op.cause() != Some(Cause::Container)
     }
 
-    fn success(&self) -> Vec<Happening> {
+    fn success(&self) -> Vec<NewEvent> {
         let by_guest = self.op.cause() == Some(Cause::Container);
         let told = match &self.op.action {
             Action::Create(_) => self.of_container(Type::Created),
@@ -94,28 +94,28 @@ impl Turn<'_> {
     }
 
     /// One that ran does not any more.
-    fn stopped(&self) -> Option<Happening> {
+    fn stopped(&self) -> Option<NewEvent> {
         let ran = self.old.is_some_and(|old| old.maybe_dirty);
         let down = self.new.is_some_and(|new| new.run != RunState::Running);
         let cause = cause_name(self.op.exit.unwrap_or(ExitCause::Stopped));
         self.of_container(Type::Stopped).filter(|_| ran && down).map(|h| h.fact("cause", cause))
     }
 
-    fn changed(&self, set: &Set) -> Option<Happening> {
+    fn changed(&self, set: &Set) -> Option<NewEvent> {
         let fields = changed_fields(self.old?, set);
         self.of_container(Type::Changed).map(|h| h.fact("fields", &fields.join(",")))
     }
 
-    fn snapshot(&self) -> Option<Happening> {
+    fn snapshot(&self) -> Option<NewEvent> {
         let snapshot = snapshot_name(self.op.ct?, self.op.action.kind().snapshot()?);
-        let happening = self.of_container(Type::Snapshot)?;
-        Some(happening.fact("snapshot", &snapshot).fact("kind", self.kind()))
+        let event = self.of_container(Type::Snapshot)?;
+        Some(event.fact("snapshot", &snapshot).fact("kind", self.kind()))
     }
 
     /// What one that did not succeed leaves otherwise than it was told: a container that rebooted and could not be
     /// started again is stopped, one that was stopped for a change runs again, and one that runs but does not say in
     /// time that it has booted runs.
-    fn undone(&self) -> Option<Happening> {
+    fn undone(&self) -> Option<NewEvent> {
         let up = self.new?.run == RunState::Running;
         match (&self.op.action, self.op.stage) {
             (Action::Restart(_), _) if !up && self.op.cause() == Some(Cause::Container) => {
@@ -132,7 +132,7 @@ impl Turn<'_> {
         }
     }
 
-    fn failure(&self) -> Option<Happening> {
+    fn failure(&self) -> Option<NewEvent> {
         let failed = self.about(Type::OperationFailed)?.fact("kind", self.kind());
         let Some(problem) = &self.op.fault else { return Some(failed) };
         Some(failed.fact("reason", &problem.reason).fact("message", &problem.message))
@@ -152,22 +152,22 @@ impl Turn<'_> {
     }
 
     /// Of the container or template that it works on.
-    fn about(&self, kind: Type) -> Option<Happening> {
+    fn about(&self, kind: Type) -> Option<NewEvent> {
         match &self.op.action {
             Action::TemplateBuild(build) => {
-                Some(self.told(Happening::to(kind, template_name(&build.name))))
+                Some(self.by_operation(NewEvent::to(kind, template_name(&build.name))))
             }
             _ => self.of_container(kind),
         }
     }
 
-    fn of_container(&self, kind: Type) -> Option<Happening> {
+    fn of_container(&self, kind: Type) -> Option<NewEvent> {
         let record = self.new.or(self.old)?;
-        Some(self.told(Happening::to_container(kind, record)))
+        Some(self.by_operation(NewEvent::to_container(kind, record)))
     }
 
-    fn told(&self, happening: Happening) -> Happening {
-        happening.by(actor(self.op)).in_operation(operation_name(&self.op.id.0))
+    fn by_operation(&self, event: NewEvent) -> NewEvent {
+        event.by(actor(self.op)).in_operation(operation_name(&self.op.id.0))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::admission::begin_operation;
 use crate::clock::Clock;
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
-use crate::happening::{Happening, Type};
+use crate::events::record::{NewEvent, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
 use crate::operation::public::own;
@@ -52,7 +52,7 @@ fn after_boot(index: &Index, boot: &str, clock: &dyn Clock, change: &mut Change)
     for record in index.containers() {
         let mut record = (**record).clone();
         if record.run == RunState::Running && record.maybe_dirty {
-            let stopped = Happening::to_container(Type::Stopped, &record);
+            let stopped = NewEvent::to_container(Type::Stopped, &record);
             change.events.push(stopped.by(own(Cause::Boot)).fact("cause", "BOOT"));
         }
         // What ended before the boot is no end of what starts after it, and took its links along.

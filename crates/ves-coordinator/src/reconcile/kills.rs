@@ -43,7 +43,7 @@ impl Coordinator {
         if self.state().read().container(ct).is_ok() && self.cache().oom_kills(ct, kills, victims) {
             tracing::warn!(%ct, kills, last, "processes were killed because memory ran out");
             self.state().touch(ct);
-            self.tell_kills(ct);
+            self.publish_kills(ct);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::admission::{begin_operation, idle};
 use crate::container::record::{Presence, RunState};
 use crate::container::retry::Retry;
 use crate::coordinator::{Coordinator, Turns};
-use crate::happening::{Happening, Type};
+use crate::events::record::{NewEvent, Type};
 use crate::operation::ends::cause_name;
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;
@@ -178,13 +178,13 @@ impl Coordinator {
                     record.retry = retry;
                     let told = match end {
                         Some(ExitCause::Rebooted) => {
-                            Happening::to_container(Type::Rebooted, &record)
+                            NewEvent::to_container(Type::Rebooted, &record)
                         }
                         Some(end) => {
-                            let stopped = Happening::to_container(Type::Stopped, &record);
+                            let stopped = NewEvent::to_container(Type::Stopped, &record);
                             stopped.fact("cause", cause_name(end))
                         }
-                        None => Happening::to_container(Type::Stopped, &record),
+                        None => NewEvent::to_container(Type::Stopped, &record),
                     };
                     change.events.push(told.by(public::own(Cause::Container)));
                     let op = begin_operation(record, action, caller, own.clock(), change);

@@ -13,7 +13,7 @@ use super::changes::Changes;
 use super::log::Log;
 use super::{Compare, Key, Kind, Transaction, record};
 use crate::container::record::Record;
-use crate::happening::Happening;
+use crate::events::record::NewEvent;
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
 
 /// The fact that says which generations were used by containers that are gone.
@@ -373,8 +373,8 @@ pub struct Change {
     pub expired: Vec<OpId>,
     /// Single facts.
     pub facts: Vec<(&'static str, String)>,
-    /// What is to be told, oldest first, besides what the ends of operations tell by themselves.
-    pub events: Vec<Happening>,
+    /// Events, oldest first, besides those that the ends of operations make by themselves.
+    pub events: Vec<NewEvent>,
     /// Events before this one are forgotten; 0: none.
     pub first_event: u64,
 }

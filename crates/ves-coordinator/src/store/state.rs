@@ -22,7 +22,7 @@ use super::migrate::migrate;
 use super::{Key, Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
 use crate::clock::Clock;
 use crate::container::record::Record;
-use crate::happening::Happening;
+use crate::events::record::NewEvent;
 use crate::operation::ends::Turn;
 use crate::operation::record::{OpId, OpRecord, OpState};
 
@@ -142,7 +142,7 @@ impl State {
     }
 
     /// Told at each new event: which are kept then.
-    pub fn events_told(&self) -> watch::Receiver<Log> {
+    pub fn new_events(&self) -> watch::Receiver<Log> {
         self.log.subscribe()
     }
 
@@ -185,7 +185,7 @@ impl State {
             let mut change = Change::default();
             let result = decide(&ahead.index, &mut change)?;
             self.refuse_without_room(&ahead.index, &change)?;
-            let told = told_by(&ahead.index, &change);
+            let told = events_of(&ahead.index, &change);
             change.events.extend(told);
             for event in &mut change.events {
                 event.take_place(self.clock.new_id(), &self.node, self.clock.now_ms());
@@ -332,8 +332,8 @@ fn rename_node(index: &Index, node: &NodeName, change: &mut Change) {
     }
 }
 
-/// What the operations of a change tell.
-fn told_by(index: &Index, change: &Change) -> Vec<Happening> {
+/// The events that the operations of a change make.
+fn events_of(index: &Index, change: &Change) -> Vec<NewEvent> {
     let mut told = Vec::new();
     for op in &change.operations {
         let old = op.ct.and_then(|ct| index.container(ct).ok()).map(|record| &**record);
@@ -341,7 +341,7 @@ fn told_by(index: &Index, change: &Change) -> Vec<Happening> {
         let gone = op.ct.is_some_and(|ct| change.gone.contains(&ct));
         let before = index.operations.get(&op.id).map(|op| &**op);
         let turn = Turn { before, op, old, new: new.filter(|_| !gone) };
-        told.extend(turn.tells(|| {
+        told.extend(turn.events(|| {
             let others = index.operations().rev().filter(|other| other.id != op.id);
             others.map(|other| &**other).find(|other| other.ct == op.ct)
         }));
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!(event.operation, format!("operations/{}", ended.id));
         write(ended).expect("once more");
         assert_eq!(state.read().log().count(), 1, "it had ended");
-        assert_eq!(*state.events_told().borrow(), state.read().log());
+        assert_eq!(*state.new_events().borrow(), state.read().log());
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! What is to be told and is not stored yet, and what of that is held back: in memory, and lost with the daemon.
+//! The outbox: events that no operation made and that are not stored yet, and what is known so that none is published
+//! twice: in memory, and lost with the daemon.
 //!
-//! Never here: what is done with it ([`crate::events`]).
+//! Never here: how they are stored ([`crate::events`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use ves_types::CtId;
 
-use crate::happening::Happening;
+use crate::events::record::NewEvent;
 
 /// How many events wait at most for being stored.
 const QUEUE: usize = 4096;
@@ -18,18 +19,18 @@ const QUEUE: usize = 4096;
 /// How long a service is away before that is told: a daemon that is replaced is away for a moment.
 const AWAY: Duration = Duration::from_secs(10);
 
-/// What is to be told.
+/// Events that wait for being stored.
 #[derive(Debug)]
-pub struct Telling {
-    to: mpsc::Sender<Happening>,
-    from: Mutex<Option<mpsc::Receiver<Happening>>>,
-    /// Containers whose kills are told of now and then.
+pub struct Outbox {
+    to: mpsc::Sender<NewEvent>,
+    from: Mutex<Option<mpsc::Receiver<NewEvent>>>,
+    /// Containers whose kills are published now and then.
     kills: Mutex<BTreeSet<CtId>>,
     /// Services that are away: since when, and whether that was told.
     away: Mutex<BTreeMap<String, (Instant, bool)>>,
 }
 
-impl Default for Telling {
+impl Default for Outbox {
     fn default() -> Self {
         let (to, from) = mpsc::channel(QUEUE);
         let from = Mutex::new(Some(from));
@@ -41,18 +42,18 @@ fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Telling {
+impl Outbox {
     /// Puts it behind what waits; false: too much does.
-    pub fn push(&self, happening: Happening) -> bool {
-        self.to.try_send(happening).is_ok()
+    pub fn push(&self, event: NewEvent) -> bool {
+        self.to.try_send(event).is_ok()
     }
 
     /// What waits, for the one who stores it.
-    pub fn take(&self) -> Option<mpsc::Receiver<Happening>> {
+    pub fn take(&self) -> Option<mpsc::Receiver<NewEvent>> {
         lock(&self.from).take()
     }
 
-    /// Begins to tell of a container's kills; false: somebody does.
+    /// Begins to publish a container's kills; false: somebody does.
     pub fn begin_kills(&self, ct: CtId) -> bool {
         lock(&self.kills).insert(ct)
     }
@@ -83,21 +84,21 @@ mod tests {
 
     #[test]
     fn a_service_that_is_away_for_long_is_told_once() {
-        let (telling, begun) = (Telling::default(), Instant::now());
+        let (outbox, begun) = (Outbox::default(), Instant::now());
         let after = |seconds| begun + Duration::from_secs(seconds);
-        let away = [0, 9, 10, 11, 99].map(|s| telling.is_away("storage", after(s)));
+        let away = [0, 9, 10, 11, 99].map(|s| outbox.is_away("storage", after(s)));
         assert_eq!(away, [false, false, true, false, false]);
-        assert!(!telling.is_away("network", after(99)), "another one");
-        assert!(telling.is_back("storage"));
-        assert!(!telling.is_back("storage"), "it was");
-        assert!(!telling.is_back("network"), "nobody knew that it was away");
+        assert!(!outbox.is_away("network", after(99)), "another one");
+        assert!(outbox.is_back("storage"));
+        assert!(!outbox.is_back("storage"), "it was");
+        assert!(!outbox.is_back("network"), "nobody knew that it was away");
     }
 
     #[test]
     fn what_waits_has_a_bound() {
-        let telling = Telling::default();
-        let one = Happening::to(crate::happening::Type::Access, String::new());
-        assert!((0..QUEUE).all(|_| telling.push(one.clone())));
-        assert!(!telling.push(one));
+        let outbox = Outbox::default();
+        let one = NewEvent::to(crate::events::record::Type::Access, String::new());
+        assert!((0..QUEUE).all(|_| outbox.push(one.clone())));
+        assert!(!outbox.push(one));
     }
 }

@@ -1,7 +1,7 @@
-//! Something that happened, before it has its place among the events that are kept. Pure.
+//! A new event, before it has its place among those that are kept. Pure.
 //!
 //! What it says is cut to what the public API promises, and is plain text: a name that a guest chose may be anything. Never here: when
-//! something is told ([`crate::operation::ends`], [`crate::events`]).
+//! there is one ([`crate::operation::ends`], [`crate::events`]).
 
 use uuid::Uuid;
 use ves_proto::api as pb;
@@ -17,13 +17,13 @@ const MOST_FACTS: usize = 16;
 /// How many bytes a fact has at most.
 const LONGEST_FACT: usize = 256;
 
-/// Something that happened. Name, time and node are given when it is stored.
+/// A new event. Name, time and node are given when it is stored.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Happening {
+pub struct NewEvent {
     event: pb::Event,
 }
 
-impl Happening {
+impl NewEvent {
     /// To what has this name.
     pub fn to(kind: Type, target: String) -> Self {
         Self { event: pb::Event { r#type: kind.into(), target, ..pb::Event::default() } }
@@ -31,10 +31,10 @@ impl Happening {
 
     /// To a container.
     pub fn to_container(kind: Type, record: &Record) -> Self {
-        let mut happening = Self::to(kind, container_name(record.id));
-        happening.event.uid = record.uid.to_string();
-        happening.event.project = record.meta.project_name().unwrap_or_default();
-        happening
+        let mut event = Self::to(kind, container_name(record.id));
+        event.event.uid = record.uid.to_string();
+        event.event.project = record.meta.project_name().unwrap_or_default();
+        event
     }
 
     /// Whoever did it.
@@ -88,15 +88,15 @@ mod tests {
 
     #[test]
     fn facts_have_bounds() {
-        let mut happening = Happening::to(Type::Access, "nodes/n1".to_owned());
-        happening = happening.fact("long", &"é".repeat(300));
+        let mut event = NewEvent::to(Type::Access, "nodes/n1".to_owned());
+        event = event.fact("long", &"é".repeat(300));
         for n in 0..40 {
-            happening = happening.fact(&n.to_string(), "x");
+            event = event.fact(&n.to_string(), "x");
         }
-        let facts = &happening.event().facts;
+        let facts = &event.event().facts;
         assert_eq!(facts.len(), 16);
         assert_eq!(facts["long"], "é".repeat(128));
-        let shown = Happening::to(Type::Access, String::new()).fact("name", "a\x1b[2J\n");
+        let shown = NewEvent::to(Type::Access, String::new()).fact("name", "a\x1b[2J\n");
         assert_eq!(shown.event().facts["name"], "a\u{fffd}[2J\u{fffd}");
     }
 }
