@@ -4,8 +4,11 @@
 
 use ves_daemon::{Principal, Tokens};
 use ves_proto::Fault;
+use ves_proto::public::node_name;
 
 use crate::coordinator::Coordinator;
+use crate::events::record::{NewEvent, Type};
+use crate::operation::public::asker;
 use crate::token::record::{NewToken, TokenRecord};
 use crate::token::{digest, secret};
 
@@ -14,7 +17,11 @@ impl Coordinator {
     ///
     /// # Errors
     /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
-    pub async fn create_token(&self, token: NewToken) -> Result<(TokenRecord, String), Fault> {
+    pub async fn create_token(
+        &self,
+        token: NewToken,
+        by: &Principal,
+    ) -> Result<(TokenRecord, String), Fault> {
         let NewToken { holder, grant, expires_ms } = token;
         let secret = secret()?;
         let token = TokenRecord {
@@ -26,8 +33,12 @@ impl Coordinator {
             expires_ms,
             used_ms: None,
         };
+        let event = self
+            .of_token("TOKEN_CREATED", &token.id, by)
+            .fact("holder", &token.holder.to_string())
+            .fact("role", &token.grant.role().to_string());
         let (own, stored) = (self.clone(), token.clone());
-        ves_daemon::blocking(move || own.tokens().add(own.state(), stored)).await?;
+        ves_daemon::blocking(move || own.tokens().add(own.state(), stored, event)).await?;
         Ok((token, secret))
     }
 
@@ -35,9 +46,17 @@ impl Coordinator {
     ///
     /// # Errors
     /// `TOKEN_UNKNOWN`, or the store's failure.
-    pub async fn revoke_token(&self, id: String) -> Result<TokenRecord, Fault> {
+    pub async fn revoke_token(&self, id: String, by: &Principal) -> Result<TokenRecord, Fault> {
+        let event = self.of_token("TOKEN_REVOKED", &id, by);
         let own = self.clone();
-        ves_daemon::blocking(move || own.tokens().remove(own.state(), &id)).await
+        ves_daemon::blocking(move || own.tokens().remove(own.state(), &id, event)).await
+    }
+
+    fn of_token(&self, kind: &str, id: &str, by: &Principal) -> NewEvent {
+        NewEvent::to(Type::Access, node_name(self.node()))
+            .by(asker(&by.to_string(), None))
+            .fact("kind", kind)
+            .fact("id", id)
     }
 }
 

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use ves_daemon::{Identity, Principal};
 use ves_proto::{Fault, Reason};
 
+use crate::events::record::NewEvent;
 use crate::store::state::State;
 use crate::store::{Key, Kind, Transaction, record as rows};
 use record::{Digest, TokenRecord};
@@ -80,11 +81,16 @@ impl Registry {
         self.known().tokens.range::<str, _>(range).take(count).map(|(_, t)| t.clone()).collect()
     }
 
-    /// Makes this one count. Blocks.
+    /// Makes this one count, and stores the event with it. Blocks.
     ///
     /// # Errors
     /// `NAME_TAKEN`, `TOO_MANY`, or the store's failure.
-    pub(crate) fn add(&self, state: &State, token: TokenRecord) -> Result<(), Fault> {
+    pub(crate) fn add(
+        &self,
+        state: &State,
+        token: TokenRecord,
+        event: NewEvent,
+    ) -> Result<(), Fault> {
         // One at a time: who comes second sees the first one's name.
         let _alone = self.alone();
         let (same, count) = {
@@ -106,24 +112,32 @@ impl Registry {
         }
         let key = Key::token(&token.id);
         let bytes = rows::write(&key, &token)?;
-        state.store_rows(Transaction { puts: vec![(key, bytes)], ..Transaction::default() })?;
+        let rows = Transaction { puts: vec![(key, bytes)], ..Transaction::default() };
+        store(state, rows, event)?;
         self.known().put(token);
         Ok(())
     }
 
-    /// Makes it count no more. Blocks.
+    /// Makes it count no more, and stores the event with that. Blocks.
     ///
     /// # Errors
     /// `TOKEN_UNKNOWN`, or the store's failure.
-    pub(crate) fn remove(&self, state: &State, id: &str) -> Result<TokenRecord, Fault> {
+    pub(crate) fn remove(
+        &self,
+        state: &State,
+        id: &str,
+        event: NewEvent,
+    ) -> Result<TokenRecord, Fault> {
         let _alone = self.alone();
-        if !self.known().tokens.contains_key(id) {
+        let holder = self.known().tokens.get(id).map(|token| token.holder.to_string());
+        let Some(holder) = holder else {
             let id: String = id.chars().take(80).collect();
             let message = format!("there is no token {id}");
             return Err(Fault::new(Reason::TokenUnknown, message).fact("token", id));
-        }
+        };
+        let event = event.fact("holder", &holder);
         let deletes = vec![Key::token(id)];
-        state.store_rows(Transaction { deletes, ..Transaction::default() })?;
+        store(state, Transaction { deletes, ..Transaction::default() }, event)?;
         let mut known = self.known();
         let gone = known.tokens.remove(id);
         let gone = gone.ok_or_else(|| Fault::new(Reason::Bug, "a token went meanwhile"))?;
@@ -174,6 +188,15 @@ impl Registry {
         let bytes = rows::write(&key, token)?;
         state.store_rows(Transaction { puts: vec![(key, bytes)], ..Transaction::default() })
     }
+}
+
+/// Stores rows and what they tell, together. Blocks.
+fn store(state: &State, rows: Transaction, event: NewEvent) -> Result<(), Fault> {
+    state.transact(|_, change| {
+        change.rows = rows;
+        change.events.push(event);
+        Ok(())
+    })
 }
 
 /// What is kept of a secret.

@@ -98,9 +98,10 @@ impl AccessService for Api {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
+        let by = ves_daemon::principal(&request);
         let token = request.into_inner().token.ok_or_else(|| Fault::missing("token"))?;
         let token = parse(token, self.0.clock().now_ms())?;
-        let (token, secret) = self.0.create_token(token).await?;
+        let (token, secret) = self.0.create_token(token, &by).await?;
         tracing::info!(
             target: "audit",
             token = token.id,
@@ -136,7 +137,7 @@ impl AccessService for Api {
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
         let id = parse_name("name", "tokens", &request.get_ref().name)?.to_owned();
-        let token = self.0.revoke_token(id).await?;
+        let token = self.0.revoke_token(id, &ves_daemon::principal(&request)).await?;
         tracing::info!(target: "audit", token = token.id, holder = %token.holder, "a token was revoked");
         Ok(Response::new(pb::RevokeTokenResponse {}))
     }

@@ -5,6 +5,9 @@
 //! committed together the next time. Events are numbered as they are stored and read from the store; in memory is
 //! only which numbers there are.
 //!
+//! What waits for being stored has a bound. What finds no place, in the queue or on the disk, is counted, and an event
+//! tells how many there were as soon as one can be stored.
+//!
 //! Never here: who may see an event ([`crate::api`]), and how long something is known that is no event.
 
 mod conditions;
@@ -16,11 +19,13 @@ pub mod token;
 use std::time::Duration;
 
 use ves_daemon::blocking;
-use ves_proto::public::unix_ms;
+use ves_proto::public::{node_name, unix_ms};
 use ves_proto::{Fault, Reason, api as pb};
 
 use crate::coordinator::Coordinator;
-use crate::events::record::NewEvent;
+use crate::events::record::{NewEvent, Type};
+use crate::operation::public::own;
+use crate::operation::record::Cause;
 
 /// How many are stored, or looked at, together.
 const TOGETHER: usize = 256;
@@ -39,28 +44,44 @@ impl Coordinator {
         }
     }
 
-    /// Stores what is told, for ever.
+    /// Stores what is published, for ever.
     pub(crate) async fn keep_events(self) {
         let Some(mut from) = self.outbox().take() else { return };
-        let mut events = Vec::new();
-        while from.recv_many(&mut events, TOGETHER).await > 0 {
-            let told = std::mem::take(&mut events);
-            loop {
-                let again = told.clone();
-                let stored = self.transact(move |_, change| {
-                    change.events = again;
-                    Ok(())
-                });
-                match stored.await {
-                    Ok(()) => break,
-                    Err(fault) if fault.reason == Reason::StoreFull => {
-                        tracing::error!(error = %fault, events = ?told, "events are lost");
-                        break;
+        loop {
+            let mut events = Vec::new();
+            tokio::select! {
+                biased;
+                count = from.recv_many(&mut events, TOGETHER) => if count == 0 { return },
+                () = self.clock().sleep(PAUSE), if self.outbox().has_lost() => {}
+            }
+            self.keep(events).await;
+        }
+    }
+
+    /// Stores these, and how many were lost before. Where the disk is full they are lost themselves, and counted.
+    async fn keep(&self, mut events: Vec<NewEvent>) {
+        let (count, lost) = (events.len() as u64, self.outbox().take_lost());
+        if lost > 0 {
+            let told = NewEvent::to(Type::EventsLost, node_name(self.node())).by(own(Cause::Node));
+            events.push(told.fact("count", &lost.to_string()));
+        }
+        loop {
+            let again = events.clone();
+            let stored = self.transact(move |_, change| {
+                change.events = again;
+                Ok(())
+            });
+            match stored.await {
+                Ok(()) => return,
+                Err(fault) if fault.reason == Reason::StoreFull => {
+                    if count > 0 {
+                        tracing::error!(error = %fault, ?events, "events are lost");
                     }
-                    Err(fault) => {
-                        tracing::error!(error = %fault, "storing events failed, trying again");
-                        self.clock().sleep(PAUSE).await;
-                    }
+                    return self.outbox().lose(lost.saturating_add(count));
+                }
+                Err(fault) => {
+                    tracing::error!(error = %fault, "storing events failed, trying again");
+                    self.clock().sleep(PAUSE).await;
                 }
             }
         }

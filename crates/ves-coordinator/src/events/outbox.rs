@@ -4,6 +4,7 @@
 //! Never here: how they are stored ([`crate::events`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const AWAY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Outbox {
     to: mpsc::Sender<NewEvent>,
+    /// How many could not be kept, which was not told yet.
+    lost: AtomicU64,
     from: Mutex<Option<mpsc::Receiver<NewEvent>>>,
     /// Containers whose kills are published now and then.
     kills: Mutex<BTreeSet<CtId>>,
@@ -34,7 +37,13 @@ impl Default for Outbox {
     fn default() -> Self {
         let (to, from) = mpsc::channel(QUEUE);
         let from = Mutex::new(Some(from));
-        Self { to, from, kills: Mutex::default(), away: Mutex::default() }
+        Self {
+            to,
+            from,
+            lost: AtomicU64::default(),
+            kills: Mutex::default(),
+            away: Mutex::default(),
+        }
     }
 }
 
@@ -43,9 +52,26 @@ fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outbox {
-    /// Puts it behind what waits; false: too much does.
+    /// Puts it behind what waits; false: too much does, and it is counted as lost.
     pub fn push(&self, event: NewEvent) -> bool {
-        self.to.try_send(event).is_ok()
+        let waits = self.to.try_send(event).is_ok();
+        self.lose(u64::from(!waits));
+        waits
+    }
+
+    /// So many more are lost.
+    pub fn lose(&self, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Whether some are lost that were not told of.
+    pub fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many are lost, for the one who tells of them.
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
     }
 
     /// What waits, for the one who stores it.
@@ -99,6 +125,8 @@ mod tests {
         let outbox = Outbox::default();
         let one = NewEvent::to(crate::events::record::Type::Access, String::new());
         assert!((0..QUEUE).all(|_| outbox.push(one.clone())));
-        assert!(!outbox.push(one));
+        assert!(!outbox.has_lost());
+        assert!(!outbox.push(one.clone()) && !outbox.push(one), "it is full");
+        assert_eq!((outbox.has_lost(), outbox.take_lost(), outbox.take_lost()), (true, 2, 0));
     }
 }

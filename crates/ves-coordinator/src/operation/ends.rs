@@ -42,10 +42,14 @@ impl Turn<'_> {
         }
         match self.op.state {
             OpState::Succeeded => told.extend(self.success()),
-            OpState::Failed | OpState::Cancelled => {
+            OpState::Cancelled => {
                 told.extend(self.undone());
-                let fails = self.op.state == OpState::Failed;
-                if fails && !self.is_told_again(last()) {
+                let cancelled = self.about(Type::OperationCancelled);
+                told.extend(cancelled.map(|event| event.fact("kind", self.kind())));
+            }
+            OpState::Failed => {
+                told.extend(self.undone());
+                if !self.is_told_again(last()) {
                     told.extend(self.failure());
                 }
             }

@@ -377,6 +377,8 @@ pub struct Change {
     pub events: Vec<NewEvent>,
     /// Events before this one are forgotten; 0: none.
     pub first_event: u64,
+    /// Rows that the index does not keep.
+    pub rows: Transaction,
 }
 
 /// A change that was decided on.
@@ -393,7 +395,8 @@ pub(super) struct Decided {
 
 impl Decided {
     pub(super) fn new(change: Change, log: Log) -> Self {
-        let Change { containers, gone, operations, expired, facts, events, first_event } = change;
+        let Change { containers, gone, operations, expired, facts, events, first_event, rows: _ } =
+            change;
         let log = (!events.is_empty() || first_event > 0).then_some(log);
         let containers = containers.into_iter().map(Arc::new).collect();
         let operations = operations.into_iter().map(Arc::new).collect();
@@ -465,7 +468,7 @@ pub(super) fn transaction_of(
     index: &Index,
     change: &mut Change,
 ) -> Result<(Transaction, Log), Fault> {
-    let mut transaction = Transaction::default();
+    let mut transaction = std::mem::take(&mut change.rows);
     for new in &change.containers {
         index.claimable(new)?;
         let old = index.containers.get(&new.id).map(|r| claims_of(r)).unwrap_or_default();

@@ -220,7 +220,8 @@ impl State {
         let new = |op: &&OpRecord| !index.operations.contains_key(&op.id);
         let needs_room =
             change.operations.iter().filter(new).any(|op| !op.action.kind().gives_back());
-        let only_tells = change.operations.is_empty() && !change.events.is_empty();
+        let changes_rows = change.rows != Transaction::default();
+        let only_tells = change.operations.is_empty() && !changes_rows && !change.events.is_empty();
         if !(needs_room || only_tells) || self.store.has_room() {
             return Ok(());
         }

@@ -27,6 +27,10 @@ fn token(n: usize, secret: &str, expires_ms: Option<i64>) -> TokenRecord {
     }
 }
 
+fn event() -> NewEvent {
+    NewEvent::to(crate::events::record::Type::Access, "nodes/n1".to_owned())
+}
+
 #[test]
 fn a_secret_is_known_by_its_digest_and_stored_nowhere() {
     let store = MemoryStore::default();
@@ -34,7 +38,7 @@ fn a_secret_is_known_by_its_digest_and_stored_nowhere() {
     assert_eq!(secret.len(), PREFIX.len() + 64);
     {
         let (state, tokens) = opened(&store);
-        tokens.add(&state, token(1, &secret, None)).expect("added");
+        tokens.add(&state, token(1, &secret, None), event()).expect("added");
     }
     let rows = all_rows(&store).expect("read");
     let text = rows.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes)).collect::<String>();
@@ -57,19 +61,20 @@ fn a_secret_is_known_by_its_digest_and_stored_nowhere() {
 fn what_has_expired_or_was_revoked_counts_no_more() {
     let store = MemoryStore::default();
     let (state, tokens) = opened(&store);
-    tokens.add(&state, token(1, "one", Some(5000))).expect("added");
-    tokens.add(&state, token(2, "two", None)).expect("added");
+    tokens.add(&state, token(1, "one", Some(5000)), event()).expect("added");
+    tokens.add(&state, token(2, "two", None), event()).expect("added");
     assert!(tokens.holder("one", 4999).is_ok() && tokens.counts("0001", 4999));
     let fault = tokens.holder("one", 5000).expect_err("expired");
     assert_eq!((fault.reason, &*fault.facts["token"]), (Reason::TokenExpired, "0001"));
     assert!(!tokens.counts("0001", 5000));
     let (_, used) = tokens.holder("two", 6000).expect("for ever");
-    tokens.remove(&state, "0002").expect("revoked");
+    tokens.remove(&state, "0002", event()).expect("revoked");
     assert!(tokens.holder("two", 6000).is_err() && !tokens.counts("0002", 6000));
+    assert_eq!(state.read().log().count(), 3, "each is told");
     // A use that is stored late does not bring it back.
     tokens.store_use(&state, &used.expect("its first use")).expect("nothing to do");
     assert!(opened(&store).1.holder("two", 6000).is_err());
-    let fault = tokens.remove(&state, "0002").expect_err("gone");
+    let fault = tokens.remove(&state, "0002", event()).expect_err("gone");
     assert_eq!(fault.reason, Reason::TokenUnknown);
 }
 
@@ -77,13 +82,13 @@ fn what_has_expired_or_was_revoked_counts_no_more() {
 fn names_are_held_once_and_tokens_are_not_without_end() {
     let store = MemoryStore::default();
     let (state, tokens) = opened(&store);
-    tokens.add(&state, token(1, "one", None)).expect("added");
+    tokens.add(&state, token(1, "one", None), event()).expect("added");
     let again = TokenRecord { id: "0002".to_owned(), ..token(1, "two", None) };
-    assert_eq!(tokens.add(&state, again).expect_err("taken").reason, Reason::NameTaken);
+    assert_eq!(tokens.add(&state, again, event()).expect_err("taken").reason, Reason::NameTaken);
     for n in 2..=MOST {
         tokens.known().put(token(n, &n.to_string(), None));
     }
-    let fault = tokens.add(&state, token(MOST + 1, "x", None)).expect_err("too many");
+    let fault = tokens.add(&state, token(MOST + 1, "x", None), event()).expect_err("too many");
     assert_eq!(fault.reason, Reason::TooMany);
     assert_eq!(tokens.page(None, 3).len(), 3);
     assert_eq!(tokens.page(Some("0001"), 1)[0].id, "0002");
@@ -93,7 +98,7 @@ fn names_are_held_once_and_tokens_are_not_without_end() {
 fn uses_are_stored_now_and_then() {
     let store = MemoryStore::default();
     let (state, tokens) = opened(&store);
-    tokens.add(&state, token(1, "one", None)).expect("added");
+    tokens.add(&state, token(1, "one", None), event()).expect("added");
     let stored = |at| tokens.holder("one", at).expect("known").1.is_some();
     assert!(stored(10_000), "the first");
     assert!(!stored(10_001) && !stored(10_000 + USE_MS - 1));

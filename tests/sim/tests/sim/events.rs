@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost_types::Timestamp;
 use tonic::Streaming;
 use ves_daemon::client::Traced;
+use ves_proto::api::access_service_client::AccessServiceClient;
 use ves_proto::api::event::Type;
 use ves_proto::api::event_service_client::EventServiceClient;
 use ves_proto::api::watch_events_response::Event as News;
@@ -294,6 +295,77 @@ fn a_watcher_misses_nothing_or_is_told_so() {
         let mut stream = watch(&sim, &token, "");
         assert!(matches!(next(&sim, &mut stream).1, News::Synced(_)), "{lost}: it goes on");
     }
+}
+
+#[test]
+fn tokens_are_told_of_as_they_are_made_and_revoked_even_on_a_full_disk() {
+    let sim = Sim::new();
+    let mut access = AccessServiceClient::new(sim.channel());
+    let token = api::Token {
+        holder: "panel".to_owned(),
+        role: api::AccessRole::Operator.into(),
+        ..Default::default()
+    };
+    let create = api::CreateTokenRequest { token: Some(token) };
+    let made = sim.block(access.create_token(create.clone())).expect("made").into_inner();
+    let name = made.token.expect("it is told").name;
+    sim.block(access.create_token(create)).expect_err("its name is taken");
+    sim.store().fill(true);
+    sim.block(access.revoke_token(api::RevokeTokenRequest { name: name.clone() })).expect("gone");
+    let told = told(&sim, "type=ACCESS");
+    let of = |n: usize| ["kind", "id", "holder"].map(|name| fact(&told[n], name));
+    let id = name.strip_prefix("tokens/").expect("a token's");
+    assert_eq!(of(0), ["TOKEN_CREATED", id, "panel"]);
+    assert_eq!(of(1), ["TOKEN_REVOKED", id, "panel"]);
+    assert_eq!((told.len(), fact(&told[0], "role")), (2, "operator"));
+    assert!(!format!("{told:?}").contains(&made.secret));
+}
+
+#[test]
+fn what_is_cancelled_is_told_and_is_no_failure() {
+    let sim = Sim::configured(|config| config.patience_ms = 60_000);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.kill(Daemon::Lifecycle);
+    let begun = sim.ask(|| Command::start("101").send(sim.channel())).expect("begun");
+    sim.cancel(&begun.id).expect("asked");
+    sim.start_daemon(Daemon::Lifecycle);
+    sim.until("it is taken back", || !told(&sim, "type=OPERATION_CANCELLED").is_empty());
+    let events = told(&sim, "");
+    assert_eq!(types(&events), [Type::Created, Type::OperationCancelled], "{events:?}");
+    assert_eq!((events[1].target.as_str(), fact(&events[1], "kind")), ("containers/101", "START"));
+    assert!(events[1].operation.ends_with(&begun.id));
+}
+
+#[test]
+fn events_that_found_no_room_are_counted_and_told_of() {
+    let sim = Sim::new();
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.run(&Command::start("101")).expect("started");
+    let mut stream = watch(&sim, "", "type=EVENTS_LOST");
+    assert!(matches!(next(&sim, &mut stream).1, News::Synced(_)));
+    sim.store().fill(true);
+    let open = || {
+        let (container, argv) = ("containers/101".to_owned(), vec!["true".to_owned()]);
+        let start = api::ExecStart { container, argv, ..Default::default() };
+        let start = api::ExecRequest { part: Some(api::exec_request::Part::Start(start)) };
+        drop(sim.block(sim.sessions().exec(tokio_stream::iter([start]))).expect("answered"));
+    };
+    for _ in 0..3 {
+        open();
+    }
+    sim.advance(Duration::from_secs(5));
+    assert!(told(&sim, "type=SESSION_OPENED OR type=EVENTS_LOST").is_empty());
+    sim.store().fill(false);
+    sim.until("the loss is told", || {
+        sim.advance(Duration::from_secs(2));
+        !told(&sim, "type=EVENTS_LOST").is_empty()
+    });
+    let (_, News::Happened(event)) = next(&sim, &mut stream) else { panic!("a watcher hears") };
+    assert_eq!(fact(&event, "count"), "3");
+    sim.advance(Duration::from_secs(5));
+    open();
+    sim.until("events go on", || told(&sim, "type=SESSION_OPENED").len() == 1);
+    assert_eq!(told(&sim, "type=EVENTS_LOST").len(), 1, "once");
 }
 
 /// Wherever the coordinator dies: what was done is told, once, and nothing else is.
