@@ -17,6 +17,7 @@ use crate::container::cache::ObservedCache;
 use crate::container::defaults::DefaultLimits;
 use crate::container::observed::Observed;
 use crate::container::record::Record;
+use crate::events::conditions::Conditions;
 use crate::events::outbox::Outbox;
 use crate::open_streams::OpenStreams;
 use crate::operation::metrics::Metrics;
@@ -54,6 +55,7 @@ struct Inner {
     metrics: Metrics,
     streams: OpenStreams,
     outbox: Outbox,
+    conditions: Conditions,
     tokens: Registry,
 }
 
@@ -137,6 +139,7 @@ impl Coordinator {
             finishing: Mutex::default(),
             templates: Mutex::default(),
             outbox: Outbox::default(),
+            conditions: Conditions::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -215,6 +218,11 @@ impl Coordinator {
     /// Events that are to be stored.
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.inner.outbox
+    }
+
+    /// The node's conditions as they were seen.
+    pub(crate) fn conditions(&self) -> &Conditions {
+        &self.inner.conditions
     }
 
     /// Containers whose end somebody works on.

@@ -47,7 +47,7 @@ pub mod wrong;
 
 use std::sync::Arc;
 
-use ves_daemon::{App, BuildError, Cap, Network, Tokens};
+use ves_daemon::{App, BuildError, Cap, Certificates, Network, Tokens};
 use ves_types::layout::{Daemon, Layout};
 
 use clock::SystemClock;
@@ -80,7 +80,8 @@ pub fn app(coordinator: &Coordinator) -> App {
     let (routes, operators) = (api::routes(coordinator), coordinator.config().operators.clone());
     let network = coordinator.config().listen.clone().map(|listen| {
         let tokens: Arc<dyn Tokens> = Arc::new(coordinator.clone());
-        Network { listen, tokens: Some(tokens) }
+        let certificates: Arc<dyn Certificates> = Arc::new(coordinator.clone());
+        Network { listen, tokens: Some(tokens), certificates: Some(certificates) }
     });
     let (policy, services, needs) = (access::POLICY, api::SERVICES, Vec::new());
     App { routes, policy, services, operators, needs, network }

@@ -46,7 +46,7 @@ pub use locks::Held;
 pub use peer::{CHANGE, Policy, READ, check_policy, check_service_policy};
 pub use principal::{Identity, Principal, Role, Scope, principal};
 pub use serve::{App, Network, run, serve_on};
-pub use tls::Listen;
+pub use tls::{Certificates, Listen};
 pub use token::Tokens;
 
 use std::process::ExitCode;

@@ -21,7 +21,7 @@ use crate::json::JsonLayer;
 use crate::peer::{Peers, Policy, is_public};
 use crate::refusals::Refusals;
 use crate::telemetry::{self, Receiver};
-use crate::tls::Listen;
+use crate::tls::{Certificates, Listen};
 use crate::token::Tokens;
 use crate::{BuildError, complain, privilege, reflection, relay, socket};
 
@@ -66,6 +66,8 @@ pub struct Network {
     pub listen: Listen,
     /// Who knows tokens.
     pub tokens: Option<Arc<dyn Tokens>>,
+    /// Who is told of certificates.
+    pub certificates: Option<Arc<dyn Certificates>>,
 }
 
 impl App {
@@ -205,10 +207,7 @@ pub async fn serve_on(
     let gate = GateLayer::new(app.policy, Arc::clone(&refusals))?;
     let role = move |peer: &UCred| peers.role(peer.uid());
     let mut app = app;
-    let network = app
-        .network
-        .take()
-        .map(|Network { listen, tokens }| Tcp::listen(listen, tokens, Arc::clone(&refusals)));
+    let network = app.network.take().map(|network| Tcp::listen(network, Arc::clone(&refusals)));
     let connections = Acceptor::new(listener, is_public(app.policy), refusals, role)?;
     let connections = connections.with_network(network.transpose()?);
     serve_all(connections, gate, app, shutdown).await

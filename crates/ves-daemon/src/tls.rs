@@ -17,8 +17,10 @@ mod client;
 mod files;
 mod trust;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -68,6 +70,16 @@ impl Listen {
         }
         Ok(())
     }
+}
+
+/// Who is told of the certificates that the network is served with. What is told may block.
+pub trait Certificates: std::fmt::Debug + Send + Sync {
+    /// When each ends: `ca`, `server`. Told every few seconds.
+    fn end(&self, ends: &[(&'static str, SystemTime)]);
+
+    /// The serial numbers, in hexadecimal, of all certificates of clients that are revoked. Told when the files are
+    /// read, and again while the answer is false.
+    fn are_revoked(&self, serials: &BTreeSet<String>) -> bool;
 }
 
 /// The one provider of cryptography.

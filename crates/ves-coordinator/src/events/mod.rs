@@ -10,7 +10,8 @@
 //!
 //! Never here: who may see an event ([`crate::api`]), and how long something is known that is no event.
 
-mod conditions;
+mod certificates;
+pub mod conditions;
 mod kills;
 pub mod outbox;
 pub mod record;

@@ -3,22 +3,17 @@
 //!
 //! Never here: how they are stored ([`crate::events`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use ves_types::CtId;
 
 use crate::events::record::NewEvent;
 
 /// How many events wait at most for being stored.
 const QUEUE: usize = 4096;
-
-/// How long a service is away before that is told: a daemon that is replaced is away for a moment.
-const AWAY: Duration = Duration::from_secs(10);
 
 /// Events that wait for being stored.
 #[derive(Debug)]
@@ -29,21 +24,13 @@ pub struct Outbox {
     from: Mutex<Option<mpsc::Receiver<NewEvent>>>,
     /// Containers whose kills are published now and then.
     kills: Mutex<BTreeSet<CtId>>,
-    /// Services that are away: since when, and whether that was told.
-    away: Mutex<BTreeMap<String, (Instant, bool)>>,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
         let (to, from) = mpsc::channel(QUEUE);
         let from = Mutex::new(Some(from));
-        Self {
-            to,
-            from,
-            lost: AtomicU64::default(),
-            kills: Mutex::default(),
-            away: Mutex::default(),
-        }
+        Self { to, from, lost: AtomicU64::default(), kills: Mutex::default() }
     }
 }
 
@@ -88,37 +75,11 @@ impl Outbox {
     pub fn end_kills(&self, ct: CtId) {
         lock(&self.kills).remove(&ct);
     }
-
-    /// A service is away; true where that is to be told now.
-    pub fn is_away(&self, service: &str, now: Instant) -> bool {
-        let mut away = lock(&self.away);
-        let (since, told) = away.entry(service.to_owned()).or_insert((now, false));
-        let tell = !*told && now.duration_since(*since) >= AWAY;
-        *told |= tell;
-        tell
-    }
-
-    /// A service answers; true where that is to be told.
-    pub fn is_back(&self, service: &str) -> bool {
-        lock(&self.away).remove(service).is_some_and(|(_, told)| told)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_service_that_is_away_for_long_is_told_once() {
-        let (outbox, begun) = (Outbox::default(), Instant::now());
-        let after = |seconds| begun + Duration::from_secs(seconds);
-        let away = [0, 9, 10, 11, 99].map(|s| outbox.is_away("storage", after(s)));
-        assert_eq!(away, [false, false, true, false, false]);
-        assert!(!outbox.is_away("network", after(99)), "another one");
-        assert!(outbox.is_back("storage"));
-        assert!(!outbox.is_back("storage"), "it was");
-        assert!(!outbox.is_back("network"), "nobody knew that it was away");
-    }
 
     #[test]
     fn what_waits_has_a_bound() {

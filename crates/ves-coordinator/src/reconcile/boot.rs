@@ -114,6 +114,7 @@ impl Coordinator {
         tokio::spawn(self.clone().keep_schedules());
         tokio::spawn(self.clone().follow_errors());
         tokio::spawn(self.clone().follow_kills());
+        tokio::spawn(self.clone().follow_conditions());
         tokio::spawn(self.clone().sweep());
         tokio::spawn(self.clone().keep_events());
         let own = self.clone();

@@ -21,6 +21,7 @@ use super::caller::{Caller, Network};
 use super::connection::{Bounds, Connection};
 use super::{PAUSE, is_transient};
 use crate::refusals::{Refusals, Whom};
+use crate::serve;
 use crate::tls::{Listen, Presented, Trust, follow};
 use crate::token::Tokens;
 
@@ -49,10 +50,10 @@ pub(super) struct Common {
 impl Tcp {
     /// Listens. Inside a runtime.
     pub(crate) fn listen(
-        listen: Listen,
-        tokens: Option<Arc<dyn Tokens>>,
+        network: serve::Network,
         refusals: Arc<Refusals>,
     ) -> Result<Self, nix::Error> {
+        let serve::Network { listen, tokens, certificates } = network;
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let Listen { tcp, pki, tokens: counts } = listen;
         let tokens = tokens.filter(|_| counts);
@@ -61,7 +62,7 @@ impl Tcp {
         let common = Common { trust, tokens, permits, bounds: Bounds::default(), refusals };
         let (sender, connections) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(Arc::clone(&common.trust)));
+        tasks.spawn(follow(Arc::clone(&common.trust), certificates));
         for address in tcp {
             tasks.spawn(serve_at(address, common.clone(), sender.clone()));
         }

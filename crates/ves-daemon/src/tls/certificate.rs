@@ -60,8 +60,7 @@ fn holder(certificate: &X509Certificate<'_>) -> Result<Principal, Fault> {
         _ => None,
     });
     let grant = Grant::of_uris(uris).map_err(|e| refused(&e.to_string()))?;
-    let serial: String =
-        certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let serial = hex(certificate.raw_serial());
     Ok(Principal::granted(Identity::Certificate { name, serial: serial.into() }, &grant))
 }
 
@@ -71,4 +70,9 @@ fn refused(why: &str) -> Fault {
          `virtctl node cert issue` made"
     );
     Fault::new(Reason::Unauthenticated, message).fact("why", "certificate")
+}
+
+/// A serial number as it is told.
+pub(super) fn hex(serial: &[u8]) -> String {
+    serial.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -15,9 +15,10 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::certificate::end_of;
+use super::certificate::{end_of, hex};
 use super::{HTTP_1, HTTP_2, provider};
 
 /// The most bytes of a file; a list of revoked certificates has some 40 each.
@@ -31,6 +32,8 @@ pub(super) struct Loaded {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     /// When our own certificates end, by their files' names.
     pub(super) ends: [(&'static str, SystemTime); 2],
+    /// The serial numbers of what is revoked, in hexadecimal.
+    pub(super) revoked: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -82,7 +85,7 @@ pub(super) fn load(dir: &Path, tokens: bool) -> Result<Loaded, PkiError> {
         roots.add(authority.clone()).map_err(|e| content(&ca, &e))?;
     }
     let lists = items::<CertificateRevocationListDer<'static>>(&crl, "list of what was revoked")?;
-    one_list_each(&crl, &lists)?;
+    let revoked = revoked(&crl, &lists)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .with_crls(lists)
         .only_check_end_entity_revocation();
@@ -102,15 +105,19 @@ pub(super) fn load(dir: &Path, tokens: bool) -> Result<Loaded, PkiError> {
     // A session that goes on would not be asked for its certificate again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Loaded { config: Arc::new(config), verifier, ends })
+    Ok(Loaded { config: Arc::new(config), verifier, ends, revoked })
 }
 
-/// Refuses two lists that name the same authority: only the first of them would be looked at, and what the second one
-/// revokes would not be revoked.
-fn one_list_each(path: &Path, lists: &[CertificateRevocationListDer<'_>]) -> Result<(), PkiError> {
-    let mut issuers = BTreeSet::new();
-    for list in lists {
-        let (_, list) = CertificateRevocationList::from_der(list).map_err(|e| content(path, &e))?;
+/// The serial numbers in these lists. Two that name the same authority are refused: only the first of them would be
+/// looked at, and what the second one revokes would not be revoked.
+fn revoked(
+    path: &Path,
+    lists: &[CertificateRevocationListDer<'_>],
+) -> Result<BTreeSet<String>, PkiError> {
+    let (mut serials, mut issuers) = (BTreeSet::new(), BTreeSet::new());
+    for der in lists {
+        let list = CertificateRevocationList::from_der(der);
+        let (_, list) = list.map_err(|e| content(path, &e))?;
         if !issuers.insert(list.issuer().as_raw().to_vec()) {
             let why = format!(
                 "two lists are of {}; keep the newest, and give another authority another name",
@@ -118,8 +125,9 @@ fn one_list_each(path: &Path, lists: &[CertificateRevocationListDer<'_>]) -> Res
             );
             return Err(content(path, &why));
         }
+        serials.extend(list.iter_revoked_certificates().map(|entry| hex(entry.raw_serial())));
     }
-    Ok(())
+    Ok(serials)
 }
 
 /// The first of these that ends.

@@ -12,6 +12,7 @@ use rustls::pki_types::UnixTime;
 use ves_proto::fault::chain;
 use ves_proto::{Fault, Reason};
 
+use super::Certificates;
 use super::certificate::Presented;
 use super::files::{self, Loaded, PkiError};
 
@@ -148,8 +149,8 @@ impl Judged {
     }
 }
 
-/// Follows the files for ever, and tells of their ends.
-pub(crate) async fn follow(trust: Arc<Trust>) {
+/// Follows the files for ever, and tells of their ends, in the log and to whoever is to be told.
+pub(crate) async fn follow(trust: Arc<Trust>, told_to: Option<Arc<dyn Certificates>>) {
     let told = Arc::clone(&trust);
     // Lives as long as its meter.
     let _gauge = global::meter("ves")
@@ -164,9 +165,12 @@ pub(crate) async fn follow(trust: Arc<Trust>) {
         .build();
     let mut follower = Follower::default();
     loop {
-        let own = Arc::clone(&trust);
+        let (own, to) = (Arc::clone(&trust), told_to.clone());
         let step = tokio::task::spawn_blocking(move || {
             follower.look(&own, SystemTime::now());
+            if let Some(to) = to {
+                follower.tell(&own, &*to);
+            }
             follower
         });
         let Ok(next) = step.await else { return };
@@ -182,6 +186,8 @@ struct Follower {
     /// Why they are no good, as it was told.
     failed: Option<String>,
     warned: Vec<(&'static str, SystemTime, Duration)>,
+    /// Of which files it was told what is revoked.
+    told: Option<Arc<Loaded>>,
 }
 
 impl Follower {
@@ -216,6 +222,16 @@ impl Follower {
                     "a certificate of the public API ends soon"
                 );
             }
+        }
+    }
+
+    /// Tells what somebody is to know of the files as they are.
+    fn tell(&mut self, trust: &Trust, to: &dyn Certificates) {
+        let Some(loaded) = trust.now() else { return };
+        to.end(&loaded.ends);
+        let known = self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &loaded));
+        if !known && to.are_revoked(&loaded.revoked) {
+            self.told = Some(loaded);
         }
     }
 

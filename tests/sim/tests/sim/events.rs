@@ -368,6 +368,38 @@ fn events_that_found_no_room_are_counted_and_told_of() {
     assert_eq!(told(&sim, "type=EVENTS_LOST").len(), 1, "once");
 }
 
+#[test]
+fn conditions_are_told_when_they_have_stayed_and_over_a_restart() {
+    let sim = Sim::new();
+    let of = |told: &[api::Event]| {
+        let name =
+            |event: &api::Event| format!("{}={}", fact(event, "condition"), fact(event, "status"));
+        told.iter().map(name).collect::<Vec<_>>()
+    };
+    let conditions = || told(&sim, "type=NODE_CONDITION");
+    let until = |what: &str, count: usize, seconds: u64| {
+        sim.until(what, || {
+            sim.advance(Duration::from_secs(seconds));
+            conditions().len() == count
+        });
+    };
+    sim.kill(Daemon::Network);
+    until("network is away", 1, 5);
+    sim.restart(Daemon::Coordinator);
+    sim.start_daemon(Daemon::Network);
+    until("network is back, which it was not when it was told", 2, 5);
+    sim.run(&Command::create(101, |_| {})).expect("created");
+    sim.kernel().volumes.set_pool_bytes(1 << 20);
+    until("the pool is low", 3, 20);
+    assert!(!fact(&conditions()[2], "message").is_empty());
+    sim.kernel().volumes.set_pool_bytes(1 << 40);
+    sim.advance(Duration::from_secs(300));
+    until("the pool has room", 4, 60);
+    let all = ["NETWORK_READY=FALSE", "NETWORK_READY=TRUE", "POOL_LOW=TRUE", "POOL_LOW=FALSE"];
+    assert_eq!(of(&conditions()), all);
+    assert!(conditions().iter().all(|event| event.target.starts_with("nodes/")));
+}
+
 /// Wherever the coordinator dies: what was done is told, once, and nothing else is.
 #[test]
 fn a_crash_neither_loses_nor_repeats_any() {
