@@ -7,6 +7,7 @@
 
 mod access;
 mod change;
+mod events;
 mod inside;
 mod list_args;
 mod node;
@@ -28,10 +29,11 @@ use crate::unbuilt::Unbuilt;
 
 pub(crate) use access::{CertVerb, ContextVerb, GrantArgs, InitCaArgs, TokenVerb};
 pub(crate) use change::{Change, CreateArgs, RestartArgs, SetArgs, StartArgs, StopArgs};
+pub(crate) use events::{EventType, EventsArgs};
 pub(crate) use inside::{ConsoleArgs, EnterArgs, ExecArgs, RunscriptArgs};
 pub(crate) use node::NodeVerb;
 pub(crate) use operation::OperationVerb;
-pub(crate) use show::{EventsArgs, ListVerb, One, ResourcesArgs, TopArgs};
+pub(crate) use show::{ListVerb, One, ResourcesArgs, TopArgs, WatchArgs};
 pub(crate) use snapshot::{SnapshotArgs, SnapshotListArgs, SnapshotOne, SnapshotSwitchArgs};
 pub(crate) use template::TemplateVerb;
 
@@ -159,7 +161,9 @@ pub(crate) enum Verb {
     Top(TopArgs),
     /// The 21 UBC rows of a container
     Resources(ResourcesArgs),
-    /// What happens to containers
+    /// Containers as they are and, with --follow, as they change
+    Watch(WatchArgs),
+    /// What happened, oldest first: to containers, templates and the node, who opened sessions, what failed
     Events(EventsArgs),
     /// Long work: what is being done and what was
     #[command(subcommand)]

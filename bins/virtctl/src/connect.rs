@@ -15,6 +15,7 @@ use ves_daemon::client::{self, Traced};
 use ves_daemon::tls::Remote;
 use ves_proto::api::access_service_client::AccessServiceClient;
 use ves_proto::api::container_service_client::ContainerServiceClient;
+use ves_proto::api::event_service_client::EventServiceClient;
 use ves_proto::api::node_service_client::NodeServiceClient;
 use ves_proto::api::operation_service_client::OperationServiceClient;
 use ves_proto::api::session_service_client::SessionServiceClient;
@@ -72,6 +73,10 @@ impl Coordinator {
     /// Usage.
     pub(crate) fn usage(&self) -> UsageServiceClient<Traced> {
         UsageServiceClient::new(self.channel.clone())
+    }
+    /// Events.
+    pub(crate) fn events(&self) -> EventServiceClient<Traced> {
+        EventServiceClient::new(self.channel.clone())
     }
     /// Operations.
     pub(crate) fn operations(&self) -> OperationServiceClient<Traced> {

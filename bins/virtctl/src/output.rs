@@ -110,14 +110,7 @@ impl Output {
                 rows.reverse();
             }
         }
-        let all = matches!(self.format, Format::Json | Format::Yaml);
-        let chosen: Vec<&Column<T>> = if !selection.fields.is_empty() {
-            selection.fields.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
-        } else if all {
-            columns.iter().collect()
-        } else {
-            default_columns.iter().map(|f| find(columns, f)).collect::<Result<_, _>>()?
-        };
+        let chosen = self.chosen(columns, default_columns, selection)?;
         match self.format {
             Format::Json | Format::Yaml => {
                 let items = rows.iter().map(|row| {
@@ -147,6 +140,23 @@ impl Output {
                 let bytes = csv.into_inner().map_err(|e| Failure::from(e.into_error()))?;
                 self.print(&String::from_utf8_lossy(&bytes))
             }
+        }
+    }
+
+    /// The columns that are to be shown.
+    pub(crate) fn chosen<'c, T>(
+        self,
+        columns: &'c [Column<T>],
+        default_columns: &[&str],
+        selection: &Selection,
+    ) -> Result<Vec<&'c Column<T>>, Failure> {
+        let all = matches!(self.format, Format::Json | Format::Yaml);
+        if !selection.fields.is_empty() {
+            selection.fields.iter().map(|f| find(columns, f)).collect()
+        } else if all {
+            Ok(columns.iter().collect())
+        } else {
+            default_columns.iter().map(|f| find(columns, f)).collect()
         }
     }
 
@@ -222,7 +232,7 @@ fn table(header: Option<Vec<String>>, cells: Vec<Vec<String>>, right: &[bool]) -
 }
 
 /// A cell must not break the table or the terminal.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

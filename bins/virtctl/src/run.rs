@@ -63,6 +63,7 @@ fn choose_output(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), 
         Verb::List(_)
             | Verb::Top(_)
             | Verb::Resources(_)
+            | Verb::Events(_)
             | Verb::SnapshotList(_)
             | Verb::Template(TemplateVerb::List(_))
             | Verb::Operation(OperationVerb::List(_))
@@ -72,7 +73,7 @@ fn choose_output(global: &Global, verb: &Verb) -> Result<(Output, Vec<String>), 
             | Verb::Context(ContextVerb::List(_))
     );
     let (format, fields) = match Format::named(output) {
-        Some(Format::Csv) if !list && !matches!(verb, Verb::Events(_)) => {
+        Some(Format::Csv) if !list && !matches!(verb, Verb::Watch(_)) => {
             return Err(Failure::usage("only lists can be shown as csv"));
         }
         Some(format) => (format, Vec::new()),
@@ -154,6 +155,7 @@ const fn name(verb: &Verb) -> &'static str {
         Verb::List(_) => "list",
         Verb::Top(_) => "top",
         Verb::Resources(_) => "resources",
+        Verb::Watch(_) => "watch",
         Verb::Events(_) => "events",
         Verb::Operation(_) => "operation",
         Verb::Node(_) => "node",

@@ -15,6 +15,7 @@ mod snapshot;
 mod template;
 mod top;
 mod update;
+mod watch;
 
 use std::io::Write as _;
 
@@ -64,6 +65,7 @@ impl Context {
             Verb::List(args) => self.list(args).await,
             Verb::Top(args) => self.top(args).await,
             Verb::Resources(args) => self.resources(args).await,
+            Verb::Watch(args) => self.watch(args).await,
             Verb::Events(args) => self.events(args).await,
             Verb::Operation(verb) => self.operation(verb).await,
             Verb::Node(verb) => self.node(verb).await,

@@ -82,7 +82,7 @@ pub(crate) struct ResourcesArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct EventsArgs {
+pub(crate) struct WatchArgs {
     /// Go on until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,

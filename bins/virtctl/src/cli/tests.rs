@@ -65,6 +65,8 @@ fn lines_of_the_contract_parse() {
         "virtctl resources 101 -r",
         "virtctl resources --all",
         "virtctl events --follow",
+        "virtctl events 101 --since 2h --type started,stopped --limit 9 -H",
+        "virtctl watch --follow",
         "virtctl operation list",
         "virtctl operation show x",
         "virtctl operation cancel x",

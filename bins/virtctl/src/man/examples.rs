@@ -122,8 +122,14 @@ examples! {
         "# virtctl resources 101";
     "resources": "As /proc/bc/101/resources had them"
         "# virtctl resources 101 -r";
+    "watch": "What becomes of containers, for a program"
+        "# virtctl watch --follow -o json";
     "events": "What has happened, and what happens from now on"
         "# virtctl events --follow";
+    "events": "When a container went down, and why, in the last week"
+        "# virtctl events 101 --since 7d --type stopped,rebooted,out_of_memory";
+    "events": "Who opened sessions, for a program"
+        "# virtctl events --since 2026-01-31 --type session_opened -o csv --fields time,target,actor,facts";
     "operation list": "What is being done"
         "# virtctl operation list";
     "operation show": "How far it is"

@@ -5,11 +5,13 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
 use ves_daemon::Listen;
 use ves_sim::Sim;
+use ves_types::layout::Daemon;
 
 use crate::program::{out, virtctl_at};
 
@@ -143,6 +145,41 @@ fn from_an_authority_to_a_container_over_the_network() {
     // What is revoked is so in a moment.
     home.said("node cert revoke beta --pki PKI");
     sim.until("it counts no more", || home.run(&format!("list {beta}")).0 == 12);
+}
+
+#[test]
+fn the_ends_of_certificates_and_what_is_revoked_are_events() {
+    let home = Home::new();
+    home.said("node cert issue before --role admin --out HOME/out --pki PKI");
+    home.said("node cert revoke before --pki PKI");
+    let (sim, endpoint) = node(&home);
+    home.said("node cert issue ops --role admin --out HOME/out --pki PKI");
+    let ops = format!(
+        "--endpoint {endpoint} --ca HOME/out/ca.crt --cert HOME/out/ops.crt --key HOME/out/ops.key"
+    );
+    let told = |kind: &str| home.run(&format!("events --type {kind} -H --fields facts {ops}")).1;
+    let listens = || home.run(&format!("list {ops}")).0 == 0;
+    sim.until("it listens", listens);
+    home.said("node cert issue beta --role admin --out HOME/out --pki PKI");
+    home.said("node cert revoke beta --pki PKI");
+    sim.until("it is told", || !told("access").is_empty());
+    let list = home.said("node cert list --pki PKI -H --fields name,serial");
+    let serial = list.lines().find_map(|line| line.strip_prefix("beta")).expect("it is listed");
+    assert_eq!(told("access"), format!("id={},kind=CERTIFICATE_REVOKED\n", serial.trim()));
+
+    assert_eq!(told("certificate_expiry"), "");
+    let day = Duration::from_secs(86_400);
+    // The server's goes on for 730, the authority's for longer.
+    sim.advance(710 * day);
+    sim.until("its end comes near", || !told("certificate_expiry").is_empty());
+    let first = told("certificate_expiry");
+    assert!(first.starts_with("certificate=server,days=19,expire_time="), "{first}");
+    sim.restart(Daemon::Coordinator);
+    sim.until("it listens", listens);
+    sim.advance(40 * day);
+    sim.until("it has ended", || told("certificate_expiry").lines().count() > 1);
+    let both = told("certificate_expiry");
+    assert!(both.lines().count() == 2 && both.contains("days=-21,"), "once each: {both}");
 }
 
 #[test]

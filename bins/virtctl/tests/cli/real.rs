@@ -3,9 +3,12 @@
 //!
 //! Never here: how each answer is drawn, which the other modules see.
 
+use rustix::process::Signal;
 use ves_sim::{HOLDER, Mishap, Sim, Victim, id};
+use ves_types::layout::Daemon;
 
 use crate::program::{out, virtctl_at};
+use crate::terminal::Session;
 
 /// Exit status, stdout, stderr.
 fn run(sim: &Sim, line: &str) -> (i32, String, String) {
@@ -125,11 +128,11 @@ fn containers_are_found_by_labels_and_protected_from_destruction() {
 #[test]
 fn what_was_there_is_told_with_where_to_go_on() {
     let sim = Sim::listening();
-    assert_eq!(said(&sim, "events -H"), "");
+    assert_eq!(said(&sim, "watch -H"), "");
     for ct in ["101", "102"] {
         said(&sim, &format!("create {ct} --ostemplate trixie"));
     }
-    let events = said(&sim, "events -o json");
+    let events = said(&sim, "watch -o json");
     let events: Vec<serde_json::Value> =
         events.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
     assert_eq!(
@@ -142,6 +145,73 @@ fn what_was_there_is_told_with_where_to_go_on() {
     );
     let revisions = [&events[0]["revision"], &events[1]["revision"]];
     assert_ne!(revisions[0], revisions[1], "the last tells from where on nothing is missed");
+}
+
+#[test]
+fn events_are_read_as_a_log() {
+    let sim = Sim::listening();
+    assert_eq!(said(&sim, "events -H"), "");
+    said(&sim, "create 101 --ostemplate trixie --name web --project shop");
+    said(&sim, "create 102 --ostemplate trixie");
+    said(&sim, "start web");
+    said(&sim, "stop web --fast");
+    said(&sim, "set web --description x --save");
+    let types = |line: &str| said(&sim, &format!("events -H --fields type,ctid {line}"));
+    let all = "created  101\ncreated  102\nstarted  101\nstopped  101\nchanged  101\n";
+    assert_eq!(types(""), all, "the newest is the last");
+    assert_eq!(types("--limit 2"), "stopped  101\nchanged  101\n");
+    assert_eq!(types("102"), "created  102\n");
+    assert_eq!(types("web --type started,STOPPED"), "started  101\nstopped  101\n");
+    assert_eq!(types("--since 1h"), all);
+    assert_eq!(types("--since 2999-01-01"), "");
+    assert_eq!(types("999"), "", "what never was has no events");
+    let table = said(&sim, "events web --type stopped");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("TIME ") && lines[0].contains("TARGET"), "{table}");
+    assert!(lines[1].contains("containers/101") && lines[1].ends_with("cause=KILLED"), "{table}");
+    let json = said(&sim, "events --type created -o json");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("a list");
+    assert_eq!((&json[0]["project"], &json[1]["ctid"]), (&"shop".into(), &102.into()), "{json}");
+    assert_eq!(
+        said(&sim, "events --limit 1 -o csv --fields type,facts"),
+        "type,facts\nchanged,fields=description\n"
+    );
+    assert!(said(&sim, "events --limit 1 -o yaml").starts_with("- name: "));
+    assert_eq!(said(&sim, "events --limit 1 -H -o type"), "changed\n");
+    // An alias is of the container that has it; one that is gone is known by its id.
+    said(&sim, "destroy web");
+    assert_eq!(types("101 --limit 1"), "deleted  101\n");
+    for (line, status) in [
+        ("events web", 14),
+        ("events --type nonsense", 2),
+        ("events --since yesterday", 2),
+        ("events --fields nonsense", 2),
+        ("events --follow --fields nonsense", 2),
+        ("events --limit x", 2),
+        ("events -o nonsense", 2),
+    ] {
+        let (is, _, stderr) = run(&sim, line);
+        assert_eq!(is, status, "{line}: {stderr}");
+    }
+}
+
+#[test]
+fn events_are_followed_over_the_death_of_the_coordinator() {
+    let sim = Sim::listening();
+    said(&sim, "create 101 --ostemplate trixie");
+    let mut session = Session::at(&sim.socket(), "events --follow -o json --fields type,ctid");
+    session.expect(r#"{"type":"created","ctid":101}"#);
+    said(&sim, "start 101");
+    session.expect(r#"{"type":"started","ctid":101}"#);
+    sim.kill(Daemon::Coordinator);
+    sim.start_daemon(Daemon::Coordinator);
+    said(&sim, "stop 101 --fast");
+    said(&sim, "create 102 --ostemplate trixie");
+    // Neither is anything told twice.
+    session
+        .expect("\r\n{\"type\":\"stopped\",\"ctid\":101}\r\n{\"type\":\"created\",\"ctid\":102}");
+    session.signal(Signal::INT);
+    assert_eq!(session.end(), Some(0));
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn what_a_container_is_is_told_in_the_words_there_always_were() {
         said,
         "container 101: it does not stop\ncontainer 101: it is going down by itself\n"
     );
-    let events = run(&fake, "events -o json").1;
+    let events = run(&fake, "watch -o json").1;
     let first = events.lines().next().expect("one of three");
     let event: serde_json::Value = serde_json::from_str(first).expect("an object");
     assert_eq!((&event["stopping"], &event["revision"]), (&true.into(), &5.into()), "{event}");
@@ -230,11 +230,11 @@ fn node_top_events_operations_templates() {
         top.1
     );
     assert_eq!(run(&fake, "top -b --iterations 2 -d 1 -H").1.lines().count(), 2);
-    let events = run(&fake, "events").1;
+    let events = run(&fake, "watch").1;
     assert_eq!(events.lines().count(), 4, "{events}");
-    assert_eq!(run(&fake, "events -H").1.lines().count(), 3, "not what comes afterwards");
+    assert_eq!(run(&fake, "watch -H").1.lines().count(), 3, "not what comes afterwards");
     assert!(events.contains("5  present         101  running"), "{events}");
-    let events = run(&fake, "events -o json").1;
+    let events = run(&fake, "watch -o json").1;
     for line in events.lines() {
         let event: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
         assert_eq!(event["event"], "present");

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::fake::{Fake, Pace};
 
 /// virtctl on a terminal of its own.
-struct Session {
+pub(crate) struct Session {
     child: Child,
     master: File,
     slave: OwnedFd,
@@ -24,19 +25,28 @@ struct Session {
     seen: String,
 }
 
+fn program(fake: &Fake, line: &str) -> std::process::Command {
+    program_at(&fake.socket(), line)
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "the program under test must go on while the test types and sends signals"
 )]
-fn program(fake: &Fake, line: &str) -> std::process::Command {
+fn program_at(socket: &Path, line: &str) -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virtctl"));
-    command.args(line.split_whitespace()).env("VES_SOCKET", fake.socket());
+    command.args(line.split_whitespace()).env("VES_SOCKET", socket);
     command.env("TERM", "vt100").env("TZ", "UTC");
     command
 }
 
 impl Session {
     fn begin(fake: &Fake, line: &str) -> Self {
+        Self::at(&fake.socket(), line)
+    }
+
+    /// The same at another coordinator.
+    pub(crate) fn at(socket: &Path, line: &str) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pty");
         grantpt(&master).expect("grantpt");
         unlockpt(&master).expect("unlockpt");
@@ -50,7 +60,7 @@ impl Session {
         let size = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&slave, size).expect("a size");
         let end = || Stdio::from(slave.try_clone().expect("a descriptor"));
-        let child = program(fake, line)
+        let child = program_at(socket, line)
             .stdin(end())
             .stdout(end())
             .stderr(end())
@@ -70,7 +80,7 @@ impl Session {
         Self { child, master, slave, output, seen: String::new() }
     }
 
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.seen.contains(text) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -92,12 +102,12 @@ impl Session {
         !modes.contains(LocalModes::ICANON) && !modes.contains(LocalModes::ECHO)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         send_signal(&self.child, signal);
     }
 
     /// Its exit status; the terminal must be as it was.
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         let status = wait(&mut self.child);
         assert!(!self.raw(), "the terminal was left raw");
         status
@@ -241,9 +251,9 @@ fn signals_go_to_the_command_inside() {
 }
 
 #[test]
-fn events_go_on_until_ctrl_c() {
+fn a_watch_goes_on_until_ctrl_c() {
     let fake = Fake::started();
-    let mut session = Session::begin(&fake, "events --follow");
+    let mut session = Session::begin(&fake, "watch --follow");
     session.expect("deleted         900");
     session.signal(Signal::INT);
     assert_eq!(session.end(), Some(0));

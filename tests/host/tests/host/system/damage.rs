@@ -60,7 +60,7 @@ fn refused(node: &TestNode, line: &str, status: i32) -> String {
 fn told(node: &TestNode) -> mpsc::Receiver<String> {
     let mut events = node
         .virtctl()
-        .args(["events", "--follow", "-o", "json"])
+        .args(["watch", "--follow", "-o", "json"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");

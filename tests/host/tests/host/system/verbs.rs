@@ -140,7 +140,7 @@ fn sessions_lists_and_templates() {
 
     // Who watches sees it start.
     let mut events = node.virtctl();
-    events.args(["events", "--follow", "-o", "json"]).stdout(Stdio::piped());
+    events.args(["watch", "--follow", "-o", "json"]).stdout(Stdio::piped());
     let mut events = Proc::spawn(events);
     let mut lines = BufReader::new(events.child().stdout.take().expect("piped")).lines();
     lines.next().expect("a first event").expect("readable");
