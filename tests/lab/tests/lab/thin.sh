@@ -45,7 +45,11 @@ timeout 10 sh -c 'echo again >/vol/file; sync -f /vol/file' || fail 'the volume 
 # LVM: it sees how full its pool is, grows it under the volumes, and lets it not go while they are shown.
 lvs --noheadings -o data_percent ves/pool | grep -q '[1-9]' || fail 'LVM sees nothing in its pool'
 lvextend -qq -L +64M ves/pool
-grep -q 'total: 9216,' <<<"$(thin status ves-pool)" || fail "the pool has not grown"
+lvextend -qq --poolmetadatasize +8M ves/pool
+status=$(thin status ves-pool)
+grep -q 'total: 9216,' <<<"$status" || fail "the pool's data has not grown: $status"
+grep -q 'total: 4096,' <<<"$status" || fail "the pool's metadata has not grown: $status"
+refused 'used by another device' lvcreate -qq -y -V 64M -T ves/pool -n theirs
 refused 'used by another device' lvremove -qq -y ves/pool
 refused 'used by another device' lvchange -qq -an ves/pool
 is 'the volume' "$(cat /vol/file)" again
@@ -72,3 +76,18 @@ thin hide ves-pool ves-ct-101
 thin delete ves-pool 8000001
 is "LVM's own number" "$(lvs --noheadings -o transaction_id ves/pool | xargs)" 0
 lvremove -qq -y ves/pool
+
+# One that is full: only what needs a new block fails, at once, and a delete makes room again.
+lvcreate -qq -y --type thin-pool -L 16M -c 64k --poolmetadatasize 4M -Z n -n full ves
+lvchange -qq --errorwhenfull y ves/full
+thin create ves-full 8000001
+node=$(thin show ves-full 8000001 ves-ct-102 64)
+refused 'No space left' timeout 20 dd if=/dev/zero "of=$node" bs=1M oflag=direct
+grep -q 'mode: OutOfDataSpace,' <<<"$(thin status ves-full)" || fail "the pool is not full: $(thin status ves-full)"
+dd if=/dev/urandom "of=$node" bs=1M count=1 oflag=direct status=none
+is 'what the full volume maps' "$(thin mapped ves-full ves-ct-102)" 16777216
+thin create ves-full 8000002
+thin hide ves-full ves-ct-102
+thin delete ves-full 8000001
+grep -q 'mode: Write,' <<<"$(thin status ves-full)" || fail "there is no room again: $(thin status ves-full)"
+lvremove -qq -y ves/full
