@@ -1,6 +1,7 @@
 //! Measures a node that is up. Counts what each verb of a container's life costs and holds it against
 //! the checked-in table; then measures start latency, create time and hop cost, and prints ratios as
-//! Markdown, with the machine they were measured on.
+//! Markdown, with the machine they were measured on. What storage costs beside many volumes is a part of
+//! its own, without a node.
 //!
 //! Brings the daemons up first where they are not, and leaves them as they are. The measuring itself
 //! is the example `figures` of ves-hosttests, since this package does without gRPC; counted is with
@@ -11,6 +12,8 @@ mod cost;
 mod counts;
 mod lives;
 mod lvm;
+mod storage;
+mod strace;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,17 +62,26 @@ pub(crate) struct Args {
     exact: bool,
 }
 
-/// What is measured apart from a node that is up.
+/// What is measured without a node.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
-    /// What volumes cost, with more and more of them
-    Storage(lvm::Args),
+    /// Create, snapshot and delete volumes beside few and many, in proportion to what others do
+    Storage(Storage),
+}
+
+/// Volumes as image files on this machine, or as thin volumes of LVM in the lab.
+#[derive(Debug, clap::Args)]
+struct Storage {
+    #[command(flatten)]
+    native: storage::Args,
+    #[command(flatten)]
+    lab: lvm::Args,
 }
 
 /// Does it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(Part::Storage(args)) = &args.part {
-        return lvm::run(args);
+        return if args.lab.lvm { lvm::run(&args.lab) } else { storage::run(&args.native) };
     }
     up::require_root()?;
     let mut steps = Steps::new("bench");

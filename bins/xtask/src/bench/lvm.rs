@@ -19,10 +19,10 @@ use crate::{lab, up};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Thin volumes in the lab, by messages to the pool and by LVM's commands
-    #[arg(long, required = true)]
-    lvm: bool,
+    #[arg(long, conflicts_with_all = ["rounds", "volumes", "debug"])]
+    pub(super) lvm: bool,
     /// How many volumes there are at most; beyond 1000 the lab takes many minutes
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    #[arg(long, requires = "lvm", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     most: u32,
 }
 
@@ -31,7 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Does it.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.lvm, "--lvm says what is measured");
     up::require_root()?;
     lab::room(1)?;
     let say = lab::say();
