@@ -13,6 +13,7 @@ use ves_proto::{Fault, Reason, network as pb};
 use ves_types::layout::host_link;
 use ves_types::{CtAddress, CtId};
 
+use crate::host::Through;
 use crate::plan::Desired;
 use crate::plan::node::{Room, Space};
 use crate::service::{Interface, NodeFacts, Service};
@@ -62,12 +63,14 @@ fn parse_spec(spec: Option<pb::InterfaceSpec>) -> Result<Desired, Fault> {
 }
 
 fn render(interface: Interface) -> pb::Interface {
-    let Interface { ct, generation, addresses, traffic, spoofed } = interface;
+    let Interface { ct, generation, addresses, through, spoofed } = interface;
+    let traffic = through.traffic;
     pb::Interface {
         ct: ct.get(),
         generation: generation.0,
         host_link: host_link(ct),
         addresses: addresses.iter().map(ToString::to_string).collect(),
+        traffic: Some(render_traffic((ct, through))),
         bytes_out: traffic.rx_bytes,
         bytes_in: traffic.tx_bytes,
         packets_out: traffic.rx_packets,
@@ -78,13 +81,15 @@ fn render(interface: Interface) -> pb::Interface {
 }
 
 /// What the node's end received is what the container has transmitted.
-fn render_traffic((ct, traffic): (CtId, Traffic)) -> pb::Traffic {
+fn render_traffic((ct, through): (CtId, Through)) -> pb::Traffic {
+    let Through { link, traffic } = through;
     let Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets, rx_dropped, tx_dropped } = traffic;
     let counts = |bytes, packets, dropped| Some(pb::Counts { bytes, packets, dropped });
     pb::Traffic {
         ct: ct.get(),
         received: counts(tx_bytes, tx_packets, tx_dropped),
         transmitted: counts(rx_bytes, rx_packets, rx_dropped),
+        link,
     }
 }
 
@@ -184,7 +189,8 @@ mod tests {
     fn what_the_node_receives_the_container_has_sent() {
         let ct = CtId::try_from(7).expect("valid");
         let traffic = Traffic { rx_bytes: 1, rx_dropped: 2, tx_packets: 3, ..Traffic::default() };
-        let told = render_traffic((ct, traffic));
+        let told = render_traffic((ct, Through { link: 4, traffic }));
+        assert_eq!(told.link, 4);
         let counts = |bytes, packets, dropped| Some(pb::Counts { bytes, packets, dropped });
         assert_eq!((told.received, told.transmitted), (counts(0, 3, 0), counts(1, 0, 2)));
     }

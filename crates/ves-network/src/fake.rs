@@ -12,7 +12,7 @@ use ves_host::nft::Owner;
 use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
-use crate::host::{Host, Session, Sources};
+use crate::host::{Host, Session, Sources, Through};
 use crate::plan::node::{NodeObserved, NodeStep, Rooms, Setting, Space, expected_rules};
 use crate::plan::{Change, Family, Holder, HostEnd, InnerEnd, Observed, Step};
 
@@ -32,6 +32,8 @@ pub struct State {
     pub spoofed: u64,
     /// What went through links.
     pub traffic: BTreeMap<CtId, Traffic>,
+    /// How many links were made, and which of them a container has.
+    pub made: (u32, BTreeMap<CtId, u32>),
     /// Whether every container that is asked about has a pinned namespace.
     pub every_netns: bool,
     /// How many more steps succeed before one fails; none: all succeed.
@@ -57,6 +59,18 @@ impl State {
         let observed = self.containers.entry(ct).or_insert_with(|| Observed::nothing(ct));
         observed.netns |= every_netns;
         observed
+    }
+
+    /// A link that is new, and through which nothing went yet.
+    fn begin_link(&mut self, ct: CtId) {
+        self.made.0 += 1;
+        self.made.1.insert(ct, self.made.0);
+        self.traffic.remove(&ct);
+    }
+
+    fn through(&self, ct: CtId) -> Through {
+        let traffic = self.traffic.get(&ct).copied().unwrap_or_default();
+        Through { link: self.made.1.get(&ct).copied().unwrap_or_default(), traffic }
     }
 
     fn forget_sources(&mut self) {
@@ -216,11 +230,11 @@ impl Host for FakeHost {
         Ok(some.map(|o| o.ct).collect())
     }
 
-    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+    fn traffic(&self) -> Result<BTreeMap<CtId, Through>, HostError> {
         let state = self.state();
         state.readable()?;
         let some = state.containers.values().filter(|o| o.link.as_ref().is_some_and(|l| l.veth));
-        Ok(some.map(|o| (o.ct, state.traffic.get(&o.ct).copied().unwrap_or_default())).collect())
+        Ok(some.map(|o| (o.ct, state.through(o.ct))).collect())
     }
 
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {
@@ -277,6 +291,9 @@ impl Session for FakeSession {
             return Err(StepError::Taken { address: *address, holder });
         }
         let mut state = self.host.state();
+        if matches!(step.change, Change::CreateLink) && state.container(self.ct).link.is_none() {
+            state.begin_link(self.ct);
+        }
         if !(state.keeps_routes && matches!(step.change, Change::RemoveRoute(_))) {
             apply(state.container(self.ct), &step.change)?;
         }
@@ -284,10 +301,10 @@ impl Session for FakeSession {
         if fails { Err(refused(Errno::IO).into()) } else { Ok(()) }
     }
 
-    fn traffic(&mut self) -> Result<Option<Traffic>, HostError> {
+    fn traffic(&mut self) -> Result<Option<Through>, HostError> {
         let mut state = self.host.state();
-        let traffic = state.traffic.get(&self.ct).copied().unwrap_or_default();
-        Ok(state.container(self.ct).link.as_ref().map(|_| traffic))
+        let through = state.through(self.ct);
+        Ok(state.container(self.ct).link.as_ref().map(|_| through))
     }
 }
 

@@ -5,13 +5,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ves_host::HostError;
-use ves_host::netlink::route::Traffic;
+use ves_host::netlink::route::{Link, Traffic};
 use ves_types::{CtAddress, CtId};
 
 use crate::error::StepError;
 pub use crate::plan::Sources;
 use crate::plan::node::{NodeObserved, NodeStep, Rooms};
 use crate::plan::{Observed, Step};
+
+/// What went through the node's end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Through {
+    /// The link's number; of two links since the node's boot, the later has the greater one.
+    pub link: u32,
+    /// What it counts since it exists.
+    pub traffic: Traffic,
+}
+
+impl From<&Link> for Through {
+    fn from(link: &Link) -> Self {
+        Self { link: link.index, traffic: link.traffic }
+    }
+}
 
 /// A node.
 pub trait Host: Send + Sync + 'static {
@@ -37,7 +52,7 @@ pub trait Host: Send + Sync + 'static {
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError>;
 
     /// What went through the node's end of each link of ours. Read often: it costs one look at the node.
-    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError>;
+    fn traffic(&self) -> Result<BTreeMap<CtId, Through>, HostError>;
 
     /// Opens what is needed to look at and change one container's link. Holding it keeps the
     /// container's network namespace alive.
@@ -54,5 +69,5 @@ pub trait Session {
     fn apply(&mut self, step: &Step) -> Result<(), StepError>;
 
     /// What went through the node's end of the link; `None` where there is no link.
-    fn traffic(&mut self) -> Result<Option<Traffic>, HostError>;
+    fn traffic(&mut self) -> Result<Option<Through>, HostError>;
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use ves_host::netlink::route::{Link, RouteSocket, Traffic, VethPair};
+use ves_host::netlink::route::{Link, RouteSocket, VethPair};
 use ves_host::nft::{Element, NftSocket};
 use ves_host::{Attempt, HostError};
 use ves_types::address::ROUTE_PROTOCOL;
@@ -19,7 +19,7 @@ use ves_types::layout::{CT_LINK, Layout, host_link};
 use ves_types::{CtAddress, CtId, MacAddress};
 
 use crate::error::StepError;
-use crate::host::{Host, Session, Sources};
+use crate::host::{Host, Session, Sources, Through};
 use crate::observe;
 use crate::plan::node::{NodeObserved, NodeStep, Rooms, SOURCES_V4, SOURCES_V6, SPOOFED, TABLE};
 use crate::plan::{Change, Holder, HostEnd, InnerEnd, Observed, Step, Unread};
@@ -144,9 +144,9 @@ impl Host for KernelHost {
         Ok(links.iter().filter_map(|l| observe::ct_of(&l.name)).collect())
     }
 
-    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+    fn traffic(&self) -> Result<BTreeMap<CtId, Through>, HostError> {
         let links = RouteSocket::open()?.veths()?;
-        Ok(links.iter().filter_map(|l| Some((observe::ct_of(&l.name)?, l.traffic))).collect())
+        Ok(links.iter().filter_map(|l| Some((observe::ct_of(&l.name)?, l.into()))).collect())
     }
 
     fn session(&self, ct: CtId) -> Result<Box<dyn Session>, HostError> {
@@ -514,7 +514,7 @@ impl Session for KernelSession {
         Ok(())
     }
 
-    fn traffic(&mut self) -> Result<Option<Traffic>, HostError> {
-        Ok(self.node.link(&self.name)?.map(|l| l.traffic))
+    fn traffic(&mut self) -> Result<Option<Through>, HostError> {
+        Ok(self.node.link(&self.name)?.map(|l| (&l).into()))
     }
 }

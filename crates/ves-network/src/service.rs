@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ves_daemon::{Shell, blocking};
 use ves_host::HostError;
-use ves_host::netlink::route::Traffic;
 use ves_host::nft::Owner;
 use ves_proto::Fault;
 use ves_types::{CtAddress, CtId, Generation};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::host::{Host, Session, Sources};
+use crate::host::{Host, Session, Sources, Through};
 use crate::plan::node::{NodeDesired, NodeObserved, NodeStep, Rooms};
 use crate::plan::{Change, Observed, Step, node};
 
@@ -29,7 +28,7 @@ pub struct Interface {
     /// Addresses that are set inside, routed outside and allowed as source.
     pub addresses: Vec<CtAddress>,
     /// What went through the node's end: received is out of the container.
-    pub traffic: Traffic,
+    pub through: Through,
     /// Packets with a false source, over all containers of the node.
     pub spoofed: u64,
 }
@@ -101,7 +100,7 @@ impl Service {
     ///
     /// # Errors
     /// `HOST_FAILED`.
-    pub async fn traffic(&self) -> Result<(BTreeMap<CtId, Traffic>, u64), Fault> {
+    pub async fn traffic(&self) -> Result<(BTreeMap<CtId, Through>, u64), Fault> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let links = observed(|| "all links".to_owned(), inner.host.traffic())?;
@@ -247,7 +246,7 @@ impl Inner {
             ct,
             generation: self.shell.generation(ct),
             addresses: state.working(),
-            traffic,
+            through: traffic,
             spoofed: observed(|| "the guard's counter".to_owned(), self.host.spoofed())?,
         }))
     }

@@ -65,7 +65,8 @@ fn render_device(Device { major, minor }: Device) -> u64 {
 }
 
 fn render_group(group: Group) -> pb::Group {
-    let Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device } = group;
+    let Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device, used } =
+        group;
     pb::Group {
         ct: ct.get(),
         generation: generation.0,
@@ -76,11 +77,12 @@ fn render_group(group: Group) -> pb::Group {
         limits: Some(render_limits(&limits)),
         device: device.map(render_device),
         steps: Vec::new(),
+        usage: used.map(render_used),
     }
 }
 
 fn render_used(used: Used) -> pb::Usage {
-    let Used { ct, rows, oom_kills, counters } = used;
+    let Used { ct, rows, oom_kills, swap, life, counters } = used;
     let Counters {
         cpu,
         throttled_usec,
@@ -116,6 +118,8 @@ fn render_used(used: Used) -> pb::Usage {
         pressure: pressure.collect(),
         oom_kills,
         rows: rows.into_iter().map(render_row).collect(),
+        life: life.unwrap_or_default(),
+        swap_bytes: swap,
     }
 }
 
@@ -139,8 +143,9 @@ impl ResourcesService for Api {
     ) -> Result<Response<pb::RemoveLimitsResponse>, Status> {
         let pb::RemoveLimitsRequest { fence, dry_run } = request.into_inner();
         let call = Call { fence: parse_fence(fence)?, dry_run };
-        let Done { answer: _, steps } = self.service.remove(call).await?;
-        Ok(Response::new(pb::RemoveLimitsResponse { steps }))
+        let Done { answer, steps } = self.service.remove(call).await?;
+        let last = answer.flatten().map(render_used);
+        Ok(Response::new(pb::RemoveLimitsResponse { steps, last }))
     }
 
     async fn get_group(
@@ -158,11 +163,15 @@ impl ResourcesService for Api {
         &self,
         request: Request<pb::ListGroupsRequest>,
     ) -> Result<Response<pb::ListGroupsResponse>, Status> {
-        let pb::ListGroupsRequest { cts } = request.into_inner();
+        let pb::ListGroupsRequest { cts, with_usage } = request.into_inner();
         let cts = parse_cts(&cts)?;
         let service = self.service.clone();
-        let groups = blocking(move || service.groups(&cts)).await?;
-        let groups = groups.into_iter().map(render_group).collect();
+        let groups = blocking(move || {
+            let groups = service.groups(&cts)?.into_iter();
+            let used = |ct| if with_usage { service.used_now(ct) } else { None };
+            Ok(groups.map(|group| Group { used: used(group.ct), ..group }).collect::<Vec<_>>())
+        });
+        let groups = groups.await?.into_iter().map(render_group).collect();
         Ok(Response::new(pb::ListGroupsResponse { groups }))
     }
 
@@ -315,8 +324,7 @@ mod tests {
         assert_eq!(limits.ubc["numproc"].limit, 30);
         let read = client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("there");
         assert_eq!(read.into_inner(), group);
-        let listed =
-            client.list_groups(pb::ListGroupsRequest { cts: vec![] }).await.expect("listed");
+        let listed = client.list_groups(pb::ListGroupsRequest::default()).await.expect("listed");
         assert_eq!(listed.into_inner().groups, [group]);
 
         let reason = |status| Fault::from_status(&status).reason;

@@ -13,6 +13,7 @@ use ves_daemon::{Call, Done};
 use ves_proto::Fault;
 use ves_types::{CtId, Limits};
 
+use crate::counters::Used;
 use crate::error::Error;
 use crate::model::{Device, Observed, Setting, Shared};
 use crate::parent::Relies;
@@ -124,13 +125,15 @@ impl Planned for EnsureLimits {
 pub(crate) struct RemoveLimits {
     pub(crate) service: Service,
     pub(crate) ct: CtId,
+    /// What they had counted before the first of them went.
+    pub(crate) last: Option<Used>,
 }
 
 impl Planned for RemoveLimits {
     const RPC: &'static str = "RemoveLimits";
     type Observed = Observed;
     type Step = Step;
-    type Answer = ();
+    type Answer = Option<Used>;
 
     fn observe(&mut self) -> Result<Observed, Fault> {
         Ok(self.service.observe(self.ct)?)
@@ -146,13 +149,17 @@ impl Planned for RemoveLimits {
     }
 
     fn apply(&mut self, _: &mut Observed, step: &Step) -> Result<(), Fault> {
+        // Once: what a part of them still tells afterwards is less.
+        if self.last.is_none() {
+            self.last = self.service.used_now(self.ct);
+        }
         apply(&self.service, self.ct, step)
     }
 
-    fn answer(&mut self, _: Observed, _: bool) -> Result<(), Fault> {
+    fn answer(&mut self, _: Observed, _: bool) -> Result<Option<Used>, Fault> {
         self.service.forget_peaks(self.ct);
         self.service.inner.parent.release();
-        Ok(())
+        Ok(self.last.take())
     }
 
     fn kind(step: &Step) -> String {
@@ -189,7 +196,7 @@ impl Service {
     }
 
     pub(crate) fn removing(&self, ct: CtId) -> RemoveLimits {
-        RemoveLimits { service: self.clone(), ct }
+        RemoveLimits { service: self.clone(), ct, last: None }
     }
 
     /// Makes the container's groups exist and hold these limits; of disk traffic, those with this device.
@@ -205,11 +212,11 @@ impl Service {
         self.inner.shell.converge(call, self.ensuring(call.fence.ct, limits, device)).await
     }
 
-    /// Makes the container's groups not exist.
+    /// Makes the container's groups not exist; answers with what they had counted.
     ///
     /// # Errors
     /// `STALE_…`, `BUSY`, `RUNNING`, `HOST_FAILED`.
-    pub async fn remove(&self, call: Call) -> Result<Done<()>, Fault> {
+    pub async fn remove(&self, call: Call) -> Result<Done<Option<Used>>, Fault> {
         self.inner.shell.converge(call, self.removing(call.fence.ct)).await
     }
 }

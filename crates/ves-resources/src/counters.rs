@@ -61,12 +61,14 @@ pub struct Metered {
     pub usage: Usage,
     /// What else they count.
     pub counters: Counters,
+    /// Which groups these are, where that is known: those made later have the greater number.
+    pub life: Option<u64>,
 }
 
 impl Metered {
     /// Whether there are no groups that count: a record may be all there is, or they went meanwhile.
     pub fn is_nothing(&self) -> bool {
-        let Self { wanted: _, usage, counters } = self;
+        let Self { wanted: _, usage, counters, life: _ } = self;
         usage.counts.is_empty() && *counters == Counters::default()
     }
 }
@@ -80,6 +82,10 @@ pub struct Used {
     pub rows: Vec<UbcRow>,
     /// Processes killed because memory ran out, where the kernel tells.
     pub oom_kills: Option<u64>,
+    /// Swap in use, in bytes.
+    pub swap: Option<u64>,
+    /// Which groups these are, where that is known: those made later have the greater number.
+    pub life: Option<u64>,
     /// The rest.
     pub counters: Counters,
 }

@@ -262,6 +262,9 @@ struct State {
     containers: BTreeMap<CtId, Observed>,
     usage: BTreeMap<CtId, Usage>,
     counters: BTreeMap<CtId, Counters>,
+    /// How many groups were made, and which of them a container has.
+    lives: u64,
+    life: BTreeMap<CtId, u64>,
     log: Vec<String>,
     /// After how many more steps which fault happens, once.
     fault: Option<(usize, Fault)>,
@@ -296,6 +299,8 @@ impl FakeHost {
             containers: BTreeMap::new(),
             usage: BTreeMap::new(),
             counters: BTreeMap::new(),
+            lives: 0,
+            life: BTreeMap::new(),
             log: Vec::new(),
             fault: None,
             locks_read: 0,
@@ -337,6 +342,15 @@ impl FakeHost {
     /// Says what a container's counters say.
     pub fn set_counters(&self, ct: CtId, counters: Counters) {
         self.with(|s| s.counters.insert(ct, counters));
+    }
+
+    /// The node has booted: groups are numbered anew.
+    pub fn number_anew(&self) {
+        self.with(|s| {
+            s.lives = 0;
+            s.life.clear();
+            s.counters.clear();
+        });
     }
 
     /// Says whom the kernel's log names next.
@@ -442,6 +456,13 @@ impl Host for FakeHost {
                     return Ok(());
                 }
                 let node = s.node.clone();
+                if matches!(step, Step::Make(_))
+                    && s.containers.get(&ct).is_none_or(|o| o.made.is_empty())
+                {
+                    s.lives += 1;
+                    s.life.insert(ct, s.lives);
+                    s.counters.remove(&ct);
+                }
                 perform(s.containers.entry(ct).or_insert_with(|| nothing(&node)), step)
             })
         })
@@ -478,6 +499,7 @@ impl Host for FakeHost {
             wanted: s.containers.get(&ct).and_then(|o| o.record.clone()),
             usage,
             counters: s.counters.get(&ct).cloned().unwrap_or_else(all_counters),
+            life: s.life.get(&ct).copied(),
         }))
     }
 

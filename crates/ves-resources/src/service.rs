@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ves_daemon::Shell;
 use ves_host::cgroup::Version;
 use ves_proto::Fault;
-use ves_types::{CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow, Victim};
+use ves_types::{Bytes, CtId, Enforcement, Generation, Limit, Limits, UbcResource, UbcRow, Victim};
 
 use crate::counters::{Metered, Used};
 use crate::enforcement::{self, SelfTest};
@@ -43,6 +43,8 @@ pub struct Group {
     pub limits: Limits,
     /// The device they are about, as far as they bound disk traffic.
     pub device: Option<Device>,
+    /// What the counters say, where somebody asked for that and they could be read.
+    pub used: Option<Used>,
 }
 
 /// What all clones of a service share.
@@ -132,7 +134,20 @@ impl Service {
     /// `CONTAINER_UNKNOWN`, `HOST_FAILED`.
     pub fn group(&self, ct: CtId) -> Result<Group, Fault> {
         let observed = self.look(ct)?;
-        self.group_of(ct, &observed, self.locks()?.as_ref())
+        let group = self.group_of(ct, &observed, self.locks()?.as_ref())?;
+        Ok(Group { used: self.used_now(ct), ..group })
+    }
+
+    /// What a container's counters say now; `None` where it has none, or they cannot be read.
+    pub(crate) fn used_now(&self, ct: CtId) -> Option<Used> {
+        match self.inner.host.metered(ct) {
+            Ok(metered) => (!metered.is_nothing()).then(|| self.used_by(ct, metered)),
+            Err(e) => {
+                let error = ves_proto::fault::chain(&e);
+                tracing::warn!(%ct, error, "what it uses cannot be read");
+                None
+            }
+        }
     }
 
     /// The file locks of the node, which one container may have tens of thousands of: read for
@@ -169,7 +184,8 @@ impl Service {
             _ => Vec::new(),
         };
         let device = observed.device;
-        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device })
+        let used = None;
+        Ok(Group { ct, generation, rows, cpu_usec, oom_kills, oom_victims, limits, device, used })
     }
 
     /// The accounting of `cts`, or of all where none are named, by id. One that is not there is left out,
@@ -202,28 +218,19 @@ impl Service {
     /// # Errors
     /// `HOST_FAILED`.
     pub fn used(&self) -> Result<Vec<Used>, Fault> {
-        let host = &*self.inner.host;
-        let mut all = Vec::new();
-        for ct in host.containers().map_err(Error::Node)? {
-            match host.metered(ct) {
-                Ok(metered) if metered.is_nothing() => {}
-                Ok(metered) => all.push(self.used_by(ct, metered)),
-                Err(e) => {
-                    let error = ves_proto::fault::chain(&e);
-                    tracing::warn!(%ct, error, "left out of what containers use");
-                }
-            }
-        }
-        Ok(all)
+        let containers = self.inner.host.containers().map_err(Error::Node)?;
+        Ok(containers.into_iter().filter_map(|ct| self.used_now(ct)).collect())
     }
 
     fn used_by(&self, ct: CtId, metered: Metered) -> Used {
-        let Metered { wanted, usage, counters } = metered;
+        let Metered { wanted, usage, counters, life } = metered;
+        let swap = usage.counts.get(&UbcResource::Swappages);
+        let swap = swap.map(|count| count.held.saturating_mul(Bytes::PAGE));
         let rows = rows::rows(&usage, &wanted.unwrap_or_default(), &self.inner.self_test);
         let kept =
             |row: &UbcRow| matches!(row.enforcement, Enforcement::Hard | Enforcement::Bounded);
         let rows = rows.into_iter().filter(kept).collect();
-        Used { ct, rows, oom_kills: usage.oom_kills, counters }
+        Used { ct, rows, oom_kills: usage.oom_kills, swap, life, counters }
     }
 
     /// How many processes of each container were killed because memory ran out, and the last of them.

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use ves_host::HostError;
-use ves_host::netlink::route::Traffic;
 use ves_lifecycle::{error as life_error, host as life, init_plan, plan as life_plan};
 use ves_network::plan::node::{NodeObserved, NodeStep, Rooms};
 use ves_network::{error as net_error, host as net, plan as net_plan};
@@ -141,7 +140,7 @@ impl<H: net::Host> net::Host for InHand<H> {
     fn containers(&self) -> Result<BTreeSet<CtId>, HostError> {
         self.look(H::containers)
     }
-    fn traffic(&self) -> Result<BTreeMap<CtId, Traffic>, HostError> {
+    fn traffic(&self) -> Result<BTreeMap<CtId, net::Through>, HostError> {
         self.look(H::traffic)
     }
     fn session(&self, ct: CtId) -> Result<Box<dyn net::Session>, HostError> {
@@ -166,7 +165,7 @@ impl net::Session for Session {
     fn apply(&mut self, step: &net_plan::Step) -> Result<(), net_error::StepError> {
         self.hand.step(|| self.session.apply(step), || failed().into())
     }
-    fn traffic(&mut self) -> Result<Option<Traffic>, HostError> {
+    fn traffic(&mut self) -> Result<Option<net::Through>, HostError> {
         self.hand.life.act(|| self.session.traffic(), failed)
     }
 }

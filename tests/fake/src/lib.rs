@@ -132,9 +132,12 @@ impl FakeNode {
         for ct in self.groups.containers().expect("it never fails") {
             self.groups.meddle(ct, |group| *group = nothing(&group.node));
         }
+        self.groups.number_anew();
         self.groups.release_shared().expect("it never fails");
         let mut links = self.links.state();
         links.containers.clear();
+        links.traffic.clear();
+        links.made = Default::default();
         links.node = Default::default();
     }
 

@@ -29,9 +29,10 @@ impl Coordinator {
         let services = self.services().clone();
         let (mut s, mut r) = (services.storage, services.resources);
         let soon = Duration::from_secs(5);
+        let groups = resources::ListGroupsRequest { cts: ids.clone(), with_usage: false };
         let (volumes, groups) = tokio::join!(
-            ask("storage", soon, s.list_volumes(storage::ListVolumesRequest { cts: ids.clone() })),
-            ask("resources", soon, r.list_groups(resources::ListGroupsRequest { cts: ids })),
+            ask("storage", soon, s.list_volumes(storage::ListVolumesRequest { cts: ids })),
+            ask("resources", soon, r.list_groups(groups)),
         );
         // A service that is away costs its figures, not the list.
         if let Ok(volumes) = volumes {

@@ -38,8 +38,9 @@ impl Api {
         let services = self.0.services().clone();
         let (mut s, mut r) = (services.storage, services.resources);
         let volumes = storage::ListVolumesRequest { cts: cts.clone() };
+        let groups = resources::ListGroupsRequest { cts, with_usage: false };
         let (groups, volumes) = tokio::join!(
-            ask("resources", ACCOUNTING, r.list_groups(resources::ListGroupsRequest { cts })),
+            ask("resources", ACCOUNTING, r.list_groups(groups)),
             ask("storage", ACCOUNTING, s.list_volumes(volumes)),
         );
         let of = |ct: u32| parse_ct(ct).ok();

@@ -187,6 +187,8 @@ impl Points<'_> {
             pressure,
             oom_kills,
             rows,
+            life: _,
+            swap_bytes: _,
         } = usage;
         let told = [
             (Metric::CpuTime, Some(("cpu.mode", "user")), cpu_user_usec),
@@ -393,9 +395,10 @@ mod tests {
             pressure: kinds.map(pressure).into(),
             oom_kills: Some(10),
             rows: kept.map(row).into(),
+            ..resources::Usage::default()
         };
         let counts = Some(network::Counts { bytes: 1, packets: 2, dropped: 3 });
-        let traffic = network::Traffic { ct: 7, received: counts, transmitted: counts };
+        let traffic = network::Traffic { ct: 7, received: counts, transmitted: counts, link: 1 };
         let volume = storage::Volume {
             ct: 7,
             size_bytes: 100,

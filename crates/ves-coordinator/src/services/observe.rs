@@ -86,7 +86,7 @@ impl Services {
             (services.storage, services.resources, services.lifecycle, services.network);
         let (volumes, groups, processes, links) = tokio::join!(
             ask("storage", LIST, s.list_volumes(storage::ListVolumesRequest { cts: vec![] })),
-            ask("resources", LIST, r.list_groups(resources::ListGroupsRequest { cts: vec![] })),
+            ask("resources", LIST, r.list_groups(resources::ListGroupsRequest::default())),
             ask("lifecycle", LIST, l.list_containers(lifecycle::ListContainersRequest {})),
             ask("network", LIST, n.list_interfaces(network::ListInterfacesRequest {})),
         );

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use ves_proto::Fault;
 use ves_types::{Fence, Limits};
 
+use crate::counters::Used;
 use crate::model::Device;
 use crate::service::{Group, Service};
 
@@ -35,7 +36,7 @@ impl Blocking {
         self.shell().make(*fence, planned)
     }
     /// See [`Service::remove`].
-    pub fn remove(&self, fence: &Fence) -> Result<(), Fault> {
+    pub fn remove(&self, fence: &Fence) -> Result<Option<Used>, Fault> {
         self.shell().make(*fence, self.removing(fence.ct))
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Never here: `/proc`, which has something of each process.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use rustix::io::Errno;
 use ves_host::HostError;
 use ves_host::cgroup::{self, Controller};
@@ -17,7 +19,8 @@ impl KernelHost {
     pub(super) fn metered_of(&self, ct: CtId) -> Result<Metered, HostError> {
         let group = layout::cgroup(ct);
         let (wanted, device) = self.kept(ct)?.map_or((None, None), |(l, d)| (Some(l), d));
-        let mut metered = Metered { wanted, ..Metered::default() };
+        let life = self.life_of(&group);
+        let mut metered = Metered { wanted, life, ..Metered::default() };
         if let Some((home, _)) = self.home(Controller::Memory) {
             let files = self.files(Controller::Memory, &group, observe::memory_files(home))?;
             counters::take_memory(home, &files, &mut metered);
@@ -41,6 +44,13 @@ impl KernelHost {
             metered.counters.disk = counters::disk(home, &files, device);
         }
         Ok(metered)
+    }
+
+    /// Which of all groups of this name it is: the kernel numbers the directories of a hierarchy one after
+    /// another.
+    fn life_of(&self, group: &str) -> Option<u64> {
+        let (_, mount) = self.mounts().next()?;
+        std::fs::metadata(mount.join(group)).ok().map(|dir| dir.ino())
     }
 
     /// Processor time: version 2 tells it of every group, whichever controllers it has.

@@ -54,7 +54,9 @@ fn both_families_answer_at_once() {
         }
         let now = node.get(container.ct).expect("there");
         assert!(
-            now.traffic.rx_packets > 5 && now.traffic.tx_bytes > 100 && now.spoofed == 0,
+            now.through.traffic.rx_packets > 5
+                && now.through.traffic.tx_bytes > 100
+                && now.spoofed == 0,
             "{now:?}"
         );
     });
