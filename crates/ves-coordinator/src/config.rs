@@ -48,6 +48,9 @@ pub struct Config {
     pub events_days: u32,
     /// Keys of labels of containers that are told with all their metrics, as `container.label.KEY`.
     pub metric_labels: Vec<String>,
+    /// How long to wait between two readings of what containers have used, in seconds: what a crash of the node
+    /// may lose of it.
+    pub usage_every_s: u64,
     /// What containers are limited to that are made without a limit.
     pub defaults: Defaults,
     /// How the public API is served to the network; unset: not at all.
@@ -99,6 +102,7 @@ impl Default for Config {
             events_kept: 100_000,
             events_days: 90,
             metric_labels: vec![],
+            usage_every_s: 300,
             defaults: Defaults::default(),
             listen: None,
         }
@@ -136,6 +140,9 @@ impl ServiceConfig for Config {
         }
         if !(1..=10_000_000).contains(&self.events_kept) {
             return Err("events_kept must be from 1 to 10000000".to_owned());
+        }
+        if self.usage_every_s == 0 {
+            return Err("usage_every_s must be at least 1".to_owned());
         }
         if self.events_days == 0 {
             return Err("events_days must be at least 1".to_owned());

@@ -19,6 +19,7 @@ use crate::container::observed::Observed;
 use crate::container::record::Record;
 use crate::events::conditions::Conditions;
 use crate::events::outbox::Outbox;
+use crate::ledger::Ledger;
 use crate::open_streams::OpenStreams;
 use crate::operation::metrics::Metrics;
 use crate::queue::Queues;
@@ -57,6 +58,7 @@ struct Inner {
     outbox: Outbox,
     conditions: Conditions,
     tokens: Registry,
+    usage: Ledger,
 }
 
 /// Who looks at a coordinator as long as it is there.
@@ -121,6 +123,7 @@ impl Coordinator {
         let clock: Arc<dyn Clock> = Arc::from(clock);
         let state = State::open(store, &node, Arc::clone(&clock))?;
         let tokens = Registry::open(&state)?;
+        let usage = Ledger::open(&state, clock.now_ms())?;
         let inner = Inner {
             config,
             turns,
@@ -128,6 +131,7 @@ impl Coordinator {
             metrics: Metrics::new(),
             streams: OpenStreams::new(),
             tokens,
+            usage,
             node,
             life: clock.new_id().simple().to_string(),
             clock,
@@ -193,6 +197,11 @@ impl Coordinator {
     /// The tokens there are.
     pub(crate) fn tokens(&self) -> &Registry {
         &self.inner.tokens
+    }
+
+    /// What containers have used.
+    pub(crate) fn usage(&self) -> &Ledger {
+        &self.inner.usage
     }
 
     /// How many of each kind of work are done at once.

@@ -19,7 +19,7 @@
 //! container is gone completely; a lost volume is never replaced by an empty one.
 //!
 //! In reading order: [`container`], [`operation`], [`store`], [`services`], [`coordinator`], [`admission`],
-//! [`driver`], `reconcile`, [`metrics`], [`api`].
+//! [`driver`], `reconcile`, [`usage`], [`ledger`], [`metrics`], [`api`].
 
 #![warn(missing_docs)]
 
@@ -34,6 +34,8 @@ pub mod coordinator;
 pub mod driver;
 pub mod events;
 pub mod filter;
+pub mod last_words;
+pub mod ledger;
 pub mod metrics;
 mod open_streams;
 pub mod operation;
@@ -43,6 +45,7 @@ mod reconcile;
 pub mod services;
 pub mod store;
 pub mod token;
+pub mod usage;
 pub mod wrong;
 
 use std::sync::Arc;

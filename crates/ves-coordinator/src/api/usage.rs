@@ -1,4 +1,4 @@
-//! `UsageService`: what containers take, a page of them in two calls.
+//! `UsageService`: what containers take and have taken, a page of them in three calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,16 +11,18 @@ use ves_proto::convert::{parse_ct, parse_row};
 use ves_proto::public::{
     container_name, render_bounds, render_duration, render_enforcement, render_resource, timestamp,
 };
-use ves_proto::{Fault, resources, storage};
+use ves_proto::{Fault, network, resources, storage};
 use ves_types::{CtId, Enforcement, UbcRow};
 
 use super::Api;
 use super::mask::Mask;
 use super::page::Page;
+use crate::container::given::INTERFACE;
 use crate::container::record::{Record, RunState};
-use crate::container::refusal::not_running;
 use crate::filter::{Filter, fields};
 use crate::services::ask;
+use crate::usage::accrued::Through;
+use crate::usage::reading::Counted;
 use crate::wrong::{Wrong, bad};
 
 /// The greatest page.
@@ -28,59 +30,120 @@ const PAGE: usize = 500;
 /// How long accounting of a page may take.
 const ACCOUNTING: Duration = Duration::from_secs(60);
 
+/// What containers use just now; of those that do not run, nothing.
+#[derive(Default)]
+struct Now {
+    groups: HashMap<CtId, resources::Group>,
+    volumes: HashMap<CtId, storage::Volume>,
+}
+
 impl Api {
-    /// What containers take, of those that have control groups, in their order.
+    /// What containers take and have taken, in their order.
     async fn usage(&self, records: &[Arc<Record>]) -> Result<Vec<pb::Usage>, Fault> {
-        if records.is_empty() {
-            return Ok(vec![]);
-        }
-        let cts: Vec<u32> = records.iter().map(|record| record.id.get()).collect();
-        let services = self.0.services().clone();
-        let (mut s, mut r) = (services.storage, services.resources);
-        let volumes = storage::ListVolumesRequest { cts: cts.clone() };
-        let groups = resources::ListGroupsRequest { cts, with_usage: false };
-        let (groups, volumes) = tokio::join!(
-            ask("resources", ACCOUNTING, r.list_groups(groups)),
-            ask("storage", ACCOUNTING, s.list_volumes(volumes)),
-        );
-        let of = |ct: u32| parse_ct(ct).ok();
-        let groups = groups?.groups.into_iter().filter_map(|g| Some((of(g.ct)?, g)));
-        let mut groups: HashMap<CtId, resources::Group> = groups.collect();
-        // Without storage only its figures are not known.
-        let volumes = volumes.map(|v| v.volumes).unwrap_or_default().into_iter();
-        let volumes = volumes.filter(|v| v.mounted).filter_map(|v| Some((of(v.ct)?, v)));
-        let volumes: HashMap<CtId, storage::Volume> = volumes.collect();
-        let mut all = Vec::with_capacity(records.len());
-        for record in records {
-            if let Some(group) = groups.remove(&record.id) {
-                all.push(self.usage_of(record, group, volumes.get(&record.id))?);
-            }
-        }
-        Ok(all)
+        let now = self.ask_usage(records).await?;
+        records.iter().map(|record| self.usage_of(record, &now)).collect()
     }
 
-    fn usage_of(
-        &self,
-        record: &Record,
-        group: resources::Group,
-        volume: Option<&storage::Volume>,
-    ) -> Result<pb::Usage, Fault> {
+    /// Asks what they use just now, and takes it in.
+    async fn ask_usage(&self, records: &[Arc<Record>]) -> Result<Now, Fault> {
+        let services = self.0.services().clone();
+        let (mut s, mut r, mut n) = (services.storage, services.resources, services.network);
+        let cts = |up: bool| {
+            let is_up = |record: &Record| record.run == RunState::Running;
+            let some = records.iter().filter(|record| !up || is_up(record));
+            some.map(|record| record.id.get()).collect::<Vec<u32>>()
+        };
+        let (all, up) = (cts(false), cts(true));
+        // None that are named are all there are.
+        let (any, any_up) = (!all.is_empty(), !up.is_empty());
+        let groups = resources::ListGroupsRequest { cts: up, with_usage: true };
+        let volumes = storage::ListVolumesRequest { cts: all };
+        let (groups, traffic, volumes) = tokio::join!(
+            asked(any_up, ask("resources", ACCOUNTING, r.list_groups(groups))),
+            asked(
+                any_up,
+                ask("network", ACCOUNTING, n.list_traffic(network::ListTrafficRequest {}))
+            ),
+            asked(any, ask("storage", ACCOUNTING, s.list_volumes(volumes))),
+        );
+        let of = |ct: u32| parse_ct(ct).ok();
+        let groups = groups?.unwrap_or_default().groups.into_iter();
+        let groups: HashMap<CtId, _> = groups.filter_map(|g| Some((of(g.ct)?, g))).collect();
+        // Without network and storage only their figures are not known.
+        let links = traffic.ok().flatten().unwrap_or_default().links.into_iter();
+        let links: HashMap<CtId, _> = links.filter_map(|l| Some((of(l.ct)?, l))).collect();
+        let volumes = volumes.ok().flatten().unwrap_or_default().volumes.into_iter();
+        let volumes = volumes.filter_map(|v| Some((of(v.ct)?, v))).collect();
+        for record in records {
+            let usage = groups.get(&record.id).and_then(|group| group.usage.as_ref());
+            self.0.count(record, &Counted::of(usage, links.get(&record.id)));
+        }
+        Ok(Now { groups, volumes })
+    }
+
+    fn usage_of(&self, record: &Record, now: &Now) -> Result<pb::Usage, Fault> {
         let process = self.0.cache().of(record.id).process;
-        let rows = group.rows.into_iter().map(|row| parse_row(row).map(render_row));
+        let group = now.groups.get(&record.id);
+        let rows = group.map(|group| group.rows.clone()).unwrap_or_default().into_iter();
+        let rows = rows.map(|row| parse_row(row).map(render_row));
+        let uses = group.and_then(|group| group.usage.as_ref());
+        let volume = now.volumes.get(&record.id);
+        let mounted = volume.filter(|volume| volume.mounted);
+        let used = self.0.usage().of(record);
+        let (counts, through) = (used.group.total(), used.link.total());
+        let usec = |usec: u64| render_duration(Duration::from_micros(usec));
         Ok(pb::Usage {
             container: container_name(record.id),
             uid: record.uid.to_string(),
             project: record.meta.project_name().unwrap_or_default(),
-            start_time: process.started_unix_ms.map(timestamp),
+            start_time: Some(timestamp(used.since_unix_ms)),
             sample_time: Some(timestamp(self.0.clock().now_ms())),
             incarnation: process.incarnation,
-            cpu_time: Some(render_duration(Duration::from_micros(group.cpu_usec))),
-            disk_used_bytes: volume.and_then(|v| v.used_bytes),
-            inodes_used: volume.and_then(|v| v.used_inodes),
-            oom_kills: group.oom_kills,
+            cpu_time: counts.cpu_usec.map(usec),
+            cpu_throttled_time: counts.throttled_usec.map(usec),
+            memory_bytes: uses.and_then(|usage| usage.memory_bytes),
+            swap_bytes: uses.and_then(|usage| usage.swap_bytes),
+            disk_used_bytes: mounted.and_then(|v| v.used_bytes),
+            disk_allocated_bytes: volume.map(|v| v.allocated_bytes),
+            inodes_used: mounted.and_then(|v| v.used_inodes),
+            io_read_bytes: counts.read_bytes,
+            io_write_bytes: counts.write_bytes,
+            io_read_ops: counts.reads,
+            io_write_ops: counts.writes,
+            oom_kills: counts.oom_kills,
+            traffic: render_traffic(through).into_iter().collect(),
             ubc: rows.collect::<Result<_, _>>()?,
+            running_time: Some(render_duration(Duration::from_millis(used.run.total_ms()))),
         })
     }
+}
+
+/// What was answered, where there was something to ask.
+async fn asked<T>(
+    wanted: bool,
+    ask: impl Future<Output = Result<T, Fault>>,
+) -> Result<Option<T>, Fault> {
+    if wanted { ask.await.map(Some) } else { Ok(None) }
+}
+
+/// The traffic of the interface that a container has; none where nothing was counted of it yet.
+fn render_traffic(through: Through) -> Option<pb::Traffic> {
+    let Through {
+        receive_bytes,
+        transmit_bytes,
+        receive_packets,
+        transmit_packets,
+        dropped_packets,
+    } = through;
+    // A link tells all of it, or nothing.
+    Some(pb::Traffic {
+        interface: INTERFACE.to_owned(),
+        receive_bytes: receive_bytes?,
+        transmit_bytes: transmit_bytes?,
+        receive_packets: receive_packets?,
+        transmit_packets: transmit_packets?,
+        dropped_packets: dropped_packets?,
+    })
 }
 
 /// A row. What the node cannot count is not known, rather than nothing.
@@ -105,8 +168,8 @@ impl UsageService for Api {
     ) -> Result<Response<pb::Usage>, Status> {
         let principal = ves_daemon::principal(&request);
         let record = self.container(&principal, "container", &request.get_ref().container)?;
-        let usage = self.usage(std::slice::from_ref(&record)).await?.pop();
-        Ok(Response::new(usage.ok_or_else(|| not_running(record.id))?))
+        let now = self.ask_usage(std::slice::from_ref(&record)).await?;
+        Ok(Response::new(self.usage_of(&record, &now)?))
     }
 
     async fn list_usage(
@@ -127,15 +190,15 @@ impl UsageService for Api {
         let after = after.and_then(|id| wrong.take(id.parse::<CtId>().map_err(|_| none())));
         wrong.end()?;
         let (Some(page), Some(mask)) = (page, mask) else { return Err(none().into()) };
-        let mut running = self.found(&principal, &filter);
-        running.retain(|r| r.run == RunState::Running && after.is_none_or(|after| r.id > after));
-        let more = running.len() > page.size;
-        running.truncate(page.size);
-        let next_page_token = match running.last() {
+        let mut records = self.found(&principal, &filter);
+        records.retain(|r| after.is_none_or(|after| r.id > after));
+        let more = records.len() > page.size;
+        records.truncate(page.size);
+        let next_page_token = match records.last() {
             Some(last) if more => page.token(&last.id.to_string()),
             _ => String::new(),
         };
-        let usage = self.usage(&running).await?.into_iter().map(|u| mask.prune(u)).collect();
+        let usage = self.usage(&records).await?.into_iter().map(|u| mask.prune(u)).collect();
         let unreachable = vec![];
         Ok(Response::new(pb::ListUsageResponse { usage, next_page_token, unreachable }))
     }

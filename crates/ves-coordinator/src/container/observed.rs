@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ves_types::{Bytes, CtAddress, ExitCause, Generation, Phase, SnapshotId};
 
 use super::step::Step;
+use crate::usage::reading::Counted;
 
 /// A volume as storage shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +103,14 @@ pub struct Observed {
     pub process: ProcessSeen,
     /// Network.
     pub link: Option<LinkSeen>,
+    /// What resources and network counted until then. No ground of a step.
+    pub counted: Counted,
 }
 
 impl Observed {
     /// What is there and was last asked for with a generation before `first`.
     pub fn before(&self, first: Generation) -> Vec<&'static str> {
-        let Self { volume, snapshots, group, process, link } = self;
+        let Self { volume, snapshots, group, process, link, counted: _ } = self;
         let all = [
             ("volume", volume.map(|v| v.generation)),
             ("snapshots", snapshots.values().min().copied()),
@@ -131,7 +134,7 @@ impl Observed {
 
     /// The newest generation that a service has accepted.
     pub fn newest(&self) -> Generation {
-        let Self { volume, snapshots, group, process, link } = self;
+        let Self { volume, snapshots, group, process, link, counted: _ } = self;
         let volume = volume.map_or(Generation(0), |v| v.generation);
         let snapshots = snapshots.values().max().copied().unwrap_or_default();
         let group = group.map_or(Generation(0), |g| g.generation);
@@ -144,7 +147,7 @@ impl Observed {
         if self.process.phase != Phase::Absent && self.process.generation < first {
             return Self::default();
         }
-        let Self { volume, snapshots, group, process, link } = self.clone();
+        let Self { volume, snapshots, group, process, link, counted } = self.clone();
         // A volume goes with its snapshots, or not at all.
         let old =
             volume.is_some_and(|v| v.generation < first) || snapshots.values().any(|g| *g < first);
@@ -154,6 +157,7 @@ impl Observed {
             group: group.filter(|g| g.generation >= first),
             process,
             link: link.filter(|l| l.generation >= first),
+            counted,
         }
     }
 

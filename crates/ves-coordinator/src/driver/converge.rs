@@ -44,6 +44,8 @@ impl Coordinator {
             Some(seen) => seen,
             None => self.look(op, ct).await?,
         };
+        self.usage().begin(record);
+        self.count(record, &seen.counted);
         if record.is_behind(seen.newest()) {
             return Err(Stopped::Behind(seen.newest()));
         }
@@ -83,7 +85,7 @@ impl Coordinator {
                 // Also where one fails the others end: what a service does is never cut.
                 let mut failed = None;
                 for (step, applied) in at_once.iter().zip(join_all(calls).await) {
-                    let Applied { share, warning } = match applied {
+                    let Applied { share, warning, last } = match applied {
                         Ok(applied) => applied,
                         Err(stopped) => {
                             failed.get_or_insert(stopped);
@@ -92,6 +94,7 @@ impl Coordinator {
                     };
                     started |=
                         matches!(step, Step::RunProcess(_)) && seen.process.phase != Phase::Running;
+                    self.count_step(record, step, &seen, last.as_ref());
                     seen = seen.answered(step, record.generation, share);
                     self.state().progress(&op.id, |op| {
                         op.steps.push(step.to_string());

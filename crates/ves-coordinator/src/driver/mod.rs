@@ -272,7 +272,7 @@ impl Coordinator {
         seen: Option<&Observed>,
         fault: Option<Fault>,
     ) {
-        let ct = record.id;
+        let (ct, uid) = (record.id, record.uid);
         let record = match seen {
             // It was led nowhere: how far it is up, and what became of it meanwhile, stays to be seen.
             Some(_) if record.snapshot.as_ref().is_some_and(|wish| wish.alone) => {
@@ -289,15 +289,16 @@ impl Coordinator {
                 Some(record)
             }
         };
-        if record.is_none() {
-            self.cache().forget(ct);
-        }
         let record = record.map(|record| match &record.retry {
             Some(retry) if fault.is_some() && op.is_own() && op.action.kind().starts() => {
                 Record { retry: Some(retry.again(self.clock().now_ms())), ..record }
             }
             _ => record,
         });
+        let gone = record.is_none();
+        if gone {
+            self.cache().forget(ct);
+        }
         let half_gone = record.as_ref().is_some_and(|r| r.presence == Presence::Deleting);
         let now = self.clock().now_ms();
         let exit = seen.and_then(|seen| seen.process.end);
@@ -306,6 +307,9 @@ impl Coordinator {
             op.end(now, fault.as_ref());
         };
         self.store(op, update, Some(record)).await;
+        if gone {
+            self.usage().forget(ct, uid);
+        }
         if half_gone {
             self.finish_later(ct);
         }
@@ -325,6 +329,7 @@ impl Coordinator {
         loop {
             let (id, record, update) = (op.id.clone(), record.clone(), Arc::clone(&update));
             let (why, now) = (refused.clone(), self.clock().now_ms());
+            let own = self.clone();
             let result = self
                 .transact(move |index, change| {
                     let mut new = OpRecord::clone(index.operation(&id)?);
@@ -336,20 +341,33 @@ impl Coordinator {
                             change.containers.push(record);
                         }
                         change.operations.push(new);
-                        return Ok(());
+                        return Ok(vec![]);
                     }
                     update(&mut new);
                     match (record, new.ct) {
-                        (Some(Some(record)), _) => change.containers.push(record),
-                        (Some(None), Some(ct)) => change.gone.push(ct),
+                        (Some(Some(record)), Some(ct)) => {
+                            change.containers.push(record);
+                            change.usage.extend(own.usage().due(ct).map(|used| (ct, used)));
+                        }
+                        (Some(Some(record)), None) => change.containers.push(record),
+                        (Some(None), Some(ct)) => {
+                            let last = index.container(ct).ok().map(|r| own.usage().of(r));
+                            change.usage.extend(last.map(|used| (ct, used)));
+                            change.gone.push(ct);
+                        }
                         (Some(None), None) | (None, _) => {}
                     }
                     change.operations.push(new);
-                    Ok(())
+                    Ok(change.usage.clone())
                 })
                 .await;
             match result {
-                Ok(()) => return,
+                Ok(used) => {
+                    for (ct, used) in used {
+                        self.usage().stored(ct, &used);
+                    }
+                    return;
+                }
                 Err(fault) if fault.reason != Reason::HostFailed && refused.is_none() => {
                     tracing::error!(error = %fault, "an operation's change is refused");
                     refused = Some(fault);

@@ -98,6 +98,7 @@ impl Coordinator {
     /// Begins to work, on `boot`, the kernel's name of its boot. Blocks shortly. Inside a runtime.
     pub fn begin_work(&self, boot: &str) -> Result<(), Fault> {
         let old = unfinished(&self.state().read());
+        self.usage().enter_boot(boot);
         let boot = boot.to_owned();
         let starting = self
             .state()
@@ -117,6 +118,7 @@ impl Coordinator {
         tokio::spawn(self.clone().follow_conditions());
         tokio::spawn(self.clone().sweep());
         tokio::spawn(self.clone().keep_events());
+        tokio::spawn(self.clone().keep_usage());
         let own = self.clone();
         tokio::spawn(async move { own.reconcile_for_ever().await });
         Ok(())

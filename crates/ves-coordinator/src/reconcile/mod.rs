@@ -8,4 +8,5 @@ mod kills;
 mod repair;
 mod restart;
 mod snapshots;
+mod usage;
 mod watch;

@@ -82,6 +82,8 @@ impl Coordinator {
             }
             return Ok(());
         };
+        // Until now, whatever it is now.
+        self.count_run(&record);
         if self.cache().process(ct, process) {
             self.state().touch(ct);
         }

@@ -23,12 +23,14 @@ const VOLUME: Duration = Duration::from_secs(900);
 const BEFORE_FSCK: &str = "before-fsck";
 
 /// What a service has done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
     /// Its share as it is now.
     pub share: Share,
     /// What somebody should know though it was done.
     pub warning: Option<String>,
+    /// What the control groups that it took away had counted.
+    pub last: Option<resources::Usage>,
 }
 
 /// What a service answers, as it came.
@@ -36,10 +38,11 @@ enum Answer {
     Volume(storage::Volume),
     Checked(storage::CheckVolumeResponse),
     Snapshot(storage::Snapshot),
-    Group(resources::Group),
+    Group(Box<resources::Group>),
     Process(lifecycle::Container),
     Link(network::Interface),
     Gone(Vec<String>),
+    Ungrouped(resources::RemoveLimitsResponse),
 }
 
 impl Answer {
@@ -58,7 +61,7 @@ impl Answer {
             Self::Group(group) => Share::Group(seen_group(group)),
             Self::Process(container) => Share::Process(seen_process(container)),
             Self::Link(link) => Share::Link(seen_link(link)?),
-            Self::Gone(_) => Share::Gone,
+            Self::Gone(_) | Self::Ungrouped(_) => Share::Gone,
         })
     }
 
@@ -107,6 +110,7 @@ impl Answer {
             Self::Process(container) => container.steps,
             Self::Link(link) => link.steps,
             Self::Gone(steps) => steps,
+            Self::Ungrouped(gone) => gone.steps,
         }
     }
 }
@@ -144,7 +148,12 @@ impl Services {
     ) -> Result<Applied, Fault> {
         let answer = self.call(fence, step, device, false).await?;
         let warning = answer.warning(step);
-        Ok(Applied { share: answer.share()?, warning })
+        let share = answer.share()?;
+        let last = match answer {
+            Answer::Ungrouped(gone) => gone.last,
+            _ => None,
+        };
+        Ok(Applied { share, warning, last })
     }
 
     /// What the service would do for a step, line by line. Nothing is changed.
@@ -215,11 +224,13 @@ impl Services {
             Step::EnsureLimits(limits) => {
                 let limits = Some(render_limits(limits));
                 let request = resources::EnsureLimitsRequest { fence, limits, dry_run, device };
-                Answer::Group(ask(service, within, resources.ensure_limits(request)).await?)
+                Answer::Group(Box::new(
+                    ask(service, within, resources.ensure_limits(request)).await?,
+                ))
             }
             Step::RemoveLimits => {
                 let request = resources::RemoveLimitsRequest { fence, dry_run };
-                Answer::Gone(ask(service, within, resources.remove_limits(request)).await?.steps)
+                Answer::Ungrouped(ask(service, within, resources.remove_limits(request)).await?)
             }
             Step::CreateProcess(wish) => {
                 Answer::Process(process(Some(wish), Phase::Created, 0).await?)

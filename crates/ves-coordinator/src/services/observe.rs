@@ -9,7 +9,8 @@ use ves_types::CtId;
 
 use super::clients::{Services, ask, found};
 use super::wire::{seen_group, seen_link, seen_process, seen_snapshot, seen_volume};
-use crate::container::observed::{LinkSeen, Observed, ProcessSeen};
+use crate::container::observed::{Observed, ProcessSeen};
+use crate::usage::reading::Counted;
 
 /// How long a question may take.
 const QUESTION: Duration = Duration::from_secs(20);
@@ -28,12 +29,16 @@ impl Services {
             self.process(ct),
             self.link(ct)
         );
+        let (group, link) = (group?, link?);
+        let usage = group.as_ref().and_then(|group| group.usage.as_ref());
+        let traffic = link.as_ref().and_then(|link| link.traffic.as_ref());
         Ok(Observed {
+            counted: Counted::of(usage, traffic),
             volume: volume?.map(|v| seen_volume(&v)).transpose()?,
             snapshots: snapshots?.iter().map(seen_snapshot).collect::<Result<_, _>>()?,
-            group: group?.as_ref().map(seen_group),
+            group: group.as_ref().map(seen_group),
             process: process?,
-            link: link?,
+            link: link.as_ref().map(seen_link).transpose()?,
         })
     }
 
@@ -72,11 +77,10 @@ impl Services {
     }
 
     /// Network's share.
-    pub async fn link(&self, ct: CtId) -> Result<Option<LinkSeen>, Fault> {
+    pub async fn link(&self, ct: CtId) -> Result<Option<network::Interface>, Fault> {
         let mut client = self.network.clone();
         let request = network::GetInterfaceRequest { ct: ct.get() };
-        let answer = found(ask("network", QUESTION, client.get_interface(request)).await)?;
-        answer.as_ref().map(seen_link).transpose()
+        found(ask("network", QUESTION, client.get_interface(request)).await)
     }
 
     /// Looks at all containers in all four: all but snapshots: what is wanted of those is an operation's, which looks itself.

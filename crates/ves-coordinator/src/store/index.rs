@@ -15,6 +15,7 @@ use super::{Compare, Key, Kind, Transaction, record};
 use crate::container::record::Record;
 use crate::events::record::NewEvent;
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
+use crate::usage::accrued::Accrued;
 
 /// The fact that says which generations were used by containers that are gone.
 pub(super) const FLOOR: &str = "generation_floor";
@@ -53,6 +54,7 @@ impl Claim {
             | Kind::Request
             | Kind::Fact
             | Kind::Token
+            | Kind::Usage
             | Kind::Event => None,
         }
     }
@@ -379,6 +381,8 @@ pub struct Change {
     pub first_event: u64,
     /// Rows that the index does not keep.
     pub rows: Transaction,
+    /// What containers have used; of one that goes, its last words.
+    pub usage: Vec<(CtId, Accrued)>,
 }
 
 /// A change that was decided on.
@@ -395,8 +399,17 @@ pub(super) struct Decided {
 
 impl Decided {
     pub(super) fn new(change: Change, log: Log) -> Self {
-        let Change { containers, gone, operations, expired, facts, events, first_event, rows: _ } =
-            change;
+        let Change {
+            containers,
+            gone,
+            operations,
+            expired,
+            facts,
+            events,
+            first_event,
+            rows: _,
+            usage: _,
+        } = change;
         let log = (!events.is_empty() || first_event > 0).then_some(log);
         let containers = containers.into_iter().map(Arc::new).collect();
         let operations = operations.into_iter().map(Arc::new).collect();
@@ -447,6 +460,8 @@ pub(super) fn load_row(index: &mut Index, key: &Key, bytes: &[u8]) {
         },
         // The registry's, which reads them itself.
         Kind::Token => {}
+        // The ledger's, likewise.
+        Kind::Usage => {}
         // Read where somebody wants them.
         Kind::Event => {}
     }
@@ -496,9 +511,15 @@ pub(super) fn transaction_of(
             floor = floor.max(old.generation);
         }
         transaction.deletes.push(Key::container(*ct));
+        transaction.deletes.push(Key::usage(*ct));
     }
     if floor > index.floor {
         change.facts.push((FLOOR, floor.to_string()));
+    }
+    for (ct, accrued) in change.usage.iter().filter(|(ct, _)| !change.gone.contains(ct)) {
+        let key = Key::usage(*ct);
+        let bytes = record::write(&key, accrued)?;
+        transaction.puts.push((key, bytes));
     }
     for op in &change.operations {
         let key = Key::operation(&op.id);

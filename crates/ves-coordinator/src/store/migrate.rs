@@ -69,7 +69,12 @@ pub fn migrate(
 /// messages of the public API.
 const fn has_envelope(kind: Kind) -> bool {
     match kind {
-        Kind::Container | Kind::Operation | Kind::Request | Kind::Fact | Kind::Token => true,
+        Kind::Container
+        | Kind::Operation
+        | Kind::Request
+        | Kind::Fact
+        | Kind::Token
+        | Kind::Usage => true,
         Kind::Name | Kind::Address | Kind::Slot | Kind::Event => false,
     }
 }

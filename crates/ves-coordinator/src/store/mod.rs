@@ -38,13 +38,15 @@ pub enum Kind {
     Fact,
     /// Tokens, by id: see [`crate::token`].
     Token,
+    /// What containers have used, by id: see [`crate::ledger`].
+    Usage,
     /// Events, by number. The only ones that are not all in memory: see [`crate::events`].
     Event,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Container,
         Self::Operation,
         Self::Request,
@@ -53,6 +55,7 @@ impl Kind {
         Self::Slot,
         Self::Fact,
         Self::Token,
+        Self::Usage,
         Self::Event,
     ];
 
@@ -67,6 +70,7 @@ impl Kind {
             Self::Slot => "slots",
             Self::Fact => "facts",
             Self::Token => "tokens",
+            Self::Usage => "usage",
             Self::Event => "events",
         }
     }
@@ -109,6 +113,10 @@ impl Key {
     /// A token.
     pub fn token(id: &str) -> Self {
         Self { kind: Kind::Token, text: id.to_owned() }
+    }
+    /// What a container has used.
+    pub fn usage(ct: CtId) -> Self {
+        Self { kind: Kind::Usage, text: ct.to_string() }
     }
     /// A single fact.
     pub fn fact(name: &str) -> Self {

@@ -23,6 +23,7 @@ use super::{Key, Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
 use crate::clock::Clock;
 use crate::container::record::Record;
 use crate::events::record::NewEvent;
+use crate::last_words::last_words;
 use crate::operation::ends::Turn;
 use crate::operation::record::{OpId, OpRecord, OpState};
 
@@ -342,9 +343,14 @@ fn events_of(index: &Index, change: &Change) -> Vec<NewEvent> {
         let gone = op.ct.is_some_and(|ct| change.gone.contains(&ct));
         let before = index.operations.get(&op.id).map(|op| &**op);
         let turn = Turn { before, op, old, new: new.filter(|_| !gone) };
-        told.extend(turn.events(|| {
+        let events = turn.events(|| {
             let others = index.operations().rev().filter(|other| other.id != op.id);
             others.map(|other| &**other).find(|other| other.ct == op.ct)
+        });
+        let used = change.usage.iter().find(|(ct, _)| gone && Some(*ct) == op.ct);
+        told.extend(events.into_iter().map(|event| match used {
+            Some((_, used)) => last_words(used, event),
+            None => event,
         }));
     }
     told

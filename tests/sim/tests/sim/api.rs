@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ves_fake::id;
 use ves_proto::api as pb;
 use ves_proto::{Fault, Reason};
-use ves_resources::rows::Usage;
 use ves_sim::Sim;
 use ves_sim::sim::Command;
 use ves_types::layout::Daemon;
@@ -300,8 +298,6 @@ fn usage() {
     }
     sim.run(&Command::start("101")).expect("started");
     sim.run(&Command::start("103")).expect("started");
-    let used = Usage { cpu_usec: 7, ..Usage::default() };
-    sim.kernel().groups.set_usage(id(101), used);
     let get = |name: &str| {
         let request = pb::GetUsageRequest { container: name.to_owned() };
         let answer = sim.block(sim.usage().get_usage(request));
@@ -309,7 +305,7 @@ fn usage() {
     };
     let one = get("containers/101").expect("told");
     assert_eq!((one.container.as_str(), one.ubc.len()), ("containers/101", 21));
-    let cpu_time = Some(prost_types::Duration { seconds: 0, nanos: 7000 });
+    let cpu_time = Some(prost_types::Duration { seconds: 4, nanos: 500_000_000 });
     assert_eq!((one.cpu_time, one.disk_used_bytes), (cpu_time, Some(200 << 20)));
     assert!(one.start_time.is_some() && one.sample_time.is_some() && !one.uid.is_empty());
     for row in &one.ubc {
@@ -326,15 +322,21 @@ fn usage() {
         let names: Vec<_> = answer.usage.into_iter().map(|usage| usage.container).collect();
         (names.join(" "), answer.next_page_token)
     };
-    assert_eq!(list(0, "", ""), ("containers/101 containers/103".to_owned(), String::new()));
+    let all = "containers/101 containers/102 containers/103";
+    assert_eq!(list(0, "", ""), (all.to_owned(), String::new()), "also one that is stopped");
     let (first, token) = list(1, "", "");
     assert_eq!(first, "containers/101");
+    let (second, token) = list(1, &token, "");
+    assert_eq!(second, "containers/102");
     assert_eq!(list(1, &token, ""), ("containers/103".to_owned(), String::new()));
     assert_eq!(list(0, "", "ct_id=103").0, "containers/103");
-    assert_eq!(get("containers/102").expect_err("stopped").reason, Reason::NotRunning);
+    let stopped = get("containers/102").expect("told");
+    assert_eq!((stopped.ubc.len(), stopped.memory_bytes, stopped.cpu_time), (0, None, None));
+    assert!(stopped.start_time.is_some() && stopped.disk_allocated_bytes.is_some());
     assert_eq!(get("containers/7").expect_err("unknown").reason, Reason::ContainerUnknown);
     sim.kill(Daemon::Resources);
     assert_eq!(get("containers/101").expect_err("away").facts["service"], "resources");
+    get("containers/102").expect("there is nothing to ask of one that is stopped");
     let running = pages(&sim, &self::list(0, "status.state=RUNNING", ""));
     assert_eq!(running, [[101, 103]], "a list does without");
 }

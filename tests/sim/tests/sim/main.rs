@@ -25,3 +25,4 @@ mod store;
 mod templates;
 mod tokens;
 mod upgrade;
+mod usage;

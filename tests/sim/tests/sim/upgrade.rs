@@ -13,6 +13,7 @@ use ves_coordinator::container::record::Record;
 use ves_coordinator::operation::record::{OpId, OpRecord};
 use ves_coordinator::store::migrate::migrate;
 use ves_coordinator::store::{Key, Kind, record};
+use ves_coordinator::usage::accrued::Accrued;
 use ves_proto::api;
 use ves_proto::{Fault, Reason};
 use ves_sim::Sim;
@@ -121,6 +122,7 @@ fn every_row_is_read_and_loses_nothing_when_it_is_written() {
                 Kind::Operation => survives::<OpRecord>(&key, &old, &new),
                 Kind::Request => survives::<OpId>(&key, &old, &new),
                 Kind::Fact => survives::<String>(&key, &old, &new),
+                Kind::Usage => survives::<Accrued>(&key, &old, &new),
                 Kind::Name | Kind::Address | Kind::Slot | Kind::Event | Kind::Token => {}
             }
             *rows.entry(key.kind).or_insert(0) += 1;

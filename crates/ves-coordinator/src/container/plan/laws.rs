@@ -7,6 +7,7 @@ use ves_types::{Bytes, IdSlot, InitArgv, SnapshotId};
 use super::*;
 use crate::container::observed::{GroupSeen, LinkSeen, ProcessSeen, VolumeSeen};
 use crate::container::record::Want;
+use crate::usage::reading::Counted;
 
 const OLD: Generation = Generation(3);
 const FIRST: Generation = Generation(5);
@@ -149,7 +150,8 @@ fn sights() -> Vec<Observed> {
                         let many = if link.is_none() { &snapshots[..] } else { &snapshots[..1] };
                         let seen = |snapshots: &BTreeMap<_, _>, process| {
                             let (snapshots, link) = (snapshots.clone(), link.clone());
-                            Observed { volume, snapshots, group, process, link }
+                            let counted = Counted::default();
+                            Observed { volume, snapshots, group, process, link, counted }
                         };
                         all.extend(many.iter().map(|snapshots| seen(snapshots, process)));
                         if phase == Phase::Running {
