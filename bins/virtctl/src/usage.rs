@@ -17,6 +17,10 @@ use crate::ct::Ct;
 use crate::names;
 use crate::pages;
 
+/// Containers that run, as vzlist shows them without -a.
+pub(crate) const RUNNING: &str =
+    "status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED";
+
 /// Why a node does not keep parameters further.
 pub(crate) type Whys = BTreeMap<UbcResource, String>;
 
@@ -44,13 +48,22 @@ pub(crate) async fn of(
                 let request = api::GetUsageRequest { container: names::container(ct) };
                 async move { client.get_usage(request).await }
             };
-            vec![coordinator.call(get).await?]
+            let usage = coordinator.call(get).await?;
+            if usage.ubc.is_empty() {
+                let message = format!("container {ct} is not running; start it first");
+                return Err(Fault::new(Reason::NotRunning, message).fact("ct", ct));
+            }
+            vec![usage]
         }
         None => {
             let list = |page_token| {
                 let mut client = coordinator.usage();
-                let request =
-                    api::ListUsageRequest { page_token, ..api::ListUsageRequest::default() };
+                let filter = RUNNING.to_owned();
+                let request = api::ListUsageRequest {
+                    page_token,
+                    filter,
+                    ..api::ListUsageRequest::default()
+                };
                 async move { client.list_usage(request).await }
             };
             pages::all(coordinator, list).await?

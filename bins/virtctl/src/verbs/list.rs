@@ -23,12 +23,9 @@ use crate::failure::{Failure, Outcome};
 use crate::names::{self, bare};
 use crate::output::{Column, Format, Output};
 use crate::pages;
-use crate::usage::{self, Whys};
+use crate::usage::{self, RUNNING, Whys};
 use crate::value::Value;
 
-/// Containers that run, as vzlist shows them without -a.
-pub(super) const RUNNING: &str =
-    "status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED";
 /// All that do not.
 const STOPPED: &str = "NOT (status.state=RUNNING OR status.state=STOPPING OR status.state=PAUSED)";
 

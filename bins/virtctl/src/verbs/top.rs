@@ -11,11 +11,11 @@ use ves_proto::api::Container;
 use ves_types::{Bytes, Limit, UbcResource, UbcRow};
 
 use super::Context;
-use super::list::{RUNNING, containers, state_of};
+use super::list::{containers, state_of};
 use crate::cli::TopArgs;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Column, Format};
-use crate::usage::{self, ContainerUsage, Whys};
+use crate::usage::{self, ContainerUsage, RUNNING, Whys};
 use crate::value::Value;
 
 /// One container between two samples.
