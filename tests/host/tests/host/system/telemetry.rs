@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ves_kit::otlp::{Metric, Point};
+use ves_kit::stack::READY;
 use ves_kit::{Otlp, Rootfs, SpanKind, TestNode, http, need, node};
+use ves_proto::api;
+use ves_proto::api::usage_service_client::UsageServiceClient;
 use ves_types::CtId;
 use ves_types::layout::Daemon;
 
@@ -151,4 +154,38 @@ async fn what_a_container_does_is_measured_by_the_kernel() {
     let pressure = number(&metrics, ct, "ves.container.pressure", Some("io"));
     assert!(pressure.is_some() || !counted, "{metrics:#?}");
     node.stack().start(Daemon::Coordinator).expect("it starts, and takes away what there is");
+
+    // What it has used outlasts its groups, its link and the coordinator.
+    node.stack().wait_ready(Daemon::Coordinator, READY).expect("listening again");
+    let usage = async || {
+        let channel = ves_daemon::client::channel(&node.layout().socket(Daemon::Coordinator));
+        let request = api::GetUsageRequest { container: format!("containers/{ct}") };
+        let answer = UsageServiceClient::new(channel).get_usage(request).await;
+        answer.expect("told").into_inner()
+    };
+    let figures = |usage: &api::Usage| {
+        let traffic = usage.traffic.first().expect("told");
+        let time = |time: Option<prost_types::Duration>| {
+            u64::try_from(Duration::try_from(time.expect("told")).expect("positive").as_micros())
+        };
+        [
+            time(usage.cpu_time).expect("it fits"),
+            time(usage.running_time).expect("it fits"),
+            usage.io_write_bytes.expect("told"),
+            traffic.receive_bytes,
+            traffic.transmit_bytes,
+        ]
+    };
+    let mut before = figures(&usage().await);
+    assert!(before[0] > 100 && before[2] >= 16 << 20 && before[3] > 1000, "{before:?}");
+    for verb in ["restart", "stop --fast", "start"] {
+        let (verb, fast) = verb.split_once(' ').unwrap_or((verb, ""));
+        node.ok(&format!("{verb} {ct} {fast}"));
+        let after = figures(&usage().await);
+        assert!(before.iter().zip(&after).all(|(b, a)| b <= a), "{verb}: {before:?} {after:?}");
+        // It does not begin anew either, nor count anything twice.
+        assert!(after[2] < 2 * before[2], "{verb}: {before:?} {after:?}");
+        before = after;
+    }
+    println!("used after all: {before:?}");
 }
