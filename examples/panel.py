@@ -46,7 +46,7 @@ def main(target: str, template: str, ct: str, address: str) -> None:
         except ves.VesError as error:
             print(f"second: {error.reason}, {error.facts.get('address')} is of {error.facts.get('holder')}")
 
-        # The bill: what it used since its start.
+        # The bill: what it used since it was created.
         usage = node.usage.GetUsage(v1.GetUsageRequest(container=name))
         print(f"bill: {usage.cpu_time.ToTimedelta().total_seconds():.3f} s of processor, {usage.disk_used_bytes >> 10} KiB")
 
