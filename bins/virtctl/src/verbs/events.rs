@@ -49,7 +49,8 @@ impl Context {
             None => None,
         };
         let wanted = Wanted { target, types };
-        let limit = limit.unwrap_or(if since.is_some() { usize::MAX } else { USUAL });
+        let usual = if since.is_some() { usize::MAX } else { USUAL };
+        let limit = limit.unwrap_or(usual);
         let fields = if fields.is_empty() { from_output } else { fields };
         let selection = Selection { fields, no_header, sort: None };
         if !follow {
@@ -76,7 +77,7 @@ async fn target(coordinator: &Coordinator, ct: &Ct) -> Result<String, Fault> {
     let name = names::container(ct);
     let get = || {
         let mut client = coordinator.containers();
-        let request = GetContainerRequest { name: name.clone(), ..GetContainerRequest::default() };
+        let request = GetContainerRequest { name: name.clone() };
         async move { client.get_container(request).await }
     };
     Ok(coordinator.call(get).await?.name)
@@ -181,7 +182,7 @@ async fn followed(
 #[derive(Debug, PartialEq)]
 enum Next {
     Nothing,
-    Print(Event),
+    Print(Box<Event>),
     /// All that were before, as far as they were not seen.
     List {
         since: Option<i64>,
@@ -214,9 +215,10 @@ impl View {
             self.token = resume_token;
         }
         match event {
-            Some(News::Happened(event)) => {
-                self.unseen(vec![event]).pop().map_or(Next::Nothing, Next::Print)
-            }
+            Some(News::Happened(event)) => self
+                .unseen(vec![event])
+                .pop()
+                .map_or(Next::Nothing, |event| Next::Print(Box::new(event))),
             // Where nothing was seen, what was to be listed in the beginning is.
             Some(News::Reset(reset)) => {
                 if self.listed {
@@ -370,7 +372,7 @@ mod tests {
         assert_eq!(view.take(told("a", News::Synced(Synced {}))), list);
         assert_eq!(view.unseen(vec![event(7), event(8)]), [event(7), event(8)]);
         assert_eq!(view.take(told("b", News::Happened(event(8)))), Next::Nothing);
-        assert_eq!(view.take(told("c", News::Happened(event(9)))), Next::Print(event(9)));
+        assert_eq!(view.take(told("c", News::Happened(event(9)))), Next::Print(Box::new(event(9))));
         assert_eq!(view.take(told("c", News::Heartbeat(Heartbeat::default()))), Next::Nothing);
         assert_eq!(view.take(told("c", News::Synced(Synced {}))), Next::Nothing, "it was");
         assert_eq!(view.token, "c");
