@@ -7,7 +7,7 @@ use ves_proto::Fault;
 use ves_proto::public::node_name;
 
 use crate::coordinator::Coordinator;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::public::asker;
 use crate::token::record::{NewToken, TokenRecord};
 use crate::token::{digest, secret};

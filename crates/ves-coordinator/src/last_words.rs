@@ -2,7 +2,7 @@
 //!
 //! Never here: when that is told.
 
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::usage::accrued::Accrued;
 
 /// The event, with what is known of that where it tells of an end; any other as it is.

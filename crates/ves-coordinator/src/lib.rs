@@ -32,6 +32,7 @@ pub mod config;
 pub mod container;
 pub mod coordinator;
 pub mod driver;
+pub mod event;
 pub mod events;
 pub mod filter;
 pub mod last_words;

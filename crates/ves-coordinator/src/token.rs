@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use ves_daemon::{Identity, Principal};
 use ves_proto::{Fault, Reason};
 
-use crate::events::record::NewEvent;
+use crate::event::record::NewEvent;
 use crate::store::state::State;
 use crate::store::{Key, Kind, Transaction, record as rows};
 use record::{Digest, TokenRecord};

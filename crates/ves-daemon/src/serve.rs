@@ -207,7 +207,9 @@ pub async fn serve_on(
     let gate = GateLayer::new(app.policy, Arc::clone(&refusals))?;
     let role = move |peer: &UCred| peers.role(peer.uid());
     let mut app = app;
-    let network = app.network.take().map(|network| Tcp::listen(network, Arc::clone(&refusals)));
+    let network = app.network.take().map(|Network { listen, tokens, certificates }| {
+        Tcp::listen(listen, tokens, certificates, Arc::clone(&refusals))
+    });
     let connections = Acceptor::new(listener, is_public(app.policy), refusals, role)?;
     let connections = connections.with_network(network.transpose()?);
     serve_all(connections, gate, app, shutdown).await

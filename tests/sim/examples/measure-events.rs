@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ves_coordinator::clock::SystemClock;
-use ves_coordinator::events::record::{NewEvent, Type};
+use ves_coordinator::event::record::{NewEvent, Type};
 use ves_coordinator::store::embedded::EmbeddedStore;
 use ves_coordinator::store::state::State;
 use ves_proto::api;

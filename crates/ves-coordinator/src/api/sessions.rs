@@ -16,7 +16,7 @@ use super::{Answers, Api};
 use crate::container::record::{Record, RunState};
 use crate::container::refusal::not_running;
 use crate::coordinator::Coordinator;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::open_streams::StreamKind;
 use crate::operation::public::asker;
 use crate::services::fault_of;

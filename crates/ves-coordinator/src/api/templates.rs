@@ -15,7 +15,7 @@ use super::page::Page;
 use super::reach::caller;
 use super::{Answers, Api};
 use crate::container::given::read_template;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::template_build::{TemplateBuild, parse_suite};
 use crate::operation::public::asker;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use ves_types::CtId;
 
-use crate::events::record::NewEvent;
+use crate::event::record::NewEvent;
 
 /// How many events wait at most for being stored.
 const QUEUE: usize = 4096;
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn what_waits_has_a_bound() {
         let outbox = Outbox::default();
-        let one = NewEvent::to(crate::events::record::Type::Access, String::new());
+        let one = NewEvent::to(crate::event::record::Type::Access, String::new());
         assert!((0..QUEUE).all(|_| outbox.push(one.clone())));
         assert!(!outbox.has_lost());
         assert!(!outbox.push(one.clone()) && !outbox.push(one), "it is full");

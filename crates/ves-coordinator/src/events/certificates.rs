@@ -11,7 +11,7 @@ use ves_daemon::Certificates;
 use ves_proto::public::node_name;
 
 use crate::coordinator::Coordinator;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::public::own;
 use crate::operation::record::Cause;
 
@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn thresholds() {
-        let of = |days: f64| threshold((days * MILLIS_A_DAY as f64) as i64);
-        let told = [31.0, 30.0, 7.1, 6.9, 1.5, 0.9, 0.0, -3.0].map(of);
+        let of = |hours: i64| threshold(hours * 3_600_000);
+        let told = [721, 720, 169, 168, 25, 24, 0, -72].map(of);
         let all = [None, Some(30), Some(30), Some(7), Some(7), Some(1), Some(0), Some(0)];
         assert_eq!(told, all);
         assert_eq!(rfc3339(1_700_000_000_999), "2023-11-14T22:13:20Z");

@@ -11,7 +11,7 @@ use ves_proto::public::container_name;
 use ves_types::CtId;
 
 use crate::coordinator::Coordinator;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::public::own;
 use crate::operation::record::Cause;
 

@@ -11,10 +11,8 @@
 //! Never here: who may see an event ([`crate::api`]), and how long something is known that is no event.
 
 mod certificates;
-pub mod conditions;
+mod conditions;
 mod kills;
-pub mod outbox;
-pub mod record;
 pub mod token;
 
 use std::time::Duration;
@@ -24,7 +22,7 @@ use ves_proto::public::{node_name, unix_ms};
 use ves_proto::{Fault, Reason, api as pb};
 
 use crate::coordinator::Coordinator;
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::public::own;
 use crate::operation::record::Cause;
 

@@ -13,7 +13,7 @@ use super::public::{actor, kind};
 use super::record::{Cause, OpRecord, OpState};
 use crate::container::record::{Record, RunState};
 use crate::container::spec::{copy, path_of};
-use crate::events::record::{NewEvent, Type, bare};
+use crate::event::record::{NewEvent, Type, bare};
 
 /// An operation and its container, before and after a change that is to be stored.
 #[derive(Debug, Clone, Copy)]

@@ -16,7 +16,7 @@ use crate::admission::begin_operation;
 use crate::clock::Clock;
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Start;
 use crate::operation::public::own;

@@ -17,7 +17,7 @@ use crate::admission::{begin_operation, idle};
 use crate::container::record::{Presence, RunState};
 use crate::container::retry::Retry;
 use crate::coordinator::{Coordinator, Turns};
-use crate::events::record::{NewEvent, Type};
+use crate::event::record::{NewEvent, Type};
 use crate::operation::ends::cause_name;
 use crate::operation::kinds::Action;
 use crate::operation::kinds::start::Restart;

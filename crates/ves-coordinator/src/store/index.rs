@@ -13,7 +13,7 @@ use super::changes::Changes;
 use super::log::Log;
 use super::{Compare, Key, Kind, Transaction, record};
 use crate::container::record::Record;
-use crate::events::record::NewEvent;
+use crate::event::record::NewEvent;
 use crate::operation::record::{Caller, OpId, OpRecord, OpState};
 use crate::usage::accrued::Accrued;
 

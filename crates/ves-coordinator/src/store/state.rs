@@ -22,7 +22,7 @@ use super::migrate::migrate;
 use super::{Key, Kind, Row, Store, StoreError, Transaction, all_rows, rows_of};
 use crate::clock::Clock;
 use crate::container::record::Record;
-use crate::events::record::NewEvent;
+use crate::event::record::NewEvent;
 use crate::last_words::last_words;
 use crate::operation::ends::Turn;
 use crate::operation::record::{OpId, OpRecord, OpState};

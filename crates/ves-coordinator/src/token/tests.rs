@@ -28,7 +28,7 @@ fn token(n: usize, secret: &str, expires_ms: Option<i64>) -> TokenRecord {
 }
 
 fn event() -> NewEvent {
-    NewEvent::to(crate::events::record::Type::Access, "nodes/n1".to_owned())
+    NewEvent::to(crate::event::record::Type::Access, "nodes/n1".to_owned())
 }
 
 #[test]

@@ -21,8 +21,7 @@ use super::caller::{Caller, Network};
 use super::connection::{Bounds, Connection};
 use super::{PAUSE, is_transient};
 use crate::refusals::{Refusals, Whom};
-use crate::serve;
-use crate::tls::{Listen, Presented, Trust, follow};
+use crate::tls::{Certificates, Listen, Presented, Trust, follow};
 use crate::token::Tokens;
 
 /// How long until an address that could not be listened at is tried again.
@@ -50,10 +49,11 @@ pub(super) struct Common {
 impl Tcp {
     /// Listens. Inside a runtime.
     pub(crate) fn listen(
-        network: serve::Network,
+        listen: Listen,
+        tokens: Option<Arc<dyn Tokens>>,
+        certificates: Option<Arc<dyn Certificates>>,
         refusals: Arc<Refusals>,
     ) -> Result<Self, nix::Error> {
-        let serve::Network { listen, tokens, certificates } = network;
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let Listen { tcp, pki, tokens: counts } = listen;
         let tokens = tokens.filter(|_| counts);
