@@ -28,6 +28,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use ves_proto::{Fault, Reason};
 
+use crate::accept::Caller;
 use rule::Template;
 
 /// Where all of this is.
@@ -198,7 +199,10 @@ where
             return Box::pin(self.inner.call(request));
         }
         if let Some(refused) = self.layer.refuse(&request) {
-            return Box::pin(std::future::ready(Ok(refused)));
+            return Box::pin(async move {
+                keep_pace(request.extensions(), request.headers()).await;
+                Ok(refused)
+            });
         }
         if !request.uri().path().starts_with(ROOT) {
             return Box::pin(self.inner.call(request));
@@ -244,11 +248,17 @@ impl JsonLayer {
         let path = head.uri.path().to_owned();
         let (route, captures) = match self.find(&head.method, &path) {
             Ok(found) => found,
-            Err(methods) => return Ok(self.nothing_there(&path, &methods)),
+            Err(methods) => {
+                keep_pace(&head.extensions, &head.headers).await;
+                return Ok(self.nothing_there(&path, &methods));
+            }
         };
         let encoded = match read_request(route, &head, captures, body).await {
             Ok(encoded) => encoded,
-            Err(fault) => return Ok(self.failure(&fault.into())),
+            Err(fault) => {
+                keep_pace(&head.extensions, &head.headers).await;
+                return Ok(self.failure(&fault.into()));
+            }
         };
         head.headers = head_of_call(&head.headers);
         head.method = Method::POST;
@@ -281,6 +291,14 @@ impl JsonLayer {
             response.headers_mut().insert(header::ALLOW, value);
         }
         response
+    }
+}
+
+/// Lets who asked for something that the gate does not see wait as long as it would have them.
+async fn keep_pace(extensions: &http::Extensions, headers: &HeaderMap) {
+    let wait = extensions.get::<Caller>().map(|caller| caller.calls(headers).1);
+    if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -242,6 +242,44 @@ async fn a_request_has_one_end() {
     assert!(both.contains("nodes/n1") && both.contains("nodes/hidden"), "two that are two: {both}");
 }
 
+#[tokio::test]
+async fn what_no_call_is_keeps_the_pace_of_calls() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+    let refusals = Arc::new(crate::refusals::Refusals::new());
+    let stranger = |_: &tokio::net::unix::UCred| Role::Other;
+    let acceptor = crate::accept::Acceptor::new(listener, true, Arc::clone(&refusals), stranger);
+    let app = App {
+        routes: routes(),
+        policy: &[("/ves.api.v1.NodeService/GetNode", &[Role::Operator])],
+        services: &[SERVICE],
+        operators: vec![],
+        needs: vec![],
+        network: None,
+    };
+    let gate = crate::gate::GateLayer::new(app.policy, refusals).expect("a gate");
+    let acceptor = acceptor.expect("limits");
+    tokio::spawn(crate::serve::serve_all(acceptor, gate, app, std::future::pending()));
+    for request in [
+        "GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /v1/nodes?nonsense=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("connected");
+        let begun = std::time::Instant::now();
+        stream.write_all(request.repeat(40).as_bytes()).await.expect("sent");
+        let (mut said, mut piece) = (String::new(), [0; 4096]);
+        while said.matches("HTTP/1.1 4").count() < 40 {
+            let length = stream.read(&mut piece).await.expect("answered");
+            assert!(length > 0, "closed after {said}");
+            said.push_str(std::str::from_utf8(piece.get(..length).expect("read")).expect("ASCII"));
+        }
+        // 32 at once, then twenty a second.
+        assert!(begun.elapsed() >= Duration::from_millis(350), "{request}: {:?}", begun.elapsed());
+    }
+}
+
 /// What curl does: HTTP 1.1 on the socket that gRPC is on; and the gate is asked.
 #[tokio::test]
 async fn the_socket_speaks_both_and_the_gate_stands_before_both() {
