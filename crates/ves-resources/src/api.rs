@@ -323,9 +323,16 @@ mod tests {
         let limits = group.limits.clone().expect("limits");
         assert_eq!(limits.ubc["numproc"].limit, 30);
         let read = client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("there");
-        assert_eq!(read.into_inner(), group);
-        let listed = client.list_groups(pb::ListGroupsRequest::default()).await.expect("listed");
-        assert_eq!(listed.into_inner().groups, [group]);
+        let mut read = read.into_inner();
+        let used = read.usage.take();
+        assert!(used.as_ref().is_some_and(|used| used.life > 0 && used.disk.is_some()), "{used:?}");
+        assert_eq!(read, group);
+        for with_usage in [false, true] {
+            let list = pb::ListGroupsRequest { cts: vec![], with_usage };
+            let listed = client.list_groups(list).await.expect("listed").into_inner();
+            let usage = used.clone().filter(|_| with_usage);
+            assert_eq!(listed.groups, [pb::Group { usage, ..group.clone() }]);
+        }
 
         let reason = |status| Fault::from_status(&status).reason;
         let stale = client.ensure_limits(ensure(7, 1, 30)).await.map_err(reason);
@@ -351,11 +358,13 @@ mod tests {
 
         let fence = ensure(7, 3, 1).fence;
         let dry = pb::RemoveLimitsRequest { fence, dry_run: true };
-        let planned = client.remove_limits(dry).await.expect("planned").into_inner().steps;
+        let planned = client.remove_limits(dry).await.expect("planned").into_inner();
+        assert_eq!(planned.last, None, "they are still there");
         client.get_group(pb::GetGroupRequest { ct: 7 }).await.expect("still there");
         let remove = pb::RemoveLimitsRequest { fence, dry_run: false };
-        let removed = client.remove_limits(remove).await.expect("removed").into_inner().steps;
-        assert_eq!((removed.is_empty(), removed), (false, planned));
+        let removed = client.remove_limits(remove).await.expect("removed").into_inner();
+        assert_eq!((removed.steps.is_empty(), removed.steps), (false, planned.steps));
+        assert_eq!(removed.last, used);
         drop(stop);
         server.await.expect("no panic").expect("served");
     }
