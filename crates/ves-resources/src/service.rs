@@ -134,8 +134,7 @@ impl Service {
     /// `CONTAINER_UNKNOWN`, `HOST_FAILED`.
     pub fn group(&self, ct: CtId) -> Result<Group, Fault> {
         let observed = self.look(ct)?;
-        let group = self.group_of(ct, &observed, self.locks()?.as_ref())?;
-        Ok(Group { used: self.used_now(ct), ..group })
+        self.group_of(ct, &observed, self.locks()?.as_ref())
     }
 
     /// What a container's counters say now; `None` where it has none, or they cannot be read.

@@ -70,7 +70,7 @@ fn export(count: u32) -> Result<(Duration, usize), Failed> {
         let create = Command::create(ct, |spec| {
             spec.name = format!("customer-{ct}");
             // The pool in memory has room for a thousand of these.
-            spec.disk_bytes = 256 << 20;
+            spec.disk_bytes = 384 << 20;
         });
         sim.run(&create)?;
         sim.run(&Command::start(&ct.to_string()))?;

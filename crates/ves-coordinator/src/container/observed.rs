@@ -103,7 +103,7 @@ pub struct Observed {
     pub process: ProcessSeen,
     /// Network.
     pub link: Option<LinkSeen>,
-    /// What resources and network counted until then. No ground of a step.
+    /// What network counted until then; groups are read when they go. No ground of a step.
     pub counted: Counted,
 }
 

@@ -30,10 +30,9 @@ impl Services {
             self.link(ct)
         );
         let (group, link) = (group?, link?);
-        let usage = group.as_ref().and_then(|group| group.usage.as_ref());
         let traffic = link.as_ref().and_then(|link| link.traffic.as_ref());
         Ok(Observed {
-            counted: Counted::of(usage, traffic),
+            counted: Counted::of(None, traffic),
             volume: volume?.map(|v| seen_volume(&v)).transpose()?,
             snapshots: snapshots?.iter().map(seen_snapshot).collect::<Result<_, _>>()?,
             group: group.as_ref().map(seen_group),
