@@ -258,7 +258,8 @@ impl Control {
             if !wire::is_cut(&buffer) {
                 return Ok(buffer);
             }
-            if room >= MOST_ROOM {
+            // A message would be carried out a second time.
+            if room >= MOST_ROOM || request.is_message() {
                 return Err(io::Error::from_raw_os_error(libc::EOVERFLOW)).attempt(&what);
             }
             room *= 8;

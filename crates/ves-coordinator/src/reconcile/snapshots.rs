@@ -9,17 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ves_proto::Fault;
-use ves_types::{SnapshotId, SnapshotInterval};
+use ves_types::{CtId, SnapshotId, SnapshotInterval};
 
 use crate::admission::{begin_operation, idle};
 use crate::container::record::{Presence, Record, RunState};
 use crate::coordinator::{Coordinator, Turns};
 use crate::operation::kinds::Action;
 use crate::operation::kinds::snapshot::{Delete, Take};
-use crate::operation::record::{Caller, Cause, OpId};
+use crate::operation::record::{Caller, Cause, OpId, OpState};
 
 /// How long it is from one look at all schedules to the next.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+
+/// How long to wait before a snapshot is deleted that could not be, in milliseconds.
+const AGAIN_MS: i64 = 3_600_000;
 
 /// When a container's intervals begin, in milliseconds: of many containers some at any time.
 fn begin_ms(record: &Record) -> i64 {
@@ -32,31 +35,52 @@ impl Coordinator {
     /// Looks at all schedules, for ever.
     pub(crate) async fn keep_schedules(self) {
         loop {
-            if let Err(fault) = self.look_at_schedules().await {
-                tracing::warn!(error = %fault, "schedules of snapshots are looked at again");
+            if let Err(fault) = self.begin_schedules().await {
+                tracing::warn!(error = %fault, "new schedules of snapshots begin later");
             }
+            self.look_at_schedules().await;
             self.clock().sleep(BETWEEN_LOOKS).await;
         }
     }
 
-    async fn look_at_schedules(&self) -> Result<(), Fault> {
-        self.begin_schedules().await?;
+    /// Looks at each container's schedule; one that cannot be served holds up no other.
+    async fn look_at_schedules(&self) {
         for record in self.scheduled() {
-            let (schedule, begin, now) =
-                (record.spec.snapshot_schedule, begin_ms(&record), self.clock().now_ms());
-            let due = record.scheduled.due(schedule, begin, now);
-            let op = if !due.is_empty() && record.run != RunState::Stopped {
-                self.take_snapshot(&record, due).await?
-            } else if record.scheduled.expired(schedule).is_empty() {
-                continue;
-            } else {
-                self.delete_snapshot(&record).await?
-            };
-            let Some(op) = op else { continue };
-            let turn = Turns::take(&self.turns().repairs).await;
-            self.carry_out_now(op, turn);
+            match self.look_at_schedule(&record).await {
+                Ok(Some(op)) => {
+                    let turn = Turns::take(&self.turns().repairs).await;
+                    self.carry_out_now(op, turn);
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    tracing::warn!(ct = %record.id, error = %fault, "its schedule is looked at again");
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// Begins what is due of one container, where something is.
+    async fn look_at_schedule(&self, record: &Arc<Record>) -> Result<Option<OpId>, Fault> {
+        let schedule = record.spec.snapshot_schedule;
+        let due = record.scheduled.due(schedule, begin_ms(record), self.clock().now_ms());
+        if !due.is_empty() && record.run != RunState::Stopped {
+            return self.take_snapshot(record, due).await;
+        }
+        if record.scheduled.expired(schedule).is_empty() {
+            return Ok(None);
+        }
+        self.delete_snapshot(record).await
+    }
+
+    /// Whether a schedule has tried in vain to delete a snapshot of a container lately.
+    fn failed_lately(&self, ct: CtId, id: SnapshotId) -> bool {
+        let since = self.clock().now_ms().saturating_sub(AGAIN_MS);
+        let index = self.state().read();
+        index.operations().rev().any(|op| {
+            let its =
+                op.ct == Some(ct) && matches!(&op.action, Action::SnapshotDelete(d) if d.id == id);
+            its && op.state == OpState::Failed && op.ended_unix_ms.is_some_and(|end| end > since)
+        })
     }
 
     /// Containers with a schedule at which nobody works.
@@ -117,7 +141,8 @@ impl Coordinator {
         let there: BTreeSet<_> = there.iter().filter_map(|s| s.id.parse().ok()).collect();
         let mut scheduled = record.scheduled.clone();
         let forgotten = scheduled.keep_only(&there);
-        let Some(id) = scheduled.expired(record.spec.snapshot_schedule).first().copied() else {
+        let expired = scheduled.expired(record.spec.snapshot_schedule);
+        let Some(id) = expired.into_iter().find(|id| !self.failed_lately(ct, *id)) else {
             if forgotten {
                 self.forget_snapshots(record, there).await?;
             }

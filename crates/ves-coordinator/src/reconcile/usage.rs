@@ -83,12 +83,14 @@ impl Coordinator {
 
     /// Stores all that is not stored yet, of containers that are there.
     async fn store_usage(&self) -> Result<(), Fault> {
-        let changed = self.usage().changed();
-        if changed.is_empty() {
+        if self.usage().changed().is_empty() {
             return Ok(());
         }
+        let own = self.clone();
         let stored = self
             .transact(move |index, change| {
+                // Of now: what an operation has stored meanwhile is not to be overwritten by what was before.
+                let changed = own.usage().changed();
                 let there = |(ct, accrued): &(CtId, Accrued)| {
                     index.container(*ct).is_ok_and(|record| record.uid == accrued.uid)
                 };

@@ -117,6 +117,11 @@ impl<'a> Request<'a> {
         Self { body: Body::Message(text), ..self }
     }
 
+    /// Whether it is a message, which does something each time it is sent.
+    pub(super) fn is_message(&self) -> bool {
+        self.verb == Verb::Message
+    }
+
     /// Its number: `_IOWR(0xfd, verb, struct dm_ioctl)`.
     pub(super) fn number(&self) -> libc::Ioctl {
         0xC138_FD00 | self.verb as libc::Ioctl

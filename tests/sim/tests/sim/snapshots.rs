@@ -417,3 +417,29 @@ fn a_schedule_counts_what_is_there() {
     live_an_hour(&sim, 3);
     assert_ne!(pb::last(&list(&sim)[0].name), oldest);
 }
+
+#[test]
+fn a_snapshot_that_cannot_be_deleted_is_tried_again_after_an_hour_and_holds_up_nobody() {
+    let sim = kept(2, 0);
+    live_an_hour(&sim, 2);
+    live_an_hour(&sim, 2);
+    let stuck = pb::last(&list(&sim)[0].name);
+    // The next step there is: a schedule is set without any.
+    sim.script().at_step(0, Mishap::FailBefore(Reason::HostFailed));
+    set_schedule(&sim, 1, 0);
+    let tried = || {
+        let ops = sim.all_operations();
+        ops.iter().filter(|op| op.kind == "snapshot-delete" && op.snapshot == stuck).count()
+    };
+    sim.until("it was tried", || {
+        live(&sim, 1);
+        tried() == 1
+    });
+    live(&sim, 20);
+    assert_eq!((tried(), list(&sim).len()), (1, 2), "{:?}", sim.all_operations());
+    sim.until("it is gone", || {
+        live(&sim, 1);
+        list(&sim).iter().all(|s| pb::last(&s.name) != stuck)
+    });
+    assert_eq!(tried(), 2);
+}
