@@ -129,6 +129,11 @@ impl Ledger {
         self.pages().get(&ct).filter(|page| page.due).map(|page| page.accrued.clone())
     }
 
+    /// Whether anything is other than what is stored.
+    pub fn has_changed(&self) -> bool {
+        self.pages().values().any(|page| page.changed)
+    }
+
     /// All that is other than what is stored.
     pub fn changed(&self) -> Vec<(CtId, Accrued)> {
         let pages = self.pages();

@@ -83,7 +83,7 @@ impl Coordinator {
 
     /// Stores all that is not stored yet, of containers that are there.
     async fn store_usage(&self) -> Result<(), Fault> {
-        if self.usage().changed().is_empty() {
+        if !self.usage().has_changed() {
             return Ok(());
         }
         let own = self.clone();
